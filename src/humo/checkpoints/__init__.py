@@ -1,0 +1,1 @@
+"""Weights: the published files' names, conversion both ways, model folders."""

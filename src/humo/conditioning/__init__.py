@@ -1,0 +1,1 @@
+"""From words, pictures and sound to the tensors that steer the network."""

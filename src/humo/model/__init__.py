@@ -1,0 +1,1 @@
+"""The network: transformer, audio layers, and how a reference picture enters."""
