@@ -1,0 +1,85 @@
+"""The two families as values: guidance table, how references enter, published defaults with their origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from humo.errors import CheckpointError, did_you_mean
+from humo.guidance import CONSTANT, TIME_ADAPTIVE, Scales, Table
+
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+"""Wan2.1's; the published configuration's ``sample_neg_prompt``."""
+
+
+class ReferenceEntry(StrEnum):
+    """How reference pictures enter the network's input."""
+
+    CHANNELS = "channels"
+    """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""
+    OVERWRITE = "overwrite"
+    """In place of the last noisy latent frames: HuMo-1.7B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What sets one family apart, and its published defaults.
+
+    Args:
+        name: as stored in a model folder's ``model_index.json``.
+        title: for people.
+        guidance: mode -> ladder.
+        scales: default guidance scales and switch.
+        reference_entry: how reference pictures enter.
+        width, height: default size in pixels.
+        trained_frames: longest clip seen in training.
+        steps: denoising steps.
+        shift: of the noise schedule; larger spends more steps at high noise.
+        seed: of the initial noise.
+        negative_prompt: what "without text" reads.
+    """
+
+    name: str
+    title: str
+    guidance: Table
+    scales: Scales
+    reference_entry: ReferenceEntry
+    width: int = 832
+    height: int = 480
+    trained_frames: int = 97
+    steps: int = 50
+    shift: float = 5.0
+    seed: int = 666666
+    negative_prompt: str = NEGATIVE_PROMPT
+
+
+HUMO_17B = Preset(
+    name="humo-17b",
+    title="HuMo-17B",
+    guidance=TIME_ADAPTIVE,
+    scales=Scales(text=5.0, audio=5.5, switch_timestep=980.0),  # generate.yaml: scale_t, scale_a, step_change
+    reference_entry=ReferenceEntry.CHANNELS,
+)
+HUMO_1_7B = Preset(
+    name="humo-1.7b",
+    title="HuMo-1.7B",
+    guidance=CONSTANT,
+    scales=Scales(text=7.5, audio=7.5, image=4.0),  # generate_1_7B.yaml: scale_t, scale_a, scale_i
+    reference_entry=ReferenceEntry.OVERWRITE,
+)
+
+PRESETS = {preset.name: preset for preset in (HUMO_17B, HUMO_1_7B)}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        CheckpointError: none is called so.
+    """
+    if name not in PRESETS:
+        raise CheckpointError("preset", f"{name!r} is not a known family", did_you_mean(name, PRESETS))
+    return PRESETS[name]

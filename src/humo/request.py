@@ -1,0 +1,263 @@
+"""One request, many doors: the only description of a job, its limits, and what it resolves to.
+
+Command line, job files, HTTP schema, web form and the record inside every video are all derived from
+`GenerateRequest`; `resolve` fills in what a preset and the sound decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from humo.errors import RequestError, did_you_mean
+from humo.geometry import (
+    FRAMES_PER_SECOND,
+    SIZE_MULTIPLE,
+    Geometry,
+    frames_in_samples,
+    frames_in_seconds,
+    snap_frames,
+)
+from humo.guidance import MODES, Guidance, Mode, Scales
+from humo.presets import Preset
+from humo.schedule import timesteps
+
+MAX_IMAGE_PIXELS = 64_000_000  # a picture larger than this is refused before it is decoded
+MAX_AUDIO_SECONDS = 3600.0  # a sound longer than this is refused while it is read
+MAX_SIDE = 8192  # pixels
+MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
+MAX_SCALE = 50.0
+
+Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
+Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
+
+
+class GenerateRequest(BaseModel):
+    """What to make. Whatever is left out is the preset's published value, or follows from the inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, description="model folder")
+    prompt: str = Field(min_length=1, max_length=10_000, description="the scene, in words")
+    images: tuple[str, ...] = Field((), description="picture of who or what is in it; give several, in order")
+    audio: str | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")
+    mode: Mode | None = Field(None, description="inputs to follow (text, image, audio); default: those given")
+    width: Side | None = Field(None, description="pixels")
+    height: Side | None = Field(None, description="pixels")
+    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="length in frames, 25 a second; 4k + 1 of them")
+    seconds: float | None = Field(None, ge=1 / FRAMES_PER_SECOND, le=MAX_AUDIO_SECONDS, description="length in seconds")
+    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
+    shift: float | None = Field(None, ge=0.1, le=100.0, description="shift of the noise schedule")
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of the initial noise")
+    negative_prompt: str | None = Field(None, max_length=10_000, description="what the video should not look like")
+    scale_text: Scale | None = Field(None, description="how strongly the words are followed")
+    scale_audio: Scale | None = Field(None, description="how strongly the sound is followed")
+    scale_image: Scale | None = Field(None, description="how strongly the pictures are followed")
+    switch_timestep: float | None = Field(
+        None, ge=0.0, le=1000.0, description="timestep above which the text lays the scene out"
+    )
+    vocals: str | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
+    output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
+    sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> GenerateRequest:
+        if self.frames is not None and self.seconds is not None:
+            raise ValueError("give frames or seconds, not both")
+        return self
+
+
+def parse_request(fields: Mapping[str, Any]) -> GenerateRequest:
+    """A checked request from plain fields.
+
+    Raises:
+        RequestError: the first field at fault: its value, what is allowed, what to do.
+    """
+    try:
+        return GenerateRequest.model_validate(dict(fields))
+    except ValidationError as failure:
+        raise _in_one_line(failure) from None
+
+
+def _in_one_line(failure: ValidationError) -> RequestError:
+    """Pydantic's first error as ours."""
+    error = failure.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in error["loc"])
+    value, kind = error["input"], error["type"]
+    if kind == "extra_forbidden":
+        return RequestError(field, "is not a field of a request", did_you_mean(field, GenerateRequest.model_fields))
+    if kind == "missing":
+        return RequestError(field, "is missing", "give it")
+    if kind == "value_error":
+        return RequestError("frames and seconds", str(error["ctx"]["error"]))
+    if kind == "literal_error":
+        return RequestError(field, f"{value!r} is not known", did_you_mean(str(value), _choices(field)))
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
+    return RequestError(field, f"{shown} is not allowed", allowed(field.split(".")[0]) or error["msg"])
+
+
+def _schema(field: str) -> dict[str, Any]:
+    """The field's JSON schema without its ``null`` alternative."""
+    schema: dict[str, Any] = GenerateRequest.model_json_schema()["properties"].get(field, {})
+    return next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
+
+
+def _choices(field: str) -> list[str]:
+    return [str(choice) for choice in _schema(field).get("enum", [])]
+
+
+def allowed(field: str) -> str:
+    """What a field may be, in words: range, step, choices.
+
+    Args:
+        field: a field of `GenerateRequest`.
+    """
+    schema = _schema(field)
+    if "enum" in schema:
+        return "one of " + ", ".join(_choices(field))
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "string": "text",
+        "array": "a list",
+        "boolean": "yes or no",
+    }
+    parts = [words.get(schema.get("type", ""), "")]
+    if "minimum" in schema and "maximum" in schema:
+        parts.append(f"from {schema['minimum']:g} to {schema['maximum']:.15g}")
+    if "multipleOf" in schema:
+        parts.append(f"a multiple of {schema['multipleOf']}")
+    if "maxLength" in schema:
+        parts.append(f"of {schema.get('minLength', 0)} to {schema['maxLength']} characters")
+    return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request with every choice made, and what follows from it.
+
+    Args:
+        request: no field left open.
+        preset: the model's family.
+        geometry: sizes in every unit.
+        guidance: the ladders.
+        notes: what was decided for the user and is worth saying, a sentence each.
+    """
+
+    request: GenerateRequest
+    preset: Preset
+    geometry: Geometry
+    guidance: Guidance
+    notes: tuple[str, ...] = ()
+
+    @property
+    def timesteps(self) -> list[int]:
+        """The timesteps (0..1000) of the run."""
+        assert self.request.steps is not None
+        assert self.request.shift is not None
+        return timesteps(self.request.steps, self.request.shift)
+
+    @property
+    def passes(self) -> int:
+        """Network passes the run takes."""
+        return self.guidance.passes(self.timesteps)
+
+
+def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None = None) -> Plan:
+    """Fill in whatever the request leaves open.
+
+    Args:
+        request: what was asked for.
+        preset: the model's family.
+        sound_samples: length of the sound in samples at 16 kHz, if there is one.
+
+    Raises:
+        RequestError: the mode needs an input that is not there, or the sound is shorter than one frame.
+
+    **Source:** published defaults (`presets`); length by sound as the published code's ``frames: -1``.
+    """
+    notes: list[str] = []
+    mode = request.mode or MODES[(1 if request.images else 0) + (2 if request.audio else 0)]
+    for letter, field, given in (("I", "images", request.images), ("A", "audio", request.audio)):
+        if letter in mode and not given:
+            raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
+        if letter not in mode and given:
+            notes.append(f"mode {mode}: {field} given but not used")
+    images = request.images if "I" in mode else ()
+    audio = request.audio if "A" in mode else None
+
+    scales = Scales(
+        text=_or(request.scale_text, preset.scales.text),
+        audio=_or(request.scale_audio, preset.scales.audio),
+        image=_or(request.scale_image, preset.scales.image),
+        switch_timestep=_or(request.switch_timestep, preset.scales.switch_timestep),
+    )
+    guidance = preset.guidance[mode](scales)
+    for field, name in _SCALES.items():
+        idle = preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == guidance
+        if idle and getattr(request, field) is not None:
+            notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
+
+    frames = _frames(request, preset, sound_samples if audio else None, notes)
+    width, height = request.width or preset.width, request.height or preset.height
+    resolved = request.model_copy(
+        update={
+            "mode": mode,
+            "images": images,
+            "audio": audio,
+            "vocals": request.vocals if audio else None,
+            "width": width,
+            "height": height,
+            "frames": frames,
+            "seconds": None,
+            "steps": request.steps or preset.steps,
+            "shift": _or(request.shift, preset.shift),
+            "seed": request.seed if request.seed is not None else preset.seed,
+            # the published code reads its default for an empty negative prompt
+            "negative_prompt": request.negative_prompt or preset.negative_prompt,
+            "scale_text": scales.text,
+            "scale_audio": scales.audio,
+            "scale_image": scales.image,
+            "switch_timestep": scales.switch_timestep,
+        }
+    )
+    return Plan(resolved, preset, Geometry(width, height, frames, len(images)), guidance, tuple(notes))
+
+
+_SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _frames(request: GenerateRequest, preset: Preset, sound_samples: int | None, notes: list[str]) -> int:
+    """The clip's length in frames, and what is worth saying about it."""
+    sound = None if sound_samples is None else frames_in_samples(sound_samples)
+    if sound == 0:
+        raise RequestError("audio", "lasts less than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of sound")
+    if request.frames is not None:
+        wanted = request.frames
+    elif request.seconds is not None:
+        wanted = frames_in_seconds(request.seconds)
+    elif sound is not None and sound > preset.trained_frames:
+        wanted = preset.trained_frames
+        notes.append(
+            f"the sound lasts {sound} frames ({sound / FRAMES_PER_SECOND:g} s); the clip ends at {preset.title}'s "
+            f"trained length, {wanted} ({wanted / FRAMES_PER_SECOND:g} s); ask for more with frames or seconds"
+        )
+    else:
+        wanted = sound or preset.trained_frames
+    frames = snap_frames(wanted)
+    if frames != wanted:
+        notes.append(f"{wanted} frames became {frames}: the model makes 4k + 1")
+    if frames > preset.trained_frames:
+        notes.append(f"{frames} frames are more than the {preset.trained_frames} {preset.title} was trained on")
+    if sound is not None and sound < frames and (request.frames or request.seconds):
+        notes.append(f"the sound ends after {sound} frames; the rest of the clip is silent")
+    return frames
