@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import (
@@ -32,6 +32,7 @@ MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
 MAX_SCALE = 50.0
 
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
 
@@ -42,7 +43,7 @@ class GenerateRequest(BaseModel):
 
     model: str | None = Field(None, description="model folder")
     prompt: str = Field(min_length=1, max_length=10_000, description="the scene, in words")
-    images: tuple[str, ...] = Field((), description="picture of who or what is in it; give several, in order")
+    images: Paths = Field((), description="picture of who or what is in it; give several, in order")
     audio: str | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")
     mode: Mode | None = Field(None, description="inputs to follow (text, image, audio); default: those given")
     width: Side | None = Field(None, description="pixels")
@@ -98,7 +99,7 @@ def _in_one_line(failure: ValidationError) -> RequestError:
     if kind == "literal_error":
         return RequestError(field, f"{value!r} is not known", did_you_mean(str(value), _choices(field)))
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
-    return RequestError(field, f"{shown} is not allowed", allowed(field.split(".")[0]) or error["msg"])
+    return RequestError(field, f"{shown} is not allowed", f"allowed: {allowed(field.split('.')[0])}")
 
 
 def _schema(field: str) -> dict[str, Any]:
@@ -124,17 +125,17 @@ def allowed(field: str) -> str:
         "integer": "a whole number",
         "number": "a number",
         "string": "text",
-        "array": "a list",
+        "array": "a list of file names",
         "boolean": "yes or no",
     }
     parts = [words.get(schema.get("type", ""), "")]
     if "minimum" in schema and "maximum" in schema:
-        parts.append(f"from {schema['minimum']:g} to {schema['maximum']:.15g}")
+        parts.append(f"{schema['minimum']:g} to {schema['maximum']:.15g}")
     if "multipleOf" in schema:
         parts.append(f"a multiple of {schema['multipleOf']}")
     if "maxLength" in schema:
-        parts.append(f"of {schema.get('minLength', 0)} to {schema['maxLength']} characters")
-    return " ".join(part for part in parts if part)
+        parts.append(f"{schema.get('minLength', 0)} to {schema['maxLength']} characters")
+    return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
