@@ -1,0 +1,70 @@
+"""Files in and out: what is wrong with one in one line, and outputs that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from humo.errors import MediaError, StorageError
+
+
+def check_file(path: Path, field: str) -> None:
+    """Raise MediaError unless ``path`` is a file that is not empty and may be read.
+
+    Args:
+        path: the file.
+        field: the user's word for it, for the message.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise MediaError(field, f"{str(path)!r} is a folder or a device, not a file", "give a file")
+        with path.open("rb") as stream:
+            empty = not stream.read(1)
+    except FileNotFoundError:
+        raise MediaError(field, f"there is no file {str(path)!r}", "check the path") from None
+    except (OSError, ValueError) as error:
+        remedy = "check the path and its permissions"
+        raise MediaError(field, f"{str(path)!r} cannot be opened ({reason(error)})", remedy) from error
+    if empty:
+        raise MediaError(field, f"{path.name!r} is empty", "give another file; this one may be an unfinished download")
+
+
+def reason(error: Exception) -> str:
+    """The words of an error without its number and path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+@contextmanager
+def replacing(path: Path, field: str) -> Iterator[Path]:
+    """A new file beside ``path`` that takes its place if the block ends well, and is removed if it does not.
+
+    Args:
+        path: where the finished file shall be.
+        field: the user's word for it, for the message.
+
+    Yields:
+        the path to write to: in the same folder, so that the last step is one rename.
+
+    Raises:
+        StorageError: the file cannot be made, or not be put in its place.
+    """
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            field, f"{str(path)!r} cannot be written ({reason(error)})", "choose a folder you may write to"
+        ) from error
+    try:
+        yield part
+        try:
+            os.replace(part, path)
+        except OSError as error:
+            problem = f"{str(path)!r} cannot be replaced ({reason(error)})"
+            raise StorageError(field, problem, "choose another name") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

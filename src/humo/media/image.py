@@ -1,0 +1,165 @@
+"""Pictures in: any file Pillow reads, made upright RGB, fitted on white and scaled for the network."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from humo.errors import MediaError
+from humo.media.files import check_file
+
+MAX_IMAGE_PIXELS = 64_000_000
+"""Pixels of the largest picture that is decoded: 200 MB as RGB, above any camera in common use."""
+
+PADDING_COLOUR = (255, 255, 255)
+"""RGB around a fitted picture and under transparency: the white the checkpoints were trained with."""
+
+_PROGRAMS = frozenset({"EPS"})
+"""Formats that Pillow hands to another program (Ghostscript) instead of reading them."""
+
+_PILLOW = threading.Lock()
+"""Python's warning filters belong to the whole process, so one picture at a time silences Pillow."""
+
+ImageSource = str | Path | Image.Image | npt.NDArray[np.generic]
+
+
+def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Read a picture as upright 8-bit RGB.
+
+    The camera's orientation is applied, transparency is laid over white, an animation gives its first frame and
+    16-bit grey is scaled to 8 bits. Colour profiles are not applied.
+
+    Args:
+        source: a file, a Pillow picture, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or
+            float in [0, 1].
+        field: the user's word for it, for the message.
+        max_pixels: most pixels allowed; a file's header is checked before anything is decoded.
+
+    Raises:
+        MediaError: missing, empty, damaged or cut short, not a picture, or too large.
+    """
+    if isinstance(source, np.ndarray):
+        return _flatten(_from_array(source, field, max_pixels))
+    if isinstance(source, Image.Image):
+        with _quiet_pillow(), _explained(field, "the given picture"):
+            return _decode(source, field, "the given picture", max_pixels)
+    path = Path(source)
+    name = repr(path.name)
+    check_file(path, field)
+    with _quiet_pillow(), _explained(field, name):
+        Image.init()
+        with Image.open(path, formats=[known for known in Image.ID if known not in _PROGRAMS]) as image:
+            return _decode(image, field, name, max_pixels)
+
+
+def letterbox(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Fit a picture inside ``width`` x ``height`` with its aspect kept, centred on white.
+
+    Args:
+        image: RGB.
+        width: pixels of the result.
+        height: pixels of the result.
+
+    **Source:** the published reference loader: sizes floored, Lanczos, the odd pixel of padding right and below.
+    """
+    ratio = image.width / image.height
+    wider = ratio > width / height
+    fitted = (width, max(1, int(width / ratio))) if wider else (max(1, int(height * ratio)), height)
+    canvas = Image.new("RGB", (width, height), PADDING_COLOUR)
+    corner = ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
+    canvas.paste(image.resize(fitted, Image.Resampling.LANCZOS), corner)
+    return canvas
+
+
+def to_pixels(image: Image.Image) -> npt.NDArray[np.float32]:
+    """An RGB picture as (3, H, W) float32 in [-1, 1].
+
+    **Source:** the published loader's ``(x / 255 - 0.5) / 0.5`` in float32.
+    """
+    scaled = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray((scaled - np.float32(0.5)) / np.float32(0.5))
+
+
+def _decode(image: Image.Image, field: str, name: str, max_pixels: int) -> Image.Image:
+    _check_size(*image.size, field, name, max_pixels)
+    image.load()
+    return _flatten(_to_eight_bits(ImageOps.exif_transpose(image), field, name))
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """RGB, with whatever is transparent laid over white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layers = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, (*PADDING_COLOUR, 255)), layers).convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image, field: str, name: str) -> Image.Image:
+    """Scale grey of more than 8 bits, which Pillow's own conversion would clip, not scale."""
+    if image.mode == "F":
+        return _from_array(np.asarray(image), field, image.width * image.height, name)
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    grey = np.asarray(image.convert("I"))
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise MediaError(field, f"{name} has grey values {grey.min()}..{grey.max()}", "save it with 8 or 16 bits")
+    return Image.fromarray(np.round(grey / 257).astype(np.uint8))
+
+
+def _from_array(
+    array: npt.NDArray[np.generic], field: str, max_pixels: int, name: str = "the given array"
+) -> Image.Image:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise MediaError(
+            field, f"{name} has shape {array.shape}", "allowed are (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
+        )
+    _check_size(array.shape[1], array.shape[0], field, name, max_pixels)
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(np.min(array)), float(np.max(array))
+        if not (low >= 0.0 and high <= 1.0):
+            raise MediaError(field, f"{name} has values {low:.6g}..{high:.6g}", "scale floats to [0, 1]")
+        array = np.round(array.astype(np.float64) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise MediaError(field, f"{name} has type {array.dtype}", "allowed are uint8, and float in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
+
+
+def _check_size(width: int, height: int, field: str, name: str, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise MediaError(field, f"{name} is {width} x {height} pixels", "give a picture that is not empty")
+    if width * height > max_pixels:
+        size = f"{name} is {width} x {height} = {width * height / 1e6:.1f} megapixels"
+        raise MediaError(field, size, f"make it smaller; at most {max_pixels / 1e6:g} megapixels are read")
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow's warnings (damaged camera notes, its own size limit) say nothing that a MediaError does not."""
+    with _PILLOW, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _explained(field: str, name: str) -> Iterator[None]:
+    """One line for whatever Pillow's many decoders raise on a damaged file."""
+    try:
+        yield
+    except MediaError:
+        raise
+    except UnidentifiedImageError as error:
+        raise MediaError(field, f"{name} is not a picture that can be read", "give a PNG, JPEG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise MediaError(field, f"{name} is far too large ({error})", "make it smaller") from error
+    except Exception as error:
+        remedy = "save it again as PNG or JPEG; it may be damaged or cut short"
+        raise MediaError(field, f"{name} cannot be decoded ({error})", remedy) from error
