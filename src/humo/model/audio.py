@@ -1,0 +1,48 @@
+"""Sound inside the network: Whisper's encoder, and the projection of its rows to audio tokens.
+
+Shape suffixes: B batch, F latent frames, W rows a window, N bands, D width, K audio tokens a frame, E token width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from humo.model.library import FP32LayerNorm, WhisperEncoder
+
+
+class SpeechEncoder(WhisperEncoder):
+    """Whisper's encoder as a model of its own: its folder holds the encoder alone, under its own names."""
+
+
+class AudioProjection(nn.Module):
+    """Audio tokens of each latent frame from the encoder rows that it hears.
+
+    Args:
+        window, bands, width: rows heard, bands of encoder states, width of a row.
+        hidden_dim: of the two hidden layers.
+        tokens, token_dim: audio tokens a latent frame, and their width.
+
+    **Source:** method.md, 3, last paragraph but one.
+    """
+
+    def __init__(self, window: int, bands: int, width: int, hidden_dim: int, tokens: int, token_dim: int) -> None:
+        super().__init__()
+        self.tokens, self.token_dim = tokens, token_dim
+        self.proj_1 = nn.Linear(window * bands * width, hidden_dim)
+        self.proj_2 = nn.Linear(hidden_dim, hidden_dim)
+        self.proj_3 = nn.Linear(hidden_dim, tokens * token_dim)
+        self.norm = FP32LayerNorm(token_dim)
+
+    def forward(self, audio_BFWND: Tensor) -> Tensor:
+        """(B, F, W, N, D) windows of encoder rows -> (B, F, K, E) tokens."""
+        hidden = F.relu(self.proj_1(audio_BFWND.flatten(2)))
+        hidden = F.relu(self.proj_2(hidden))
+        tokens: Tensor = self.norm(self.proj_3(hidden).unflatten(2, (self.tokens, self.token_dim)))
+        return tokens
+
+
+def silence_like(audio: Tensor) -> Tensor:
+    """ "No audio": all-zero windows, which the network still projects and attends to (method.md, 3)."""
+    return torch.zeros_like(audio)

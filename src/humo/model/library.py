@@ -1,0 +1,23 @@
+"""Every import from the insides of diffusers and transformers: names their makers do not promise to keep.
+
+A test imports and exercises each, so that a new release that moves one fails there first.
+"""
+
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils import apply_lora_scale
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+__all__ = [
+    "AttentionMixin",
+    "AttentionModuleMixin",
+    "FP32LayerNorm",
+    "FeedForward",
+    "PixArtAlphaTextProjection",
+    "TimestepEmbedding",
+    "WhisperEncoder",
+    "apply_lora_scale",
+    "dispatch_attention_fn",
+]

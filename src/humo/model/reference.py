@@ -1,0 +1,65 @@
+"""How reference pictures enter the network's input: beside the noisy latents, or in place of the last of them.
+
+Both families turn "with image" and "without image" into one tensor each, so that guidance and training dropout only
+choose between two tensors, and one function joins the chosen one to the latents.
+
+Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence, R reference slots, H, W latent size.
+
+**Source:** method.md, 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo.presets import ReferenceEntry
+
+MASK_CHANNELS = 4
+
+
+def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor) -> Tensor:
+    """The image condition with references.
+
+    Args:
+        entry: how they enter.
+        references_BCRHW: clean reference latents.
+        blank_BCLHW: latents of a mid-grey video as long as the whole sequence; used by ``CHANNELS`` alone.
+
+    Returns:
+        ``CHANNELS``: (B, 4 + C, L, H, W), mask and image latents; ``OVERWRITE``: (B, C, R, H, W).
+    """
+    if entry is ReferenceEntry.OVERWRITE:
+        return references_BCRHW
+    slots = references_BCRHW.shape[2]
+    image = torch.cat([blank_BCLHW[:, :, : blank_BCLHW.shape[2] - slots], references_BCRHW], dim=2)
+    return torch.cat([_mask(image, slots), image], dim=1)
+
+
+def without_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor) -> Tensor:
+    """The image condition without references, of the same shape: the slots and their mask stay.
+
+    Args and shapes as `with_references`; of the references only their number counts.
+    """
+    if entry is ReferenceEntry.OVERWRITE:
+        return torch.zeros_like(references_BCRHW)
+    return torch.cat([_mask(blank_BCLHW, references_BCRHW.shape[2]), blank_BCLHW], dim=1)
+
+
+def network_input(entry: ReferenceEntry, latents_BCLHW: Tensor, image: Tensor) -> Tensor:
+    """Noisy latents joined with an image condition: what the transformer takes.
+
+    Returns:
+        ``CHANNELS``: (B, C + 4 + C, L, H, W); ``OVERWRITE``: (B, C, L, H, W).
+    """
+    if entry is ReferenceEntry.CHANNELS:
+        return torch.cat([latents_BCLHW, image], dim=1)
+    return torch.cat([latents_BCLHW[:, :, : -image.shape[2]], image], dim=2)
+
+
+def _mask(image_BCLHW: Tensor, slots: int) -> Tensor:
+    """0 on video frames, 1 on reference slots."""
+    batch, _, latents, height, width = image_BCLHW.shape
+    mask = image_BCLHW.new_zeros(batch, MASK_CHANNELS, latents, height, width)
+    mask[:, :, latents - slots :] = 1
+    return mask

@@ -1,0 +1,285 @@
+"""The HuMo transformer: Wan2.1's, with an audio cross-attention in every block.
+
+Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens (F * h * w), D width,
+L text positions, K audio tokens a frame, E audio token width, N attention heads.
+
+The residual stream is float32 whatever the weights' precision; the compute precision is that of the text embeddings
+given. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
+
+**Source:** method.md, 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor, nn
+
+from humo.model.audio import AudioProjection
+from humo.model.library import (
+    AttentionMixin,
+    AttentionModuleMixin,
+    FeedForward,
+    FP32LayerNorm,
+    PixArtAlphaTextProjection,
+    TimestepEmbedding,
+    apply_lora_scale,
+    dispatch_attention_fn,
+)
+
+ROPE_THETA = 10_000.0
+TIME_MAX_PERIOD = 10_000.0
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> Rotary:
+    """Cosines and sines (S, 1, head_dim / 2) of the 3-D rotary positions, float32.
+
+    A head is split into head_dim - 4 * (head_dim // 6) for time and 2 * (head_dim // 6) each for height and width.
+    Reference frames simply carry on the time index.
+    """
+    across = 2 * (head_dim // 6)
+    angles = []
+    for axis, (length, dim) in enumerate(((frames, head_dim - 2 * across), (rows, across), (columns, across))):
+        frequency = 1.0 / ROPE_THETA ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
+        angle = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequency)
+        shape = [1, 1, 1, dim // 2]
+        shape[axis] = length
+        angles.append(angle.view(shape).expand(frames, rows, columns, -1))
+    table = torch.cat(angles, dim=-1).reshape(frames * rows * columns, 1, head_dim // 2)
+    return table.cos(), table.sin()
+
+
+def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
+    """Turn each pair of neighbouring channels by its token's angle, in float32."""
+    cos, sin = rotary
+    even, odd = x_BSND.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_BSND)
+
+
+def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
+    """[cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64, given in float32."""
+    half = dim // 2
+    exponent = torch.arange(half, device=timestep_B.device, dtype=torch.float64) / half
+    angle = torch.outer(timestep_B.double(), TIME_MAX_PERIOD**-exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
+class AttentionProcessor:
+    """Multi-head attention through diffusers' backends (SDPA by default; flash, sage and others by name)."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn: Attention, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
+        q = attn.norm_q(attn.to_q(query)).unflatten(2, (attn.heads, -1))
+        k = attn.norm_k(attn.to_k(context)).unflatten(2, (attn.heads, -1))
+        v = attn.to_v(context).unflatten(2, (attn.heads, -1))
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
+        out = attn.to_out[0](out.flatten(2, 3).type_as(query))
+        result: Tensor = attn.to_out[1](out)
+        return result
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Attention with RMS-normed queries and keys (over the whole width, before the heads are split)."""
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors = [AttentionProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self, dim: int, heads: int, eps: float, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.is_cross_attention = context_dim is not None
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(context_dim or dim, dim)
+        self.to_v = nn.Linear(context_dim or dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Dropout(0.0)])
+        self.norm_q = nn.RMSNorm(dim, eps=eps)
+        self.norm_k = nn.RMSNorm(dim, eps=eps)
+        self.set_processor(AttentionProcessor())
+
+    def forward(self, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
+        out: Tensor = self.processor(self, query, context, rotary)
+        return out
+
+
+class ConditionEmbedder(nn.Module):
+    """Time and text embeddings, under diffusers' names."""
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
+        self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+
+    def forward(self, timestep_B: Tensor, text_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Time embedding (B, D) and its six modulations (B, 6, D), both float32; text (B, L, D)."""
+        time_BD = self.time_embedder(time_sinusoid(timestep_B, self.freq_dim))
+        modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
+        return time_BD, modulation, self.text_embedder(text_BLD)
+
+
+class HuMoTransformerBlock(nn.Module):
+    """Self-attention, text cross-attention, audio cross-attention within each latent frame, feed-forward."""
+
+    def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, audio_token_dim: int) -> None:
+        super().__init__()
+        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.attn1 = Attention(dim, heads, eps)
+        self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.attn2 = Attention(dim, heads, eps, context_dim=dim)
+        self.norm_audio = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.attn_audio = Attention(dim, heads, eps, context_dim=audio_token_dim)
+        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self, hidden_BSD: Tensor, text_BLD: Tensor, modulation_B6D: Tensor, rotary: Rotary, audio_BFKE: Tensor
+    ) -> Tensor:
+        """One block: the float32 residual stream in and out, sub-layers in the precision of the text."""
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        frames = audio_BFKE.shape[1]
+
+        x = (self.norm1(hidden_BSD) * (1 + scale) + shift).type_as(text_BLD)
+        hidden_BSD = hidden_BSD + self.attn1(x, x, rotary) * gate
+
+        x = self.norm2(hidden_BSD).type_as(text_BLD)
+        hidden_BSD = hidden_BSD + self.attn2(x, text_BLD)
+
+        x = self.norm_audio(hidden_BSD).type_as(text_BLD)
+        x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # each latent frame hears its own tokens only
+        hidden_BSD = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
+
+        x = (self.norm3(hidden_BSD) * (1 + ffn_scale) + ffn_shift).type_as(text_BLD)
+        return hidden_BSD + self.ffn(x) * ffn_gate
+
+
+class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin):
+    """Predicts the velocity noise - data of noisy latents from time, text, audio and (in the input) pictures.
+
+    Args:
+        patch_size: latent (frames, rows, columns) per token.
+        num_attention_heads, attention_head_dim: their product is the width.
+        in_channels: 36 where pictures enter beside the latents, 16 where they overwrite latent frames.
+        out_channels: latent channels.
+        text_dim, text_length: width of the text encoder, and the positions its embeddings are padded to with zeros.
+        freq_dim: width of the time sinusoid.
+        ffn_dim, num_layers, eps: of the blocks.
+        audio_window, audio_bands, audio_width: rows a latent frame hears, bands, width of the audio encoder.
+        audio_hidden_dim, audio_tokens, audio_token_dim: of the audio projection.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["HuMoTransformerBlock"]
+    _repeated_blocks = ["HuMoTransformerBlock"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm", "proj_out"]
+    _keep_in_fp32_modules = [
+        "time_embedder",
+        "time_proj",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+        "norm_audio",
+        "proj_out",
+    ]
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 36,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        text_length: int = 512,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        eps: float = 1e-6,
+        audio_window: int = 8,
+        audio_bands: int = 5,
+        audio_width: int = 1280,
+        audio_hidden_dim: int = 512,
+        audio_tokens: int = 16,
+        audio_token_dim: int = 1536,
+    ) -> None:
+        super().__init__()
+        dim = num_attention_heads * attention_head_dim
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.condition_embedder = ConditionEmbedder(dim, freq_dim, text_dim)
+        self.audio_proj = AudioProjection(
+            audio_window, audio_bands, audio_width, audio_hidden_dim, audio_tokens, audio_token_dim
+        )
+        self.blocks = nn.ModuleList(
+            HuMoTransformerBlock(dim, ffn_dim, num_attention_heads, eps, audio_token_dim) for _ in range(num_layers)
+        )
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        audio_hidden_states: Tensor,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predict the velocity.
+
+        Args:
+            hidden_states: (B, in_channels, F, H, W), noisy latents with the pictures (`model.reference`).
+            timestep: (B,) in 0..1000.
+            encoder_hidden_states: (B, L, text_dim) text, L at most ``text_length``; its precision is computed in.
+            audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
+            attention_kwargs: ``{"scale": s}`` scales LoRA layers.
+            return_dict: give an object with ``sample``, rather than a tuple.
+
+        Returns:
+            (B, out_channels, F, H, W), float32.
+        """
+        batch, _, frames, height, width = hidden_states.shape
+        p_f, p_h, p_w = self.config.patch_size
+        frames, rows, columns = frames // p_f, height // p_h, width // p_w
+        dtype = encoder_hidden_states.dtype
+
+        text_BLD = F.pad(encoder_hidden_states, (0, 0, 0, self.config.text_length - encoder_hidden_states.shape[1]))
+        time_BD, modulation_B6D, text_BLD = self.condition_embedder(timestep, text_BLD)
+        audio_BFKE = self.audio_proj(audio_hidden_states.to(dtype))
+        rotary = rotary_table(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
+
+        hidden_BSD = self.patch_embedding(hidden_states.to(dtype)).flatten(2).transpose(1, 2).contiguous().float()
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_BSD = self._gradient_checkpointing_func(
+                    block, hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE
+                )
+            else:
+                hidden_BSD = block(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE)
+
+        shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
+        patches = self.proj_out(self.norm_out(hidden_BSD) * (1 + scale) + shift)
+        patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
