@@ -1,0 +1,287 @@
+"""What the shapes of a part's tensors say about its architecture, and the configuration that follows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from humo.errors import CheckpointError
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name -> shape, under the published names or ours."""
+
+Hints = Mapping[str, Any]
+"""The ``config.json`` that lies beside the weights, or nothing: for what shapes do not tell (the number of heads)."""
+
+HEAD_WIDTH = 128
+"""Channels of one attention head in both published families."""
+
+AUDIO_WINDOW = 8
+"""Audio rows a latent frame sees."""
+
+AUDIO_BANDS = 5
+"""Bands that the speech encoder's layers are pooled into."""
+
+WHISPER_HEAD_WIDTH = 64
+"""Channels of one attention head in every published Whisper."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerStructure:
+    """The video transformer's sizes, under the names of its configuration."""
+
+    patch_size: tuple[int, int, int]
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    text_dim: int
+    freq_dim: int
+    ffn_dim: int
+    num_layers: int
+    audio_width: int
+    audio_hidden_dim: int
+    audio_token_dim: int
+    audio_tokens: int
+    audio_window: int = AUDIO_WINDOW
+    audio_bands: int = AUDIO_BANDS
+    text_length: int = 512
+    eps: float = 1e-6
+
+    @property
+    def width(self) -> int:
+        """Channels of a video token."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    def config(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        return {"_class_name": "HuMoTransformer3DModel", **asdict(self), "patch_size": list(self.patch_size)}
+
+    def published_config(self) -> dict[str, Any]:
+        """The same under the published code's names: the number of heads is in no tensor."""
+        return {
+            "model_type": "i2v" if self.in_channels > self.out_channels else "t2v",
+            "in_dim": self.in_channels,
+            "dim": self.width,
+            "ffn_dim": self.ffn_dim,
+            "freq_dim": self.freq_dim,
+            "num_heads": self.num_attention_heads,
+            "num_layers": self.num_layers,
+            "text_len": self.text_length,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AutoencoderStructure:
+    """The Wan2.1 autoencoder's sizes, under the names of diffusers' ``AutoencoderKLWan``."""
+
+    base_dim: int
+    z_dim: int
+    dim_mult: tuple[int, ...]
+    num_res_blocks: int
+    temperal_downsample: tuple[bool, ...]
+
+    def config(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        lists = {"dim_mult": list(self.dim_mult), "temperal_downsample": list(self.temperal_downsample)}
+        return {"_class_name": "AutoencoderKLWan", **asdict(self), **lists, "attn_scales": [], "dropout": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class TextStructure:
+    """The umT5 encoder's sizes, under the names of transformers' ``UMT5Config``."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int
+
+    def config(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        return {
+            "architectures": ["UMT5EncoderModel"],
+            "model_type": "umt5",
+            **asdict(self),
+            "feed_forward_proj": "gated-gelu",
+            "relative_attention_max_distance": 128,
+            "layer_norm_epsilon": 1e-6,
+            "dropout_rate": 0.1,
+            "is_encoder_decoder": True,
+            "tie_word_embeddings": True,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "decoder_start_token_id": 0,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStructure:
+    """Whisper's encoder's sizes, under the names of transformers' ``WhisperConfig``."""
+
+    d_model: int
+    encoder_layers: int
+    encoder_attention_heads: int
+    encoder_ffn_dim: int
+    num_mel_bins: int
+    max_source_positions: int
+
+    def config(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        return {"architectures": ["SpeechEncoder"], "model_type": "whisper", **asdict(self)}
+
+
+Structure = TransformerStructure | AutoencoderStructure | TextStructure | SpeechStructure
+
+
+def measure_transformer(shapes: Shapes, hints: Hints, head_width: int | None = None) -> TransformerStructure:
+    """The transformer's sizes.
+
+    Args:
+        shapes: its tensors.
+        hints: the configuration beside it, published or ours.
+        head_width: channels of one attention head, if the configuration does not tell and it is not 128.
+
+    Raises:
+        CheckpointError: a tensor that this rests on is missing, or the width does not divide into heads.
+    """
+    width, in_channels, *patch = _shape(shapes, 5, "patch_embedding.weight")
+    out_rows, _ = _shape(shapes, 2, "head.head.weight", "proj_out.weight")
+    hidden, audio_in = _shape(shapes, 2, "audio_proj.audio_proj_glob_1.layer.weight", "audio_proj.proj_1.weight")
+    audio_out, _ = _shape(shapes, 2, "audio_proj.audio_proj_glob_3.layer.weight", "audio_proj.proj_3.weight")
+    (token_dim,) = _shape(shapes, 1, "audio_proj.audio_proj_glob_norm.layer.weight", "audio_proj.norm.weight")
+    window = int(hints.get("audio_window", AUDIO_WINDOW))
+    bands = int(hints.get("audio_bands", AUDIO_BANDS))
+    if head_width is None:
+        told = hints.get("num_attention_heads") or (hints.get("dim") == width and hints.get("num_heads"))
+        head_width = width // int(told) if told else HEAD_WIDTH
+    return TransformerStructure(
+        patch_size=(patch[0], patch[1], patch[2]),
+        num_attention_heads=_divide(width, head_width, "channels into heads", "give the width of a head"),
+        attention_head_dim=head_width,
+        in_channels=in_channels,
+        out_channels=_divide(out_rows, math.prod(patch), "output rows into patches"),
+        text_dim=_shape(shapes, 2, "text_embedding.0.weight", "condition_embedder.text_embedder.linear_1.weight")[1],
+        freq_dim=_shape(shapes, 2, "time_embedding.0.weight", "condition_embedder.time_embedder.linear_1.weight")[1],
+        ffn_dim=_shape(shapes, 2, "blocks.0.ffn.0.weight", "blocks.0.ffn.net.0.proj.weight")[0],
+        num_layers=_count(shapes, r"blocks\.(\d+)\."),
+        audio_width=_divide(audio_in, window * bands, "audio inputs into windows and bands"),
+        audio_hidden_dim=hidden,
+        audio_token_dim=token_dim,
+        audio_tokens=_divide(audio_out, token_dim, "audio outputs into tokens"),
+        audio_window=window,
+        audio_bands=bands,
+        text_length=int(hints.get("text_length", hints.get("text_len", 512))),
+        eps=float(hints.get("eps", 1e-6)),
+    )
+
+
+def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
+    """The autoencoder's sizes: widths, levels and residual blocks, read along the encoder.
+
+    Args:
+        shapes: its tensors.
+        hints: unused; every size shows.
+
+    Raises:
+        CheckpointError: a tensor that this rests on is missing.
+    """
+    base = _shape(shapes, 5, "encoder.conv1.weight", "encoder.conv_in.weight")[0]
+    z_dim = _shape(shapes, 5, "conv2.weight", "post_quant_conv.weight")[0]
+    widths: list[list[int]] = [[]]
+    downsample: list[bool] = []
+    for index in range(_count(shapes, r"encoder\.(?:downsamples|down_blocks)\.(\d+)\.")):
+        steps = (f"encoder.downsamples.{index}", f"encoder.down_blocks.{index}")
+        if any(f"{step}.resample.1.weight" in shapes for step in steps):
+            downsample.append(any(f"{step}.time_conv.weight" in shapes for step in steps))
+            widths.append([])
+        else:
+            widths[-1].append(_shape(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0])
+    if not all(widths) or len({len(level) for level in widths}) != 1:
+        raise CheckpointError("vae", f"its encoder has levels of {[len(level) for level in widths]} residual blocks")
+    return AutoencoderStructure(
+        base_dim=base,
+        z_dim=z_dim,
+        dim_mult=tuple(_divide(level[0], base, "channels into multiples of the base width") for level in widths),
+        num_res_blocks=len(widths[0]),
+        temperal_downsample=tuple(downsample),
+    )
+
+
+def measure_text(shapes: Shapes, hints: Hints) -> TextStructure:
+    """The text encoder's sizes.
+
+    Args:
+        shapes: its tensors.
+        hints: unused; every size shows.
+
+    Raises:
+        CheckpointError: a tensor that this rests on is missing.
+    """
+    first = "encoder.block.0.layer"
+    vocabulary, width = _shape(shapes, 2, "token_embedding.weight", "shared.weight")
+    inner, _ = _shape(shapes, 2, "blocks.0.attn.q.weight", f"{first}.0.SelfAttention.q.weight")
+    buckets, heads = _shape(
+        shapes,
+        2,
+        "blocks.0.pos_embedding.embedding.weight",
+        f"{first}.0.SelfAttention.relative_attention_bias.weight",
+    )
+    return TextStructure(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=_divide(inner, heads, "channels into heads"),
+        d_ff=_shape(shapes, 2, "blocks.0.ffn.fc1.weight", f"{first}.1.DenseReluDense.wi_1.weight")[0],
+        num_layers=_count(shapes, r"(?:blocks|encoder\.block)\.(\d+)\."),
+        num_heads=heads,
+        relative_attention_num_buckets=buckets,
+    )
+
+
+def measure_speech(shapes: Shapes, hints: Hints) -> SpeechStructure:
+    """The speech encoder's sizes.
+
+    Args:
+        shapes: its tensors, without any prefix.
+        hints: Whisper's own configuration; without it a head has 64 channels.
+
+    Raises:
+        CheckpointError: a tensor that this rests on is missing.
+    """
+    width, mel_bins, _ = _shape(shapes, 3, "conv1.weight")
+    told = hints.get("encoder_attention_heads")
+    return SpeechStructure(
+        d_model=width,
+        encoder_layers=_count(shapes, r"layers\.(\d+)\."),
+        encoder_attention_heads=int(told) if told else _divide(width, WHISPER_HEAD_WIDTH, "channels into heads"),
+        encoder_ffn_dim=_shape(shapes, 2, "layers.0.fc1.weight")[0],
+        num_mel_bins=mel_bins,
+        max_source_positions=_shape(shapes, 2, "embed_positions.weight")[0],
+    )
+
+
+def _shape(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
+    """Shape of the first of these tensors that is there; it must have that many dimensions."""
+    for name in names:
+        if name in shapes:
+            if len(shapes[name]) != rank:
+                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions")
+            return shapes[name]
+    raise CheckpointError(names[0], "is missing from the weights", "take the complete file")
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    """One more than the largest number that the pattern finds at the start of a name."""
+    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+
+
+def _divide(number: int, by: int, what: str, remedy: str = "") -> int:
+    """The quotient, which must be whole."""
+    if by < 1 or number % by:
+        raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)
+    return number // by
