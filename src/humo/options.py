@@ -1,0 +1,108 @@
+"""Command-line options derived from the fields of a request, so that no field is described twice."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from humo.errors import RequestError, did_you_mean
+
+REPEATABLE = {"images": "image"}
+"""Fields that hold several values, and the option that adds one."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that tells what is wrong as every other part of the program does: one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as a RequestError."""
+        field, _, problem = message.removeprefix("argument ").partition(": ")
+        if not problem:
+            field, problem = self.prog, message
+        raise RequestError(field, problem, f"see {self.prog} --help")
+
+    def parse_with_rest(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the words that are none (``key=value``).
+
+        Raises:
+            RequestError: an option that is not known, with the nearest that is.
+        """
+        options, rest = self.parse_known_args(words)
+        for word in rest:
+            if word.startswith("-"):
+                flag = word.partition("=")[0]
+                raise RequestError(flag, f"is not an option of {self.prog}", self._nearest(flag))
+        return options, rest
+
+    def _nearest(self, flag: str) -> str:
+        hint = did_you_mean(flag, self._option_string_actions)
+        return hint if hint.startswith("did you mean") else f"see {self.prog} --help"
+
+
+class _Help(argparse.HelpFormatter):
+    """Help of one width everywhere, with room for the longest option."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+def add_request_options(parser: Parser) -> None:
+    """One option for each field of a request, with its description, range and published defaults."""
+    from humo.request import GenerateRequest
+
+    group = parser.add_argument_group("request", "what to make; whatever is left out is the model's published value")
+    for name, field in GenerateRequest.model_fields.items():
+        text = f"{field.description}{_values(name)}".replace("%", "%%")
+        flag = "--" + REPEATABLE.get(name, name).replace("_", "-")
+        settings: dict[str, Any] = {"dest": name, "help": text, "default": argparse.SUPPRESS}
+        if field.annotation is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
+        elif name in REPEATABLE:
+            group.add_argument(flag, action="append", metavar="FILE", **settings)
+        else:
+            group.add_argument(flag, metavar=_metavar(name), **settings)
+
+
+def given_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that were given as options."""
+    from humo.request import GenerateRequest
+
+    return {name: value for name, value in vars(options).items() if name in GenerateRequest.model_fields}
+
+
+def _metavar(name: str) -> str:
+    from humo.request import allowed
+
+    words = allowed(name)
+    if words.startswith("one of "):
+        return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
+    if "number" in words:
+        return "N"
+    return {"prompt": "TEXT", "negative_prompt": "TEXT", "model": "FOLDER"}.get(name, "FILE")
+
+
+def _values(name: str) -> str:
+    """Range and defaults of a field, in brackets, where they are short."""
+    from humo.presets import PRESETS
+    from humo.request import GenerateRequest, allowed
+
+    parts = [allowed(name)] if "number" in allowed(name) else []
+    own = GenerateRequest.model_fields[name].default
+    if own is not None and isinstance(own, str):
+        parts.append(f"default {own}")
+    published = {preset.title: _published(name, preset) for preset in PRESETS.values()}
+    if None not in published.values():
+        values = {f"{value:g}" if isinstance(value, float) else str(value) for value in published.values()}
+        each = ", ".join(f"{value:g} ({title})" for title, value in published.items())
+        parts.append(f"default {values.pop()}" if len(values) == 1 else f"default {each}")
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _published(name: str, preset: Any) -> float | int | None:
+    """A preset's own value for a field, where it is a number."""
+    scale = name.removeprefix("scale_")
+    value = getattr(preset, name, getattr(preset.scales, scale, None))
+    return value if isinstance(value, (int, float)) else None

@@ -1,0 +1,112 @@
+"""Reads JSON, JSONL, YAML, TOML and CSV files as plain values; whatever is wrong with one is told in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from humo.errors import RequestError, did_you_mean
+
+MAX_FILE_BYTES = 64 * 2**20
+"""Bytes of the largest file of requests that is read; a video given by mistake is not."""
+
+
+class BrokenLine(str):
+    """A line of a JSONL file that is not JSON: what is wrong with it, in the place of its value."""
+
+
+def read_values(path: Path) -> Any:
+    """What the file says, as dictionaries, lists and plain values.
+
+    A JSONL file gives a list with one value a line (or a `BrokenLine`), a CSV file one dictionary a row, without its
+    empty cells.
+
+    Args:
+        path: the file; its suffix says what it is.
+
+    Raises:
+        RequestError: no such file, not text, not of its kind, or a suffix that is not known.
+    """
+    parse = _PARSERS.get(path.suffix.lower())
+    if parse is None:
+        known = ", ".join(_PARSERS)
+        near = did_you_mean(path.suffix.lower(), _PARSERS) if path.suffix else f"known are {known}"
+        raise RequestError(path.name, f"{path.suffix or 'no suffix'!r} is not a kind of file read here", near)
+    text = _read_text(path)
+    try:
+        return parse(text)
+    except RecursionError:
+        raise RequestError(path.name, "is nested too deeply", "write it flat") from None
+    except (ValueError, yaml.YAMLError, csv.Error) as error:
+        kind = path.suffix[1:].upper()
+        raise RequestError(path.name, f"is not {kind}: {error}", "correct it there") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise RequestError(path.name, "is a folder", "give a file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise RequestError(path.name, f"is larger than {MAX_FILE_BYTES >> 20} MB", "give a file of requests")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(path.name, "is not text in UTF-8", "save it as UTF-8") from None
+    except FileNotFoundError:
+        raise RequestError(str(path), "there is no such file", "check the path") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON keeps the last of two equal names and says nothing; a job lost that way is an error here."""
+    merged = dict(pairs)
+    if len(merged) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return merged
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _json_lines(text: str) -> list[Any]:
+    rows: list[Any] = []
+    for line in text.splitlines():
+        if line.strip():
+            try:
+                rows.append(_json(line))
+            except ValueError as error:
+                rows.append(BrokenLine(f"is not JSON: {error}"))
+    return rows
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    table = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header = [name.strip() for name in next(table, [])]
+    if len(set(header)) != len(header):
+        raise ValueError("two columns have the same name")
+    rows = []
+    for cells in table:
+        if any(cell.strip() for cell in cells):
+            extra = {f"column {number}": cells[number - 1] for number in range(len(header) + 1, len(cells) + 1)}
+            named = dict(zip(header, cells, strict=False)) | extra
+            rows.append({name: cell for name, cell in named.items() if cell.strip()})
+    return rows
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+    ".toml": tomllib.loads,
+    ".csv": _csv,
+}
