@@ -1,3 +1,30 @@
 """HuMo: words, pictures and a sound track in, a video of that person speaking it out."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from humo.errors import HumoError
+    from humo.model.audio import SpeechEncoder
+    from humo.model.transformer import HuMoTransformer3DModel
+    from humo.pipeline import HuMoPipeline
+    from humo.request import GenerateRequest
+
 __version__ = "0.1.0"
+
+__all__ = ["GenerateRequest", "HuMoPipeline", "HuMoTransformer3DModel", "HumoError", "SpeechEncoder", "__version__"]
+
+_HOMES = {
+    "GenerateRequest": "humo.request",
+    "HuMoPipeline": "humo.pipeline",
+    "HuMoTransformer3DModel": "humo.model.transformer",
+    "HumoError": "humo.errors",
+    "SpeechEncoder": "humo.model.audio",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: ``import humo`` itself costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'humo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

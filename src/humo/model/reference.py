@@ -18,31 +18,33 @@ from humo.presets import ReferenceEntry
 MASK_CHANNELS = 4
 
 
-def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor) -> Tensor:
+def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
     """The image condition with references.
 
     Args:
         entry: how they enter.
         references_BCRHW: clean reference latents.
-        blank_BCLHW: latents of a mid-grey video as long as the whole sequence; used by ``CHANNELS`` alone.
+        blank_BCLHW: latents of a mid-grey video as long as the whole sequence; ``CHANNELS`` alone needs them.
 
     Returns:
         ``CHANNELS``: (B, 4 + C, L, H, W), mask and image latents; ``OVERWRITE``: (B, C, R, H, W).
     """
     if entry is ReferenceEntry.OVERWRITE:
         return references_BCRHW
+    assert blank_BCLHW is not None
     slots = references_BCRHW.shape[2]
     image = torch.cat([blank_BCLHW[:, :, : blank_BCLHW.shape[2] - slots], references_BCRHW], dim=2)
     return torch.cat([_mask(image, slots), image], dim=1)
 
 
-def without_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor) -> Tensor:
+def without_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
     """The image condition without references, of the same shape: the slots and their mask stay.
 
     Args and shapes as `with_references`; of the references only their number counts.
     """
     if entry is ReferenceEntry.OVERWRITE:
         return torch.zeros_like(references_BCRHW)
+    assert blank_BCLHW is not None
     return torch.cat([_mask(blank_BCLHW, references_BCRHW.shape[2]), blank_BCLHW], dim=1)
 
 

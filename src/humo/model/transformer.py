@@ -87,8 +87,7 @@ class AttentionProcessor:
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
-        out = attn.to_out[0](out.flatten(2, 3).type_as(query))
-        result: Tensor = attn.to_out[1](out)
+        result: Tensor = attn.to_out(out.flatten(2, 3).type_as(query))
         return result
 
 
@@ -106,15 +105,14 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(context_dim or dim, dim)
         self.to_v = nn.Linear(context_dim or dim, dim)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Dropout(0.0)])
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))  # named to_out.0, as LoRAs know it
         self.norm_q = nn.RMSNorm(dim, eps=eps)
         self.norm_k = nn.RMSNorm(dim, eps=eps)
-        self.set_processor(AttentionProcessor())
+        self.processor = AttentionProcessor()
 
     def forward(self, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
         """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
-        out: Tensor = self.processor(self, query, context, rotary)
-        return out
+        return self.processor(self, query, context, rotary)
 
 
 class ConditionEmbedder(nn.Module):
@@ -167,7 +165,8 @@ class HuMoTransformerBlock(nn.Module):
         hidden_BSD = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
 
         x = (self.norm3(hidden_BSD) * (1 + ffn_scale) + ffn_shift).type_as(text_BLD)
-        return hidden_BSD + self.ffn(x) * ffn_gate
+        out: Tensor = hidden_BSD + self.ffn(x) * ffn_gate
+        return out
 
 
 class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin):

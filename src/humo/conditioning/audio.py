@@ -1,0 +1,110 @@
+"""From sound to the windows of encoder rows that each latent frame hears.
+
+Shape suffixes: T audio rows, N bands of encoder states, D width, F latent frames, W rows a window.
+
+**Source:** method.md, 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from humo.geometry import (
+    AUDIO_LEAD,
+    AUDIO_WINDOW,
+    ENCODER_WINDOW_ROWS,
+    ENCODER_WINDOW_SAMPLES,
+    SAMPLE_RATE,
+    TEMPORAL_STRIDE,
+    audio_rows,
+    audio_window,
+    encoder_rows,
+)
+
+
+@torch.no_grad()
+def encode_sound(
+    sound: NDArray[np.float32], extractor: Any, encoder: Any, bands: int, rows: int | None = None
+) -> Tensor:
+    """Encoder rows of a sound, 25 a second, (T, N, D).
+
+    Args:
+        sound: (samples,) mono, 16 kHz, in [-1, 1].
+        extractor: Whisper's feature extractor.
+        encoder: `SpeechEncoder`, on any device.
+        bands: N, into which the encoder's states are pooled.
+        rows: how many rows are wanted, default all; the rest of a long sound is not encoded, and the rows are the
+            same as if it were.
+    """
+    fast = encoder_rows(len(sound))
+    slow = audio_rows(fast)
+    wanted = slow if rows is None else min(rows, slow)
+    step = _step(fast, slow)
+    last = min(int(step * (wanted - 1)) + 1, fast - 1)  # the last of the fast rows that a wanted row is mixed from
+    parts = [
+        _encode_window(sound[start : start + ENCODER_WINDOW_SAMPLES], extractor, encoder, bands)
+        for start in range(0, len(sound), ENCODER_WINDOW_SAMPLES)[: last // ENCODER_WINDOW_ROWS + 1]
+    ]
+    return _resample(torch.cat(parts)[: last + 1], step, wanted)
+
+
+def _encode_window(samples: NDArray[np.float32], extractor: Any, encoder: Any, bands: int) -> Tensor:
+    """Up to 30 s of sound, padded to 30 s as Whisper was trained -> (1500, N, D), 50 rows a second."""
+    features = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+    states = encoder(features.to(encoder.device, encoder.dtype), output_hidden_states=True).hidden_states
+    return pool_layers([state[0] for state in states], bands)
+
+
+def pool_layers(states: Sequence[Tensor], bands: int) -> Tensor:
+    """The encoder's states in bands: means of equal groups, and the last (normed) state alone; (T, N, D).
+
+    Args:
+        states: L + 1 of (T, D): the embeddings, then each layer's output, the last one after the final norm.
+        bands: N; L must divide into N - 1 groups. For Whisper large, 32 layers in 5 bands: 0-7, 8-15, 16-23, 24-31, 32.
+    """
+    layers, groups = len(states) - 1, bands - 1
+    if layers % groups:
+        raise ValueError(f"{layers} encoder layers do not divide into {groups} bands and the last state")
+    size = layers // groups
+    means = [torch.stack(tuple(states[i * size : (i + 1) * size]), dim=1).mean(dim=1) for i in range(groups)]
+    return torch.stack([*means, states[layers]], dim=1)
+
+
+def _step(fast: int, slow: int) -> np.float32:
+    """Fast rows per slow row, first and last rows aligned; float32, in which the published interpolation counts."""
+    return np.float32(fast - 1) / np.float32(slow - 1) if slow > 1 else np.float32(0)
+
+
+def _resample(rows_TND: Tensor, step: np.float32, wanted: int) -> Tensor:
+    """Linear interpolation at multiples of ``step``: what torch's aligned-corners one gives for the whole sound."""
+    position = torch.arange(wanted, dtype=torch.float32) * float(step)
+    below = position.long()
+    fraction = (position - below).to(rows_TND.device).view(-1, 1, 1)
+    above = (below + 1).clamp(max=len(rows_TND) - 1)
+    return (1 - fraction) * rows_TND[below] + fraction * rows_TND[above]
+
+
+def window(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
+    """The rows each latent frame hears, silence (zeros) outside the sound and on reference slots, (F, W, N, D).
+
+    Args:
+        rows_TND: encoder rows, 25 a second.
+        latents: latent frames of the video.
+        slots: reference slots after them.
+    """
+    needed = audio_window(latents - 1).stop
+    heard = F.pad(rows_TND[:needed], (0, 0, 0, 0, AUDIO_LEAD, max(0, needed - len(rows_TND))))
+    windows = heard.unfold(0, AUDIO_WINDOW, TEMPORAL_STRIDE).movedim(-1, 1)
+    return F.pad(windows, (0, 0, 0, 0, 0, 0, 0, slots))
+
+
+def silence(latents: int, bands: int, width: int) -> Tensor:
+    """The windows of no sound at all, (F, W, N, D), for a sequence of ``latents`` latent frames."""
+    return torch.zeros(latents, AUDIO_WINDOW, bands, width)

@@ -1,0 +1,71 @@
+"""Text, image and audio conditions in one value; switched off one by one for guidance and for training dropout.
+
+Shape suffixes: B batch, L text positions, D width, F latent frames of the whole sequence, W rows a window, N bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from humo.model.audio import silence_like
+
+Switch = bool | Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What steers the network, each beside what stands for its absence.
+
+    Args:
+        text, no_text: (B, L, D) embeddings of the prompt and of the negative one, zeros after the true length.
+        image, no_image: the image condition with and without references (`model.reference`), equal in shape.
+        audio: (B, F, W, N, D) windows of encoder rows, zeros on reference slots; absence is zeros.
+    """
+
+    text: Tensor
+    no_text: Tensor
+    image: Tensor
+    no_image: Tensor
+    audio: Tensor
+
+    def keep(self, *, text: Switch = True, image: Switch = True, audio: Switch = True) -> Conditions:
+        """The same with some conditions switched off.
+
+        Args:
+            text, image, audio: True keeps it, False switches it off; or one boolean for each of the batch, (B,).
+        """
+        length = max(self.text.shape[1], self.no_text.shape[1])
+        return replace(
+            self,
+            text=_choose(text, pad_text(self.text, length), pad_text(self.no_text, length)),
+            image=_choose(image, self.image, self.no_image),
+            audio=_choose(audio, self.audio, silence_like(self.audio)),
+        )
+
+
+def stack(conditions: Sequence[Conditions]) -> Conditions:
+    """Several conditions as one batch: several requests, or several passes in one call of the network."""
+    length = max(text.shape[1] for one in conditions for text in (one.text, one.no_text))
+    return Conditions(
+        text=torch.cat([pad_text(one.text, length) for one in conditions]),
+        no_text=torch.cat([pad_text(one.no_text, length) for one in conditions]),
+        image=torch.cat([one.image for one in conditions]),
+        no_image=torch.cat([one.no_image for one in conditions]),
+        audio=torch.cat([one.audio for one in conditions]),
+    )
+
+
+def pad_text(text_BLD: Tensor, length: int) -> Tensor:
+    """Zeros added up to ``length`` positions; the network itself pads so, hence results do not change."""
+    return F.pad(text_BLD, (0, 0, 0, length - text_BLD.shape[1]))
+
+
+def _choose(switch: Switch, there: Tensor, absent: Tensor) -> Tensor:
+    if isinstance(switch, bool):
+        return there if switch else absent
+    return torch.where(switch.view(-1, *[1] * (there.ndim - 1)), there, absent)

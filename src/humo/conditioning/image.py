@@ -1,0 +1,60 @@
+"""Between pixels and latents: reference pictures, the blank video, the finished video.
+
+Shape suffixes: B batch, C latent channels, F frames (latent or video), H, W size. Pixels are in [-1, 1].
+
+**Source:** method.md, 2. The autoencoder's mean is taken (nothing sampled), normalised by its published means and
+deviations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from humo.geometry import SPATIAL_STRIDE, frames_of_latents
+from humo.media.image import letterbox, to_pixels
+
+
+def encode_video(video_BCFHW: Tensor, vae: Any) -> Tensor:
+    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalised latents (B, C, k + 1, H / 8, W / 8)."""
+    mean, scale = _statistics(vae, video_BCFHW)
+    latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode()
+    return (latents - mean) * scale
+
+
+def decode_video(latents_BCFHW: Tensor, vae: Any) -> Tensor:
+    """Normalised latents (B, C, k + 1, H, W) -> pixels (B, 3, 4k + 1, 8 H, 8 W)."""
+    mean, scale = _statistics(vae, latents_BCFHW)
+    video: Tensor = vae.decode(latents_BCFHW / scale + mean, return_dict=False)[0]
+    return video
+
+
+def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and inverse deviations of the latent channels; the published code multiplies and divides by the inverse."""
+    shape = (1, -1, 1, 1, 1)
+    return like.new_tensor(vae.config.latents_mean).view(shape), 1.0 / like.new_tensor(vae.config.latents_std).view(shape)
+
+
+@torch.no_grad()
+def encode_references(
+    pictures: Sequence[Image.Image], vae: Any, width: int, height: int, device: torch.device
+) -> Tensor:
+    """Reference pictures, fitted on white, each a one-frame video -> (1, C, R, H, W), in order."""
+    latents = [
+        encode_video(
+            torch.from_numpy(to_pixels(letterbox(picture, width, height)))[None, :, None].to(device, vae.dtype), vae
+        )
+        for picture in pictures
+    ]
+    return torch.cat(latents, dim=2)
+
+
+@torch.no_grad()
+def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
+    """Latents (1, C, L, H, W) of an all-zero (mid-grey) video of any length and size."""
+    size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
+    return encode_video(torch.zeros(1, 3, frames_of_latents(latents), *size, device=device, dtype=vae.dtype), vae)

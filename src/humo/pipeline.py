@@ -1,0 +1,384 @@
+"""Inference, the whole story: conditions in, a guided walk from noise to latents, a video out.
+
+Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), F frames,
+H, W size. Pixels are in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from diffusers.utils import BaseOutput
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from humo.clips import Clip, Sound, as_frames, clips_of_call
+from humo.conditioning.audio import encode_sound, silence, window
+from humo.conditioning.conditions import Conditions, stack
+from humo.conditioning.image import decode_video, encode_blank, encode_references
+from humo.conditioning.text import encode_text
+from humo.errors import RequestError
+from humo.geometry import Geometry, audio_rows_needed
+from humo.guidance import Guidance, Mode, weigh
+from humo.media.video import to_uint8
+from humo.model.reference import network_input, with_references, without_references
+from humo.presets import ReferenceEntry, find_preset
+from humo.progress import Event, Listener, deaf
+from humo.request import Plan
+from humo.schedule import unshifted_sigmas
+
+OnStep = Callable[[int, Tensor, Tensor], Tensor | None]
+Velocity = Callable[[Tensor, Tensor, Conditions], Tensor]
+
+
+@dataclass
+class HuMoPipelineOutput(BaseOutput):
+    """``frames``: what was asked for by ``output_type``."""
+
+    frames: Any
+
+
+@torch.no_grad()
+def denoise(
+    velocity: Velocity,
+    conditions: Conditions,
+    guidance: Guidance,
+    scheduler: Any,
+    latents_BCLHW: Tensor,
+    *,
+    batch_passes: bool = False,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """From noise to latents: the whole method.
+
+    Args:
+        velocity: the network: (latents, timesteps (B,), conditions) -> predicted noise - data, like the latents.
+        conditions: all of them; each rung of the ladder keeps some.
+        guidance: the ladders.
+        scheduler: with its timesteps set.
+        latents_BCLHW: initial noise.
+        batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
+        on_step: called after each step with (step, timestep, latents); gives the latents to go on with, or None to
+            stop there.
+
+    **Source:** method.md, 5 and 6.
+    """
+    for step, timestep in enumerate(scheduler.timesteps):
+        rungs = weigh(guidance.at(float(timestep)))
+        seen = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung, _ in rungs]
+        if batch_passes:
+            inputs = latents_BCLHW.repeat(len(seen), 1, 1, 1, 1)
+            passes = velocity(inputs, timestep.expand(len(inputs)), stack(seen)).chunk(len(seen))
+        else:
+            passes = tuple(velocity(latents_BCLHW, timestep.expand(len(latents_BCLHW)), one) for one in seen)
+        total = torch.zeros_like(latents_BCLHW)
+        for (_, weight), one in zip(rungs, passes, strict=True):
+            total += weight * one
+        latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
+        if on_step is not None:
+            changed = on_step(step, timestep, latents_BCLHW)
+            if changed is None:
+                break
+            latents_BCLHW = changed
+    return latents_BCLHW
+
+
+class HuMoPipeline(DiffusionPipeline):
+    """HuMo as a diffusers pipeline: words, pictures and a sound in, a video out.
+
+    Args:
+        transformer: `HuMoTransformer3DModel`.
+        vae: `AutoencoderKLWan`.
+        text_encoder, tokenizer: umT5's.
+        audio_encoder, feature_extractor: `SpeechEncoder` and Whisper's feature extractor.
+        scheduler: `UniPCMultistepScheduler`; each request sets its own shift.
+        preset: name of the family (`humo.presets`).
+    """
+
+    model_cpu_offload_seq = "text_encoder->audio_encoder->transformer->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        transformer: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        audio_encoder: Any,
+        feature_extractor: Any,
+        scheduler: Any,
+        preset: str,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            audio_encoder=audio_encoder,
+            feature_extractor=feature_extractor,
+            scheduler=scheduler,
+        )
+        self.register_to_config(preset=preset)
+        self.preset = find_preset(preset)
+        if text_encoder is not None:
+            text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
+        self._blank: tuple[tuple[int, int, int], Tensor] | None = None
+        self._interrupt = False
+
+    # -- the three parts ----------------------------------------------------------------------------------------------
+
+    def encode(self, clip: Clip, listener: Listener = deaf) -> Conditions:
+        """Everything that steers one clip, as a batch of one."""
+        plan, geometry = clip.plan, clip.plan.geometry
+        request, device = plan.request, self._execution_device
+        listener(Event("encode", 0, 3))
+        text = self.encode_prompt(request.prompt) if clip.text is None else clip.text
+        no_text = self.encode_prompt(request.negative_prompt or "") if clip.no_text is None else clip.no_text
+        listener(Event("encode", 1, 3))
+        rows = clip.audio_rows
+        if rows is None and clip.sound is not None:
+            rows = self.encode_sound(clip.sound, geometry)
+        listener(Event("encode", 2, 3))
+        image, no_image = self.encode_pictures(clip.pictures, geometry)
+        listener(Event("encode", 3, 3))
+        return Conditions(
+            text=text.to(device, self.transformer.dtype),
+            no_text=no_text.to(device, self.transformer.dtype),
+            image=image,
+            no_image=no_image,
+            audio=self.window_audio(rows, geometry),
+        )
+
+    def denoise(
+        self,
+        plan: Plan,
+        conditions: Conditions,
+        noise: Tensor,
+        *,
+        batch_passes: bool = False,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Video latents (B, C, k + 1, H, W) from noise (B, C, L, H, W); reference slots are dropped."""
+        scheduler = UniPCMultistepScheduler.from_config(self.scheduler.config, flow_shift=plan.request.shift)
+        assert plan.request.steps is not None
+        scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(plan.request.steps)), device=noise.device)
+        scheduler.set_begin_index(0)
+        latents = denoise(
+            self._velocity,
+            conditions,
+            plan.guidance,
+            scheduler,
+            noise,
+            batch_passes=batch_passes,
+            on_step=on_step,
+        )
+        return latents[:, :, : plan.geometry.video_latents]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
+        return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
+
+    # -- conditions ---------------------------------------------------------------------------------------------------
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """Text embeddings (1, L, D)."""
+        length = self.transformer.config.text_length
+        return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
+
+    def encode_sound(self, sound: Sound, geometry: Geometry) -> Tensor:
+        """The encoder rows (T, N, D) of a 16 kHz sound that a clip of this length can hear."""
+        bands = self.transformer.config.audio_bands
+        rows = audio_rows_needed(geometry.frames)
+        return encode_sound(sound, self.feature_extractor, self.audio_encoder, bands, rows)
+
+    def window_audio(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
+        """Windows (1, L, W, N, D) of encoder rows, or of silence where there are none."""
+        config = self.transformer.config
+        if rows is None:
+            windows = silence(geometry.latents, config.audio_bands, config.audio_width)
+        else:
+            windows = window(rows, geometry.video_latents, geometry.reference_slots)
+        return windows[None].to(self._execution_device, torch.float32)
+
+    def encode_pictures(self, pictures: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """The image condition with and without references, each (1, ...), as `model.reference` has them."""
+        entry, device = self.preset.reference_entry, self._execution_device
+        blank = self.blank_video(geometry).to(device) if entry is ReferenceEntry.CHANNELS else None
+        if not pictures:
+            size = (geometry.reference_slots, geometry.latent_height, geometry.latent_width)
+            slots = torch.zeros(1, self.transformer.config.out_channels, *size, device=device)
+            absent = without_references(entry, slots, blank)
+            return absent, absent
+        references = encode_references(pictures, self.vae, geometry.width, geometry.height, device).float()
+        return with_references(entry, references, blank), without_references(entry, references, blank)
+
+    def blank_video(self, geometry: Geometry) -> Tensor:
+        """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; the last one made is kept."""
+        size = (geometry.latents, geometry.latent_height, geometry.latent_width)
+        if self._blank is None or self._blank[0] != size:
+            self._blank = size, encode_blank(*size, self.vae, self._execution_device).float().cpu()
+        return self._blank[1]
+
+    def noise(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
+        """Initial noise (1, C, L, H, W), drawn where the generator lives: on the CPU it is the same everywhere."""
+        shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
+        return noise.to(self._execution_device)
+
+    def _velocity(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        velocity: Tensor = self.transformer(
+            hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),
+            timestep=timestep,
+            encoder_hidden_states=conditions.text,
+            audio_hidden_states=conditions.audio,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    # -- doors --------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        plan: Plan,
+        *,
+        images: Sequence[Image.Image] = (),
+        sound: Sound | None = None,
+        listener: Listener = deaf,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Make one clip; its frames, (H, W, 3) each, are given one by one.
+
+        Args:
+            plan: what to make.
+            images: the pictures, RGB, in the plan's order.
+            sound: (samples,) mono, 16 kHz.
+            listener: told of the phases encode, denoise and decode.
+        """
+        conditions = self.encode(Clip(plan, images, sound), listener)
+        assert plan.request.seed is not None
+        noise = self.noise(plan.geometry, torch.Generator().manual_seed(plan.request.seed))
+        steps = len(plan.timesteps)
+        listener(Event("denoise", 0, steps))
+
+        def tell(step: int, _: Tensor, latents: Tensor) -> Tensor:
+            listener(Event("denoise", step + 1, steps))
+            return latents
+
+        latents = self.denoise(plan, conditions, noise, on_step=tell)
+        listener(Event("decode", 0, 1))
+        video = self.decode(latents)[0].cpu().numpy()
+        listener(Event("decode", 1, 1))
+        self.maybe_free_model_hooks()
+        return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
+
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        images: Any = None,
+        audio: Any = None,
+        *,
+        mode: Mode | None = None,
+        negative_prompt: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        shift: float | None = None,
+        scale_text: float | None = None,
+        scale_audio: float | None = None,
+        scale_image: float | None = None,
+        switch_timestep: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        audio_embeds: Tensor | list[Tensor] | None = None,
+        batch_passes: bool = False,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> HuMoPipelineOutput | tuple[Any]:
+        """Make a clip, or a batch of clips of one size and length.
+
+        Args:
+            prompt: the scene; a list of them for a batch.
+            images: a picture (PIL image, array or path), or several; for a batch, a list of such lists.
+            audio: a sound (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
+            mode: T, TI, TA or TIA; by default what is given.
+            negative_prompt, width, height, num_frames, num_inference_steps, shift, scale_text, scale_audio,
+            scale_image, switch_timestep: as `GenerateRequest`; by default the preset's published values, and as long
+                as the sound.
+            generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
+            latents: initial noise (B, C, L, H, W) instead.
+            prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
+            audio_embeds: (T, N, D) encoder rows, 25 a second, instead of a sound; for a batch, a list.
+            batch_passes: run the passes of a step as one batch.
+            output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
+                ``latent`` (B, C, k + 1, H, W).
+            return_dict: give an object with ``frames``, rather than a tuple.
+            callback_on_step_end: called with (pipeline, step, timestep, tensors); may give other ``latents``. Setting
+                ``pipeline._interrupt`` in it ends the denoising there.
+            callback_on_step_end_tensor_inputs: of these tensors (``latents``).
+
+        Raises:
+            RequestError, MediaError: an argument, a picture or a sound is at fault.
+        """
+        options = {
+            "mode": mode,
+            "negative_prompt": negative_prompt,
+            "width": width,
+            "height": height,
+            "frames": num_frames,
+            "steps": num_inference_steps,
+            "shift": shift,
+            "scale_text": scale_text,
+            "scale_audio": scale_audio,
+            "scale_image": scale_image,
+            "switch_timestep": switch_timestep,
+        }
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            known = ", ".join(self._callback_tensor_inputs)
+            raise RequestError(
+                "callback_on_step_end_tensor_inputs", f"{sorted(unknown)} cannot be given", f"only {known}"
+            )
+        clips = clips_of_call(
+            self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
+        )
+        plan = clips[0].plan
+        conditions = stack([self.encode(clip) for clip in clips])
+        if latents is None:
+            latents = torch.cat([self.noise(plan.geometry, one) for one in self._generators(generator, len(clips))])
+        self._interrupt = False
+        with self.progress_bar(total=len(plan.timesteps)) as bar:
+
+            def step_end(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+                bar.update()
+                if callback_on_step_end is not None:
+                    tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
+                    latents = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
+                return None if self._interrupt else latents
+
+            noise = latents.to(self._execution_device)
+            result = self.denoise(plan, conditions, noise, batch_passes=batch_passes, on_step=step_end)
+        frames = result if output_type == "latent" else as_frames(self.decode(result), output_type)
+        self.maybe_free_model_hooks()
+        return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _generators(self, given: torch.Generator | list[torch.Generator] | None, size: int) -> list[torch.Generator]:
+        """One generator a clip; one given for several is drawn from in order."""
+        if given is None:
+            return [torch.Generator().manual_seed(self.preset.seed) for _ in range(size)]
+        if isinstance(given, list):
+            if len(given) != size:
+                raise RequestError("generator", f"there are {len(given)} for {size} clips", "give one a clip")
+            return given
+        return [given] * size

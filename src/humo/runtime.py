@@ -1,0 +1,81 @@
+"""Where and how precisely to compute, decided here and only here; and loading a pipeline so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.errors import CheckpointError, DependencyError
+
+if TYPE_CHECKING:
+    from humo.pipeline import HuMoPipeline
+
+
+def choose_device(device: str) -> str:
+    """``cuda``, ``mps`` or ``cpu``: what was asked for, or the fastest there is.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        DependencyError: what was asked for is not there.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there[device]:
+        found = ", ".join(name for name, available in there.items() if available)
+        raise DependencyError("device", f"{device!r} is not available here", f"there is {found}; or leave it at auto")
+    return device
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """Precision of the network: what was asked for, or bfloat16 (as published) on a GPU and float32 on the CPU.
+
+    Args:
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        device: as chosen by `choose_device`.
+    """
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") -> HuMoPipeline:
+    """The pipeline in a model folder, on its device.
+
+    The network and the text encoder take the precision asked for; the autoencoder and the audio encoder stay float32,
+    as published.
+
+    Args:
+        folder: in our layout (`humo convert` makes it).
+        device, dtype: as in a request.
+
+    Raises:
+        CheckpointError: the folder is not a whole model, or its weights do not fit it.
+        DependencyError: no such device here.
+    """
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from humo.checkpoints.hub import open_model_folder
+    from humo.pipeline import HuMoPipeline
+
+    open_model_folder(folder)
+    place = choose_device(device)
+    precision = getattr(torch, choose_dtype(dtype, place))
+    dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    try:
+        pipeline = HuMoPipeline.from_pretrained(str(folder), torch_dtype=dtypes, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as failure:
+        raise CheckpointError(
+            str(folder), f"does not load: {failure}", "convert it anew with humo convert"
+        ) from failure
+    loaded: HuMoPipeline = pipeline.to(place)
+    return loaded
