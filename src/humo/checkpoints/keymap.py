@@ -75,7 +75,10 @@ def transformer_names(structure: TransformerStructure) -> Iterator[Name]:
         structure: its sizes.
     """
     width, tokens = structure.width, structure.audio_tokens * structure.audio_token_dim
-    hidden, audio_in = structure.audio_hidden_dim, structure.audio_window * structure.audio_bands * structure.audio_width
+    hidden, audio_in = (
+        structure.audio_hidden_dim,
+        structure.audio_window * structure.audio_bands * structure.audio_width,
+    )
     out = structure.out_channels * math.prod(structure.patch_size)
     ours = "condition_embedder"
     yield from _layer("patch_embedding", "patch_embedding", (width, structure.in_channels, *structure.patch_size))

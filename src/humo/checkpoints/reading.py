@@ -63,9 +63,14 @@ class WeightFile(Protocol):
     ``tensors`` lists them; ``others`` names the values in it that are no tensors.
     """
 
-    path: Path
-    tensors: Mapping[str, StoredTensor]
-    others: tuple[str, ...]
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    @property
+    def others(self) -> tuple[str, ...]: ...
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """The raw little-endian bytes of a tensor, a whole number of elements at a time.
@@ -114,7 +119,9 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int]]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if _GIT_LFS.startswith(start) and len(start) == 8:
-                raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
+                raise CheckpointError(
+                    str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`"
+                )
             if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
                 raise CheckpointError(str(path), "is not a whole safetensors file", _DOWNLOAD_AGAIN)
             header = json.loads(file.read(length))
@@ -184,7 +191,7 @@ class TorchFile:
                 self._read = 0
             piece = self._mapped[name].detach().reshape(-1)[begin : begin + step]
             self._read += piece.numel() * piece.element_size()
-            yield memoryview(piece.contiguous().view(torch.uint8).numpy())
+            yield piece.contiguous().view(torch.uint8).numpy().data
 
     def _map(self) -> list[str]:
         """Map the file; returns the names of what is no tensor."""

@@ -155,14 +155,18 @@ ANCHORS: Mapping[Part, str] = {
 """A tensor that each part has under any naming: what stands before its name is the file's prefix."""
 
 WRAPPERS = frozenset(
-    "model diffusion_model state_dict module ema ema_model model_ema dit transformer generator params net vae "
-    "first_stage_model text_encoder audio_encoder encoder".split()
+    {"model", "module", "state_dict", "params", "net", "generator", "ema", "ema_model", "model_ema"}
+    | {"diffusion_model", "dit", "transformer", "vae", "first_stage_model", "text_encoder", "audio_encoder", "encoder"}
 )
 """Words that a prefix may be made of."""
 
 DROPPED: tuple[tuple[Part | None, str, str], ...] = (
     (None, r"(^|\.)(optimizer|optimizers|optim|lr_scheduler|grad_scaler)\b", "state of the training, not of the model"),
-    (None, r"(^|\.)(num_updates|n_averaged|decay|initted|step|global_step|iteration|epoch)$", "bookkeeping of training"),
+    (
+        None,
+        r"(^|\.)(num_updates|n_averaged|decay|initted|step|global_step|iteration|epoch)$",
+        "bookkeeping of training",
+    ),
     (None, r"(^|\.)scaled_fp8$", "marks a file of scaled fp8 weights"),
     (None, r"\.(scale_input|input_scale)$", "scales activations for fp8 arithmetic, which is not used here"),
     (None, r"\.comfy_quant$", "names the quantisation, which is undone here"),

@@ -79,9 +79,7 @@ def write_weights(
         _write_file(path, shard, written)
     index = {
         "metadata": {"total_size": sum(output.tensor.bytes for output in outputs)},
-        "weight_map": {
-            output.name: path.name for path, shard in zip(paths, shards, strict=True) for output in shard
-        },
+        "weight_map": {output.name: path.name for path, shard in zip(paths, shards, strict=True) for output in shard},
     }
     write_json(folder / f"{stem}.safetensors.index.json", index)
     return tuple(paths)
@@ -155,8 +153,8 @@ def new_folder(destination: Path, needed_bytes: int, overwrite: bool, replaceabl
         yield partial
         _replace(partial, destination, unique)
     except OSError as error:
-        problem = "no space is left" if error.errno == errno.ENOSPC else f"cannot be written ({error.strerror or error})"
-        raise StorageError(str(destination), problem, "choose another folder or disk") from error
+        why = "no space is left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise StorageError(str(destination), f"cannot be written ({why})", "choose another folder or disk") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

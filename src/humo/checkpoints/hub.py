@@ -1,0 +1,148 @@
+"""Opens a model folder: what is in it, whether it is whole, how large it is; weights stay on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from humo.checkpoints.discovery import FEATURE_FILE
+from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS
+from humo.checkpoints.reading import SafetensorsFile, StoredTensor, read_index
+from humo.errors import CheckpointError
+from humo.presets import Preset, find_preset
+
+PUBLISHED_FILES = (
+    "humo.safetensors.index.json",
+    "humo*.safetensors",
+    "ema.pth",
+    "Wan2.1_VAE.*",
+    "models_t5_umt5-xxl-enc-bf16.*",
+)
+"""Files that tell the published layout, or part of it."""
+
+SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": ("spiece.model", "tokenizer.json"),
+    "feature_extractor": (FEATURE_FILE,),
+    "scheduler": ("scheduler_config.json",),
+}
+"""Component without weights -> the files of which it must have one."""
+
+_CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component of a model folder.
+
+    Args:
+        folder: where it lies.
+        library: that its class comes from.
+        class_name: of that class.
+        config: its ``config.json``; nothing for a component without weights.
+        weights: its weights files.
+        tensors: what they hold; nothing for a component without weights.
+    """
+
+    folder: Path
+    library: str
+    class_name: str
+    config: Mapping[str, Any]
+    weights: tuple[Path, ...]
+    tensors: Mapping[str, StoredTensor]
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A whole model folder.
+
+    Args:
+        path: the folder.
+        preset: its family.
+        components: name -> component, all of them.
+    """
+
+    path: Path
+    preset: Preset
+    components: Mapping[str, Component]
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of all weights."""
+        return sum(component.bytes for component in self.components.values())
+
+
+def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
+    """Read a model folder's index and check that every component is there and whole.
+
+    Only headers are read, and torch is not imported.
+
+    Args:
+        path: the folder that ``humo convert`` made.
+
+    Raises:
+        CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(str(folder), "is not a folder", "give the model folder that `humo convert` made")
+    index = _read_index(folder)
+    preset = find_preset(str(index.get("preset", "")))
+    components = {name: _open_component(folder / name, *_class_of(folder, index, name)) for name in COMPONENTS}
+    return ModelFolder(folder, preset, components)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / MODEL_INDEX
+    if not path.is_file():
+        if any(next(folder.rglob(pattern), None) for pattern in PUBLISHED_FILES):
+            remedy = f"run `humo convert {folder} {folder}-converted` and give that folder"
+            raise CheckpointError(str(folder), "holds released weights that are not converted yet", remedy)
+        remedy = "give the model folder that `humo convert` made"
+        raise CheckpointError(str(folder), f"is not a model folder: it has no {MODEL_INDEX}", remedy)
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CONVERT_AGAIN) from error
+    except ValueError as error:
+        raise CheckpointError(str(path), "is not JSON", _CONVERT_AGAIN) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(str(path), "is not a JSON object", _CONVERT_AGAIN)
+    return value
+
+
+def _class_of(folder: Path, index: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Library and class that the index gives a component."""
+    entry = index.get(name)
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+        raise CheckpointError(str(folder / MODEL_INDEX), f"names no {name}", _CONVERT_AGAIN)
+    return entry[0], entry[1]
+
+
+def _open_component(folder: Path, library: str, class_name: str) -> Component:
+    if not folder.is_dir():
+        raise CheckpointError(str(folder.parent), f"lacks its {folder.name}", _CONVERT_AGAIN)
+    if files := SETTINGS_FILES.get(folder.name):
+        if not any((folder / name).is_file() for name in files):
+            raise CheckpointError(str(folder), f"holds no {' or '.join(files)}", _CONVERT_AGAIN)
+        return Component(folder, library, class_name, {}, (), {})
+    config = _read_json(folder / "config.json")
+    stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if not index.is_file() and not single.is_file():
+        raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
+    weights = read_index(index) if index.is_file() else (single,)
+    tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
+    return Component(folder, library, class_name, config, weights, tensors)

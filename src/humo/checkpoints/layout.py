@@ -1,0 +1,179 @@
+"""The two folder layouts as values: where each part's weights and settings lie in ours and in the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from humo.checkpoints.keymap import Naming
+from humo.checkpoints.signatures import Part
+
+MODEL_INDEX = "model_index.json"
+"""The file that makes a folder a model folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part lies.
+
+    Args:
+        folder: under the model folder.
+        stem: of its weights files.
+        sharded: whether large weights are split.
+    """
+
+    folder: str
+    stem: str
+    sharded: bool = True
+
+
+OURS: Mapping[Part, Place] = {
+    Part.TRANSFORMER: Place("transformer", "diffusion_pytorch_model"),
+    Part.AUTOENCODER: Place("vae", "diffusion_pytorch_model"),
+    Part.TEXT_ENCODER: Place("text_encoder", "model"),
+    Part.AUDIO_ENCODER: Place("audio_encoder", "model"),
+}
+"""Our layout: diffusers' habit."""
+
+PUBLISHED: Mapping[Part, Place] = {
+    Part.AUTOENCODER: Place("Wan2.1-T2V-1.3B", "Wan2.1_VAE", sharded=False),
+    Part.TEXT_ENCODER: Place("Wan2.1-T2V-1.3B", "models_t5_umt5-xxl-enc-bf16", sharded=False),
+    Part.AUDIO_ENCODER: Place("whisper-large-v3", "model"),
+}
+"""The released tree, the transformer aside: its place depends on the family."""
+
+PUBLISHED_TRANSFORMER: Mapping[str, Place] = {
+    "humo-17b": Place("HuMo/HuMo-17B", "humo"),
+    "humo-1.7b": Place("HuMo/HuMo-1.7B", "ema", sharded=False),
+}
+"""Family -> where the released tree holds its transformer."""
+
+TOKENIZER_FOLDER = {Naming.OURS: "tokenizer", Naming.PUBLISHED: "Wan2.1-T2V-1.3B/google/umt5-xxl"}
+"""Where the tokenizer lies."""
+
+FEATURE_FOLDER = {Naming.OURS: "feature_extractor", Naming.PUBLISHED: "whisper-large-v3"}
+"""Where the feature extractor's settings lie."""
+
+SCHEDULER_FOLDER = "scheduler"
+"""Where our layout holds the sampler's settings."""
+
+COMPONENTS: Mapping[str, tuple[str, str]] = {
+    "transformer": ("humo", "HuMoTransformer3DModel"),
+    "vae": ("diffusers", "AutoencoderKLWan"),
+    "text_encoder": ("transformers", "UMT5EncoderModel"),
+    "tokenizer": ("transformers", "T5Tokenizer"),
+    "audio_encoder": ("humo", "SpeechEncoder"),
+    "feature_extractor": ("transformers", "WhisperFeatureExtractor"),
+    "scheduler": ("diffusers", "UniPCMultistepScheduler"),
+}
+"""Folder -> library and class of what it holds, as ``model_index.json`` names them."""
+
+WRITTEN = frozenset({*COMPONENTS, MODEL_INDEX, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
+"""Names that a conversion writes at the top of its folder, in either layout."""
+
+
+def place_of(part: Part, naming: Naming, family: str | None) -> Place:
+    """Where a part is written.
+
+    Args:
+        part: which.
+        naming: the layout.
+        family: the transformer's preset.
+    """
+    if naming is Naming.OURS:
+        return OURS[part]
+    return PUBLISHED_TRANSFORMER[family] if part is Part.TRANSFORMER and family else PUBLISHED[part]
+
+
+def model_index(preset: str) -> dict[str, Any]:
+    """What ``model_index.json`` holds.
+
+    Args:
+        preset: name of the family.
+    """
+    return {
+        "_class_name": "HuMoPipeline",
+        "_diffusers_version": library_version("diffusers"),
+        "preset": preset,
+        **{folder: list(names) for folder, names in COMPONENTS.items()},
+    }
+
+
+def scheduler_config() -> dict[str, Any]:
+    """UniPC on the rectified flow, as the published runs set it.
+
+    **Source:** method.md, 6: order 2, bh2, predicting x0, lower order at the end, shift 5.
+    """
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "_diffusers_version": library_version("diffusers"),
+        "num_train_timesteps": 1000,
+        "solver_order": 2,
+        "solver_type": "bh2",
+        "predict_x0": True,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": 5.0,
+        "lower_order_final": True,
+        "disable_corrector": [],
+        "final_sigmas_type": "zero",
+        "thresholding": False,
+        "timestep_spacing": "linspace",
+        "steps_offset": 0,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "use_dynamic_shifting": False,
+    }
+
+
+def feature_config(mel_bins: int) -> dict[str, Any]:
+    """Whisper-large-v3's feature extractor, for sources that hold the encoder alone.
+
+    Args:
+        mel_bins: bands of the log-mel spectrogram.
+    """
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": mel_bins,
+        "sampling_rate": 16000,
+        "n_fft": 400,
+        "hop_length": 160,
+        "chunk_length": 30,
+        "n_samples": 480000,
+        "nb_max_frames": 3000,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
+
+
+def tokenizer_config() -> dict[str, Any]:
+    """umT5's tokenizer, for sources that hold its pieces alone."""
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "extra_ids": 300,
+        "model_max_length": 512,
+    }
+
+
+def library_version(name: str) -> str:
+    """Installed version of a library, which is not imported for it.
+
+    Args:
+        name: of its distribution.
+    """
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "0.0.0"
