@@ -201,7 +201,7 @@ def _of_family(
     """The transformers of the family that was asked for, or of the only one there is."""
     families = sorted({plan.family or "" for plan in planned})
     if family is None and len(families) > 1:
-        raise CheckpointError(where, f"holds {' and '.join(families)}", "choose one as the family")
+        raise CheckpointError(where, f"holds {' and '.join(families)}", "choose one as the family (--family)")
     chosen = [plan for plan in planned if family in (None, plan.family)]
     if not chosen:
         raise refused or CheckpointError(where, f"holds {families[0]}, not {family}", "choose the family that is there")

@@ -162,7 +162,9 @@ def measure_transformer(shapes: Shapes, hints: Hints, head_width: int | None = N
         head_width = width // int(told) if told else HEAD_WIDTH
     return TransformerStructure(
         patch_size=(patch[0], patch[1], patch[2]),
-        num_attention_heads=_divide(width, head_width, "channels into heads", "give the width of a head"),
+        num_attention_heads=_divide(
+            width, head_width, "channels into heads", "give the width of a head (--head-width)"
+        ),
         attention_head_dim=head_width,
         in_channels=in_channels,
         out_channels=_divide(out_rows, math.prod(patch), "output rows into patches"),

@@ -166,7 +166,9 @@ def _check_destination(destination: Path, overwrite: bool, replaceable: frozense
         return
     held = {path.name for path in destination.iterdir()}
     if held and not overwrite:
-        raise StorageError(str(destination), "is there already and is not empty", "choose another name or overwrite it")
+        raise StorageError(
+            str(destination), "is there already and is not empty", "choose another name or overwrite it (--overwrite)"
+        )
     if strange := sorted(held - replaceable):
         problem = f"holds {strange[0]!r}, which no conversion wrote, so it is not replaced"
         raise StorageError(str(destination), problem, "choose another name or remove the folder")
