@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 import soxr
-from media_files import Array, to_int16, tone, write_sound
 
 from humo.errors import MediaError
 from humo.media.audio import SoundTrack, fit_length, load_sound, load_track, probe_sound
+from tests.media.media_files import Array, to_int16, tone, write_sound
 
 
 def noise(seconds: float, rate: int, channels: int) -> Array:
