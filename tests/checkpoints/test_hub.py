@@ -1,0 +1,161 @@
+"""A model folder opens without torch, is checked as a whole, and loads into the real classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import T5Tokenizer, UMT5EncoderModel, WhisperFeatureExtractor
+
+from humo.checkpoints.convert import convert
+from humo.checkpoints.hub import open_model_folder
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.layout import COMPONENTS
+from humo.checkpoints.structure import measure_autoencoder, measure_text
+from humo.errors import CheckpointError
+from tests.checkpoints import released
+
+
+@pytest.fixture(scope="module")
+def converted(released_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "humo-17b"
+    convert(released_tree, folder, family="humo-17b", shard_bytes=1_000_000)
+    return folder
+
+
+@pytest.fixture
+def folder(converted: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(converted, tmp_path / "model")
+
+
+def test_a_converted_folder_opens_with_family_parts_and_sizes(converted: Path) -> None:
+    model = open_model_folder(converted)
+    assert model.preset.name == "humo-17b"
+    assert tuple(model.components) == tuple(COMPONENTS)
+    transformer = model.components["transformer"]
+    assert len(transformer.weights) > 1
+    assert transformer.config["num_attention_heads"] == 4
+    assert transformer.bytes == sum(4 * tensor.numel() for tensor in released.transformer_weights("humo-17b").values())
+    assert model.bytes > transformer.bytes
+    assert model.components["scheduler"].weights == ()
+
+
+@pytest.mark.parametrize("fixture", ["tiny_model_folder", "tiny_model_folder_17b"])
+def test_a_folder_that_the_pipeline_saved_opens_as_well(fixture: str, request: pytest.FixtureRequest) -> None:
+    model = open_model_folder(request.getfixturevalue(fixture))
+    assert set(model.components) == set(COMPONENTS)
+
+
+def test_opening_a_folder_imports_no_torch(converted: Path) -> None:
+    code = "import sys; from humo.checkpoints.hub import open_model_folder; open_model_folder(sys.argv[1]); "
+    code += "print([name for name in ('torch', 'numpy', 'diffusers', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, str(converted)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("part", list(COMPONENTS))
+def test_a_missing_component_is_named(part: str, folder: Path) -> None:
+    shutil.rmtree(folder / part)
+    with pytest.raises(CheckpointError, match=f"lacks its {part}"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "part", ["vae", "text_encoder", "audio_encoder", "tokenizer", "feature_extractor", "scheduler"]
+)
+def test_a_component_without_its_files_is_named(part: str, folder: Path) -> None:
+    for path in (folder / part).iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    with pytest.raises(CheckpointError, match=rf"{part}: holds no "):
+        open_model_folder(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    shard = sorted((folder / "transformer").glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=shard.name):
+        open_model_folder(folder)
+
+
+def test_weights_cut_short_are_noticed(folder: Path) -> None:
+    path = folder / "audio_encoder" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is cut short"):
+        open_model_folder(folder)
+
+
+def test_an_unknown_family_is_answered_with_the_nearest(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text()) | {"preset": "humo-17"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="did you mean 'humo-17b'"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"preset": "humo-17b"}', "names no")]
+)
+def test_a_damaged_index_is_an_error(text: str, problem: str, folder: Path) -> None:
+    (folder / "model_index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=problem):
+        open_model_folder(folder)
+
+
+def test_no_folder_and_a_strange_folder_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        open_model_folder(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"has no model_index\.json"):
+        open_model_folder(tmp_path)
+
+
+def test_released_weights_are_answered_with_the_command_that_converts_them(released_tree: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"run `humo convert {released_tree} {released_tree}-converted`"):
+        open_model_folder(released_tree)
+
+
+def test_all_weights_load_into_the_real_classes_unchanged(converted: Path) -> None:
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+
+    from humo import HuMoTransformer3DModel, SpeechEncoder
+
+    autoencoder, text, speech = released.autoencoder_weights(), released.text_weights(), released.speech_weights()
+    autoencoder_shapes = {name: tuple(tensor.shape) for name, tensor in autoencoder.items()}
+    text_shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
+    pairs = [
+        (
+            HuMoTransformer3DModel,
+            "transformer",
+            released.transformer("humo-17b"),
+            released.transformer_weights("humo-17b"),
+        ),
+        (AutoencoderKLWan, "vae", measure_autoencoder(autoencoder_shapes, {}), autoencoder),
+        (UMT5EncoderModel, "text_encoder", measure_text(text_shapes, {}), text),
+        (SpeechEncoder, "audio_encoder", released.SPEECH, speech),
+    ]
+    for class_, part, structure, weights in pairs:
+        library = {"torch_dtype": "auto"} if part in ("text_encoder", "audio_encoder") else {}
+        model, info = class_.from_pretrained(str(converted / part), output_loading_info=True, **library)
+        assert not any(info.values()), (part, info)
+        parameters = model.state_dict()
+        for name in names_of(structure):
+            assert torch.equal(parameters[name.ours], weights[name.published]), name
+    assert model.config.encoder_attention_heads == 2
+    loaded = dict(UniPCMultistepScheduler.from_pretrained(str(converted / "scheduler")).config)
+    made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0).config
+    assert {key: loaded[key] for key in made if key[0] != "_"} == {key: made[key] for key in made if key[0] != "_"}
+    assert WhisperFeatureExtractor.from_pretrained(str(converted / "feature_extractor")).feature_size == 128
+
+
+def test_a_tokenizer_of_pieces_alone_reads_as_sentencepiece_does(converted: Path) -> None:
+    import sentencepiece
+
+    tokenizer = T5Tokenizer.from_pretrained(str(converted / "tokenizer"))
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=released.sentence_pieces())
+    text = "the person sings in the rain"
+    assert tokenizer(text).input_ids == [*pieces.encode(text), pieces.eos_id()]

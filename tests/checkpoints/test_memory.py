@@ -1,0 +1,65 @@
+"""Conversion needs the memory of a tensor, not of a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.structure import TextStructure
+
+STRUCTURE = TextStructure(
+    vocab_size=8192,
+    d_model=1024,
+    d_kv=64,
+    d_ff=2816,
+    num_layers=22,
+    num_heads=16,
+    relative_attention_num_buckets=32,
+)
+"""Some 580 MB in bf16, the largest tensor of them 17 MB."""
+
+ALLOWANCE_KIB = 180 * 1024
+"""Above what importing torch costs: pieces of 32 MiB, one in float32, and the mapped part of a torch file."""
+
+SCRIPT = """
+import json, re, sys, torch
+from humo.checkpoints import reading
+from humo.checkpoints.convert import convert
+
+def peak():  # KiB; getrusage would count the parent's, which a child inherits
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+
+reading.MAPPED_BYTES = 64 * 2**20
+base = peak()
+report = convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None)
+print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not tell a process's peak")
+@pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16")])
+def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, tmp_path: Path) -> None:
+    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in names_of(STRUCTURE)}
+    size = sum(2 * tensor.numel() for tensor in weights.values())
+    source = tmp_path / f"text{suffix}"
+    if suffix == ".pth":
+        torch.save(weights, source)
+    else:
+        save_file(weights, source)
+    del weights
+    command = [sys.executable, "-c", SCRIPT, str(source), str(tmp_path / "out"), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shutil.rmtree(tmp_path / "out")
+    source.unlink()
+    measured = json.loads(done.stdout)
+    print(measured)
+    assert measured["bytes"] == size > 3 * 1024 * ALLOWANCE_KIB
+    assert measured["peak"] - measured["base"] < ALLOWANCE_KIB, measured
