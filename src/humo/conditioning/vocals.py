@@ -94,18 +94,18 @@ class VocalSeparator:
     def _overlapped(self, mix: Samples) -> Samples:
         """(2, n) at 44.1 kHz, chunk by chunk under a window whose overlapping sums are divided out."""
         margin = self.fft_size // 2
-        step = int((1 - OVERLAP) * self.chunk)
-        length = mix.shape[1] + 2 * margin
-        count = max(1, -(-(length - self.chunk) // step) + 1)
-        padded = np.pad(mix, ((0, 0), (margin, (count - 1) * step + self.chunk - margin - mix.shape[1])))
-        window = np.hanning(self.chunk + 2)[1:-1].astype(np.float32)
-        total, weight = np.zeros_like(padded), np.zeros(padded.shape[1], np.float32)
-        for start in range(0, count * step, step):
-            part = slice(start, start + self.chunk)
-            total[:, part] += self._separate_chunk(padded[:, part]) * window
+        whole = self.chunk - 2 * margin
+        heard = margin + mix.shape[1]
+        length = heard + whole + margin - mix.shape[1] % whole
+        padded = np.pad(mix, ((0, 0), (margin, length + self.chunk - heard)))
+        total, weight = np.zeros((2, length), np.float32), np.zeros(length, np.float32)
+        for start in range(0, heard, int((1 - OVERLAP) * self.chunk)):
+            part = slice(start, min(start + self.chunk, length))
+            window = np.hanning(part.stop - start).astype(np.float32)
+            total[:, part] += self._separate_chunk(padded[:, start : start + self.chunk])[:, : len(window)] * window
             weight[part] += window
-        inner = slice(margin, margin + mix.shape[1])
-        return total[:, inner] / weight[inner]
+        voice: Samples = np.divide(total, weight, out=total, where=weight > 0)[:, margin:heard]
+        return voice
 
     def _separate_chunk(self, mix: Samples) -> Samples:
         spectrum = torch.stft(
