@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import T5Tokenizer
 
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import measure_text
+from humo.checkpoints.structure import SpeechStructure, measure_text
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 
@@ -32,7 +33,8 @@ def to_fp8(weights: dict[str, torch.Tensor], suffix: str) -> dict[str, torch.Ten
 
 
 def converted_transformer(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    return tensors
 
 
 def by_published_name(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -63,6 +65,9 @@ def test_scaled_fp8_weights_are_multiplied_by_their_scale(
         "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn),
         "blocks.0.self_attn.q." + ("scale_input" if suffix == "scale_weight" else "input_scale"): torch.ones(1),
     }
+    if suffix == "weight_scale":
+        note = b'{"format": "float8_e4m3fn"}'
+        extras["blocks.0.self_attn.q.comfy_quant"] = torch.frombuffer(bytearray(note), dtype=torch.uint8)
     file = tmp_path / "Wan2_1-HuMo-14B_fp8_e4m3fn_scaled.safetensors"
     save_file({prefix + name: tensor for name, tensor in (small | extras).items()}, file)
     report = convert(file, tmp_path / "out", dtype=dtype, head_width=24)
@@ -121,6 +126,8 @@ def test_a_text_encoder_brings_its_tokenizer_inside(scaled: bool, golden: Path, 
     save_file({**held, "spiece_model": torch.frombuffer(bytearray(pieces), dtype=torch.uint8)}, file)
     report = convert(file, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer" / "spiece.model").read_bytes() == pieces
+    tokenizer = T5Tokenizer.from_pretrained(str(tmp_path / "out" / "tokenizer"))
+    assert tokenizer("the girl sings").input_ids[-1] == 1
     found = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
     assert found.keys() == weights.keys()
     assert all((found[name].float() - tensor.float()).abs().max() < 0.15 for name, tensor in weights.items())
@@ -145,7 +152,7 @@ def test_a_text_encoder_with_both_names_of_its_embedding_keeps_one(golden: Path,
 
 @pytest.mark.parametrize("prefix", ["model.encoder.", "encoder.", ""])
 def test_a_speech_encoder_alone_gets_its_settings(prefix: str, golden: Path, tmp_path: Path) -> None:
-    structure = released.SpeechStructure(128, 32, 2, 64, 128, 1500)
+    structure = SpeechStructure(128, 32, 2, 64, 128, 1500)
     weights = released.fill({prefix + name.ours: name.shape for name in names_of(structure)})
     save_file(weights, tmp_path / "whisper_large_v3_encoder_fp16.safetensors")
     convert(tmp_path / "whisper_large_v3_encoder_fp16.safetensors", tmp_path / "out")

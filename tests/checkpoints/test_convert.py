@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from humo.checkpoints.convert import convert
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.structure import SpeechStructure
 from humo.errors import CheckpointError, HumoError, RequestError, StorageError
 from tests.checkpoints import released
 
@@ -36,7 +38,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def converted(request: pytest.FixtureRequest, released_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("converted") / request.param
+    folder: Path = tmp_path_factory.mktemp("converted") / request.param
     convert(released_tree, folder, family=request.param, head_width=released.HEAD_WIDTH)
     return folder
 
@@ -123,6 +125,13 @@ def test_an_unknown_word_is_answered_with_the_nearest(
         convert(released_tree, tmp_path / "out", **{argument: value})  # type: ignore[arg-type]
 
 
+def test_a_fault_in_one_family_is_told_and_not_answered_with_the_other(released_tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide 96 channels into heads of 128"):
+        convert(released_tree, tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide"):
+        convert(released_tree, tmp_path / "out", family="humo-1.7b")
+
+
 def test_parts_may_come_from_files_that_lie_apart(released_tree: Path, tmp_path: Path) -> None:
     wan = released_tree / "Wan2.1-T2V-1.3B"
     report = convert([wan / "Wan2.1_VAE.pth", released_tree / "HuMo" / "HuMo-17B"], tmp_path / "out")
@@ -201,8 +210,8 @@ def test_a_width_that_does_not_divide_into_heads_asks_for_their_width(golden: Pa
 
 
 def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Path, tmp_path: Path) -> None:
-    structure = released.SpeechStructure(48, 2, 2, 64, 128, 1500)
-    other = released.fill({name.ours: name.shape for name in released.names_of(structure)})
+    structure = SpeechStructure(48, 2, 2, 64, 128, 1500)
+    other = released.fill({name.ours: name.shape for name in names_of(structure)})
     save_file(other, tmp_path / "speech.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(structure.config()))
     with pytest.raises(CheckpointError, match="gives 48 channels where this transformer takes 32"):

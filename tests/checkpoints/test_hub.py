@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from humo.checkpoints.convert import convert
 from humo.checkpoints.hub import open_model_folder
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import COMPONENTS
-from humo.checkpoints.structure import measure_autoencoder, measure_text
+from humo.checkpoints.structure import Structure, measure_autoencoder, measure_text
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 
@@ -31,7 +32,8 @@ def converted(released_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def folder(converted: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
-    return shutil.copytree(converted, tmp_path / "model")
+    shutil.copytree(converted, tmp_path / "model")
+    return tmp_path / "model"
 
 
 def test_a_converted_folder_opens_with_family_parts_and_sizes(converted: Path) -> None:
@@ -127,7 +129,7 @@ def test_all_weights_load_into_the_real_classes_unchanged(converted: Path) -> No
     autoencoder, text, speech = released.autoencoder_weights(), released.text_weights(), released.speech_weights()
     autoencoder_shapes = {name: tuple(tensor.shape) for name, tensor in autoencoder.items()}
     text_shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
-    pairs = [
+    pairs: list[tuple[Any, str, Structure, dict[str, torch.Tensor]]] = [
         (
             HuMoTransformer3DModel,
             "transformer",

@@ -87,7 +87,7 @@ def test_a_tree_whose_only_transformer_is_plain_wan_says_so(golden: Path, tmp_pa
     weights = released.transformer_weights("humo-1.7b")
     save_file({name: tensor for name, tensor in weights.items() if "audio" not in name}, source / "wan.safetensors")
     save_file(released.autoencoder_weights(), source / "vae.safetensors")
-    with pytest.raises(CheckpointError, match="is Wan2.1 without HuMo's audio layers; take HuMo-17B or HuMo-1.7B"):
+    with pytest.raises(CheckpointError, match=r"is Wan2\.1 without HuMo's audio layers; take HuMo-17B or HuMo-1\.7B"):
         convert(source, tmp_path / "out")
 
 
@@ -121,5 +121,5 @@ def test_a_transformer_with_other_input_channels_is_of_no_family(golden: Path, t
     weights = released.transformer_weights("humo-1.7b")
     weights["patch_embedding.weight"] = torch.ones(96, 48, 1, 2, 2)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match="takes 48 channels; HuMo-17B takes 36, HuMo-1.7B takes 16"):
+    with pytest.raises(CheckpointError, match=r"takes 48 channels; HuMo-17B takes 36, HuMo-1\.7B takes 16"):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_width=24)

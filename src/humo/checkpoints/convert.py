@@ -108,7 +108,7 @@ def convert(
     """Convert all parts of a model that lie under a source.
 
     The source's own layout is found out, so our folder is a source as well: to be written under the published names,
-    or once more in another type. Memory stays below some hundred megabytes, whatever the size.
+    or once more in another type. A few pieces of 32 MiB are in memory at a time, whatever the size of the files.
 
     Args:
         source: a folder, a file, or several of them.
@@ -175,13 +175,17 @@ def _choose(
     plans: list[PartPlan] = []
     for part in Part:
         planned: list[PartPlan] = []
+        failed: CheckpointError | None = None
         for found in findings.found:
             if found.part is part:
                 try:
                     planned.append(plan_part(found, naming, dtype, head_width))
                 except CheckpointError as error:
-                    findings.refuse(found.weights.path, part, error)
-        refused = findings.refused.get(part) or findings.refused.get(None)
+                    findings.ignored.append(Ignored(found.weights.path, error.problem))
+                    failed = failed or error
+        refused = failed or findings.refused.get(part) or findings.refused.get(None)
+        if part is Part.TRANSFORMER and failed and family is None:
+            raise failed  # never the other family in its stead
         if part is Part.TRANSFORMER and planned:
             planned = _of_family(planned, family, where, findings, refused)
         if len(planned) > 1:
@@ -296,7 +300,7 @@ def _config(plan: PartPlan, naming: Naming) -> dict[str, Any] | None:
     config = {key: value for key, value in kept.items() if key not in strangers} | measured
     if plan.part in (Part.TRANSFORMER, Part.AUTOENCODER):
         config["_diffusers_version"] = library_version("diffusers")
-    if naming is Naming.PUBLISHED:
+    if naming is Naming.PUBLISHED and isinstance(structure, SpeechStructure):
         config["architectures"] = ["WhisperForConditionalGeneration"]
     return config
 

@@ -27,7 +27,7 @@ DTYPE_BYTES = {
 CHUNK_BYTES = 32 * 2**20
 """Bytes read at a time."""
 
-MAPPED_BYTES = 256 * 2**20
+MAPPED_BYTES = 128 * 2**20
 """Bytes read from a mapped torch file before it is mapped anew: pages that were read stay resident until then."""
 
 HEADER_LIMIT = 100 * 2**20

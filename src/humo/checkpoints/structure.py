@@ -133,7 +133,12 @@ class SpeechStructure:
 
     def config(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
-        return {"architectures": ["SpeechEncoder"], "model_type": "whisper", **asdict(self)}
+        return {
+            "architectures": ["SpeechEncoder"],
+            "model_type": "whisper",
+            **asdict(self),
+            "decoder_attention_heads": self.encoder_attention_heads,  # the default need not divide the width
+        }
 
 
 Structure = TransformerStructure | AutoencoderStructure | TextStructure | SpeechStructure
