@@ -60,6 +60,5 @@ def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, 
     shutil.rmtree(tmp_path / "out")
     source.unlink()
     measured = json.loads(done.stdout)
-    print(measured)
     assert measured["bytes"] == size > 3 * 1024 * ALLOWANCE_KIB
     assert measured["peak"] - measured["base"] < ALLOWANCE_KIB, measured
