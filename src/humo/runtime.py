@@ -61,6 +61,8 @@ def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") ->
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    import humo.model.audio
+    import humo.model.transformer  # noqa: F401 - diffusers loads only from modules that are imported already
     from humo.checkpoints.hub import open_model_folder
     from humo.pipeline import HuMoPipeline
 
@@ -72,7 +74,7 @@ def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") ->
         library.disable_progress_bar()
         library.set_verbosity_error()
     try:
-        pipeline = HuMoPipeline.from_pretrained(str(folder), torch_dtype=dtypes, local_files_only=True)
+        pipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
             str(folder), f"does not load: {failure}", "convert it anew with humo convert"
