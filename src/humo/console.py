@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from humo.progress import Event, Phase
+from humo.progress import Event
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from humo.errors import HumoError
 
 SECONDS_BETWEEN_LINES = 5.0  # between two lines about one phase, where there is no terminal
+
+
+BYTES = "bytes"
+"""A unit of progress that is shown in megabytes."""
 
 
 class Quiet:
@@ -25,6 +30,10 @@ class Quiet:
 
     def progress(self, event: Event) -> None:
         """A step was done; a `humo.progress.Listener`."""
+        self.step(event.phase, event.done, event.total)
+
+    def step(self, name: str, done: int, total: int, unit: str = "") -> None:
+        """``done`` of ``total`` (of them, in ``unit``) of what is called ``name`` are finished."""
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """Something is finished: a line for people, values for programs."""
@@ -49,13 +58,13 @@ class Lines(Quiet):
         """A line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
 
-    def progress(self, event: Event) -> None:
+    def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """A line when a phase ends or some seconds have gone by."""
-        self._pace.take(event)
+        self._pace.take(name, done, total)
         now = time.monotonic()
-        if event.done >= event.total or now - self._said >= SECONDS_BETWEEN_LINES:
+        if done >= total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            print(f"{event.phase} {event.done}/{event.total}{self._pace.words()}", file=sys.stderr, flush=True)
+            print(f"{name} {_share(done, total, unit)}{self._pace.words(unit)}", file=sys.stderr, flush=True)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """A line on stdout."""
@@ -69,7 +78,7 @@ class Bar(Lines):
     def __init__(self) -> None:
         super().__init__()
         self._progress: Progress | None = None
-        self._tasks: dict[Phase, TaskID] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def note(self, text: str) -> None:
         """A line above the bars."""
@@ -78,14 +87,14 @@ class Bar(Lines):
         else:
             self._progress.console.print(_one_line(f"note: {text}"), markup=False, highlight=False)
 
-    def progress(self, event: Event) -> None:
-        """Move the phase's bar."""
+    def step(self, name: str, done: int, total: int, unit: str = "") -> None:
+        """Move the bar of that name."""
         progress = self._progress or self._start()
-        if event.phase not in self._tasks:
-            self._tasks[event.phase] = progress.add_task(event.phase, total=event.total, words="")
-        self._pace.take(event)
-        words = self._pace.words() if event.phase == "denoise" else ""
-        progress.update(self._tasks[event.phase], completed=event.done, total=event.total, words=words)
+        if name not in self._tasks:
+            self._tasks[name] = progress.add_task(name, total=total, words="")
+        self._pace.take(name, done, total)
+        words = _share(done, total, unit) + self._pace.words(unit)
+        progress.update(self._tasks[name], completed=done, total=total, words=words)
 
     def close(self) -> None:
         """Leave the bars as they are, and begin anew with the next job."""
@@ -95,12 +104,11 @@ class Bar(Lines):
 
     def _start(self) -> Progress:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (
-            TextColumn("{task.description:8}"),
+            TextColumn("{task.description:8}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[words]}", markup=False),
         )
@@ -119,10 +127,10 @@ class Json(Quiet):
         """``{"event": "note"}``."""
         _write({"event": "note", "text": text}, sys.stdout)
 
-    def progress(self, event: Event) -> None:
+    def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """``{"event": "progress"}`` with the phase, units done and in all, and the pace."""
-        self._pace.take(event)
-        values = {"phase": event.phase, "done": event.done, "total": event.total}
+        self._pace.take(name, done, total)
+        values = {"phase": name, "done": done, "total": total} | ({"unit": unit} if unit else {})
         _write({"event": "progress", **values, **self._pace.values()}, sys.stdout)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
@@ -141,36 +149,32 @@ class Pace:
     """Seconds a unit takes in the phase that is on, and the seconds left."""
 
     def __init__(self) -> None:
-        self._phase: Phase | None = None
-        self._since = 0.0
-        self._first = 0
-        self._event = Event("load", 0, 0)
-        self._now = 0.0
+        self._name: str | None = None
+        self._since = self._now = 0.0
+        self._first = self._done = self._total = 0
 
-    def take(self, event: Event) -> None:
+    def take(self, name: str, done: int, total: int) -> None:
         """Take notice of a step."""
-        self._now, self._event = time.monotonic(), event
-        if event.phase != self._phase:
-            self._phase, self._since, self._first = event.phase, self._now, event.done
+        self._now, self._done, self._total = time.monotonic(), done, total
+        if name != self._name:
+            self._name, self._since, self._first = name, self._now, done
 
     def values(self) -> dict[str, float]:
         """``seconds_per_unit`` and ``seconds_left``, once a unit is done."""
-        done = self._event.done - self._first
+        done = self._done - self._first
         if done < 1:
             return {}
         each = (self._now - self._since) / done
-        return {
-            "seconds_per_unit": round(each, 3),
-            "seconds_left": round(each * (self._event.total - self._event.done)),
-        }
+        return {"seconds_per_unit": float(f"{each:.3g}"), "seconds_left": round(each * (self._total - self._done), 1)}
 
-    def words(self) -> str:
-        """The same for people."""
+    def words(self, unit: str) -> str:
+        """The same for people; of bytes, the time left alone."""
         values = self.values()
         if not values:
             return ""
-        minutes, seconds = divmod(int(values["seconds_left"]), 60)
-        return f", {values['seconds_per_unit']:.2f} s each, {minutes}:{seconds:02} left"
+        minutes, seconds = divmod(round(values["seconds_left"]), 60)
+        each = "" if unit == BYTES else f", {values['seconds_per_unit']:.2f} s each"
+        return f"{each}, {minutes}:{seconds:02} left"
 
 
 def choose_console(*, as_json: bool, quiet: bool) -> Quiet:
@@ -182,10 +186,16 @@ def choose_console(*, as_json: bool, quiet: bool) -> Quiet:
     return Bar() if sys.stderr.isatty() else Lines()
 
 
-def table(rows: dict[str, object]) -> str:
+def table(rows: Mapping[str, object]) -> str:
     """Names and values in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:{width}}  {_one_line(str(value))}" for name, value in rows.items())
+
+
+def _share(done: int, total: int, unit: str) -> str:
+    if unit == BYTES:
+        return f"{done / 1e6:.0f}/{total / 1e6:.0f} MB"
+    return f"{done}/{total}"
 
 
 def _write(values: dict[str, Any], stream: TextIO) -> None:

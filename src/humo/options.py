@@ -103,6 +103,7 @@ def _values(name: str) -> str:
 
 def _published(name: str, preset: Any) -> float | int | None:
     """A preset's own value for a field, where it is a number."""
-    scale = name.removeprefix("scale_")
-    value = getattr(preset, name, getattr(preset.scales, scale, None))
+    of_scales = {"switch_timestep": preset.scales.switch_timestep}
+    of_scales |= {f"scale_{word}": getattr(preset.scales, word) for word in ("text", "audio", "image")}
+    value = of_scales.get(name, getattr(preset, name, None))
     return value if isinstance(value, (int, float)) else None

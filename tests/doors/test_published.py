@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published_files import published_configuration, write_yaml
 
 from humo.errors import RequestError
 from humo.jobfiles import read_job_file
 from humo.published import SETTINGS, interpret, item_fields, parse_overrides
+from tests.doors.published_files import published_configuration, write_yaml
 
 
 def leaves(tree: Mapping[str, Any], start: str = "") -> list[str]:

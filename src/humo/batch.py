@@ -1,0 +1,158 @@
+"""Many requests one after another: all looked at first, finished ones skipped, a bad one stops no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from humo.errors import HumoError, RequestError
+from humo.jobfiles import Row
+from humo.jobs import VIDEO_SUFFIX, Engine, Result, build_request, prepare, preset_of, run
+from humo.progress import Listener, deaf
+from humo.published import item_output
+from humo.replay import same_request
+from humo.request import Plan
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["made", "skipped", "failed", "ready"]
+
+NONE_FAILED, ALL_FAILED, SOME_FAILED = 0, 1, 3
+"""Exit codes of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a row.
+
+    Args:
+        row: the row.
+        status: made, skipped as its video was there, failed, or (nothing being made) ready.
+        output: its video, where that is known.
+        result: of a row that was made.
+        error: of a row that failed.
+    """
+
+    row: Row
+    status: Status
+    output: Path | None = None
+    result: Result | None = None
+    error: Exception | None = None
+
+
+Report = Callable[[Outcome], None]
+
+
+def run_batch(
+    rows: Iterable[Row],
+    *,
+    defaults: Mapping[str, Any],
+    output_folder: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    engine: Engine,
+    listener: Listener = deaf,
+    report: Report = lambda outcome: None,
+    announce: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
+) -> list[Outcome]:
+    """Make the video of every row.
+
+    A row whose video is there and was made from the same request is skipped; one whose video is there and was made
+    from another is a failed row, unless ``overwrite``.
+
+    Args:
+        rows: from a batch file.
+        defaults: fields of a request, for rows that do not say otherwise.
+        output_folder: where videos go; by default the current folder.
+        overwrite: make every row anew.
+        dry_run: look at every row, make none.
+        engine: keeps the model between rows; rows of one model are made one after another.
+        listener: told of the progress within a row.
+        report: told of each row's outcome, as soon as it is known.
+        announce: told of each row that is to be made, and what is worth saying of it.
+
+    Returns:
+        the outcomes, in the rows' order.
+    """
+    outcomes: dict[int, Outcome] = {}
+
+    def settle(outcome: Outcome) -> None:
+        outcomes[outcome.row.number] = outcome
+        report(outcome)
+
+    work: dict[tuple[str | None, str, str], list[tuple[Row, Plan]]] = {}
+    outputs: dict[Path, Row] = {}
+    for row in rows:
+        try:
+            plan = plan_row(row, defaults, output_folder, overwrite, outputs)
+        except HumoError as error:
+            settle(Outcome(row, "failed", error=error))
+            continue
+        if plan is None:
+            settle(Outcome(row, "skipped", next(path for path, user in outputs.items() if user is row)))
+            continue
+        announce(row, plan.notes)
+        if dry_run:
+            settle(Outcome(row, "ready", Path(plan.request.output)))
+        else:
+            request = plan.request
+            work.setdefault((request.model, request.device, request.dtype), []).append((row, plan))
+    for row, plan in (pair for pairs in work.values() for pair in pairs):
+        output = Path(plan.request.output)
+        try:
+            settle(Outcome(row, "made", output, run(plan, engine=engine, listener=listener)))
+        except Exception as error:
+            logger.debug("row %d failed", row.number, exc_info=True)
+            settle(Outcome(row, "failed", output, error=error))
+    return [outcomes[number] for number in sorted(outcomes)]
+
+
+def plan_row(
+    row: Row, defaults: Mapping[str, Any], output_folder: Path | None, overwrite: bool, outputs: dict[Path, Row]
+) -> Plan | None:
+    """The plan of a row, or None if its video is there.
+
+    Args:
+        row, defaults, output_folder, overwrite: as `run_batch`.
+        outputs: videos of the rows before, with their rows; this row's is added.
+
+    Raises:
+        HumoError: what is wrong with the row.
+    """
+    if row.problem is not None:
+        raise row.problem
+    fields = {**_outdone(defaults, row.fields), **row.fields}
+    given = row.fields.get("output")
+    request = build_request({**fields, "output": "out.mp4" if given is None else given})
+    if given is None:
+        seed = request.seed if request.seed is not None else preset_of(request).seed
+        name = item_output(row.name, seed) if row.published else row.name + VIDEO_SUFFIX
+    else:
+        name = str(given)
+    output = Path(name) if output_folder is None else output_folder / name
+    earlier = outputs.setdefault(output.resolve(), row)
+    if earlier is not row:
+        raise RequestError("output", f"{str(output)!r} is that of row {earlier.number}, too", "name it otherwise")
+    plan = prepare(request.model_copy(update={"output": str(output)}))
+    if output.exists() and not overwrite:
+        if same_request(output, plan):
+            return None
+        raise RequestError("output", f"{str(output)!r} is there and was made otherwise", "give --overwrite, or move it")
+    return plan
+
+
+def _outdone(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults without those that a row's own fields replace under another name."""
+    both = {"frames", "seconds"}
+    return {name: value for name, value in defaults.items() if not (name in both and both & fields.keys())}
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """0 if no row failed, 1 if all did, 3 if some did."""
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed == 0:
+        return NONE_FAILED
+    return ALL_FAILED if failed == len(outcomes) else SOME_FAILED

@@ -1,0 +1,317 @@
+"""The ``humo`` command: ``generate``, ``batch`` and ``convert``; what is asked for, and what a run ends with.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 some rows of a batch failed, 130 interrupted.
+Nothing heavy is imported until a command needs it: help costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from humo import __version__
+from humo.console import BYTES, Quiet, choose_console
+from humo.errors import HumoError, RequestError, did_you_mean
+from humo.options import Parser, add_request_options, given_fields
+
+if TYPE_CHECKING:
+    from humo.jobfiles import JobFile, Row
+
+DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes."""
+
+LENGTHS = {"frames", "seconds"}
+"""Two words for one thing: whichever is nearer to the user outdoes the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A word after ``humo``: what it does in a line, its options, and the doing."""
+
+    summary: str
+    add_options: Callable[[Parser], None]
+    act: Callable[[argparse.Namespace, list[str], Quiet], int]
+
+
+def entry() -> NoReturn:
+    """The installed command: like `main`, in a process of its own."""
+    if "--debug" not in sys.argv:
+        import warnings
+
+        warnings.simplefilter("ignore")  # of libraries, about themselves; ours are notes
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(words: Sequence[str]) -> int:
+    """Do what the words ask for.
+
+    Args:
+        words: the command line without the program's name.
+
+    Returns:
+        the exit code; what went wrong has been said in one line.
+    """
+    console = choose_console(as_json="--json" in words, quiet="--quiet" in words)
+    try:
+        with _terminable():
+            return _dispatch(list(words), console)
+    except HumoError as error:
+        console.error(error)
+        return USAGE
+    except KeyboardInterrupt:
+        console.error("interrupted; nothing unfinished was left")
+        return INTERRUPTED
+    except SystemExit as done:  # argparse, after --help and --version
+        return done.code if isinstance(done.code, int) else DONE
+    except Exception as error:  # noqa: BLE001 - a fault of ours: one line, and how to see more
+        console.error(f"failed: {type(error).__name__}: {error} (add --debug for the traceback)")
+        if "--debug" in words:
+            traceback.print_exc()
+        return FAILED
+    finally:
+        console.close()
+
+
+def _dispatch(words: list[str], console: Quiet) -> int:
+    name = words[0] if words else ""
+    if name in COMMANDS:
+        command = COMMANDS[name]
+        parser = Parser(prog=f"humo {name}", description=command.summary)
+        command.add_options(parser)
+        group = parser.add_argument_group("how it is told")
+        group.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+        group.add_argument("--quiet", action="store_true", help="nothing but errors")
+        group.add_argument("--debug", action="store_true", help="the traceback of an unexpected failure")
+        return command.act(*parser.parse_with_rest(words[1:]), console)
+    listing = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
+    parser = Parser(prog="humo", usage="humo COMMAND [options]", epilog=f"commands:\n{listing}")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--version", action="version", version=f"humo {__version__}")
+    _, rest = parser.parse_with_rest(words)
+    if not rest:
+        raise RequestError("command", "is missing", f"known are {', '.join(COMMANDS)}; see humo --help")
+    raise RequestError("command", f"{rest[0]!r} is not known", did_you_mean(rest[0], COMMANDS))
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: with nothing half-written."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, which alone may do this
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- generate ---------------------------------------------------------------------------------------------------------
+
+
+def _generate_options(parser: Parser) -> None:
+    parser.usage = "humo generate --model FOLDER --prompt TEXT [options] [--config FILE [key=value ...]]"
+    source = parser.add_argument_group("where the request comes from; options outdo both")
+    source.add_argument("--from", dest="again", metavar="FILE", help="a video made before, or its .json: make it again")
+    _config_option(source)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be made, and load nothing")
+    add_request_options(parser)
+
+
+def _config_option(group: Any) -> None:
+    text = "a TOML, YAML or JSON file of a request's fields, or a published generate.yaml; key=value words change it"
+    group.add_argument("--config", metavar="FILE", help=text)
+
+
+def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    from humo.jobs import Engine, build_request, prepare, run
+    from humo.report import describe_plan, describe_result
+
+    given = given_fields(options)
+    if options.again is not None and options.config is not None:
+        raise RequestError("--from", "and --config cannot both be given", "give one, and options for the rest")
+    job = _read_config(options.config, rest, console)
+    if job.items is not None and "prompt" not in given:
+        if "output" in given:
+            raise RequestError("--output", f"names one video, and {job.items.name} asks for several", "set output.dir")
+        return _make_rows(job.items, _laid_over(job.fields, given), job.output_folder, options, console)
+    below = dict(job.fields)
+    if job.output_folder is not None:
+        below["output"] = str(_folder(job.output_folder) / "out.mp4")
+    if options.again is not None:
+        from humo.replay import read_again
+
+        below = read_again(Path(options.again), given)
+        if "output" not in given:
+            console.note(f"the video is written to {below['output']}")
+    plan = prepare(build_request(_laid_over(below, given)))
+    _compare_family(job.family, plan.preset.name, console)
+    for note in plan.notes:
+        # of what a record repeats, nobody needs to hear again
+        if options.again is None or note.split()[0] not in below.keys() - given.keys():
+            console.note(note)
+    if options.dry_run:
+        console.result(*describe_plan(plan), kind="plan")
+        return DONE
+    console.result(*describe_result(run(plan, engine=Engine(), listener=console.progress)))
+    return DONE
+
+
+def _read_config(path: str | None, overrides: list[str], console: Quiet) -> JobFile:
+    from humo.jobfiles import JobFile, read_job_file
+
+    if path is None:
+        if overrides:
+            raise RequestError(overrides[0], "is not an option, and there is no --config that it could change")
+        return JobFile()
+    job = read_job_file(Path(path), overrides)
+    for note in job.notes:
+        console.note(note)
+    return job
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with ``above`` over it."""
+    kept = {name: value for name, value in below.items() if not (name in LENGTHS and LENGTHS & above.keys())}
+    return {**kept, **above}
+
+
+def _compare_family(wanted: str | None, found: str, console: Quiet) -> None:
+    if wanted not in (None, found):
+        console.note(f"the configuration was written for {wanted}, and the model folder holds {found}")
+
+
+def _folder(name: str) -> Path:
+    """A folder to write into, made if it is not there."""
+    from humo.errors import StorageError
+
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError("output folder", f"{name!r} cannot be made: {reason}", "name another") from error
+    return folder
+
+
+# -- batch ------------------------------------------------------------------------------------------------------------
+
+
+def _batch_options(parser: Parser) -> None:
+    parser.usage = "humo batch FILE [--output-dir FOLDER] [options for all rows] [--config FILE [key=value ...]]"
+    parser.add_argument("file", metavar="FILE", help="a published test_case.json, or JSON, JSONL, CSV, YAML, TOML")
+    parser.add_argument("--output-dir", metavar="FOLDER", help="where videos go; default: the current folder")
+    parser.add_argument("--overwrite", action="store_true", help="make every row anew, whatever is there")
+    parser.add_argument("--dry-run", action="store_true", help="look at every row, and load nothing")
+    _config_option(parser)
+    add_request_options(parser)
+
+
+def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    given = given_fields(options)
+    if "output" in given:
+        raise RequestError(
+            "--output", "names one video, and a batch makes several", "use --output-dir, or field output"
+        )
+    job = _read_config(options.config, rest, console)
+    folder = options.output_dir or job.output_folder
+    return _make_rows(Path(options.file), _laid_over(job.fields, given), folder, options, console)
+
+
+def _make_rows(
+    path: Path, defaults: Mapping[str, Any], folder: str | None, options: argparse.Namespace, console: Quiet
+) -> int:
+    from humo.batch import Outcome, exit_code, run_batch
+    from humo.jobfiles import read_rows
+    from humo.jobs import Engine
+    from humo.report import describe_outcome, describe_summary
+
+    rows = read_rows(path)
+
+    def tell(outcome: Outcome) -> None:
+        text, values = describe_outcome(outcome)
+        if outcome.error is not None:
+            console.error(text, **values)
+            if options.debug:
+                traceback.print_exception(outcome.error)
+        else:
+            console.result(text, values, kind="row")
+
+    def announce(row: Row, notes: Sequence[str]) -> None:
+        for note in notes:
+            console.note(f"row {row.number} ({row.name}): {note}")
+
+    outcomes = run_batch(
+        rows,
+        defaults=defaults,
+        output_folder=None if folder is None else _folder(folder),
+        overwrite=getattr(options, "overwrite", False),
+        dry_run=options.dry_run,
+        engine=Engine(),
+        listener=console.progress,
+        report=tell,
+        announce=announce,
+    )
+    code = exit_code(outcomes)
+    console.result(*describe_summary(outcomes, code), kind="summary")
+    return code
+
+
+# -- convert ----------------------------------------------------------------------------------------------------------
+
+
+def _convert_options(parser: Parser) -> None:
+    parser.usage = "humo convert SOURCE [SOURCE ...] DESTINATION [options]"
+    text = "downloaded folders or weights files (published, ComfyUI's, or a model folder), then the folder to make"
+    parser.add_argument("paths", nargs="+", metavar="SOURCE ... DESTINATION", help=text)
+    parser.add_argument("--to", default="ours", metavar="{ours,published}", help="names and tree to write")
+    parser.add_argument("--back", dest="to", action="store_const", const="published", help="the same as --to published")
+    parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="which one, if the source holds both")
+    parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="type of all weights; default: as they are")
+    parser.add_argument("--head-width", metavar="N", help="channels of an attention head, where no file tells")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+
+
+def _convert(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    from humo.checkpoints.convert import convert
+    from humo.report import describe_conversion
+
+    *sources, destination = options.paths + rest
+    if not sources:
+        raise RequestError("DESTINATION", "is missing", "humo convert SOURCE DESTINATION")
+    head_width = options.head_width
+    if head_width is not None and not (head_width.isdecimal() and int(head_width) > 0):
+        raise RequestError("--head-width", f"{head_width!r} is not a number of channels", "give a whole number")
+    report = convert(
+        [Path(source) for source in sources],
+        Path(destination),
+        family=options.family,
+        naming=options.to,
+        dtype=options.dtype,
+        head_width=None if head_width is None else int(head_width),
+        overwrite=options.overwrite,
+        progress=lambda part, done, total: console.step(part, done, total, BYTES),
+    )
+    for note in report.notes:
+        console.note(note)
+    console.result(*describe_conversion(report))
+    return DONE
+
+
+COMMANDS = {
+    "generate": Command("make one video from words, pictures and a sound", _generate_options, _generate),
+    "batch": Command("make the videos of a file of requests", _batch_options, _batch),
+    "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
+}

@@ -1,0 +1,291 @@
+"""One request from its fields to a finished video: the same steps for the command line, a batch, a server.
+
+    plan = prepare(build_request(fields))          cheap: every input is looked at, nothing is loaded
+    result = run(plan, engine=Engine())            load, encode, denoise, decode, write
+
+No torch until `run`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.errors import DependencyError, RequestError
+from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
+from humo.presets import Preset
+from humo.progress import Event, Listener, Phase, deaf
+from humo.replay import make_record
+from humo.request import GenerateRequest, Plan, parse_request, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+    from humo.media.audio import SoundTrack
+    from humo.pipeline import HuMoPipeline
+
+    Frame = npt.NDArray[np.uint8]
+
+AS_LONG_AS_THE_SOUND = -1  # frames: the published word for the whole sound
+VIDEO_SUFFIX = ".mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished video.
+
+    Args:
+        path: the file.
+        frames, seconds: its length.
+        width, height: pixels.
+        bytes: its size.
+        seed: what it was made from.
+        timings: seconds spent in each phase.
+    """
+
+    path: Path
+    frames: int
+    seconds: float
+    width: int
+    height: int
+    bytes: int
+    seed: int
+    timings: dict[Phase, float] = field(default_factory=dict)
+
+
+def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
+    """A checked request from plain fields, ``frames: -1`` (as long as the sound) measured.
+
+    Raises:
+        RequestError: a field at fault.
+        MediaError: the sound whose length is asked for cannot be read.
+    """
+    if str(fields.get("frames", "")).strip() != str(AS_LONG_AS_THE_SOUND):
+        return parse_request(fields)
+    request = parse_request({**fields, "frames": None})
+    if request.audio is None:
+        raise RequestError("frames", "-1 means as long as the sound, and there is no sound", "give audio")
+    return request.model_copy(update={"frames": max(1, frames_in_samples(_samples(request.audio)))})
+
+
+def prepare(request: GenerateRequest) -> Plan:
+    """Look at everything a request names, and settle what it leaves open, before anything costs time.
+
+    Raises:
+        HumoError: the first thing that would keep the video from being made.
+    """
+    preset = preset_of(request)
+    mode = request.mode or "TIA"
+    images = request.images if "I" in mode else ()
+    audio = request.audio if "A" in mode else None
+    for path in images:
+        _check_picture(path)
+    plan = resolve(request, preset, None if audio is None else _samples(audio))
+    if plan.request.vocals is not None:
+        _check_separator(plan.request.vocals)
+    _check_output(plan)
+    return plan
+
+
+def preset_of(request: GenerateRequest) -> Preset:
+    """The family of the model folder a request names.
+
+    Raises:
+        RequestError: it names none.
+        CheckpointError: it is not a model folder.
+    """
+    from humo.checkpoints.hub import open_model_folder
+
+    if request.model is None:
+        raise RequestError("model", "is missing", "give a model folder: --model FOLDER; humo convert makes one")
+    return open_model_folder(request.model).preset
+
+
+class Engine:
+    """Loads pipelines, and keeps the last one for the next request of the same model."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Path, str, str] | None = None
+        self._pipeline: HuMoPipeline | None = None
+
+    def settle(self, request: GenerateRequest) -> tuple[str, str]:
+        """The device and dtype a request will run with.
+
+        Raises:
+            DependencyError: the device is not there.
+        """
+        from humo.runtime import choose_device, choose_dtype
+
+        device = choose_device(request.device)
+        return device, choose_dtype(request.dtype, device)
+
+    def pipeline(self, folder: Path, device: str, dtype: str, listener: Listener = deaf) -> HuMoPipeline:
+        """The pipeline of a model folder, loaded unless it was the last one.
+
+        Raises:
+            CheckpointError: the folder's weights cannot be used.
+        """
+        from humo.runtime import load_pipeline
+
+        key = (folder.resolve(), device, dtype)
+        if self._pipeline is None or self._key != key:
+            self._key = self._pipeline = None  # the old one leaves memory before the new one comes
+            listener(Event("load", 0, 1))
+            self._pipeline = load_pipeline(folder, device=device, dtype=dtype)
+            self._key = key
+            listener(Event("load", 1, 1))
+        return self._pipeline
+
+
+def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
+    """Make the video of a plan.
+
+    Args:
+        plan: from `prepare`.
+        engine: keeps the model between runs.
+        listener: told of the progress of each phase.
+
+    Raises:
+        HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
+    """
+    from humo.media.provenance import to_metadata, write_sidecar
+    from humo.media.video import write_video
+
+    request, geometry = plan.request, plan.geometry
+    assert request.model is not None
+    assert request.seed is not None
+    watch = Stopwatch(listener)
+    images, sound, track = load_inputs(plan)
+    device, dtype = engine.settle(request)
+    settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
+    record = make_record(settled)
+    pipeline = engine.pipeline(Path(request.model), device, dtype, watch)
+    frames = pipeline.run(settled, images=images, sound=sound, listener=watch)
+    # the first frame is there before the file is opened: no unfinished file lies about while the model works
+    frames = chain([next(frames)], frames)
+    output = Path(request.output)
+    write_video(
+        output,
+        watch.counted(frames, geometry.frames),
+        width=geometry.width,
+        height=geometry.height,
+        frames_per_second=FRAMES_PER_SECOND,
+        track=track,
+        metadata=to_metadata(replace(record, timings=watch.timings)),
+    )
+    if request.sidecar:
+        write_sidecar(output.with_suffix(".json"), replace(record, timings=watch.timings))
+    return Result(
+        path=output,
+        frames=geometry.frames,
+        seconds=geometry.seconds,
+        width=geometry.width,
+        height=geometry.height,
+        bytes=output.stat().st_size,
+        seed=request.seed,
+        timings=watch.timings,
+    )
+
+
+class Stopwatch:
+    """Passes events on, and counts the seconds that each phase takes.
+
+    The time before an event belongs to the event's phase: of frames that are decoded and written in turns, each
+    phase gets its own share.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._spent: dict[Phase, float] = {}
+        self._last = time.perf_counter()
+
+    @property
+    def timings(self) -> dict[Phase, float]:
+        """Seconds spent in each phase so far."""
+        return {phase: round(seconds, 3) for phase, seconds in self._spent.items()}
+
+    def __call__(self, event: Event) -> None:
+        """Take the time, then tell the listener."""
+        self._take(event)
+        self._listener(event)
+
+    def counted(self, frames: Iterable[Frame], total: int) -> Iterator[Frame]:
+        """The frames, with an event of the phase ``write`` after each second of them."""
+        self(Event("write", 0, total))
+        for done, frame in enumerate(frames, 1):
+            yield frame
+            event = Event("write", done, total)
+            self._take(event)
+            if done % FRAMES_PER_SECOND == 0 or done == total:
+                self._listener(event)
+
+    def _take(self, event: Event) -> None:
+        now = time.perf_counter()
+        if event.done > 0:
+            self._spent[event.phase] = self._spent.get(event.phase, 0.0) + now - self._last
+        self._last = now
+
+
+def load_inputs(plan: Plan) -> tuple[list[Image], npt.NDArray[np.float32] | None, SoundTrack | None]:
+    """The pictures, the sound the model hears (the voice alone with ``vocals``), and the sound of the video."""
+    from humo.media.audio import load_sound, load_track
+    from humo.media.image import load_image
+
+    request = plan.request
+    images = [load_image(path, field="images") for path in request.images]
+    if request.audio is None:
+        return images, None, None
+    track = load_track(request.audio, seconds=plan.geometry.seconds)
+    if request.vocals is None:
+        return images, load_sound(request.audio, field="audio"), track
+    return images, _voice(request.audio, request.vocals), track
+
+
+def _check_output(plan: Plan) -> None:
+    from humo.media.video import check_writable, estimate_video_bytes
+
+    request, geometry = plan.request, plan.geometry
+    output = Path(request.output)
+    inputs = [*request.images, request.audio, request.vocals]
+    if any(path and output.exists() and output.samefile(path) for path in inputs):
+        raise RequestError("output", f"{request.output!r} is one of the inputs", "name another file")
+    needed = estimate_video_bytes(geometry.width, geometry.height, geometry.frames)
+    check_writable(output, bytes_needed=needed, field="output")
+
+
+def _check_picture(path: str) -> None:
+    from humo.media.image import load_image
+
+    load_image(path, field="images")
+
+
+def _samples(path: str) -> int:
+    """Length of a sound file in samples at 16 kHz."""
+    from humo.media.audio import probe_sound
+
+    return probe_sound(path, field="audio").samples_16k
+
+
+def _check_separator(path: str) -> None:
+    from humo.media.files import check_file
+
+    check_file(Path(path), "vocals")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise DependencyError("vocals", "needs onnxruntime, and it is not installed", "pip install humo-video[vocals]")
+
+
+def _voice(audio: str, separator: str) -> npt.NDArray[np.float32]:
+    """The voice in a sound file, mono at 16 kHz."""
+    from humo.conditioning.vocals import VocalSeparator
+    from humo.media.audio import load_sound, load_track, probe_sound
+
+    track = load_track(audio, seconds=probe_sound(audio).seconds)
+    voice = VocalSeparator(Path(separator)).separate(track.samples, track.sample_rate)
+    return load_sound((voice, track.sample_rate), field="audio")
