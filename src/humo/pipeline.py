@@ -28,7 +28,7 @@ from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import Guidance, Mode, weigh
 from humo.media.video import to_uint8
 from humo.model.reference import network_input, with_references, without_references
-from humo.presets import ReferenceEntry, find_preset
+from humo.presets import HUMO_17B, ReferenceEntry, find_preset
 from humo.progress import Event, Listener, deaf
 from humo.request import Plan
 from humo.schedule import unshifted_sigmas
@@ -113,7 +113,7 @@ class HuMoPipeline(DiffusionPipeline):
         audio_encoder: Any,
         feature_extractor: Any,
         scheduler: Any,
-        preset: str,
+        preset: str = HUMO_17B.name,  # a default makes it a setting, for diffusers, and not a component
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -305,7 +305,7 @@ class HuMoPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> HuMoPipelineOutput | tuple[Any]:
+    ) -> Any:  # HuMoPipelineOutput, or a tuple without return_dict
         """Make a clip, or a batch of clips of one size and length.
 
         Args:

@@ -3,8 +3,8 @@
 Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens (F * h * w), D width,
 L text positions, K audio tokens a frame, E audio token width, N attention heads.
 
-The residual stream is float32 whatever the weights' precision; the compute precision is that of the text embeddings
-given. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
+The residual stream is float32 whatever the weights' precision, and so are the small layers at both ends; the blocks
+compute in the precision of the text embeddings given. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
 
 **Source:** method.md, 4.
 """
@@ -59,10 +59,10 @@ def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: to
 
 
 def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
-    """Turn each pair of neighbouring channels by its token's angle, in float32."""
+    """Turn each pair of neighbouring channels by its token's angle."""
     cos, sin = rotary
-    even, odd = x_BSND.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x_BSND)
+    even, odd = x_BSND.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 
 def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
@@ -81,14 +81,24 @@ class AttentionProcessor:
 
     def __call__(self, attn: Attention, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
         """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
-        q = attn.norm_q(attn.to_q(query)).unflatten(2, (attn.heads, -1))
-        k = attn.norm_k(attn.to_k(context)).unflatten(2, (attn.heads, -1))
+        q = attn.norm_q(attn.to_q(query).float()).unflatten(2, (attn.heads, -1))
+        k = attn.norm_k(attn.to_k(context).float()).unflatten(2, (attn.heads, -1))
         v = attn.to_v(context).unflatten(2, (attn.heads, -1))
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k, v = q.type_as(query), k.type_as(query), v.type_as(query)
         out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
         result: Tensor = attn.to_out(out.flatten(2, 3).type_as(query))
         return result
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer computed in float32 whatever its weights are stored in: for the few tokens of a context."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., in) of any precision -> (..., out) float32."""
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(input.float(), self.weight.float(), bias)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
@@ -103,8 +113,9 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.heads = heads
         self.is_cross_attention = context_dim is not None
         self.to_q = nn.Linear(dim, dim)
-        self.to_k = nn.Linear(context_dim or dim, dim)
-        self.to_v = nn.Linear(context_dim or dim, dim)
+        project = Float32Linear if self.is_cross_attention else nn.Linear
+        self.to_k = project(context_dim or dim, dim)
+        self.to_v = project(context_dim or dim, dim)
         self.to_out = nn.Sequential(nn.Linear(dim, dim))  # named to_out.0, as LoRAs know it
         self.norm_q = nn.RMSNorm(dim, eps=eps)
         self.norm_k = nn.RMSNorm(dim, eps=eps)
@@ -127,9 +138,11 @@ class ConditionEmbedder(nn.Module):
 
     def forward(self, timestep_B: Tensor, text_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Time embedding (B, D) and its six modulations (B, 6, D), both float32; text (B, L, D)."""
-        time_BD = self.time_embedder(time_sinusoid(timestep_B, self.freq_dim))
+        sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
+        time_BD = self.time_embedder(sinusoid)
         modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
-        return time_BD, modulation, self.text_embedder(text_BLD)
+        text_BLD = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
+        return time_BD.float(), modulation.float(), text_BLD
 
 
 class HuMoTransformerBlock(nn.Module):
@@ -148,23 +161,29 @@ class HuMoTransformerBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
     def forward(
-        self, hidden_BSD: Tensor, text_BLD: Tensor, modulation_B6D: Tensor, rotary: Rotary, audio_BFKE: Tensor
+        self,
+        hidden_BSD: Tensor,
+        text_BLD: Tensor,
+        modulation_B6D: Tensor,
+        rotary: Rotary,
+        audio_BFKE: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """One block: the float32 residual stream in and out, sub-layers in the precision of the text."""
+        """One block: the float32 residual stream in and out, sub-layers in the precision ``dtype``."""
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
         frames = audio_BFKE.shape[1]
 
-        x = (self.norm1(hidden_BSD) * (1 + scale) + shift).type_as(text_BLD)
+        x = (self.norm1(hidden_BSD) * (1 + scale) + shift).to(dtype)
         hidden_BSD = hidden_BSD + self.attn1(x, x, rotary) * gate
 
-        x = self.norm2(hidden_BSD).type_as(text_BLD)
+        x = self.norm2(hidden_BSD).to(dtype)
         hidden_BSD = hidden_BSD + self.attn2(x, text_BLD)
 
-        x = self.norm_audio(hidden_BSD).type_as(text_BLD)
+        x = self.norm_audio(hidden_BSD).to(dtype)
         x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # each latent frame hears its own tokens only
         hidden_BSD = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
 
-        x = (self.norm3(hidden_BSD) * (1 + ffn_scale) + ffn_shift).type_as(text_BLD)
+        x = (self.norm3(hidden_BSD) * (1 + ffn_scale) + ffn_shift).to(dtype)
         out: Tensor = hidden_BSD + self.ffn(x) * ffn_gate
         return out
 
@@ -187,8 +206,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
     _supports_gradient_checkpointing = True
     _no_split_modules = ["HuMoTransformerBlock"]
     _repeated_blocks = ["HuMoTransformerBlock"]
-    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "norm", "proj_out"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "audio_proj", "norm", "proj_out"]
     _keep_in_fp32_modules = [
+        "patch_embedding",
+        "text_embedder",
+        "audio_proj",
         "time_embedder",
         "time_proj",
         "scale_shift_table",
@@ -196,6 +218,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         "norm2",
         "norm3",
         "norm_audio",
+        "norm_q",
+        "norm_k",
         "proj_out",
     ]
 
@@ -265,20 +289,22 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
 
         text_BLD = F.pad(encoder_hidden_states, (0, 0, 0, self.config.text_length - encoder_hidden_states.shape[1]))
         time_BD, modulation_B6D, text_BLD = self.condition_embedder(timestep, text_BLD)
-        audio_BFKE = self.audio_proj(audio_hidden_states.to(dtype))
+        audio_BFKE = self.audio_proj(audio_hidden_states.to(self.audio_proj.proj_1.weight.dtype))
         rotary = rotary_table(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
 
-        hidden_BSD = self.patch_embedding(hidden_states.to(dtype)).flatten(2).transpose(1, 2).contiguous().float()
+        patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
+        hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
-                    block, hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE
+                    block, hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype
                 )
             else:
-                hidden_BSD = block(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE)
+                hidden_BSD = block(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype)
 
         shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
-        patches = self.proj_out(self.norm_out(hidden_BSD) * (1 + scale) + shift)
+        out_BSD = self.norm_out(hidden_BSD) * (1 + scale) + shift
+        patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)

@@ -1,0 +1,39 @@
+"""Settings and models shared by all tests."""
+
+import os
+
+# The golden values were computed with AVX2 kernels; other vector widths round sums differently (1e-6 in the decoder).
+# Read by torch when it is first imported; without effect on other processors.
+os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY.parent / "shared" / "golden" / "vectors"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden vectors."""
+    if not (GOLDEN / "meta.json").is_file():
+        pytest.fail(f"no golden vectors in {GOLDEN}; set HUMO_GOLDEN")
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the 1.7B family with tiny random weights."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-1.7b", "humo-1.7b")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder_17b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of the 17B family with tiny random weights."""
+    from tests.tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-17b", "humo-17b")

@@ -1,0 +1,121 @@
+"""The published models on the golden weights, rebuilt from their tensors' names in our classes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from humo import HuMoPipeline, HuMoTransformer3DModel, SpeechEncoder
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.structure import measure_autoencoder, measure_text, measure_transformer
+
+FAMILIES = {"humo_17b": "humo-17b", "humo_1_7b": "humo-1.7b"}
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    """Relative L2."""
+    assert ours.shape == theirs.shape
+    return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A folder of golden vectors, and the models they were computed with."""
+
+    folder: Path
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
+        return content
+
+    @cached_property
+    def _fill(self) -> Any:
+        spec = importlib.util.spec_from_file_location("fill", self.folder.parent / "fill.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """What a golden file holds."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def noise(self, name: str, *shape: int) -> Tensor:
+        """The input of that name."""
+        made: Tensor = self._fill.noise(name, shape, self.meta["seed"])
+        return made
+
+    def _load(self, module: nn.Module, shapes: dict[str, Any], names: Any) -> Any:
+        weights = self._fill.fill_state_dict(shapes, self.meta["seed"])
+        module.load_state_dict({name.ours: weights[name.published] for name in names}, strict=False)
+        loaded = {name.ours for name in names}
+        assert {name for name, _ in module.named_parameters()} <= loaded
+        return module.eval()
+
+    def transformer(self, family: str) -> HuMoTransformer3DModel:
+        keys = self.meta[family]["keys"]
+        structure = measure_transformer(_shapes(keys), self.meta[family]["config"])
+        settings = {name: value for name, value in structure.config().items() if name != "_class_name"}
+        model: HuMoTransformer3DModel = self._load(HuMoTransformer3DModel(**settings), keys, list(names_of(structure)))
+        return model
+
+    @cached_property
+    def vae(self) -> AutoencoderKLWan:
+        keys = self.meta["vae_keys"]
+        structure = measure_autoencoder(_shapes(keys), {})
+        settings = {name: value for name, value in structure.config().items() if name != "_class_name"}
+        return self._load(AutoencoderKLWan(**settings), keys, list(names_of(structure)))
+
+    @cached_property
+    def text_encoder(self) -> UMT5EncoderModel:
+        keys, sizes = self.meta["text_keys"], self.meta["text"]
+        structure = measure_text(_shapes(keys), {})
+        config = UMT5Config(
+            vocab_size=sizes["vocab"],
+            d_model=sizes["dim"],
+            d_kv=sizes["dim_attn"] // sizes["num_heads"],
+            d_ff=sizes["dim_ffn"],
+            num_layers=sizes["num_layers"],
+            num_heads=sizes["num_heads"],
+            relative_attention_num_buckets=sizes["num_buckets"],
+            dropout_rate=0.0,
+        )
+        return self._load(UMT5EncoderModel(config), keys, list(names_of(structure)))
+
+    @cached_property
+    def audio_encoder(self) -> SpeechEncoder:
+        """Weights by fill under transformers' names, except the sinusoidal positions."""
+        config = WhisperConfig(**self.meta["whisper"])
+        encoder = SpeechEncoder(config)
+        encoder.load_state_dict(WhisperModel(config).encoder.state_dict())
+        for name, parameter in encoder.named_parameters():
+            if name != "embed_positions.weight":
+                parameter.data.copy_(self._fill.fill(name, tuple(parameter.shape), self.meta["seed"]))
+        return encoder.eval()
+
+    @cached_property
+    def feature_extractor(self) -> WhisperFeatureExtractor:
+        return WhisperFeatureExtractor(feature_size=self.meta["whisper"]["num_mel_bins"])
+
+    def pipeline(self, family: str) -> HuMoPipeline:
+        """Network and autoencoder; prompts and sound are given as embeddings."""
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+        transformer = self.transformer(family)
+        pipeline = HuMoPipeline(transformer, self.vae, None, None, None, None, scheduler, FAMILIES[family])
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+
+def _shapes(keys: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in keys.items()}

@@ -1,0 +1,25 @@
+"""The video autoencoder equals the published one, normalisation included."""
+
+import torch
+
+from humo.conditioning.image import decode_video, encode_blank, encode_video
+from tests.parity.published import Golden, distance
+
+
+@torch.no_grad()
+def test_encoding_decoding_and_the_zero_video_equal_the_published_ones(published: Golden) -> None:
+    vectors = published.tensors("vae")
+    video = published.noise("vae_video", *vectors["reconstruction"].shape).clamp(-1, 1)[None]
+    assert distance(encode_video(video, published.vae)[0], vectors["latents"]) <= 1e-6
+    assert distance(encode_video(video[:, :, :1], published.vae)[0], vectors["latents_first_frame"]) <= 1e-6
+    assert distance(decode_video(vectors["latents"][None], published.vae)[0], vectors["reconstruction"]) <= 1e-6
+    latents, height, width = vectors["zero_latents"].shape[1:]
+    blank = encode_blank(latents, height, width, published.vae, torch.device("cpu"))
+    assert distance(blank[0], vectors["zero_latents"]) <= 1e-6
+
+
+@torch.no_grad()
+def test_a_shorter_blank_video_is_the_start_of_a_longer_one(published: Golden) -> None:
+    long = encode_blank(40, 4, 6, published.vae, torch.device("cpu"))
+    short = encode_blank(3, 4, 6, published.vae, torch.device("cpu"))
+    assert distance(long[:, :, :3], short) <= 1e-6

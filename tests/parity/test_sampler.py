@@ -1,0 +1,45 @@
+"""The sampler equals the published one: timesteps as integers, noise levels, and where it ends."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from humo.schedule import timesteps, unshifted_sigmas
+from tests.parity.published import Golden, distance
+from tests.tiny import tiny_scheduler
+
+
+def scheduler_for(steps: int, shift: float) -> Any:
+    scheduler = type(tiny_scheduler()).from_config(tiny_scheduler().config, flow_shift=shift)
+    scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)))
+    scheduler.set_begin_index(0)
+    return scheduler
+
+
+def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Golden) -> None:
+    vectors = published.tensors("scheduler")
+    runs = [name.removeprefix("final_") for name in vectors if name.startswith("final_")]
+    assert runs
+    for run in runs:
+        steps, shift = int(run.split("_")[0]), float(run.split("_")[1])
+        scheduler = scheduler_for(steps, shift)
+        assert scheduler.timesteps.tolist() == vectors[f"timesteps_{run}"].long().tolist() == timesteps(steps, shift)
+        assert distance(scheduler.sigmas, vectors[f"sigmas_{run}"]) <= 1e-6
+        shape = vectors[f"final_{run}"].shape
+        latents, target = published.noise("sched", *shape), published.noise("target", *shape)
+        for timestep in scheduler.timesteps:
+            pull = 0.5 + 0.5 * torch.cos(timestep / 300)
+            velocity = (latents - target) * pull + 0.1 * torch.sin(3 * latents)
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        assert distance(latents, vectors[f"final_{run}"]) <= 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.integers(1, 300), shift=st.floats(0.5, 20))
+def test_the_planned_timesteps_are_the_ones_the_scheduler_takes(steps: int, shift: float) -> None:
+    taken = scheduler_for(steps, shift).timesteps.tolist()
+    assert taken == pytest.approx(timesteps(steps, shift), abs=0)

@@ -1,0 +1,60 @@
+"""Audio features and windows equal the published ones; a part of a long sound is encoded as within the whole."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from humo.conditioning.audio import _resample, _step, encode_sound, window
+from humo.geometry import Geometry, audio_rows, audio_rows_needed, encoder_rows
+from humo.media.audio import load_sound
+from tests.parity.published import Golden, distance
+
+BANDS = 5
+
+
+def test_features_and_windows_equal_the_published_ones(published: Golden) -> None:
+    vectors = published.tensors("audio")
+    for seconds in published.meta["audio_seconds"]:
+        sound = load_sound(published.folder / f"sound_{seconds}s.wav")
+        rows = encode_sound(sound, published.feature_extractor, published.audio_encoder, BANDS)
+        assert distance(rows, vectors[f"features_{seconds}s"]) <= 1e-6
+        prefix = f"window_{seconds}s_"
+        names = [name for name in vectors if name.startswith(prefix)]
+        assert names
+        for name in names:
+            frames = int(name.removeprefix(prefix).removesuffix("f"))
+            latents = Geometry(16, 16, frames).video_latents
+            windows = window(rows, latents, slots=0)
+            assert distance(windows[..., : vectors[name].shape[-1]], vectors[name]) <= 1e-6
+
+
+def test_the_part_of_a_sound_that_a_clip_hears_is_encoded_as_within_the_whole(published: Golden) -> None:
+    seconds = max(published.meta["audio_seconds"])
+    sound = load_sound(published.folder / f"sound_{seconds}s.wav")
+    whole = encode_sound(sound, published.feature_extractor, published.audio_encoder, BANDS)
+    for frames in (1, 13, 97, len(whole) - 40):
+        rows = audio_rows_needed(frames)
+        part = encode_sound(sound, published.feature_extractor, published.audio_encoder, BANDS, rows)
+        assert torch.equal(part, whole[:rows])
+
+
+@pytest.mark.parametrize("samples", [640, 1280, 1919, 51_200, 507_200, 1_012_800, 57_600_000])
+def test_resampling_is_torchs_interpolation_with_aligned_corners(samples: int) -> None:
+    fast = encoder_rows(samples)
+    slow = audio_rows(fast)
+    rows = torch.randn(fast, 2, 3, generator=torch.Generator().manual_seed(samples))
+    expected = F.interpolate(rows.flatten(1).T[None], size=slow, mode="linear", align_corners=True)[0].T
+    ours = _resample(rows, _step(fast, slow), slow)
+    assert torch.allclose(ours.flatten(1), expected, rtol=0, atol=2e-6)
+
+
+def test_reference_slots_and_what_lies_outside_the_sound_are_silent() -> None:
+    rows = torch.ones(20, BANDS, 2)
+    windows = window(rows, latents=6, slots=2)
+    assert windows.shape == (8, 8, BANDS, 2)
+    heard = windows[:, :, 0, 0].numpy()
+    assert np.array_equal(heard[0], [0, 0, 0, 0, 0, 1, 1, 1])
+    assert np.array_equal(heard[1], [0, 1, 1, 1, 1, 1, 1, 1])
+    assert np.array_equal(heard[5], [1, 1, 1, 1, 1, 0, 0, 0])
+    assert not heard[6:].any()

@@ -1,0 +1,27 @@
+"""The text encoder equals the published one where the mask is 1."""
+
+import torch
+
+from humo import HuMoPipeline
+from humo.conditioning.text import encode_tokens
+from tests.parity.published import FAMILIES, Golden, distance
+
+
+@torch.no_grad()
+def test_text_embeddings_equal_the_published_ones(published: Golden) -> None:
+    vectors = published.tensors("text")
+    pipeline = HuMoPipeline(None, None, published.text_encoder, None, None, None, None, next(iter(FAMILIES.values())))
+    out = encode_tokens(vectors["ids"], vectors["mask"], pipeline.text_encoder)
+    seen = vectors["mask"].bool()
+    assert distance(out[seen], vectors["out"][seen]) <= 1e-6
+    assert not out[~seen].any()
+
+
+@torch.no_grad()
+def test_a_prompt_alone_and_among_longer_ones_is_encoded_alike(published: Golden) -> None:
+    vectors = published.tensors("text")
+    pipeline = HuMoPipeline(None, None, published.text_encoder, None, None, None, None, next(iter(FAMILIES.values())))
+    for ids, mask, out in zip(vectors["ids"], vectors["mask"], vectors["out"], strict=True):
+        length = int(mask.sum())
+        alone = encode_tokens(ids[None, :length], mask[None, :length], pipeline.text_encoder)
+        assert distance(alone[0], out[:length]) <= 2e-6
