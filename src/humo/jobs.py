@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from humo.errors import DependencyError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
 from humo.presets import Preset
-from humo.progress import Event, Listener, Phase, deaf
+from humo.progress import Event, Listener, deaf
 from humo.replay import make_record
 from humo.request import GenerateRequest, Plan, parse_request, resolve
 
@@ -57,7 +57,7 @@ class Result:
     height: int
     bytes: int
     seed: int
-    timings: dict[Phase, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
@@ -203,11 +203,11 @@ class Stopwatch:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._spent: dict[Phase, float] = {}
+        self._spent: dict[str, float] = {}
         self._last = time.perf_counter()
 
     @property
-    def timings(self) -> dict[Phase, float]:
+    def timings(self) -> dict[str, float]:
         """Seconds spent in each phase so far."""
         return {phase: round(seconds, 3) for phase, seconds in self._spent.items()}
 
@@ -287,5 +287,5 @@ def _voice(audio: str, separator: str) -> npt.NDArray[np.float32]:
     from humo.media.audio import load_sound, load_track, probe_sound
 
     track = load_track(audio, seconds=probe_sound(audio).seconds)
-    voice = VocalSeparator(Path(separator)).separate(track.samples, track.sample_rate)
+    voice = VocalSeparator(separator).separate(track.samples, track.sample_rate)
     return load_sound((voice, track.sample_rate), field="audio")

@@ -19,6 +19,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as a RequestError."""
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            raise RequestError(missing, "is missing", f"see {self.prog} --help")
         field, _, problem = message.removeprefix("argument ").partition(": ")
         if not problem:
             field, problem = self.prog, message
@@ -51,11 +54,12 @@ class _Help(argparse.HelpFormatter):
 
 def add_request_options(parser: Parser) -> None:
     """One option for each field of a request, with its description, range and published defaults."""
-    from humo.request import GenerateRequest
+    from humo.request import GenerateRequest, allowed
 
     group = parser.add_argument_group("request", "what to make; whatever is left out is the model's published value")
     for name, field in GenerateRequest.model_fields.items():
-        text = f"{field.description}{_values(name)}".replace("%", "%%")
+        words = allowed(name)
+        text = f"{field.description}{_values(name, field.default, words)}".replace("%", "%%")
         flag = "--" + REPEATABLE.get(name, name).replace("_", "-")
         settings: dict[str, Any] = {"dest": name, "help": text, "default": argparse.SUPPRESS}
         if field.annotation is bool:
@@ -63,7 +67,7 @@ def add_request_options(parser: Parser) -> None:
         elif name in REPEATABLE:
             group.add_argument(flag, action="append", metavar="FILE", **settings)
         else:
-            group.add_argument(flag, metavar=_metavar(name), **settings)
+            group.add_argument(flag, metavar=_metavar(name, words), **settings)
 
 
 def given_fields(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,10 +77,7 @@ def given_fields(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name in GenerateRequest.model_fields}
 
 
-def _metavar(name: str) -> str:
-    from humo.request import allowed
-
-    words = allowed(name)
+def _metavar(name: str, words: str) -> str:
     if words.startswith("one of "):
         return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
     if "number" in words:
@@ -84,15 +85,13 @@ def _metavar(name: str) -> str:
     return {"prompt": "TEXT", "negative_prompt": "TEXT", "model": "FOLDER"}.get(name, "FILE")
 
 
-def _values(name: str) -> str:
+def _values(name: str, default: object, words: str) -> str:
     """Range and defaults of a field, in brackets, where they are short."""
     from humo.presets import PRESETS
-    from humo.request import GenerateRequest, allowed
 
-    parts = [allowed(name)] if "number" in allowed(name) else []
-    own = GenerateRequest.model_fields[name].default
-    if own is not None and isinstance(own, str):
-        parts.append(f"default {own}")
+    parts = [words] if "number" in words else []
+    if isinstance(default, str):
+        parts.append(f"default {default}")
     published = {preset.title: _published(name, preset) for preset in PRESETS.values()}
     if None not in published.values():
         values = {f"{value:g}" if isinstance(value, float) else str(value) for value in published.values()}

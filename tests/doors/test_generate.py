@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from humo.jobs import Engine, build_request, load_inputs, prepare, run
@@ -189,15 +190,41 @@ def test_the_engine_keeps_one_model_and_loads_another_when_asked(
 
 
 def test_inputs_are_read_as_the_plan_uses_them(desk: Path, tiny_model_folder: Path) -> None:
-    request = GenerateRequest(
-        prompt="a", model=str(tiny_model_folder), images=("face.png",), audio="a.wav", mode="TA", frames=5
-    )
-    images, sound, track = load_inputs(prepare(request))
+    fields = {"prompt": "a", "model": str(tiny_model_folder), "images": "face.png", "audio": "a.wav", "mode": "TA"}
+    images, sound, track = load_inputs(prepare(build_request({**fields, "frames": 5})))
     assert images == []
     assert sound is not None
     assert sound.shape == (16_000,)
     assert track is not None
     assert track.seconds == pytest.approx(0.2)
+
+
+def silencer(path: Path) -> Path:
+    """A vocal separator's network that finds no voice in anything."""
+    shape = [1, 4, 3072, 256]
+    spectrogram = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("in", "out")]
+    nothing = onnx.helper.make_tensor("nothing", onnx.TensorProto.FLOAT, [1], [0.0])
+    node = onnx.helper.make_node("Mul", ["in", "nothing"], ["out"])
+    graph = onnx.helper.make_graph([node], "silencer", spectrogram[:1], spectrogram[1:], [nothing])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_the_model_hears_the_voice_alone_and_the_video_keeps_the_whole_sound(
+    desk: Path, tiny_model_folder: Path
+) -> None:
+    fields = {
+        "prompt": "a",
+        "model": str(tiny_model_folder),
+        "audio": "a.wav",
+        "vocals": str(silencer(desk / "v.onnx")),
+    }
+    _, sound, track = load_inputs(prepare(build_request(fields)))
+    assert sound is not None
+    assert track is not None
+    assert np.abs(sound).max() < 1e-3
+    assert np.abs(track.samples).max() > 0.2
 
 
 def start(*words: object, **settings: object) -> subprocess.Popen[str]:
@@ -215,7 +242,7 @@ def test_an_interrupt_leaves_nothing_half_written(desk: Path, tiny_model_folder:
         if event.get("phase") == "denoise" and event["done"] > 2:
             break
     process.send_signal(kind)
-    rest, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.strip().splitlines()[-1].startswith("humo: interrupted")
     assert "Traceback" not in err
