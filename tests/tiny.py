@@ -35,7 +35,8 @@ def tiny_transformer(preset: str, **changes: object) -> HuMoTransformer3DModel:
         "audio_token_dim": 20,
     }
     torch.manual_seed(0)
-    return HuMoTransformer3DModel(**(config | changes)).eval()
+    transformer: HuMoTransformer3DModel = HuMoTransformer3DModel(**(config | changes)).eval()
+    return transformer
 
 
 def tiny_vae() -> AutoencoderKLWan:
@@ -74,7 +75,8 @@ def tiny_audio_encoder() -> SpeechEncoder:
         eos_token_id=2,
         decoder_start_token_id=1,
     )
-    return SpeechEncoder(config).eval()
+    encoder: SpeechEncoder = SpeechEncoder(config).eval()
+    return encoder
 
 
 def tiny_scheduler() -> UniPCMultistepScheduler:

@@ -26,8 +26,11 @@ from humo.conditioning.text import encode_text
 from humo.errors import RequestError
 from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import Guidance, Mode, weigh
+from humo.lora import HuMoLoraLoaderMixin
 from humo.media.video import to_uint8
+from humo.model.audio import SpeechEncoder
 from humo.model.reference import network_input, with_references, without_references
+from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import HUMO_17B, ReferenceEntry, find_preset
 from humo.progress import Event, Listener, deaf
 from humo.request import Plan
@@ -89,7 +92,7 @@ def denoise(
     return latents_BCLHW
 
 
-class HuMoPipeline(DiffusionPipeline):
+class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
     """HuMo as a diffusers pipeline: words, pictures and a sound in, a video out.
 
     Args:
@@ -106,11 +109,11 @@ class HuMoPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        transformer: Any,
+        transformer: HuMoTransformer3DModel | None,
         vae: Any,
         text_encoder: Any,
         tokenizer: Any,
-        audio_encoder: Any,
+        audio_encoder: SpeechEncoder | None,
         feature_extractor: Any,
         scheduler: Any,
         preset: str = HUMO_17B.name,  # a default makes it a setting, for diffusers, and not a component

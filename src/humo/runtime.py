@@ -61,8 +61,6 @@ def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") ->
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    import humo.model.audio
-    import humo.model.transformer  # noqa: F401 - diffusers loads only from modules that are imported already
     from humo.checkpoints.hub import open_model_folder
     from humo.pipeline import HuMoPipeline
 

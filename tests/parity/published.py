@@ -49,7 +49,8 @@ class Golden:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a golden file holds."""
-        return load_file(self.folder / f"{name}.safetensors")
+        content: dict[str, Tensor] = load_file(self.folder / f"{name}.safetensors")
+        return content
 
     def noise(self, name: str, *shape: int) -> Tensor:
         """The input of that name."""
@@ -102,7 +103,8 @@ class Golden:
         for name, parameter in encoder.named_parameters():
             if name != "embed_positions.weight":
                 parameter.data.copy_(self._fill.fill(name, tuple(parameter.shape), self.meta["seed"]))
-        return encoder.eval()
+        whole: SpeechEncoder = encoder.eval()
+        return whole
 
     @cached_property
     def feature_extractor(self) -> WhisperFeatureExtractor:

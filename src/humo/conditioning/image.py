@@ -34,9 +34,9 @@ def decode_video(latents_BCFHW: Tensor, vae: Any) -> Tensor:
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and inverse deviations of the latent channels; the published code multiplies and divides by the inverse."""
-    shape = (1, -1, 1, 1, 1)
-    return like.new_tensor(vae.config.latents_mean).view(shape), 1.0 / like.new_tensor(vae.config.latents_std).view(shape)
+    """Means and inverse deviations of the latent channels; the published code multiplies and divides by these."""
+    mean, deviation = like.new_tensor([vae.config.latents_mean, vae.config.latents_std]).view(2, 1, -1, 1, 1, 1)
+    return mean, 1.0 / deviation
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from humo.model.library import FP32LayerNorm, WhisperEncoder
 
-
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
 __all__ = ["AudioProjection", "PreTrainedModel", "SpeechEncoder", "silence_like"]
 

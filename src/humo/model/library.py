@@ -3,6 +3,7 @@
 A test imports and exercises each, so that a new release that moves one fails there first.
 """
 
+from diffusers.loaders.lora_base import _fetch_state_dict as fetch_lora
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
@@ -20,4 +21,5 @@ __all__ = [
     "WhisperEncoder",
     "apply_lora_scale",
     "dispatch_attention_fn",
+    "fetch_lora",
 ]

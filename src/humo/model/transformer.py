@@ -4,7 +4,8 @@ Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video 
 L text positions, K audio tokens a frame, E audio token width, N attention heads.
 
 The residual stream is float32 whatever the weights' precision, and so are the small layers at both ends; the blocks
-compute in the precision of the text embeddings given. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
+compute in the precision of the text embeddings given. Parameter names are those of diffusers' Wan transformer, so
+that its LoRAs fit.
 
 **Source:** method.md, 4.
 """
