@@ -19,7 +19,8 @@ GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY.parent / "shared" / "gold
 def golden() -> Path:
     """The folder of golden vectors."""
     if not (GOLDEN / "meta.json").is_file():
-        pytest.fail(f"no golden vectors in {GOLDEN}; set HUMO_GOLDEN")
+        absent = pytest.fail if os.environ.get("CI") else pytest.skip
+        absent(f"no golden vectors in {GOLDEN}; set HUMO_GOLDEN")
     return GOLDEN
 
 
