@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from humo.errors import HumoError, RequestError
+from humo.errors import RequestError
 from humo.jobfiles import Row
 from humo.jobs import VIDEO_SUFFIX, Engine, Result, build_request, prepare, preset_of, run
 from humo.progress import Listener, deaf
 from humo.published import item_output
 from humo.replay import same_request
 from humo.request import Plan
-
-logger = logging.getLogger(__name__)
 
 Status = Literal["made", "skipped", "failed", "ready"]
 
@@ -57,6 +54,7 @@ def run_batch(
     listener: Listener = deaf,
     report: Report = lambda outcome: None,
     announce: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
+    begin: Callable[[Row], None] = lambda row: None,
 ) -> list[Outcome]:
     """Make the video of every row.
 
@@ -73,6 +71,7 @@ def run_batch(
         listener: told of the progress within a row.
         report: told of each row's outcome, as soon as it is known.
         announce: told of each row that is to be made, and what is worth saying of it.
+        begin: told of a row when its making begins.
 
     Returns:
         the outcomes, in the rows' order.
@@ -88,7 +87,7 @@ def run_batch(
     for row in rows:
         try:
             plan = plan_row(row, defaults, output_folder, overwrite, outputs)
-        except HumoError as error:
+        except Exception as error:  # noqa: BLE001 - a row that cannot even be looked at stops no other
             settle(Outcome(row, "failed", error=error))
             continue
         if plan is None:
@@ -102,11 +101,12 @@ def run_batch(
             work.setdefault((request.model, request.device, request.dtype), []).append((row, plan))
     for row, plan in (pair for pairs in work.values() for pair in pairs):
         output = Path(plan.request.output)
+        begin(row)
         try:
-            settle(Outcome(row, "made", output, run(plan, engine=engine, listener=listener)))
-        except Exception as error:
-            logger.debug("row %d failed", row.number, exc_info=True)
-            settle(Outcome(row, "failed", output, error=error))
+            outcome = Outcome(row, "made", output, run(plan, engine=engine, listener=listener))
+        except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
+            outcome = Outcome(row, "failed", output, error=error)
+        settle(outcome)
     return [outcomes[number] for number in sorted(outcomes)]
 
 

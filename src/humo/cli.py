@@ -7,6 +7,8 @@ Nothing heavy is imported until a command needs it: help costs a fraction of a s
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import signal
 import sys
 import traceback
@@ -42,6 +44,9 @@ class Command:
 
 def entry() -> NoReturn:
     """The installed command: like `main`, in a process of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a prompt's letters is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     if "--debug" not in sys.argv:
         import warnings
 
@@ -70,6 +75,9 @@ def main(words: Sequence[str]) -> int:
         return INTERRUPTED
     except SystemExit as done:  # argparse, after --help and --version
         return done.code if isinstance(done.code, int) else DONE
+    except BrokenPipeError:  # whoever read the output is gone, and nobody is left to tell
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        return FAILED
     except Exception as error:  # noqa: BLE001 - a fault of ours: one line, and how to see more
         console.error(f"failed: {type(error).__name__}: {error} (add --debug for the traceback)")
         if "--debug" in words:
@@ -263,6 +271,7 @@ def _make_rows(
         listener=console.progress,
         report=tell,
         announce=announce,
+        begin=lambda row: console.begin(row.number, row.name),
     )
     code = exit_code(outcomes)
     console.result(*describe_summary(outcomes, code), kind="summary")

@@ -28,6 +28,9 @@ class Quiet:
     def note(self, text: str) -> None:
         """Something was decided for the user and is worth saying."""
 
+    def begin(self, row: int, name: str) -> None:
+        """The progress that follows is that of a batch's row."""
+
     def progress(self, event: Event) -> None:
         """A step was done; a `humo.progress.Listener`."""
         self.step(event.phase, event.done, event.total)
@@ -57,6 +60,10 @@ class Lines(Quiet):
     def note(self, text: str) -> None:
         """A line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
+
+    def begin(self, row: int, name: str) -> None:
+        """A line on stderr."""
+        print(_one_line(f"row {row} ({name})"), file=sys.stderr, flush=True)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """A line when a phase ends or some seconds have gone by."""
@@ -126,6 +133,10 @@ class Json(Quiet):
     def note(self, text: str) -> None:
         """``{"event": "note"}``."""
         _write({"event": "note", "text": text}, sys.stdout)
+
+    def begin(self, row: int, name: str) -> None:
+        """``{"event": "row", "status": "begun"}``."""
+        _write({"event": "row", "row": row, "name": name, "status": "begun"}, sys.stdout)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """``{"event": "progress"}`` with the phase, units done and in all, and the pace."""
