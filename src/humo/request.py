@@ -130,7 +130,11 @@ def allowed(field: str) -> str:
     }
     parts = [words.get(schema.get("type", ""), "")]
     if "minimum" in schema and "maximum" in schema:
-        parts.append(f"{schema['minimum']:g} to {schema['maximum']:.15g}")
+        parts.append(
+            " to ".join(
+                f"{end:g}" if isinstance(end, float) else str(end) for end in (schema["minimum"], schema["maximum"])
+            )
+        )
     if "multipleOf" in schema:
         parts.append(f"a multiple of {schema['multipleOf']}")
     if "maxLength" in schema:

@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import T5Tokenizer, UMT5EncoderModel, WhisperFeatureExtractor
 
 from humo.checkpoints.convert import convert
@@ -161,3 +163,50 @@ def test_a_tokenizer_of_pieces_alone_reads_as_sentencepiece_does(converted: Path
     pieces = sentencepiece.SentencePieceProcessor(model_proto=released.sentence_pieces())
     text = "the person sings in the rain"
     assert tokenizer(text).input_ids == [*pieces.encode(text), pieces.eos_id()]
+
+
+def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """A weights file with its tensors changed."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("component", "change", "told"),
+    [
+        ("transformer", lambda tensors: tensors.pop("blocks.1.attn_audio.to_k.weight"), "lacks blocks.1.attn_audio"),
+        ("transformer", lambda tensors: tensors.update(extra=torch.ones(1)), "unknown extra"),
+        ("vae", lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(4)}), "decoder.conv_out.bias is"),
+        ("audio_encoder", lambda tensors: tensors.pop("layers.3.fc2.bias"), "lacks layers.3.fc2.bias"),
+    ],
+)
+def test_weights_that_do_not_fit_their_class_are_named_before_they_are_loaded(
+    component: str,
+    change: Callable[[dict[str, torch.Tensor]], object],
+    told: str,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "damaged")
+    rewrite(next((folder / component).glob("*.safetensors")), change)
+    with pytest.raises(CheckpointError, match=told):
+        open_model_folder(folder)
+
+
+def test_a_configuration_that_its_weights_contradict_is_named(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "damaged")
+    config = folder / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"num_layers = 3, and the weights say 2"):
+        open_model_folder(folder)
+
+
+def test_a_network_of_the_other_family_is_refused(
+    tiny_model_folder: Path, tiny_model_folder_17b: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_folder_17b, tmp_path / "mixed")
+    shutil.rmtree(folder / "transformer")
+    shutil.copytree(tiny_model_folder / "transformer", folder / "transformer")
+    with pytest.raises(CheckpointError, match="takes 16 channels, which is not HuMo-17B's family"):
+        open_model_folder(folder)

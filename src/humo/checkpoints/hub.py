@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.discovery import FEATURE_FILE
+from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS
 from humo.checkpoints.reading import SafetensorsFile, StoredTensor, read_index
+from humo.checkpoints.structure import (
+    Shapes,
+    Structure,
+    TransformerStructure,
+    measure_autoencoder,
+    measure_speech,
+    measure_text,
+    measure_transformer,
+)
 from humo.errors import CheckpointError
-from humo.presets import Preset, find_preset
+from humo.presets import Preset, ReferenceEntry, find_preset
 
 PUBLISHED_FILES = (
     "humo.safetensors.index.json",
@@ -30,6 +40,17 @@ SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
     "scheduler": ("scheduler_config.json",),
 }
 """Component without weights -> the files of which it must have one."""
+
+MEASURES: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Structure]] = {
+    "transformer": measure_transformer,
+    "vae": measure_autoencoder,
+    "text_encoder": measure_text,
+    "audio_encoder": measure_speech,
+}
+"""Component with weights -> what tells its sizes from them."""
+
+TIED = frozenset({"encoder.embed_tokens.weight"})
+"""Tensors that a file may hold a second time."""
 
 _CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
 
@@ -97,6 +118,9 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
     components = {name: _open_component(folder / name, *_class_of(folder, index, name)) for name in COMPONENTS}
+    for name, component in components.items():
+        if name in MEASURES:
+            _check_contents(component, MEASURES[name], preset)
     return ModelFolder(folder, preset, components)
 
 
@@ -146,3 +170,31 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
     weights = read_index(index) if index.is_file() else (single,)
     tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
     return Component(folder, library, class_name, config, weights, tensors)
+
+
+def _check_contents(
+    component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Structure], preset: Preset
+) -> None:
+    """Every tensor is there, of the shape that its ``config.json`` says, and the network is of its preset's family."""
+    if "quantization_config" in component.config:  # stored otherwise than its class has it
+        return
+    shapes = {name: tuple(tensor.shape) for name, tensor in component.tensors.items() if name not in TIED}
+    structure = measure(shapes, component.config)
+    needed = {name.ours: name.shape for name in names_of(structure)}
+    for name in sorted(needed.keys() ^ shapes.keys()):
+        problem = f"{'lacks' if name in needed else 'holds an unknown'} {name}"
+        raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for name, shape in shapes.items():
+        if needed[name] != shape:
+            problem = f"{name} is {shape}, and the rest implies {needed[name]}"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for setting, value in asdict(structure).items():
+        told = component.config.get(setting, value)
+        if (tuple(told) if isinstance(told, list) else told) != value:
+            problem = f"config.json says {setting} = {told}, and the weights say {value}"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    if isinstance(structure, TransformerStructure):
+        beside = structure.in_channels > structure.out_channels
+        if beside is not (preset.reference_entry is ReferenceEntry.CHANNELS):
+            problem = f"takes {structure.in_channels} channels, which is not {preset.title}'s family"
+            raise CheckpointError(str(component.folder), problem, f"the {MODEL_INDEX} and the weights must be of one")
