@@ -125,8 +125,12 @@ def encoder_rows(samples: int) -> int:
 
 
 def audio_rows(encoder_rows: int) -> int:
-    """Rows (25 a second) after resampling ``encoder_rows`` (50 a second)."""
-    return encoder_rows * FRAMES_PER_SECOND // (SAMPLE_RATE // SAMPLES_PER_ENCODER_ROW)
+    """Rows (25 a second) after resampling ``encoder_rows`` (50 a second): half of them, or one less.
+
+    **Source:** the published ``int(rows / 50.0 * 25)``. In floating point some quotients come out a hair low (58 rows
+    give 28), and as the first and last rows are aligned, one row less shifts all of them: kept as published.
+    """
+    return int(encoder_rows / (SAMPLE_RATE / SAMPLES_PER_ENCODER_ROW) * FRAMES_PER_SECOND)
 
 
 def audio_window(latent_frame: int) -> range:
