@@ -1,0 +1,150 @@
+"""Each ladder is the published formula; passes that do not count are not run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from humo.guidance import CONSTANT, MODES, TIME_ADAPTIVE, Guidance, Ladder, Rung, Scales, Table, steady, weigh
+from humo.presets import HUMO_1_7B, HUMO_17B
+from humo.schedule import timesteps
+
+V = Callable[[str], Tensor]  # conditions that are on -> what the network predicts; the letters in the order T, I, A
+Formula = Callable[[V, float, float, float], Tensor]  # v, text, image and audio scale -> guided velocity
+
+
+def predictions() -> V:
+    """Any eight tensors."""
+    generator = torch.Generator().manual_seed(7)
+    known = {
+        on: torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+        for on in ("", "T", "I", "A", "TI", "TA", "IA", "TIA")
+    }
+    return known.__getitem__
+
+
+def climb(ladder: Ladder, v: V) -> Tensor:
+    """The sum of passes that the pipeline runs."""
+    total = torch.zeros_like(v(""))
+    for rung, weight in weigh(ladder):
+        total += weight * v(rung.keep)
+    return total
+
+
+FORMULAS: dict[tuple[str, str, str], Formula] = {
+    ("17B", "TIA", "early"): lambda v, t, i, a: a * (v("TIA") - v("TI")) + t * (v("TI") - v("I")) + v("I"),
+    ("17B", "TIA", "late"): lambda v, t, i, a: a * (v("TIA") - v("TI")) + (t - 2) * (v("TI") - v("")) + v(""),
+    ("17B", "TI", "early"): lambda v, t, i, a: t * (v("TI") - v("I")) + v("I"),
+    ("17B", "TI", "late"): lambda v, t, i, a: (t - 2) * (v("TI") - v("")) + v(""),
+    ("17B", "TA", "early"): lambda v, t, i, a: a * (v("TA") - v("T")) + t * (v("T") - v("")) + v(""),
+    ("17B", "TA", "late"): lambda v, t, i, a: a * (v("TA") - v("T")) + t * (v("T") - v("")) + v(""),
+    ("17B", "T", "early"): lambda v, t, i, a: t * (v("T") - v("")) + v(""),
+    ("17B", "T", "late"): lambda v, t, i, a: t * (v("T") - v("")) + v(""),
+    ("1.7B", "TIA", "early"): lambda v, t, i, a: (
+        i * (v("TIA") - v("TA")) + a * (v("TA") - v("T")) + t * (v("T") - v("")) + v("")
+    ),
+    ("1.7B", "TA", "early"): lambda v, t, i, a: a * (v("TA") - v("T")) + t * (v("T") - v("")) + v(""),
+    ("1.7B", "TI", "early"): lambda v, t, i, a: i * (v("TI") - v("T")) + t * (v("T") - v("")) + v(""),
+    ("1.7B", "T", "early"): lambda v, t, i, a: t * (v("T") - v("")) + v(""),
+}
+FORMULAS |= {(family, mode, "late"): f for (family, mode, _), f in FORMULAS.items() if family == "1.7B"}
+TABLES: dict[str, Table] = {"17B": TIME_ADAPTIVE, "1.7B": CONSTANT}
+TIMESTEPS = {"early": (981.0, 980.0001, 999.0), "late": (980.0, 979.0, 1.0)}
+SCALES = [(5.0, 4.0, 5.5), (7.5, 4.0, 7.5), (7.0, 4.0, 7.5), (1.0, 1.0, 1.0), (2.0, 0.0, 2.0), (0.3, 9.1, 0.0)]
+
+
+@pytest.mark.parametrize(("text", "image", "audio"), SCALES)
+@pytest.mark.parametrize(("family", "mode", "phase"), FORMULAS)
+def test_a_ladder_is_the_published_formula(
+    family: str, mode: str, phase: str, text: float, image: float, audio: float
+) -> None:
+    guidance = TABLES[family][mode](Scales(text=text, audio=audio, image=image))  # type: ignore[index]
+    v = predictions()
+    expected = FORMULAS[family, mode, phase](v, text, image, audio)
+    for timestep in TIMESTEPS[phase]:
+        torch.testing.assert_close(climb(guidance.at(timestep), v), expected, rtol=0, atol=1e-12)
+
+
+def test_every_mode_of_both_families_is_written_out_above() -> None:
+    assert set(FORMULAS) == {(family, mode, phase) for family in TABLES for mode in MODES for phase in TIMESTEPS}
+
+
+@given(switch=st.floats(0, 1000))
+def test_the_switch_is_passed_strictly_above_its_timestep(switch: float) -> None:
+    guidance = TIME_ADAPTIVE["TIA"](Scales(text=5.0, audio=5.5, switch_timestep=switch))
+    assert guidance.at(switch) is guidance.late
+    assert guidance.at(switch + 0.5) is guidance.early
+    assert guidance.early != guidance.late
+
+
+scales = st.floats(0, 50)
+ladders = st.lists(st.tuples(st.sampled_from(["", "T", "I", "TI", "TA", "TIA"]), scales), min_size=1, max_size=6).map(
+    lambda rungs: tuple(Rung(keep, scale) for keep, scale in rungs)
+)
+
+
+@given(ladder=ladders)
+def test_the_weights_of_any_ladder_add_up_to_one(ladder: Ladder) -> None:
+    weighted = weigh(ladder)
+    assert sum(weight for _, weight in weighted) == pytest.approx(1.0, abs=1e-9)
+    assert all(weight != 0 for _, weight in weighted)
+
+
+@given(ladder=ladders)
+def test_the_weighted_passes_are_the_ladder_climbed_step_by_step(ladder: Ladder) -> None:
+    v = predictions()
+    total = v(ladder[0].keep).clone()
+    for below, rung in pairwise(ladder):
+        total += rung.scale * (v(rung.keep) - v(below.keep))
+    torch.testing.assert_close(climb(ladder, v), total, rtol=0, atol=1e-9)
+
+
+def test_a_rung_says_which_conditions_it_sees() -> None:
+    assert [(rung.text, rung.image, rung.audio) for rung in (Rung(""), Rung("T"), Rung("TA"), Rung("TIA"))] == [
+        (False, False, False),
+        (True, False, False),
+        (True, False, True),
+        (True, True, True),
+    ]
+
+
+def kept(ladder: Ladder) -> list[str]:
+    """The passes that are run."""
+    return [rung.keep for rung, _ in weigh(ladder)]
+
+
+def test_the_published_scales_of_the_small_family_save_a_pass() -> None:
+    guidance = HUMO_1_7B.guidance
+    assert kept(guidance["TIA"](HUMO_1_7B.scales).late) == ["", "TA", "TIA"]
+    assert kept(guidance["TA"](HUMO_1_7B.scales).late) == ["", "TA"]
+    script = Scales(text=7.0, audio=7.5, image=4.0)  # of the published scripts
+    assert kept(guidance["TIA"](script).late) == ["", "T", "TA", "TIA"]
+    assert kept(guidance["TA"](script).late) == ["", "T", "TA"]
+
+
+def test_the_large_family_takes_three_passes_a_step() -> None:
+    for mode in ("TIA", "TA"):
+        guidance = HUMO_17B.guidance[mode](HUMO_17B.scales)
+        assert len(kept(guidance.early)) == len(kept(guidance.late)) == 3
+
+
+def test_scales_of_one_take_a_single_pass() -> None:
+    guidance = CONSTANT["TIA"](Scales(text=1.0, audio=1.0, image=1.0))
+    assert kept(guidance.early) == ["TIA"]
+
+
+def test_passes_are_counted_over_the_timesteps_of_a_run() -> None:
+    run = timesteps(50, 5.0)
+    assert HUMO_1_7B.guidance["TIA"](HUMO_1_7B.scales).passes(run) == 3 * 50
+    assert HUMO_17B.guidance["TIA"](HUMO_17B.scales).passes(run) == 3 * 50
+    adaptive = Guidance(early=(Rung("I"), Rung("TI", 5.0)), late=(Rung("TI"),), switch_timestep=980.0)
+    early = sum(timestep > 980 for timestep in run)
+    assert 0 < early < 50
+    assert adaptive.passes(run) == 2 * early + (50 - early)
+    assert steady(Rung("T")).passes(run) == 50

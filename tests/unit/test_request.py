@@ -1,0 +1,325 @@
+"""A request is checked, said what is wrong with in one line, and resolved to a plan with nothing left open."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from humo.errors import HumoError, RequestError
+from humo.guidance import Scales
+from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset
+from humo.request import GenerateRequest, Plan, allowed, parse_request, resolve
+
+FRAME = 640  # samples of 16 kHz sound
+FAMILIES = [HUMO_17B, HUMO_1_7B]
+
+
+def plan_for(preset: Preset = HUMO_17B, *, sound_samples: int | None = None, **fields: Any) -> Plan:
+    """The plan of a request; a sound is given by its length."""
+    if sound_samples is not None:
+        fields["audio"] = "speech.wav"
+    return resolve(parse_request({"prompt": "a man talks"} | fields), preset, sound_samples)
+
+
+def refusal(**fields: Any) -> RequestError:
+    """How such a request is refused."""
+    with pytest.raises(RequestError) as refused:
+        parse_request({"prompt": "a man talks"} | fields)
+    assert "\n" not in str(refused.value)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    {
+        "prompt": ("", "x" * 10_001, 5, None),
+        "width": (0, -16, 8, 481, 8208, 480.5, "wide", math.nan),
+        "height": (0, 24, 8200),
+        "frames": (0, -1, 90_001, 4.5),
+        "seconds": (0.0, 0.039, 3600.1, math.nan, math.inf, "long"),
+        "steps": (0, 1001, 1.5),
+        "shift": (0.0, 100.5, math.nan),
+        "seed": (-1, 2**63, "lucky"),
+        "negative_prompt": ("x" * 10_001, 3),
+        "scale_text": (-0.1, 50.5, math.nan, math.inf, -math.inf, "strong"),
+        "scale_audio": (-1, 51, math.nan),
+        "scale_image": (-1, 1e9, math.nan),
+        "switch_timestep": (-1, 1001, math.nan),
+        "mode": ("TAI", "tia", "", 3),
+        "device": ("gpu", 0),
+        "dtype": ("fp16", 16),
+        "images": (3, [4], {"a": 1}),
+        "audio": (3, ["a.wav"]),
+        "output": ("", 3),
+        "sidecar": ("perhaps",),
+    }.items(),
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_a_value_beyond_its_limits_is_refused_by_the_name_of_its_field(field: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        assert refusal(**{field: value}).field.split(".")[0] == field
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    {
+        "width": (16, 8192, 720),
+        "frames": (1, 2, 90_000),
+        "seconds": (0.04, 3600.0),
+        "steps": (1, 1000),
+        "shift": (0.1, 100),
+        "seed": (0, 2**63 - 1),
+        "scale_text": (0, 50),
+        "switch_timestep": (0, 1000),
+        "mode": ("T", "TI", "TA", "TIA"),
+    }.items(),
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_a_value_at_its_limits_is_taken(field: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        assert getattr(parse_request({"prompt": "p", field: value}), field) == value
+
+
+def test_what_is_allowed_is_said() -> None:
+    assert str(refusal(width=481)) == "width: 481 is not allowed; allowed: a whole number, 16 to 8192, a multiple of 16"
+    assert str(refusal(scale_text=99)) == "scale_text: 99 is not allowed; allowed: a number, 0 to 50"
+    assert str(refusal(seconds=math.nan)) == "seconds: nan is not allowed; allowed: a number, 0.04 to 3600"
+    assert allowed("dtype") == "one of auto, float32, bfloat16, float16"
+    assert allowed("prompt") == "text, 1 to 10000 characters"
+
+
+def test_a_missing_prompt_is_named() -> None:
+    with pytest.raises(RequestError, match=r"^prompt: is missing"):
+        parse_request({})
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("promt", "prompt"), ("image", "images"), ("scale_txt", "scale_text"), ("sed", "seed")]
+)
+def test_an_unknown_field_is_answered_with_the_nearest_one(word: str, meant: str) -> None:
+    assert str(refusal(**{word: 1})) == f"{word}: is not a field of a request; did you mean {meant!r}?"
+
+
+def test_an_unknown_field_unlike_any_is_answered_with_all() -> None:
+    assert "known are audio, device, dtype" in str(refusal(zzzzzz=1))
+
+
+def test_an_unknown_choice_is_answered_with_the_nearest_one() -> None:
+    assert str(refusal(dtype="bfloat61")) == "dtype: 'bfloat61' is not known; did you mean 'bfloat16'?"
+
+
+def test_frames_and_seconds_together_are_refused() -> None:
+    assert "not both" in str(refusal(frames=9, seconds=1.0))
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert len(str(refusal(negative_prompt="x" * 20_000))) < 200
+
+
+def test_a_refusal_is_an_error_of_the_users() -> None:
+    refused = refusal(width=1)
+    assert isinstance(refused, HumoError)
+    assert refused.problem == "1 is not allowed"
+    assert "multiple of 16" in refused.remedy
+
+
+def test_a_request_cannot_be_changed() -> None:
+    request = parse_request({"prompt": "p"})
+    with pytest.raises(ValidationError, match="frozen"):
+        request.prompt = "q"
+
+
+def test_one_picture_may_be_given_without_a_list() -> None:
+    assert parse_request({"prompt": "p", "images": "a.png"}).images == ("a.png",)
+    assert parse_request({"prompt": "p", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")
+
+
+def test_a_request_survives_being_written_as_json() -> None:
+    request = parse_request({"prompt": "ein „Mann“", "images": ["a.png"], "audio": "b.wav", "frames": 9, "shift": 3})
+    assert GenerateRequest.model_validate_json(request.model_dump_json()) == request
+
+
+@pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [
+        ("T", {}),
+        ("TI", {"images": ["a.png"]}),
+        ("TA", {"sound_samples": 9 * FRAME}),
+        ("TIA", {"images": ["a.png", "b.png"], "sound_samples": 9 * FRAME}),
+    ],
+)
+def test_the_mode_follows_from_what_is_given(mode: str, given: dict[str, Any], preset: Preset) -> None:
+    plan = plan_for(preset, **given)
+    assert plan.request.mode == mode
+    assert plan.geometry.references == len(given.get("images", ()))
+    assert plan.guidance == preset.guidance[plan.request.mode](preset.scales)
+
+
+@pytest.mark.parametrize(
+    ("mode", "unused"), [("T", ("images", "audio")), ("TI", ("audio",)), ("TA", ("images",)), ("TIA", ())]
+)
+def test_an_insisted_mode_leaves_the_rest_unused_and_says_so(mode: str, unused: tuple[str, ...]) -> None:
+    plan = plan_for(images=["a.png"], sound_samples=9 * FRAME, mode=mode, vocals="separator.onnx")
+    assert [note for note in plan.notes if "not used" in note] == [
+        f"mode {mode}: {field} given but not used" for field in unused
+    ]
+    assert plan.request.images == (() if "images" in unused else ("a.png",))
+    assert plan.request.audio == (None if "audio" in unused else "speech.wav")
+    assert plan.request.vocals == (None if "audio" in unused else "separator.onnx")
+    assert plan.geometry.frames == (97 if "audio" in unused else 9)
+
+
+@pytest.mark.parametrize(
+    ("mode", "missing"), [("TI", "images"), ("TA", "audio"), ("TIA", "images")], ids=["TI", "TA", "TIA"]
+)
+def test_an_insisted_mode_without_its_input_is_refused(mode: str, missing: str) -> None:
+    with pytest.raises(RequestError, match=f"^mode: {mode} needs {missing}"):
+        plan_for(mode=mode)
+
+
+def test_a_clip_is_as_long_as_its_sound() -> None:
+    plan = plan_for(sound_samples=61 * FRAME + 639)
+    assert plan.geometry.frames == 61
+    assert plan.notes == ()
+
+
+def test_a_sound_between_lengths_is_snapped_and_said_so() -> None:
+    plan = plan_for(sound_samples=63 * FRAME)
+    assert plan.geometry.frames == 61
+    assert plan.notes == ("63 frames became 61: the model makes 4k + 1",)
+
+
+def test_a_sound_beyond_the_trained_length_ends_there_and_says_so() -> None:
+    plan = plan_for(sound_samples=250 * FRAME)
+    assert plan.geometry.frames == 97
+    assert len(plan.notes) == 1
+    assert "250 frames (10 s)" in plan.notes[0]
+    assert "97 (3.88 s)" in plan.notes[0]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 639])
+def test_a_sound_shorter_than_a_frame_is_refused(samples: int) -> None:
+    with pytest.raises(RequestError, match=r"^audio: lasts less than one frame; give at least 0\.04 s"):
+        plan_for(sound_samples=samples)
+
+
+def test_one_frame_of_sound_makes_one_frame() -> None:
+    assert plan_for(sound_samples=FRAME).geometry.frames == 1
+
+
+def test_without_a_sound_a_clip_is_as_long_as_those_of_the_training() -> None:
+    assert plan_for().geometry.frames == 97
+    assert plan_for().notes == ()
+
+
+@given(wanted=st.integers(1, 97))
+def test_asked_frames_are_snapped_and_said_so(wanted: int) -> None:
+    plan = plan_for(frames=wanted)
+    assert plan.geometry.frames == plan.request.frames == (wanted - 1) // 4 * 4 + 1
+    snapped = f"{wanted} frames became {plan.geometry.frames}: the model makes 4k + 1"
+    assert plan.notes == (() if wanted % 4 == 1 else (snapped,))
+
+
+def test_seconds_become_frames() -> None:
+    plan = plan_for(seconds=2.6)
+    assert plan.geometry.frames == plan.request.frames == 65
+    assert plan.request.seconds is None
+    assert plan.notes == ()
+
+
+def test_a_clip_beyond_the_trained_length_is_made_and_noted() -> None:
+    plan = plan_for(HUMO_1_7B, frames=161)
+    assert plan.geometry.frames == 161
+    assert plan.notes == ("161 frames are more than the 97 HuMo-1.7B was trained on",)
+
+
+def test_a_clip_longer_than_its_sound_is_noted() -> None:
+    assert plan_for(frames=21, sound_samples=13 * FRAME).notes == (
+        "the sound ends after 13 frames; the rest of the clip is silent",
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "field", "effective"),
+    [
+        (HUMO_17B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "scale_image", False),
+        (HUMO_17B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "switch_timestep", True),
+        (HUMO_17B, {"sound_samples": 9 * FRAME}, "switch_timestep", False),
+        (HUMO_17B, {"images": ["a.png"]}, "scale_audio", False),
+        (HUMO_17B, {}, "scale_text", True),
+        (HUMO_1_7B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "scale_image", True),
+        (HUMO_1_7B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "switch_timestep", False),
+        (HUMO_1_7B, {"sound_samples": 9 * FRAME}, "scale_image", False),
+        (HUMO_1_7B, {"sound_samples": 9 * FRAME}, "scale_audio", True),
+    ],
+)
+def test_a_scale_without_effect_is_noted_and_one_with_effect_is_not(
+    preset: Preset, given: dict[str, Any], field: str, effective: bool
+) -> None:
+    plan = plan_for(preset, **(given | {field: 3.0}))
+    said = f"{field} has no effect in mode {plan.request.mode} of {preset.title}"
+    assert (said in plan.notes) is not effective
+    assert (plan.guidance != preset.guidance[plan.request.mode](preset.scales)) is effective  # type: ignore[index]
+
+
+@pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
+def test_what_is_left_open_is_the_presets(preset: Preset) -> None:
+    request = plan_for(preset, images=["a.png"], sound_samples=9 * FRAME).request
+    assert (request.width, request.height, request.steps, request.shift, request.seed) == (832, 480, 50, 5.0, 666666)
+    assert request.negative_prompt == NEGATIVE_PROMPT
+    scales = Scales(
+        text=request.scale_text or 0,
+        audio=request.scale_audio or 0,
+        image=request.scale_image or 0,
+        switch_timestep=request.switch_timestep or 0,
+    )
+    assert scales == preset.scales
+    assert not {name for name, value in request if value is None} - {"model", "seconds", "vocals"}
+
+
+def test_the_published_defaults_are_those_of_the_published_configurations() -> None:
+    assert HUMO_17B.scales == Scales(text=5.0, audio=5.5, switch_timestep=980.0)
+    assert HUMO_1_7B.scales == Scales(text=7.5, audio=7.5, image=4.0)
+
+
+def test_zeros_are_values_and_not_gaps() -> None:
+    request = plan_for(
+        images=["a.png"],
+        sound_samples=9 * FRAME,
+        seed=0,
+        scale_text=0,
+        scale_audio=0,
+        scale_image=0,
+        switch_timestep=0,
+    ).request
+    assert (request.seed, request.scale_text, request.scale_audio, request.scale_image) == (0, 0, 0, 0)
+    assert request.switch_timestep == 0
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_empty_negative_prompt_is_the_default_one_as_published(empty: str | None) -> None:
+    assert plan_for(negative_prompt=empty).request.negative_prompt == NEGATIVE_PROMPT
+    assert plan_for(negative_prompt="blurred").request.negative_prompt == "blurred"
+
+
+@pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
+def test_resolving_a_resolved_request_changes_nothing(preset: Preset) -> None:
+    plan = plan_for(preset, images=["a.png"], sound_samples=33 * FRAME, steps=7, height=64)
+    again = resolve(plan.request, preset, 33 * FRAME)
+    assert again.request == plan.request
+    assert (again.geometry, again.guidance) == (plan.geometry, plan.guidance)
+
+
+def test_a_plan_counts_its_timesteps_and_passes() -> None:
+    plan = plan_for(HUMO_1_7B, images=["a.png"], sound_samples=9 * FRAME, steps=10)
+    assert len(plan.timesteps) == 10
+    assert plan.timesteps[0] == 999
+    assert plan.passes == 30
+    assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10).passes == 20
+    assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10, scale_text=7.0).passes == 30
