@@ -27,6 +27,18 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
+MEASURED: dict[str, tuple[float, float]] = {}
+"""Largest distance found so far for each thing compared with a golden value, and its bound."""
+
+
+def within(bound: float, what: str, ours: Tensor, theirs: Tensor) -> bool:
+    """Whether the relative L2 is within a bound; it is kept for the report."""
+    found = distance(ours, theirs)
+    MEASURED[what] = max(found, MEASURED.get(what, (0.0, bound))[0]), bound
+    assert found <= bound, f"{what}: {found:.2e} is above {bound:.0e}"
+    return True
+
+
 @dataclass(frozen=True)
 class Golden:
     """A folder of golden vectors, and the models they were computed with."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parity.published import FAMILIES, Golden, distance
+from tests.parity.published import FAMILIES, Golden, within
 
 PROMPT_TOKENS, NEGATIVE_TOKENS = 19, 11  # of the golden inputs `context_pos`, `context_neg`
 RUNS = [(family, mode) for family in FAMILIES for mode in ("TIA", "TA")]
@@ -44,8 +44,8 @@ def test_a_generation_equals_the_published_one(published: Golden, family: str, m
     pipeline.transformer.register_forward_hook(lambda *_: passes.append(1))
     arguments = call(published, family, mode, pipeline.transformer.config)
     latents = pipeline(**arguments).frames
-    assert distance(latents[0], vectors["latents"]) <= 1e-5
-    assert distance(pipeline.decode(latents)[0], vectors["video"]) <= 1e-5
+    assert within(1e-5, f"generation, {family} {mode}: latents", latents[0], vectors["latents"])
+    assert within(1e-5, f"generation, {family} {mode}: video", pipeline.decode(latents)[0], vectors["video"])
     assert len(passes) <= published.meta[f"generate_{family}_{mode}"]["dit_calls"]
 
 
@@ -72,6 +72,6 @@ def test_passes_in_one_batch_give_the_same_clip(published: Golden, family: str, 
     pipeline.transformer.register_forward_hook(lambda *given: sizes.append(len(given[2][0])))
     arguments = call(published, family, mode, pipeline.transformer.config)
     latents = pipeline(**arguments, batch_passes=True).frames
-    assert distance(latents[0], vectors["latents"]) <= 1e-5
+    assert within(1e-5, f"generation, {family} {mode}, batched: latents", latents[0], vectors["latents"])
     assert len(sizes) == published.meta[f"generate_{family}_{mode}"]["steps"]
     assert min(sizes) >= 2

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.parity.published import FAMILIES, Golden, distance
+from tests.parity.published import FAMILIES, Golden, distance, within
 from tests.tiny import tiny_transformer
 
 PROMPT_TOKENS = 17  # of the golden input `context`
@@ -27,8 +27,8 @@ def test_one_pass_equals_the_published_one_at_every_timestep(published: Golden, 
     for name in times:
         timestep = torch.tensor([float(name.removeprefix("out_t"))])
         out = network(latents[None], timestep, text[None], audio[None]).sample[0]
-        assert distance(out, vectors[name]) <= 5e-6
-    assert distance(network.audio_proj(audio[None]), vectors["audio_tokens"]) <= 5e-6
+        assert within(5e-6, f"one pass, {family}", out, vectors[name])
+    assert within(5e-6, "audio tokens", network.audio_proj(audio[None]), vectors["audio_tokens"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from humo.schedule import timesteps, unshifted_sigmas
-from tests.parity.published import Golden, distance
+from tests.parity.published import Golden, within
 from tests.tiny import tiny_scheduler
 
 
@@ -28,14 +28,14 @@ def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Gol
         steps, shift = int(run.split("_")[0]), float(run.split("_")[1])
         scheduler = scheduler_for(steps, shift)
         assert scheduler.timesteps.tolist() == vectors[f"timesteps_{run}"].long().tolist() == timesteps(steps, shift)
-        assert distance(scheduler.sigmas, vectors[f"sigmas_{run}"]) <= 1e-6
+        assert within(1e-6, "sampler: noise levels", scheduler.sigmas, vectors[f"sigmas_{run}"])
         shape = vectors[f"final_{run}"].shape
         latents, target = published.noise("sched", *shape), published.noise("target", *shape)
         for timestep in scheduler.timesteps:
             pull = 0.5 + 0.5 * torch.cos(timestep / 300)
             velocity = (latents - target) * pull + 0.1 * torch.sin(3 * latents)
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        assert distance(latents, vectors[f"final_{run}"]) <= 1e-6
+        assert within(1e-6, "sampler: end", latents, vectors[f"final_{run}"])
 
 
 @settings(max_examples=60, deadline=None)

@@ -287,8 +287,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         p_f, p_h, p_w = self.config.patch_size
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
         dtype = encoder_hidden_states.dtype
+        spare = self.config.text_length - encoder_hidden_states.shape[1]
+        if spare < 0:
+            raise ValueError(f"{encoder_hidden_states.shape[1]} text positions; at most {self.config.text_length}")
 
-        text_BLD = F.pad(encoder_hidden_states, (0, 0, 0, self.config.text_length - encoder_hidden_states.shape[1]))
+        text_BLD = F.pad(encoder_hidden_states, (0, 0, 0, spare))
         time_BD, modulation_B6D, text_BLD = self.condition_embedder(timestep, text_BLD)
         audio_BFKE = self.audio_proj(audio_hidden_states.to(self.audio_proj.proj_1.weight.dtype))
         rotary = rotary_table(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
