@@ -1,0 +1,116 @@
+"""What humo is timed against: diffusers' own Wan transformer, and the same with HuMo's audio layers added to it.
+
+Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens, D width, L text positions,
+K audio tokens a frame, E audio token width.
+
+Parameter names are those of `HuMoTransformer3DModel`, so that one set of weights serves all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, WanTransformer3DModel
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, WanTransformerBlock
+from torch import Tensor, nn
+
+from humo import HuMoTransformer3DModel
+from humo.model.audio import AudioProjection
+
+SHARED_SETTINGS = (
+    "patch_size",
+    "num_attention_heads",
+    "attention_head_dim",
+    "in_channels",
+    "out_channels",
+    "text_dim",
+    "freq_dim",
+    "ffn_dim",
+    "num_layers",
+    "eps",
+)
+
+
+class BlockWithAudio(WanTransformerBlock):
+    """diffusers' block, its forward written out once more to make room for the audio cross-attention."""
+
+    def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, audio_token_dim: int) -> None:
+        super().__init__(dim, ffn_dim, heads, cross_attn_norm=True, eps=eps)
+        self.norm_audio = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.attn_audio = WanAttention(
+            dim, heads, dim // heads, eps=eps, cross_attention_dim_head=dim // heads, processor=WanAttnProcessor()
+        )
+        self.attn_audio.to_k = nn.Linear(audio_token_dim, dim)
+        self.attn_audio.to_v = nn.Linear(audio_token_dim, dim)
+        self.audio_BFKE: Tensor  # set before each pass: diffusers' model has no way to hand it through
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """(B, S, D) -> (B, S, D), the residual stream in the precision it comes in."""
+        x = hidden_states
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + temb.float()).chunk(6, dim=1)
+        normed = (self.norm1(x.float()) * (1 + scale) + shift).type_as(x)
+        x = (x.float() + self.attn1(normed, None, None, rotary_emb) * gate).type_as(x)
+        x = x + self.attn2(self.norm2(x.float()).type_as(x), encoder_hidden_states, None, None)
+        normed = self.norm_audio(x.float()).type_as(x).unflatten(1, (self.audio_BFKE.shape[1], -1)).flatten(0, 1)
+        x = x + self.attn_audio(normed, self.audio_BFKE.flatten(0, 1)).view_as(x)
+        normed = (self.norm3(x.float()) * (1 + ffn_scale) + ffn_shift).type_as(x)
+        out: Tensor = (x.float() + self.ffn(normed).float() * ffn_gate).type_as(x)
+        return out
+
+
+class WanWithAudio(WanTransformer3DModel):
+    """diffusers' Wan transformer with such blocks."""
+
+    _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "norm_audio"]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(**{name: config[name] for name in SHARED_SETTINGS})
+        heads, token_dim = config.num_attention_heads, config.audio_token_dim
+        dim = heads * config.attention_head_dim
+        self.audio_proj = AudioProjection(
+            config.audio_window,
+            config.audio_bands,
+            config.audio_width,
+            config.audio_hidden_dim,
+            config.audio_tokens,
+            token_dim,
+        )
+        self.blocks = nn.ModuleList(
+            BlockWithAudio(dim, config.ffn_dim, heads, config.eps, token_dim) for _ in range(config.num_layers)
+        )
+
+    def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, audio: Tensor) -> Tensor:
+        """The velocity (B, C, F, H, W); the text is padded already, the audio as humo takes it."""
+        audio_BFKE = self.audio_proj(audio.to(text_BLD.dtype))
+        for block in self.blocks:
+            block.audio_BFKE = audio_BFKE
+        velocity: Tensor = super().forward(latents_BCFHW.to(text_BLD.dtype), timestep_B, text_BLD, return_dict=False)[0]
+        return velocity
+
+
+def with_audio(network: HuMoTransformer3DModel) -> WanWithAudio:
+    """The plain network of the same shape and weights."""
+    plain = WanWithAudio(network.config)
+    plain.load_state_dict(network.state_dict())
+    plain.eval()
+    return plain
+
+
+def without_audio(network: HuMoTransformer3DModel) -> WanTransformer3DModel:
+    """diffusers' network as it is, with all of the weights that are not about audio."""
+    plain = WanTransformer3DModel(**{name: network.config[name] for name in SHARED_SETTINGS})
+    plain.load_state_dict({name: weight for name, weight in network.state_dict().items() if "audio" not in name})
+    plain.eval()
+    return plain
+
+
+def in_precision(network: ModelMixin, dtype: torch.dtype) -> None:
+    """Store the weights as loading in that precision would: what the class keeps in float32 stays so."""
+    kept = set(network._keep_in_fp32_modules)
+    for name, parameter in network.named_parameters():
+        if not kept & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
