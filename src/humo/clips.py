@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from humo.errors import RequestError
+from humo.errors import RequestError, did_you_mean
 from humo.geometry import SAMPLES_PER_FRAME
 from humo.media.audio import load_sound
 from humo.media.image import load_image
 from humo.media.video import to_uint8
 from humo.presets import Preset
-from humo.request import Plan, parse_request, resolve
+from humo.request import MAX_FRAMES, Plan, parse_request, resolve
 
 logger = logging.getLogger(__name__)
 
 Sound = NDArray[np.float32]
+OutputType = Literal["pil", "np", "pt", "latent"]
+OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ def clips_of_call(
         preset: of the pipeline.
         prompt, images, audio, text, no_text, audio_rows: as `HuMoPipeline.__call__` takes them.
         options: further fields of the request; None is left out.
+
+    Raises:
+        RequestError, MediaError: an argument, a picture or a sound is at fault.
     """
     if isinstance(prompt, list):
         prompts = prompt
@@ -68,6 +73,11 @@ def clips_of_call(
         prompts = [prompt or ("" if text is None else "given as embeddings")] * (1 if text is None else len(text))
         if len(prompts) == 1:
             images, audio, audio_rows = [images], [audio], [audio_rows]
+    if not prompts:
+        raise RequestError("prompt", "is an empty list", "give a prompt for each clip")
+    for field, embeddings in (("prompt_embeds", text), ("negative_prompt_embeds", no_text)):
+        if embeddings is not None and len(embeddings) != len(prompts):
+            raise RequestError(field, f"holds {len(embeddings)} for {len(prompts)} clips", "give one a clip")
     given = {name: value for name, value in options.items() if value is not None}
     clips = []
     for index, words in enumerate(prompts):
@@ -108,6 +118,43 @@ def clips_of_call(
     return clips
 
 
+def check_tensors(clips: Sequence[Clip], latents: Tensor | None, config: Any) -> None:
+    """Refuse tensors that a pipeline call was given and that do not fit its network.
+
+    Args:
+        clips: with the embeddings.
+        latents: initial noise, if given.
+        config: the transformer's.
+    """
+    positions = range(1, config.text_length + 1)
+    for clip in clips:
+        for field, text in (("prompt_embeds", clip.text), ("negative_prompt_embeds", clip.no_text)):
+            _check_shape(field, text, (1, positions, config.text_dim))
+        _check_shape(
+            "audio_embeds", clip.audio_rows, (range(1, MAX_FRAMES + 1), config.audio_bands, config.audio_width)
+        )
+    _check_shape("latents", latents, (len(clips), *clips[0].plan.geometry.latent_shape(config.out_channels)))
+
+
+def _check_shape(field: str, tensor: Tensor | None, allowed: Sequence[int | range]) -> None:
+    """A tensor's shape: numbers, or ranges of them."""
+    if tensor is None:
+        return
+    ranges = [size if isinstance(size, range) else range(size, size + 1) for size in allowed]
+    if tensor.ndim != len(ranges) or any(size not in fit for size, fit in zip(tensor.shape, ranges, strict=True)):
+        sizes = (str(fit[0]) if len(fit) == 1 else f"{fit[0]} to {fit[-1]}" for fit in ranges)
+        raise RequestError(
+            field, f"has the shape {tuple(tensor.shape)}", f"this model and clip take ({', '.join(sizes)})"
+        )
+
+
+def check_words(field: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a word that is not one of the known."""
+    for word in given:
+        if word not in known:
+            raise RequestError(field, f"{word!r} is not known", did_you_mean(word, known))
+
+
 def _item(name: str, given: Any, index: int, size: int) -> Any:
     """The part of a batch's argument that belongs to one clip."""
     if given is None:
@@ -125,7 +172,7 @@ def _pictures(given: Any) -> list[Image.Image]:
     return [load_image(picture, field=f"images[{index}]") for index, picture in enumerate(several)]
 
 
-def as_frames(video_BCFHW: Tensor, output_type: str) -> Any:
+def as_frames(video_BCFHW: Tensor, output_type: OutputType) -> Any:
     """Pixels in [-1, 1] as the caller wants them."""
     if output_type == "pil":
         return [[Image.fromarray(frame) for frame in to_uint8(one)] for one in video_BCFHW.cpu().numpy()]

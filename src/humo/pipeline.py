@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from humo.clips import Clip, Sound, as_frames, clips_of_call
+from humo.clips import OUTPUT_TYPES, Clip, OutputType, Sound, as_frames, check_tensors, check_words, clips_of_call
 from humo.conditioning.audio import encode_sound, silence, window
 from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import decode_video, encode_blank, encode_references
@@ -304,7 +304,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         negative_prompt_embeds: Tensor | None = None,
         audio_embeds: Tensor | list[Tensor] | None = None,
         batch_passes: bool = False,
-        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -347,15 +347,13 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             "scale_image": scale_image,
             "switch_timestep": switch_timestep,
         }
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            known = ", ".join(self._callback_tensor_inputs)
-            raise RequestError(
-                "callback_on_step_end_tensor_inputs", f"{sorted(unknown)} cannot be given", f"only {known}"
-            )
+        check_words("output_type", [output_type], OUTPUT_TYPES)
+        tensor_inputs = "callback_on_step_end_tensor_inputs"
+        check_words(tensor_inputs, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         clips = clips_of_call(
             self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
         )
+        check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
         conditions = stack([self.encode(clip) for clip in clips])
         if latents is None:
