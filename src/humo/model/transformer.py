@@ -69,9 +69,10 @@ def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
 def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
     """[cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64, given in float32."""
     half = dim // 2
-    exponent = torch.arange(half, device=timestep_B.device, dtype=torch.float64) / half
-    angle = torch.outer(timestep_B.double(), TIME_MAX_PERIOD**-exponent)
-    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+    place = torch.device("cpu") if timestep_B.device.type == "mps" else timestep_B.device  # MPS has no float64
+    exponent = torch.arange(half, device=place, dtype=torch.float64) / half
+    angle = torch.outer(timestep_B.to(place, torch.float64), TIME_MAX_PERIOD**-exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep_B.device)
 
 
 class AttentionProcessor:
