@@ -71,7 +71,7 @@ def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
     half = dim // 2
     place = torch.device("cpu") if timestep_B.device.type == "mps" else timestep_B.device  # MPS has no float64
     exponent = torch.arange(half, device=place, dtype=torch.float64) / half
-    angle = torch.outer(timestep_B.to(place, torch.float64), TIME_MAX_PERIOD**-exponent)
+    angle = torch.outer(timestep_B.to(place).double(), TIME_MAX_PERIOD**-exponent)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep_B.device)
 
 
