@@ -70,7 +70,7 @@ def test_ours_to_published_to_ours_is_the_same_folder_byte_for_byte(converted: P
 def test_the_model_folder_is_laid_out_as_diffusers_does(converted: Path) -> None:
     index = json.loads((converted / "model_index.json").read_text())
     assert index["_class_name"] == "HuMoPipeline"
-    assert index["transformer"] == ["humo", "HuMoTransformer3DModel"]
+    assert index["transformer"] == ["humo.model.transformer", "HuMoTransformer3DModel"]
     assert {path.name for path in converted.iterdir()} == {*index} - {
         "_class_name",
         "_diffusers_version",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import COMPONENTS
 from humo.checkpoints.structure import Structure, measure_autoencoder, measure_text
 from humo.errors import CheckpointError
+from humo.runtime import load_pipeline
 from tests.checkpoints import released
 
 
@@ -154,6 +156,16 @@ def test_all_weights_load_into_the_real_classes_unchanged(converted: Path) -> No
     made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0).config
     assert {key: loaded[key] for key in made if key[0] != "_"} == {key: made[key] for key in made if key[0] != "_"}
     assert WhisperFeatureExtractor.from_pretrained(str(converted / "feature_extractor")).feature_size == 128
+
+
+def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path) -> None:
+    pipeline = load_pipeline(converted, device="cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    samples = np.zeros(3200, np.float32)
+    made = pipeline("the girl sings", audio=samples, width=64, height=64, num_inference_steps=1, output_type="np")
+    assert made.frames.shape == (1, 5, 64, 64, 3)
+    index = json.loads((converted / "model_index.json").read_text())
+    assert {name: list(pipeline.config[name]) for name in COMPONENTS} == {name: index[name] for name in COMPONENTS}
 
 
 def test_a_tokenizer_of_pieces_alone_reads_as_sentencepiece_does(converted: Path) -> None:

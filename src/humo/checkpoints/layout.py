@@ -60,15 +60,18 @@ SCHEDULER_FOLDER = "scheduler"
 """Where our layout holds the sampler's settings."""
 
 COMPONENTS: Mapping[str, tuple[str, str]] = {
-    "transformer": ("humo", "HuMoTransformer3DModel"),
+    "transformer": ("humo.model.transformer", "HuMoTransformer3DModel"),
     "vae": ("diffusers", "AutoencoderKLWan"),
     "text_encoder": ("transformers", "UMT5EncoderModel"),
     "tokenizer": ("transformers", "T5Tokenizer"),
-    "audio_encoder": ("humo", "SpeechEncoder"),
+    "audio_encoder": ("humo.model.audio", "SpeechEncoder"),
     "feature_extractor": ("transformers", "WhisperFeatureExtractor"),
     "scheduler": ("diffusers", "UniPCMultistepScheduler"),
 }
-"""Folder -> library and class of what it holds, as ``model_index.json`` names them."""
+"""Folder -> library and class of what it holds, as ``model_index.json`` names them.
+
+Our classes stand under their own modules: diffusers looks for a class's base beside it, and refuses ``humo`` itself.
+"""
 
 WRITTEN = frozenset({*COMPONENTS, MODEL_INDEX, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
 """Names that a conversion writes at the top of its folder, in either layout."""
