@@ -86,12 +86,12 @@ def run_batch(
     outputs: dict[Path, Row] = {}
     for row in rows:
         try:
-            plan = plan_row(row, defaults, output_folder, overwrite, outputs)
+            plan, is_made = plan_row(row, defaults, output_folder, overwrite, outputs)
         except Exception as error:  # noqa: BLE001 - a row that cannot even be looked at stops no other
             settle(Outcome(row, "failed", error=error))
             continue
-        if plan is None:
-            settle(Outcome(row, "skipped", next(path for path, user in outputs.items() if user is row)))
+        if is_made:
+            settle(Outcome(row, "skipped", Path(plan.request.output)))
             continue
         announce(row, plan.notes)
         if dry_run:
@@ -112,8 +112,8 @@ def run_batch(
 
 def plan_row(
     row: Row, defaults: Mapping[str, Any], output_folder: Path | None, overwrite: bool, outputs: dict[Path, Row]
-) -> Plan | None:
-    """The plan of a row, or None if its video is there.
+) -> tuple[Plan, bool]:
+    """The plan of a row, and whether its video is there already.
 
     Args:
         row, defaults, output_folder, overwrite: as `run_batch`.
@@ -139,9 +139,9 @@ def plan_row(
     plan = prepare(request.model_copy(update={"output": str(output)}))
     if output.exists() and not overwrite:
         if same_request(output, plan):
-            return None
+            return plan, True
         raise RequestError("output", f"{str(output)!r} is there and was made otherwise", "give --overwrite, or move it")
-    return plan
+    return plan, False
 
 
 def _outdone(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

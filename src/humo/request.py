@@ -32,7 +32,8 @@ MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
 MAX_SCALE = 50.0
 
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
-Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+FileName = Annotated[str, Field(min_length=1)]
+Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
 
@@ -41,10 +42,10 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: str | None = Field(None, description="model folder")
+    model: FileName | None = Field(None, description="model folder")
     prompt: str = Field(min_length=1, max_length=10_000, description="the scene, in words")
     images: Paths = Field((), description="picture of who or what is in it; give several, in order")
-    audio: str | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")
+    audio: FileName | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")
     mode: Mode | None = Field(None, description="inputs to follow (text, image, audio); default: those given")
     width: Side | None = Field(None, description="pixels")
     height: Side | None = Field(None, description="pixels")
@@ -60,7 +61,7 @@ class GenerateRequest(BaseModel):
     switch_timestep: float | None = Field(
         None, ge=0.0, le=1000.0, description="timestep above which the text lays the scene out"
     )
-    vocals: str | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
+    vocals: FileName | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
@@ -139,6 +140,8 @@ def allowed(field: str) -> str:
         parts.append(f"a multiple of {schema['multipleOf']}")
     if "maxLength" in schema:
         parts.append(f"{schema.get('minLength', 0)} to {schema['maxLength']} characters")
+    elif schema.get("minLength") or schema.get("items", {}).get("minLength"):
+        parts.append("not empty")
     return ", ".join(part for part in parts if part)
 
 
@@ -193,6 +196,8 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
         if letter not in mode and given:
             notes.append(f"mode {mode}: {field} given but not used")
+    if request.vocals is not None and request.audio is None:
+        notes.append("vocals given but not used: there is no sound")
     images = request.images if "I" in mode else ()
     audio = request.audio if "A" in mode else None
 

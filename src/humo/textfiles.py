@@ -77,9 +77,25 @@ def _json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_without_repeats)
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal names, too."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A table of which no name is there twice."""
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+        return node
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _YamlLoader)
+
+
 def _json_lines(text: str) -> list[Any]:
     rows: list[Any] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: a prompt may hold Unicode's other line ends
         if line.strip():
             try:
                 rows.append(_json(line))
@@ -105,8 +121,8 @@ def _csv(text: str) -> list[dict[str, Any]]:
 _PARSERS: dict[str, Callable[[str], Any]] = {
     ".json": _json,
     ".jsonl": _json_lines,
-    ".yaml": yaml.safe_load,
-    ".yml": yaml.safe_load,
+    ".yaml": _yaml,
+    ".yml": _yaml,
     ".toml": tomllib.loads,
     ".csv": _csv,
 }

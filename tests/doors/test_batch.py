@@ -82,6 +82,10 @@ def test_finished_rows_are_skipped_and_others_are_not_taken_for_them(
     before = Path("one.mp4").stat().st_mtime_ns
     said = humo("batch", put("rows.json", rows), *words)
     assert (said.code, statuses(said.events)) == (0, {1: "skipped", 2: "made"})
+    assert {event["path"] for event in said.events if event.get("status") in ("skipped", "made")} == {
+        "one.mp4",
+        "two.mp4",
+    }
     assert Path("one.mp4").stat().st_mtime_ns == before
     assert statuses(humo("batch", "rows.json", *words).events) == {1: "skipped", 2: "skipped"}
 

@@ -96,6 +96,17 @@ def test_a_row_that_is_wrong_as_a_whole_does_not_stop_the_others(tmp_path: Path)
     assert "cannot name a file" in str(rows[3].problem)
 
 
+def test_a_line_of_jsonl_ends_at_the_newline_alone(tmp_path: Path) -> None:
+    words = "a\u2028b\u2029c\u0085d"
+    rows = read_rows(put(tmp_path, "rows.jsonl", f'{{"prompt": "{words}"}}\n{{"prompt": "two"}}\n'))
+    assert [row.fields for row in rows] == [{"prompt": words}, {"prompt": "two"}]
+
+
+def test_yaml_may_merge_a_table_and_outdo_its_names(tmp_path: Path) -> None:
+    text = "- &base {prompt: a, seed: 1}\n- {<<: *base, seed: 2}\n"
+    assert [row.fields["seed"] for row in read_rows(put(tmp_path, "rows.yaml", text))] == [1, 2]
+
+
 def test_a_cell_beyond_the_header_is_a_field_nobody_knows(tmp_path: Path) -> None:
     (row,) = read_rows(put(tmp_path, "rows.csv", "prompt,seed\nhello,1,2\n"))
     assert row.fields == {"prompt": "hello", "seed": "1", "column 3": "2"}
@@ -111,6 +122,7 @@ def test_a_cell_beyond_the_header_is_a_field_nobody_knows(tmp_path: Path) -> Non
         ("rows.json", "[" * 100_000, "nested too deeply"),
         ("rows.json", '{"a": {"prompt": "x"}, "a": {"prompt": "y"}}', "'a' is there twice"),
         ("rows.yaml", "a: [", "not YAML"),
+        ("rows.yaml", "a: {prompt: x}\na: {prompt: y}", "'a' is there twice"),
         ("rows.yaml", "", "no rows"),
         ("rows.yaml", "!!python/object/apply:os.getcwd []", "not YAML"),
         ("rows.toml", "a = ", "not TOML"),

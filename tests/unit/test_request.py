@@ -53,8 +53,10 @@ def refusal(**fields: Any) -> RequestError:
         "mode": ("TAI", "tia", "", 3),
         "device": ("gpu", 0),
         "dtype": ("fp16", 16),
-        "images": (3, [4], {"a": 1}),
-        "audio": (3, ["a.wav"]),
+        "images": (3, [4], {"a": 1}, "", ["a.png", ""]),
+        "audio": (3, ["a.wav"], ""),
+        "model": (3, ""),
+        "vocals": (3, ""),
         "output": ("", 3),
         "sidecar": ("perhaps",),
     }.items(),
@@ -237,6 +239,11 @@ def test_a_clip_beyond_the_trained_length_is_made_and_noted() -> None:
     plan = plan_for(HUMO_1_7B, frames=161)
     assert plan.geometry.frames == 161
     assert plan.notes == ("161 frames are more than the 97 HuMo-1.7B was trained on",)
+
+
+def test_a_vocal_separator_without_a_sound_is_noted() -> None:
+    assert plan_for(vocals="voice.onnx", frames=5).notes == ("vocals given but not used: there is no sound",)
+    assert plan_for(vocals="voice.onnx", sound_samples=5 * FRAME).notes == ()
 
 
 def test_a_clip_longer_than_its_sound_is_noted() -> None:
