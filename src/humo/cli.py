@@ -202,12 +202,14 @@ def _compare_family(wanted: str | None, found: str, console: Quiet) -> None:
 
 
 def _folder(name: str) -> Path:
-    """A folder to write into, made if it is not there."""
+    """A folder to write into: it is there, or it can be made, which the first file in it does."""
     from humo.errors import StorageError
+    from humo.media.files import folder_for
 
     folder = Path(name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with folder_for(folder / "a"):
+            pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StorageError("output folder", f"{name!r} cannot be made: {reason}", "name another") from error

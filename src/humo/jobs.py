@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.errors import DependencyError, RequestError
+from humo.errors import DependencyError, MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
 from humo.presets import Preset
 from humo.progress import Event, Listener, deaf
@@ -258,6 +258,20 @@ def _check_output(plan: Plan) -> None:
         raise RequestError("output", f"{request.output!r} is one of the inputs", "name another file")
     needed = estimate_video_bytes(geometry.width, geometry.height, geometry.frames)
     check_writable(output, bytes_needed=needed, field="output")
+    if request.sidecar:
+        _check_sidecar(output.with_suffix(".json"))
+
+
+def _check_sidecar(path: Path) -> None:
+    """A record may take the place of a record, and of nothing else."""
+    from humo.media.provenance import read_record
+
+    if path.exists():
+        try:
+            read_record(path)
+        except MediaError as error:
+            problem = f"{str(path)!r} is there and is not the record of a video"
+            raise RequestError("sidecar", problem, "move it, or name the video otherwise") from error
 
 
 def _check_picture(path: str) -> None:

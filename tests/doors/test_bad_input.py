@@ -137,6 +137,24 @@ BAD = {
     "a batch without its file": (["batch"], "FILE", "is missing", None),
     "a batch file without rows": (["batch", "rows.json"], "rows.json", "no rows", text("rows.json", "[]")),
     "a batch file of another kind": (["batch", "a.wav"], "a.wav", "not a kind of file", None),
+    "a record where a job file is": (
+        ["generate", *GOOD, "--output", "job.mp4", "--sidecar"],
+        "sidecar",
+        "not the record of a video",
+        text("job.json", "{}"),
+    ),
+    "a record where a folder is": (
+        ["generate", *GOOD, "--output", "films.mp4", "--sidecar"],
+        "sidecar",
+        "not the record of a video",
+        lambda: Path("films.json").mkdir(),
+    ),
+    "an output in a new folder, and another fault": (
+        ["generate", *GOOD, "--output", "new/folder/a.avi"],
+        "output",
+        "end in .mp4",
+        None,
+    ),
     "one output for a batch": (["batch", "rows.json", "--output", "a.mp4"], "--output", "--output-dir", None),
     "an output folder that is a file": (
         ["batch", "rows.json", "--output-dir", "a.wav"],

@@ -135,8 +135,11 @@ def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path
 
 def test_a_dry_run_of_a_batch_makes_nothing(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     rows = [{"name": "one", "prompt": "a"}, {"prompt": "a", "width": 3}]
-    said = humo("batch", put("rows.json", rows), "--model", tiny_model_folder, "--dry-run", "--json")
+    said = humo(
+        "batch", put("rows.json", rows), "--model", tiny_model_folder, "--dry-run", "--json", "--output-dir", "new"
+    )
     assert (said.code, statuses(said.events)) == (3, {1: "ready", 2: "failed"})
+    assert not Path("new").exists()
     assert not list(desk.glob("*.mp4"))
 
 

@@ -127,6 +127,15 @@ def test_a_dry_run_says_what_would_be_made(humo: Humo, desk: Path, tiny_model_fo
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 
 
+def test_a_dry_run_leaves_no_folder_and_a_run_makes_it(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+    words = ["generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", "new/folder/a.mp4"]
+    assert humo(*words, "--dry-run").code == 0
+    assert not Path("new").exists()
+    for _ in range(2):  # a record takes the place of a record
+        assert humo(*words, "--sidecar").code == 0
+    assert sorted(path.name for path in Path("new/folder").iterdir()) == ["a.json", "a.mp4"]
+
+
 def test_notes_are_said_and_quiet_is_quiet(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     options = ["generate", "--model", tiny_model_folder, "--prompt", "a", "--frames", "7", "--dry-run"]
     said = humo(*options)

@@ -205,8 +205,14 @@ def test_frames_of_another_form_and_no_frames_are_refused(tmp_path: Path, frame:
 def test_a_place_to_write_is_tried_before_the_work(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.mp4"
     check_writable(target, bytes_needed=1000)
-    assert target.parent.is_dir()
-    assert not list(target.parent.iterdir())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="MB free"):
+        check_writable(target, bytes_needed=10**18)
+    with pytest.raises(MediaError, match="none"):
+        write_video(target, [], width=WIDTH, height=HEIGHT, metadata={})
+    assert not list(tmp_path.iterdir())
+    write_video(target, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], width=WIDTH, height=HEIGHT, metadata={})
+    assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
     (tmp_path / "film.mp4").mkdir()
     (tmp_path / "file").touch()
     for path, needed, said in [

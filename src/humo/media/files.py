@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from humo.errors import MediaError, StorageError
@@ -38,8 +38,30 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
+def folder_for(path: Path) -> Iterator[None]:
+    """The folder of a file is there within the block; whatever was made of it goes again unless something is in it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        OSError, ValueError: the folder cannot be made.
+    """
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
 def replacing(path: Path, field: str) -> Iterator[Path]:
     """A new file beside ``path`` that takes its place if the block ends well, and is removed if it does not.
+
+    Missing folders are made, and go the same way.
 
     Args:
         path: where the finished file shall be.
@@ -52,19 +74,21 @@ def replacing(path: Path, field: str) -> Iterator[Path]:
         StorageError: the file cannot be made, or not be put in its place.
     """
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except (OSError, ValueError) as error:
-        raise StorageError(
-            field, f"{str(path)!r} cannot be written ({reason(error)})", "choose a folder you may write to"
-        ) from error
-    try:
-        yield part
+    with ExitStack() as stack:
         try:
-            os.replace(part, path)
-        except OSError as error:
-            problem = f"{str(path)!r} cannot be replaced ({reason(error)})"
-            raise StorageError(field, problem, "choose another name") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+            stack.enter_context(folder_for(path))
+            os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                field, f"{str(path)!r} cannot be written ({reason(error)})", "choose a folder you may write to"
+            ) from error
+        try:
+            yield part
+            try:
+                os.replace(part, path)
+            except OSError as error:
+                problem = f"{str(path)!r} cannot be replaced ({reason(error)})"
+                raise StorageError(field, problem, "choose another name") from error
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)

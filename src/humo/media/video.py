@@ -18,7 +18,7 @@ from av.container import OutputContainer
 
 from humo.errors import DependencyError, MediaError, StorageError
 from humo.media.audio import SoundTrack, fit_length, load_track, open_media
-from humo.media.files import reason, replacing
+from humo.media.files import folder_for, reason, replacing
 
 CRF = 18
 """x264's constant rate factor, 0 (lossless) to 51: the value held to be free of visible loss."""
@@ -98,7 +98,7 @@ def estimate_video_bytes(width: int, height: int, frames: int) -> int:
 
 
 def check_writable(path: Path, *, bytes_needed: int, field: str = "output") -> None:
-    """Make sure, before the work, that a video can be written; makes missing folders.
+    """Make sure, before the work, that a video can be written; of missing folders, that they can be made.
 
     Args:
         path: the video to be.
@@ -114,10 +114,10 @@ def check_writable(path: Path, *, bytes_needed: int, field: str = "output") -> N
     try:
         with suppress(FileNotFoundError):
             path.lstat()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as trial:
-            trial.write(b"\0")
-        free = shutil.disk_usage(folder).free
+        with folder_for(path):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as trial:
+                trial.write(b"\0")
+            free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
         problem = f"{str(path)!r} cannot be written ({reason(error)})"
         raise StorageError(field, problem, "choose a folder you may write to") from error
