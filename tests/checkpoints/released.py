@@ -38,7 +38,7 @@ def transformer(family: str) -> TransformerStructure:
         attention_head_dim=HEAD_WIDTH,
         in_channels=36 if family == "humo-17b" else 16,
         out_channels=16,
-        text_dim=48,
+        text_dim=golden_meta()["text"]["dim"],
         freq_dim=256,
         ffn_dim=160,
         num_layers=3,

@@ -168,6 +168,22 @@ def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path
     assert {name: list(pipeline.config[name]) for name in COMPONENTS} == {name: index[name] for name in COMPONENTS}
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "scheduler/scheduler_config.json",
+        "feature_extractor/preprocessor_config.json",
+        "tokenizer/tokenizer_config.json",
+    ],
+)
+@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
+def test_settings_that_are_not_settings_are_named(folder: Path, file: str, text: str, said: str) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        open_model_folder(folder)
+    assert caught.value.field == str(folder / file)
+
+
 def test_a_tokenizer_of_pieces_alone_reads_as_sentencepiece_does(converted: Path) -> None:
     import sentencepiece
 

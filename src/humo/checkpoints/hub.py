@@ -161,6 +161,8 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
     if files := SETTINGS_FILES.get(folder.name):
         if not any((folder / name).is_file() for name in files):
             raise CheckpointError(str(folder), f"holds no {' or '.join(files)}", _CONVERT_AGAIN)
+        for path in folder.glob("*_config.json"):
+            _read_json(path)
         return Component(folder, library, class_name, {}, (), {})
     config = _read_json(folder / "config.json")
     stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
