@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusers.loaders import WanLoraLoaderMixin
+from safetensors import SafetensorError
 from torch import Tensor
 
 from humo.checkpoints.keymap import names_of
@@ -101,20 +102,26 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         Args and further keywords as diffusers'. Pickled files are refused.
 
         Raises:
-            CheckpointError: it does not belong to this transformer.
+            CheckpointError: it cannot be read, or does not belong to this transformer.
         """
         where = {
             name: kwargs.pop(name, None)
             for name in ("cache_dir", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")
         }
-        state, _ = fetch_lora(
-            pretrained_model_name_or_path_or_dict,
-            use_safetensors=True,
-            force_download=kwargs.pop("force_download", False),
-            user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
-            allow_pickle=False,
-            **where,
-        )
+        source = pretrained_model_name_or_path_or_dict
+        try:
+            state, _ = fetch_lora(
+                source,
+                use_safetensors=True,
+                force_download=kwargs.pop("force_download", False),
+                user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+                allow_pickle=False,
+                **where,
+            )
+        except (OSError, ValueError, SafetensorError) as failure:
+            raise CheckpointError(
+                f"LoRA {source}", f"cannot be read: {failure}", "give a .safetensors file"
+            ) from failure
         config = {name: self.transformer.config[name] for name in TransformerStructure.__dataclass_fields__}
         config["patch_size"] = tuple(config["patch_size"])
         renamed, dropped = rename_lora(state, TransformerStructure(**config))

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import (
@@ -43,7 +52,7 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: FileName | None = Field(None, description="model folder")
-    prompt: str = Field(min_length=1, max_length=10_000, description="the scene, in words")
+    prompt: str = Field(min_length=1, max_length=10_000, pattern=r"\S", description="the scene, in words")
     images: Paths = Field((), description="picture of who or what is in it; give several, in order")
     audio: FileName | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")
     mode: Mode | None = Field(None, description="inputs to follow (text, image, audio); default: those given")
@@ -66,6 +75,14 @@ class GenerateRequest(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML and JSON know yes and no, which Python would count as 1 and 0."""
+        if isinstance(value, bool) and info.field_name != "sidecar":
+            raise ValueError("yes or no is neither a number nor text")
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> GenerateRequest:
@@ -95,7 +112,7 @@ def _in_one_line(failure: ValidationError) -> RequestError:
         return RequestError(field, "is not a field of a request", did_you_mean(field, GenerateRequest.model_fields))
     if kind == "missing":
         return RequestError(field, "is missing", "give it")
-    if kind == "value_error":
+    if kind == "value_error" and not field:
         return RequestError("frames and seconds", str(error["ctx"]["error"]))
     if kind == "literal_error":
         return RequestError(field, f"{value!r} is not known", did_you_mean(str(value), _choices(field)))

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -277,11 +276,13 @@ def test_help_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
     )
     times = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = os.times()
         done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
-        times.append(time.perf_counter() - begun)
+        ended = os.times()
+        spent = (ended.children_user - begun.children_user) + (ended.children_system - begun.children_system)
+        times.append(spent)
         assert done.returncode == 0, done.stderr
-    assert min(times) < 1.0  # half a second on an idle machine
+    assert min(times) < 0.5  # seconds of the processor, which other programs do not lengthen much
     assert "humo" in done.stdout
 
 

@@ -330,3 +330,14 @@ def test_a_plan_counts_its_timesteps_and_passes() -> None:
     assert plan.passes == 30
     assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10).passes == 20
     assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10, scale_text=7.0).passes == 30
+
+
+@pytest.mark.parametrize("field", ["seed", "frames", "steps", "scale_text", "width"])
+def test_yes_is_not_taken_for_the_number_one(field: str) -> None:
+    with pytest.raises(RequestError, match=rf"{field}: True is not allowed; allowed: a (whole )?number"):
+        parse_request({"prompt": "x", field: True})
+
+
+def test_a_prompt_of_white_space_alone_is_refused() -> None:
+    with pytest.raises(RequestError, match="prompt"):
+        parse_request({"prompt": " \n\t "})

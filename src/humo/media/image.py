@@ -48,12 +48,12 @@ def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = M
     if isinstance(source, np.ndarray):
         return _flatten(_from_array(source, field, max_pixels))
     if isinstance(source, Image.Image):
-        with _quiet_pillow(), _explained(field, "the given picture"):
+        with _quiet_pillow(), _explained(field, "the given picture", max_pixels):
             return _decode(source, field, "the given picture", max_pixels)
     path = Path(source)
     name = repr(path.name)
     check_file(path, field)
-    with _quiet_pillow(), _explained(field, name):
+    with _quiet_pillow(), _explained(field, name, max_pixels):
         Image.init()
         with Image.open(path, formats=[known for known in Image.ID if known not in _PROGRAMS]) as image:
             return _decode(image, field, name, max_pixels)
@@ -150,7 +150,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(field: str, name: str) -> Iterator[None]:
+def _explained(field: str, name: str, max_pixels: int) -> Iterator[None]:
     """One line for whatever Pillow's many decoders raise on a damaged file."""
     try:
         yield
@@ -159,7 +159,8 @@ def _explained(field: str, name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise MediaError(field, f"{name} is not a picture that can be read", "give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
-        raise MediaError(field, f"{name} is far too large ({error})", "make it smaller") from error
+        remedy = f"make it smaller; at most {max_pixels / 1e6:g} megapixels are read"
+        raise MediaError(field, f"{name} is far too large", remedy) from error
     except Exception as error:
         remedy = "save it again as PNG or JPEG; it may be damaged or cut short"
         raise MediaError(field, f"{name} cannot be decoded ({error})", remedy) from error
