@@ -238,3 +238,11 @@ def test_a_network_of_the_other_family_is_refused(
     shutil.copytree(tiny_model_folder / "transformer", folder / "transformer")
     with pytest.raises(CheckpointError, match="takes 16 channels, which is not HuMo-17B's family"):
         open_model_folder(folder)
+
+
+def test_a_sampler_of_another_kind_of_model_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "other")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "UniPCMultistepScheduler"}))
+    with pytest.raises(CheckpointError, match="use_flow_sigmas"):
+        open_model_folder(folder)

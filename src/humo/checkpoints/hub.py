@@ -161,8 +161,9 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
     if files := SETTINGS_FILES.get(folder.name):
         if not any((folder / name).is_file() for name in files):
             raise CheckpointError(str(folder), f"holds no {' or '.join(files)}", _CONVERT_AGAIN)
-        for path in folder.glob("*_config.json"):
-            _read_json(path)
+        settings = {path.name: _read_json(path) for path in folder.glob("*_config.json")}
+        if folder.name == "scheduler" and not settings["scheduler_config.json"].get("use_flow_sigmas"):
+            raise CheckpointError(str(folder), "is not a sampler of flow models (use_flow_sigmas)", _CONVERT_AGAIN)
         return Component(folder, library, class_name, {}, (), {})
     config = _read_json(folder / "config.json")
     stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
