@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from humo import __version__
+from humo import __version__, datacli
 from humo.console import BYTES, Quiet, choose_console
 from humo.errors import HumoError, RequestError, did_you_mean
 from humo.options import Parser, add_request_options, given_fields
@@ -322,5 +322,6 @@ def _convert(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
 COMMANDS = {
     "generate": Command("make one video from words, pictures and a sound", _generate_options, _generate),
     "batch": Command("make the videos of a file of requests", _batch_options, _batch),
+    "data": Command(datacli.SUMMARY, datacli.add_options, datacli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
 }

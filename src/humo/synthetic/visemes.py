@@ -56,8 +56,8 @@ _SHAPES: dict[str, tuple[float, ...]] = {
 
 _INSISTS: dict[str, dict[str, float]] = {
     "rest": dict.fromkeys(CHANNELS, 0.5),
-    "p": {"closure": 8.0, "jaw": 4.0, "tuck": 1.0, "lower": 5.0, "upper": 5.0, "funnel": 0.6, "tongue": 1.0},
-    "f": {"tuck": 8.0, "jaw": 3.0, "upper": 2.0, "lower": 3.0, "closure": 2.0, "funnel": 1.0, "pucker": 0.6},
+    "p": {"closure": 1.2, "jaw": 1.2, "tuck": 1.0, "lower": 1.2, "upper": 1.2, "funnel": 0.4, "tongue": 1.0},
+    "f": {"tuck": 1.5, "jaw": 1.2, "upper": 1.0, "lower": 1.2, "closure": 1.0, "funnel": 0.6, "pucker": 0.4},
     "w": {"pucker": 4.0, "funnel": 2.0, "jaw": 1.6, "stretch": 1.5},
     "ʃ": {"funnel": 3.0, "jaw": 1.6, "stretch": 1.5},
     "ɹ": {"funnel": 0.8, "pucker": 0.8},
@@ -81,7 +81,8 @@ _PHONEMES: tuple[tuple[str, str], ...] = (
     *((letter, "s") for letter in "sz"), *((letter, "ʃ") for letter in "ʃʒçɕ"), *((letter, "ɹ") for letter in "ɹrɻʁ"),
     *((letter, "l") for letter in "lɫɬ"), ("w", "w"), ("ʍ", "w"), ("h", "h"), ("ɦ", "h"), ("j", "i"),
     *((letter, "ɑ") for letter in "ɑaɒ"), ("æ", "æ"), ("ʌ", "ʌ"), ("ɐ", "ʌ"), ("ə", "ə"), ("ɚ", "ɜ"), ("ɝ", "ɜ"),
-    ("ɜ", "ɜ"), ("ø", "ɜ"), ("œ", "ɜ"), ("ɔ", "ɔ"), ("o", "o"), ("ʊ", "u"), ("u", "u"), ("y", "u"), ("ɛ", "ɛ"),
+    ("ɜ", "ɜ"), ("ø", "ɜ"), ("œ", "ɜ"), ("ɔ", "ɔ"), ("o", "o"), ("ʊ", "u"), ("u", "u"), ("ʉ", "u"), ("y", "u"),
+    ("ɛ", "ɛ"),
     ("e", "ɛ"), ("ɪ", "ɪ"), ("ᵻ", "ɪ"), ("ɨ", "ɪ"), ("i", "i"),
 )  # fmt: skip
 """Visemes of a phoneme, looked up by how its IPA begins; the longer beginnings first."""
