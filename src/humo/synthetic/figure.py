@@ -10,9 +10,9 @@ import numpy as np
 from humo.synthetic import materials as m
 from humo.synthetic.body import neutral
 from humo.synthetic.glasses import frame
-from humo.synthetic.hair import beard_cover, grow, scalp_cover, strands
+from humo.synthetic.hair import STYLES, beard_cover, grow, scalp_cover, strands
 from humo.synthetic.kernels import CUT, SOLID, STRANDS, TWO_SIDED, vertex_normals
-from humo.synthetic.mesh import Floats, Indices, base_mesh, target
+from humo.synthetic.mesh import Floats, Indices, base_mesh, floats, target
 from humo.synthetic.person import Person
 
 _CLOTH_LIFT = {"turtleneck": 0.05, "hoodie": 0.09, "suit": 0.05}  # decimetres above the base mesh's tights
@@ -31,10 +31,11 @@ class Figure:
         head: (N,) share of the head's rotation.
         triangles: (T, 3).
         kinds, materials: (T,) how and of what each triangle is drawn.
-        fuzz: (T, 2) ragged edge and thinning of hair.
+        fuzz: (T, 3) ragged edge, thinning and fineness of hair.
         fields: (N, 3) cover and strand coordinates.
         attributes: (N, ATTRIBUTES) as `materials` names them; ambient and key visibility are 1.
         shade: (N,) brightness of hair by depth.
+        outer: (N,) the vertex whose light each one takes: the outermost shell lights the roots below it.
         neck: (3,) the point around which the head turns.
         middle: (3,) middle of the head; half: half its height, decimetres.
     """
@@ -50,6 +51,7 @@ class Figure:
     fields: Floats
     attributes: Floats
     shade: Floats
+    outer: Indices
     neck: Floats
     middle: Floats
     half: float
@@ -66,7 +68,7 @@ def figure(person: Person, clothes: str) -> Figure:
     mesh, base = base_mesh(), neutral(person).copy()
     cloth = np.unique(mesh.surfaces["cloth"])
     base[cloth] += vertex_normals(base, mesh.surfaces["cloth"])[cloth] * _CLOTH_LIFT.get(clothes, _USUAL_LIFT)
-    cover = scalp_cover(person)
+    cover, tight = scalp_cover(person), STYLES[person.hair_style].tight
     beard = beard_cover(person)
     attributes = np.zeros((len(base), m.ATTRIBUTES), np.float32)
     attributes[:, : m.Z + 1] = mesh.rest
@@ -74,7 +76,7 @@ def figure(person: Person, clothes: str) -> Figure:
     attributes[:, m.LASH] = _lash_line()
     attributes[:, m.COVER], attributes[:, m.BEARDED] = cover, beard
     attributes[:, m.OPEN : m.LIT + 1] = 1
-    attributes[:, m.ACROSS : m.ALONG + 1] = strands(mesh.rest, person.parting)
+    attributes[:, m.ACROSS : m.ALONG + 1] = strands(mesh.rest, person.parting, tight)
     attributes[cloth, m.COVER] = neckline(clothes, mesh.rest[cloth])
     for ball in mesh.eyeballs:
         low, high = base[ball].min(0), base[ball].max(0)
@@ -82,7 +84,7 @@ def figure(person: Person, clothes: str) -> Figure:
     skin = mesh.surfaces["skin"]
     corners = mesh.rest[skin]
     skin = skin[(corners[:, :, 1].max(1) > _HIDDEN_BELOW) & (np.abs(corners[:, :, 0]).min(1) < _HIDDEN_BESIDE)]
-    no_fuzz = np.zeros((0, 2), np.float32)
+    no_fuzz = np.zeros((0, 3), np.float32)
     parts = [
         (skin, SOLID, m.SKIN, no_fuzz),
         (mesh.surfaces["cloth"], CUT, m.CLOTH, no_fuzz),
@@ -91,18 +93,21 @@ def figure(person: Person, clothes: str) -> Figure:
         (mesh.surfaces["tongue"], TWO_SIDED, m.TONGUE, no_fuzz),
     ]
     source, offset, more, shade = [], [], [], [np.ones(len(base), np.float32)]
-    count = len(base)
+    count, outer = len(base), [np.arange(len(base), dtype=np.int32)]
     for lock in grow(person, base):
         is_beard = bool((lock.source >= 0).all() and lock.canonical[:, 1].max() < 7.6)
         extra = np.zeros((len(lock.source), m.ATTRIBUTES), np.float32)
         extra[:, : m.Z + 1] = lock.canonical
         extra[:, m.OPEN : m.LIT + 1] = 1
         extra[:, m.COVER] = lock.cover
-        extra[:, m.ACROSS : m.ALONG + 1] = strands(lock.canonical, person.parting) * (1.6 if is_beard else 1.0)
+        extra[:, m.ACROSS : m.ALONG + 1] = strands(lock.canonical, person.parting, tight) * (
+            np.float32(2.5) if is_beard else np.float32(1.0)
+        )
         source.append(lock.source)
         offset.append(lock.offset)
         more.append(extra)
         shade.append(lock.shade)
+        outer.append(lock.outer + count)
         parts.append((lock.triangles + count, STRANDS, m.BEARD if is_beard else m.HAIR, lock.fuzz))
         count += len(lock.source)
     if person.glasses != "none":
@@ -114,6 +119,7 @@ def figure(person: Person, clothes: str) -> Figure:
         offset.append(points)
         more.append(extra)
         shade.append(np.ones(len(points), np.float32))
+        outer.append(np.arange(count, count + len(points), dtype=np.int32))
         parts.append((triangles + count, TWO_SIDED, m.FRAME, no_fuzz))
     follows = np.concatenate([np.zeros(0, np.int32), *source]).astype(np.int32)
     table = np.concatenate([attributes, *more])
@@ -128,9 +134,10 @@ def figure(person: Person, clothes: str) -> Figure:
         triangles=np.concatenate([part[0] for part in parts]).astype(np.int32),
         kinds=np.concatenate([np.full(len(part[0]), part[1]) for part in parts]).astype(np.int32),
         materials=np.concatenate([np.full(len(part[0]), part[2]) for part in parts]).astype(np.int32),
-        fuzz=np.concatenate([part[3] if len(part[3]) else np.zeros((len(part[0]), 2), np.float32) for part in parts]),
+        fuzz=np.concatenate([part[3] if len(part[3]) else np.zeros((len(part[0]), 3), np.float32) for part in parts]),
         fields=np.ascontiguousarray(table[:, [m.COVER, m.ACROSS, m.ALONG]]),
         attributes=table,
+        outer=np.concatenate(outer).astype(np.int32),
         shade=np.concatenate(shade).astype(np.float32),
         neck=base[mesh.neck].mean(0),
         middle=((low + high) / 2).astype(np.float32),
@@ -161,4 +168,4 @@ def _lash_line() -> Floats:
     for name in ("eyeBlinkLeft", "eyeBlinkRight"):
         moved = np.abs(target(name)[:, 1])
         total = np.maximum(total, moved / moved.max())
-    return np.clip((total - 0.80) / 0.18, 0, 1).astype(np.float32)
+    return floats(np.clip((total - 0.80) / 0.18, 0, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from humo.synthetic.body import eye_centres
-from humo.synthetic.mesh import Floats, Indices, base_mesh
+from humo.synthetic.mesh import Floats, Indices, base_mesh, floats
 
 _ROUNDNESS = {"round": 2.0, "square": 5.0}  # exponent of the rim's superellipse
 _HALF_SIZE = {"round": (0.235, 0.215), "square": (0.265, 0.185)}  # decimetres across and up
@@ -42,9 +42,9 @@ def frame(kind: str, points: Floats) -> tuple[Floats, Indices]:
         rim[:, 1] = level + high * outline[:, 1]
         rim[:, 2] = front - 0.10 * np.abs(rim[:, 0]) ** 2
         tubes.append((rim, True))
-        hinge = np.float32((side * (apart + wide), level + 0.5 * high, front - 0.10 * (apart + wide) ** 2))
-        behind = np.float32((side * ear_x, level + 0.4 * high, ear_z))
-        tubes.append((np.stack([hinge, (hinge + behind) / 2 + np.float32((0.03 * side, 0, 0)), behind]), False))
+        hinge = floats((side * (apart + wide), level + 0.5 * high, front - 0.10 * (apart + wide) ** 2))
+        behind = floats((side * ear_x, level + 0.4 * high, ear_z))
+        tubes.append((np.stack([hinge, (hinge + behind) / 2 + floats((0.03 * side, 0, 0)), behind]), False))
     inner = apart - wide
     bridge = np.linspace(-inner, inner, 5, dtype=np.float32)
     arch = level + 0.35 * high + 0.03 * (1 - (bridge / inner) ** 2)
@@ -62,7 +62,7 @@ def _tube(line: Floats, closed: bool) -> tuple[Floats, Indices]:
     """A tube of square section along a line of points (N, 3)."""
     ahead = (np.roll(line, -1, 0) - np.roll(line, 1, 0)) if closed else np.gradient(line, axis=0)
     ahead = ahead / (np.sqrt((ahead * ahead).sum(1, keepdims=True)) + 1e-9)
-    out = np.cross(ahead, np.float32((0.02, 0.03, 1.0)))
+    out = np.cross(ahead, floats((0.02, 0.03, 1.0)))
     out = out / (np.sqrt((out * out).sum(1, keepdims=True)) + 1e-9)
     deep = np.cross(ahead, out)
     section = [out, deep, -out, -deep]

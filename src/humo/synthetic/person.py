@@ -33,13 +33,13 @@ HAIR_COLOURS: dict[str, Colour] = {
     "brown": (0.38, 0.25, 0.16),
     "auburn": (0.45, 0.19, 0.10),
     "red": (0.68, 0.31, 0.11),
-    "blond": (0.82, 0.66, 0.38),
+    "blond": (0.76, 0.60, 0.37),
     "grey": (0.56, 0.56, 0.56),
     "white": (0.88, 0.87, 0.84),
 }
 EYE_COLOURS: dict[str, Colour] = {
-    "dark brown": (0.16, 0.09, 0.05),
-    "brown": (0.36, 0.21, 0.10),
+    "dark brown": (0.27, 0.16, 0.10),
+    "brown": (0.47, 0.28, 0.13),
     "hazel": (0.46, 0.37, 0.17),
     "green": (0.33, 0.50, 0.30),
     "blue": (0.30, 0.50, 0.74),
@@ -105,7 +105,6 @@ _PAIRED: tuple[tuple[str, str, str, float], ...] = (  # target stem, its two dir
     ("neck/neck-scale-horiz", "decr", "incr", 0.20),
 )
 _MIRRORED: tuple[tuple[str, str, str, str, float], ...] = (  # folder, stem, its two directions, spread
-    ("eyes", "eye-scale", "decr", "incr", 0.30),
     ("eyes", "eye-trans", "in", "out", 0.35),
     ("eyes", "eye-corner1", "down", "up", 0.35),
     ("eyes", "eye-corner2", "down", "up", 0.35),
@@ -116,7 +115,15 @@ _MIRRORED: tuple[tuple[str, str, str, str, float], ...] = (  # folder, stem, its
     ("ears", "ear-wing", "decr", "incr", 0.30),
 )
 _HEADS = ("oval", "round", "square", "rectangular", "diamond", "triangular", "invertedtriangular")
-_OPEN_EYES = 0.35  # the base mesh's eyes are narrower than a face in conversation has them
+_REST = (  # the base mesh looks stern at rest: brows and corners of the mouth are raised a little
+    ("browInnerUp", 0.40),
+    ("browOuterUpLeft", 0.15),
+    ("browOuterUpRight", 0.15),
+    ("mouthSmileLeft", 0.14),
+    ("mouthSmileRight", 0.14),
+)
+_EYE_SIZE = 0.30
+_OPEN_EYES = 0.55  # the base mesh's eyes are narrower than a face in conversation has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,7 @@ class Person:
         hair_style: one of `HAIR_STYLES`.
         hair_colour: one of `HAIR_COLOURS`.
         hair_shade: factor on the hair's colour, about 1.
+        hairline: how far the hairline lies above the usual, decimetres.
         parting: where the hair is parted, decimetres to the person's left.
         brows: thickness of the eyebrows, decimetres.
         beard: one of `BEARDS`.
@@ -159,6 +167,7 @@ class Person:
     hair_style: str
     hair_colour: str
     hair_shade: float
+    hairline: float
     parting: float
     brows: float
     beard: str
@@ -208,6 +217,7 @@ class Person:
             hair_style=style,
             hair_colour=_hair_colour(random, age, caucasian),
             hair_shade=float(np.clip(1 + 0.12 * random.normal(), 0.75, 1.3)),
+            hairline=float(np.clip(0.06 * random.normal(), -0.12, 0.12)),
             parting=float(random.choice((-0.28, 0.0, 0.28))),
             brows=float(np.clip((0.028 if sex == "woman" else 0.042) * (1 + 0.2 * random.normal()), 0.018, 0.062)),
             beard=beard,
@@ -254,7 +264,7 @@ PERSON_WORDS: dict[str, tuple[str, ...]] = {
 
 def _face_shape(random: np.random.Generator) -> tuple[tuple[str, float], ...]:
     """Face targets drawn around the average; left and right alike."""
-    shape: dict[str, float] = {}
+    shape: dict[str, float] = dict(_REST)
 
     def draw(spread: float) -> float:
         return float(np.clip(spread * random.normal(), -0.85, 0.85))
@@ -268,6 +278,11 @@ def _face_shape(random: np.random.Generator) -> tuple[tuple[str, float], ...]:
             shape[f"{folder}/{side}-{stem}-{low if amount < 0 else high}"] = abs(amount)
     for side in "lr":
         shape[f"eyes/{side}-eye-height2-incr"] = _OPEN_EYES
+        shape[f"eyes/{side}-eye-height1-incr"] = _OPEN_EYES / 2
+        shape[f"eyes/{side}-eye-height3-incr"] = _OPEN_EYES / 2
+    size = _EYE_SIZE + draw(0.22)
+    for side in "lr":
+        shape[f"eyes/{side}-eye-scale-{'decr' if size < 0 else 'incr'}"] = abs(size)
     head = _HEADS[int(random.integers(len(_HEADS)))]
     shape[f"head/head-{head}"] = float(random.uniform(0.1, 0.6))
     return tuple(shape.items())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from humo.synthetic.appearance import Look
+from humo.synthetic.compiled import Array, compiled
 from humo.synthetic.figure import Figure
-from humo.synthetic.kernels import Array, njit
-from humo.synthetic.mesh import Floats, target
+from humo.synthetic.mesh import Floats, floats, target
 from humo.synthetic.track import UNITS
 
 CAMERA_DISTANCE = 14.0  # decimetres from the head's middle
@@ -21,7 +21,7 @@ _SMALLEST = 1e-4  # units weaker than this are left out
 def rotation(yaw: float, pitch: float, roll: float) -> Floats:
     """Rotation (3, 3) of the head: roll, then pitch, then yaw; radians."""
     cy, sy, cp, sp, cr, sr = (f(v) for v in (yaw, pitch, roll) for f in (math.cos, math.sin))
-    return np.float32(
+    return floats(
         [
             [cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, sy * cp],
             [cp * sr, cp * cr, -sp],
@@ -66,7 +66,7 @@ def place(body: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -
     return placed, (stand.astype(np.float64) @ turned.astype(np.float64)).astype(np.float32)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _add(points: Array, displacement: Array, strength: float) -> None:
     """points (V, 3) += strength * displacement (V, 3), float32."""
     for i in range(points.shape[0]):
@@ -74,7 +74,7 @@ def _add(points: Array, displacement: Array, strength: float) -> None:
             points[i, k] += strength * displacement[i, k]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _assemble(
     face: Array, source: Array, offset: Array, head: Array, neck: Array, turned: Array, stand: Array, placed: Array
 ) -> None:

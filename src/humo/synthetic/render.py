@@ -6,7 +6,6 @@ One thread, no clock, no global state: the same person, look and track give the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,14 @@ from humo.synthetic.figure import Figure, figure
 from humo.synthetic.kernels import FAR, rasterise, vertex_normals
 from humo.synthetic.light import lamp_directions, reached, sky_directions
 from humo.synthetic.mesh import Floats
+from humo.synthetic.mouth import mouth_curve
 from humo.synthetic.person import EYE_COLOURS, HAIR_COLOURS, Person
 from humo.synthetic.pose import Camera, place
 from humo.synthetic.scene import backdrop, to_linear
 from humo.synthetic.shading import shade
 from humo.synthetic.track import UNIT, UNITS, FaceTrack
+
+__all__ = ["mouth_curve", "render_clip", "render_still"]
 
 Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
@@ -120,8 +122,8 @@ def _lit(body: Figure, look: Look) -> Floats:
     for column, least in _OPEN_FLOOR.items():
         share = attributes[:base, column] * (body.attributes[:base, m.INNER] < 0.9)
         sky[:base] = np.maximum(sky[:base], least * np.clip(share, 0, 1))
-    attributes[:, m.OPEN] = sky * body.shade
-    attributes[:, m.LIT] = lamp * body.shade
+    attributes[:, m.OPEN] = sky[body.outer] * body.shade
+    attributes[:, m.LIT] = lamp[body.outer] * body.shade
     return attributes
 
 
@@ -137,12 +139,12 @@ def _colours(person: Person, look: Look, behind: Floats) -> NDArray[np.float64]:
     table[m.C_SECOND] = to_linear(CLOTHES_COLOURS[look.second_colour])
     table[m.C_FRAME] = to_linear(((0.12, 0.11, 0.12), (0.30, 0.18, 0.10), (0.36, 0.33, 0.30))[person.seed % 3])
     warm = np.array((1 + 0.07 * look.warmth, 1.0, 1 - 0.09 * look.warmth))
-    table[m.C_KEY] = 0.92 * look.strength * warm
+    table[m.C_KEY] = 0.90 * look.strength * warm
     around = np.add.reduce(behind.astype(np.float64), (0, 1)) / behind.shape[0] ** 2
-    around = 0.55 + 0.45 * around / max(float(around.max()), 1e-3)  # the scene's hue, at the studio's brightness
+    around = 0.74 + 0.26 * around / max(float(around.max()), 1e-3)  # the scene's hue, at the studio's brightness
     table[m.C_FILL] = 0.20 * around
     table[m.C_SKY] = 0.50 * around
-    table[m.C_GROUND] = 0.24 * around * np.array((1.05, 1.0, 0.95))
+    table[m.C_GROUND] = 0.20 * around * np.array((1.05, 1.0, 0.95))
     return table
 
 

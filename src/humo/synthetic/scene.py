@@ -59,7 +59,7 @@ def _rough(random: np.random.Generator, x: Plane, y: Plane, waves: int, frequenc
     """Smooth unevenness (H, W) of amplitude about 1."""
     total = np.zeros_like(x)
     for _ in range(waves):
-        a, b, phase = random.normal(0, frequency, 2).tolist() + [random.uniform(0, 6.3)]
+        a, b, phase = random.normal(0, frequency), random.normal(0, frequency), random.uniform(0, 6.3)
         total += np.sin(a * x + b * y + phase)
     return total / math.sqrt(waves)
 
@@ -163,7 +163,7 @@ def _sea(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     picture = np.array(high) * (1 - t) + np.array(low) * t
     cloud = np.clip(0.35 * _rough(random, x, 2.5 * y, 9, 11), 0, 0.5)[..., None]
     picture = picture * (1 - cloud) + cloud * np.array((1.0, 0.97, 0.94))
-    ripple = 0.06 * np.sin(150 * np.maximum(y - horizon, 0) ** 0.8 + 4 * _rough(random, x, y, 5, 12))
+    ripple = 0.03 * np.sin(150 * np.maximum(y - horizon, 0) ** 0.8 + 4 * _rough(random, x, y, 5, 12))
     water = np.array((0.20, 0.38, 0.52) if warm else (0.13, 0.42, 0.58)) * (1.25 - 0.6 * (y - horizon))[..., None]
     water = water + np.asarray(ripple)[..., None]
     picture = np.where((y > horizon)[..., None], water, picture)

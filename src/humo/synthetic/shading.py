@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from humo.synthetic.kernels import Array, njit, smooth
+from humo.synthetic.compiled import Array, compiled
+from humo.synthetic.kernels import smooth
 from humo.synthetic.materials import (
     ATTRIBUTES,
     BEARD,
@@ -45,7 +46,7 @@ from humo.synthetic.materials import (
 )
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def _is_face(material: int, a: Array) -> bool:
     """Whether a pixel belongs to the face: skin from hairline to chin, eyes, mouth, glasses, beard."""
     if material in (EYE, TEETH, TONGUE, FRAME):
@@ -55,7 +56,7 @@ def _is_face(material: int, a: Array) -> bool:
     return bool(material == SKIN and a[Z] > 0.72 and a[Y] > 6.13 + 0.25 * (1.4 - a[Z]) and a[COVER] < 0.05)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+@compiled
 def shade(
     picture: Array,
     face: Array,
@@ -99,13 +100,14 @@ def shade(
             for m in range(3):
                 n[m] = u * normals[i, m] + v * normals[j, m] + w * normals[k, m]
             length = math.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-9
-            flip = -1.0 if n[2] < 0 and materials[t] in (HAIR, FRAME) else 1.0
+            flip = -1.0 if n[2] < 0 and materials[t] in (HAIR, FRAME, TEETH, TONGUE) else 1.0
             for m in range(3):
                 n[m] *= flip / length
             material = materials[t]
             face[y, x] = 1 if _is_face(material, a) else 0
             lit, sky = min(max(a[LIT], 0.0), 1.0), min(max(a[OPEN], 0.0), 1.0)
-            shine, gloss, scatter, tangent = 0.0, 10.0, 0.0, 0.0
+            shine, gloss, scatter, tangent, gleam = 0.0, 10.0, 0.0, 0.0, 1.0
+            sheen = 0.08 if material in (HAIR, BEARD) else 0.4
             if material == SKIN:
                 shine, gloss = skin(c, a, colours, numbers)
                 scatter = 1.0
@@ -120,22 +122,23 @@ def shade(
                 gx, gy, gz = gx - into * n[0], gy - into * n[1], gz - into * n[2]
                 flow = math.sqrt(gx * gx + gy * gy + gz * gz) + 1e-6
                 along = (gx * hx + gy * hy + gz * hz) / flow + 0.12 * shift
+                gleam = 1.0 if material == HAIR else 0.25
                 tangent = math.sqrt(max(0.0, 1 - along * along))
             elif material == CLOTH:
                 shine, gloss = cloth(c, a, n, colours, numbers)
             elif material == EYE:
                 shine, gloss = eye(c, a, colours, numbers)
-                lit, sky = max(lit, 0.55), max(sky, 0.55)
+                lit, sky = max(lit, 0.6), max(sky, 0.7)
             elif material == TEETH:
                 shine, gloss = teeth(c, a)
-                lit, sky = 0.45, 0.5
+                lit, sky = 0.62, 0.78
             elif material == TONGUE:
                 shine, gloss = tongue(c, a)
                 lit, sky = 0.4, 0.45
             else:
                 for m in range(3):
                     c[m] = colours[C_FRAME, m]
-                shine, gloss = 0.8, 40.0
+                shine, gloss, lit, sky = 0.8, 40.0, 0.85, 0.85
             facing = n[0] * lx + n[1] * ly + n[2] * lz
             side = n[0] * numbers[P_FILL] + n[1] * numbers[P_FILL + 1] + n[2] * numbers[P_FILL + 2]
             up = 0.5 + 0.5 * n[1]
@@ -159,8 +162,8 @@ def shade(
                 fill = colours[C_FILL, m] * max(0.0, (side + 0.3) / 1.3) * dim
                 ambient = (colours[C_GROUND, m] + (colours[C_SKY, m] - colours[C_GROUND, m]) * up) * dim
                 value = c[m] * (key + fill + ambient) + spec * colours[C_KEY, m]
-                value += 0.22 * fresnel * colours[C_SKY, m] * sky * (0.4 + c[m])
+                value += 0.22 * fresnel * colours[C_SKY, m] * sky * (sheen + c[m])
                 if tangent > 0:
-                    sharp = tangent**60 * 0.16 + tangent**14 * 0.5 * c[m]
+                    sharp = tangent**60 * 0.10 * gleam + tangent**14 * 0.45 * c[m]
                     value += sharp * colours[C_KEY, m] * lit * smooth(-0.2, 0.4, facing)
                 picture[y, x, m] = value
