@@ -65,7 +65,7 @@ def _long(words: _Words, random: _Random, *, names_person: bool) -> str:
     fourth = _action(words, random, he)
     text = f"{first}. {second}. {third}, {fourth}."
     extras = (
-        "The light is even and the picture is steady, with nobody else in view.",
+        "The picture is sharp and steady, with nobody else in view.",
         "The camera does not move, and the background stays still behind.",
     )
     if len(text.split()) < LEAST_WORDS + 2:

@@ -39,7 +39,7 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
 
     ``truth/ID.npz`` holds: ``face`` (F, S, S / 8) uint8, masks packed along the last axis, and ``size`` S; ``mouth``
     (F, 3) jaw, closure, pucker; ``units`` (F, len(UNITS)), ``unit_names``, ``head`` and ``gaze`` as in `FaceTrack`;
-    ``phonemes``, ``phoneme_times`` (P, 2) in seconds of the clip and ``stress`` of what is heard; ``attributes``,
+    ``phonemes``, ``phoneme_times`` (P, 2) in seconds of the clip and ``stress`` of what is said in it; ``attributes``,
     the row of the tables as JSON.
 
     Args:
@@ -70,6 +70,8 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
     still = render_still(person, reference, recipe.size, _still_track(plan))
     path = folder / "reference_image" / f"{plan.name}.png"
     _write(path, lambda file: Image.fromarray(still).save(file, format="PNG"))
+    seconds = recipe.frames / FRAMES_PER_SECOND
+    heard = [phoneme for phoneme in phonemes if phoneme.end > 0 and phoneme.start < seconds]
     truth: dict[str, Any] = {
         "face": np.packbits(masks, axis=-1),
         "size": np.asarray(recipe.size),
@@ -78,9 +80,9 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
         "unit_names": np.asarray(UNITS),
         "head": track.head,
         "gaze": track.gaze,
-        "phonemes": np.asarray([phoneme.symbol for phoneme in phonemes], np.str_),
-        "phoneme_times": np.asarray([(one.start, one.end) for one in phonemes], np.float32).reshape(-1, 2),
-        "stress": np.asarray([phoneme.stress for phoneme in phonemes], np.int8),
+        "phonemes": np.asarray([one.symbol for one in heard], np.str_),
+        "phoneme_times": np.asarray([(one.start, one.end) for one in heard], np.float32).reshape(-1, 2),
+        "stress": np.asarray([one.stress for one in heard], np.int8),
         "attributes": np.asarray(json.dumps(_row(plan, recipe, person, look, reference))),
     }
     _write(folder / "truth" / f"{plan.name}.npz", lambda file: np.savez_compressed(file, **truth))
@@ -94,7 +96,8 @@ def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]
         frames: of the clip.
 
     Returns:
-        (frames * 640,) samples at 16 kHz, all zero if it says nothing; phonemes that are heard in part or in whole.
+        (frames * 640,) samples at 16 kHz, all zero if it says nothing; the phonemes of the whole speech, those before
+        and after the clip, which the lips prepare or leave, too.
         A clip that talks without being heard has its samples, too: its face moves to them.
 
     Raises:
@@ -122,8 +125,9 @@ def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]
     heard[:FADE_SAMPLES] *= fade
     heard[-FADE_SAMPLES:] *= fade[::-1]
     shift = begin / SAMPLE_RATE
-    moved = (Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes)
-    return heard, tuple(one for one in moved if one.end > 0 and one.start < seconds)
+    return heard, tuple(
+        Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes
+    )
 
 
 def _still_track(plan: ClipPlan) -> FaceTrack:

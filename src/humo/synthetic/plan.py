@@ -15,7 +15,7 @@ import numpy as np
 from humo.synthetic import sentences
 from humo.synthetic.appearance import Look
 from humo.synthetic.person import Person
-from humo.synthetic.speech import Engine, Voice, usable_voices
+from humo.synthetic.speech import VOICES, Engine, Voice
 from humo.synthetic.visemes import MOODS, Mood
 
 Split = Literal["train", "test", "test-seen"]
@@ -146,9 +146,6 @@ def plan_clip(recipe: Recipe, index: int) -> ClipPlan:
     Args:
         recipe: the corpus's.
         index: the clip's number, from 0.
-
-    Raises:
-        DependencyError: no synthesiser is installed.
     """
     split = split_of(recipe.seed, index)
     random = _draw(recipe.seed, index, "clip")
@@ -190,7 +187,7 @@ def _choose_voice(recipe: Recipe, sex: str, is_held_out: bool, random: np.random
     """A voice that fits the person, of either synthesiser."""
     fitting = [
         voice
-        for voice in usable_voices()
+        for voice in VOICES
         if voice.engine in recipe.engines and voice.gender == sex and voice.is_held_out is is_held_out
     ]
     engine: Engine = "hibari" if random.random() < _NEURAL_SHARE and "hibari" in recipe.engines else "espeak"

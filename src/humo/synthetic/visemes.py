@@ -79,11 +79,11 @@ _PHONEMES: tuple[tuple[str, str], ...] = (
     *((letter, "p") for letter in "pbm"), *((letter, "f") for letter in "fvɱ"), *((letter, "θ") for letter in "θð"),
     *((letter, "t") for letter in "tdnɾɳʈɖ"), *((letter, "k") for letter in "kɡgŋxɲɣ"),
     *((letter, "s") for letter in "sz"), *((letter, "ʃ") for letter in "ʃʒçɕ"), *((letter, "ɹ") for letter in "ɹrɻʁ"),
-    *((letter, "l") for letter in "lɫɬ"), ("w", "w"), ("ʍ", "w"), ("h", "h"), ("ɦ", "h"), ("j", "i"),
+    *((letter, "l") for letter in "lɫɬ"), ("w", "w"), ("ʍ", "w"), ("h", "h"), ("ɦ", "h"), ("ʔ", "h"),
+    ("j", "i"), ("ʲ", "i"),
     *((letter, "ɑ") for letter in "ɑaɒ"), ("æ", "æ"), ("ʌ", "ʌ"), ("ɐ", "ʌ"), ("ə", "ə"), ("ɚ", "ɜ"), ("ɝ", "ɜ"),
     ("ɜ", "ɜ"), ("ø", "ɜ"), ("œ", "ɜ"), ("ɔ", "ɔ"), ("o", "o"), ("ʊ", "u"), ("u", "u"), ("ʉ", "u"), ("y", "u"),
-    ("ɛ", "ɛ"),
-    ("e", "ɛ"), ("ɪ", "ɪ"), ("ᵻ", "ɪ"), ("ɨ", "ɪ"), ("i", "i"),
+    ("ɛ", "ɛ"), ("e", "ɛ"), ("ɪ", "ɪ"), ("ᵻ", "ɪ"), ("ɨ", "ɪ"), ("i", "i"),
 )  # fmt: skip
 """Visemes of a phoneme, looked up by how its IPA begins; the longer beginnings first."""
 
@@ -101,6 +101,9 @@ HOLD_SECONDS = 0.024
 
 RAMP_SECONDS = 0.035
 """From free to shut lips."""
+
+REST_SECONDS = 600.0
+"""Before the first phoneme and after the last one the mouth rests; longer than any clip."""
 
 PAUSE_SECONDS = 0.10
 """Silence from which on the mouth closes; a shorter one keeps the shape."""
@@ -224,6 +227,9 @@ def _segments(phonemes: Sequence[Phoneme]) -> list[tuple[str, float, float, int]
         cuts = [0.0, 1.0] if len(shapes) == 1 else [0.0, 0.6, 1.0]
         for shape, begin, end in zip(shapes, cuts, cuts[1:], strict=False):
             segments.append((shape, start + begin * length, start + end * length, phoneme.stress))
+    if segments:
+        before, after = segments[0][1], segments[-1][2]
+        segments = [("rest", before - REST_SECONDS, before, 0), *segments, ("rest", after, after + REST_SECONDS, 0)]
     return [(viseme, start - LEAD_SECONDS, end - LEAD_SECONDS, stress) for viseme, start, end, stress in segments]
 
 
