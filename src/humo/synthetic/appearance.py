@@ -45,9 +45,9 @@ WALL_COLOURS: dict[str, Colour] = {
     "grey": (0.60, 0.61, 0.62),
     "white": (0.90, 0.89, 0.87),
 }
-FRAMINGS: tuple[tuple[str, float], ...] = (("close-up", 1.38), ("head and shoulders", 1.66), ("medium shot", 9.9))
+FRAMINGS: tuple[tuple[str, float], ...] = (("close-up", 1.38), ("head and shoulders", 1.58), ("medium shot", 9.9))
 """Words for framing and the visible half height (in half heights of the head) up to which each is used."""
-TIGHTEST, WIDEST = 1.15, 1.85
+TIGHTEST, WIDEST = 1.20, 1.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +116,13 @@ class Look:
             strength=float(random.uniform(0.85, 1.1)),
             warmth=float(np.clip(0.5 * random.normal(), -1, 1)),
             framing=float(random.uniform(TIGHTEST, WIDEST)),
-            offset=float(np.clip(0.05 * random.normal(), -0.1, 0.1)),
+            offset=float(np.clip(0.035 * random.normal(), -0.07, 0.07)),
             pose=(
-                float(np.clip(0.12 * random.normal(), -0.3, 0.3)),
+                float(np.clip(0.10 * random.normal(), -0.22, 0.22)),
                 float(np.clip(0.05 * random.normal(), -0.12, 0.12)),
                 float(np.clip(0.04 * random.normal(), -0.1, 0.1)),
             ),
-            turn=float(np.clip(0.14 * random.normal(), -0.3, 0.3)),
+            turn=float(np.clip(0.12 * random.normal(), -0.3, 0.3)),
         )
 
     @property

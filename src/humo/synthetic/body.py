@@ -7,10 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from humo.synthetic.mesh import Floats, base_mesh, target
+from humo.synthetic.mesh import Floats, Indices, base_mesh, target
 from humo.synthetic.person import Person
 
 _ARM_DROP = 0.62  # radians: the base mesh stands with its arms half raised
+_PRESSED = 0.010  # decimetres that the lips overlap at rest
 _ANCESTRIES = ("african", "asian", "caucasian")
 
 
@@ -54,9 +55,29 @@ def neutral(person: Person) -> Floats:
             1,
         )
         points[:, :2] += arm[:, None] * (turned - offset)
+    parted = lip_gap(points.astype(np.float32)) + _PRESSED
+    upper, lower = lip_middles()
+    falls = target("jawOpen")
+    points -= parted / float(falls[upper, 1].mean() - falls[lower, 1].mean()) * falls  # faces differ; all close
     shaped = np.ascontiguousarray(points, np.float32)
     shaped.setflags(write=False)
     return shaped
+
+
+@lru_cache(maxsize=1)
+def lip_middles() -> tuple[Indices, Indices]:
+    """Vertices in the middle of the upper and of the lower lip."""
+    mesh = base_mesh()
+    falls = target("jawOpen")[:, 1]
+    lips = (mesh.masks["lips"] > 0.8) & (np.abs(mesh.rest[:, 0]) < 0.05)
+    upper, lower = np.flatnonzero(lips & (falls > -0.1)), np.flatnonzero(lips & (falls < -0.2))
+    return upper.astype(np.int32), lower.astype(np.int32)
+
+
+def lip_gap(points: Floats) -> float:
+    """Height of the opening between the inner lips of a mesh (V, 3), decimetres; negative where they overlap."""
+    upper, lower = lip_middles()
+    return float(points[upper, 1].min() - points[lower, 1].max())
 
 
 def eye_centres(points: Floats) -> Floats:

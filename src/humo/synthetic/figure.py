@@ -68,6 +68,7 @@ def figure(person: Person, clothes: str) -> Figure:
     mesh, base = base_mesh(), neutral(person).copy()
     cloth = np.unique(mesh.surfaces["cloth"])
     base[cloth] += vertex_normals(base, mesh.surfaces["cloth"])[cloth] * _CLOTH_LIFT.get(clothes, _USUAL_LIFT)
+    _seat_mouth(base)
     cover, tight = scalp_cover(person), STYLES[person.hair_style].tight
     beard = beard_cover(person)
     attributes = np.zeros((len(base), m.ATTRIBUTES), np.float32)
@@ -159,6 +160,16 @@ def neckline(clothes: str, canonical: Floats) -> Floats:
     }[clothes]
     line: Floats = (front * before + (1 - front) * behind - y).astype(np.float32)
     return line
+
+
+def _seat_mouth(base: Floats) -> None:
+    """Move teeth and tongue of a mesh (V, 3), in place, to where an open mouth shows them and a closed one does not."""
+    mesh, falls = base_mesh(), target("jawOpen")[:, 1]
+    teeth, tongue = np.unique(mesh.surfaces["teeth"]), np.unique(mesh.surfaces["tongue"])
+    upper = teeth[falls[teeth] > -0.05]
+    base[teeth, 2] -= 0.10
+    base[upper, 1] -= 0.045
+    base[tongue] -= floats((0, 0.085, 0.13))
 
 
 @lru_cache(maxsize=1)

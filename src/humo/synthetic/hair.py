@@ -50,8 +50,8 @@ STYLES: dict[str, Style] = {
     "buzz cut": Style(0.022, fuzz=0.45, layers=2),
     "bald": Style(0.0),
     "receding": Style(0.09, hairline="receding", fuzz=0.3),
-    "curly": Style(0.24, top=1.25, curl=0.55, layers=3, fuzz=0.42, tight=True),
-    "afro": Style(0.52, curl=0.16, layers=4, fuzz=0.5, tight=True),
+    "curly": Style(0.24, top=1.25, curl=0.55, layers=4, fuzz=0.42, tight=True),
+    "afro": Style(0.52, curl=0.16, layers=5, fuzz=0.46, tight=True),
     "bob": Style(0.13, top=1.3, hairline="parted", drape=-0.1),
     "fringe": Style(0.13, top=1.2, hairline="fringe", drape=0.05),
     "long": Style(0.10, top=1.3, hairline="parted", drape=2.2),
@@ -210,7 +210,7 @@ def _shells(
     used = np.unique(triangles)
     place = np.zeros(len(cover), np.int32)
     place[used] = np.arange(len(used))
-    parts = [(k + 1) / layers for k in range(layers)]
+    parts = [1 - 0.55 * (1 - (k + 1) / layers) for k in range(layers)] if layers > 2 else [0.5, 1.0]
     return Locks(
         source=np.tile(used, layers).astype(np.int32),
         offset=np.concatenate([normals[used] * (root + part * height[used])[:, None] for part in parts]),

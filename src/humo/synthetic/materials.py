@@ -39,9 +39,10 @@ C_SKIN, C_LIPS, C_HAIR, C_BROW, C_IRIS, C_CLOTH, C_SECOND, C_FRAME, C_KEY, C_FIL
     P_TURN,
     P_PARTING,
     P_SCALP,
-) = (0, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 25, 26)
+    P_PARTED,
+) = (0, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 25, 26, 27)
 """Places in the row of numbers; light and fill take three, gaze two, the head's rotation (row by row) nine."""
-NUMBERS = 27
+NUMBERS = 28
 
 TSHIRT, VNECK, TURTLENECK, COLLAR, SUIT, HOODIE = range(6)
 """Clothes, in the order of `appearance.CLOTHES`."""
@@ -82,7 +83,7 @@ def skin(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, flo
     if z > 0.7 and y > 6.0:
         socket = _bell(side - 0.30, y - 7.28, 0.19, 0.13)
         bag = _bell(side - 0.29, y - 7.14, 0.14, 0.045)
-        dim = 1 - 0.13 * socket - (0.05 + 0.22 * age) * bag
+        dim = 1 - 0.07 * socket - (0.05 + 0.22 * age) * bag
         if age > 0:
             lines = math.sin((y + 0.03 * math.sin(6 * x)) * 52) * smooth(7.62, 7.72, y) * smooth(8.0, 7.88, y)
             fold = _bell(side - 0.205 - (6.92 - y) * 0.48, 0.0, 0.035, 1.0)
@@ -168,8 +169,8 @@ def eye(c: Array, a: Array, colours: Array, numbers: Array) -> tuple[float, floa
 
 
 @compiled
-def teeth(c: Array, a: Array) -> tuple[float, float]:
-    """Enamel with faint gaps, gums at the roots."""
+def teeth(c: Array, a: Array, numbers: Array) -> tuple[float, float]:
+    """Enamel with faint gaps, gums at the roots; in the dark while the lips are all but closed."""
     x, y, z = abs(a[X]), a[Y], a[Z]
     c[0], c[1], c[2] = 0.80, 0.75, 0.66
     gap = smooth(0.75, 1.0, abs(math.sin(x * 30)))
@@ -178,7 +179,9 @@ def teeth(c: Array, a: Array) -> tuple[float, float]:
     for k in range(3):
         c[k] *= dim
     blend(c, 0.40 * dim, 0.12 * dim, 0.12 * dim, root)
-    return 0.35, 30.0
+    closed = smooth(0.06, 0.015, numbers[P_PARTED])
+    blend(c, 0.10, 0.03, 0.03, closed)
+    return 0.35 * (1 - closed), 30.0
 
 
 @compiled

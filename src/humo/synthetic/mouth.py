@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from humo.synthetic.body import neutral
-from humo.synthetic.mesh import Floats, base_mesh, target
+from humo.synthetic.body import lip_gap, neutral
+from humo.synthetic.mesh import Floats, base_mesh
 from humo.synthetic.person import Person
 from humo.synthetic.pose import expression
 from humo.synthetic.track import FaceTrack
@@ -19,10 +18,8 @@ _CLOSED_GAP = 0.04  # of the face's height: lips nearer than this begin to count
 
 @dataclass(frozen=True, slots=True)
 class _Landmarks:
-    """Base vertices: middle of the upper and the lower lip, the corners, the chin."""
+    """Base vertices: the corners of the mouth, the chin, the middle between the brows."""
 
-    upper: NDArray[np.int64]
-    lower: NDArray[np.int64]
     left: int
     right: int
     chin: int
@@ -33,13 +30,9 @@ class _Landmarks:
 def _landmarks() -> _Landmarks:
     mesh = base_mesh()
     x, y, z = mesh.rest.T
-    falls = target("jawOpen")[:, 1]
-    lips = (mesh.masks["lips"] > 0.8) & (np.abs(x) < 0.05)
     all_lips = np.flatnonzero(mesh.masks["lips"] > 0.5)
     middle = np.flatnonzero((np.abs(x) < 0.01) & (z > 1.2) & (y > 6.0))
     return _Landmarks(
-        upper=np.flatnonzero(lips & (falls > -0.1)),
-        lower=np.flatnonzero(lips & (falls < -0.2)),
         left=int(all_lips[np.argmax(x[all_lips])]),
         right=int(all_lips[np.argmin(x[all_lips])]),
         chin=int(middle[np.argmin(y[middle])]),
@@ -74,5 +67,4 @@ def mouth_curve(person: Person, track: FaceTrack) -> Floats:
 
 def _gap_and_width(points: Floats, marks: _Landmarks) -> tuple[float, float]:
     """Between the inner lips and between the corners of the mouth, decimetres."""
-    gap = float(points[marks.upper, 1].min() - points[marks.lower, 1].max())
-    return gap, float(np.sqrt(((points[marks.left] - points[marks.right]) ** 2).sum()))
+    return lip_gap(points), float(np.sqrt(((points[marks.left] - points[marks.right]) ** 2).sum()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from humo.synthetic.appearance import Look
+from humo.synthetic.body import lip_gap
 from humo.synthetic.compiled import Array, compiled
 from humo.synthetic.figure import Figure
 from humo.synthetic.mesh import Floats, floats, target
@@ -49,8 +50,8 @@ def expression(points: Floats, units: Floats, gaze: Floats | None = None) -> Flo
     return moved
 
 
-def place(body: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -> tuple[Floats, Floats]:
-    """Every vertex (N, 3) of a figure in camera space, decimetres, and the head's rotation (3, 3).
+def place(body: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -> tuple[Floats, Floats, float]:
+    """Every vertex (N, 3) of a figure in camera space, the head's rotation (3, 3), the opening of the lips; decimetres.
 
     Args:
         body: the figure.
@@ -63,7 +64,7 @@ def place(body: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -
     stand = rotation(look.turn, 0.0, 0.0)
     placed = np.empty((len(body.head), 3), np.float32)
     _assemble(face, body.source, body.offset, body.head, body.neck, turned, stand, placed)
-    return placed, (stand.astype(np.float64) @ turned.astype(np.float64)).astype(np.float32)
+    return placed, (stand.astype(np.float64) @ turned.astype(np.float64)).astype(np.float32), lip_gap(face)
 
 
 @compiled

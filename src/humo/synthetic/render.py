@@ -30,7 +30,7 @@ Frames = NDArray[np.uint8]
 Masks = NDArray[np.bool_]
 
 SMALLEST_SIDE = 16  # pixels
-_EXPOSURE = 1.06
+_EXPOSURE = 1.0
 _SHOULDER = 0.80  # linear light above which highlights are rolled off
 _PARTED = {"jawOpen": 0.10}  # pose of the figure while shadows are found: what a closed mouth hides would be black
 _OPEN_FLOOR = {m.LIPS: 0.75, m.LASH: 0.70}  # least ambient visibility of lips and lids, which move most
@@ -95,8 +95,9 @@ def _samples(person: Person, look: Look, track: FaceTrack, side: int) -> Iterato
     index = np.empty((side, side), np.int32)
     weights = np.zeros((side, side, 3), np.float32)
     for units, head, gaze in zip(track.units, track.head, track.gaze, strict=True):
-        placed, turned = place(body, look, units, head, gaze)
+        placed, turned, parted = place(body, look, units, head, gaze)
         numbers[m.P_GAZE : m.P_GAZE + 2] = np.sin(gaze.astype(np.float64))
+        numbers[m.P_PARTED] = parted
         numbers[m.P_TURN : m.P_TURN + 9] = turned.ravel()
         depth.fill(FAR)
         index.fill(-1)
@@ -112,7 +113,7 @@ def _lit(body: Figure, look: Look) -> Floats:
     units = np.zeros(len(UNITS), np.float32)
     for name, strength in _PARTED.items():
         units[UNIT[name]] = strength
-    placed, _ = place(body, look, units, np.zeros(3, np.float32), np.zeros(2, np.float32))
+    placed, _, _ = place(body, look, units, np.zeros(3, np.float32), np.zeros(2, np.float32))
     normals = vertex_normals(placed, body.triangles)
     surface = (placed, normals, body.triangles, body.kinds, body.fuzz, body.fields, body.middle)
     sky = reached(*surface, sky_directions(), cosine=True)
@@ -141,7 +142,7 @@ def _colours(person: Person, look: Look, behind: Floats) -> NDArray[np.float64]:
     warm = np.array((1 + 0.07 * look.warmth, 1.0, 1 - 0.09 * look.warmth))
     table[m.C_KEY] = 0.90 * look.strength * warm
     around = np.add.reduce(behind.astype(np.float64), (0, 1)) / behind.shape[0] ** 2
-    around = 0.74 + 0.26 * around / max(float(around.max()), 1e-3)  # the scene's hue, at the studio's brightness
+    around = 0.80 + 0.20 * around / max(float(around.max()), 1e-3)  # the scene's hue, at the studio's brightness
     table[m.C_FILL] = 0.20 * around
     table[m.C_SKY] = 0.50 * around
     table[m.C_GROUND] = 0.20 * around * np.array((1.05, 1.0, 0.95))
@@ -149,7 +150,7 @@ def _colours(person: Person, look: Look, behind: Floats) -> NDArray[np.float64]:
 
 
 def _numbers(person: Person, look: Look) -> NDArray[np.float64]:
-    """The row of numbers, places as `materials` names them; gaze and turn are each frame's."""
+    """The row of numbers, places as `materials` names them; gaze, turn and parting lips are each frame's."""
     row = np.zeros(m.NUMBERS)
     row[m.P_LIGHT : m.P_LIGHT + 3] = look.light
     fill = np.array((-look.light[0], 0.1, 0.8))

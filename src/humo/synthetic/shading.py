@@ -130,8 +130,12 @@ def shade(
                 shine, gloss = eye(c, a, colours, numbers)
                 lit, sky = max(lit, 0.6), max(sky, 0.7)
             elif material == TEETH:
-                shine, gloss = teeth(c, a)
-                lit, sky = 0.62, 0.78
+                shine, gloss = teeth(c, a, numbers)
+                lit, sky = 0.70, 0.80
+                n[0], n[1], n[2] = 1.6 * a[X], 0.15, 1.0  # an even arch: the mesh has too few corners
+                length = math.sqrt(n[0] * n[0] + n[1] * n[1] + 1.0)
+                for m in range(3):
+                    n[m] /= length
             elif material == TONGUE:
                 shine, gloss = tongue(c, a)
                 lit, sky = 0.4, 0.45
