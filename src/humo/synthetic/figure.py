@@ -164,11 +164,10 @@ def neckline(clothes: str, canonical: Floats) -> Floats:
 
 def _seat_mouth(base: Floats) -> None:
     """Move teeth and tongue of a mesh (V, 3), in place, to where an open mouth shows them and a closed one does not."""
-    mesh, falls = base_mesh(), target("jawOpen")[:, 1]
+    mesh = base_mesh()
     teeth, tongue = np.unique(mesh.surfaces["teeth"]), np.unique(mesh.surfaces["tongue"])
-    upper = teeth[falls[teeth] > -0.05]
     base[teeth, 2] -= 0.10
-    base[upper, 1] -= 0.045
+    base[teeth, 1] -= 0.03
     base[tongue] -= floats((0, 0.085, 0.13))
 
 

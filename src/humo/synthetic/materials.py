@@ -187,7 +187,7 @@ def teeth(c: Array, a: Array, numbers: Array) -> tuple[float, float]:
 @compiled
 def tongue(c: Array, a: Array) -> tuple[float, float]:
     """A wet tongue, darker toward the throat."""
-    dim = (0.25 + 0.75 * smooth(0.95, 1.4, a[Z])) * (0.85 + 0.3 * noise(a[X] * 20, a[Y] * 20, a[Z] * 20))
+    dim = 0.75 * (0.2 + 0.8 * smooth(0.95, 1.4, a[Z])) * (0.85 + 0.3 * noise(a[X] * 20, a[Y] * 20, a[Z] * 20))
     groove = 1 - 0.3 * _bell(a[X], 0.0, 0.02, 1.0)
     c[0], c[1], c[2] = 0.46 * dim * groove, 0.14 * dim * groove, 0.14 * dim * groove
     return 0.3, 20.0

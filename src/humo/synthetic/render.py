@@ -35,6 +35,12 @@ _SHOULDER = 0.80  # linear light above which highlights are rolled off
 _PARTED = {"jawOpen": 0.10}  # pose of the figure while shadows are found: what a closed mouth hides would be black
 _OPEN_FLOOR = {m.LIPS: 0.75, m.LASH: 0.70}  # least ambient visibility of lips and lids, which move most
 
+_ROOTS_OPEN, _ROOTS_LIT = 0.65, 0.45  # least visibility of skin between hairs, which is not in one solid shadow
+_NECK_TOP = 6.0  # canonical decimetres: cover means clothes below it
+
+_DARK_FRAMES = ((0.10, 0.09, 0.10), (0.28, 0.16, 0.09), (0.16, 0.18, 0.30))
+_PALE_FRAMES = ((0.82, 0.74, 0.52), (0.80, 0.80, 0.82), (0.86, 0.84, 0.78))  # what shows on dark skin
+
 
 def render_clip(
     person: Person, look: Look, track: FaceTrack, size: int = 96, supersample: int = 2
@@ -123,6 +129,10 @@ def _lit(body: Figure, look: Look) -> Floats:
     for column, least in _OPEN_FLOOR.items():
         share = attributes[:base, column] * (body.attributes[:base, m.INNER] < 0.9)
         sky[:base] = np.maximum(sky[:base], least * np.clip(share, 0, 1))
+    growth = np.maximum(body.attributes[:base, m.BEARDED], body.attributes[:base, m.COVER] * 8)
+    roots = np.clip(growth, 0, 1) * (body.attributes[:base, m.Y] > _NECK_TOP)
+    sky[:base] = np.maximum(sky[:base], _ROOTS_OPEN * roots)
+    lamp[:base] = np.maximum(lamp[:base], _ROOTS_LIT * roots)
     attributes[:, m.OPEN] = sky[body.outer] * body.shade
     attributes[:, m.LIT] = lamp[body.outer] * body.shade
     return attributes
@@ -138,7 +148,7 @@ def _colours(person: Person, look: Look, behind: Floats) -> NDArray[np.float64]:
     table[m.C_IRIS] = to_linear(EYE_COLOURS[person.eye_colour])
     table[m.C_CLOTH] = to_linear(CLOTHES_COLOURS[look.clothes_colour])
     table[m.C_SECOND] = to_linear(CLOTHES_COLOURS[look.second_colour])
-    table[m.C_FRAME] = to_linear(((0.12, 0.11, 0.12), (0.30, 0.18, 0.10), (0.36, 0.33, 0.30))[person.seed % 3])
+    table[m.C_FRAME] = to_linear((_PALE_FRAMES if person.melanin > 0.5 else _DARK_FRAMES)[person.seed % 3])
     warm = np.array((1 + 0.07 * look.warmth, 1.0, 1 - 0.09 * look.warmth))
     table[m.C_KEY] = 0.90 * look.strength * warm
     around = np.add.reduce(behind.astype(np.float64), (0, 1)) / behind.shape[0] ** 2
