@@ -31,8 +31,14 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
         return 0
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     from humo.training.train import train
 
+    for library in (diffusers_logging, transformers_logging):  # their bars would run into ours
+        library.disable_progress_bar()
+        library.set_verbosity_error()
     made = train(recipe, resume=options.resume, progress=console.step, note=console.note)
     console.result(f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps})
     return 0

@@ -19,11 +19,12 @@ from torch import Tensor
 from humo.conditioning.audio import silence, window
 from humo.conditioning.conditions import Conditions, stack
 from humo.errors import RequestError
-from humo.geometry import PATCH, Geometry
+from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
 from humo.model.reference import with_references, without_references
 from humo.presets import ReferenceEntry
 from humo.training.cache import Entry, load
 from humo.training.config import Kept, Loss, Stage
+from humo.training.focus import MOUTH_VALUES
 from humo.training.objective import draw_level
 from humo.training.store import seeded
 
@@ -50,7 +51,7 @@ class Batch:
         noise: (B, C, L, H, W).
         level: noise levels 0..1, (B,).
         face, area: shares of each token on a face and on a mouth, (B, F, h, w), zeros where not known.
-        mouth: true curve (B, F, T, 3), NaN where not known or not heard.
+        mouth: true curve (B, F, T, 3), each value of unit deviation, NaN where not known or not heard.
     """
 
     data: Tensor
@@ -155,6 +156,7 @@ class Collator:
         no_text: (1, L, D), of the negative prompt.
         blank: latents of a mid-grey video of a geometry; for ``CHANNELS``.
         audio: (bands, width) of the audio rows.
+        mouth: means and deviations of the mouth curve, (2, 3), that are taken out of it.
     """
 
     entry: ReferenceEntry
@@ -164,6 +166,7 @@ class Collator:
     no_text: Tensor
     blank: Callable[[Geometry], Tensor]
     audio: tuple[int, int]
+    mouth: Tensor
 
     def __call__(self, bucket: Bucket, slots: Sequence[Slot], level: float | None = None) -> Batch:
         """The batch of some slots.
@@ -216,13 +219,14 @@ class Collator:
         unknown = torch.zeros(frames, *grid)
         curve = found.get(f"mouth.{piece}")
         heard = slot.hears and "A" in kept and curve is not None
+        unheard = torch.full((frames, TEMPORAL_STRIDE, MOUTH_VALUES), float("nan"))
         return conditions, kept, {
             "data": latents,
             "noise": noise,
             "level": torch.tensor(drawn if level is None else level),
             "face": found.get(f"face.{piece}", unknown)[:frames],
             "area": found.get(f"area.{piece}", unknown)[:frames],
-            "mouth": curve[:frames] if heard and curve is not None else torch.full((frames, 4, 3), float("nan")),
+            "mouth": (curve[:frames] - self.mouth[0]) / self.mouth[1] if heard and curve is not None else unheard,
         }  # fmt: skip
 
     def _kept(self, chance: float) -> str:
@@ -233,6 +237,24 @@ class Collator:
             if chance < below:
                 return kept
         return list(self.keep)[-1]  # shares add up to 1 but for rounding
+
+
+MEASURED = 500
+"""Clips from which the mouth curve's mean and deviation are taken."""
+
+LEAST_DEVIATION = 1e-3
+"""What it is divided by at least."""
+
+
+def mouth_statistics(entries: Sequence[Entry]) -> Tensor:
+    """Means and deviations (2, 3) of the mouth curve over the first clips that have one; 0 and 1 if none has."""
+    curves = [load(entry, ["mouth.0"]).get("mouth.0") for entry in entries[:MEASURED]]
+    known = [curve.flatten(0, 1) for curve in curves if curve is not None]
+    if not known:
+        return torch.stack([torch.zeros(MOUTH_VALUES), torch.ones(MOUTH_VALUES)])
+    values = torch.cat(known)
+    values = values[~values.isnan().any(dim=1)]
+    return torch.stack([values.mean(dim=0), values.std(dim=0).clamp(min=LEAST_DEVIATION)])
 
 
 PER_PIECE = ("latents", "face", "area", "mouth")

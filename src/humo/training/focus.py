@@ -47,7 +47,7 @@ class FocusHeads(nn.Module):
 
 
 class LipsHead(nn.Linear):
-    """The mouth curve of each latent frame's four frames from its audio tokens, linearly."""
+    """The mouth curve (of unit deviation) of each latent frame's four frames from its audio tokens, linearly."""
 
     def __init__(self, tokens: int, token_dim: int) -> None:
         super().__init__(tokens * token_dim, TEMPORAL_STRIDE * MOUTH_VALUES)

@@ -21,7 +21,7 @@ from torch import Tensor
 from humo.errors import RequestError
 from humo.model.reference import network_input
 from humo.presets import ReferenceEntry
-from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step
+from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, mouth_statistics
 from humo.training.cache import Cache, Entry, Progress
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import Bad, ClipFiles, Folder, of_split, refuse_if_bad, scan
@@ -109,6 +109,7 @@ def train(
             no_text=cache.no_text(),
             blank=cache.blank,
             audio=(encoders.audio_bands, encoders.audio_width),
+            mouth=mouth_statistics(entries),
         )
         folder = Path(recipe.output)
         journal = Journal(folder, position.total, board=recipe.tensorboard) if here.first else None
