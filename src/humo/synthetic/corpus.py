@@ -18,11 +18,14 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +105,10 @@ def write_corpus(
     done = len(wanted) - len(missing)
     progress(done, len(wanted))
     try:
-        for _ in _made(folder, recipe, missing, workers):
-            done += 1
-            progress(done, len(wanted))
+        with closing(_made(folder, recipe, missing, workers)) as made:
+            for _ in made:
+                done += 1
+                progress(done, len(wanted))
     finally:  # what is there is usable, however the run ends
         rows = _rows(folder)
         _write_tables(folder, rows)
@@ -114,7 +118,7 @@ def write_corpus(
     return Report(len(missing), len(wanted) - len(missing), splits, folder)
 
 
-def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Iterator[int]:
+def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Generator[int, None, None]:
     """Make clips, and yield the number of each that is finished."""
     if workers == 1 or len(missing) < 2:
         from humo.synthetic.clip import make_clip
@@ -124,15 +128,14 @@ def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Ite
             yield index
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_begin_worker)
+    lifeline, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_begin_worker, initargs=(lifeline,))
     waiting: set[Future[tuple[int, tuple[str, ...]]]] = set()
     todo = iter(missing)
     try:
         while True:
-            for index in todo:
+            for index in islice(todo, 2 * workers - len(waiting)):
                 waiting.add(pool.submit(_work, folder, recipe, index))
-                if len(waiting) >= 2 * workers:
-                    break
             if not waiting:
                 return
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -143,11 +146,13 @@ def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Ite
                     raise getattr(errors, kind)(*words)
                 yield index
     except BrokenProcessPool as error:
-        raise StorageError(
-            "--workers", "a process was ended from outside", "free memory or use fewer workers"
-        ) from error
+        problem = "a process was ended from outside"
+        raise StorageError("--workers", problem, "free memory or use fewer of them") from error
     finally:
+        held.close()  # ends every worker, busy or not: of an unfinished clip nothing stays
         pool.shutdown(wait=True, cancel_futures=True)
+        for unfinished in _parts(folder):
+            unfinished.unlink(missing_ok=True)
 
 
 def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...]]:
@@ -161,18 +166,22 @@ def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...
     return index, ()
 
 
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it however it ends."""
+def _begin_worker(lifeline: Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when it lets go of the other end of the line, or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
+    def watch() -> None:
+        with suppress(OSError):
+            lifeline.poll(None)
         os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Files that were being written when a process ended."""
+    return [part for name in (VIDEOS, REFERENCES, TRUTH) for part in (folder / name).glob(".*.part")]
 
 
 def _open_folder(folder: Path, recipe: Recipe) -> None:
@@ -186,8 +195,8 @@ def _open_folder(folder: Path, recipe: Recipe) -> None:
             raise StorageError("FOLDER", problem, "name a new folder")
         for name in (VIDEOS, REFERENCES, TRUTH):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            for part in (folder / name).glob(".*.part"):  # of a run that was killed
-                part.unlink()
+        for unfinished in _parts(folder):
+            unfinished.unlink()
         if not note.is_file():
             with replacing(note, "FOLDER") as part:
                 part.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
