@@ -125,9 +125,7 @@ def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]
     heard[:FADE_SAMPLES] *= fade
     heard[-FADE_SAMPLES:] *= fade[::-1]
     shift = begin / SAMPLE_RATE
-    return heard, tuple(
-        Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes
-    )
+    return heard, tuple(Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes)
 
 
 def _still_track(plan: ClipPlan) -> FaceTrack:
