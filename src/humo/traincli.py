@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         library.disable_progress_bar()
         library.set_verbosity_error()
     made = train(recipe, resume=options.resume, progress=console.step, note=console.note)
-    console.result(f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps})
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun, one tells
+        console.result(
+            f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps}
+        )
     return 0
 
 
