@@ -26,7 +26,7 @@ from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.conditioning.audio import window
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
-from humo.presets import HUMO_1_7B, HUMO_17B, PRESETS, Preset, ReferenceEntry, find_preset
+from humo.presets import HUMO_1_7B, HUMO_17B, Preset, ReferenceEntry, find_preset
 from plain_wan import WanWithAudio, with_audio
 from timing import Case, agreed, alternate, arguments, positive, report
 
@@ -258,13 +258,13 @@ def compare(preset: Preset, size: Size, layers: int, steps: int, rounds: int) ->
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure and report."""
     parser = arguments(__doc__, rounds=5, layers=6)
-    parser.add_argument("--family", choices=[*PRESETS, "both"], default="both", help="of the model (default both)")
+    parser.add_argument("--family", choices=[*PUBLISHED, "both"], default="both", help="of the model (default both)")
     parser.add_argument("--steps", type=positive, default=10, help="denoising steps (default 10)")
     parser.add_argument("--size", choices=SIZES, default="small", help="tiny is for trying out (default small)")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    families = list(PRESETS) if options.family == "both" else [options.family]
+    families = list(PUBLISHED) if options.family == "both" else [options.family]
     cases = [
         compare(find_preset(name), SIZES[options.size], options.layers, options.steps, options.rounds)
         for name in families

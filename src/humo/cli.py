@@ -1,4 +1,4 @@
-"""The ``humo`` command: ``generate``, ``batch`` and ``convert``; what is asked for, and what a run ends with.
+"""The ``humo`` command and its words (`COMMANDS`): what is asked for, and what a run ends with.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 some rows of a batch failed, 130 interrupted.
 Nothing heavy is imported until a command needs it: help costs a fraction of a second.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from humo import __version__
+from humo import __version__, datacli, traincli
 from humo.console import BYTES, Quiet, choose_console
 from humo.errors import HumoError, RequestError, did_you_mean
 from humo.options import Parser, add_request_options, given_fields
@@ -324,5 +324,7 @@ def _convert(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
 COMMANDS = {
     "generate": Command("make one video from words, pictures and a sound", _generate_options, _generate),
     "batch": Command("make the videos of a file of requests", _batch_options, _batch),
+    "train": Command(traincli.SUMMARY, traincli.add_options, traincli.act),
+    "data": Command(datacli.SUMMARY, datacli.add_options, datacli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 from humo import HuMoPipeline
 from humo.errors import HumoError, RequestError
 from humo.guidance import MODES, Mode
-from humo.presets import PRESETS
+from humo.presets import HUMO_NANO, PRESETS
 from humo.progress import PHASES, Event
 from humo.request import parse_request, resolve
 from humo.runtime import load_pipeline
@@ -491,7 +491,9 @@ def test_a_saved_pipeline_makes_the_same_clip_in_a_new_process(tmp_path: Path) -
     assert ran.returncode == 0, ran.stderr
     for family, pipeline in pipelines.items():
         saved = load_file(tmp_path / f"{family}.safetensors")["latents"]
-        assert torch.equal(saved, call(pipeline, images=None)), family
+        # nano's empty negative prompt is one token: a matrix times a vector rounds by where the weights lie in memory
+        bound = 1e-5 if pipeline.preset is HUMO_NANO else 0.0
+        assert distance(saved, call(pipeline, images=None)) <= bound, family
 
 
 def test_a_saved_pipeline_keeps_its_family(tiny_model_folder: Path, tiny_model_folder_17b: Path) -> None:

@@ -1,0 +1,261 @@
+"""Which samples make up a step, and what is drawn for each: words, piece, conditions kept, noise level and noise.
+
+Everything random follows from the recipe's seed, the step and the sample's place in the step's batch. So a step is the
+same however many processes share it, and after a restart; only the decks' positions are state.
+
+Shape suffixes: B batch, C latent channels, L latent frames of the sequence, F of the video, H, W latent size,
+h, w token grid, T frames a latent frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from humo.conditioning.audio import silence, window
+from humo.conditioning.conditions import Conditions, stack
+from humo.errors import RequestError
+from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
+from humo.model.reference import with_references, without_references
+from humo.presets import ReferenceEntry
+from humo.training.cache import Entry, load
+from humo.training.config import Kept, Loss, Stage
+from humo.training.focus import MOUTH_VALUES
+from humo.training.objective import draw_level
+from humo.training.store import seeded
+
+Bucket = tuple[int, int, int]
+"""Width and height in pixels, and frames: clips of one batch are of one bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in a step's batch: its clip, whether it hears, and the words its draws follow from."""
+
+    entry: Entry
+    hears: bool
+    words: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one pass trains on.
+
+    Args:
+        data: clean video latents (B, C, F, H, W).
+        conditions: some of them already switched off, as drawn.
+        noise: (B, C, L, H, W).
+        level: noise levels 0..1, (B,).
+        face, area: shares of each token on a face and on a mouth, (B, F, h, w), zeros where not known.
+        mouth: true curve (B, F, T, 3), each value of unit deviation, NaN where not known or not heard.
+    """
+
+    data: Tensor
+    conditions: Conditions
+    noise: Tensor
+    level: Tensor
+    face: Tensor
+    area: Tensor
+    mouth: Tensor
+
+    def weight(self, loss: Loss) -> Tensor | None:
+        """Weights of the places of the video latents, (B, F, H, W); None where all are alike."""
+        if not loss.face and not loss.mouth:
+            return None
+        weight = 1 + loss.face * self.face + loss.mouth * self.area
+        return F.interpolate(weight, scale_factor=PATCH[1:], mode="nearest")
+
+
+class Decks:
+    """Endless shuffled decks of clips, one a pool: each clip comes once before any comes again.
+
+    Args:
+        seed: of the shuffling.
+        drawn: pool -> cards drawn so far, of an earlier run.
+    """
+
+    def __init__(self, seed: int, drawn: Mapping[str, int] | None = None) -> None:
+        self._seed = seed
+        self.drawn: dict[str, int] = dict(drawn or {})
+        self._orders: dict[str, tuple[int, list[int]]] = {}
+
+    def draw(self, pool: str, size: int) -> int:
+        """The next card of a pool of ``size`` clips."""
+        count = self.drawn.get(pool, 0)
+        self.drawn[pool] = count + 1
+        epoch, position = divmod(count, size)
+        if self._orders.get(pool, (-1, []))[0] != epoch:
+            generator = seeded(self._seed, "deck", pool, epoch)
+            self._orders[pool] = epoch, torch.randperm(size, generator=generator).tolist()
+        return self._orders[pool][1][position]
+
+
+def buckets_of(entries: Sequence[Entry], stage: Stage) -> dict[Bucket, list[Entry]]:
+    """The clips of each bucket of a stage.
+
+    Raises:
+        RequestError: no clip is long enough, or the stage wants sound and none has any.
+    """
+    found: dict[Bucket, list[Entry]] = {}
+    for entry in entries:
+        for frames in stage.frames:
+            if frames <= entry.frames:
+                found.setdefault((*entry.size, frames), []).append(entry)
+    if not found:
+        raise RequestError(f"stage {stage.name!r}", f"no clip has {stage.frames[0]} frames", "ask for fewer frames")
+    if max(stage.audio_share) > 0 and not any(entry.hears for entries in found.values() for entry in entries):
+        raise RequestError(f"stage {stage.name!r}", "wants audio samples, and no clip has a sound", "set audio_share")
+    return dict(sorted(found.items()))
+
+
+def audio_share(stage: Stage, step: int) -> float:
+    """Share of samples that hear, at a step from 0 on."""
+    start, end = stage.audio_share
+    return start + (end - start) * (step / max(1, stage.steps - 1))
+
+
+def draw_step(
+    buckets: Mapping[Bucket, Sequence[Entry]], decks: Decks, stage: Stage, step: int, *words: object
+) -> tuple[Bucket, list[Slot]]:
+    """The bucket of a step, drawn by the number of its clips, and the slots of its batch.
+
+    Args:
+        buckets: of the stage.
+        decks: drawn from; they move on.
+        stage: whose step it is.
+        step: from 0 on.
+        words: that all draws follow from (seed, stage), the step apart.
+    """
+    generator = seeded(*words, step, "bucket")
+    sizes = torch.tensor([float(len(entries)) for entries in buckets.values()])
+    bucket = list(buckets)[int(torch.multinomial(sizes, 1, generator=generator))]
+    every = buckets[bucket]
+    heard = [entry for entry in every if entry.hears]
+    slots = []
+    for number, chance in enumerate(torch.rand(stage.batch, generator=generator).tolist()):
+        hears = bool(heard) and chance < audio_share(stage, step)
+        pool = heard if hears else every
+        card = decks.draw(f"{bucket}{' heard' if hears else ''}", len(pool))
+        slots.append(Slot(pool[card], hears, (*words, step, number)))
+    return bucket, slots
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns slots into batches.
+
+    Args:
+        entry: how references enter.
+        loss: how noise levels are drawn.
+        keep: conditions kept together -> share of samples.
+        paraphrases: share of samples that read one.
+        no_text: (1, L, D), of the negative prompt.
+        blank: latents of a mid-grey video of a geometry; for ``CHANNELS``.
+        audio: (bands, width) of the audio rows.
+        mouth: means and deviations of the mouth curve, (2, 3), that are taken out of it.
+    """
+
+    entry: ReferenceEntry
+    loss: Loss
+    keep: Mapping[Kept, float]
+    paraphrases: float
+    no_text: Tensor
+    blank: Callable[[Geometry], Tensor]
+    audio: tuple[int, int]
+    mouth: Tensor
+
+    def __call__(self, bucket: Bucket, slots: Sequence[Slot], level: float | None = None) -> Batch:
+        """The batch of some slots.
+
+        Args:
+            bucket: that they are of.
+            slots: one or more.
+            level: noise level of all; drawn by default, and then conditions are dropped as drawn, too.
+        """
+        geometry = Geometry(*bucket, references=1)
+        rows = [self._one(geometry, slot, level) for slot in slots]
+        conditions = stack([conditions for conditions, _, _ in rows])
+        kept = [kept for _, kept, _ in rows]
+        switches = {
+            name: torch.tensor([letter in one for one in kept])
+            for name, letter in (("text", "T"), ("image", "I"), ("audio", "A"))
+        }
+        tensors = {name: torch.stack([found[name] for _, _, found in rows]) for name in rows[0][2]}
+        return Batch(conditions=conditions.keep(**switches), **tensors)
+
+    def _one(self, geometry: Geometry, slot: Slot, level: float | None) -> tuple[Conditions, str, dict[str, Tensor]]:
+        """A slot's conditions (a batch of one), those kept, and its other tensors."""
+        generator, entry, frames = seeded(*slot.words), slot.entry, geometry.video_latents
+        chance, which, other = torch.rand(3, generator=generator).tolist()
+        piece = int(torch.randint(entry.pieces, (), generator=generator))
+        words = 0
+        if chance < self.paraphrases and entry.captions > 1:
+            words = 1 + int(other * (entry.captions - 1))
+        kept = self._kept(which) if level is None else "TIA"
+        drawn = draw_level(self.loss, generator)
+        names = ("reference", "rows", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
+        found = load(entry, names)
+        latents = found[f"latents.{piece}"][:, :frames]
+        noise = torch.randn(geometry.latent_shape(latents.shape[0]), generator=generator)
+        if slot.hears:
+            start = entry.starts[piece % len(entry.starts)]
+            audio = window(found["rows"][start:], frames, geometry.reference_slots)
+        else:
+            audio = silence(geometry.latents, *self.audio)
+        blank = self.blank(geometry) if self.entry is ReferenceEntry.CHANNELS else None
+        reference = found["reference"][None]
+        conditions = Conditions(
+            text=found[f"text.{words}"][None],
+            no_text=self.no_text,
+            image=with_references(self.entry, reference, blank),
+            no_image=without_references(self.entry, reference, blank),
+            audio=audio[None],
+        )
+        grid = (geometry.latent_height // PATCH[1], geometry.latent_width // PATCH[2])
+        unknown = torch.zeros(frames, *grid)
+        curve = found.get(f"mouth.{piece}")
+        heard = slot.hears and "A" in kept and curve is not None
+        unheard = torch.full((frames, TEMPORAL_STRIDE, MOUTH_VALUES), float("nan"))
+        return conditions, kept, {
+            "data": latents,
+            "noise": noise,
+            "level": torch.tensor(drawn if level is None else level),
+            "face": found.get(f"face.{piece}", unknown)[:frames],
+            "area": found.get(f"area.{piece}", unknown)[:frames],
+            "mouth": (curve[:frames] - self.mouth[0]) / self.mouth[1] if heard and curve is not None else unheard,
+        }  # fmt: skip
+
+    def _kept(self, chance: float) -> str:
+        """The conditions kept at a place 0..1 of the table."""
+        below = 0.0
+        for kept, share in self.keep.items():
+            below += share
+            if chance < below:
+                return kept
+        return list(self.keep)[-1]  # shares add up to 1 but for rounding
+
+
+MEASURED = 500
+"""Clips from which the mouth curve's mean and deviation are taken."""
+
+LEAST_DEVIATION = 1e-3
+"""What it is divided by at least."""
+
+
+def mouth_statistics(entries: Sequence[Entry]) -> Tensor:
+    """Means and deviations (2, 3) of the mouth curve over the first clips that have one; 0 and 1 if none has."""
+    curves = [load(entry, ["mouth.0"]).get("mouth.0") for entry in entries[:MEASURED]]
+    known = [curve.flatten(0, 1) for curve in curves if curve is not None]
+    if not known:
+        return torch.stack([torch.zeros(MOUTH_VALUES), torch.ones(MOUTH_VALUES)])
+    values = torch.cat(known)
+    values = values[~values.isnan().any(dim=1)]
+    return torch.stack([values.mean(dim=0), values.std(dim=0).clamp(min=LEAST_DEVIATION)])
+
+
+PER_PIECE = ("latents", "face", "area", "mouth")
+"""Tensors that an entry holds once for each piece."""

@@ -1,0 +1,316 @@
+"""Encodes every clip once: latents, reference, text and audio rows in one file a clip, named by what it is made from.
+
+A file's name is the digest of the clip's contents, of the encoders' weights and of every setting that counts: whatever
+changes is encoded anew, and nothing else is. A clip that cannot be read is named and left out.
+
+Shape suffixes: C latent channels, F latent frames, H, W latent size, h, w token grid, T audio rows (25 a second),
+N bands, D width, L text positions. Frames are 25 a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from humo.conditioning.audio import encode_sound
+from humo.conditioning.image import encode_blank, encode_references, encode_video
+from humo.conditioning.text import encode_text
+from humo.errors import CheckpointError, MediaError
+from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_in_samples
+from humo.media.audio import load_sound
+from humo.media.image import load_image, to_pixels
+from humo.media.video import read_video
+from humo.training.config import Recipe
+from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
+from humo.training.encoders import Encoders
+from humo.training.store import Digests, digest, read_tensors, read_values, write_tensors
+
+VERSION = 1  # of the files' contents; another one is encoded anew
+STORED = torch.float16  # of unit size and read as they are: its step is 1/1000 of them
+
+LOWER_FACE = (0.55, 0.95)  # share of the face's height in which a mouth lies, from the top
+MIDDLE_FACE = (0.22, 0.78)  # share of its width
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached clip.
+
+    Args:
+        name: its ID.
+        path: of its file.
+        size: (width, height) in pixels.
+        frames: length of each piece.
+        starts: first frame of each piece, in frames of the clip.
+        pieces: their number; mirrored ones come after the others.
+        captions: the caption and its paraphrases.
+        hears: whether it has a sound.
+    """
+
+    name: str
+    path: Path
+    size: tuple[int, int]
+    frames: int
+    starts: tuple[int, ...]
+    pieces: int
+    captions: int
+    hears: bool
+
+
+class Cache:
+    """The encoded clips of a recipe.
+
+    Args:
+        recipe: its data, sizes and lengths count.
+        encoders: that encode them.
+    """
+
+    def __init__(self, recipe: Recipe, encoders: Encoders) -> None:
+        self.folder, self.data, self.encoders = recipe.cache, recipe.data, encoders
+        self.lengths = tuple(sorted({frames for stage in recipe.stages for frames in stage.frames}))
+        self.bands = encoders.audio_bands
+        self.text_length = encoders.text_length
+        self._blanks: dict[tuple[int, int, int], Tensor] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._digests = Digests(self.folder / "digests.json")
+        parts = (self._digests.of(encoders.folder(name)) for name in ("vae", "text_encoder", "tokenizer"))
+        heard = (self._digests.of(encoders.folder(name)) for name in ("audio_encoder", "feature_extractor"))
+        settings = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths, self.bands, self.text_length)
+        self._settings = digest(VERSION, *parts, *heard, *settings, encoders.dtype)
+
+    def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
+        """Encode what is not there yet.
+
+        Args:
+            clips: of the dataset.
+            progress: told ("encode", clips done, of how many).
+
+        Returns:
+            the usable clips and the others, in their order.
+
+        Raises:
+            StorageError: the disk is full; what is encoded stays.
+        """
+        entries, bad = [], []
+        for number, clip in enumerate(clips):
+            progress("encode", number, len(clips))
+            try:
+                entries.append(self._entry(clip))
+            except MediaError as error:
+                bad.append(Bad(clip.name, f"{error.field}: {error.problem}"))
+        progress("encode", len(clips), len(clips))
+        self._digests.save()
+        return entries, bad
+
+    def _entry(self, clip: ClipFiles) -> Entry:
+        files = [clip.video, clip.reference, *([clip.truth] if clip.truth is not None else [])]
+        try:
+            key = digest(self._settings, *clip.captions, *map(self._digests.of, files))
+        except OSError as error:
+            raise MediaError("file", f"cannot be read ({error.strerror})", "check it") from error
+        path = self.folder / key[:2] / f"{key}.safetensors"
+        if path.is_file():
+            try:
+                return _as_entry(clip.name, path, read_values(path))
+            except (CheckpointError, KeyError):
+                path.unlink()  # damaged: made again
+        tensors, values = self._encode(clip)
+        path.parent.mkdir(exist_ok=True)
+        write_tensors(path, tensors, values)
+        return _as_entry(clip.name, path, values)
+
+    def _encode(self, clip: ClipFiles) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors of a clip, and what its header says."""
+        encoders, vae, device = self.encoders, self.encoders.vae, self.encoders.device
+        shown = read_video(clip.video, field="video")
+        frames = at_rate(shown.frames, shown.frames_per_second)
+        length = max((length for length in self.lengths if length <= len(frames)), default=0)
+        if not length:
+            problem = f"has {len(frames)} frames at {FRAMES_PER_SECOND} a second, and {self.lengths[0]} are needed"
+            raise MediaError("video", problem, "give longer clips")
+        size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
+        pixels = torch.from_numpy(np.stack([to_pixels(cover(frame, size)) for frame in frames], axis=1))
+        starts = spread(len(frames) - length, self.data.windows)
+        masks = _masks(clip, frames.shape, size, len(frames))
+        picture = load_image(clip.reference, field="reference picture")
+        tensors = {"reference": encode_references([picture], vae, *size, device)[0]}
+        pieces = [(start, False) for start in starts]
+        pieces += [(start, True) for start in starts] if self.data.mirror else []
+        for number, (start, mirrored) in enumerate(pieces):
+            piece = pixels[None, :, start : start + length].to(device, vae.dtype)
+            with torch.no_grad():
+                tensors[f"latents.{number}"] = encode_video(piece.flip(-1) if mirrored else piece, vae)[0]
+            for name, mask in masks.items():
+                if mask.ndim == 2:  # the mouth curve, the same in a mirror
+                    tensors[f"{name}.{number}"] = per_latent(mask[start : start + length])
+                else:
+                    grid = on_tokens(mask[start : start + length])
+                    tensors[f"{name}.{number}"] = grid.flip(-1) if mirrored else grid
+        for number, words in enumerate(clip.captions):
+            text = encode_text([words], encoders.tokenizer, encoders.text_encoder, self.text_length, device)
+            tensors[f"text.{number}"] = text[0]
+        if shown.track is not None:
+            sound = load_sound(clip.video, field="sound")
+            if frames_in_samples(len(sound)) > 1:
+                rows = encode_sound(sound, encoders.feature_extractor, encoders.audio_encoder, self.bands)
+                tensors["rows"] = rows
+        values = {
+            "size": size,
+            "frames": length,
+            "starts": starts,
+            "pieces": len(pieces),
+            "captions": len(clip.captions),
+            "hears": "rows" in tensors,
+        }
+        return {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, values
+
+    def blank(self, geometry: Geometry) -> Tensor:
+        """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; each that was made is kept."""
+        size = (geometry.latents, geometry.latent_height, geometry.latent_width)
+        if size not in self._blanks:
+            self._blanks[size] = encode_blank(*size, self.encoders.vae, self.encoders.device).float().cpu()
+        return self._blanks[size]
+
+    def no_text(self) -> Tensor:
+        """Embeddings (1, L, D) of the family's negative prompt."""
+        one = self.encoders
+        words = one.preset.negative_prompt
+        path = self.folder / f"no_text-{digest(self._settings, words)[:16]}.safetensors"
+        if not path.is_file():
+            text = encode_text([words], one.tokenizer, one.text_encoder, self.text_length, one.device)
+            write_tensors(path, {"text": text.to("cpu", STORED)})
+        return read_tensors(path)["text"].float()
+
+
+def _as_entry(name: str, path: Path, values: dict[str, Any]) -> Entry:
+    width, height = values["size"]
+    starts = tuple(values["starts"])
+    pieces, captions, hears = values["pieces"], values["captions"], values["hears"]
+    return Entry(name, path, (width, height), values["frames"], starts, pieces, captions, hears)
+
+
+def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
+    """Some of an entry's tensors, in float32; those it does not have are left out."""
+    return {name: tensor.float() for name, tensor in read_tensors(entry.path, names).items()}
+
+
+def at_rate(frames: NDArray[np.uint8], rate: float) -> NDArray[np.uint8]:
+    """The frames nearest to those of 25 a second."""
+    if rate == FRAMES_PER_SECOND:
+        return frames
+    count = max(1, round(len(frames) / rate * FRAMES_PER_SECOND))
+    nearest = np.round(np.arange(count) * rate / FRAMES_PER_SECOND).astype(int)
+    found: NDArray[np.uint8] = frames[np.minimum(nearest, len(frames) - 1)]
+    return found
+
+
+def nearest_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The size whose aspect is nearest; of equal ones the first."""
+    return min(sizes, key=lambda size: abs(np.log(size[0] / size[1] * height / width)))
+
+
+def crop_box(width: int, height: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest part of a picture with an aspect, at its centre: left, top, right, bottom in its pixels."""
+    scale = min(width / size[0], height / size[1])
+    across, down = scale * size[0], scale * size[1]
+    left, top = (width - across) / 2, (height - down) / 2
+    return left, top, left + across, top + down
+
+
+def cover(frame: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """A frame that fills a size, what is too much cut off evenly."""
+    picture = Image.fromarray(frame)
+    if picture.size == size:
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS, box=crop_box(*picture.size, size))
+
+
+def spread(spare: int, count: int) -> list[int]:
+    """``count`` starts evenly over 0..spare; fewer where there is no room for so many."""
+    if count == 1:
+        return [0]
+    return sorted({round(spare * index / (count - 1)) for index in range(count)})
+
+
+def _masks(clip: ClipFiles, shape: Sequence[int], size: tuple[int, int], frames: int) -> dict[str, Tensor]:
+    """Face and mouth on the token grid of every frame (F, h, w), and the mouth curve (F, 3), where they are known."""
+    truth = Truth() if clip.truth is None else read_truth(clip.truth)
+    found: dict[str, Tensor] = {}
+    area = truth.mouth_area
+    if area is None and truth.face is not None:
+        area = lower_middle(truth.face)
+    cell = SPATIAL_STRIDE * PATCH[1]
+    grid = (size[1] // cell, size[0] // cell)
+    for name, mask in (("face", truth.face), ("area", area)):
+        if mask is not None:
+            _check_length(clip, len(mask), frames)
+            box = crop_box(shape[2], shape[1], size)
+            found[name] = shrink(mask[:frames], box, (shape[2], shape[1]), grid)
+    if truth.mouth is not None:
+        _check_length(clip, len(truth.mouth), frames)
+        found["mouth"] = torch.from_numpy(truth.mouth[:frames])
+    return found
+
+
+def _check_length(clip: ClipFiles, told: int, frames: int) -> None:
+    if told < frames:
+        raise MediaError("truth", f"is {told} frames long, and {clip.video.name} {frames}", "write it again")
+
+
+def lower_middle(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where the mouth of each face mask (F, S, S) lies, as far as its outline tells."""
+    area = np.zeros_like(face)
+    for frame, mask in enumerate(face):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if len(rows):
+            top, left, high, wide = rows[0], columns[0], np.ptp(rows) + 1, np.ptp(columns) + 1
+            down = slice(top + int(high * LOWER_FACE[0]), top + int(np.ceil(high * LOWER_FACE[1])))
+            across = slice(left + int(wide * MIDDLE_FACE[0]), left + int(np.ceil(wide * MIDDLE_FACE[1])))
+            area[frame, down, across] = mask[down, across]
+    return area
+
+
+def shrink(
+    mask: NDArray[np.bool_],
+    box: tuple[float, float, float, float],
+    picture: tuple[int, int],
+    grid: tuple[int, int],
+) -> Tensor:
+    """Share of each cell of a grid that a mask covers, (F, h, w), 0..1.
+
+    Args:
+        mask: (F, S, S), over the whole picture at any resolution.
+        box: part of the picture that the grid covers, in the picture's pixels.
+        picture: its width and height.
+        grid: rows and columns.
+    """
+    across, down = mask.shape[2] / picture[0], mask.shape[1] / picture[1]
+    left, top, right, bottom = (
+        round(end * scale) for end, scale in zip(box, (across, down, across, down), strict=True)
+    )
+    part = torch.from_numpy(mask[:, top:bottom, left:right].astype(np.float32))
+    return F.adaptive_avg_pool2d(part[:, None], grid)[:, 0]
+
+
+def on_tokens(mask_Fhw: Tensor) -> Tensor:
+    """Masks of 4k + 1 frames -> of k + 1 latent frames: the first alone, then means of four."""
+    rest = mask_Fhw[1:].unflatten(0, (-1, TEMPORAL_STRIDE)).mean(dim=1) if len(mask_Fhw) > 1 else mask_Fhw[1:]
+    return torch.cat([mask_Fhw[:1], rest])
+
+
+def per_latent(curve_FM: Tensor) -> Tensor:
+    """A curve of 4k + 1 frames -> (k + 1, 4, M): those of each latent frame; the first has its last place alone."""
+    first = curve_FM.new_full((TEMPORAL_STRIDE - 1, *curve_FM.shape[1:]), float("nan"))
+    frames: Tensor = torch.cat([first, curve_FM]).unflatten(0, (-1, TEMPORAL_STRIDE))
+    return frames

@@ -1,0 +1,392 @@
+"""A training recipe as a frozen value: every setting, its limits and its default; read from a TOML file.
+
+Published values and where they come from: training.md of the method (the report's two stages; where it is silent, the
+recipes of neighbouring projects). Whatever a recipe leaves out is the value here.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from humo.errors import RequestError, did_you_mean
+from humo.geometry import SIZE_MULTIPLE, snap_frames
+from humo.presets import PRESETS
+from humo.textfiles import read_values
+
+Part = Literal[
+    "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output", "focus", "lips"
+]
+"""What a stage can train; `parts.PATTERNS` says which weights each is."""
+
+Kept = Literal["TIA", "TI", "TA", "IA", "T", "I", "A", "-"]
+"""Conditions kept together in a sample: letters of TIA, ``-`` for none."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Side = Annotated[int, Field(ge=SIZE_MULTIPLE, multiple_of=SIZE_MULTIPLE)]
+Weight = Annotated[float, Field(ge=0.0)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _several(given: Any) -> Any:
+    """A list where one value was given alone."""
+    return given if isinstance(given, list | tuple) else (given,)
+
+
+class Table(BaseModel):
+    """A table of a recipe: nothing unknown in it, nothing changed in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Network(Table):
+    """A network to start from nothing. Channels and widths that its encoders decide are not settings."""
+
+    num_attention_heads: int = Field(ge=1)
+    attention_head_dim: int = Field(ge=6, multiple_of=2)
+    ffn_dim: int = Field(ge=1)
+    num_layers: int = Field(ge=1)
+    freq_dim: int = Field(default=256, ge=2, multiple_of=2)
+    text_length: int = Field(default=512, ge=1)
+    audio_bands: int = Field(default=5, ge=2)
+    audio_hidden_dim: int = Field(default=512, ge=1)
+    audio_tokens: int = Field(default=16, ge=1)
+    audio_token_dim: int = Field(default=1536, ge=1)
+
+
+class Model(Table):
+    """What training starts from: a model folder, or a network from nothing and the folders of its encoders.
+
+    Args:
+        folder: a model folder; every part that is not named otherwise is taken from it.
+        preset: the family, where no folder tells.
+        network: start the network from nothing.
+        vae, text_encoder, tokenizer, audio_encoder, feature_extractor: folders of single parts.
+    """
+
+    folder: str | None = None
+    preset: str | None = None
+    network: Network | None = None
+    vae: str | None = None
+    text_encoder: str | None = None
+    tokenizer: str | None = None
+    audio_encoder: str | None = None
+    feature_extractor: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Model:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is not known; {did_you_mean(self.preset, PRESETS)}")
+        if self.folder is None:
+            needed = ("preset", "network", "vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor")
+            if missing := [name for name in needed if getattr(self, name) is None]:
+                raise ValueError(f"without a model folder, {', '.join(missing)} must be given")
+        return self
+
+
+class Data(Table):
+    """The clips (`dataset` tells the folder's layout) and what becomes of them.
+
+    Args:
+        folder: in HuMoSet's layout.
+        name_column, caption_column: of video_caption.parquet; found by their contents where not named.
+        split: of truth/attributes.parquet, where there is one; clips of other splits are left alone.
+        sizes: (width, height) in pixels; a clip takes the one nearest to its own aspect, cut to it at the centre.
+        windows: pieces a clip is cut into, evenly spaced, where it is longer than the stages need.
+        mirror: every piece also left to right.
+        paraphrases: share of samples that read a paraphrase in place of the caption, where there are any.
+        bad_share: more bad clips than this, and the run is refused before the first step.
+        clips: use only so many, the first by name.
+        cache: folder of encoded clips; by default ``cache`` in the output folder.
+    """
+
+    folder: str
+    name_column: str | None = None
+    caption_column: str | None = None
+    split: str | None = "train"
+    sizes: tuple[tuple[Side, Side], ...] = Field(default=((832, 480), (480, 832)), min_length=1)
+    windows: int = Field(default=1, ge=1)
+    mirror: bool = False
+    paraphrases: Share = 0.0
+    bad_share: Share = 0.05
+    clips: int | None = Field(default=None, ge=1)
+    cache: str | None = None
+
+
+KEEP: Mapping[Kept, float] = MappingProxyType({"TIA": 0.70, "TA": 0.08, "T": 0.08, "-": 0.06, "TI": 0.05, "I": 0.03})
+"""Every pass of the guidance ladders of both families is trained; text is dropped in 9 % (published: 10 %)."""
+
+
+class Stage(Table):
+    """A stretch of training with one set of trained parts.
+
+    Args:
+        name: for logs.
+        steps: of the optimiser.
+        train: the parts.
+        audio_share: share of samples that hear their sound, at the first and at the last step; even in between.
+        keep: conditions kept together -> share of samples; "A" only counts in samples that hear.
+        frames: lengths, 4k + 1 each; a clip takes part in every one it is long enough for.
+        batch: samples a step, over all processes and accumulated passes.
+        learning_rate: the highest.
+        warmup: steps of its even rise.
+        schedule: how it falls to zero from ``decay_from`` (a share of the steps) on.
+    """
+
+    name: str = Field(min_length=1)
+    steps: int = Field(ge=1)
+    train: Annotated[tuple[Part, ...], BeforeValidator(_several)] = Field(min_length=1)
+    audio_share: tuple[Share, Share] = (0.0, 0.0)
+    keep: Mapping[Kept, Share] = Field(default_factory=lambda: dict(KEEP))
+    frames: Annotated[tuple[int, ...], BeforeValidator(_several)] = Field(default=(97,), min_length=1)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0.0)
+    warmup: int = Field(default=1000, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @field_validator("frames")
+    @classmethod
+    def _of_the_form(cls, frames: tuple[int, ...]) -> tuple[int, ...]:
+        for length in frames:
+            if length < 1 or snap_frames(length) != length:
+                raise ValueError(f"{length} frames are not 4k + 1; the nearest below is {snap_frames(length)}")
+        return tuple(sorted(set(frames)))
+
+    @field_validator("keep")
+    @classmethod
+    def _adds_up(cls, keep: Mapping[Kept, float]) -> Mapping[Kept, float]:
+        if abs(sum(keep.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(keep.values()):g}, and must to 1")
+        return {kept: keep[kept] for kept in get_args(Kept) if kept in keep}
+
+
+PUBLISHED: Mapping[int, Stage] = MappingProxyType(
+    {
+        0: Stage(name="text to video", steps=40_000, train=("all",), keep={"T": 0.9, "-": 0.1}),
+        1: Stage(name="subject", steps=40_000, train=("self_attention",)),
+        2: Stage(name="sync", steps=40_000, train=("self_attention", "audio", "focus"), audio_share=(0.2, 0.5)),
+    }
+)
+"""The published stages; 0 is Wan2.1's own, for a network that starts from nothing. A recipe's stage that says
+``published = 1`` is that one but for the fields it gives."""
+
+
+class Loss(Table):
+    """What is minimised.
+
+    Args:
+        time_mean, time_deviation: of the logit-normal noise level.
+        shift: of the noise levels drawn, as that of the sampler; 1 is none.
+        uniform: share of noise levels drawn evenly instead.
+        face, mouth: added to the weight (1) of a place that lies on a face, on a mouth; where the truth is known.
+        focus: weight of the focus-by-predicting loss, in stages that train ``focus``.
+        lips: weight of the loss from audio tokens to the true mouth curve, in stages that train ``lips``.
+    """
+
+    time_mean: float = 0.0
+    time_deviation: float = Field(default=1.0, gt=0.0)
+    shift: float = Field(default=1.0, gt=0.0)
+    uniform: Share = 0.0
+    face: Weight = 0.0
+    mouth: Weight = 0.0
+    focus: Weight = 0.1
+    lips: Weight = 0.1
+
+
+class Optimiser(Table):
+    """AdamW, the longest gradient that is not shortened, and how long the moving average of the weights remembers."""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    weight_decay: Weight = 0.01
+    clip: float = Field(default=1.0, gt=0.0)
+    ema: float = Field(default=0.9999, ge=0.0, lt=1.0)
+
+
+class Checkpoints(Table):
+    """Minutes between two (0: after every step), and how many are kept."""
+
+    minutes: float = Field(default=10.0, ge=0.0)
+    keep: int = Field(default=2, ge=1)
+
+
+class Validation(Table):
+    """Clips made with the averaged weights at fixed seeds, and the loss on clips that are not trained on.
+
+    Args:
+        steps: between two validations; 0 is never.
+        split: of truth/attributes.parquet; where there is none, the first clips of the training data stand in.
+        clips: how many are made, each with its sound.
+        loss_clips: over how many the loss is measured.
+        inference_steps: of each clip made; by default the family's.
+        seed: of their noise.
+    """
+
+    steps: int = Field(default=0, ge=0)
+    split: str = "test"
+    clips: int = Field(default=2, ge=0)
+    loss_clips: int = Field(default=16, ge=0)
+    inference_steps: int | None = Field(default=None, ge=1)
+    seed: Seed = 0
+
+
+class Lora(Table):
+    """Train low-rank additions to the linear layers of the stages' parts, in place of the parts."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0.0)
+
+
+class Compute(Table):
+    """Where and how precisely.
+
+    Args:
+        device: as in a request.
+        precision: of the blocks; weights are kept and averaged in float32 whatever it is.
+        accumulation: passes a step.
+        gradient_checkpointing: compute the blocks again on the way back, in less memory.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    accumulation: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
+
+
+class Recipe(Table):
+    """A whole run."""
+
+    output: str = Field(min_length=1)
+    seed: Seed = 0
+    model: Model
+    data: Data
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    loss: Loss = Loss()
+    optimiser: Optimiser = Optimiser()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    lora: Lora | None = None
+    compute: Compute = Compute()
+    tensorboard: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_stages(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not isinstance(given.get("stages"), list | tuple):
+            return given
+        return {**given, "stages": [_with_published(stage) for stage in given["stages"]]}
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Recipe:
+        for stage in self.stages:
+            if stage.batch % self.compute.accumulation:
+                problem = f"the batch of stage {stage.name!r} ({stage.batch}) cannot be divided into"
+                raise ValueError(f"{problem} {self.compute.accumulation} accumulated passes")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of encoded clips."""
+        return Path(self.data.cache) if self.data.cache else Path(self.output) / "cache"
+
+
+def _with_published(stage: Any) -> Any:
+    if not isinstance(stage, Mapping) or "published" not in stage:
+        return stage
+    number, own = stage["published"], {name: value for name, value in stage.items() if name != "published"}
+    if number not in PUBLISHED:
+        raise ValueError(f"there is no published stage {number!r}; known are {', '.join(map(str, PUBLISHED))}")
+    return PUBLISHED[number].model_dump() | own
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A checked recipe.
+
+    Args:
+        path: a TOML, YAML or JSON file.
+        overrides: ``table.field=value`` words; ``stages.0.steps=100`` changes the first stage.
+
+    Raises:
+        RequestError: the first thing at fault: field, value, what is allowed.
+    """
+    values = read_values(path)
+    if not isinstance(values, dict):
+        raise RequestError(path.name, "is not a recipe", "write a table of fields; see recipes/ for some")
+    for word in overrides:
+        _override(values, word)
+    return parse_recipe(values)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe from plain values.
+
+    Raises:
+        RequestError: the first field at fault.
+    """
+    try:
+        return Recipe.model_validate(dict(values))
+    except ValidationError as failure:
+        raise _in_one_line(failure) from None
+
+
+def _override(values: dict[str, Any], word: str) -> None:
+    name, equals, text = word.partition("=")
+    if not equals:
+        raise RequestError(word, "is not key=value", "write for example stages.0.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is text
+    *path, last = name.split(".")
+    place: Any = values
+    for step in path:
+        if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
+            place = place[int(step)]
+        elif isinstance(place, dict):
+            place = place.setdefault(step, {})
+        else:
+            break
+    if not isinstance(place, dict):
+        raise RequestError(
+            name, "leads nowhere in this recipe", "name a table's field, or a stage by its number from 0"
+        )
+    place[last] = value
+
+
+def _in_one_line(failure: ValidationError) -> RequestError:
+    """Pydantic's first error as ours."""
+    error = failure.errors(include_url=False)[0]
+    location = [str(part) for part in error["loc"]]
+    field, kind, shown = ".".join(location) or "recipe", error["type"], json.dumps(error["input"], default=str)
+    if kind == "extra_forbidden":
+        return RequestError(field, "is not a field of a recipe", did_you_mean(location[-1], _fields(location[:-1])))
+    if kind == "missing":
+        return RequestError(field, "is missing", "give it")
+    if kind == "value_error":
+        return RequestError(field, str(error["ctx"]["error"]))
+    if kind == "literal_error" and isinstance(error["input"], str):
+        choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
+        return RequestError(field, f"{error['input']!r} is not known", did_you_mean(error["input"], choices))
+    return RequestError(field, f"{shown[:60]} is not allowed", error["msg"].replace("Input should be", "it should be"))
+
+
+def _fields(location: Sequence[str]) -> set[str]:
+    """The fields of the table at a place of a recipe."""
+    if location and location[0] == "stages":
+        return {*Stage.model_fields, "published"}
+    tables: dict[str, type[Table]] = {
+        "model": Model, "model.network": Network, "data": Data, "loss": Loss, "optimiser": Optimiser,
+        "checkpoints": Checkpoints, "validation": Validation, "lora": Lora, "compute": Compute,
+    }  # fmt: skip
+    return set(tables.get(".".join(location), Recipe).model_fields)

@@ -1,0 +1,64 @@
+"""From a run to what others load: the averaged weights as a network, a model folder or a LoRA file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
+from humo.checkpoints.writing import new_folder
+from humo.model.transformer import HuMoTransformer3DModel
+from humo.pipeline import HuMoPipeline
+from humo.training.config import Recipe
+from humo.training.encoders import Encoders
+from humo.training.network import Trainee
+from humo.training.optimise import Average
+from humo.training.parallel import Ranks, whole_dict
+from humo.training.parts import add_low_rank
+
+_PREFIX = "transformer."
+
+
+def averaged_network(trainee: Trainee, average: Average, recipe: Recipe, here: Ranks) -> HuMoTransformer3DModel | None:
+    """A network of its own with the averaged weights, in float32; None but in the first process. All must ask."""
+    own = dict(trainee.learner.named_parameters()) | dict(average.weights)
+    weights: dict[str, Tensor] = whole_dict(
+        {name: weight for name, weight in own.items() if name.startswith(_PREFIX)}, here
+    )
+    if not here.first:
+        return None
+    with torch.random.fork_rng(devices=[]):  # of the first weights, which are replaced
+        network: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(trainee.learner.transformer.config)
+        if recipe.lora is not None:
+            every = {part for stage in recipe.stages for part in stage.train if part not in ("focus", "lips")}
+            add_low_rank(network, sorted(every), recipe.lora)
+    network.load_state_dict({name.removeprefix(_PREFIX): weight.float() for name, weight in weights.items()})
+    network.eval().requires_grad_(False)
+    return network
+
+
+def export_model(encoders: Encoders, network: HuMoTransformer3DModel, folder: Path) -> None:
+    """Write a model folder: the network and its frozen parts; training's own heads stay behind.
+
+    Raises:
+        StorageError: the disk is full, or the folder holds something else.
+    """
+    bytes_needed = sum(weight.nbytes for weight in network.parameters())
+    with new_folder(folder, bytes_needed, True, frozenset({*COMPONENTS, MODEL_INDEX})) as part:
+        encoders.pipeline(network).save_pretrained(str(part))
+
+
+def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Path) -> None:
+    """Write the low-rank additions, as `HuMoPipeline.load_lora_weights` reads them.
+
+    Raises:
+        StorageError: the disk is full, or the folder holds something else.
+    """
+    from peft import get_peft_model_state_dict
+
+    layers = get_peft_model_state_dict(network)
+    bytes_needed = sum(weight.nbytes for weight in layers.values())
+    with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as part:
+        HuMoPipeline.save_lora_weights(str(part), transformer_lora_layers=layers)

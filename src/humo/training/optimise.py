@@ -1,0 +1,121 @@
+"""AdamW over a stage's weights, kept in float32 whatever they compute in; and the moving average of all weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from humo.errors import CheckpointError
+from humo.training.config import Optimiser, Stage
+from humo.training.parallel import like, whole
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW keeps for each weight."""
+
+
+def learning_rate(stage: Stage, step: int) -> float:
+    """Of a step from 0 on: an even rise, then flat, then (if the stage says so) down to zero at its end."""
+    rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
+    share = (step / stage.steps - stage.decay_from) / (1 - stage.decay_from)
+    if stage.schedule == "constant" or share <= 0:
+        return stage.learning_rate * rise
+    fall = 1 - share if stage.schedule == "linear" else (1 + math.cos(math.pi * share)) / 2
+    return stage.learning_rate * min(rise, fall)
+
+
+class StageOptimiser:
+    """Trains some weights.
+
+    Args:
+        weights: those to train, as the network has them.
+        masters: the same in float32; one and the same where the network has them so.
+        stage, settings: of the recipe.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Tensor], masters: Mapping[str, Tensor], stage: Stage, settings: Optimiser
+    ) -> None:
+        self._stage, self._settings = stage, settings
+        self._weights = weights
+        self.masters = {name: masters[name] for name in weights}
+        matrices = [weight for weight in self.masters.values() if weight.ndim > 1]
+        others = [weight for weight in self.masters.values() if weight.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self._adamw = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
+
+    def step(self, number: int) -> Tensor:
+        """Take a step with the gradients that are there, and clear them.
+
+        Args:
+            number: of the step, from 0 on.
+
+        Returns:
+            the gradients' length before it was cut.
+        """
+        for name, weight in self._weights.items():
+            if self.masters[name] is not weight and weight.grad is not None:
+                self.masters[name].grad, weight.grad = weight.grad.float(), None
+        norm = whole(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate(self._stage, number)
+        self._adamw.step()
+        self._adamw.zero_grad()
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                if self.masters[name] is not weight:
+                    weight.copy_(self.masters[name])
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Its memory, by the names of the weights."""
+        return {
+            f"{name}:{moment}": self._adamw.state[weight][moment]
+            for name, weight in self.masters.items()
+            for moment in MOMENTS
+            if weight in self._adamw.state
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with a memory.
+
+        Raises:
+            CheckpointError: it is that of other weights.
+        """
+        for name, weight in self.masters.items():
+            found = {moment: state[key] for moment in MOMENTS if (key := f"{name}:{moment}") in state}
+            if not found:
+                continue
+            if found["exp_avg"].shape != weight.shape:
+                raise CheckpointError("checkpoint", f"{name} was of another shape", "resume with the same model")
+            self._adamw.state[weight] = {
+                moment: tensor if moment == "step" else like(tensor, weight) for moment, tensor in found.items()
+            }
+
+
+class Average:
+    """The exponential moving average of weights, in float32; young, it forgets faster.
+
+    Args:
+        decay: share of the average kept at a step; 0 is the weights themselves.
+        weights: name -> weight, to begin with.
+    """
+
+    def __init__(self, decay: float, weights: Mapping[str, Tensor]) -> None:
+        self._decay = decay
+        self.weights = {name: weight.detach().float().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take the weights after a step (of the whole run, from 0 on) in."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, mean in self.weights.items():
+            mean.lerp_(weights[name].detach().float(), 1 - decay)
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Go on with averages of an earlier run."""
+        for name, tensor in saved.items():
+            if name in self.weights:
+                self.weights[name] = like(tensor, self.weights[name])

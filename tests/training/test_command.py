@@ -1,0 +1,51 @@
+"""``humo train`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from humo.cli import main
+from tests.training.made_up import values
+
+
+@pytest.fixture
+def recipe_file(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(values(dataset, tiny_model_folder, tmp_path / "out")))
+    return path
+
+
+def test_a_dry_run_says_what_would_be_trained(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe_file), "--dry-run", "--json", "stages.0.steps=7"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["clips"], plan["stages"][0]["steps"], plan["stages"][0]["samples"]) == (6, 7, 14)
+    assert plan["stages"][0]["trained"] == plan["weights"]
+    assert not (recipe_file.parent / "out").exists()
+
+
+def test_a_run_shows_progress_and_where_the_model_is(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe_file), "--json", "stages.0.steps=2"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[-1] == {"event": "result", "path": str(recipe_file.parent / "out" / "model"), "steps": 2}
+    steps = [event for event in events if event.get("phase") == "train"]
+    assert [event["done"] for event in steps] == [0, 1, 2]
+    assert "seconds_left" in steps[1]
+
+
+def test_what_is_wrong_is_said_in_one_line_with_exit_code_2(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        (["nowhere.toml"], "there is no such file"),
+        ([str(recipe_file), "--resum"], "--resum: is not an option of humo train; did you mean '--resume'?"),
+        ([str(recipe_file), "optimizer.clip=1"], "optimizer: is not a field of a recipe; did you mean 'optimiser'?"),
+        ([str(recipe_file), "data.folder=nowhere"], "'nowhere' has no folder 'video'"),
+        ([str(recipe_file), "model.vae=nowhere"], "model.vae: there is no folder 'nowhere'"),
+    ):
+        assert main(["train", *words]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert said in lines[0]

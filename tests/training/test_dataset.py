@@ -1,0 +1,139 @@
+"""What is wrong in a dataset folder is named, left out, or keeps the run from starting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from humo.errors import HumoError, MediaError, RequestError
+from humo.training.cache import Cache, at_rate, load, lower_middle, nearest_size, on_tokens, per_latent, spread
+from humo.training.config import Data
+from humo.training.dataset import of_split, read_truth, scan
+from humo.training.encoders import Encoders
+from humo.training.train import train
+from tests.training.made_up import FRAMES, SIDE, recipe, write_clip
+
+
+def test_a_whole_folder_is_read(dataset: Path) -> None:
+    folder = scan(Data(folder=str(dataset)))
+    clips = of_split(folder, "train")
+    assert [clip.name for clip in clips] == [f"clip{number}" for number in range(6)]
+    assert clips[2].captions == ("a person number 2 speaks", "number 2", "somebody")
+    assert not folder.bad
+
+
+def test_columns_may_be_named_and_wrong_names_are_refused(dataset: Path) -> None:
+    assert of_split(scan(Data(folder=str(dataset), name_column="video", caption_column="text")), None)
+    with pytest.raises(RequestError, match=r"data.caption_column: video_caption.parquet has no column 'txt'; it has"):
+        scan(Data(folder=str(dataset), caption_column="txt"))
+
+
+def test_missing_and_mismatched_files_are_named(own_dataset: Path) -> None:
+    (own_dataset / "reference_image" / "clip1.png").unlink()
+    (own_dataset / "reference_image" / "clip2.png").rename(own_dataset / "reference_image" / "clipX.png")
+    write_clip(own_dataset / "video" / "new.mp4", np.random.default_rng(1), None)
+    (own_dataset / "reference_image" / "new.png").write_bytes(b"x")
+    found = {one.name: one.problem for one in scan(Data(folder=str(own_dataset))).bad}
+    assert found == {
+        "clipX": "is a picture without a video in video/",
+        "clip1": "has no picture in reference_image/",
+        "clip2": "has no picture in reference_image/",
+        "new": "has no caption in video_caption.parquet",
+    }
+
+
+def test_splits_are_kept_apart(own_dataset: Path) -> None:
+    rows = {"name": [f"clip{number}" for number in range(5)], "split": ["train"] * 4 + ["test"]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), own_dataset / "truth" / "attributes.parquet")
+    folder = scan(Data(folder=str(own_dataset)))
+    assert [clip.name for clip in of_split(folder, "train")] == ["clip0", "clip1", "clip2", "clip3", "clip5"]
+    assert [clip.name for clip in folder.clips["test"]] == ["clip4"]
+
+
+@pytest.mark.parametrize("name", ["video", "video_caption.parquet"])
+def test_a_folder_of_another_layout_is_refused(own_dataset: Path, name: str) -> None:
+    (own_dataset / name).rename(own_dataset / "elsewhere")
+    with pytest.raises(HumoError, match=f"has no .*{name}"):
+        scan(Data(folder=str(own_dataset)))
+
+
+def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    (own_dataset / "video" / "clip1.mp4").write_bytes(b"not a video")
+    (own_dataset / "truth" / "clip2.npz").write_bytes(b"PK not a zip")
+    write_clip(own_dataset / "video" / "clip3.mp4", np.random.default_rng(1), None, frames=4)
+    (own_dataset / "reference_image" / "clip4.png").write_bytes(b"\x89PNG")
+    notes: list[str] = []
+    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
+    with pytest.raises(MediaError, match=r"4 of 6 clips are bad, and at most 5% may be: clip1 \(video: "):
+        train(asked, note=notes.append)
+    assert [note.split(": ")[1] for note in notes] == ["clip1", "clip2", "clip3", "clip4"]
+    assert "has 4 frames at 25 a second, and 9 are needed" in notes[2]
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    allowed = asked.model_copy(update={"data": asked.data.model_copy(update={"bad_share": 0.7})})
+    train(allowed)
+    assert (tmp_path / "out" / "bad_clips.tsv").read_text().count("\n") == 4
+
+
+def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
+    clips = of_split(scan(asked.data), None)
+
+    def fill() -> dict[str, tuple[Path, int]]:
+        cache = Cache(asked, Encoders(asked.model))
+        entries, bad = cache.fill(clips, lambda name, done, total: None)
+        assert not bad
+        return {entry.name: (entry.path, entry.path.stat().st_mtime_ns) for entry in entries}
+
+    first = fill()
+    assert fill() == first, "nothing is encoded twice"
+    first["clip3"][0].write_bytes(b"broken")
+    write_clip(own_dataset / "video" / "clip0.mp4", np.random.default_rng(7), 300)
+    second = fill()
+    assert {name for name in first if first[name] != second[name]} == {"clip0", "clip3"}
+    assert second["clip3"][0] == first["clip3"][0], "a damaged file is made again"
+
+
+def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    asked = recipe(
+        dataset,
+        tiny_model_folder,
+        tmp_path / "out",
+        data={"folder": str(dataset), "sizes": [[SIDE, SIDE]], "windows": 2, "mirror": True},
+    )
+    cache = Cache(asked, Encoders(asked.model))
+    entries, _ = cache.fill(of_split(scan(asked.data), None), lambda name, done, total: None)
+    entry = entries[3]
+    assert (entry.starts, entry.frames, entry.pieces, entry.captions, entry.hears) == ((0, 4), 9, 4, 3, True)
+    assert not entries[5].hears
+    found = load(entry, ["latents.0", "latents.3", "face.0", "face.2", "area.1", "mouth.1", "rows", "text.2"])
+    assert found["latents.3"].shape == (16, 3, 4, 4)
+    assert found["face.0"].shape == (3, 2, 2)
+    assert found["face.2"].equal(found["face.0"].flip(-1))
+    assert found["mouth.1"].shape == (3, 4, 3)
+    truth = read_truth(dataset / "truth" / "clip3.npz")
+    assert truth.mouth is not None
+    np.testing.assert_allclose(found["mouth.1"][1:].reshape(-1, 3), truth.mouth[5:13], atol=1e-3)
+    assert found["rows"].shape == (FRAMES + 1, 5, 16), "AAC fills its last packet up"
+
+
+def test_masks_and_sizes_in_small() -> None:
+    import torch
+
+    assert nearest_size(1920, 1080, [(480, 832), (832, 480)]) == (832, 480)
+    assert spread(10, 3) == [0, 5, 10]
+    assert spread(1, 4) == [0, 1]
+    assert at_rate(np.arange(10, dtype=np.uint8), 50).tolist() == [0, 2, 4, 6, 8]
+    masks = torch.arange(9.0).view(9, 1, 1)
+    assert on_tokens(masks).flatten().tolist() == [0, 2.5, 6.5]
+    curve = per_latent(torch.arange(5.0)[:, None])
+    assert curve[0].isnan().sum() == 3
+    assert curve[1].flatten().tolist() == [1, 2, 3, 4]
+    face = np.zeros((1, 20, 20), bool)
+    face[0, 0:10, 5:15] = True
+    area = lower_middle(face)[0]
+    assert np.flatnonzero(area.any(axis=1)).tolist() == [5, 6, 7, 8, 9]
+    assert np.flatnonzero(area.any(axis=0)).tolist() == [7, 8, 9, 10, 11, 12]
