@@ -1,0 +1,66 @@
+"""Calls of a tiny pipeline, and what is compared of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from humo import HuMoPipeline
+from humo.presets import PRESETS
+from tests.tiny import AUDIO_WIDTH
+
+WIDTH, HEIGHT, FRAMES, STEPS = 48, 32, 9, 2
+FAMILIES = sorted(PRESETS)
+RED, BLUE, GREEN = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green"))
+
+
+def rows(frames: int = FRAMES + 2, seed: int = 0) -> Tensor:
+    """Encoder rows of some sound."""
+    return torch.randn(frames, 5, AUDIO_WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def tone(frames: float, hertz: float = 220.0) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A sound of that many frames."""
+    time = np.arange(round(frames * 640)) / 16_000
+    return (0.4 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    """A generator of noise."""
+    return torch.Generator().manual_seed(seed)
+
+
+def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
+    """Video latents of a short clip of red picture and random sound, unless told otherwise."""
+    arguments: dict[str, Any] = {
+        "prompt": "a man talks",
+        "images": RED,
+        "audio_embeds": rows(),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "num_frames": FRAMES,
+        "num_inference_steps": STEPS,
+        "generator": seeded(),
+        "output_type": "latent",
+    }
+    return pipeline(**(arguments | changes)).frames
+
+
+def counted(pipeline: HuMoPipeline, **changes: Any) -> tuple[Any, int]:
+    """The result of such a call, and the passes of the network it took."""
+    passes: list[int] = []
+    hook = pipeline.transformer.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        return call(pipeline, **changes), len(passes)
+    finally:
+        hook.remove()
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Relative L2."""
+    assert one.shape == other.shape
+    return float((one - other).norm() / other.norm())
