@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from humo.errors import RequestError
 from humo.jobfiles import Row
-from humo.jobs import VIDEO_SUFFIX, Engine, Result, build_request, prepare, preset_of, run
+from humo.jobs import VIDEO_SUFFIX, Engine, Result, build_request, lay_over, prepare, preset_of, run
 from humo.progress import Listener, deaf
 from humo.published import item_output
 from humo.replay import same_request
@@ -124,7 +124,7 @@ def plan_row(
     """
     if row.problem is not None:
         raise row.problem
-    fields = {**_outdone(defaults, row.fields), **row.fields}
+    fields = lay_over(defaults, row.fields)
     given = row.fields.get("output")
     request = build_request({**fields, "output": "out.mp4" if given is None else given})
     if given is None:
@@ -142,12 +142,6 @@ def plan_row(
             return plan, True
         raise RequestError("output", f"{str(output)!r} is there and was made otherwise", "give --overwrite, or move it")
     return plan, False
-
-
-def _outdone(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults without those that a row's own fields replace under another name."""
-    both = {"frames", "seconds"}
-    return {name: value for name, value in defaults.items() if not (name in both and both & fields.keys())}
 
 
 def exit_code(outcomes: list[Outcome]) -> int:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
 
-LENGTHS = {"frames", "seconds"}
-"""Two words for one thing: whichever is nearer to the user outdoes the other."""
-
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -144,7 +141,7 @@ def _config_option(group: Any) -> None:
 
 
 def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    from humo.jobs import Engine, build_request, prepare, run
+    from humo.jobs import Engine, build_request, lay_over, prepare, run
     from humo.report import describe_plan, describe_result
 
     given = given_fields(options)
@@ -154,7 +151,7 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
     if job.items is not None and "prompt" not in given:
         if "output" in given:
             raise RequestError("--output", f"names one video, and {job.items.name} asks for several", "set output.dir")
-        return _make_rows(job.items, _laid_over(job.fields, given), job.output_folder, options, console)
+        return _make_rows(job.items, lay_over(job.fields, given), job.output_folder, options, console)
     below = dict(job.fields)
     if job.output_folder is not None:
         below["output"] = str(_folder(job.output_folder) / "out.mp4")
@@ -164,7 +161,7 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
         below = read_again(Path(options.again), given)
         if "output" not in given:
             console.note(f"the video is written to {below['output']}")
-    plan = prepare(build_request(_laid_over(below, given)))
+    plan = prepare(build_request(lay_over(below, given)))
     _compare_family(job.family, plan.preset.name, console)
     for note in plan.notes:
         # of what a record repeats, nobody needs to hear again
@@ -188,12 +185,6 @@ def _read_config(path: str | None, overrides: list[str], console: Quiet) -> JobF
     for note in job.notes:
         console.note(note)
     return job
-
-
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``below`` with ``above`` over it."""
-    kept = {name: value for name, value in below.items() if not (name in LENGTHS and LENGTHS & above.keys())}
-    return {**kept, **above}
 
 
 def _compare_family(wanted: str | None, found: str, console: Quiet) -> None:
@@ -230,6 +221,8 @@ def _batch_options(parser: Parser) -> None:
 
 
 def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    from humo.jobs import lay_over
+
     given = given_fields(options)
     if "output" in given:
         raise RequestError(
@@ -237,7 +230,7 @@ def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         )
     job = _read_config(options.config, rest, console)
     folder = options.output_dir or job.output_folder
-    return _make_rows(Path(options.file), _laid_over(job.fields, given), folder, options, console)
+    return _make_rows(Path(options.file), lay_over(job.fields, given), folder, options, console)
 
 
 def _make_rows(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 AS_LONG_AS_THE_SOUND = -1  # frames: the published word for the whole sound
 VIDEO_SUFFIX = ".mp4"
+LENGTHS = {"frames", "seconds"}
+"""Two words for one thing: whichever is nearer to the user outdoes the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,12 @@ class Result:
     bytes: int
     seed: int
     timings: dict[str, float] = field(default_factory=dict)
+
+
+def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a request, those of ``above`` in place of those of ``below``."""
+    kept = {name: value for name, value in below.items() if not (name in LENGTHS and LENGTHS & above.keys())}
+    return {**kept, **above}
 
 
 def build_request(fields: Mapping[str, Any]) -> GenerateRequest:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from humo.errors import DependencyError, RequestError
-from humo.media.audio import SAMPLE_RATE
+from humo.geometry import SAMPLE_RATE
 from humo.synthetic import neural, sentences
 from humo.synthetic.speech import VOICES, Speech, Voice, find_voice, speak, usable_voices
 from humo.synthetic.visemes import visemes_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from humo.media.audio import SAMPLE_RATE
+from humo.geometry import SAMPLE_RATE
 from humo.synthetic import sentences
 from humo.synthetic.speech import Phoneme, Speech, find_voice, speak
 from humo.synthetic.track import UNIT, FaceTrack

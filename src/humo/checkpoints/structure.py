@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from humo.errors import CheckpointError
+from humo.geometry import AUDIO_WINDOW
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape, under the published names or ours."""
@@ -18,9 +19,6 @@ Hints = Mapping[str, Any]
 
 HEAD_WIDTH = 128
 """Channels of one attention head in both published families."""
-
-AUDIO_WINDOW = 8
-"""Audio rows a latent frame sees."""
 
 AUDIO_BANDS = 5
 """Bands that the speech encoder's layers are pooled into."""

@@ -16,13 +16,9 @@ import soxr
 from av.container import InputContainer
 
 from humo.errors import MediaError
+from humo.geometry import SAMPLE_RATE
 from humo.media.files import check_file, reason
-
-SAMPLE_RATE = 16_000
-"""Hz: what the audio encoder (Whisper) was trained on."""
-
-MAX_SOUND_SECONDS = 3600.0
-"""Longest sound that is read, in seconds; 230 MB as mono 16 kHz."""
+from humo.request import MAX_AUDIO_SECONDS
 
 CONTAINERS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nut,ogg,w64,wav,webm,wv,3gp,m4a,mp4"
@@ -62,7 +58,7 @@ class SoundTrack:
         return float(self.samples.shape[1] / self.sample_rate)
 
 
-def probe_sound(path: str | Path, *, field: str = "audio", max_seconds: float = MAX_SOUND_SECONDS) -> SoundInfo:
+def probe_sound(path: str | Path, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> SoundInfo:
     """Measure a sound file without keeping it: every sample is decoded and counted, as a header's length may lie.
 
     Args:
@@ -83,7 +79,7 @@ def probe_sound(path: str | Path, *, field: str = "audio", max_seconds: float = 
     return SoundInfo(count / rate, rate, channels, _length_at_16k(count, rate))
 
 
-def load_sound(source: SoundSource, *, field: str = "audio", max_seconds: float = MAX_SOUND_SECONDS) -> Samples:
+def load_sound(source: SoundSource, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> Samples:
     """Read a sound as mono 16 kHz.
 
     A file's first sound track is taken from its first sample on, wherever its clock starts. Memory is that of the

@@ -14,9 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from humo.errors import MediaError
 from humo.media.files import check_file
-
-MAX_IMAGE_PIXELS = 64_000_000
-"""Pixels of the largest picture that is decoded: 200 MB as RGB, above any camera in common use."""
+from humo.request import MAX_IMAGE_PIXELS
 
 PADDING_COLOUR = (255, 255, 255)
 """RGB around a fitted picture and under transparency: the white the checkpoints were trained with."""

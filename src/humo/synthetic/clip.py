@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import StorageError
-from humo.geometry import FRAMES_PER_SECOND, SAMPLES_PER_FRAME
-from humo.media.audio import SAMPLE_RATE, SoundTrack
+from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
+from humo.media.audio import SoundTrack
 from humo.media.files import reason, replacing
 from humo.media.video import write_video
 from humo.synthetic.appearance import Look

@@ -21,7 +21,7 @@ import soxr
 from numpy.typing import NDArray
 
 from humo.errors import DependencyError, RequestError, did_you_mean
-from humo.media.audio import SAMPLE_RATE
+from humo.geometry import SAMPLE_RATE
 
 EXTRA = "pip install 'humo-video[synthetic]'"
 """What installs the packages that synthetic data needs."""

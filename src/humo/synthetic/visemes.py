@@ -12,8 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from humo.geometry import FRAMES_PER_SECOND
-from humo.media.audio import SAMPLE_RATE
+from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE
 from humo.synthetic.speech import Phoneme
 from humo.synthetic.track import UNIT, UNITS, FaceTrack
 
