@@ -11,6 +11,7 @@ from dataclasses import dataclass
 FRAMES_PER_SECOND = 25
 TEMPORAL_STRIDE = 4  # frames per latent frame, after the first, which stands alone
 SPATIAL_STRIDE = 8  # pixels per latent cell
+BLOCK_VALUES = 3 * TEMPORAL_STRIDE * SPATIAL_STRIDE**2  # red, green and blue of the pixels a latent stands for
 PATCH = (1, 2, 2)  # latent (frames, rows, columns) per token
 SIZE_MULTIPLE = SPATIAL_STRIDE * PATCH[1]  # pixels; width and height are multiples of it
 

@@ -106,14 +106,11 @@ def preset_of(request: GenerateRequest) -> Preset:
     """The family of the model folder a request names.
 
     Raises:
-        RequestError: it names none.
         CheckpointError: it is not a model folder.
     """
-    from humo.checkpoints.hub import open_model_folder
+    from humo.checkpoints.hub import folder_of, open_model_folder
 
-    if request.model is None:
-        raise RequestError("model", "is missing", "give a model folder: --model FOLDER; humo convert makes one")
-    return open_model_folder(request.model).preset
+    return open_model_folder(folder_of(request.model)).preset
 
 
 class Engine:
@@ -163,18 +160,18 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
     Raises:
         HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
     """
+    from humo.checkpoints.hub import folder_of
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
 
     request, geometry = plan.request, plan.geometry
-    assert request.model is not None
     assert request.seed is not None
     watch = Stopwatch(listener)
     images, sound, track = load_inputs(plan)
     device, dtype = engine.settle(request)
     settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
     record = make_record(settled)
-    pipeline = engine.pipeline(Path(request.model), device, dtype, watch)
+    pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
     frames = pipeline.run(settled, images=images, sound=sound, listener=watch)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)

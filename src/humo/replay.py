@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo import __version__
+from humo.checkpoints.hub import folder_of
 from humo.errors import CheckpointError, HumoError, MediaError
 from humo.request import GenerateRequest, Plan, parse_request
 
@@ -37,12 +38,14 @@ def make_record(plan: Plan) -> Record:
     from humo.media.provenance import Record
 
     request, geometry = plan.request, plan.geometry
-    model = absolute(str(request.model))
-    paths: dict[str, Any] = {"images": [absolute(path) for path in request.images], "model": model}
-    paths |= {name: absolute(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
+    model = folder_of(request.model)
+    paths: dict[str, Any] = {"images": [absolute(path) for path in request.images]}
+    paths |= {
+        name: absolute(path) for name in ("model", "audio", "vocals", "output") if (path := getattr(request, name))
+    }
     return Record(
         request={**request.model_dump(mode="json", exclude_none=True), **paths},
-        model=Path(model).name,
+        model=model.name,
         preset=plan.preset.name,
         code_version=__version__,
         geometry={
@@ -57,7 +60,7 @@ def make_record(plan: Plan) -> Record:
         environment={
             "device": request.device,
             "dtype": request.dtype,
-            WEIGHTS: fingerprint(model),
+            WEIGHTS: fingerprint(str(model)),
             **{library: importlib.metadata.version(library) for library in LIBRARIES},
         },
     )
@@ -107,7 +110,7 @@ def same_request(output: Path, plan: Plan) -> bool:
             return False
         hashes = [[record.inputs.get(absolute(file)) for file in _files(made)], [hash_file(f) for f in _files(request)]]
         places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in ("device", "dtype"))
-        weights = record.environment.get(WEIGHTS) == fingerprint(str(request.model))
+        weights = record.environment.get(WEIGHTS) == fingerprint(str(folder_of(request.model)))
     except HumoError:
         return False
     return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
@@ -122,8 +125,8 @@ def _check_same(file: str, record: Record, path: Path, field: str) -> None:
 
 
 def _check_weights(request: GenerateRequest, record: Record, path: Path) -> None:
-    if record.environment.get(WEIGHTS) != fingerprint(str(request.model)):
-        problem = f"{request.model!r} holds other weights than when {path.name} was made"
+    if record.environment.get(WEIGHTS) != fingerprint(str(folder_of(request.model))):
+        problem = f"{str(folder_of(request.model))!r} holds other weights than when {path.name} was made"
         raise CheckpointError("model", problem, "give the folder anew, with --model")
 
 

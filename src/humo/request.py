@@ -51,7 +51,7 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: FileName | None = Field(None, description="model folder")
+    model: FileName | None = Field(None, description="model folder; by default the small one inside the package")
     prompt: str = Field(min_length=1, max_length=10_000, pattern=r"\S", description="the scene, in words")
     images: Paths = Field((), description="picture of who or what is in it; give several, in order")
     audio: FileName | None = Field(None, description="sound to speak or sing: a sound file, or a video's sound")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.console import Quiet
+from humo.errors import RequestError
 from humo.options import Parser
 
 if TYPE_CHECKING:
@@ -15,20 +16,32 @@ if TYPE_CHECKING:
 
 SUMMARY = "train a network by a recipe"
 
+PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer"}
+"""What can be trained besides the network, by the word before the recipe."""
+
 
 def add_options(parser: Parser) -> None:
     """The options of ``humo train``."""
-    parser.usage = "humo train RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
-    parser.add_argument("recipe", metavar="RECIPE.toml", help="what to train, on what, how long; see recipes/")
+    parser.usage = "humo train [vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
+    parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE.toml",
+        nargs="+",
+        help=f"what to train, on what, how long; see recipes/. Before it, the part if it is not the network: {parts}",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     parser.add_argument("--dry-run", action="store_true", help="check recipe, data and model, and train nothing")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """Train, or say what would be trained."""
+    words = [*options.recipe, *rest]
+    if words[0] in PARTS:
+        return _train_part(words[0], words[1:], options, console)
     from humo.training.config import read_recipe
 
-    recipe = read_recipe(Path(options.recipe), rest)
+    recipe = read_recipe(Path(words[0]), words[1:])
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
         return 0
@@ -45,6 +58,31 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         console.result(
             f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps}
         )
+    return 0
+
+
+def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
+    """Train an autoencoder or a text encoder."""
+    from humo.training.config import AutoencoderRecipe, TextRecipe, read_table
+
+    if not words:
+        raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")
+    path, changes = Path(words[0]), words[1:]
+    kind: type[AutoencoderRecipe] | type[TextRecipe] = AutoencoderRecipe if part == "vae" else TextRecipe
+    recipe: AutoencoderRecipe | TextRecipe = read_table(path, kind, changes)
+    if options.dry_run:
+        console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
+        return 0
+    if isinstance(recipe, AutoencoderRecipe):
+        from humo.training.autoencoder import train_autoencoder
+
+        made = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+    else:
+        from humo.training.wording import train_text
+
+        made = train_text(recipe, resume=options.resume, progress=console.step, note=console.note)
+    if os.environ.get("RANK", "0") == "0":
+        console.result(f"{PARTS[part]}: {made}", {"path": str(made), "steps": recipe.steps})
     return 0
 
 

@@ -52,6 +52,9 @@ MEASURES: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Structure]] = {
 TIED = frozenset({"encoder.embed_tokens.weight"})
 """Tensors that a file may hold a second time."""
 
+EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
+"""The model folder that comes inside the package."""
+
 _CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
 
 
@@ -101,6 +104,11 @@ class ModelFolder:
         return sum(component.bytes for component in self.components.values())
 
 
+def folder_of(model: str | os.PathLike[str] | None) -> Path:
+    """Where the weights of a request lie: the folder it names, or the embedded model's."""
+    return EMBEDDED if model is None else Path(model)
+
+
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """Read a model folder's index and check that every component is there and whole.
 
@@ -113,6 +121,8 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
         CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
     """
     folder = Path(path)
+    if folder == EMBEDDED and not folder.is_dir():
+        raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
         raise CheckpointError(str(folder), "is not a folder", "give the model folder that `humo convert` made")
     index = _read_index(folder)

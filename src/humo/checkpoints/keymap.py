@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from humo.checkpoints.structure import (
     AutoencoderStructure,
+    ShortcutStructure,
     SpeechStructure,
     Structure,
     TextStructure,
     TransformerStructure,
 )
+from humo.geometry import BLOCK_VALUES
 
 Shape = tuple[int, ...]
 
@@ -137,7 +139,7 @@ def autoencoder_names(structure: AutoencoderStructure) -> Iterator[Name]:
     yield from _layer("conv1", "quant_conv", (2 * latent, 2 * latent, 1, 1, 1))
     yield from _layer("conv2", "post_quant_conv", (latent, latent, 1, 1, 1))
 
-    yield from _layer("encoder.conv1", "encoder.conv_in", (structure.base_dim, 3, 3, 3, 3))
+    yield from _layer("encoder.conv1", "encoder.conv_in", (structure.base_dim, structure.pixel_channels, 3, 3, 3))
     step, width = 0, structure.base_dim
     for level, out in enumerate(widths):
         for _ in range(structure.num_res_blocks):
@@ -152,6 +154,7 @@ def autoencoder_names(structure: AutoencoderStructure) -> Iterator[Name]:
     yield from _middle("encoder", widths[-1])
     yield from _head("encoder", widths[-1], 2 * latent)
 
+    widths = [structure.decoder_width * multiple for multiple in structure.dim_mult]
     yield from _layer("decoder.conv1", "decoder.conv_in", (widths[-1], latent, 3, 3, 3))
     yield from _middle("decoder", widths[-1])
     step, width = 0, widths[-1]
@@ -167,7 +170,10 @@ def autoencoder_names(structure: AutoencoderStructure) -> Iterator[Name]:
             if structure.temperal_downsample[last - 1 - level]:
                 yield from _layer(f"{published}.time_conv", f"{ours}.upsamplers.0.time_conv", (2 * out, out, 3, 1, 1))
             step += 1
-    yield from _head("decoder", widths[0], 3)
+    yield from _head("decoder", widths[0], structure.pixel_channels)
+    if isinstance(structure, ShortcutStructure):
+        yield from _layer("linear_encoder", "linear_encoder", (latent, BLOCK_VALUES))
+        yield from _layer("linear_decoder", "linear_decoder", (BLOCK_VALUES, latent))
 
 
 def _residual(published: str, ours: str, width: int, out: int) -> Iterator[Name]:

@@ -72,6 +72,13 @@ class TransformerStructure:
         }
 
 
+PIXEL_CHANNELS = 3
+"""Red, green, blue."""
+
+LINEAR_ENCODER = "linear_encoder.weight"
+"""The tensor by which a small autoencoder is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class AutoencoderStructure:
     """The Wan2.1 autoencoder's sizes, under the names of diffusers' ``AutoencoderKLWan``."""
@@ -86,6 +93,34 @@ class AutoencoderStructure:
         """As ``config.json`` holds it."""
         lists = {"dim_mult": list(self.dim_mult), "temperal_downsample": list(self.temperal_downsample)}
         return {"_class_name": "AutoencoderKLWan", **asdict(self), **lists, "attn_scales": [], "dropout": 0.0}
+
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of what the first convolution sees, and the last one gives."""
+        return PIXEL_CHANNELS
+
+    @property
+    def decoder_width(self) -> int:
+        """The decoder's base width."""
+        return self.base_dim
+
+
+@dataclass(frozen=True, slots=True)
+class ShortcutStructure(AutoencoderStructure):
+    """The sizes of a small one (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
+
+    decoder_base_dim: int | None
+    in_channels: int
+
+    @property
+    def pixel_channels(self) -> int:
+        """As its settings have it."""
+        return self.in_channels
+
+    @property
+    def decoder_width(self) -> int:
+        """As its settings have it."""
+        return self.decoder_base_dim or self.base_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +226,7 @@ def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
 
     Args:
         shapes: its tensors.
-        hints: unused; every size shows.
+        hints: ``decoder_base_dim`` of a small one; all other sizes show.
 
     Raises:
         CheckpointError: a tensor that this rests on is missing.
@@ -209,13 +244,18 @@ def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
             widths[-1].append(_shape(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0])
     if not all(widths) or len({len(level) for level in widths}) != 1:
         raise CheckpointError("vae", f"its encoder has levels of {[len(level) for level in widths]} residual blocks")
-    return AutoencoderStructure(
+    found = AutoencoderStructure(
         base_dim=base,
         z_dim=z_dim,
         dim_mult=tuple(_divide(level[0], base, "channels into multiples of the base width") for level in widths),
         num_res_blocks=len(widths[0]),
         temperal_downsample=tuple(downsample),
     )
+    if LINEAR_ENCODER not in shapes:
+        return found
+    own = hints.get("decoder_base_dim")
+    seen = _shape(shapes, 5, "encoder.conv_in.weight")[1]
+    return ShortcutStructure(**asdict(found), decoder_base_dim=own and int(own), in_channels=seen)
 
 
 def measure_text(shapes: Shapes, hints: Hints) -> TextStructure:

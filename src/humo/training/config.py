@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from humo.errors import RequestError, did_you_mean
-from humo.geometry import SIZE_MULTIPLE, snap_frames
+from humo.geometry import SIZE_MULTIPLE, SPATIAL_STRIDE, snap_frames
 from humo.presets import PRESETS
 from humo.textfiles import read_values
 
@@ -43,6 +43,9 @@ class Table(BaseModel):
     """A table of a recipe: nothing unknown in it, nothing changed in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+AnyTable = TypeVar("AnyTable", bound=Table)
 
 
 class Network(Table):
@@ -178,6 +181,21 @@ PUBLISHED: Mapping[int, Stage] = MappingProxyType(
 ``published = 1`` is that one but for the fields it gives."""
 
 
+class Pace(Protocol):
+    """How long, and at which learning rate: a `Stage`, or the recipe of a part."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def decay_from(self) -> float: ...
+
+
 class Loss(Table):
     """What is minimised.
 
@@ -201,10 +219,19 @@ class Loss(Table):
 
 
 class Optimiser(Table):
-    """AdamW, the longest gradient that is not shortened, and how long the moving average of the weights remembers."""
+    """AdamW, the longest gradient that is not shortened, and how long the moving average of the weights remembers.
+
+    Args:
+        betas, weight_decay: AdamW's.
+        muon: take Muon for the matrices of the blocks (torch 2.9 or later; not with shards): for a network that starts
+            from nothing.
+        clip: the longest gradient.
+        ema: share of the average kept at a step.
+    """
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Weight = 0.01
+    muon: bool = False
     clip: float = Field(default=1.0, gt=0.0)
     ema: float = Field(default=0.9999, ge=0.0, lt=1.0)
 
@@ -251,12 +278,128 @@ class Compute(Table):
         precision: of the blocks; weights are kept and averaged in float32 whatever it is.
         accumulation: passes a step.
         gradient_checkpointing: compute the blocks again on the way back, in less memory.
+        shard: several processes hold a part of the weights each (FSDP2), rather than all of them.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulation: int = Field(default=1, ge=1)
     gradient_checkpointing: bool = False
+    shard: bool = True
+
+
+class AutoencoderNetwork(Table):
+    """Sizes of a `humo.model.autoencoder.ShortcutAutoencoder`."""
+
+    base_dim: int = Field(default=32, ge=4, multiple_of=4)
+    decoder_base_dim: int | None = Field(default=None, ge=4, multiple_of=4)
+    z_dim: int = Field(default=16, ge=1, le=256)
+    dim_mult: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 2, 3)
+    num_res_blocks: int = Field(default=1, ge=1)
+
+
+class AutoencoderLoss(Table):
+    """What an autoencoder minimises: weighted |difference| + the terms below.
+
+    Args:
+        square: weight of the squared difference.
+        gradient: of the difference of differences between neighbouring pixels.
+        kl: of the divergence of the latents from a unit normal.
+        face, mouth, eyes: added to the weight (1) of a pixel there; where the truth is known.
+        noise: deviation, in those of each channel, of noise added to half of the latents before decoding.
+    """
+
+    square: Weight = 1.0
+    gradient: Weight = 1.0
+    kl: Weight = 1e-5
+    face: Weight = 0.0
+    mouth: Weight = 0.0
+    eyes: Weight = 0.0
+    noise: Weight = 0.0
+
+
+class AutoencoderRecipe(Table):
+    """A run of ``humo train vae``: a video autoencoder from a linear start.
+
+    Args:
+        folder: of an autoencoder to go on from, in place of ``network``.
+        frames, crop: length (4k + 1) and side in pixels of what is cut out of a clip for a step.
+        steps, learning_rate, warmup, schedule, decay_from: as a stage's.
+        fit_clips: how many clips the linear start and the latents' statistics are taken from.
+        trains: the whole of it, or the decoder alone (the latents stay as they are).
+    """
+
+    output: str = Field(min_length=1)
+    seed: Seed = 0
+    folder: str | None = None
+    network: AutoencoderNetwork = AutoencoderNetwork()
+    data: Data
+    trains: Literal["all", "decoder"] = "all"
+    frames: int = Field(default=9, ge=1)
+    crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
+    fit_clips: int = Field(default=300, ge=1)
+    steps: int = Field(default=10_000, ge=0)
+    batch: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    warmup: int = Field(default=50, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
+    loss: AutoencoderLoss = AutoencoderLoss()
+    optimiser: Optimiser = Optimiser()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    compute: Compute = Compute()
+    tensorboard: bool = True
+
+    @field_validator("frames")
+    @classmethod
+    def _of_the_form(cls, frames: int) -> int:
+        if snap_frames(frames) != frames:
+            raise ValueError(f"{frames} frames are not 4k + 1; the nearest below is {snap_frames(frames)}")
+        return frames
+
+
+class TextNetwork(Table):
+    """Sizes of a umT5 encoder."""
+
+    d_model: int = Field(default=192, ge=8)
+    d_kv: int = Field(default=48, ge=4)
+    d_ff: int = Field(default=512, ge=8)
+    num_layers: int = Field(default=4, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+
+
+class TextRecipe(Table):
+    """A run of ``humo train text``: a small umT5 encoder and its tokenizer, from captions and what is true.
+
+    Args:
+        attributes: columns of truth/attributes.parquet that its embeddings shall tell.
+        vocabulary: pieces of the tokenizer, at most.
+        length: positions, at most.
+        guess: share of words hidden, which the embeddings shall tell all the same.
+        batch: texts a step; each of another clip.
+        steps, learning_rate, warmup, schedule, decay_from: as a stage's.
+    """
+
+    output: str = Field(min_length=1)
+    seed: Seed = 0
+    network: TextNetwork = TextNetwork()
+    data: Data
+    attributes: tuple[str, ...] = Field(min_length=1)
+    vocabulary: int = Field(default=1000, ge=100)
+    length: int = Field(default=96, ge=8)
+    guess: Share = 0.1
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    warmup: int = Field(default=100, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
+    optimiser: Optimiser = Optimiser()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    compute: Compute = Compute()
+    tensorboard: bool = True
 
 
 class Recipe(Table):
@@ -281,6 +424,12 @@ class Recipe(Table):
         if not isinstance(given, Mapping) or not isinstance(given.get("stages"), list | tuple):
             return given
         return {**given, "stages": [_with_published(stage) for stage in given["stages"]]}
+
+    @model_validator(mode="after")
+    def _muon_sees_whole_matrices(self) -> Recipe:
+        if self.optimiser.muon and self.compute.shard:
+            raise ValueError("optimiser.muon needs whole matrices; set compute.shard = false beside it")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Recipe:
@@ -311,10 +460,16 @@ def _with_published(stage: Any) -> Any:
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A checked recipe.
+    """A checked recipe of a network."""
+    return read_table(path, Recipe, overrides)
+
+
+def read_table(path: Path, kind: type[AnyTable], overrides: Sequence[str] = ()) -> AnyTable:
+    """A checked recipe of any kind.
 
     Args:
         path: a TOML, YAML or JSON file.
+        kind: what it is a recipe of.
         overrides: ``table.field=value`` words; ``stages.0.steps=100`` changes the first stage.
 
     Raises:
@@ -325,19 +480,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RequestError(path.name, "is not a recipe", "write a table of fields; see recipes/ for some")
     for word in overrides:
         _override(values, word)
-    return parse_recipe(values)
+    return parse_table(values, kind)
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A checked recipe of a network from plain values."""
+    return parse_table(values, Recipe)
+
+
+def parse_table(values: Mapping[str, Any], kind: type[AnyTable]) -> AnyTable:
     """A checked recipe from plain values.
 
     Raises:
         RequestError: the first field at fault.
     """
     try:
-        return Recipe.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as failure:
-        raise _in_one_line(failure) from None
+        raise _in_one_line(failure, kind) from None
 
 
 def _override(values: dict[str, Any], word: str) -> None:
@@ -364,29 +524,36 @@ def _override(values: dict[str, Any], word: str) -> None:
     place[last] = value
 
 
-def _in_one_line(failure: ValidationError) -> RequestError:
+def _in_one_line(failure: ValidationError, kind: type[Table]) -> RequestError:
     """Pydantic's first error as ours."""
     error = failure.errors(include_url=False)[0]
     location = [str(part) for part in error["loc"]]
-    field, kind, shown = ".".join(location) or "recipe", error["type"], json.dumps(error["input"], default=str)
-    if kind == "extra_forbidden":
-        return RequestError(field, "is not a field of a recipe", did_you_mean(location[-1], _fields(location[:-1])))
-    if kind == "missing":
+    field, fault, shown = ".".join(location) or "recipe", error["type"], json.dumps(error["input"], default=str)
+    if fault == "extra_forbidden":
+        known = _fields(kind, location[:-1])
+        return RequestError(field, "is not a field of a recipe", did_you_mean(location[-1], known))
+    if fault == "missing":
         return RequestError(field, "is missing", "give it")
-    if kind == "value_error":
+    if fault == "value_error":
         return RequestError(field, str(error["ctx"]["error"]))
-    if kind == "literal_error" and isinstance(error["input"], str):
+    if fault == "literal_error" and isinstance(error["input"], str):
         choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         return RequestError(field, f"{error['input']!r} is not known", did_you_mean(error["input"], choices))
     return RequestError(field, f"{shown[:60]} is not allowed", error["msg"].replace("Input should be", "it should be"))
 
 
-def _fields(location: Sequence[str]) -> set[str]:
+def _fields(kind: type[Table], location: Sequence[str]) -> set[str]:
     """The fields of the table at a place of a recipe."""
     if location and location[0] == "stages":
         return {*Stage.model_fields, "published"}
-    tables: dict[str, type[Table]] = {
-        "model": Model, "model.network": Network, "data": Data, "loss": Loss, "optimiser": Optimiser,
-        "checkpoints": Checkpoints, "validation": Validation, "lora": Lora, "compute": Compute,
-    }  # fmt: skip
-    return set(tables.get(".".join(location), Recipe).model_fields)
+    for name in location:
+        inner = (one for one in _tables_in(kind.model_fields[name].annotation))
+        kind = next(inner, kind)
+    return set(kind.model_fields)
+
+
+def _tables_in(annotation: Any) -> Iterator[type[Table]]:
+    """The tables that a field may hold."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, Table):
+            yield one

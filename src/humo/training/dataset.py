@@ -138,6 +138,28 @@ def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
         raise MediaError("data.folder", problem, "mend or remove them, or set data.bad_share")
 
 
+def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """ID -> what is true of a clip, in the order of the columns, as words.
+
+    Raises:
+        RequestError: there is no such table, a column or a clip is missing from it.
+    """
+    path = Path(data.folder) / TRUTH / ATTRIBUTES
+    if not path.is_file():
+        raise RequestError("data.folder", f"{data.folder!r} has no {TRUTH}/{ATTRIBUTES}", "see docs/training.md")
+    table = _table(path)
+    for column in columns:
+        if column not in table:
+            raise RequestError("attributes", f"{path.name} has no column {column!r}", f"it has {', '.join(table)}")
+    wanted = {clip.name: clip.video for clip in clips}
+    names = [Path(str(name)).stem for name in table[_name_column(table, wanted, path)]]
+    rows = zip(*(table[column] for column in columns), strict=True)
+    found = {name: tuple(map(str, row)) for name, row in zip(names, rows, strict=True) if name in wanted}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise RequestError("data.folder", f"{path.name} says nothing of clip {missing[0]}", "write it again")
+    return found
+
+
 def read_truth(path: Path) -> Truth:
     """What is known of a clip.
 

@@ -15,6 +15,7 @@ from humo.checkpoints.hub import open_model_folder
 from humo.checkpoints.layout import scheduler_config
 from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
+from humo.model.autoencoder import open_autoencoder
 from humo.model.reference import MASK_CHANNELS
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
@@ -68,7 +69,7 @@ class Encoders:
     @cached_property
     def vae(self) -> Any:
         """The autoencoder."""
-        return self._open("vae", lambda path: AutoencoderKLWan.from_pretrained(path).to(self.device).eval())
+        return self._open("vae", lambda path: open_autoencoder(path).float().to(self.device).eval())
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -89,7 +90,9 @@ class Encoders:
     @cached_property
     def audio_encoder(self) -> Any:
         """Whisper's encoder."""
-        return self._open("audio_encoder", lambda path: SpeechEncoder.from_pretrained(path).to(self.device).eval())
+        return self._open(
+            "audio_encoder", lambda path: SpeechEncoder.from_pretrained(path).float().to(self.device).eval()
+        )
 
     @cached_property
     def feature_extractor(self) -> Any:

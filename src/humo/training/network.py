@@ -62,7 +62,7 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
         transformer.enable_gradient_checkpointing()
     learner.to(here.device)
     masters: dict[str, Tensor] = {}
-    if here.size > 1:
+    if here.size > 1 and recipe.compute.shard:
         shard(learner, precision)
     elif precision is not torch.float32:
         masters = {name: nn.Parameter(weight.detach().clone()) for name, weight in _named(learner, ever).items()}

@@ -8,15 +8,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from humo.errors import CheckpointError
-from humo.training.config import Optimiser, Stage
+from humo.errors import CheckpointError, DependencyError
+from humo.training.config import Optimiser, Pace
 from humo.training.parallel import like, whole
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""What AdamW keeps for each weight."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+"""What AdamW (the first three) and Muon keep for each weight."""
+
+HIDDEN = ".blocks."
+"""In the names of the weights that Muon may take: the matrices of the blocks, where there are several."""
 
 
-def learning_rate(stage: Stage, step: int) -> float:
+def learning_rate(stage: Pace, step: int) -> float:
     """Of a step from 0 on: an even rise, then flat, then (if the stage says so) down to zero at its end."""
     rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
     share = (step / stage.steps - stage.decay_from) / (1 - stage.decay_from)
@@ -36,15 +39,21 @@ class StageOptimiser:
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], masters: Mapping[str, Tensor], stage: Stage, settings: Optimiser
+        self, weights: Mapping[str, Tensor], masters: Mapping[str, Tensor], stage: Pace, settings: Optimiser
     ) -> None:
         self._stage, self._settings = stage, settings
         self._weights = weights
         self.masters = {name: masters[name] for name in weights}
-        matrices = [weight for weight in self.masters.values() if weight.ndim > 1]
-        others = [weight for weight in self.masters.values() if weight.ndim <= 1]
+        hidden = {name for name in masters if settings.muon and HIDDEN in name and masters[name].ndim == 2}
+        rest = {name: weight for name, weight in self.masters.items() if name not in hidden}
+        matrices = [weight for weight in rest.values() if weight.ndim > 1]
+        others = [weight for weight in rest.values() if weight.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._adamw = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
+        self._optimisers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
+        ]
+        if taken := [weight for name, weight in self.masters.items() if name in hidden]:
+            self._optimisers.append(_muon(taken, stage.learning_rate, settings.weight_decay))
 
     def step(self, number: int) -> Tensor:
         """Take a step with the gradients that are there, and clear them.
@@ -59,10 +68,11 @@ class StageOptimiser:
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
         norm = whole(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate(self._stage, number)
-        self._adamw.step()
-        self._adamw.zero_grad()
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(self._stage, number)
+            optimiser.step()
+            optimiser.zero_grad()
         with torch.no_grad():
             for name, weight in self._weights.items():
                 if self.masters[name] is not weight:
@@ -72,10 +82,10 @@ class StageOptimiser:
     def state(self) -> dict[str, Tensor]:
         """Its memory, by the names of the weights."""
         return {
-            f"{name}:{moment}": self._adamw.state[weight][moment]
+            f"{name}:{moment}": tensor
             for name, weight in self.masters.items()
-            for moment in MOMENTS
-            if weight in self._adamw.state
+            for optimiser in self._optimisers
+            for moment, tensor in optimiser.state.get(weight, {}).items()
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -88,11 +98,27 @@ class StageOptimiser:
             found = {moment: state[key] for moment in MOMENTS if (key := f"{name}:{moment}") in state}
             if not found:
                 continue
-            if found["exp_avg"].shape != weight.shape:
+            if any(tensor.shape != weight.shape for moment, tensor in found.items() if moment != "step"):
                 raise CheckpointError("checkpoint", f"{name} was of another shape", "resume with the same model")
-            self._adamw.state[weight] = {
+            self._owner(weight).state[weight] = {
                 moment: tensor if moment == "step" else like(tensor, weight) for moment, tensor in found.items()
             }
+
+    def _owner(self, weight: Tensor) -> torch.optim.Optimizer:
+        """The one that trains a weight."""
+        every = ((one, group["params"]) for one in self._optimisers for group in one.param_groups)
+        return next(one for one, weights in every if any(own is weight for own in weights))
+
+
+def _muon(weights: list[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Muon on some matrices, its steps as long as AdamW's would be.
+
+    Raises:
+        DependencyError: this torch has none.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise DependencyError("optimiser.muon", "needs torch 2.9 or later", "install it, or set muon = false")
+    return torch.optim.Muon(weights, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 class Average:

@@ -6,7 +6,7 @@ Under torchrun each process is a rank; without it there is one, and torch.distri
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -111,6 +111,15 @@ def synchronise(learner: nn.Module, last: bool) -> None:
     """Of several accumulated passes, share the gradients after the last alone."""
     if isinstance(learner, FSDPModule):
         learner.set_requires_gradient_sync(last)
+
+
+def average_gradients(weights: Iterable[Tensor], here: Ranks) -> None:
+    """The mean of all processes' gradients, for a network that each of them holds whole."""
+    if here.size > 1:
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        flat = here.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from humo.training.journal import Journal
 from humo.training.network import Trainee, prepare
 from humo.training.objective import add_noise, timestep_of, velocity_loss
 from humo.training.optimise import Average, StageOptimiser, learning_rate
-from humo.training.parallel import Ranks, ranks, synchronise, whole_dict
+from humo.training.parallel import Ranks, average_gradients, ranks, synchronise, whole_dict
 from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
 from humo.training.validate import make_clips, measure_loss
 
@@ -237,6 +237,8 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
             synchronise(trainee.learner, last=start + each == stage.batch)
             (losses[0] / recipe.compute.accumulation).backward()
             figures += torch.stack([one.detach().cpu() for one in losses]) / recipe.compute.accumulation
+        if not recipe.compute.shard:
+            average_gradients(trainee.trained.values(), here)
         norm = optimiser.step(step)
         average.update(trainee.masters, position.total)
         position = replace(position, step=step + 1, total=position.total + 1)

@@ -1,0 +1,141 @@
+"""A small video autoencoder: Wan2.1's convolutions beside a linear code of whole blocks of pixels.
+
+The linear code (4 x 8 x 8 pixels to a latent and back, begun as principal components) carries most of the picture from
+the first step of training on; the convolutions learn what it misses. Geometry, causality and settings are those of
+`AutoencoderKLWan`.
+
+Shape suffixes: B batch, C latent channels, F frames (latent or video), H, W size, P values of a block (3 * 4 * 8 * 8).
+Pixels are in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderKLWan, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor, nn
+
+from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+
+# diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
+__all__ = ["ModelMixin", "ShortcutAutoencoder", "from_blocks", "open_autoencoder", "to_blocks"]
+
+PATCH = 2
+"""Pixels a side that the first convolution sees as one."""
+
+
+class ShortcutAutoencoder(AutoencoderKLWan):
+    """`AutoencoderKLWan` on patches of 2 x 2 pixels, with a linear encoder and decoder added to its own.
+
+    Its settings are those of `AutoencoderKLWan`, under the same names, with the defaults of a small one.
+
+    Args:
+        base_dim, decoder_base_dim: widths at the largest scale.
+        z_dim: latent channels.
+        dim_mult: widths of the three scales, as multiples.
+        num_res_blocks: residual blocks a scale (one more in the decoder).
+        latents_mean, latents_std: of the channels, for those who want them of unit size.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        base_dim: int = 32,
+        decoder_base_dim: int | None = None,
+        z_dim: int = 16,
+        dim_mult: Sequence[int] = (1, 2, 3),
+        num_res_blocks: int = 1,
+        attn_scales: Sequence[float] = (),
+        temperal_downsample: Sequence[bool] = (True, True),
+        dropout: float = 0.0,
+        latents_mean: Sequence[float] = (0.0,),
+        latents_std: Sequence[float] = (1.0,),
+        is_residual: bool = False,
+        in_channels: int = 3 * PATCH**2,
+        out_channels: int = 3 * PATCH**2,
+        patch_size: int = PATCH,
+        scale_factor_temporal: int = TEMPORAL_STRIDE,
+        scale_factor_spatial: int = SPATIAL_STRIDE,
+    ) -> None:
+        super().__init__(
+            base_dim=base_dim,
+            decoder_base_dim=decoder_base_dim,
+            z_dim=z_dim,
+            dim_mult=list(dim_mult),
+            num_res_blocks=num_res_blocks,
+            attn_scales=list(attn_scales),
+            temperal_downsample=list(temperal_downsample),
+            dropout=dropout,
+            latents_mean=list(latents_mean),
+            latents_std=list(latents_std),
+            is_residual=is_residual,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            patch_size=patch_size,
+            scale_factor_temporal=scale_factor_temporal,
+            scale_factor_spatial=scale_factor_spatial,
+        )
+        self.linear_encoder = nn.Linear(BLOCK_VALUES, z_dim)
+        self.linear_decoder = nn.Linear(z_dim, BLOCK_VALUES)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
+        moments = super()._encode(x)
+        linear = self.linear_encoder(to_blocks(x)).movedim(-1, 1)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return torch.cat([mean + linear, log_variance], dim=1)
+
+    def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """(B, C, k + 1, H, W) -> (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
+        video = self.reconstruct(z).clamp(-1.0, 1.0)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """As `decode`, but not clipped, so that training sees by how much a value is out of range."""
+        self.clear_cache()
+        hidden = self.post_quant_conv(z)
+        parts = []
+        for frame in range(z.shape[2]):  # causal: each latent frame sees those before it through the cache
+            self._conv_idx = [0]
+            part = hidden[:, :, frame : frame + 1]
+            parts.append(self.decoder(part, feat_cache=self._feat_map, feat_idx=self._conv_idx, first_chunk=frame == 0))
+        self.clear_cache()
+        patches = torch.cat(parts, dim=2)
+        return _unpatch(patches) + from_blocks(self.linear_decoder(z.movedim(1, -1)))
+
+
+def to_blocks(video_BCFHW: Tensor) -> Tensor:
+    """(B, 3, 4k + 1, 8 H, 8 W) -> (B, k + 1, H, W, P): each latent's pixels; the first frame fills a block alone."""
+    first = video_BCFHW[:, :, :1].expand(-1, -1, TEMPORAL_STRIDE, -1, -1)
+    video = torch.cat([first, video_BCFHW[:, :, 1:]], dim=2)
+    blocks: Tensor = video.unflatten(4, (-1, SPATIAL_STRIDE)).unflatten(3, (-1, SPATIAL_STRIDE))
+    return blocks.unflatten(2, (-1, TEMPORAL_STRIDE)).permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+
+
+def from_blocks(blocks_BFHWP: Tensor) -> Tensor:
+    """The inverse of `to_blocks`; the first frame is the mean of its block's four."""
+    shape = (3, TEMPORAL_STRIDE, SPATIAL_STRIDE, SPATIAL_STRIDE)
+    blocks = blocks_BFHWP.unflatten(4, shape).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    video = blocks.flatten(6, 7).flatten(4, 5)
+    first = video[:, :, :1].mean(dim=3)
+    return torch.cat([first, video[:, :, 1:].flatten(2, 3)], dim=2)
+
+
+def _unpatch(patches_BCFHW: Tensor) -> Tensor:
+    """(B, 12, F, H, W) -> (B, 3, F, 2 H, 2 W), in the order in which diffusers cuts patches."""
+    patches: Tensor = patches_BCFHW.unflatten(1, (3, PATCH, PATCH))  # channel, column, row
+    return patches.permute(0, 1, 4, 5, 3, 6, 2).flatten(5).flatten(3, 4)
+
+
+def open_autoencoder(folder: str) -> AutoencoderKLWan:
+    """The autoencoder of a model folder: Wan2.1's, or a small one.
+
+    Args:
+        folder: holds its ``config.json`` and weights.
+    """
+    is_small = AutoencoderKLWan.load_config(folder).get("_class_name") == ShortcutAutoencoder.__name__
+    opened: AutoencoderKLWan = (ShortcutAutoencoder if is_small else AutoencoderKLWan).from_pretrained(folder)
+    return opened
