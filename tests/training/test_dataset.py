@@ -86,7 +86,7 @@ def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path
         cache = Cache(asked, Encoders(asked.model))
         entries, bad = cache.fill(clips, lambda name, done, total: None)
         assert not bad
-        return {entry.name: (entry.path, entry.path.stat().st_mtime_ns) for entry in entries}
+        return {entry.name: [(path, path.stat().st_mtime_ns) for path in entry.paths] for entry in entries}
 
     first = fill()
     assert fill() == first, "nothing is encoded twice"

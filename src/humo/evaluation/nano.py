@@ -185,7 +185,8 @@ def round_trip(frames: Frames, pipeline: HuMoPipeline) -> Frames:
     with torch.no_grad():
         latents = pipeline.vae.encode(torch.from_numpy(pixels)[None].to(pipeline.vae.device)).latent_dist.mode()
         video = pipeline.vae.decode(latents).sample[0].clamp(-1, 1)
-    return ((video.movedim(0, -1) + 1) * 127.5).round().byte().cpu().numpy()
+    again: Frames = ((video.movedim(0, -1) + 1) * 127.5).round().byte().cpu().numpy()
+    return again
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ def train_reader(
         seen = seen + 0.05 * torch.randn(seen.shape, generator=generator)
         logits = reader(seen)
         loss = torch.stack([F.cross_entropy(one, targets[name][chosen]) for name, one in logits.items()]).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()

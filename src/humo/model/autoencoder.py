@@ -111,8 +111,9 @@ def to_blocks(video_BCFHW: Tensor) -> Tensor:
     """(B, 3, 4k + 1, 8 H, 8 W) -> (B, k + 1, H, W, P): each latent's pixels; the first frame fills a block alone."""
     first = video_BCFHW[:, :, :1].expand(-1, -1, TEMPORAL_STRIDE, -1, -1)
     video = torch.cat([first, video_BCFHW[:, :, 1:]], dim=2)
-    blocks: Tensor = video.unflatten(4, (-1, SPATIAL_STRIDE)).unflatten(3, (-1, SPATIAL_STRIDE))
-    return blocks.unflatten(2, (-1, TEMPORAL_STRIDE)).permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+    blocks = video.unflatten(4, (-1, SPATIAL_STRIDE)).unflatten(3, (-1, SPATIAL_STRIDE))
+    ordered: Tensor = blocks.unflatten(2, (-1, TEMPORAL_STRIDE)).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return ordered.flatten(4)
 
 
 def from_blocks(blocks_BFHWP: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Encodes every clip once: latents, reference, text and audio rows in one file a clip, named by what it is made from.
+"""Encodes every clip once: pictures, words and sound, each in a file named by what it is made from.
 
-A file's name is the digest of the clip's contents, of the encoders' weights and of every setting that counts: whatever
+A file's name is the digest of the clip's contents, of the encoder's weights and of every setting that counts: whatever
 changes is encoded anew, and nothing else is. A clip that cannot be read is named and left out.
 
 Shape suffixes: C latent channels, F latent frames, H, W latent size, h, w token grid, T audio rows (25 a second),
@@ -34,13 +34,16 @@ from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
 from humo.training.encoders import Encoders
 from humo.training.store import Digests, digest, read_tensors, read_values, write_tensors
 
-VERSION = 1  # of the files' contents; another one is encoded anew
+VERSION = 2  # of the files' contents; another one is encoded anew
 STORED = torch.float16  # of unit size and read as they are: its step is 1/1000 of them
 
 LOWER_FACE = (0.55, 0.95)  # share of the face's height in which a mouth lies, from the top
 MIDDLE_FACE = (0.22, 0.78)  # share of its width
 
 Progress = Callable[[str, int, int], None]
+Encoded = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors, and what their file's header says."""
+Encode = Callable[[ClipFiles], Encoded]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Entry:
 
     Args:
         name: its ID.
-        path: of its file.
+        paths: of its files: pictures, words, sound.
         size: (width, height) in pixels.
         frames: length of each piece.
         starts: first frame of each piece, in frames of the clip.
@@ -59,7 +62,7 @@ class Entry:
     """
 
     name: str
-    path: Path
+    paths: tuple[Path, ...]
     size: tuple[int, int]
     frames: int
     starts: tuple[int, ...]
@@ -84,10 +87,19 @@ class Cache:
         self._blanks: dict[tuple[int, int, int], Tensor] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._digests = Digests(self.folder / "digests.json")
-        parts = (self._digests.of(encoders.folder(name)) for name in ("vae", "text_encoder", "tokenizer"))
-        heard = (self._digests.of(encoders.folder(name)) for name in ("audio_encoder", "feature_extractor"))
-        settings = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths, self.bands, self.text_length)
-        self._settings = digest(VERSION, *parts, *heard, *settings, encoders.dtype)
+
+        def of(*names: str) -> list[str]:
+            return [self._digests.of(encoders.folder(name)) for name in names]
+
+        cut = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths)
+        self._kinds: dict[str, tuple[str, Encode]] = {
+            "pictures": (digest(VERSION, *of("vae"), *cut), self._pictures),
+            "words": (
+                digest(VERSION, *of("text_encoder", "tokenizer"), self.text_length, encoders.dtype),
+                self._words,
+            ),
+            "sound": (digest(VERSION, *of("audio_encoder", "feature_extractor"), self.bands), self._sound),
+        }
 
     def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
         """Encode what is not there yet.
@@ -116,23 +128,27 @@ class Cache:
     def _entry(self, clip: ClipFiles) -> Entry:
         files = [clip.video, clip.reference, *([clip.truth] if clip.truth is not None else [])]
         try:
-            key = digest(self._settings, *clip.captions, *map(self._digests.of, files))
+            video, *others = map(self._digests.of, files)
         except OSError as error:
             raise MediaError("file", f"cannot be read ({error.strerror})", "check it") from error
-        path = self.folder / key[:2] / f"{key}.safetensors"
-        if path.is_file():
-            try:
-                return _as_entry(clip.name, path, read_values(path))
-            except (CheckpointError, KeyError):
-                path.unlink()  # damaged: made again
-        tensors, values = self._encode(clip)
-        path.parent.mkdir(exist_ok=True)
-        write_tensors(path, tensors, values)
-        return _as_entry(clip.name, path, values)
+        made_from = {"pictures": (video, *others), "words": clip.captions, "sound": (video,)}
+        paths: list[Path] = []
+        values: dict[str, Any] = {}
+        for kind, (settings, encode) in self._kinds.items():
+            key = digest(settings, *made_from[kind])
+            path = self.folder / kind / key[:2] / f"{key}.safetensors"
+            found = _read_or_remove(path)
+            if found is None:
+                tensors, found = encode(clip)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_tensors(path, {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, found)
+            paths.append(path)
+            values |= found
+        return _as_entry(clip.name, tuple(paths), values)
 
-    def _encode(self, clip: ClipFiles) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All tensors of a clip, and what its header says."""
-        encoders, vae, device = self.encoders, self.encoders.vae, self.encoders.device
+    def _pictures(self, clip: ClipFiles) -> Encoded:
+        """Latents of the clip's pieces and of the reference, and masks and mouth curve."""
+        vae, device = self.encoders.vae, self.encoders.device
         shown = read_video(clip.video, field="video")
         frames = at_rate(shown.frames, shown.frames_per_second)
         length = max((length for length in self.lengths if length <= len(frames)), default=0)
@@ -157,23 +173,27 @@ class Cache:
                 else:
                     grid = on_tokens(mask[start : start + length])
                     tensors[f"{name}.{number}"] = grid.flip(-1) if mirrored else grid
-        for number, words in enumerate(clip.captions):
-            text = encode_text([words], encoders.tokenizer, encoders.text_encoder, self.text_length, device)
-            tensors[f"text.{number}"] = text[0]
-        if shown.track is not None:
+        return tensors, {"size": size, "frames": length, "starts": starts, "pieces": len(pieces)}
+
+    def _words(self, clip: ClipFiles) -> Encoded:
+        """Embeddings of the caption and its paraphrases."""
+        return {f"text.{number}": self._text(words)[0] for number, words in enumerate(clip.captions)}, {
+            "captions": len(clip.captions)
+        }
+
+    def _sound(self, clip: ClipFiles) -> Encoded:
+        """Audio rows, if the clip can be heard."""
+        if read_video(clip.video, field="video").track is not None:
             sound = load_sound(clip.video, field="sound")
             if frames_in_samples(len(sound)) > 1:
-                rows = encode_sound(sound, encoders.feature_extractor, encoders.audio_encoder, self.bands)
-                tensors["rows"] = rows
-        values = {
-            "size": size,
-            "frames": length,
-            "starts": starts,
-            "pieces": len(pieces),
-            "captions": len(clip.captions),
-            "hears": "rows" in tensors,
-        }
-        return {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, values
+                one = self.encoders
+                rows = encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)
+                return {"rows": rows}, {"hears": True}
+        return {"rows": torch.zeros(0)}, {"hears": False}
+
+    def _text(self, words: str) -> Tensor:
+        one = self.encoders
+        return encode_text([words], one.tokenizer, one.text_encoder, self.text_length, one.device)
 
     def blank(self, geometry: Geometry) -> Tensor:
         """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; each that was made is kept."""
@@ -184,25 +204,35 @@ class Cache:
 
     def no_text(self) -> Tensor:
         """Embeddings (1, L, D) of the family's negative prompt."""
-        one = self.encoders
-        words = one.preset.negative_prompt
-        path = self.folder / f"no_text-{digest(self._settings, words)[:16]}.safetensors"
+        words = self.encoders.preset.negative_prompt
+        path = self.folder / f"no_text-{digest(self._kinds['words'][0], words)[:16]}.safetensors"
         if not path.is_file():
-            text = encode_text([words], one.tokenizer, one.text_encoder, self.text_length, one.device)
-            write_tensors(path, {"text": text.to("cpu", STORED)})
+            write_tensors(path, {"text": self._text(words).to("cpu", STORED)})
         return read_tensors(path)["text"].float()
 
 
-def _as_entry(name: str, path: Path, values: dict[str, Any]) -> Entry:
+def _read_or_remove(path: Path) -> dict[str, Any] | None:
+    """What a file's header says; a damaged file goes, to be made again."""
+    if not path.is_file():
+        return None
+    try:
+        return read_values(path)
+    except CheckpointError:
+        path.unlink()
+        return None
+
+
+def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Entry:
     width, height = values["size"]
     starts = tuple(values["starts"])
     pieces, captions, hears = values["pieces"], values["captions"], values["hears"]
-    return Entry(name, path, (width, height), values["frames"], starts, pieces, captions, hears)
+    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears)
 
 
 def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
     """Some of an entry's tensors, in float32; those it does not have are left out."""
-    return {name: tensor.float() for name, tensor in read_tensors(entry.path, names).items()}
+    wanted = tuple(names)
+    return {name: one.float() for path in entry.paths for name, one in read_tensors(path, wanted).items()}
 
 
 def at_rate(frames: NDArray[np.uint8], rate: float) -> NDArray[np.uint8]:

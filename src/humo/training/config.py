@@ -275,6 +275,8 @@ class Compute(Table):
 
     Args:
         device: as in a request.
+        attention: diffusers' name of the attention kernel; on a CPU ``_native_math`` is the faster one while training
+            on short sequences.
         precision: of the blocks; weights are kept and averaged in float32 whatever it is.
         accumulation: passes a step.
         gradient_checkpointing: compute the blocks again on the way back, in less memory.
@@ -283,6 +285,7 @@ class Compute(Table):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    attention: str = "native"
     accumulation: int = Field(default=1, ge=1)
     gradient_checkpointing: bool = False
     shard: bool = True

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from humo.errors import CheckpointError
+from humo.errors import CheckpointError, RequestError
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.training.config import Recipe, Stage
+from humo.training.config import Compute, Recipe, Stage
 from humo.training.encoders import Encoders
 from humo.training.learner import Learner
 from humo.training.parallel import Ranks, shard
@@ -58,6 +58,7 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
     now = names_of(learner, stage.train, low_rank=low_rank)
     train_only(learner, now)
     learner.asks_for_faces, learner.asks_for_lips = "focus" in stage.train, "lips" in stage.train
+    choose_attention(transformer, recipe.compute.attention)
     if recipe.compute.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     learner.to(here.device)
@@ -69,6 +70,20 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
         lower(transformer, precision)
     weights = _named(learner, ever)
     return Trainee(learner.train(), masters or weights, {name: weights[name] for name in now})
+
+
+def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
+    """Let a network attend by one of diffusers' kernels.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    if name == Compute().attention:
+        return
+    try:
+        transformer.set_attention_backend(name)
+    except ValueError as error:
+        raise RequestError("compute.attention", str(error)) from error
 
 
 def _named(learner: Learner, names: set[str]) -> dict[str, Tensor]:
