@@ -12,6 +12,7 @@ from humo.training.config import (
     PUBLISHED,
     AutoencoderRecipe,
     Recipe,
+    Table,
     TextRecipe,
     parse_recipe,
     read_recipe,
@@ -111,5 +112,5 @@ def test_words_that_change_nothing_are_refused(tmp_path: Path, word: str) -> Non
     "path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.name
 )
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
-    kind = {"nano-vae": AutoencoderRecipe, "nano-text": TextRecipe}.get(path.stem, Recipe)
-    assert read_table(path, kind)
+    kinds: dict[str, type[Table]] = {"nano-vae": AutoencoderRecipe, "nano-text": TextRecipe}
+    assert read_table(path, kinds.get(path.stem, Recipe))

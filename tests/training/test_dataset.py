@@ -82,7 +82,7 @@ def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path
     asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
     clips = of_split(scan(asked.data), None)
 
-    def fill() -> dict[str, tuple[Path, int]]:
+    def fill() -> dict[str, list[tuple[Path, int]]]:
         cache = Cache(asked, Encoders(asked.model))
         entries, bad = cache.fill(clips, lambda name, done, total: None)
         assert not bad
@@ -90,11 +90,13 @@ def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path
 
     first = fill()
     assert fill() == first, "nothing is encoded twice"
-    first["clip3"][0].write_bytes(b"broken")
+    first["clip3"][0][0].write_bytes(b"broken")
     write_clip(own_dataset / "video" / "clip0.mp4", np.random.default_rng(7), 300)
     second = fill()
     assert {name for name in first if first[name] != second[name]} == {"clip0", "clip3"}
-    assert second["clip3"][0] == first["clip3"][0], "a damaged file is made again"
+    assert second["clip3"][0][0] == first["clip3"][0][0], "a damaged file is made again"
+    assert second["clip3"][1:] == first["clip3"][1:], "words and sound are as they were"
+    assert second["clip0"][1] == first["clip0"][1], "another video has the same words"
 
 
 def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

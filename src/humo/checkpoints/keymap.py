@@ -173,7 +173,7 @@ def autoencoder_names(structure: AutoencoderStructure) -> Iterator[Name]:
     yield from _head("decoder", widths[0], structure.pixel_channels)
     if isinstance(structure, ShortcutStructure):
         yield from _layer("linear_encoder", "linear_encoder", (latent, BLOCK_VALUES))
-        yield from _layer("linear_decoder", "linear_decoder", (BLOCK_VALUES, latent))
+        yield from _layer("linear_decoder", "linear_decoder", (BLOCK_VALUES, latent, 3, 3, 3))
 
 
 def _residual(published: str, ours: str, width: int, out: int) -> Iterator[Name]:

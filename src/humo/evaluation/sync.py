@@ -54,7 +54,8 @@ class JawFit:
     def solve(self) -> Tensor:
         """The weights of the features."""
         ridge = RIDGE * self._products.diagonal().mean()
-        return torch.linalg.solve(self._products + ridge * torch.eye(len(self._sums)), self._sums)
+        weights: Tensor = torch.linalg.solve(self._products + ridge * torch.eye(len(self._sums)), self._sums)
+        return weights
 
 
 def implied_jaw(rows_TND: Tensor, path: Path = WEIGHTS) -> NDArray[np.float64]:

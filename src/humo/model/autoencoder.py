@@ -1,6 +1,6 @@
 """A small video autoencoder: Wan2.1's convolutions beside a linear code of whole blocks of pixels.
 
-The linear code (4 x 8 x 8 pixels to a latent and back, begun as principal components) carries most of the picture from
+The linear code (4 x 8 x 8 pixels to a latent; back from a latent and its neighbours) carries most of the picture from
 the first step of training on; the convolutions learn what it misses. Geometry, causality and settings are those of
 `AutoencoderKLWan`.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
@@ -21,7 +22,10 @@ from torch import Tensor, nn
 from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
-__all__ = ["ModelMixin", "ShortcutAutoencoder", "from_blocks", "open_autoencoder", "to_blocks"]
+__all__ = ["ModelMixin", "ShortcutAutoencoder", "from_blocks", "open_autoencoder", "to_blocks", "with_context"]
+
+CONTEXT = 3
+"""Latents a side that a block of pixels is decoded from, itself in the middle; in time it is the last of them."""
 
 PATCH = 2
 """Pixels a side that the first convolution sees as one."""
@@ -79,7 +83,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
             scale_factor_spatial=scale_factor_spatial,
         )
         self.linear_encoder = nn.Linear(BLOCK_VALUES, z_dim)
-        self.linear_decoder = nn.Linear(z_dim, BLOCK_VALUES)
+        self.linear_decoder = nn.Conv3d(z_dim, BLOCK_VALUES, CONTEXT)
 
     def _encode(self, x: Tensor) -> Tensor:
         """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
@@ -104,7 +108,13 @@ class ShortcutAutoencoder(AutoencoderKLWan):
             parts.append(self.decoder(part, feat_cache=self._feat_map, feat_idx=self._conv_idx, first_chunk=frame == 0))
         self.clear_cache()
         patches = torch.cat(parts, dim=2)
-        return _unpatch(patches) + from_blocks(self.linear_decoder(z.movedim(1, -1)))
+        return _unpatch(patches) + from_blocks(self.linear_decoder(with_context(z)).movedim(1, -1))
+
+
+def with_context(z_BCFHW: Tensor) -> Tensor:
+    """Latents with what the linear decoder sees around them: zero (the mean) beyond borders and before the first."""
+    side = CONTEXT // 2
+    return F.pad(z_BCFHW, (side, side, side, side, CONTEXT - 1, 0))
 
 
 def to_blocks(video_BCFHW: Tensor) -> Tensor:

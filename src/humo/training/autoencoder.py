@@ -1,6 +1,6 @@
 """``humo train vae``, the whole story: principal components of blocks of pixels, then convolutions beside them.
 
-    start       the linear code: principal components, mouths and eyes counting more
+    start       the linear code: principal components, mouths and eyes counting more; back by least squares
     each step   pieces of clips; loss = weighted |x - x'| + square + gradient terms + KL
     end         the latents' statistics, the fidelity on people never seen, a folder that `from_pretrained` reads
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from humo.errors import MediaError, RequestError
-from humo.model.autoencoder import ShortcutAutoencoder, to_blocks
+from humo.geometry import BLOCK_VALUES
+from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
 from humo.training.batches import Decks
 from humo.training.config import AutoencoderLoss, AutoencoderRecipe
 from humo.training.dataset import ClipFiles, of_split, refuse_if_bad, scan
@@ -30,12 +31,18 @@ from humo.training.store import seeded
 MODEL, FIGURES_FILE = "vae", "figures.json"
 """In the folder of a run."""
 
+DIRECT = ("linear_encoder.", "linear_decoder.", "encoder.conv_out.", "quant_conv.", "decoder.conv_out.")
+"""Layers whose outputs are pixels or latents themselves."""
+
 SPREAD = 0.5
 """Deviations of the linear code's channels are these powers of the components' own: between as they are (1), where a
 few channels are nearly all, and all alike (0), where the least of them weigh as much as the first."""
 
 FIRST_LOG_VARIANCE = -5.0
 """Of the latents, before training."""
+
+RIDGE = 1e-5
+"""Added to the diagonal of the least squares, in its mean."""
 
 BLOCKS_A_CLIP = 400
 """Drawn for the principal components."""
@@ -77,8 +84,9 @@ def train_autoencoder(
             FIGURES,
             lambda step, decks: _losses_of(recipe, here, network, clips, step, decks),
             lambda part: {"psnr": fidelity(part, others)},
+            lambda name: share_of(name, recipe),
         )
-        train_part(recipe, network, lambda name: recipe.trains == "all" or _decodes(name), lesson, here, progress, note)
+        train_part(recipe, network, lesson, here, progress, note)
         made = Path(recipe.output) / MODEL
         if here.first:
             if recipe.trains == "all":
@@ -91,9 +99,15 @@ def train_autoencoder(
         return made
 
 
-def _decodes(name: str) -> bool:
-    """Whether a weight takes part in decoding."""
-    return name.startswith(("decoder.", "post_quant_conv.", "linear_decoder."))
+def share_of(name: str, recipe: AutoencoderRecipe) -> float:
+    """Of the learning rate, a weight's share: small in layers whose outputs are pixels or latents themselves.
+
+    A step of Adam moves every weight by as much as the learning rate. In a layer of a thousand inputs that is noise in
+    its output, and after a linear start such noise is all that is wrong: measured, it costs more than is learnt.
+    """
+    if recipe.trains == "decoder" and not name.startswith(("decoder.", "post_quant_conv.", "linear_decoder.")):
+        return 0.0
+    return recipe.gentle if name.startswith(DIRECT) else 1.0
 
 
 def _clips(recipe: AutoencoderRecipe) -> tuple[Sequence[ClipFiles], Sequence[ClipFiles]]:
@@ -134,6 +148,12 @@ def _begin(recipe: AutoencoderRecipe, clips: Sequence[ClipFiles], progress: Prog
         piece = read_piece(clip, recipe.loss)
         components.see(piece.video[None], piece.weight[None], seeded(recipe.seed, "components", number))
     components.put_into(network)
+    back = LeastSquares(network)
+    for number, clip in enumerate(few):
+        progress("fit back", number, len(few))
+        piece = read_piece(clip, recipe.loss)
+        back.see(piece.video[None], piece.weight[None])
+    back.put_into_decoder()
     return network
 
 
@@ -168,13 +188,53 @@ class Components:
         scale /= (scale * deviation).square().mean().sqrt()  # the channels together of unit size
         network.linear_encoder.weight.copy_((basis * scale).T)
         network.linear_encoder.bias.copy_(-(mean @ basis) * scale)
-        network.linear_decoder.weight.copy_(basis / scale)
+        nn.init.zeros_(network.linear_decoder.weight)
+        middle = CONTEXT // 2
+        network.linear_decoder.weight[:, :, -1, middle, middle] = (basis / scale).float()
         network.linear_decoder.bias.copy_(mean)
         for layer in (network.encoder.conv_out, network.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(network.quant_conv.bias)
         network.quant_conv.bias[self.count :] = FIRST_LOG_VARIANCE
+
+
+class LeastSquares:
+    """The linear decoder that is nearest to the pixels, from latents and their neighbours.
+
+    Args:
+        network: whose linear encoder gives the latents.
+    """
+
+    def __init__(self, network: ShortcutAutoencoder) -> None:
+        width = network.linear_encoder.out_features * CONTEXT**3 + 1
+        self._network = network
+        self._products = torch.zeros(width, width, dtype=torch.float64)
+        self._sums = torch.zeros(width, BLOCK_VALUES, dtype=torch.float64)
+
+    @torch.no_grad()
+    def see(self, video_BCFHW: Tensor, weight_BFHW: Tensor) -> None:
+        """Take a video in, each block as important as its pixels' weights."""
+        blocks = to_blocks(video_BCFHW)
+        latents = self._network.linear_encoder(blocks).movedim(-1, 1)
+        given = with_context(latents)
+        for axis in (2, 3, 4):
+            given = given.unfold(axis, CONTEXT, 1)
+        rows = given.movedim(1, 4).flatten(4).flatten(0, 3)  # channel, time, row, column: as the weights lie
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        weights = to_blocks(weight_BFHW[:, None].expand_as(video_BCFHW)).flatten(0, 3).mean(dim=1)
+        weighted = (rows * weights[:, None]).T
+        self._products += weighted @ rows
+        self._sums += weighted @ blocks.flatten(0, 3)
+
+    @torch.no_grad()
+    def put_into_decoder(self) -> None:
+        """Give the network that decoder."""
+        ridge = RIDGE * self._products.diagonal().mean()
+        solved = torch.linalg.solve(self._products + ridge * torch.eye(len(self._sums)), self._sums).float()
+        decoder = self._network.linear_decoder
+        decoder.weight.copy_(solved[:-1].T.reshape(decoder.weight.shape))
+        decoder.bias.copy_(solved[-1])
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------

@@ -330,6 +330,7 @@ class AutoencoderRecipe(Table):
         steps, learning_rate, warmup, schedule, decay_from: as a stage's.
         fit_clips: how many clips the linear start and the latents' statistics are taken from.
         trains: the whole of it, or the decoder alone (the latents stay as they are).
+        gentle: share of the learning rate for the layers whose outputs are pixels or latents themselves.
     """
 
     output: str = Field(min_length=1)
@@ -338,6 +339,7 @@ class AutoencoderRecipe(Table):
     network: AutoencoderNetwork = AutoencoderNetwork()
     data: Data
     trains: Literal["all", "decoder"] = "all"
+    gentle: Share = 0.05
     frames: int = Field(default=9, ge=1)
     crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
     fit_clips: int = Field(default=300, ge=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from humo.training.parallel import like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """What AdamW (the first three) and Muon keep for each weight."""
+
+SHARE = "share"
+"""Of the learning rate, in a group of weights."""
 
 HIDDEN = ".blocks."
 """In the names of the weights that Muon may take: the matrices of the blocks, where there are several."""
@@ -36,19 +39,26 @@ class StageOptimiser:
         weights: those to train, as the network has them.
         masters: the same in float32; one and the same where the network has them so.
         stage, settings: of the recipe.
+        share: of the learning rate that a weight takes, by its name.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], masters: Mapping[str, Tensor], stage: Pace, settings: Optimiser
+        self,
+        weights: Mapping[str, Tensor],
+        masters: Mapping[str, Tensor],
+        stage: Pace,
+        settings: Optimiser,
+        share: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         self._stage, self._settings = stage, settings
         self._weights = weights
         self.masters = {name: masters[name] for name in weights}
         hidden = {name for name in masters if settings.muon and HIDDEN in name and masters[name].ndim == 2}
         rest = {name: weight for name, weight in self.masters.items() if name not in hidden}
-        matrices = [weight for weight in rest.values() if weight.ndim > 1]
-        others = [weight for weight in rest.values() if weight.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        alike: dict[tuple[float, float], list[Tensor]] = {}
+        for name, weight in rest.items():
+            alike.setdefault((settings.weight_decay if weight.ndim > 1 else 0.0, share(name)), []).append(weight)
+        groups = [{"params": several, "weight_decay": decay, SHARE: own} for (decay, own), several in alike.items()]
         self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
         ]
@@ -70,7 +80,7 @@ class StageOptimiser:
         norm = whole(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(self._stage, number)
+                group["lr"] = learning_rate(self._stage, number) * group.get(SHARE, 1.0)
             optimiser.step()
             optimiser.zero_grad()
         with torch.no_grad():

@@ -61,11 +61,13 @@ class Lesson:
         losses: (step, decks) -> the losses of this process's share of the step's batch, in that order. All that is
             random in it follows from the step and the decks.
         measure: the part, with its averaged weights -> figures to note.
+        share: of the learning rate that a weight takes, by its name; 0 leaves it as it is.
     """
 
     figures: Sequence[str]
     losses: Callable[[int, Decks], Sequence[Tensor]]
     measure: Callable[[nn.Module], Mapping[str, float]]
+    share: Callable[[str], float] = lambda name: 1.0
 
 
 def has_begun(recipe: PartRecipe, resume: bool) -> bool:
@@ -83,7 +85,6 @@ def has_begun(recipe: PartRecipe, resume: bool) -> bool:
 def train_part(
     recipe: PartRecipe,
     part: nn.Module,
-    trained: Callable[[str], bool],
     lesson: Lesson,
     here: Ranks,
     progress: Progress,
@@ -94,7 +95,6 @@ def train_part(
     Args:
         recipe: of the part; its folder and pace.
         part: to be trained; every process holds it whole.
-        trained: whether a weight is, by its name.
         lesson: what it learns.
         here: this process.
         progress, note: told of steps, and of what is worth saying.
@@ -102,10 +102,10 @@ def train_part(
     folder = Path(recipe.output)
     masters = dict(part.named_parameters())
     for name, weight in masters.items():
-        weight.requires_grad_(trained(name))
+        weight.requires_grad_(lesson.share(name) > 0)
     chosen = {name: weight for name, weight in masters.items() if weight.requires_grad}
     average = Average(recipe.optimiser.ema, masters)
-    optimiser = StageOptimiser(chosen, masters, recipe, recipe.optimiser)
+    optimiser = StageOptimiser(chosen, masters, recipe, recipe.optimiser, lesson.share)
     position, done = Position(), finished(folder / CHECKPOINTS)
     if done:
         position, saved = read_position(done[-1]), read_checkpoint(done[-1])

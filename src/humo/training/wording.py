@@ -112,7 +112,7 @@ def train_text(
             lambda step, decks: _losses(recipe, here, reader, tokenizer, clips, answers, step, decks),
             lambda part: told(part, tokenizer, recipe, others, answers),
         )
-        train_part(recipe, reader, lambda name: True, lesson, here, progress, note)
+        train_part(recipe, reader, lesson, here, progress, note)
         made = Path(recipe.output)
         if here.first:
             figures = told(reader, tokenizer, recipe, others, answers)

@@ -1,0 +1,20 @@
+"""A small corpus with clips of both test splits, rendered once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from humo.synthetic.corpus import write_corpus
+from humo.synthetic.plan import Recipe
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips with sound of each test split, and two to train on, of 25 frames."""
+    folder = tmp_path_factory.mktemp("people") / "corpus"
+    recipe = Recipe(seed=3, frames=25, people=60, silent_share=0.0)
+    for split, count in (("test", 3), ("test-seen", 3), ("train", 2)):
+        write_corpus(folder, recipe, clips=count, split=split, workers=1, progress=lambda done, total: None)  # type: ignore[arg-type]
+    return folder
