@@ -1,3 +1,4 @@
+# make demo   a talking video from the example's words, picture and sound, by the embedded model
 # make test   every test, in its own virtual environment      make check   style, types, floors
 # make format what `make check` asks for, where a machine can do it
 PYTHON ?= python3
@@ -5,13 +6,24 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: test check format clean
+.PHONY: demo test check format clean
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[evaluate]"
+	touch $@
+
+$(VENV)/.ready: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4
+	$(BIN)/humo evaluate clip output/demo.mp4 --image examples/woman.png
 
 # two workers of one thread each: torch's own threads only get in each other's way on models this small
 test: $(VENV)/.ready

@@ -34,6 +34,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--split", default="all", metavar="WORD", help="train, test, test-seen or all (default all)")
     parser.add_argument("--silent-share", default="0.2", metavar="X", help="of clips without sound (default 0.2)")
     parser.add_argument("--people", default="2400", metavar="N", help="identities, a sixth for tests (default 2400)")
+    parser.add_argument("--close", default="0", metavar="X", help="framing tighter and poses more frontal (0 to 1)")
+    parser.add_argument("--articulation", default="1", metavar="X", help="how wide mouths move (0.5 to 2, default 1)")
     parser.add_argument("--supersample", default="2", metavar="N", help="samples a pixel and axis (default 2)")
     parser.add_argument("--workers", metavar="N", help="processes of one thread each (default: one a core)")
 
@@ -56,7 +58,9 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     people = _whole("--people", options.people, 6, 1_000_000)
     supersample = _whole("--supersample", options.supersample, 1, 4)
     workers = cores if options.workers is None else _whole("--workers", options.workers, 1, 256)
-    silent_share = _share("--silent-share", options.silent_share)
+    silent_share = _number("--silent-share", options.silent_share, 0, 1)
+    closeness = _number("--close", options.close, 0, 1)
+    articulation = _number("--articulation", options.articulation, 0.5, 2)
     if size % 2:
         raise RequestError("--size", f"{size} is odd, and the video's pixels come in pairs", f"give {size + 1}")
     if frames % 4 != 1:
@@ -78,7 +82,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         console.note(
             "hibari-tts is not installed: espeak-ng alone speaks; pip install 'humo-video[synthetic]' for both"
         )
-    recipe = Recipe(seed, size, frames, silent_share, supersample, people, engines)
+    recipe = Recipe(seed, size, frames, silent_share, supersample, people, engines, closeness, articulation)
     report = write_corpus(
         Path(options.folder),
         recipe,
@@ -100,11 +104,11 @@ def _whole(field: str, word: str, least: int, most: int) -> int:
     return int(word)
 
 
-def _share(field: str, word: str) -> float:
+def _number(field: str, word: str, least: float, most: float) -> float:
     try:
         value = float(word)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise RequestError(field, f"{word!r} is not allowed", "give a share from 0 to 1")
+        value = float("nan")
+    if not least <= value <= most:
+        raise RequestError(field, f"{word!r} is not allowed", f"give a number from {least:g} to {most:g}")
     return value

@@ -1,4 +1,4 @@
-"""``humo evaluate``: a model's figures beside those of true clips."""
+"""``humo evaluate``: figures of a model, or of one video."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from humo.options import Parser
 if TYPE_CHECKING:
     from humo.console import Quiet
 
-SUMMARY = "measure lips, person and words of clips that a model makes"
+SUMMARY = "measure lips, person and words: of a model, or of one video"
 
-KINDS = {"nano": "people that `humo data synth` renders: lips against the true jaw, the person, the words"}
+KINDS = {
+    "nano": "a model, by people that `humo data synth` renders, beside the true clips",
+    "clip": "one video, by its own sound and a picture",
+}
 """What can be measured, by the word after ``humo evaluate``."""
 
 CLIPS = 64
-"""As published in docs/nano.md."""
+"""As in docs/nano.md."""
 
 
 def add_options(parser: Parser) -> None:
     """The options of ``humo evaluate``."""
-    parser.usage = "humo evaluate nano --data FOLDER [--model FOLDER] [--clips N] [--report FILE]"
-    parser.add_argument("kind", metavar="nano", help="; ".join(f"{name}: {does}" for name, does in KINDS.items()))
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="of humo data synth, with its test splits")
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the one inside the package)")
-    parser.add_argument("--clips", default=str(CLIPS), metavar="N", help=f"half of each test split (default {CLIPS})")
+    parser.usage = "humo evaluate nano --data FOLDER [options] | humo evaluate clip FILE [--image PICTURE]"
+    parser.add_argument(
+        "kind", metavar="{nano,clip}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+    )
+    parser.add_argument("file", metavar="FILE", nargs="?", help="clip: the video")
+    parser.add_argument("--image", metavar="FILE", help="clip: a picture of the person")
+    parser.add_argument("--data", metavar="FOLDER", help="nano: of humo data synth, with its test splits")
+    parser.add_argument("--model", metavar="FOLDER", help="nano: model folder (default: the one inside the package)")
+    parser.add_argument("--clips", default=str(CLIPS), metavar="N", help=f"nano: half of each split (default {CLIPS})")
     parser.add_argument("--report", metavar="FILE", help="all figures, as JSON")
 
 
@@ -40,9 +47,41 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     from humo.console import table
 
+    words = [*([options.file] if options.file else []), *rest]
     if options.kind not in KINDS:
         raise RequestError("evaluate", f"{options.kind!r} is not known", did_you_mean(options.kind, KINDS))
-    settings = dict(_setting(word) for word in rest)
+    measure = _measure_clip if options.kind == "clip" else _measure_model
+    rows, figures = measure(options, words, console)
+    if options.report is not None:
+        Path(options.report).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    console.result(table(rows), figures)
+    return 0
+
+
+def _measure_clip(
+    options: argparse.Namespace, words: list[str], console: Quiet
+) -> tuple[dict[str, object], dict[str, Any]]:
+    if len(words) != 1:
+        raise RequestError("FILE", f"is one video, and {len(words)} were given", "write humo evaluate clip out.mp4")
+    from humo.evaluation.clip import measure_clip
+
+    figures = measure_clip(Path(words[0]), None if options.image is None else Path(options.image))
+    said: dict[str, tuple[str, str]] = {
+        "faces": ("faces found", "of the frames"),
+        "lips": ("lips follow the sound", "correlation with what the sound implies; 1 is the most"),
+        "lips_best_lag": ("lips are late by", "frames"),
+        "identity_distance": ("distance to the picture", "below 0.4 the same person, above 0.6 another"),
+    }
+    return {said[name][0]: f"{value:g} ({said[name][1]})" for name, value in figures.items()}, dict(figures)
+
+
+def _measure_model(
+    options: argparse.Namespace, words: list[str], console: Quiet
+) -> tuple[dict[str, object], dict[str, Any]]:
+    settings = dict(_setting(word) for word in words)
+    if options.data is None:
+        make = "humo data synth people --clips 80 --split test --seed 0 --people 600 --close 0.8 --articulation 1.5"
+        raise RequestError("--data", "is missing", f"make the clips first: {make}; then the same with test-seen")
     if not options.clips.isdecimal() or int(options.clips) < 2:
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number from 2 on")
     from humo.checkpoints.hub import folder_of
@@ -52,15 +91,12 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     pipeline = load_pipeline(folder_of(options.model))
     pipeline.set_progress_bar_config(disable=True)
     figures = evaluate(pipeline, options.data, int(options.clips), console.step, **settings)
-    if options.report is not None:
-        Path(options.report).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    rows = {
+    rows: dict[str, object] = {
         f"{kind}, {group}": ", ".join(f"{name} {value:g}" for name, value in found.items())
         for kind, groups in figures.items()
         for group, found in groups.items()
     }
-    console.result(table(rows), figures)
-    return 0
+    return rows, figures
 
 
 SETTINGS: dict[str, type[int] | type[float]] = {

@@ -305,7 +305,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         (["data", "synth", "x", "--clips", "1", "--seed", "-1"], "--seed"),
         (["data", "synth", "x", "--clips", "1", "--size", "33"], "33 is odd"),
         (["data", "synth", "x", "--clips", "1", "--frames", "40"], "40 is not 4k + 1; give 37 or 41"),
-        (["data", "synth", "x", "--clips", "1", "--silent-share", "1.5"], "give a share from 0 to 1"),
+        (["data", "synth", "x", "--clips", "1", "--silent-share", "1.5"], "give a number from 0 to 1"),
         (["data", "synth", "x", "--clips", "1", "--split", "tset"], "did you mean 'test'"),
         (["data", "synth", "x", "--clips", "1", "--worker", "2"], "did you mean '--workers'"),
         (["data", "synth", "x", "y", "--clips", "1"], "y"),

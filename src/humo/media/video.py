@@ -217,6 +217,16 @@ def read_video(path: Path, *, field: str = "video") -> VideoClip:
     return VideoClip(np.stack(frames), float(rate), track)
 
 
+def has_sound(path: Path, *, field: str = "video") -> bool:
+    """Whether a video has a sound track.
+
+    Raises:
+        MediaError: missing or damaged.
+    """
+    with open_media(path, field) as container:
+        return bool(container.streams.audio)
+
+
 def read_metadata(path: Path, *, field: str = "video") -> dict[str, str]:
     """A sound or video file's tags.
 
@@ -251,6 +261,7 @@ class _Movie:
         context.time_base, context.thread_count = self.tick, ENCODER_THREADS
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED_RANGE
+        self.converter = VideoReformatter()
         self.count = 0
         self.heard = 0
         self.track = track and _encodable(track)
@@ -264,7 +275,8 @@ class _Movie:
 
     def add(self, pixels: Frame) -> None:
         """Encode one frame and its sound."""
-        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+        picture = self.converter.reformat(
+            av.VideoFrame.from_ndarray(pixels, format="rgb24"),
             format="yuv420p",
             dst_colorspace="ITU709",
             src_color_range="JPEG",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,6 +124,15 @@ class Look:
             ),
             turn=float(np.clip(0.12 * random.normal(), -0.3, 0.3)),
         )
+
+    def closer(self, share: float) -> Look:
+        """The same look seen closer and more from the front: 0 as it is, 1 as close as can be, turned half as far."""
+        if share == 0:
+            return self
+        less = 1 - share / 2
+        yaw, pitch, roll = (less * angle for angle in self.pose)
+        framing = TIGHTEST + (1 - share) * (self.framing - TIGHTEST)
+        return replace(self, framing=framing, offset=less * self.offset, pose=(yaw, pitch, roll), turn=less * self.turn)
 
     @property
     def words(self) -> dict[str, str]:

@@ -53,9 +53,19 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
     """
     plan = plan_clip(recipe, index)
     person = Person.from_seed(plan.person_seed)
-    look, reference = (Look.from_seed(person, seed) for seed in (plan.look_seed, plan.reference_seed))
+    look, reference = (
+        Look.from_seed(person, seed).closer(recipe.closeness) for seed in (plan.look_seed, plan.reference_seed)
+    )
     samples, phonemes = speech_of(plan, recipe.frames)
-    track = face_track(phonemes, samples, recipe.frames, plan.track_seed, mood=plan.mood)
+    track = face_track(
+        phonemes,
+        samples,
+        recipe.frames,
+        plan.track_seed,
+        mood=plan.mood,
+        articulation=recipe.articulation,
+        calm=recipe.closeness,
+    )
     frames, masks = render_clip(person, look, track, recipe.size, recipe.supersample)
     write_video(
         folder / "video" / f"{plan.name}.mp4",

@@ -45,6 +45,8 @@ class Recipe:
         supersample: the renderer's samples a pixel and axis.
         people: identities; a sixth of them is held out.
         engines: the synthesisers that speak.
+        closeness: 0 from tight to medium framing and any pose; towards 1 tighter and more from the front.
+        articulation: how wide mouths move, 1 as in ordinary talk.
     """
 
     seed: int = 0
@@ -54,6 +56,8 @@ class Recipe:
     supersample: int = 2
     people: int = 2400
     engines: tuple[Engine, ...] = ("espeak", "hibari")
+    closeness: float = 0.0
+    articulation: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Fields by name, for JSON."""

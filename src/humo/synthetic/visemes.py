@@ -115,6 +115,8 @@ def face_track(
     seed: int,
     *,
     mood: Mood = "neutral",
+    articulation: float = 1.0,
+    calm: float = 0.0,
 ) -> FaceTrack:
     """What a face does while it says something.
 
@@ -124,11 +126,13 @@ def face_track(
         frames: how many.
         seed: of blinks, gaze, head motion and the choice of what is stressed.
         mood: what the face looks like apart from speech.
+        articulation: how wide the mouth moves, 1 as in ordinary talk.
+        calm: 0 as drawn; at 1 the head moves half as far.
     """
     random = np.random.default_rng((seed, 0x76697365))
     times = (np.arange(frames) + 0.5) / FRAMES_PER_SECOND
     units = np.zeros((frames, len(UNITS)))
-    _add_mouth(units, mouth(phonemes, samples, times))
+    _add_mouth(units, mouth(phonemes, samples, times, articulation))
     _add_mood(units, mood, float(random.uniform(0.7, 1.0)))
     blinks = _blinks(frames, random)
     for side in ("Left", "Right"):
@@ -139,17 +143,19 @@ def face_track(
         units[:, UNIT[f"browOuterUp{side}"]] += 0.6 * brows
     head = np.stack([_drift(times, random, size) for size in (0.05, 0.025, 0.02)], axis=1)
     head[:, 1] += nods
+    head *= 1 - calm / 2
     gaze = _gaze(times, random)
     return FaceTrack(np.clip(units, 0, 1).astype(np.float32), head.astype(np.float32), gaze.astype(np.float32))
 
 
-def mouth(phonemes: Sequence[Phoneme], samples: NDArray[np.float32], times: Curve) -> Curve:
+def mouth(phonemes: Sequence[Phoneme], samples: NDArray[np.float32], times: Curve, articulation: float = 1.0) -> Curve:
     """The mouth's channels at some instants.
 
     Args:
         phonemes: as for `face_track`.
         samples: as for `face_track`.
         times: (T,) seconds.
+        articulation: factor of everything but closures.
 
     Returns:
         (T, len(CHANNELS)) in [0, 1].
@@ -165,7 +171,7 @@ def mouth(phonemes: Sequence[Phoneme], samples: NDArray[np.float32], times: Curv
         pull = np.exp(-((distance / REACH_SECONDS) ** REACH_POWER))[:, None] * _dominance(viseme)
         weighted += pull * np.asarray(_SHAPES[viseme])
         dominances += pull
-    channels = weighted / dominances
+    channels = weighted / dominances * articulation
     channels[:, CHANNELS.index("jaw")] *= 0.72 + 0.40 * loudness(samples, times)
     _shut(channels, phonemes, times)
     shown: Curve = np.clip(channels, 0, 1)

@@ -9,6 +9,7 @@ N bands, D width, L text positions. Frames are 25 a second.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from humo.errors import CheckpointError, MediaError
 from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_in_samples
 from humo.media.audio import load_sound
 from humo.media.image import load_image, to_pixels
-from humo.media.video import read_video
+from humo.media.video import has_sound, read_video
 from humo.training.config import Recipe
 from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
 from humo.training.encoders import Encoders
@@ -131,7 +132,12 @@ class Cache:
             video, *others = map(self._digests.of, files)
         except OSError as error:
             raise MediaError("file", f"cannot be read ({error.strerror})", "check it") from error
-        made_from = {"pictures": (video, *others), "words": clip.captions, "sound": (video,)}
+        sound = heard(clip)
+        made_from = {
+            "pictures": (video, *others),
+            "words": clip.captions,
+            "sound": ("" if sound is None else hashlib.sha256(sound.tobytes()).hexdigest(),),
+        }
         paths: list[Path] = []
         values: dict[str, Any] = {}
         for kind, (settings, encode) in self._kinds.items():
@@ -183,13 +189,10 @@ class Cache:
 
     def _sound(self, clip: ClipFiles) -> Encoded:
         """Audio rows, if the clip can be heard."""
-        if read_video(clip.video, field="video").track is not None:
-            sound = load_sound(clip.video, field="sound")
-            if frames_in_samples(len(sound)) > 1:
-                one = self.encoders
-                rows = encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)
-                return {"rows": rows}, {"hears": True}
-        return {"rows": torch.zeros(0)}, {"hears": False}
+        sound, one = heard(clip), self.encoders
+        if sound is None:
+            return {"rows": torch.zeros(0)}, {"hears": False}
+        return {"rows": encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
 
     def _text(self, words: str) -> Tensor:
         one = self.encoders
@@ -209,6 +212,18 @@ class Cache:
         if not path.is_file():
             write_tensors(path, {"text": self._text(words).to("cpu", STORED)})
         return read_tensors(path)["text"].float()
+
+
+def heard(clip: ClipFiles) -> NDArray[np.float32] | None:
+    """The sound of a clip, (samples,) at 16 kHz; None if it has none that is as long as a frame.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    if not has_sound(clip.video, field="video"):
+        return None
+    sound = load_sound(clip.video, field="sound")
+    return sound if frames_in_samples(len(sound)) > 1 else None
 
 
 def _read_or_remove(path: Path) -> dict[str, Any] | None:
