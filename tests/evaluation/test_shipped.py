@@ -81,7 +81,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nano") / "people"
     recipe = Recipe(seed=0, people=600, closeness=0.8, articulation=1.5)
     for split in ("test", "test-seen"):
-        write_corpus(folder, recipe, clips=6, split=split, workers=1, progress=lambda done, total: None)  # type: ignore[arg-type]
+        write_corpus(folder, recipe, clips=6, split=split, workers=1, progress=lambda done, total: None)
     return folder
 
 

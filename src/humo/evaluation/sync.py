@@ -43,17 +43,18 @@ class JawFit:
     """
 
     def __init__(self, width: int) -> None:
-        self._products, self._sums = torch.zeros(width, width), torch.zeros(width)
+        self._products, self._sums, self._rows = torch.zeros(width, width), torch.zeros(width), 0
 
     def see(self, rows_TND: Tensor, jaw_T: Tensor) -> None:
         """Take a clip in."""
         given = features(rows_TND)[: len(jaw_T)]
         self._products += given.T @ given
         self._sums += given.T @ jaw_T[: len(given)]
+        self._rows += len(given)
 
     def solve(self) -> Tensor:
         """The weights of the features."""
-        ridge = RIDGE * self._products.diagonal().mean()
+        ridge = RIDGE * self._products.diagonal().mean() / self._rows
         weights: Tensor = torch.linalg.solve(self._products + ridge * torch.eye(len(self._sums)), self._sums)
         return weights
 

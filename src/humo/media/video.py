@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 from av.container import OutputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from humo.errors import DependencyError, MediaError, StorageError
 from humo.media.audio import SoundTrack, fit_length, load_track, open_media
@@ -278,9 +278,9 @@ class _Movie:
         picture = self.converter.reformat(
             av.VideoFrame.from_ndarray(pixels, format="rgb24"),
             format="yuv420p",
-            dst_colorspace="ITU709",
-            src_color_range="JPEG",
-            dst_color_range="MPEG",
+            dst_colorspace=Colorspace.ITU709,
+            src_color_range=ColorRange.JPEG,
+            dst_color_range=ColorRange.MPEG,
             interpolation=_SCALER,
         )
         picture.pts, picture.time_base = self.count, self.tick

@@ -191,7 +191,7 @@ class Components:
         nn.init.zeros_(network.linear_decoder.weight)
         middle = CONTEXT // 2
         network.linear_decoder.weight[:, :, -1, middle, middle] = (basis / scale).float()
-        network.linear_decoder.bias.copy_(mean)
+        _bias_of(network.linear_decoder).copy_(mean)
         for layer in (network.encoder.conv_out, network.decoder.conv_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -234,7 +234,12 @@ class LeastSquares:
         solved = torch.linalg.solve(self._products + ridge * torch.eye(len(self._sums)), self._sums).float()
         decoder = self._network.linear_decoder
         decoder.weight.copy_(solved[:-1].T.reshape(decoder.weight.shape))
-        decoder.bias.copy_(solved[-1])
+        _bias_of(decoder).copy_(solved[-1])
+
+
+def _bias_of(layer: nn.Conv3d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------

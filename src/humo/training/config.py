@@ -321,40 +321,49 @@ class AutoencoderLoss(Table):
     noise: Weight = 0.0
 
 
-class AutoencoderRecipe(Table):
-    """A run of ``humo train vae``: a video autoencoder from a linear start.
+class PartRecipe(Table):
+    """What the recipes of a model's parts have in common.
 
     Args:
-        folder: of an autoencoder to go on from, in place of ``network``.
-        frames, crop: length (4k + 1) and side in pixels of what is cut out of a clip for a step.
         steps, learning_rate, warmup, schedule, decay_from: as a stage's.
-        fit_clips: how many clips the linear start and the latents' statistics are taken from.
-        trains: the whole of it, or the decoder alone (the latents stay as they are).
-        gentle: share of the learning rate for the layers whose outputs are pixels or latents themselves.
+        batch: clips a step.
     """
 
     output: str = Field(min_length=1)
     seed: Seed = 0
-    folder: str | None = None
-    network: AutoencoderNetwork = AutoencoderNetwork()
     data: Data
-    trains: Literal["all", "decoder"] = "all"
-    gentle: Share = 0.05
-    frames: int = Field(default=9, ge=1)
-    crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
-    fit_clips: int = Field(default=300, ge=1)
-    steps: int = Field(default=10_000, ge=0)
-    batch: int = Field(default=8, ge=1)
+    steps: int = Field(default=3000, ge=0)
+    batch: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0.0)
     warmup: int = Field(default=50, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
-    loss: AutoencoderLoss = AutoencoderLoss()
     optimiser: Optimiser = Optimiser()
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
     compute: Compute = Compute()
     tensorboard: bool = True
+
+
+class AutoencoderRecipe(PartRecipe):
+    """A run of ``humo train vae``: a video autoencoder from a linear start.
+
+    Args:
+        folder: of an autoencoder to go on from, in place of ``network``.
+        frames, crop: length (4k + 1) and side in pixels of what is cut out of a clip for a step.
+        fit_clips: how many clips the linear start and the latents' statistics are taken from.
+        trains: the whole of it, or the decoder alone (the latents stay as they are).
+        gentle: share of the learning rate for the layers whose outputs are pixels or latents themselves.
+    """
+
+    folder: str | None = None
+    network: AutoencoderNetwork = AutoencoderNetwork()
+    trains: Literal["all", "decoder"] = "all"
+    gentle: Share = 0.05
+    frames: int = Field(default=9, ge=1)
+    crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
+    fit_clips: int = Field(default=300, ge=1)
+    loss: AutoencoderLoss = AutoencoderLoss()
 
     @field_validator("frames")
     @classmethod
@@ -374,7 +383,7 @@ class TextNetwork(Table):
     num_heads: int = Field(default=4, ge=1)
 
 
-class TextRecipe(Table):
+class TextRecipe(PartRecipe):
     """A run of ``humo train text``: a small umT5 encoder and its tokenizer, from captions and what is true.
 
     Args:
@@ -382,29 +391,13 @@ class TextRecipe(Table):
         vocabulary: pieces of the tokenizer, at most.
         length: positions, at most.
         guess: share of words hidden, which the embeddings shall tell all the same.
-        batch: texts a step; each of another clip.
-        steps, learning_rate, warmup, schedule, decay_from: as a stage's.
     """
 
-    output: str = Field(min_length=1)
-    seed: Seed = 0
     network: TextNetwork = TextNetwork()
-    data: Data
     attributes: tuple[str, ...] = Field(min_length=1)
     vocabulary: int = Field(default=1000, ge=100)
     length: int = Field(default=96, ge=8)
     guess: Share = 0.1
-    steps: int = Field(default=3000, ge=1)
-    batch: int = Field(default=64, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0.0)
-    warmup: int = Field(default=100, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
-    optimiser: Optimiser = Optimiser()
-    checkpoints: Checkpoints = Checkpoints()
-    validation: Validation = Validation()
-    compute: Compute = Compute()
-    tensorboard: bool = True
 
 
 class Recipe(Table):

@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from humo.errors import RequestError
 from humo.training.batches import Decks
-from humo.training.config import Checkpoints, Compute, Optimiser, Pace, Seed, Table, Validation
+from humo.training.config import PartRecipe
 from humo.training.journal import Journal
 from humo.training.optimise import Average, StageOptimiser, learning_rate
 from humo.training.parallel import Ranks, average_gradients
@@ -29,27 +28,6 @@ CHECKPOINTS = "checkpoints"
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
-
-
-class PartRecipe(Pace, Protocol):
-    """What the recipes of all parts have."""
-
-    @property
-    def output(self) -> str: ...
-    @property
-    def seed(self) -> Seed: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def optimiser(self) -> Optimiser: ...
-    @property
-    def checkpoints(self) -> Checkpoints: ...
-    @property
-    def validation(self) -> Validation: ...
-    @property
-    def compute(self) -> Compute: ...
-    @property
-    def tensorboard(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -140,7 +118,6 @@ def train_part(
             is_last = step + 1 == recipe.steps
             if here.agree(is_last or time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
                 if here.first:
-                    assert isinstance(recipe, Table)
                     now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
                     tensors: dict[str, Mapping[str, Tensor]] = {
                         "weights": masters,
