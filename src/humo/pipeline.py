@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+import humo.model.autoencoder  # noqa: F401 - diffusers opens components of imported modules alone
 from humo.clips import OUTPUT_TYPES, Clip, OutputType, Sound, as_frames, check_tensors, check_words, clips_of_call
 from humo.conditioning.audio import encode_sound, silence, window
 from humo.conditioning.conditions import Conditions, stack

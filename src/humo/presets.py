@@ -74,7 +74,7 @@ HUMO_NANO = Preset(
     name="humo-nano",
     title="HuMo nano",
     guidance=CONSTANT,
-    scales=Scales(text=4.0, audio=4.0, image=2.0),  # text as audio: the pass between the two need not be run
+    scales=Scales(text=2.5, audio=2.5, image=1.5),  # text as audio: the pass between the two need not be run
     reference_entry=ReferenceEntry.OVERWRITE,
     width=96,
     height=96,

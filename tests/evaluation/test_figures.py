@@ -13,7 +13,7 @@ from humo.evaluation.figures import correlation, lagged, psnr, unrest, watch
 from humo.evaluation.identity import FaceIdentity
 from humo.evaluation.mesh import FaceMesh
 from humo.evaluation.nano import Case, Eyes, find_cases
-from humo.evaluation.sync import AROUND, JawFit, features
+from humo.evaluation.sync import AROUND, BAND, JawFit, features
 from humo.evaluation.words import ATTRIBUTES, AttributeReader, open_reader, save_reader
 from humo.media.image import load_image
 
@@ -129,8 +129,8 @@ def test_a_reader_is_the_same_after_writing(tmp_path: Path) -> None:
 
 
 def test_a_jaw_that_is_linear_in_the_sound_is_found() -> None:
-    rows = torch.randn(400, 2, 3, generator=torch.Generator().manual_seed(0))
-    jaw = rows[:, 0, 1] - 0.5 * rows.roll(1, 0)[:, 1, 2] + 0.3
+    rows = torch.randn(400, 5, 6, generator=torch.Generator().manual_seed(0))
+    jaw = rows[:, BAND, 1] - 0.5 * rows.roll(1, 0)[:, BAND, 2] + 0.3
     fit = JawFit(features(rows).shape[1])
     fit.see(rows, jaw)
     assert features(rows).shape == (400, (2 * AROUND + 1) * 6 + 1)

@@ -92,6 +92,11 @@ def _gives_an_attention_its_backend(_: Path) -> None:
     assert attention.processor._attention_backend == "_native_math"
 
 
+@checks_name("DecoderOutput")
+def _holds_a_sample(_: Path) -> None:
+    assert library.DecoderOutput(sample=some(2, 3)).sample.shape == (2, 3)
+
+
 @checks_name("FeedForward")
 def _is_two_linears_around_a_gelu_in_its_tanh_form(_: Path) -> None:
     layer = library.FeedForward(6, inner_dim=10, activation_fn="gelu-approximate")

@@ -21,6 +21,9 @@ from humo.evaluation.mesh import MODELS
 
 WEIGHTS = MODELS / "jaw.safetensors"
 
+BAND = 3
+"""Of the audio rows, the one that is read: the last layer but one says most of the mouth."""
+
 AROUND = 2
 """Rows before and after that a frame's jaw is read from, too."""
 
@@ -29,8 +32,8 @@ RIDGE = 30.0
 
 
 def features(rows_TND: Tensor) -> Tensor:
-    """What the jaw is read from, (T, (2 AROUND + 1) N D + 1)."""
-    flat = rows_TND.float().flatten(1)
+    """What the jaw is read from, (T, (2 AROUND + 1) D + 1)."""
+    flat = rows_TND[:, BAND].float()
     around = F.pad(flat, (0, 0, AROUND, AROUND)).unfold(0, 2 * AROUND + 1, 1).flatten(1)
     return torch.cat([around, around.new_ones(len(around), 1)], dim=1)
 

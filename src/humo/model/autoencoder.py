@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 
 from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo.model.library import DecoderOutput
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
 __all__ = ["ModelMixin", "ShortcutAutoencoder", "from_blocks", "open_autoencoder", "to_blocks", "with_context"]

@@ -6,6 +6,7 @@ A test imports and exercises each, so that a new release that moves one fails th
 from diffusers.loaders.lora_base import _fetch_state_dict as fetch_lora
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding
 from diffusers.models.normalization import FP32LayerNorm
 from diffusers.utils import apply_lora_scale
@@ -14,6 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 __all__ = [
     "AttentionMixin",
     "AttentionModuleMixin",
+    "DecoderOutput",
     "FP32LayerNorm",
     "FeedForward",
     "PixArtAlphaTextProjection",
