@@ -72,7 +72,10 @@ def _measure_clip(
         "lips_best_lag": ("lips are late by", "frames"),
         "identity_distance": ("distance to the picture", "below 0.4 the same person, above 0.6 another"),
     }
-    return {said[name][0]: f"{value:g} ({said[name][1]})" for name, value in figures.items()}, dict(figures)
+    rows: dict[str, object] = {said[name][0]: f"{value:g} ({said[name][1]})" for name, value in figures.items()}
+    if options.image is not None and "identity_distance" not in figures:
+        rows[said["identity_distance"][0]] = "not measured: no face was recognised in the clip"
+    return rows, dict(figures)
 
 
 def _measure_model(

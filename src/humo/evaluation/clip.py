@@ -64,9 +64,11 @@ def measure_clip(path: Path, picture: Path | None = None) -> dict[str, float]:
 def _rows(sound: Any) -> Any:
     """What the embedded model hears of a sound."""
     from transformers import WhisperFeatureExtractor
+    from transformers.utils import logging
 
     from humo.model.audio import SpeechEncoder
 
+    logging.disable_progress_bar()
     try:
         encoder: Any = SpeechEncoder.from_pretrained(str(EMBEDDED / "audio_encoder")).float().eval()
         extractor = WhisperFeatureExtractor.from_pretrained(str(EMBEDDED / "feature_extractor"))
