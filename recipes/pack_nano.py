@@ -8,6 +8,7 @@ the network was trained with.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,10 @@ def main(source: str, target: Path, autoencoder: str | None = None) -> None:
     for name in ("transformer", "vae", "text_encoder", "audio_encoder"):
         getattr(pipeline, name).half()
     pipeline.save_pretrained(str(target))
+    for path in (target / "model_index.json", *target.glob("*/config.json")):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values.pop("_name_or_path", None)  # where it lay on the machine that made it
+        path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     folder = open_model_folder(target)
     for name, component in folder.components.items():
         print(f"{name:18} {component.bytes / 1e6:6.2f} MB")
