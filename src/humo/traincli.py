@@ -63,7 +63,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
     """Train an autoencoder or a text encoder."""
-    from humo.training.config import AutoencoderRecipe, TextRecipe, read_table
+    from humo.training.config import read_table
+    from humo.training.partconfig import AutoencoderRecipe, TextRecipe
 
     if not words:
         raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")

@@ -8,16 +8,8 @@ from typing import Any
 import pytest
 
 from humo.errors import RequestError
-from humo.training.config import (
-    PUBLISHED,
-    AutoencoderRecipe,
-    Recipe,
-    Table,
-    TextRecipe,
-    parse_recipe,
-    read_recipe,
-    read_table,
-)
+from humo.training.config import PUBLISHED, Recipe, Table, parse_recipe, read_recipe, read_table
+from humo.training.partconfig import AutoencoderRecipe, TextRecipe
 from tests.training.made_up import values
 
 NOWHERE = Path("nowhere")

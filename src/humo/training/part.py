@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from humo.errors import RequestError
 from humo.training.batches import Decks
-from humo.training.config import PartRecipe
 from humo.training.journal import Journal
 from humo.training.optimise import Average, StageOptimiser, learning_rate
 from humo.training.parallel import Ranks, average_gradients
+from humo.training.partconfig import PartRecipe
 from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
 
 CHECKPOINTS = "checkpoints"

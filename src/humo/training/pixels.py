@@ -17,8 +17,8 @@ from torch import Tensor
 from humo.geometry import snap_frames
 from humo.media.video import read_video
 from humo.training.cache import lower_middle
-from humo.training.config import AutoencoderLoss
 from humo.training.dataset import ClipFiles, Truth, read_truth
+from humo.training.partconfig import AutoencoderLoss
 
 EYES = (0.28, 0.55)
 """Share of the face's height in which the eyes lie, from the top; over all of its width."""
