@@ -14,9 +14,9 @@ import torch
 from humo.evaluation.figures import LEAST_MOTION, correlation
 from humo.evaluation.sync import JawFit, features, implied_jaw
 from humo.training.cache import Cache, load
-from humo.training.config import read_recipe
 from humo.training.dataset import ClipFiles, of_split, read_truth, scan
 from humo.training.encoders import Encoders
+from humo.training.recipefile import read_recipe
 from humo.training.store import write_tensors
 
 TESTED = 100

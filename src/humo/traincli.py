@@ -39,7 +39,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     words = [*options.recipe, *rest]
     if words[0] in PARTS:
         return _train_part(words[0], words[1:], options, console)
-    from humo.training.config import read_recipe
+    from humo.training.recipefile import read_recipe
 
     recipe = read_recipe(Path(words[0]), words[1:])
     if options.dry_run:
@@ -63,8 +63,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
     """Train an autoencoder or a text encoder."""
-    from humo.training.config import read_table
     from humo.training.partconfig import AutoencoderRecipe, TextRecipe
+    from humo.training.recipefile import read_table
 
     if not words:
         raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from humo.media.audio import SoundTrack
 from humo.media.video import write_video
-from humo.training.config import Recipe, parse_recipe
+from humo.training.config import Recipe
+from humo.training.recipefile import parse_recipe
 
 SIDE, FRAMES = 32, 13
 """Pixels; frames of each clip."""

@@ -19,11 +19,11 @@ from humo.errors import DependencyError, MediaError, RequestError
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.training import optimise
 from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
-from humo.training.config import parse_recipe, parse_table
 from humo.training.dataset import read_attributes, scan
 from humo.training.journal import read_journal
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe, TextRecipe
 from humo.training.pixels import read_piece
+from humo.training.recipefile import parse_recipe, parse_table
 from humo.training.state import finished
 from humo.training.store import seeded
 from humo.training.wording import make_tokenizer, train_text

@@ -21,11 +21,11 @@ from torch import Tensor
 from humo import HuMoPipeline
 from humo.checkpoints.hub import open_model_folder
 from humo.errors import CheckpointError, RequestError
-from humo.training.config import parse_recipe
 from humo.training.encoders import Encoders
 from humo.training.journal import read_journal
 from humo.training.learner import Learner
 from humo.training.parts import PATTERNS, matches
+from humo.training.recipefile import parse_recipe
 from humo.training.state import finished, read_checkpoint
 from humo.training.train import train
 from tests.training.made_up import recipe, values
