@@ -1,4 +1,4 @@
-"""``humo data synth``: a folder of rendered talking people to train on and to measure with."""
+"""``humo data``: a folder of rendered talking people to train on and to measure with, or of words about such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "make a folder of clips to train on: rendered people that never lived"
 
-KINDS = {"synth": "render people that never lived"}
+KINDS = {
+    "synth": "render people that never lived",
+    "words": "write what would be said of them, and render nothing; for a text encoder",
+}
 """What there is to make, by the word after ``humo data``."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -24,8 +27,10 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 def add_options(parser: Parser) -> None:
     """The options of ``humo data``."""
-    parser.usage = "humo data synth FOLDER --clips N [--seed S] [options]"
-    parser.add_argument("kind", metavar="synth", help="; ".join(f"{name}: {does}" for name, does in KINDS.items()))
+    parser.usage = "humo data {synth,words} FOLDER --clips N [--seed S] [options]"
+    parser.add_argument(
+        "kind", metavar="{synth,words}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+    )
     parser.add_argument("folder", metavar="FOLDER", help="where it goes; a run that was stopped goes on from there")
     parser.add_argument("--clips", required=True, metavar="N", help="how many shall be there in the end (1 to 1000000)")
     parser.add_argument("--seed", default="0", metavar="S", help="decides everything (default 0)")
@@ -69,7 +74,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     for name in ONE_THREAD:  # read by the libraries of this process and of those it starts
         os.environ[name] = "1"
-    from humo.synthetic.corpus import check_packages, write_corpus
+    from humo.synthetic.corpus import check_packages, write_corpus, write_words
     from humo.synthetic.plan import SPLITS, Recipe
     from humo.synthetic.speech import usable_voices
 
@@ -83,14 +88,16 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
             "hibari-tts is not installed: espeak-ng alone speaks; pip install 'humo-video[synthetic]' for both"
         )
     recipe = Recipe(seed, size, frames, silent_share, supersample, people, engines, closeness, articulation)
-    report = write_corpus(
-        Path(options.folder),
-        recipe,
-        clips=clips,
-        split=None if options.split == "all" else options.split,
-        workers=workers,
-        progress=lambda done, total: console.step("clips", done, total),
-    )
+    folder = Path(options.folder)
+
+    def progress(done: int, total: int) -> None:
+        console.step("clips", done, total)
+
+    if options.kind == "words":
+        report = write_words(folder, recipe, clips=clips, progress=progress)
+    else:
+        split = None if options.split == "all" else options.split
+        report = write_corpus(folder, recipe, clips=clips, split=split, workers=workers, progress=progress)
     splits = ", ".join(f"{count} {name}" for name, count in sorted(report.splits.items()))
     text = f"{report.folder}: {report.made} clips made, {report.were_there} were there; in all {splits}"
     values = {"folder": str(report.folder), "made": report.made, "were_there": report.were_there}

@@ -218,6 +218,17 @@ def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Pat
         convert([released_tree / "HuMo" / "HuMo-17B", tmp_path / "speech.safetensors"], tmp_path / "out")
 
 
+def test_a_network_that_predicts_data_stays_a_model_folder(converted: Path, tmp_path: Path) -> None:
+    shutil.copytree(converted / "transformer", tmp_path / "in" / "transformer")
+    path = tmp_path / "in" / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "data"}))
+    convert(tmp_path / "in", tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "data"
+    with pytest.raises(CheckpointError, match="predicts data, and the published layout knows"):
+        convert(tmp_path / "in", tmp_path / "theirs", naming="published")
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_the_same_part_twice_is_an_error_that_names_both(released_tree: Path, tmp_path: Path) -> None:
     shutil.copyfile(released_tree / "Wan2.1-T2V-1.3B" / "Wan2.1_VAE.pth", tmp_path / "again.pth")
     with pytest.raises(CheckpointError, match=r"more than once: .*Wan2\.1_VAE\.pth and .*again\.pth"):

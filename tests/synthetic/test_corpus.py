@@ -26,7 +26,7 @@ from humo.media.video import read_video
 from humo.synthetic import sentences
 from humo.synthetic.appearance import Look
 from humo.synthetic.clip import speech_of
-from humo.synthetic.corpus import write_corpus
+from humo.synthetic.corpus import write_corpus, write_words
 from humo.synthetic.mouth import mouth_curve
 from humo.synthetic.person import Person
 from humo.synthetic.plan import SPLITS, ClipPlan, Recipe, indices, name_of, plan_clip, split_of
@@ -335,3 +335,13 @@ def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixtur
     assert (told[-1]["made"], told[-1]["were_there"]) == (0, CLIPS)
     assert sum(told[-1]["splits"].values()) == CLIPS
     assert files(made) == before
+
+
+def test_words_alone_are_those_of_the_corpus(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "words", str(tmp_path / "words"), *WORDS[2:]]) == 0
+    assert f"{CLIPS} clips made" in capsys.readouterr().out
+    for table in ("video_caption.parquet", "truth/attributes.parquet"):
+        assert parquet.read_table(tmp_path / "words" / table) == parquet.read_table(made / table)
+    assert not (tmp_path / "words" / "video").exists()
+    with pytest.raises(StorageError, match="holds rendered clips"):
+        write_words(made, RECIPE, clips=CLIPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from humo.checkpoints.keymap import names_of
@@ -19,7 +21,8 @@ from humo.errors import DependencyError, MediaError, RequestError
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.training import optimise
 from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
-from humo.training.dataset import read_attributes, scan
+from humo.training.config import Data
+from humo.training.dataset import read_attributes, read_words, scan
 from humo.training.journal import read_journal
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe, TextRecipe
 from humo.training.pixels import read_piece
@@ -228,7 +231,7 @@ def test_clips_that_are_too_small_are_named(dataset: Path, tmp_path: Path) -> No
 
 
 def test_a_text_encoder_learns_to_tell(told: Path, tmp_path: Path) -> None:
-    asked = of_text(told, tmp_path / "out", steps=60, batch=6, learning_rate=1e-2, guess=0.0, optimiser={"ema": 0.9})
+    asked = of_text(told, tmp_path / "out", steps=120, batch=6, learning_rate=1e-2, guess=0.0, optimiser={"ema": 0.9})
     notes: list[str] = []
     train_text(asked, note=notes.append)
     rows = read_journal(tmp_path / "out")
@@ -258,6 +261,28 @@ def test_attributes_that_are_not_there_are_named(told: Path, tmp_path: Path) -> 
         train_text(of_text(told, tmp_path / "out", attributes=["colour"]))
     clips = scan(of_text(told, tmp_path / "out").data).clips[""]
     assert read_attributes(of_text(told, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
+
+
+def test_words_are_read_without_their_videos(told: Path) -> None:
+    shutil.rmtree(told / "video")
+    plain = Data(folder=str(told))
+    [three] = [clip for clip in read_words(plain, ["kind"])[""] if clip.name == "clip3"]
+    assert three.attributes == ("odd",)
+    assert len(three.captions) > 1
+    table = pyarrow.parquet.read_table(told / "video_caption.parquet")
+    pyarrow.parquet.write_table(table.slice(1), told / "video_caption.parquet")
+    with pytest.raises(RequestError, match="says nothing of clip clip0"):
+        read_words(plain, ["kind"])
+
+
+def test_the_heads_of_a_new_text_encoder_look_near(told: Path, tmp_path: Path) -> None:
+    train_text(of_text(told, tmp_path / "out", steps=1, learning_rate=1e-6))
+    weights = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
+    [table] = [weight for name, weight in weights.items() if "relative_attention_bias" in name]
+    left, right = table[:16], table[16:]
+    assert (left[:8, 0].diff() < 0).all()
+    assert (right[:8, 0].diff() < 0).all()  # the first head looks to both sides,
+    assert right[8, 1] < left[8, 1] - 5  # the second to the left
 
 
 # -- Muon -------------------------------------------------------------------------------------------------------------

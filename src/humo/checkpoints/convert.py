@@ -140,6 +140,7 @@ def convert(
     findings = find_parts(sources, skipped=target)
     plans = _choose(findings, Naming(naming), word, head_width, family, sources)
     _check_fit(plans)
+    _check_prediction(plans, Naming(naming))
     notes = _notes(findings, plans, Naming(naming))
     with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN) as folder:
         parts = tuple(_write_part(folder, plan, Naming(naming), shard_bytes, progress) for plan in plans)
@@ -237,6 +238,15 @@ def _check_fit(plans: Sequence[PartPlan]) -> None:
         if width != expected:
             problem = f"gives {width} channels where this transformer takes {expected}"
             raise CheckpointError(str(plan.weights.path), problem, "take the parts of one model")
+
+
+def _check_prediction(plans: Sequence[PartPlan], naming: Naming) -> None:
+    """The published files have no place for what a network predicts, and their readers take it for the velocity."""
+    for plan in plans:
+        told = plan.hints.get("prediction", "velocity") if plan.part is Part.TRANSFORMER else "velocity"
+        if naming is Naming.PUBLISHED and told != "velocity":
+            problem = f"predicts {told}, and the published layout knows networks that predict velocity"
+            raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
 
 
 def _notes(findings: Findings, plans: Sequence[PartPlan], naming: Naming) -> tuple[str, ...]:

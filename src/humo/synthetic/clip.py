@@ -52,10 +52,7 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
         DependencyError: a package is missing.
     """
     plan = plan_clip(recipe, index)
-    person = Person.from_seed(plan.person_seed)
-    look, reference = (
-        Look.from_seed(person, seed).closer(recipe.closeness) for seed in (plan.look_seed, plan.reference_seed)
-    )
+    person, look, reference = _seen(plan, recipe)
     samples, phonemes = speech_of(plan, recipe.frames)
     track = face_track(
         phonemes,
@@ -142,6 +139,26 @@ def _still_track(plan: ClipPlan) -> FaceTrack:
     """The reference's face: at rest, without a blink, its head not as in the clip."""
     still = face_track((), np.zeros(SAMPLE_RATE, np.float32), 1, plan.reference_seed)
     return FaceTrack(FaceTrack.still(1).units, still.head, still.gaze)
+
+
+def describe(recipe: Recipe, index: int) -> dict[str, Any]:
+    """What a clip shows and what is said of it, without rendering it: its row of both tables.
+
+    Args:
+        recipe: the corpus's.
+        index: the clip's number.
+    """
+    plan = plan_clip(recipe, index)
+    return _row(plan, recipe, *_seen(plan, recipe))
+
+
+def _seen(plan: ClipPlan, recipe: Recipe) -> tuple[Person, Look, Look]:
+    """Who is seen, and how in the clip and in its reference picture."""
+    person = Person.from_seed(plan.person_seed)
+    look, reference = (
+        Look.from_seed(person, seed).closer(recipe.closeness) for seed in (plan.look_seed, plan.reference_seed)
+    )
+    return person, look, reference
 
 
 def _row(plan: ClipPlan, recipe: Recipe, person: Person, look: Look, reference: Look) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
@@ -98,7 +99,7 @@ def write_corpus(
             and the next run goes on from them.
     """
     check_packages()
-    _open_folder(folder, recipe)
+    _open_folder(folder, recipe, (VIDEOS, REFERENCES, TRUTH))
     wanted = indices(recipe.seed, clips, split)
     missing = [index for index in wanted if not _is_whole(folder, name_of(recipe.seed, index))]
     _check_space(folder, recipe, len(missing))
@@ -112,10 +113,37 @@ def write_corpus(
     finally:  # what is there is usable, however the run ends
         rows = _rows(folder)
         _write_tables(folder, rows)
-    splits: dict[str, int] = {}
-    for row in rows:
-        splits[row["split"]] = splits.get(row["split"], 0) + 1
-    return Report(len(missing), len(wanted) - len(missing), splits, folder)
+    return Report(len(missing), len(wanted) - len(missing), Counter(row["split"] for row in rows), folder)
+
+
+def write_words(folder: Path, recipe: Recipe, *, clips: int, progress: Progress = lambda _done, _total: None) -> Report:
+    """Write the tables of a corpus alone: captions and what is true, of clips that are not rendered.
+
+    Words teach a text encoder, cost almost nothing, and it wants many. They are those that `write_corpus` would write.
+
+    Args:
+        folder: made if it is not there.
+        recipe: what the clips would be.
+        clips: how many of them.
+        progress: called with clips done and clips in all.
+
+    Raises:
+        DependencyError: a package is missing.
+        StorageError: the folder holds something else, rendered clips among it, or cannot be written.
+    """
+    check_packages()
+    from humo.synthetic.clip import describe
+
+    if (folder / VIDEOS).exists():
+        raise StorageError("FOLDER", f"{str(folder)!r} holds rendered clips, and their words", "name a new folder")
+    _open_folder(folder, recipe, (TRUTH,))
+    rows = []
+    for index in range(clips):
+        progress(index, clips)
+        rows.append(describe(recipe, index))
+    _write_tables(folder, rows)
+    progress(clips, clips)
+    return Report(clips, 0, Counter(row["split"] for row in rows), folder)
 
 
 def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Generator[int, None, None]:
@@ -184,7 +212,7 @@ def _parts(folder: Path) -> list[Path]:
     return [part for name in (VIDEOS, REFERENCES, TRUTH) for part in (folder / name).glob(".*.part")]
 
 
-def _open_folder(folder: Path, recipe: Recipe) -> None:
+def _open_folder(folder: Path, recipe: Recipe, parts: Sequence[str]) -> None:
     """Make the folders, or make sure that they are those of this recipe."""
     note = folder / RECIPE
     try:
@@ -193,7 +221,7 @@ def _open_folder(folder: Path, recipe: Recipe) -> None:
         elif folder.exists() and any(folder.iterdir()):
             problem = f"{str(folder)!r} is not empty, and holds no synthetic corpus"
             raise StorageError("FOLDER", problem, "name a new folder")
-        for name in (VIDEOS, REFERENCES, TRUTH):
+        for name in parts:
             (folder / name).mkdir(parents=True, exist_ok=True)
         for unfinished in _parts(folder):
             unfinished.unlink()

@@ -55,6 +55,7 @@ class Network(Table):
     audio_hidden_dim: int = Field(default=512, ge=1)
     audio_tokens: int = Field(default=16, ge=1)
     audio_token_dim: int = Field(default=1536, ge=1)
+    prediction: Literal["velocity", "data"] = "velocity"
 
 
 class Model(Table):

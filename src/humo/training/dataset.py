@@ -34,7 +34,7 @@ from humo.training.config import Data
 VIDEOS, REFERENCES, CAPTIONS = "video", "reference_image", "video_caption.parquet"
 TRUTH, ATTRIBUTES = "truth", "attributes.parquet"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-PARAPHRASES, SPLIT = "paraphrases", "split"
+ID, PARAPHRASES, SPLIT = "id", "paraphrases", "split"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +138,51 @@ def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
         raise MediaError("data.folder", problem, "mend or remove them, or set data.bad_share")
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is said of a clip, and what is true of it.
+
+    Args:
+        name: its ID.
+        captions: the caption, then its paraphrases.
+        attributes: in the order in which they were asked for.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+
+def read_words(data: Data, columns: Sequence[str]) -> dict[str, tuple[Described, ...]]:
+    """Split -> what is said and what is true of its clips, from the two tables alone; no video need be there.
+
+    Args:
+        data: of the recipe.
+        columns: of truth/attributes.parquet, beside ``id`` and, if it is there, ``split``.
+
+    Raises:
+        RequestError: there is no such table, or a column or a clip is missing from one.
+        DependencyError: no reader of parquet files.
+    """
+    path, table = _attributes(data, (ID, *columns))
+    names = [Path(str(name)).stem for name in table[ID]]
+    captions = _captions(Path(data.folder) / CAPTIONS, data, dict.fromkeys(names, path))
+    found: dict[str, list[Described]] = {}
+    splits = table.get(SPLIT, [""] * len(names))
+    for name, split, *values in zip(names, splits, *(table[column] for column in columns), strict=True):
+        if not captions.get(name):
+            raise RequestError("data.folder", f"{CAPTIONS} says nothing of clip {name}", "write it again")
+        found.setdefault(str(split), []).append(Described(name, captions[name], tuple(map(str, values))))
+    return {split: tuple(several) for split, several in found.items()}
+
+
 def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """ID -> what is true of a clip, in the order of the columns, as words.
 
     Raises:
         RequestError: there is no such table, a column or a clip is missing from it.
     """
-    path = Path(data.folder) / TRUTH / ATTRIBUTES
-    if not path.is_file():
-        raise RequestError("data.folder", f"{data.folder!r} has no {TRUTH}/{ATTRIBUTES}", "see docs/training.md")
-    table = _table(path)
-    for column in columns:
-        if column not in table:
-            raise RequestError("attributes", f"{path.name} has no column {column!r}", f"it has {', '.join(table)}")
+    path, table = _attributes(data, columns)
     wanted = {clip.name: clip.video for clip in clips}
     names = [Path(str(name)).stem for name in table[_name_column(table, wanted, path)]]
     rows = zip(*(table[column] for column in columns), strict=True)
@@ -158,6 +190,18 @@ def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[st
     if missing := sorted(wanted.keys() - found.keys()):
         raise RequestError("data.folder", f"{path.name} says nothing of clip {missing[0]}", "write it again")
     return found
+
+
+def _attributes(data: Data, columns: Sequence[str]) -> tuple[Path, dict[str, list[Any]]]:
+    """The table of attributes and where it lies; it has these columns."""
+    path = Path(data.folder) / TRUTH / ATTRIBUTES
+    if not path.is_file():
+        raise RequestError("data.folder", f"{data.folder!r} has no {TRUTH}/{ATTRIBUTES}", "see docs/training.md")
+    table = _table(path)
+    for column in columns:
+        if column not in table:
+            raise RequestError("attributes", f"{path.name} has no column {column!r}", f"it has {', '.join(table)}")
+    return path, table
 
 
 def read_truth(path: Path) -> Truth:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,8 +19,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 SHARE = "share"
 """Of the learning rate, in a group of weights."""
 
-HIDDEN = ".blocks."
-"""In the names of the weights that Muon may take: the matrices of the blocks, where there are several."""
+HIDDEN = re.compile(r"\.blocks?\.(?!.*bias)")
+"""In the names of the weights that Muon may take: the matrices of the blocks; biases of distances are tables."""
 
 
 def learning_rate(stage: Pace, step: int) -> float:
@@ -53,7 +54,7 @@ class StageOptimiser:
         self._stage, self._settings = stage, settings
         self._weights = weights
         self.masters = {name: masters[name] for name in weights}
-        hidden = {name for name in masters if settings.muon and HIDDEN in name and masters[name].ndim == 2}
+        hidden = {name for name in masters if settings.muon and HIDDEN.search(name) and masters[name].ndim == 2}
         rest = {name: weight for name, weight in self.masters.items() if name not in hidden}
         alike: dict[tuple[float, float], list[Tensor]] = {}
         for name, weight in rest.items():

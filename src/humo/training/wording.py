@@ -26,7 +26,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.errors import RequestError
 from humo.training.batches import Decks
-from humo.training.dataset import ClipFiles, of_split, read_attributes, refuse_if_bad, scan
+from humo.training.dataset import Described, read_words
 from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import TextRecipe
@@ -93,19 +93,20 @@ def train_text(
             progress, note = (lambda name, done, total: None), (lambda text: None)
         has_begun(recipe, resume)
         here.share(recipe.batch)
-        folder = scan(recipe.data)
-        clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
-        refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
+        described = read_words(recipe.data, recipe.attributes)
+        clips = [clip for split in (recipe.data.split, "") for clip in described.get(split or "", ())]
+        clips = clips[: recipe.data.clips]
         if not clips:
             raise RequestError("data.folder", f"{recipe.data.folder!r} holds no clip of split {recipe.data.split!r}")
-        others = (folder.clips.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
-        truth = read_attributes(recipe.data, [*clips, *others], recipe.attributes)
-        values = [sorted({truth[clip.name][number] for clip in clips}) for number in range(len(recipe.attributes))]
+        others = (described.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
+        values = [sorted(set(column)) for column in zip(*(clip.attributes for clip in clips), strict=True)]
         tokenizer = make_tokenizer([words for clip in clips for words in clip.captions], recipe.vocabulary)
         reader = Reader(_encoder(recipe, len(tokenizer)), [len(every) for every in values]).to(here.device)
         answers = {
-            name: [every.index(word) if word in every else -1 for word, every in zip(row, values, strict=True)]
-            for name, row in truth.items()
+            clip.name: [
+                every.index(word) if word in every else -1 for word, every in zip(clip.attributes, values, strict=True)
+            ]
+            for clip in (*clips, *others)
         }
         lesson = Lesson(
             ("loss", "told"),
@@ -157,7 +158,29 @@ def _encoder(recipe: TextRecipe, vocabulary: int) -> UMT5EncoderModel:
         torch.manual_seed(recipe.seed)
         sizes = recipe.network.model_dump()
         config = UMT5Config(vocab_size=vocabulary, dropout_rate=DROPOUT, pad_token_id=PAD, eos_token_id=END, **sizes)
-        return UMT5EncoderModel(config)
+        encoder = UMT5EncoderModel(config)
+    look_near(encoder)
+    return encoder
+
+
+SLOPES = ((1.0, 1.0), (0.5, 2.0), (2.0, 0.5), (0.0, 0.0))
+"""Of the heads in turn: what a step to the left and one to the right costs attention at first."""
+
+
+@torch.no_grad()
+def look_near(encoder: UMT5EncoderModel) -> None:
+    """Let the heads of an encoder that starts from nothing look at their neighbours, to one side or to both.
+
+    What a colour belongs to is beside it. Left to itself, an optimiser needs thousands of steps to find that out: the
+    bias of a distance moves by a learning rate a step, and has to become several units.
+    """
+    for layer in encoder.modules():
+        if isinstance(bias := getattr(layer, "relative_attention_bias", None), nn.Embedding):
+            side = bias.num_embeddings // 2  # buckets of distances to the left, then to the right
+            steps = torch.arange(side, dtype=bias.weight.dtype)
+            for head in range(bias.embedding_dim):
+                left, right = SLOPES[head % len(SLOPES)]
+                bias.weight[:, head] -= torch.cat([steps * left, steps * right])
 
 
 def _losses(
@@ -165,7 +188,7 @@ def _losses(
     here: Ranks,
     reader: Reader,
     tokenizer: Any,
-    clips: Sequence[ClipFiles],
+    clips: Sequence[Described],
     answers: Mapping[str, Sequence[int]],
     step: int,
     decks: Decks,
@@ -190,7 +213,7 @@ def _losses(
 
 @torch.no_grad()
 def told(
-    reader: Any, tokenizer: Any, recipe: TextRecipe, clips: Sequence[ClipFiles], answers: Mapping[str, Sequence[int]]
+    reader: Any, tokenizer: Any, recipe: TextRecipe, clips: Sequence[Described], answers: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
     """Share of clips whose captions, the long ones, tell each attribute."""
     ids, mask = tokenize([clip.captions[0] for clip in clips], tokenizer, recipe.length)
