@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.tiny import TEXT_LENGTH, TEXT_WIDTH, tiny_transformer
 
 from humo.model.transformer import PREDICTABLE
-from tests.tiny import TEXT_LENGTH, TEXT_WIDTH, tiny_transformer
 
 
 @pytest.mark.parametrize("level", [0.001, 0.05, 0.3, 0.7, 1.0])
