@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,11 @@ def test_figures_of_true_clips_are_those_of_true_clips(cases: list[Case]) -> Non
     assert abs(figures["lips_best_lag"]) <= 1
     others = eyes.figures("true", seen[1:] + seen[:1], range(len(cases)))
     assert others["identity_nearest"] < 0.5, "another person's clip is not taken for this one's"
+    eyes.cases = [dataclasses.replace(case, jaw=np.zeros_like(case.jaw)) for case in cases]
+    silent = eyes.figures("true", seen, range(len(cases)))
+    assert "lips" not in silent, "nobody's jaw moves, so that there is nothing to follow"
+    assert silent["faces"] == 1.0
+    json.dumps(silent, allow_nan=False)
 
 
 def test_lags_tell_which_is_late() -> None:

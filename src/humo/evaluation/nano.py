@@ -221,7 +221,7 @@ class Eyes:
         return Seen(watch(frames, self._mesh), self._identity.embed_all(frames), self._reader.read(frames))
 
     def figures(self, kind: str, seen: Sequence[Seen], chosen: Sequence[int]) -> Figures:
-        """All figures over some clips."""
+        """All figures over some clips; one that none of them has is left out."""
         restless = [unrest(seen[number].watched) / self._unrest[number] for number in chosen]
         found: Figures = {
             "clips": len(chosen),
@@ -237,7 +237,7 @@ class Eyes:
         for name in ("clothes_colour", "background"):
             other = [n for n in chosen if self.cases[n].words[name] != self.cases[n].pictured[name]]
             found[f"{name}_unlike_picture"] = _mean([seen[n].read[name] == self.cases[n].words[name] for n in other])
-        return found
+        return {name: value for name, value in found.items() if not np.isnan(value)}
 
     def _lips(self, seen: Sequence[Seen], chosen: Sequence[int]) -> Figures:
         """Correlation with the jaw curve at lag 0, with those of other clips, and the lag at which it is the best."""
