@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from humo.checkpoints.hub import open_model_folder
+from humo.checkpoints.manifest import write_manifest
 from humo.model.autoencoder import open_autoencoder
 from humo.runtime import load_pipeline
 
@@ -39,6 +40,7 @@ def main(source: str, target: Path, autoencoder: str | None = None) -> None:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("_name_or_path", None)  # where it lay on the machine that made it
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_manifest(target)
     folder = open_model_folder(target)
     for name, component in folder.components.items():
         print(f"{name:18} {component.bytes / 1e6:6.2f} MB")

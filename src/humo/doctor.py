@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from humo import __version__
-from humo.checkpoints.hub import folder_of, open_model_folder
+from humo.checkpoints.hub import open_model_folder
 from humo.errors import HumoError
+from humo.runtime import folder_of
 
 PACKAGE = "humo-video"
 

@@ -87,9 +87,8 @@ def _measure_model(
         raise RequestError("--data", "is missing", f"make the clips first: {make}; then the same with test-seen")
     if not options.clips.isdecimal() or int(options.clips) < 2:
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number from 2 on")
-    from humo.checkpoints.hub import folder_of
     from humo.evaluation.nano import evaluate
-    from humo.runtime import load_pipeline
+    from humo.runtime import folder_of, load_pipeline
 
     pipeline = load_pipeline(folder_of(options.model))
     pipeline.set_progress_bar_config(disable=True)

@@ -108,7 +108,8 @@ def preset_of(request: GenerateRequest) -> Preset:
     Raises:
         CheckpointError: it is not a model folder.
     """
-    from humo.checkpoints.hub import folder_of, open_model_folder
+    from humo.checkpoints.hub import open_model_folder
+    from humo.runtime import folder_of
 
     return open_model_folder(folder_of(request.model)).preset
 
@@ -160,9 +161,9 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
     Raises:
         HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
     """
-    from humo.checkpoints.hub import folder_of
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
+    from humo.runtime import folder_of
 
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None

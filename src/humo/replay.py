@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo import __version__
-from humo.checkpoints.hub import folder_of
 from humo.errors import CheckpointError, HumoError, MediaError
 from humo.request import GenerateRequest, Plan, parse_request
+from humo.runtime import folder_of
 
 if TYPE_CHECKING:
     from humo.media.provenance import Record

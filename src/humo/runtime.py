@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from humo.checkpoints.hub import EMBEDDED
 from humo.errors import CheckpointError, DependencyError
 
 if TYPE_CHECKING:
     from humo.pipeline import HuMoPipeline
+
+
+def models_folder() -> Path:
+    """Where downloaded and imported models lie: ``HUMO_MODELS``, or a folder in the user's cache."""
+    own = os.environ.get("HUMO_MODELS")
+    return Path(own).expanduser() if own else Path.home() / ".cache" / "humo" / "models"
+
+
+def folder_of(model: str | os.PathLike[str] | None) -> Path:
+    """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
+    if model is None:
+        return EMBEDDED
+    folder = Path(model)
+    kept = models_folder() / folder
+    is_name = folder.parts == (folder.name,) and not folder.name.startswith(".")
+    return kept if is_name and not folder.exists() and kept.is_dir() else folder
 
 
 def choose_device(device: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from humo.checkpoints.hub import EMBEDDED, open_model_folder
+from humo.checkpoints.manifest import verify
 from humo.cli import main
 from humo.evaluation.nano import evaluate, find_cases
 from humo.media.video import read_video
@@ -28,6 +29,7 @@ def test_it_is_whole_and_small_and_says_where_it_comes_from() -> None:
     origin = (EMBEDDED / "ORIGIN.md").read_text()
     for name in folder.components:
         assert f"`{name}`" in origin
+    assert verify(EMBEDDED)[0] == []
 
 
 def test_examples_are_whole_and_of_the_published_form() -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from humo.checkpoints.catalogue import CATALOGUE
 from humo.checkpoints.discovery import FEATURE_FILE
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS
@@ -104,11 +105,6 @@ class ModelFolder:
         return sum(component.bytes for component in self.components.values())
 
 
-def folder_of(model: str | os.PathLike[str] | None) -> Path:
-    """Where the weights of a request lie: the folder it names, or the embedded model's."""
-    return EMBEDDED if model is None else Path(model)
-
-
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """Read a model folder's index and check that every component is there and whole.
 
@@ -124,7 +120,10 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     if folder == EMBEDDED and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
-        raise CheckpointError(str(folder), "is not a folder", "give the model folder that `humo convert` made")
+        remedy = "give the model folder that `humo convert` made"
+        if str(path) in CATALOGUE:
+            remedy = f"`humo models get {path}` downloads it; or {remedy}"
+        raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
     components = {name: _open_component(folder / name, *_class_of(folder, index, name)) for name in COMPONENTS}

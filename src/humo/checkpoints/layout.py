@@ -13,6 +13,9 @@ from humo.checkpoints.signatures import Part
 MODEL_INDEX = "model_index.json"
 """The file that makes a folder a model folder."""
 
+MANIFEST = "manifest.json"
+"""The file in a model folder that holds the sums of all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -73,7 +76,7 @@ COMPONENTS: Mapping[str, tuple[str, str]] = {
 Our classes stand under their own modules: diffusers looks for a class's base beside it, and refuses ``humo`` itself.
 """
 
-WRITTEN = frozenset({*COMPONENTS, MODEL_INDEX, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
+WRITTEN = frozenset({*COMPONENTS, MODEL_INDEX, MANIFEST, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
 """Names that a conversion writes at the top of its folder, in either layout."""
 
 

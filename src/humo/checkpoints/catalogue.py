@@ -1,0 +1,68 @@
+"""What can be downloaded, as values: for each published model the repositories and the files of them that it needs.
+
+**Source:** the published README, which names these four repositories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Files of one repository.
+
+    Args:
+        repository: owner/name, as the hub has it.
+        files: patterns of the files that are needed.
+        licence: of these files.
+    """
+
+    repository: str
+    files: tuple[str, ...]
+    licence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that can be downloaded.
+
+    Args:
+        title: for people.
+        gigabytes: to be downloaded, about; what it really is the hub tells.
+        needs: what it takes to run it, in a line.
+        origins: where its parts come from.
+        head_width: channels of an attention head, where it is not the published 128.
+    """
+
+    title: str
+    gigabytes: float
+    needs: str
+    origins: tuple[Origin, ...]
+    head_width: int | None = None
+
+
+_AUTOENCODER_AND_TEXT = Origin(
+    "Wan-AI/Wan2.1-T2V-1.3B",
+    ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*"),
+    "Apache-2.0",
+)
+_SPEECH = Origin("openai/whisper-large-v3", ("config.json", "model.safetensors", "preprocessor_config.json"), "MIT")
+_HUMO = "bytedance-research/HuMo"
+
+CATALOGUE: Mapping[str, Entry] = {
+    "humo-1.7b": Entry(
+        "HuMo-1.7B",
+        22.0,
+        "a GPU of 32 GB as published; 480 pixels",
+        (Origin(_HUMO, ("HuMo-1.7B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
+    ),
+    "humo-17b": Entry(
+        "HuMo-17B",
+        83.0,
+        "several GPUs of 80 GB as published; 480 and 720 pixels",
+        (Origin(_HUMO, ("HuMo-17B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
+    ),
+}
+"""Name -> model. The names are those of the presets."""

@@ -1,0 +1,103 @@
+"""The sums of a model folder's files, written when it is made and compared when somebody asks whether it is whole.
+
+A safetensors file with a flipped bit loads without a word; its sum tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from humo.checkpoints.layout import MANIFEST
+from humo.checkpoints.writing import write_json
+from humo.errors import CheckpointError
+
+PIECE_BYTES = 8 * 2**20
+"""Read at a time."""
+
+Counted = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A file that is not as it was written: its path in the folder, and what is wrong with it."""
+
+    path: str
+    problem: str
+
+
+def sum_of(path: Path, counted: Counted = lambda count: None) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        counted: called with the bytes of each piece.
+    """
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            found.update(piece)
+            counted(len(piece))
+    return found.hexdigest()
+
+
+def write_manifest(folder: Path, counted: Counted = lambda count: None) -> None:
+    """Write down the sums of all files of a folder.
+
+    Args:
+        folder: a model folder.
+        counted: called with the bytes of each piece.
+    """
+    files = {
+        str(path.relative_to(folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sum_of(path, counted)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def verify(folder: Path, counted: Counted = lambda count: None) -> tuple[list[Fault], int]:
+    """Compare every file of a folder with its manifest.
+
+    Args:
+        folder: a model folder.
+        counted: called with the bytes of each piece.
+
+    Returns:
+        files that are missing, unknown, or other than they were; and how many files were compared.
+
+    Raises:
+        CheckpointError: there is no manifest, or it cannot be read.
+    """
+    told = read_manifest(folder)
+    there = {str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    faults = [Fault(name, "is not in the manifest") for name in sorted(there - told.keys())]
+    for name, one in sorted(told.items()):
+        path = folder / name
+        if name not in there:
+            faults.append(Fault(name, "is missing"))
+        elif (size := path.stat().st_size) != one["bytes"]:
+            faults.append(Fault(name, f"has {size} bytes, and not {one['bytes']}"))
+        elif sum_of(path, counted) != one["sha256"]:
+            faults.append(Fault(name, "holds other bytes than it should"))
+    return faults, len(told)
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Path in the folder -> bytes and sum.
+
+    Raises:
+        CheckpointError: there is no manifest, or it is none of ours.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_bytes())["files"]
+        return {str(name): {"bytes": int(one["bytes"]), "sha256": str(one["sha256"])} for name, one in files.items()}
+    except FileNotFoundError:
+        remedy = "`humo models import` writes one"
+        raise CheckpointError(str(folder), f"has no {MANIFEST} to compare with", remedy) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(str(folder / MANIFEST), f"cannot be read: {error}", "import the model again") from error

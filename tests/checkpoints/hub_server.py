@@ -1,0 +1,132 @@
+"""A hub of models on this machine: the few answers of Hugging Face's that a download asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves the folders owner/name under a root.
+
+    Args:
+        root: of all repositories.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.root = root
+        self.cut_after: int | None = None
+        """Bytes of weights after which the line goes dead, and stays so."""
+        self.altered: set[str] = set()
+        """Names of files that are served with a flipped bit."""
+        self.ranges: list[str] = []
+        """What was asked for in part."""
+
+    @property
+    def address(self) -> str:
+        """To be given as an endpoint."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    """To one request."""
+
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        """Of a file: its size and sum."""
+        self._file(with_body=False)
+
+    def do_GET(self) -> None:
+        """A list of files, or a file."""
+        if self.path.startswith("/api/models/"):
+            self._list()
+        else:
+            self._file(with_body=True)
+
+    def _list(self) -> None:
+        owner, name = self.path.removeprefix("/api/models/").partition("?")[0].split("/")[:2]
+        folder = self.server.root / owner / name
+        if not folder.is_dir():
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            return
+        siblings: list[dict[str, Any]] = []
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                size, digest = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+                one: dict[str, Any] = {
+                    "rfilename": path.relative_to(folder).as_posix(),
+                    "size": size,
+                    "blobId": digest[:40],
+                }
+                if path.suffix in (".pth", ".safetensors"):
+                    one["lfs"] = {"sha256": digest, "size": size, "pointerSize": 130}
+                siblings.append(one)
+        self._send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
+
+    def _file(self, with_body: bool) -> None:
+        owner, name, _, _, *rest = self.path.partition("?")[0].strip("/").split("/")
+        path = self.server.root / owner / name / "/".join(rest)
+        if not path.is_file():
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return
+        data = path.read_bytes()
+        headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if path.name in self.server.altered:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        if not with_body:
+            self._send(200, data, headers, body=False)
+            return
+        code = 200
+        if (asked := self.headers.get("Range")) is not None:
+            self.server.ranges.append(f"{path.name} {asked}")
+            start = int(asked.removeprefix("bytes=").split("-")[0])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            data, code = data[start:], 206
+        self._send(code, data, headers, cut=path.suffix in (".pth", ".safetensors"))
+
+    def _send(
+        self, code: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True, cut: bool = False
+    ) -> None:
+        self.send_response(code)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            limit = self.server.cut_after if cut else None
+            self.wfile.write(data if limit is None else data[:limit])
+            if limit is not None and limit < len(data):
+                self.wfile.flush()
+                self.server.cut_after = 0
+                self.close_connection = True
+                self.connection.shutdown(2)
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Hub]:
+    """A hub for the length of the block."""
+    hub = Hub(root)
+    thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        thread.join()
+        hub.server_close()

@@ -1,0 +1,194 @@
+"""Models are downloaded, compared, imported, verified and removed; a hub that fails loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from humo import cli
+from humo.checkpoints import catalogue
+from humo.checkpoints.catalogue import CATALOGUE
+from humo.checkpoints.hub import open_model_folder
+from humo.runtime import folder_of
+from tests.checkpoints import released
+from tests.checkpoints.hub_server import Hub, serving
+
+NAME = "humo-1.7b"
+
+
+@pytest.fixture(scope="module")
+def repositories(released_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The released files as their repositories hold them."""
+    root = tmp_path_factory.mktemp("repositories")
+    shutil.copytree(released_tree / "HuMo", root / "bytedance-research" / "HuMo")
+    shutil.copytree(released_tree / "Wan2.1-T2V-1.3B", root / "Wan-AI" / "Wan2.1-T2V-1.3B")
+    shutil.copytree(released_tree / "whisper-large-v3", root / "openai" / "whisper-large-v3")
+    return root
+
+
+@pytest.fixture
+def hub(repositories: Path) -> Iterator[Hub]:
+    with serving(repositories) as hub:
+        yield hub
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of models, and a catalogue whose model is of the width that is served here."""
+    monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    entry = replace(CATALOGUE[NAME], head_width=released.HEAD_WIDTH)
+    monkeypatch.setattr(catalogue, "CATALOGUE", {NAME: entry})
+    return tmp_path / "models"
+
+
+@pytest.fixture(autouse=True)
+def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that fails is not asked again and again for half a minute."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]], str]:
+    code = cli.main(["models", *words, "--json"])
+    told = capsys.readouterr()
+    return code, [json.loads(line) for line in told.out.splitlines()], told.err
+
+
+def test_a_model_is_downloaded_compared_and_made_a_folder(
+    hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, _ = say(capsys, "get", NAME, "--endpoint", hub.address)
+    assert code == 0
+    assert open_model_folder(models / NAME).preset.name == NAME
+    assert folder_of(NAME) == models / NAME
+    assert {line["phase"] for line in lines if line["event"] == "progress"} >= {"get", "transformer", "sums"}
+    got = [line for line in lines if line["event"] == "progress" and line["phase"] == "get"]
+    assert got[-1]["done"] == got[-1]["total"]
+    assert not (models / ".downloads" / NAME).exists()
+    assert say(capsys, "verify", NAME)[0] == 0
+    assert "there already" in say(capsys, "get", NAME, "--endpoint", hub.address)[2]
+    [here] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
+    assert here["state"] == "here"
+    assert say(capsys, "remove", NAME)[0] == 0
+    assert not (models / NAME).exists()
+
+
+def test_only_what_is_needed_is_downloaded(hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say(capsys, "get", NAME, "--endpoint", hub.address, "--keep")
+    files = {
+        path.name
+        for path in (models / ".downloads" / NAME).rglob("*")
+        if path.suffix in (".pth", ".safetensors", ".pt")
+    }
+    assert files == {"ema.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "model.safetensors"}
+
+
+def test_a_line_that_goes_dead_loses_nothing(
+    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # these files are smaller than one chunk
+    hub.cut_after = 10_000
+    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    assert code == 2
+    assert "what has arrived is kept" in err
+    assert not (models / NAME).exists()
+    hub.cut_after = None
+    assert say(capsys, "get", NAME, "--endpoint", hub.address)[0] == 0
+    assert any(asked.startswith("ema.pth bytes=") for asked in hub.ranges), "it went on where it was cut"
+    assert say(capsys, "verify", NAME)[0] == 0
+
+
+def test_a_file_with_a_flipped_bit_is_refused_and_removed(
+    hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.altered.add("Wan2.1_VAE.pth")
+    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    assert code == 2
+    assert "Wan2.1_VAE.pth: is not the file that the hub describes" in err
+    assert not list(models.rglob("Wan2.1_VAE.pth"))
+    hub.altered.clear()
+    assert say(capsys, "get", NAME, "--endpoint", hub.address)[0] == 0
+
+
+def test_one_flipped_bit_on_the_disk_is_found(
+    released_tree: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, _ = say(capsys, "import", str(released_tree / "whisper-large-v3"), "--name", "ears")
+    assert code == 0
+    assert say(capsys, "verify", "ears")[0] == 0
+    [path] = (models / "ears" / "audio_encoder").glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    (models / "ears" / "stray.txt").write_text("mine")
+    code, lines, _ = say(capsys, "verify", "ears")
+    assert code == 1
+    assert lines[-1]["wrong"] == 2
+    problems = {line["path"]: line["message"] for line in lines if line["event"] == "error"}
+    assert "holds other bytes" in problems[f"audio_encoder/{path.name}"]
+    assert "not in the manifest" in problems["stray.txt"]
+
+
+def test_a_hub_that_is_not_there_is_one_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = say(capsys, "get", NAME, "--endpoint", "http://127.0.0.1:9")
+    assert code == 2
+    assert "cannot be downloaded" in err
+    assert "--endpoint" in err
+
+
+def test_offline_is_respected(
+    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    assert code == 2
+    assert "HF_HUB_OFFLINE" in err
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
+    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = shutil.disk_usage
+
+    def full(path: Any) -> Any:
+        return real(path)._replace(free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    assert code == 2
+    assert "GB are needed to download and to convert" in err
+    assert not list(models.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("gte", NAME), "did you mean 'get'?"),
+        (("get", "humo-1.8b"), "did you mean 'humo-1.7b'?"),
+        (("get",), "NAME: is missing"),
+        (("remove", "../x"), "'../x' is not allowed"),
+        (("remove", "nano"), "is not allowed"),
+        (("remove", "nosuch"), "there is no model 'nosuch' here"),
+        (("verify", "nosuch"), "there is no model 'nosuch' here"),
+        (("import",), "SOURCE: is missing"),
+        (("import", "x"), "--name: is missing"),
+        (("list", "all"), "is too much"),
+    ],
+)
+def test_bad_words_are_one_line(
+    models: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], problem: str
+) -> None:
+    code, _, err = say(capsys, *words)
+    assert code == 2
+    assert problem in err
+
+
+def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "--model", NAME, "--prompt", "A man.", "--dry-run"]) == 2
+    assert "humo models get humo-1.7b" in capsys.readouterr().err
