@@ -7,12 +7,22 @@ import os
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY.parent / "shared" / "golden" / "vectors"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys and models of the tests, and of the processes they start, never lie in the user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HUMO_IDENTITY", str(tmp_path_factory.mktemp("identity")))
+        patch.setenv("HUMO_MODELS", str(tmp_path_factory.mktemp("own-models")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, traincli
+from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, traincli, verifycli
 from humo.console import BYTES, Quiet, choose_console
 from humo.errors import HumoError, RequestError, did_you_mean
 from humo.options import Parser, add_request_options, given_fields
@@ -320,6 +320,7 @@ COMMANDS = {
     "train": Command(traincli.SUMMARY, traincli.add_options, traincli.act),
     "data": Command(datacli.SUMMARY, datacli.add_options, datacli.act),
     "evaluate": Command(evaluatecli.SUMMARY, evaluatecli.add_options, evaluatecli.act),
+    "verify": Command(verifycli.SUMMARY, verifycli.add_options, verifycli.act),
     "models": Command(modelscli.SUMMARY, modelscli.add_options, modelscli.act),
     "doctor": Command(doctorcli.SUMMARY, doctorcli.add_options, doctorcli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),

@@ -20,7 +20,7 @@ from humo.errors import DependencyError, MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
 from humo.presets import Preset
 from humo.progress import Event, Listener, deaf
-from humo.replay import make_record
+from humo.replay import make_record, mark_of
 from humo.request import GenerateRequest, Plan, parse_request, resolve
 
 if TYPE_CHECKING:
@@ -161,13 +161,16 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
     Raises:
         HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
     """
+    from humo.media.credentials import open_identity, sign
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
-    from humo.runtime import folder_of
+    from humo.media.watermark import mark
+    from humo.runtime import folder_of, identity_folder
 
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
     watch = Stopwatch(listener)
+    identity = open_identity(identity_folder()) if request.marks else None
     images, sound, track = load_inputs(plan)
     device, dtype = engine.settle(request)
     settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
@@ -177,6 +180,14 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
     output = Path(request.output)
+    if identity is not None:
+        frames = mark(frames, mark_of(record))
+
+    def seal(part: Path) -> None:
+        if identity is not None:
+            statement = {"model": record.model, "preset": record.preset, "watermark": mark_of(record)}
+            sign(part, identity, output.name, statement, version=record.code_version)
+
     write_video(
         output,
         watch.counted(frames, geometry.frames),
@@ -185,6 +196,7 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
         frames_per_second=FRAMES_PER_SECOND,
         track=track,
         metadata=to_metadata(replace(record, timings=watch.timings)),
+        seal=seal,
     )
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=watch.timings))

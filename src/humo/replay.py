@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,9 @@ def make_record(plan: Plan) -> Record:
     request, geometry = plan.request, plan.geometry
     model = folder_of(request.model)
     paths: dict[str, Any] = {"images": [absolute(path) for path in request.images]}
-    paths |= {
-        name: absolute(path) for name in ("model", "audio", "vocals", "output") if (path := getattr(request, name))
-    }
+    paths |= {name: absolute(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
+    if request.model is not None:  # the folder itself: its name means another one tomorrow
+        paths["model"] = absolute(str(model))
     return Record(
         request={**request.model_dump(mode="json", exclude_none=True), **paths},
         model=model.name,
@@ -64,6 +65,17 @@ def make_record(plan: Plan) -> Record:
             **{library: importlib.metadata.version(library) for library in LIBRARIES},
         },
     )
+
+
+def mark_of(record: Record) -> int:
+    """The number that a video's watermark carries, 0 to 65,535: the same for whatever shows the same.
+
+    Args:
+        record: of the video.
+    """
+    settled = {name: value for name, value in record.request.items() if name not in CIRCUMSTANCES}
+    told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS)], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:2], "big")
 
 
 def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:

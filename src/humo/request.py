@@ -75,12 +75,13 @@ class GenerateRequest(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
+    marks: bool = Field(True, description="mark the video as made by a machine: signed credentials, a watermark")
 
     @field_validator("*", mode="before")
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML and JSON know yes and no, which Python would count as 1 and 0."""
-        if isinstance(value, bool) and info.field_name != "sidecar":
+        if isinstance(value, bool) and info.field_name not in ("sidecar", "marks"):
             raise ValueError("yes or no is neither a number nor text")
         return value
 

@@ -19,6 +19,12 @@ def models_folder() -> Path:
     return Path(own).expanduser() if own else Path.home() / ".cache" / "humo" / "models"
 
 
+def identity_folder() -> Path:
+    """Where the key lies that signs videos: ``HUMO_IDENTITY``, or a folder in the user's configuration."""
+    own = os.environ.get("HUMO_IDENTITY")
+    return Path(own).expanduser() if own else Path.home() / ".config" / "humo" / "identity"
+
+
 def folder_of(model: str | os.PathLike[str] | None) -> Path:
     """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
     if model is None:

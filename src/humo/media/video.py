@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -139,6 +139,7 @@ def write_video(
     track: SoundTrack | None = None,
     frames_per_second: int = 25,
     crf: int = CRF,
+    seal: Callable[[Path], None] = lambda part: None,
     field: str = "output",
 ) -> int:
     """Write frames, as they come, and sound to an MP4 that starts playing before it is loaded.
@@ -154,6 +155,7 @@ def write_video(
         track: sound, cut or filled up with silence to the frames' duration.
         frames_per_second: exact.
         crf: x264's constant rate factor; less is better and larger.
+        seal: called with the finished file before it takes its name, to sign it.
         field: the user's word for the file, for the message.
 
     Returns:
@@ -188,6 +190,8 @@ def write_video(
                 movie.finish()
         finally:
             movie.abandon()
+        with _storage_errors(path, field):
+            seal(part)
     return count
 
 

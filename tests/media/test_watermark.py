@@ -1,0 +1,91 @@
+"""The watermark: read back after what our files go through, found nowhere else, not to be seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from humo.media.video import Frame, read_video, write_video
+from humo.media.watermark import BITS, BLOCK, Reading, _payload, bits_of, mark, read
+
+PAYLOAD = 0xBEEF
+
+
+def scene(size: int, frames: int = 12) -> list[Frame]:
+    """Soft colours that move, with edges and grain."""
+    random = np.random.default_rng(3)
+    y, x = np.mgrid[:size, :size] / size
+    made = []
+    for number in range(frames):
+        shift = number / 40
+        picture = np.stack([np.sin(5 * (x + shift)) + y, np.cos(4 * y - shift) * x, x * y], axis=-1)
+        picture[size // 3 : size // 2, size // 4 : size // 2] += 0.4
+        picture = 40 + 170 * (picture - picture.min()) / np.ptp(picture) + random.normal(0, 2, picture.shape)
+        made.append(np.clip(picture, 0, 255).astype(np.uint8))
+    return made
+
+
+def encoded(frames: list[Frame], folder: Path, crf: int) -> list[Frame]:
+    size = frames[0].shape[0]
+    write_video(folder / "a.mp4", frames, width=size, height=size, metadata={}, crf=crf)
+    return list(read_video(folder / "a.mp4").frames)
+
+
+def test_it_survives_our_encoding_and_a_coarser_one(tmp_path: Path) -> None:
+    for size in (96, 256):
+        marked = list(mark(scene(size), PAYLOAD))
+        for crf in (18, 23):
+            assert read(encoded(marked, tmp_path, crf)).payload == PAYLOAD
+
+
+def test_it_survives_half_the_size(tmp_path: Path) -> None:
+    marked = list(mark(scene(256), PAYLOAD))
+    half = [np.asarray(Image.fromarray(frame).resize((128, 128))) for frame in marked]
+    assert read(half).payload == PAYLOAD
+    assert read(encoded(half, tmp_path, 23)).payload == PAYLOAD
+
+
+def test_it_is_not_to_be_seen() -> None:
+    plain = scene(128)
+    for before, after in zip(plain, mark(plain, PAYLOAD), strict=True):
+        change = after.astype(float) - before
+        assert np.abs(change).max() <= 5
+        assert 10 * np.log10(255**2 / (change**2).mean()) > 40
+        luma = change @ [0.2126, 0.7152, 0.0722]
+        assert np.abs(luma.reshape(8, BLOCK, 8, BLOCK).mean(axis=(1, 3))).max() < 0.6, "brightness stays as it is"
+
+
+def test_nothing_is_found_where_nothing_was_put() -> None:
+    assert read(scene(128)) == Reading(None, 0.0)
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        assert read([random.integers(0, 256, (96, 96, 3), np.uint8)]).payload is None
+    assert read([np.zeros((96, 96, 3), np.uint8)]).payload is None
+    assert read([]).payload is None
+
+
+@pytest.mark.parametrize("payload", [0, 1, 0x8000, 0xFFFF])
+def test_every_payload_comes_back_and_weak_bits_are_put_right(payload: int) -> None:
+    votes = 2 * bits_of(payload) - 1
+    assert _payload(votes) == payload
+    votes[[0, 5, 17, 40, 47]] *= -0.1  # wrong, and weak
+    assert _payload(votes) == payload
+    strong = np.flatnonzero(np.abs(votes) == 1)[:3]
+    votes[strong] *= -1  # wrong, and sure of it
+    assert _payload(votes) is None
+
+
+def test_a_payload_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit into 16 bits"):
+        list(mark(scene(32), 1 << 16))
+    assert BITS == 48
+
+
+def test_pictures_too_small_for_all_bits_stay_as_they_are() -> None:
+    for side in (8, 64):
+        small = [np.full((side, side, 3), 100, np.uint8)]
+        assert np.array_equal(next(mark(small, PAYLOAD)), small[0])
+        assert read(small).payload is None
