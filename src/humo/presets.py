@@ -74,13 +74,13 @@ HUMO_NANO = Preset(
     name="humo-nano",
     title="HuMo nano",
     guidance=CONSTANT,
-    scales=Scales(text=2.5, audio=2.5, image=1.5),  # text as audio: the pass between the two need not be run
+    scales=Scales(text=2.0, audio=3.0, image=2.0),
     reference_entry=ReferenceEntry.OVERWRITE,
     width=96,
     height=96,
     trained_frames=25,
     steps=16,
-    shift=2.0,
+    shift=8.0,
     seed=0,
     negative_prompt="",
 )
