@@ -130,8 +130,8 @@ def test_the_presets_seed_is_the_default(small: HuMoPipeline) -> None:
         {"audio_embeds": rows(seed=1)},
         {"audio_embeds": rows(seed=0)[:4]},
         {"shift": 3.0},
-        {"scale_text": 2.0},
-        {"scale_audio": 2.0},
+        {"scale_text": 1.25},
+        {"scale_audio": 1.25},
         {"num_inference_steps": 3},
     ],
     ids=lambda change: next(iter(change)),
@@ -195,7 +195,8 @@ def test_passes_run_as_one_batch_give_the_same_clip(pipeline: HuMoPipeline) -> N
     one_by_one, passes = counted(pipeline)
     at_once, calls = counted(pipeline, batch_passes=True)
     assert distance(at_once, one_by_one) <= 1e-5
-    assert passes == 3 * STEPS
+    preset = pipeline.preset
+    assert passes == preset.guidance["TIA"](preset.scales).passes([1] * STEPS) >= 3 * STEPS
     assert calls == STEPS
 
 
