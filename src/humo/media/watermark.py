@@ -27,8 +27,14 @@ import numpy.typing as npt
 BLOCK = 16
 """Pixels a side, at the size at which the mark is made."""
 
-STEP = 4.0
-"""Of the lattice, in levels of chroma (0..255)."""
+STEP, LARGE_STEP = 4.0, 6.0
+"""Of the lattice, in levels of chroma (0..255); the larger one where few blocks have to carry the bits."""
+
+FEW = 480
+"""Means, of both directions of chroma, that are few: ten for each bit, 256 x 256 pixels."""
+
+CORRECTIONS = 3
+"""Times that a block is moved: where colours are at the end of their range, the first move comes out too short."""
 
 PAYLOAD_BITS, CHECK_BITS = 16, 32
 BITS = PAYLOAD_BITS + CHECK_BITS
@@ -78,12 +84,17 @@ def mark(frames: Iterable[Frame], payload: int) -> Iterator[Frame]:
         if chroma.size < BITS:
             yield frame
             continue
-        wanted = (0.25 + 0.5 * bits[_order(chroma.shape)]) * STEP
-        moved = wanted + STEP * np.round((chroma - wanted) / STEP) - chroma  # (h, w, 2)
-        change = (moved @ FROM_CHROMA).repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
-        marked = frame.astype(np.float64)
-        marked[: change.shape[0], : change.shape[1]] += change
-        yield np.clip(np.rint(marked), 0, 255).astype(np.uint8)
+        step = _step(chroma.size)
+        wanted = (0.25 + 0.5 * bits[_order(chroma.shape)]) * step
+        wanted += step * np.round((chroma - wanted) / step)
+        rows, columns = (side * BLOCK for side in chroma.shape[:2])
+        marked = frame.copy()
+        exact = frame[:rows, :columns].astype(np.float64)
+        for _ in range(CORRECTIONS):
+            change = (wanted - _chroma(marked, BLOCK)) @ FROM_CHROMA
+            exact += change.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+            marked[:rows, :columns] = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
+        yield marked
 
 
 def read(frames: Iterable[Frame]) -> Reading:
@@ -119,7 +130,7 @@ def votes(frame: Frame, block: int) -> Floats:
     chroma = _chroma(frame, block)
     if chroma.size < BITS:
         return np.zeros(BITS)
-    phase = -np.sin(2 * np.pi * chroma / STEP)
+    phase = -np.sin(2 * np.pi * chroma / _step(chroma.size))
     order = _order(phase.shape).ravel()
     mean: Floats = np.bincount(order, phase.ravel(), BITS) / np.bincount(order, minlength=BITS)
     return mean
@@ -131,6 +142,11 @@ def _chroma(frame: Frame, block: int) -> Floats:
     whole = frame[: rows * block, : columns * block].reshape(rows, block, columns, block, 3)
     mean: Floats = whole.mean(axis=(1, 3)) @ TO_CHROMA.T
     return mean
+
+
+def _step(means: int) -> float:
+    """Of the lattice in a picture with so many means of blocks."""
+    return LARGE_STEP if means < FEW else STEP
 
 
 def _order(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
