@@ -118,7 +118,7 @@ def _get(options: argparse.Namespace, console: Quiet) -> int:
 def _import(options: argparse.Namespace, console: Quiet) -> int:
     """Whatever lies somewhere, in any of the layouts it comes in, becomes a model of a name here."""
     from humo.checkpoints.convert import convert
-    from humo.checkpoints.download import add_manifest
+    from humo.checkpoints.manifest import write_manifest
     from humo.runtime import models_folder
 
     if not options.words:
@@ -132,7 +132,7 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
     report = convert([Path(word) for word in options.words], target, family=options.family, progress=_bytes(console))
     for note in report.notes:
         console.note(note)
-    add_manifest(target, _bytes(console))
+    write_manifest(target, _bytes(console))
     _made(name, target, console)
     return INTACT
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from humo import __version__
 from humo.errors import CheckpointError, HumoError, MediaError
+from humo.media.files import hash_file
 from humo.request import GenerateRequest, Plan, parse_request
 from humo.runtime import folder_of
 
@@ -140,12 +141,6 @@ def _check_weights(request: GenerateRequest, record: Record, path: Path) -> None
     if record.environment.get(WEIGHTS) != fingerprint(str(folder_of(request.model))):
         problem = f"{str(folder_of(request.model))!r} holds other weights than when {path.name} was made"
         raise CheckpointError("model", problem, "give the folder anew, with --model")
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(folder: str | Path) -> str:

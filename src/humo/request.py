@@ -81,7 +81,7 @@ class GenerateRequest(BaseModel):
     @classmethod
     def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML and JSON know yes and no, which Python would count as 1 and 0."""
-        if isinstance(value, bool) and info.field_name not in ("sidecar", "marks"):
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("yes or no is neither a number nor text")
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,6 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 
 def _told(marks: Marks) -> tuple[dict[str, object], dict[str, Any]]:
-    from dataclasses import asdict
-
     record, signed, water = marks.record, marks.credentials, marks.watermark
     rows: dict[str, object] = {"record": "none", "credentials": "none", "watermark": "none"}
     if record is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from humo.checkpoints.structure import ShortcutStructure, measure_autoencoder
 from humo.conditioning.text import encode_text
 from humo.errors import DependencyError, MediaError, RequestError
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
-from humo.training import optimise
+from humo.training import optimise, wording
 from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
 from humo.training.config import Data
 from humo.training.dataset import read_attributes, read_words, scan
@@ -261,6 +262,24 @@ def test_attributes_that_are_not_there_are_named(told: Path, tmp_path: Path) -> 
         train_text(of_text(told, tmp_path / "out", attributes=["colour"]))
     clips = scan(of_text(told, tmp_path / "out").data).clips[""]
     assert read_attributes(of_text(told, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
+
+
+def test_no_split_is_all_of_them(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = told / "truth" / "attributes.parquet"
+    table = pyarrow.parquet.read_table(path)
+    splits = pyarrow.array([*["train"] * (len(table) - 1), "test"])
+    pyarrow.parquet.write_table(table.append_column("split", splits), path)
+    seen: list[str] = []
+
+    def listen(texts: Sequence[str], vocabulary: int) -> Any:
+        seen.extend(texts)
+        return make_tokenizer(texts, vocabulary)
+
+    monkeypatch.setattr(wording, "make_tokenizer", listen)
+    train_text(of_text(told, tmp_path / "out", data={"folder": str(told), "split": None}, batch=6, steps=1))
+    assert sorted(text for text in seen if text.startswith("a person")) == [
+        f"a person number {number} speaks" for number in range(len(table))
+    ]
 
 
 def test_words_are_read_without_their_videos(told: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from humo.checkpoints.catalogue import Entry, Origin
 from humo.checkpoints.convert import ConversionReport, convert
-from humo.checkpoints.manifest import sum_of, write_manifest
+from humo.checkpoints.manifest import write_manifest
 from humo.errors import CheckpointError, StorageError
+from humo.media.files import hash_file
 
 DOWNLOADS = ".downloads"
 """Beside the models, for what is on its way."""
@@ -111,23 +112,10 @@ def fetch(
         head_width=entry.head_width,
         progress=progress,
     )
-    add_manifest(target, progress)
+    write_manifest(target, progress)
     if not keep:
         shutil.rmtree(folder)
     return report
-
-
-def add_manifest(folder: Path, progress: Progress) -> None:
-    """Write a model folder's manifest."""
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    done = 0
-
-    def counted(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("sums", done, total)
-
-    write_manifest(folder, counted)
 
 
 def _download(file: RemoteFile, folder: Path, endpoint: str | None, counted: Callable[[int], None]) -> None:
@@ -140,7 +128,7 @@ def _download(file: RemoteFile, folder: Path, endpoint: str | None, counted: Cal
                 file.repository, file.name, local_dir=folder, endpoint=endpoint, tqdm_class=_listening(counted)
             )
         )
-    if file.sha256 is not None and sum_of(path) != file.sha256:
+    if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()
         remedy = "it was removed; run the same again, or try another --endpoint"
         raise CheckpointError(f"{file.repository}/{file.name}", "is not the file that the hub describes", remedy)

@@ -5,7 +5,6 @@ A safetensors file with a flipped bit loads without a word; its sum tells.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from typing import Any
 from humo.checkpoints.layout import MANIFEST
 from humo.checkpoints.writing import write_json
 from humo.errors import CheckpointError
-
-PIECE_BYTES = 8 * 2**20
-"""Read at a time."""
+from humo.media.files import hash_file
 
 Counted = Callable[[int], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +28,24 @@ class Fault:
     problem: str
 
 
-def sum_of(path: Path, counted: Counted = lambda count: None) -> str:
-    """The SHA-256 of a file, in hexadecimal digits.
-
-    Args:
-        path: the file.
-        counted: called with the bytes of each piece.
-    """
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            found.update(piece)
-            counted(len(piece))
-    return found.hexdigest()
-
-
-def write_manifest(folder: Path, counted: Counted = lambda count: None) -> None:
+def write_manifest(folder: Path, progress: Progress = lambda what, done, total: None) -> None:
     """Write down the sums of all files of a folder.
 
     Args:
         folder: a model folder.
-        counted: called with the bytes of each piece.
+        progress: called with ``sums``, bytes done, bytes in total.
     """
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
+    total, done = sum(path.stat().st_size for path in paths), 0
+
+    def counted(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("sums", done, total)
+
     files = {
-        str(path.relative_to(folder).as_posix()): {"bytes": path.stat().st_size, "sha256": sum_of(path, counted)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path, counted)}
+        for path in paths
     }
     write_json(folder / MANIFEST, {"files": files})
 
@@ -74,7 +64,7 @@ def verify(folder: Path, counted: Counted = lambda count: None) -> tuple[list[Fa
         CheckpointError: there is no manifest, or it cannot be read.
     """
     told = read_manifest(folder)
-    there = {str(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     faults = [Fault(name, "is not in the manifest") for name in sorted(there - told.keys())]
     for name, one in sorted(told.items()):
         path = folder / name
@@ -82,7 +72,7 @@ def verify(folder: Path, counted: Counted = lambda count: None) -> tuple[list[Fa
             faults.append(Fault(name, "is missing"))
         elif (size := path.stat().st_size) != one["bytes"]:
             faults.append(Fault(name, f"has {size} bytes, and not {one['bytes']}"))
-        elif sum_of(path, counted) != one["sha256"]:
+        elif hash_file(path, counted) != one["sha256"]:
             faults.append(Fault(name, "holds other bytes than it should"))
     return faults, len(told)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from humo.errors import MediaError, StorageError
+
+HASH_BYTES = 8 * 2**20
+"""Read at a time for a sum."""
 
 
 def check_file(path: Path, field: str) -> None:
@@ -35,6 +39,21 @@ def check_file(path: Path, field: str) -> None:
 def reason(error: Exception) -> str:
     """The words of an error without its number and path."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def hash_file(path: str | Path, counted: Callable[[int], None] = lambda count: None) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Args:
+        path: the file.
+        counted: called with the bytes of each piece that was read.
+    """
+    found = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while piece := stream.read(HASH_BYTES):
+            found.update(piece)
+            counted(len(piece))
+    return found.hexdigest()
 
 
 @contextmanager

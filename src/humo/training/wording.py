@@ -94,8 +94,8 @@ def train_text(
         has_begun(recipe, resume)
         here.share(recipe.batch)
         described = read_words(recipe.data, recipe.attributes)
-        clips = [clip for split in (recipe.data.split, "") for clip in described.get(split or "", ())]
-        clips = clips[: recipe.data.clips]
+        wanted = described if recipe.data.split is None else (recipe.data.split, "")
+        clips = [clip for split in wanted for clip in described.get(split, ())][: recipe.data.clips]
         if not clips:
             raise RequestError("data.folder", f"{recipe.data.folder!r} holds no clip of split {recipe.data.split!r}")
         others = (described.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
