@@ -12,11 +12,11 @@ import torch
 
 from humo.errors import RequestError
 from humo.evaluation.figures import correlation, lagged, psnr, unrest, watch
-from humo.evaluation.identity import FaceIdentity
 from humo.evaluation.mesh import FaceMesh
 from humo.evaluation.nano import Case, Eyes, find_cases
 from humo.evaluation.sync import AROUND, BAND, JawFit, features
 from humo.evaluation.words import ATTRIBUTES, AttributeReader, open_reader, save_reader
+from humo.faces import FaceIdentity
 from humo.media.image import load_image
 
 

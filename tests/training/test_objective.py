@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from humo.training.config import Loss, Stage
-from humo.training.focus import focus_loss, lips_loss
+from humo.training.focus import focus_loss, identity_loss, lips_loss
 from humo.training.objective import add_noise, draw_level, timestep_of, velocity_loss
 from humo.training.optimise import learning_rate
 from humo.training.store import seeded
@@ -96,3 +96,9 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[9:51] == [1.0] * 42
     assert rates[75] == pytest.approx(0.5)
     assert rates[99] < 0.01
+
+
+def test_the_identity_loss_counts_known_faces_alone() -> None:
+    true = torch.tensor([[1.0, -1.0], [torch.nan, torch.nan]])
+    told = torch.tensor([[[0.0, -1.0], [1.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])
+    assert identity_loss(told, true).tolist() == [pytest.approx((1 + 0 + 0 + 4) / 4), 0]

@@ -11,9 +11,9 @@ from humo.checkpoints.hub import EMBEDDED
 from humo.conditioning.audio import encode_sound
 from humo.errors import CheckpointError, MediaError
 from humo.evaluation.figures import LEAST_MOTION, correlation, lagged, watch
-from humo.evaluation.identity import FaceIdentity
 from humo.evaluation.mesh import FaceMesh
 from humo.evaluation.sync import implied_jaw
+from humo.faces import FaceIdentity
 from humo.geometry import FRAMES_PER_SECOND
 from humo.media.audio import load_sound
 from humo.media.image import load_image

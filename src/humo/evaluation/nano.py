@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from humo.errors import RequestError
 from humo.evaluation.figures import LEAST_MOTION, Frames, Watched, correlation, lagged, psnr, unrest, watch
-from humo.evaluation.identity import Embedding, FaceIdentity
 from humo.evaluation.mesh import FaceMesh
 from humo.evaluation.words import ATTRIBUTES, AttributeReader, open_reader, shown
+from humo.faces import Embedding, FaceIdentity
 from humo.geometry import snap_frames
 from humo.media.audio import load_sound
 from humo.media.image import load_image, to_pixels

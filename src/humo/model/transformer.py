@@ -188,7 +188,20 @@ class HuMoTransformerBlock(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """One block: the float32 residual stream in and out, sub-layers in the precision ``dtype``."""
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        hidden_BSD = self.attend(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype)
+        return self.feed(hidden_BSD, self.norm3(hidden_BSD), modulation_B6D, dtype)
+
+    def attend(
+        self,
+        hidden_BSD: Tensor,
+        text_BLD: Tensor,
+        modulation_B6D: Tensor,
+        rotary: Rotary,
+        audio_BFKE: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
+        shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
         frames = audio_BFKE.shape[1]
 
         x = (self.norm1(hidden_BSD) * (1 + scale) + shift).to(dtype)
@@ -199,10 +212,14 @@ class HuMoTransformerBlock(nn.Module):
 
         x = self.norm_audio(hidden_BSD).to(dtype)
         x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # each latent frame hears its own tokens only
-        hidden_BSD = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
+        out: Tensor = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
+        return out
 
-        x = (self.norm3(hidden_BSD) * (1 + ffn_scale) + ffn_shift).to(dtype)
-        out: Tensor = hidden_BSD + self.ffn(x) * ffn_gate
+    def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
+        """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
+        *_, shift, scale, gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        x = (normed_BSD * (1 + scale) + shift).to(dtype)
+        out: Tensor = hidden_BSD + self.ffn(x) * gate
         return out
 
 

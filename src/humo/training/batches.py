@@ -19,6 +19,7 @@ from torch import Tensor
 from humo.conditioning.audio import silence, window
 from humo.conditioning.conditions import Conditions, stack
 from humo.errors import RequestError
+from humo.faces import EMBEDDING
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
 from humo.model.reference import with_references, without_references
 from humo.presets import ReferenceEntry
@@ -52,6 +53,7 @@ class Batch:
         level: noise levels 0..1, (B,).
         face, area: shares of each token on a face and on a mouth, (B, F, h, w), zeros where not known.
         mouth: true curve (B, F, T, 3), each value of unit deviation, NaN where not known or not heard.
+        identity: face embedding (B, 128) of unit deviation, NaN where not known or the picture is not seen.
     """
 
     data: Tensor
@@ -61,6 +63,7 @@ class Batch:
     face: Tensor
     area: Tensor
     mouth: Tensor
+    identity: Tensor
 
     def weight(self, loss: Loss) -> Tensor | None:
         """Weights of the places of the video latents, (B, F, H, W); None where all are alike."""
@@ -156,7 +159,7 @@ class Collator:
         no_text: (1, L, D), of the negative prompt.
         blank: latents of a mid-grey video of a geometry; for ``CHANNELS``.
         audio: (bands, width) of the audio rows.
-        mouth: means and deviations of the mouth curve, (2, 3), that are taken out of it.
+        mouth, identity: means and deviations, (2, ...), that are taken out of them.
     """
 
     entry: ReferenceEntry
@@ -167,6 +170,7 @@ class Collator:
     blank: Callable[[Geometry], Tensor]
     audio: tuple[int, int]
     mouth: Tensor
+    identity: Tensor
 
     def __call__(self, bucket: Bucket, slots: Sequence[Slot], level: float | None = None) -> Batch:
         """The batch of some slots.
@@ -197,7 +201,7 @@ class Collator:
             words = 1 + int(other * (entry.captions - 1))
         kept = self._kept(which) if level is None else "TIA"
         drawn = draw_level(self.loss, generator)
-        names = ("reference", "rows", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
+        names = ("reference", "rows", "identity", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
         found = load(entry, names)
         latents = found[f"latents.{piece}"][:, :frames]
         noise = torch.randn(geometry.latent_shape(latents.shape[0]), generator=generator)
@@ -219,6 +223,9 @@ class Collator:
         unknown = torch.zeros(frames, *grid)
         curve = found.get(f"mouth.{piece}")
         heard = slot.hears and "A" in kept and curve is not None
+        person = torch.full((EMBEDDING,), torch.nan)
+        if "I" in kept and "identity" in found:
+            person = (found["identity"] - self.identity[0]) / self.identity[1]
         unheard = torch.full((frames, TEMPORAL_STRIDE, MOUTH_VALUES), float("nan"))
         return conditions, kept, {
             "data": latents,
@@ -227,6 +234,7 @@ class Collator:
             "face": found.get(f"face.{piece}", unknown)[:frames],
             "area": found.get(f"area.{piece}", unknown)[:frames],
             "mouth": (curve[:frames] - self.mouth[0]) / self.mouth[1] if heard and curve is not None else unheard,
+            "identity": person,
         }  # fmt: skip
 
     def _kept(self, chance: float) -> str:
@@ -240,21 +248,21 @@ class Collator:
 
 
 MEASURED = 500
-"""Clips from which the mouth curve's mean and deviation are taken."""
+"""Clips from which the mean and deviation of a truth are taken."""
 
 LEAST_DEVIATION = 1e-3
 """What it is divided by at least."""
 
 
-def mouth_statistics(entries: Sequence[Entry]) -> Tensor:
-    """Means and deviations (2, 3) of the mouth curve over the first clips that have one; 0 and 1 if none has."""
-    curves = [load(entry, ["mouth.0"]).get("mouth.0") for entry in entries[:MEASURED]]
-    known = [curve.flatten(0, 1) for curve in curves if curve is not None]
-    if not known:
-        return torch.stack([torch.zeros(MOUTH_VALUES), torch.ones(MOUTH_VALUES)])
-    values = torch.cat(known)
-    values = values[~values.isnan().any(dim=1)]
-    return torch.stack([values.mean(dim=0), values.std(dim=0).clamp(min=LEAST_DEVIATION)])
+def statistics(entries: Sequence[Entry], name: str, values: int) -> Tensor:
+    """Means and deviations (2, ``values``) of a truth over the first clips that have it; 0 and 1 if none has."""
+    found = [load(entry, [name]).get(name) for entry in entries[:MEASURED]]
+    known = [one.view(-1, values) for one in found if one is not None]
+    rows = torch.cat([*known, torch.zeros(0, values)])
+    rows = rows[~rows.isnan().any(dim=1)]
+    if len(rows) < 2:
+        return torch.stack([torch.zeros(values), torch.ones(values)])
+    return torch.stack([rows.mean(dim=0), rows.std(dim=0).clamp(min=LEAST_DEVIATION)])
 
 
 PER_PIECE = ("latents", "face", "area", "mouth")

@@ -26,6 +26,7 @@ from humo.conditioning.audio import encode_sound
 from humo.conditioning.image import encode_blank, encode_references, encode_video
 from humo.conditioning.text import encode_text
 from humo.errors import CheckpointError, MediaError
+from humo.faces import EMBEDDING, FaceIdentity
 from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_in_samples
 from humo.media.audio import load_sound
 from humo.media.image import load_image, to_pixels
@@ -53,7 +54,7 @@ class Entry:
 
     Args:
         name: its ID.
-        paths: of its files: pictures, words, sound.
+        paths: of its files: pictures, words, sound and, if it counts, person.
         size: (width, height) in pixels.
         frames: length of each piece.
         starts: first frame of each piece, in frames of the clip.
@@ -101,6 +102,9 @@ class Cache:
             ),
             "sound": (digest(VERSION, *of("audio_encoder", "feature_extractor"), self.bands), self._sound),
         }
+        if any("identity" in stage.train for stage in recipe.stages):
+            self._kinds["person"] = digest(VERSION), self._person
+            self._faces = FaceIdentity()
 
     def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
         """Encode what is not there yet.
@@ -129,14 +133,15 @@ class Cache:
     def _entry(self, clip: ClipFiles) -> Entry:
         files = [clip.video, clip.reference, *([clip.truth] if clip.truth is not None else [])]
         try:
-            video, *others = map(self._digests.of, files)
+            video, reference, *others = map(self._digests.of, files)
         except OSError as error:
             raise MediaError("file", f"cannot be read ({error.strerror})", "check it") from error
         sound = heard(clip)
         made_from = {
-            "pictures": (video, *others),
+            "pictures": (video, reference, *others),
             "words": clip.captions,
             "sound": ("" if sound is None else hashlib.sha256(sound.tobytes()).hexdigest(),),
+            "person": (reference,),
         }
         paths: list[Path] = []
         values: dict[str, Any] = {}
@@ -193,6 +198,11 @@ class Cache:
         if sound is None:
             return {"rows": torch.zeros(0)}, {"hears": False}
         return {"rows": encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
+
+    def _person(self, clip: ClipFiles) -> Encoded:
+        """The reference's face embedding; NaN where no face is found."""
+        told = self._faces.embed(np.asarray(load_image(clip.reference, field="reference picture")))
+        return {"identity": torch.full((EMBEDDING,), torch.nan) if told is None else torch.from_numpy(told)}, {}
 
     def _text(self, words: str) -> Tensor:
         one = self.encoders

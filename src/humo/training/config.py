@@ -18,8 +18,9 @@ from humo.geometry import SIZE_MULTIPLE, snap_frames
 from humo.presets import PRESETS
 
 Part = Literal[
-    "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output", "focus", "lips"
-]
+    "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output",
+    "focus", "lips", "identity",
+]  # fmt: skip
 """What a stage can train; `parts.PATTERNS` says which weights each is."""
 
 Kept = Literal["TIA", "TI", "TA", "IA", "T", "I", "A", "-"]
@@ -201,6 +202,8 @@ class Loss(Table):
         face, mouth: added to the weight (1) of a place that lies on a face, on a mouth; where the truth is known.
         focus: weight of the focus-by-predicting loss, in stages that train ``focus``.
         lips: weight of the loss from audio tokens to the true mouth curve, in stages that train ``lips``.
+        identity: weight of the loss from video tokens to the reference's face embedding, in stages that train
+            ``identity``.
     """
 
     time_mean: float = 0.0
@@ -211,6 +214,7 @@ class Loss(Table):
     mouth: Weight = 0.0
     focus: Weight = 0.1
     lips: Weight = 0.1
+    identity: Weight = 0.1
 
 
 class Optimiser(Table):
@@ -273,6 +277,7 @@ class Compute(Table):
         attention: diffusers' name of the attention kernel; on a CPU ``_native_math`` is the faster one while training
             on short sequences.
         precision: of the blocks; weights are kept and averaged in float32 whatever it is.
+        compile: let torch compile the blocks, a minute at the start for a sixth of each pass.
         accumulation: passes a step.
         gradient_checkpointing: compute the blocks again on the way back, in less memory.
         shard: several processes hold a part of the weights each (FSDP2), rather than all of them.
@@ -281,6 +286,7 @@ class Compute(Table):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: str = "native"
+    compile: bool = False
     accumulation: int = Field(default=1, ge=1)
     gradient_checkpointing: bool = False
     shard: bool = True

@@ -16,7 +16,7 @@ from humo.training.encoders import Encoders
 from humo.training.network import Trainee
 from humo.training.optimise import Average
 from humo.training.parallel import Ranks, whole_dict
-from humo.training.parts import add_low_rank
+from humo.training.parts import HEADS, add_low_rank
 
 _PREFIX = "transformer."
 
@@ -32,7 +32,7 @@ def averaged_network(trainee: Trainee, average: Average, recipe: Recipe, here: R
     with torch.random.fork_rng(devices=[]):  # of the first weights, which are replaced
         network: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(trainee.learner.transformer.config)
         if recipe.lora is not None:
-            every = {part for stage in recipe.stages for part in stage.train if part not in ("focus", "lips")}
+            every = {part for stage in recipe.stages for part in stage.train if part not in HEADS}
             add_low_rank(network, sorted(every), recipe.lora)
     network.load_state_dict({name.removeprefix(_PREFIX): weight.float() for name, weight in weights.items()})
     network.eval().requires_grad_(False)

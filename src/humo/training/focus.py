@@ -1,9 +1,9 @@
-"""Focus by predicting: small heads that say where faces are and what the mouth does, for training alone.
+"""Small heads that say where faces are (focus by predicting), what the mouth does and who it is, for training alone.
 
 They read the network from outside (forward hooks) and change nothing in it: it computes the same with and without them.
 
 Shape suffixes: B batch, N heads, F video latent frames, h, w token grid, D width, K audio tokens a frame, E their
-width, T frames a latent frame, M values of the mouth curve.
+width, T frames a latent frame, M values of the mouth curve, P those of a face embedding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from humo.faces import EMBEDDING
 from humo.geometry import TEMPORAL_STRIDE
 
 FOCUS_BLOCKS = 4
@@ -44,6 +45,31 @@ class FocusHeads(nn.Module):
     def forward(self, hidden: list[Tensor]) -> Tensor:
         """N hidden states (B, S, D) -> logits (B, N, S)."""
         return torch.stack([head(one).squeeze(-1) for head, one in zip(self.heads, hidden, strict=True)], dim=1)
+
+
+class IdentityHeads(nn.Module):
+    """For each of the last blocks, the face embedding of the person shown, from a weighted mean of the video's tokens.
+
+    The loss reaches the tokens of the reference through self-attention: a network that starts from nothing learns what
+    to read there long before the pictures' own error tells it.
+    """
+
+    def __init__(self, dim: int, blocks: int) -> None:
+        super().__init__()
+        count = min(FOCUS_BLOCKS, blocks)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, elementwise_affine=False) for _ in range(count))
+        self.scores = nn.ModuleList(nn.Linear(dim, 1) for _ in range(count))
+        self.readers = nn.ModuleList(
+            nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, EMBEDDING)) for _ in range(count)
+        )
+
+    def forward(self, hidden: list[Tensor]) -> Tensor:
+        """N hidden states (B, S, D) -> embeddings of unit deviation (B, N, P)."""
+        told = []
+        for one, norm, score, reader in zip(hidden, self.norms, self.scores, self.readers, strict=True):
+            tokens = norm(one)
+            told.append(reader((tokens * score(tokens).softmax(dim=1)).sum(dim=1)))
+        return torch.stack(told, dim=1)
 
 
 class LipsHead(nn.Linear):
@@ -99,6 +125,13 @@ def focus_loss(logits_BNFhw: Tensor, mask_BFhw: Tensor) -> Tensor:
     there = size > 0
     factor = mask_BFhw[0, 0].numel() / torch.where(there, size, 1.0)
     return (entropy * factor * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+
+
+def identity_loss(told_BNP: Tensor, true_BP: Tensor) -> Tensor:
+    """Mean squared error of the face embedding, (B,), over all heads; zero where the truth is unknown (NaN)."""
+    known = ~true_BP.isnan().any(dim=1)
+    error = (told_BNP.float() - true_BP.nan_to_num()[:, None]).square().mean(dim=(1, 2))
+    return error * known
 
 
 def lips_loss(curve_BFTM: Tensor, true_BFTM: Tensor) -> Tensor:

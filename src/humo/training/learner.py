@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.training.focus import FocusHeads, LipsHead, listening
+from humo.training.focus import FocusHeads, IdentityHeads, LipsHead, listening
 
 EMBEDDING_DEVIATION = 0.02
 """Of the first weights of the time and text embeddings, as Wan2.1 has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a pass says.
+
+    Args:
+        velocity: (B, C, L, H, W).
+        focus: face logits (B, heads, frames, h, w).
+        lips: mouth curve (B, frames, 4, 3).
+        identity: face embedding (B, heads, 128).
+
+    The last three are None where they are not asked for.
+    """
+
+    velocity: Tensor
+    focus: Tensor | None
+    lips: Tensor | None
+    identity: Tensor | None
 
 
 class Learner(nn.Module):
@@ -27,18 +48,14 @@ class Learner(nn.Module):
         self.transformer = transformer
         self.focus = FocusHeads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.lips = LipsHead(config.audio_tokens, config.audio_token_dim)
+        self.identity = IdentityHeads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.patch: tuple[int, int, int] = tuple(config.patch_size)
-        self.asks_for_faces = self.asks_for_lips = True
+        self.asked: Sequence[str] = ("focus", "lips", "identity")
 
     def forward(
         self, inputs_BCLHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, audio_BLWND: Tensor, frames: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Velocity, and what the heads say of the video's ``frames`` latent frames.
-
-        Returns:
-            velocity (B, C, L, H, W); face logits (B, heads, frames, h, w) and mouth curve (B, frames, 4, 3), where
-            they are asked for.
-        """
+    ) -> Told:
+        """What the network makes of a batch, and what the heads that are ``asked`` say of its video latent frames."""
         with listening(self.transformer) as (hidden, tokens):
             velocity = self.transformer(
                 hidden_states=inputs_BCLHW,
@@ -47,13 +64,14 @@ class Learner(nn.Module):
                 audio_hidden_states=audio_BLWND,
                 return_dict=False,
             )[0]
-        faces = lips = None
-        if self.asks_for_faces:
-            grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]
-            faces = self.focus([state[:, : math.prod(grid)] for state in hidden]).unflatten(2, grid)
-        if self.asks_for_lips:
-            lips = self.lips(tokens[0][:, :frames])
-        return velocity, faces, lips
+        grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]
+        seen = [state[:, : math.prod(grid)] for state in hidden]
+        return Told(
+            velocity,
+            focus=self.focus(seen).unflatten(2, grid) if "focus" in self.asked else None,
+            lips=self.lips(tokens[0][:, :frames]) if "lips" in self.asked else None,
+            identity=self.identity(seen) if "identity" in self.asked else None,
+        )
 
 
 def initialise(transformer: HuMoTransformer3DModel) -> None:

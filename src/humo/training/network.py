@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from humo.training.config import Compute, Recipe, Stage
 from humo.training.encoders import Encoders
 from humo.training.learner import Learner
 from humo.training.parallel import Ranks, shard
-from humo.training.parts import add_low_rank, names_of, train_only
+from humo.training.parts import HEADS, add_low_rank, names_of, train_only
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,17 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
-            every = {part for one in recipe.stages for part in one.train if part not in ("focus", "lips")}
+            every = {part for one in recipe.stages for part in one.train if part not in HEADS}
             add_low_rank(transformer, sorted(every), recipe.lora)
         learner = Learner(transformer)
     _load(learner, saved)
     ever = {name for one in recipe.stages for name in names_of(learner, one.train, low_rank=low_rank)}
     now = names_of(learner, stage.train, low_rank=low_rank)
     train_only(learner, now)
-    learner.asks_for_faces, learner.asks_for_lips = "focus" in stage.train, "lips" in stage.train
+    learner.asked = stage.train
     choose_attention(transformer, recipe.compute.attention)
+    if recipe.compute.compile:
+        compile_blocks(transformer)
     if recipe.compute.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     learner.to(here.device)
@@ -84,6 +87,14 @@ def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
         transformer.set_attention_backend(name)
     except ValueError as error:
         raise RequestError("compute.attention", str(error)) from error
+
+
+def compile_blocks(transformer: HuMoTransformer3DModel) -> None:
+    """Compile what a block does before and after its last norm, at which `focus.listening` listens."""
+    block: Any
+    for block in transformer.blocks:
+        block.attend = torch.compile(block.attend)
+        block.feed = torch.compile(block.feed)
 
 
 def _named(learner: Learner, names: set[str]) -> dict[str, Tensor]:

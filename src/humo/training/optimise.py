@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from humo.errors import CheckpointError, DependencyError
 from humo.training.config import Optimiser, Pace
-from humo.training.parallel import like, whole
+from humo.training.parallel import Ranks, exchange, like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """What AdamW (the first three) and Muon keep for each weight."""
@@ -41,6 +41,7 @@ class StageOptimiser:
         masters: the same in float32; one and the same where the network has them so.
         stage, settings: of the recipe.
         share: of the learning rate that a weight takes, by its name.
+        here: this process among all that hold these weights whole; each does Muon's work for a part of them.
     """
 
     def __init__(
@@ -50,11 +51,16 @@ class StageOptimiser:
         stage: Pace,
         settings: Optimiser,
         share: Callable[[str], float] = lambda name: 1.0,
+        here: Ranks = Ranks(),  # noqa: B008  frozen
     ) -> None:
-        self._stage, self._settings = stage, settings
+        self._stage, self._settings, self._here = stage, settings, here
         self._weights = weights
         self.masters = {name: masters[name] for name in weights}
-        hidden = {name for name in masters if settings.muon and HIDDEN.search(name) and masters[name].ndim == 2}
+        hidden = {
+            name: weight
+            for name, weight in self.masters.items()
+            if settings.muon and HIDDEN.search(name) and weight.ndim == 2
+        }
         rest = {name: weight for name, weight in self.masters.items() if name not in hidden}
         alike: dict[tuple[float, float], list[Tensor]] = {}
         for name, weight in rest.items():
@@ -63,7 +69,8 @@ class StageOptimiser:
         self._optimisers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
         ]
-        if taken := [weight for name, weight in self.masters.items() if name in hidden]:
+        self._divided = divide(hidden, here.size)
+        if taken := [hidden[name] for name in self._divided[here.rank]]:
             self._optimisers.append(_muon(taken, stage.learning_rate, settings.weight_decay))
 
     def step(self, number: int) -> Tensor:
@@ -83,21 +90,27 @@ class StageOptimiser:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(self._stage, number) * group.get(SHARE, 1.0)
             optimiser.step()
-            optimiser.zero_grad()
+        for weight in self.masters.values():
+            weight.grad = None
         with torch.no_grad():
+            for rank, names in enumerate(self._divided):
+                exchange([self.masters[name] for name in names], rank, self._here)
             for name, weight in self._weights.items():
                 if self.masters[name] is not weight:
                     weight.copy_(self.masters[name])
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Its memory, by the names of the weights."""
-        return {
+        """Its memory, by the names of the weights; every process must ask."""
+        mine = {
             f"{name}:{moment}": tensor
             for name, weight in self.masters.items()
             for optimiser in self._optimisers
             for moment, tensor in optimiser.state.get(weight, {}).items()
         }
+        if not any(self._divided):
+            return mine
+        return {key: tensor for part in self._here.gather(mine) for key, tensor in part.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on with a memory.
@@ -111,14 +124,27 @@ class StageOptimiser:
                 continue
             if any(tensor.shape != weight.shape for moment, tensor in found.items() if moment != "step"):
                 raise CheckpointError("checkpoint", f"{name} was of another shape", "resume with the same model")
-            self._owner(weight).state[weight] = {
-                moment: tensor if moment == "step" else like(tensor, weight) for moment, tensor in found.items()
-            }
+            for owner in self._owners(weight):
+                owner.state[weight] = {
+                    moment: tensor if moment == "step" else like(tensor, weight) for moment, tensor in found.items()
+                }
 
-    def _owner(self, weight: Tensor) -> torch.optim.Optimizer:
-        """The one that trains a weight."""
+    def _owners(self, weight: Tensor) -> list[torch.optim.Optimizer]:
+        """The one that trains a weight here; none where another process does."""
         every = ((one, group["params"]) for one in self._optimisers for group in one.param_groups)
-        return next(one for one, weights in every if any(own is weight for own in weights))
+        return [one for one, weights in every if any(own is weight for own in weights)]
+
+
+def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
+    """The names for each process, so that all of them have about as much to orthogonalise."""
+    work = {name: matrix.numel() * min(matrix.shape) for name, matrix in matrices.items()}
+    names: list[list[str]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
+    for name in sorted(work, key=lambda name: (-work[name], name)):
+        rank = load.index(min(load))
+        names[rank].append(name)
+        load[rank] += work[name]
+    return names
 
 
 def _muon(weights: list[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:

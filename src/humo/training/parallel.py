@@ -6,7 +6,7 @@ Under torchrun each process is a rank; without it there is one, and torch.distri
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -120,6 +120,15 @@ def average_gradients(weights: Iterable[Tensor], here: Ranks) -> None:
         flat = here.mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def exchange(weights: Sequence[Tensor], rank: int, here: Ranks) -> None:
+    """Take over what one process has made of some weights, which all of them hold."""
+    if here.size > 1 and weights:
+        flat = torch.cat([weight.flatten() for weight in weights])
+        dist.broadcast(flat, src=rank)
+        for weight, part in zip(weights, flat.split([one.numel() for one in weights]), strict=True):
+            weight.copy_(part.view_as(weight))
 
 
 def whole(tensor: Tensor) -> Tensor:

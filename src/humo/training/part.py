@@ -83,7 +83,7 @@ def train_part(
         weight.requires_grad_(lesson.share(name) > 0)
     chosen = {name: weight for name, weight in masters.items() if weight.requires_grad}
     average = Average(recipe.optimiser.ema, masters)
-    optimiser = StageOptimiser(chosen, masters, recipe, recipe.optimiser, lesson.share)
+    optimiser = StageOptimiser(chosen, masters, recipe, recipe.optimiser, lesson.share, here)
     position, done = Position(), finished(folder / CHECKPOINTS)
     if done:
         position, saved = read_position(done[-1]), read_checkpoint(done[-1])
@@ -117,12 +117,13 @@ def train_part(
                     journal.write(step, {f"validation/{name}": value for name, value in measured.items()})
             is_last = step + 1 == recipe.steps
             if here.agree(is_last or time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
+                memory = optimiser.state()
                 if here.first:
                     now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
                     tensors: dict[str, Mapping[str, Tensor]] = {
                         "weights": masters,
                         "average": average.weights,
-                        "optimiser": optimiser.state(),
+                        "optimiser": memory,
                     }
                     save_checkpoint(folder / CHECKPOINTS, now, tensors, recipe.checkpoints.keep)
                 here.wait()

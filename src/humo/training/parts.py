@@ -23,6 +23,7 @@ PATTERNS: Mapping[Part, str] = MappingProxyType(
         "output": r"transformer\.(proj_out\.|scale_shift_table)",
         "focus": r"focus\.",
         "lips": r"lips\.",
+        "identity": r"identity\.",
     }
 )
 """Part -> the names of its weights in a `Learner` begin so. Together they are all of them.
@@ -30,6 +31,9 @@ PATTERNS: Mapping[Part, str] = MappingProxyType(
 **Source:** training.md: stage 1 trains self-attention alone; stage 2 that and the audio modules (cross-attention,
 projection, face-location predictor).
 """
+
+HEADS: frozenset[Part] = frozenset({"focus", "lips", "identity"})
+"""Parts that only training knows; an export leaves them behind."""
 
 _LOW_RANK = ".lora_"
 

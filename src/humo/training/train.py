@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from humo.errors import RequestError
+from humo.faces import EMBEDDING
 from humo.model.reference import network_input
 from humo.presets import ReferenceEntry
-from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, mouth_statistics
+from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, statistics
 from humo.training.cache import Cache, Entry, Progress
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import Bad, ClipFiles, Folder, of_split, refuse_if_bad, scan
 from humo.training.encoders import Encoders
 from humo.training.export import averaged_network, export_lora, export_model
-from humo.training.focus import focus_loss, lips_loss
+from humo.training.focus import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
 from humo.training.journal import Journal
 from humo.training.network import Trainee, prepare
 from humo.training.objective import add_noise, timestep_of, velocity_loss
@@ -109,7 +110,8 @@ def train(
             no_text=cache.no_text(),
             blank=cache.blank,
             audio=(encoders.audio_bands, encoders.audio_width),
-            mouth=mouth_statistics(entries),
+            mouth=statistics(entries, "mouth.0", MOUTH_VALUES),
+            identity=statistics(entries, "identity", EMBEDDING),
         )
         folder = Path(recipe.output)
         journal = Journal(folder, position.total, board=recipe.tensorboard) if here.first else None
@@ -202,7 +204,7 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
     trainee = prepare(run.encoders, recipe, stage, saved.get("weights", {}), here)
     average = Average(recipe.optimiser.ema, trainee.masters)
     average.restore(saved.get("average", {}))
-    optimiser = StageOptimiser(trainee.trained, trainee.masters, stage, recipe.optimiser)
+    optimiser = StageOptimiser(trainee.trained, trainee.masters, stage, recipe.optimiser, here=here)
     if position.step:
         optimiser.restore(saved["optimiser"])
     del saved
@@ -259,7 +261,7 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
     return trainee, average
 
 
-FIGURES = ("loss", "velocity", "focus", "lips")
+FIGURES = ("loss", "velocity", "focus", "lips", "identity")
 """Of a step: what is minimised, and what it is the sum of, before weighing."""
 
 
@@ -271,7 +273,7 @@ def _losses(run: Run, trainee: Trainee, stage: Stage, batch: Batch) -> list[Tens
     weights, device = run.recipe.loss, run.here.device
     data, noise, level = (tensor.to(device) for tensor in (batch.data, batch.noise, batch.level))
     entry: ReferenceEntry = run.collate.entry
-    velocity, faces, lips = trainee.learner(
+    told = trainee.learner(
         network_input(entry, add_noise(data, noise, level), batch.conditions.image.to(device)),
         timestep_of(level),
         batch.conditions.text.to(device, run.dtype),
@@ -279,12 +281,13 @@ def _losses(run: Run, trainee: Trainee, stage: Stage, batch: Batch) -> list[Tens
         data.shape[2],
     )
     places = batch.weight(weights)
-    velocity_term = velocity_loss(velocity, data, noise, None if places is None else places.to(device)).mean()
+    velocity_term = velocity_loss(told.velocity, data, noise, None if places is None else places.to(device)).mean()
     zero = velocity_term.new_zeros(())
-    focus_term = zero if faces is None else focus_loss(faces, batch.face.to(device)).mean()
-    lips_term = zero if lips is None else lips_loss(lips, batch.mouth.to(device)).mean()
-    total = velocity_term + weights.focus * focus_term + weights.lips * lips_term
-    return [total, velocity_term, focus_term, lips_term]
+    focus_term = zero if told.focus is None else focus_loss(told.focus, batch.face.to(device)).mean()
+    lips_term = zero if told.lips is None else lips_loss(told.lips, batch.mouth.to(device)).mean()
+    identity_term = zero if told.identity is None else identity_loss(told.identity, batch.identity.to(device)).mean()
+    total = velocity_term + weights.focus * focus_term + weights.lips * lips_term + weights.identity * identity_term
+    return [total, velocity_term, focus_term, lips_term, identity_term]
 
 
 def _finite(value: float) -> bool:

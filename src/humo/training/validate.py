@@ -80,9 +80,9 @@ def measure_loss(
     seed: int,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Mean velocity loss over clips and noise levels, with every condition, and with another clip's sound.
+    """Mean velocity loss over clips and noise levels, with every condition; and of those with sound, with another's.
 
-    The second minus the first is what the network makes of the sound.
+    The third minus the second is what the network makes of the sound.
 
     Args:
         transformer: with the averaged weights.
@@ -93,9 +93,9 @@ def measure_loss(
         dtype: to compute in.
 
     Returns:
-        ``loss`` and, where there are two clips with sound, ``loss_other_sound``.
+        ``loss`` and, where there are two clips with sound, ``loss_own_sound`` and ``loss_other_sound`` of those.
     """
-    sums: dict[str, list[float]] = {"loss": [], "loss_other_sound": []}
+    sums: dict[str, list[float]] = {"loss": [], "loss_own_sound": [], "loss_other_sound": []}
     buckets: dict[Bucket, list[Entry]] = {}
     for entry in entries:
         frames = max((length for length in stage.frames if length <= entry.frames), default=0)
@@ -108,10 +108,15 @@ def measure_loss(
             ]
             for level in LEVELS:
                 batch = collate(bucket, slots, level)
-                sums["loss"] += _losses(transformer, batch, collate, batch.conditions.audio, dtype)
-                if len(slots) > 1 and all(slot.hears for slot in slots):
-                    other = batch.conditions.audio.roll(1, dims=0)
-                    sums["loss_other_sound"] += _losses(transformer, batch, collate, other, dtype)
+                own = _losses(transformer, batch, collate, batch.conditions.audio, dtype)
+                sums["loss"] += own
+                hearing = [number for number, slot in enumerate(slots) if slot.hears]
+                if len(hearing) > 1:
+                    audio = batch.conditions.audio.clone()
+                    audio[hearing] = audio[hearing].roll(1, dims=0)
+                    other = _losses(transformer, batch, collate, audio, dtype)
+                    sums["loss_own_sound"] += [own[number] for number in hearing]
+                    sums["loss_other_sound"] += [other[number] for number in hearing]
     return {name: sum(values) / len(values) for name, values in sums.items() if values}
 
 

@@ -19,6 +19,9 @@ from humo.errors import DependencyError
 SIDE = 256
 """Pixels to which a frame's longer side is brought before a face is looked for."""
 
+EMBEDDING = 128
+"""Numbers of an embedding."""
+
 Embedding = NDArray[np.float64]
 
 
@@ -30,7 +33,7 @@ class FaceIdentity:
     """
 
     def embed(self, frame: NDArray[np.uint8]) -> Embedding | None:
-        """The embedding (128,) of the largest face of a frame (H, W, 3), if one is found."""
+        """The embedding (`EMBEDDING`,) of the largest face of a frame (H, W, 3), if one is found."""
         detector, landmarks, recogniser = self._networks
         scale = SIDE / max(frame.shape[:2])
         size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
