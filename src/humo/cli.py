@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, traincli, verifycli
+from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, servecli, traincli, verifycli
 from humo.console import BYTES, Quiet, choose_console
 from humo.errors import HumoError, RequestError, did_you_mean
 from humo.options import Parser, add_request_options, given_fields
@@ -322,6 +322,7 @@ COMMANDS = {
     "evaluate": Command(evaluatecli.SUMMARY, evaluatecli.add_options, evaluatecli.act),
     "verify": Command(verifycli.SUMMARY, verifycli.add_options, verifycli.act),
     "models": Command(modelscli.SUMMARY, modelscli.add_options, modelscli.act),
+    "serve": Command(servecli.SUMMARY, servecli.add_options, servecli.act),
     "doctor": Command(doctorcli.SUMMARY, doctorcli.add_options, doctorcli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
 }

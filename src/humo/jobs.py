@@ -150,13 +150,14 @@ class Engine:
         return self._pipeline
 
 
-def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
+def run(plan: Plan, *, engine: Engine, listener: Listener = deaf, keep_paths: bool = True) -> Result:
     """Make the video of a plan.
 
     Args:
         plan: from `prepare`.
         engine: keeps the model between runs.
         listener: told of the progress of each phase.
+        keep_paths: the record tells where its files lie, not only their names.
 
     Raises:
         HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
@@ -174,7 +175,7 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf) -> Result:
     images, sound, track = load_inputs(plan)
     device, dtype = engine.settle(request)
     settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
-    record = make_record(settled)
+    record = make_record(settled, keep_paths=keep_paths)
     pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
     frames = pipeline.run(settled, images=images, sound=sound, listener=watch)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works

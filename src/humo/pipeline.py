@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -265,17 +266,31 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             sound: (samples,) mono, 16 kHz.
             listener: told of the phases encode, denoise and decode.
         """
-        conditions = self.encode(Clip(plan, images, sound), listener)
+        return self.frames(self.sample(Clip(plan, images, sound), listener), listener)
+
+    def sample(self, clip: Clip, listener: Listener = deaf) -> Tensor:
+        """Video latents (1, C, k + 1, H, W) of one clip, from the noise of its seed; tells of encode and denoise."""
+        plan = clip.plan
+        conditions = self.encode(clip, listener)
         assert plan.request.seed is not None
         noise = self.noise(plan.geometry, torch.Generator().manual_seed(plan.request.seed))
         steps = len(plan.timesteps)
         listener(Event("denoise", 0, steps))
 
         def tell(step: int, _: Tensor, latents: Tensor) -> Tensor:
-            listener(Event("denoise", step + 1, steps))
+            listener(Event("denoise", step + 1, steps, look=partial(self._glimpse, latents, plan)))
             return latents
 
-        latents = self.denoise(plan, conditions, noise, on_step=tell)
+        return self.denoise(plan, conditions, noise, on_step=tell)
+
+    def _glimpse(self, latents: Tensor, plan: Plan) -> NDArray[np.uint8]:
+        """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
+        middle = plan.geometry.video_latents // 2
+        frame: NDArray[np.uint8] = to_uint8(self.decode(latents[:, :, middle : middle + 1])[0].cpu().numpy())[0]
+        return frame
+
+    def frames(self, latents: Tensor, listener: Listener = deaf) -> Iterator[NDArray[np.uint8]]:
+        """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded at once, tells of decode."""
         listener(Event("decode", 0, 1))
         video = self.decode(latents)[0].cpu().numpy()
         listener(Event("decode", 1, 1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 Phase = Literal["load", "encode", "denoise", "decode", "write"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -12,11 +12,16 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``done`` of ``total`` units of a phase are finished; (0, n) opens a phase, (n, n) closes it."""
+    """``done`` of ``total`` units of a phase are finished; (0, n) opens a phase, (n, n) closes it.
+
+    ``look``, where there is one, gives the picture (H, W, 3) that is taking shape; it may be called while the listener
+    is told, and costs some work.
+    """
 
     phase: Phase
     done: int
     total: int
+    look: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
 
 Listener = Callable[[Event], None]

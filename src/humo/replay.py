@@ -24,27 +24,29 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 FILE_FIELDS = ("images", "audio", "vocals")
 """Fields of a request that name files which are read."""
 
-CIRCUMSTANCES = frozenset({"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype"})
+CIRCUMSTANCES = frozenset({"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "consent"})
 """Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
 
 WEIGHTS = "weights"
 """Key of the record's environment: fingerprint of the weights."""
 
 
-def make_record(plan: Plan) -> Record:
+def make_record(plan: Plan, *, keep_paths: bool = True) -> Record:
     """How a video is made: enough to make it again anywhere. What it took is added when it is known.
 
     Args:
         plan: with device and dtype settled.
+        keep_paths: files are told by where they lie; otherwise by their names alone, which is nobody's business else.
     """
     from humo.media.provenance import Record
 
     request, geometry = plan.request, plan.geometry
     model = folder_of(request.model)
-    paths: dict[str, Any] = {"images": [absolute(path) for path in request.images]}
-    paths |= {name: absolute(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
+    place = absolute if keep_paths else _name_of
+    paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
+    paths |= {name: place(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
     if request.model is not None:  # the folder itself: its name means another one tomorrow
-        paths["model"] = absolute(str(model))
+        paths["model"] = place(str(model))
     return Record(
         request={**request.model_dump(mode="json", exclude_none=True), **paths},
         model=model.name,
@@ -58,7 +60,7 @@ def make_record(plan: Plan) -> Record:
             "latent_frames": geometry.latents,
             "tokens": geometry.tokens,
         },
-        inputs={absolute(path): hash_file(path) for path in _files(request)},
+        inputs={place(path): hash_file(path) for path in _files(request)},
         environment={
             "device": request.device,
             "dtype": request.dtype,
@@ -164,6 +166,10 @@ def fingerprint(folder: str | Path) -> str:
 def absolute(path: str) -> str:
     """A path that means the same from everywhere."""
     return str(Path(path).absolute())
+
+
+def _name_of(path: str) -> str:
+    return Path(path).name
 
 
 def _files(request: GenerateRequest) -> list[str]:

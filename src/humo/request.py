@@ -75,6 +75,7 @@ class GenerateRequest(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
+    consent: bool = Field(False, description="those who are shown or heard have agreed; kept in the record")
     marks: bool = Field(True, description="mark the video as made by a machine: signed credentials, a watermark")
 
     @field_validator("*", mode="before")

@@ -78,6 +78,14 @@ def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folde
     assert (tmp_path / "out" / "bad_clips.tsv").read_text().count("\n") == 4
 
 
+def test_clips_of_several_folders_are_one_corpus(own_dataset: Path, dataset: Path) -> None:
+    (own_dataset / "reference_image" / "clip3.png").unlink()
+    found = scan(Data(folder=str(dataset), more=(str(own_dataset),)))
+    names = [clip.name for clip in of_split(found, None)]
+    assert names == [f"clip{number}" for number in range(6)] + [f"clips-clip{number}" for number in (0, 1, 2, 4, 5)]
+    assert [one.name for one in found.bad] == ["clips-clip3"]
+
+
 def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
     clips = of_split(scan(asked.data), None)

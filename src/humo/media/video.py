@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -193,6 +196,26 @@ def write_video(
         with _storage_errors(path, field):
             seal(part)
     return count
+
+
+def read_frame(path: Path, number: int, *, field: str = "video") -> Frame:
+    """One frame (H, W, 3) of a video, the last one where it is shorter.
+
+    Args:
+        path: the file.
+        number: of the frame, from 0 on.
+        field: the user's word for it, for the message.
+
+    Raises:
+        MediaError: missing, damaged, or without picture.
+    """
+    with open_media(path, field) as container:
+        pictures = islice(container.decode(video=0), number + 1) if container.streams.video else iter(())
+        last = deque(pictures, maxlen=1)
+    if not last:
+        raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
+    frame: Any = VideoReformatter().reformat(last[0], format="rgb24", interpolation=_SCALER).to_ndarray()
+    return np.asarray(frame, np.uint8)
 
 
 def read_video(path: Path, *, field: str = "video") -> VideoClip:

@@ -94,6 +94,7 @@ class Data(Table):
 
     Args:
         folder: in HuMoSet's layout.
+        more: further folders of the same layout; clips of these are named by their folder, too.
         name_column, caption_column: of video_caption.parquet; found by their contents where not named.
         split: of truth/attributes.parquet, where there is one; clips of other splits are left alone.
         sizes: (width, height) in pixels; a clip takes the one nearest to its own aspect, cut to it at the centre.
@@ -106,6 +107,7 @@ class Data(Table):
     """
 
     folder: str
+    more: tuple[str, ...] = ()
     name_column: str | None = None
     caption_column: str | None = None
     split: str | None = "train"

@@ -86,15 +86,25 @@ class Truth:
 
 
 def scan(data: Data) -> Folder:
-    """Look at a folder's names and captions; no video is opened.
+    """Look at the names and captions of all folders; no video is opened.
 
     Raises:
         RequestError: there is no such folder, or it is not of this layout.
         DependencyError: no reader of parquet files.
     """
-    folder = Path(data.folder)
+    clips: dict[str, tuple[ClipFiles, ...]] = {}
+    bad: tuple[Bad, ...] = ()
+    for place in (data.folder, *data.more):
+        one = _scan(Path(place), data, "" if place == data.folder else f"{Path(place).name}-")
+        bad += one.bad
+        clips |= {split: clips.get(split, ()) + several for split, several in one.clips.items()}
+    return Folder(clips, bad)
+
+
+def _scan(folder: Path, data: Data, prefix: str) -> Folder:
+    """One folder; its clips' names begin with a prefix."""
     if not (folder / VIDEOS).is_dir():
-        raise RequestError("data.folder", f"{data.folder!r} has no folder {VIDEOS!r}", "see docs/training.md")
+        raise RequestError("data.folder", f"{str(folder)!r} has no folder {VIDEOS!r}", "see docs/training.md")
     videos = {path.stem: path for path in sorted((folder / VIDEOS).glob("*.mp4"))}
     if not videos:
         raise RequestError("data.folder", f"{str(folder / VIDEOS)!r} holds no .mp4", "see docs/training.md")
@@ -102,15 +112,16 @@ def scan(data: Data) -> Folder:
     captions = _captions(folder / CAPTIONS, data, videos)
     splits = _splits(folder / TRUTH / ATTRIBUTES, videos)
     clips: dict[str, list[ClipFiles]] = {}
-    bad = [Bad(name, f"is a picture without a video in {VIDEOS}/") for name in sorted(pictures.keys() - videos)]
+    alone = sorted(pictures.keys() - videos)
+    bad = [Bad(prefix + name, f"is a picture without a video in {VIDEOS}/") for name in alone]
     for name, video in videos.items():
         if name not in pictures:
-            bad.append(Bad(name, f"has no picture in {REFERENCES}/"))
+            bad.append(Bad(prefix + name, f"has no picture in {REFERENCES}/"))
         elif not captions.get(name):
-            bad.append(Bad(name, f"has no caption in {CAPTIONS}"))
+            bad.append(Bad(prefix + name, f"has no caption in {CAPTIONS}"))
         else:
             truth = folder / TRUTH / f"{name}.npz"
-            one = ClipFiles(name, video, pictures[name], captions[name], truth if truth.is_file() else None)
+            one = ClipFiles(prefix + name, video, pictures[name], captions[name], truth if truth.is_file() else None)
             clips.setdefault(splits.get(name, ""), []).append(one)
     return Folder({split: tuple(several) for split, several in clips.items()}, tuple(bad))
 

@@ -1,0 +1,155 @@
+"""``humo serve``: the HTTP service, and its keys."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from humo.errors import DependencyError, RequestError
+from humo.options import Parser
+
+if TYPE_CHECKING:
+    from humo.console import Quiet
+    from humo.server.keys import Keys
+    from humo.server.settings import Settings
+
+SUMMARY = "make videos for others over HTTP"
+
+DONE = 0
+"""Exit code."""
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo serve``."""
+    parser.usage = (
+        "humo serve [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...] | humo serve keys ..."
+    )
+    parser.add_argument("words", nargs="*", metavar="keys", help="keys add NAME, keys remove NAME, keys list")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", default="8848", metavar="N", help="default 8848")
+    parser.add_argument("--data", metavar="FOLDER", help="where jobs and videos are kept (HUMO_SERVER)")
+    parser.add_argument("--database", metavar="URL", help="postgresql://... for the jobs, in place of a file")
+    parser.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="a worker for this device (cpu, mps, cuda:0 ...), repeatable",
+    )
+    parser.add_argument(
+        "--model", action="append", metavar="NAME", help="a model to serve, repeatable; default: all here"
+    )
+    parser.add_argument("--keep-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
+    parser.add_argument(
+        "--allow-host", action="append", metavar="HOST", help="fetch files that clients name from this host, repeatable"
+    )
+    parser.add_argument("--name", action="append", metavar="HOST", help="a further name that it may be called by")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Serve until interrupted, or look after the keys.
+
+    Raises:
+        HumoError: an option is at fault, something is missing.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
+    _check_installed()
+    from humo.server.keys import Keys
+    from humo.server.run import serve
+
+    settings = _settings(options)
+    keys = Keys(settings.keys)
+    if options.words:
+        return _keys(options.words, keys, console)
+    if not settings.is_local and not len(keys):
+        remedy = "make a key with: humo serve keys add NAME; or leave the address at 127.0.0.1"
+        raise RequestError("--host", f"{settings.host} can be reached by others, and there is no key", remedy)
+    serve(settings, keys, lambda text, values: console.result(text, values, kind="serving"))
+    return DONE
+
+
+def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
+    if words[0] != "keys":
+        raise RequestError(words[0], "is not a word of humo serve", "see humo serve --help")
+    if words[1:] == ["list"]:
+        for name in keys.names:
+            console.result(name, {"name": name}, kind="key")
+    elif len(words) == 3 and words[1] == "add":
+        key = keys.add(words[2])
+        console.result(key, {"name": words[2], "key": key}, kind="key")
+    elif len(words) == 3 and words[1] == "remove":
+        keys.remove(words[2])
+        console.result(f"{words[2]} may come in no more", {"name": words[2]}, kind="key")
+    else:
+        raise RequestError(" ".join(words), "is not understood", "say keys add NAME, keys remove NAME or keys list")
+    return DONE
+
+
+def _check_installed() -> None:
+    try:
+        import dbos  # noqa: F401
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("serve", f"{error.name} is not installed", "pip install humo-video[serve]") from error
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from humo.server.settings import DAY, Settings
+
+    port, days = _number("--port", options.port, 0, 65_535), _number("--keep-days", options.keep_days, 0, 36_500)
+    if port != int(port):
+        raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
+    data = options.data or os.environ.get("HUMO_SERVER") or str(Path.home() / ".local" / "share" / "humo" / "server")
+    if options.database is not None and not options.database.startswith("postgresql://"):
+        raise RequestError("--database", f"{options.database!r} is not known", "give postgresql://USER@HOST/NAME")
+    return Settings(
+        folder=Path(data).expanduser(),
+        database=options.database,
+        host=options.host,
+        port=int(port),
+        devices=tuple(_device(device) for device in options.device or ("auto",)),
+        models=_models(options.model),
+        keep_seconds=days * DAY,
+        hosts=tuple(options.name or ()),
+        sources=tuple(options.allow_host or ()),
+    )
+
+
+def _number(option: str, given: str, least: float, most: float) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise RequestError(option, f"{given!r} is not allowed", f"allowed: {least:g} to {most:g}")
+    return value
+
+
+def _device(given: str) -> str:
+    kind, colon, index = given.partition(":")
+    if kind not in ("auto", "cpu", "mps", "cuda") or (colon and (kind != "cuda" or not index.isdecimal())):
+        raise RequestError("--device", f"{given!r} is not known", "known are auto, cpu, mps, cuda, cuda:0, cuda:1 ...")
+    return given
+
+
+def _models(names: list[str] | None) -> dict[str, str | None]:
+    """Names to serve -> folders; the model inside the package under its preset's name."""
+    from humo.checkpoints.hub import open_model_folder
+    from humo.runtime import folder_of, models_folder
+
+    inside = "humo-nano"
+    if names is None:
+        here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
+        names = [inside, *here]
+    found: dict[str, str | None] = {}
+    for name in names:
+        if name == inside:
+            found[name] = None
+            continue
+        folder = folder_of(name)
+        open_model_folder(folder)
+        found[folder.name] = str(folder.absolute())
+    return found

@@ -1,0 +1,437 @@
+"""The HTTP door: routes, who may come in, how much they may bring, and what they are told when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from humo import __version__
+from humo.errors import HumoError, RequestError, StorageError
+from humo.server.keys import Keys
+from humo.server.ledger import Job
+from humo.server.service import AbsentError, BusyError, ConflictError, Service
+from humo.server.settings import is_loopback
+from humo.server.supervisor import Supervisor
+from humo.server.wire import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
+
+LOCAL_OWNER = "local"
+"""Whose the jobs are where no keys are asked for."""
+
+POLL_MILLISECONDS = 500
+"""Clients are asked to look no more often."""
+
+EVENT_SECONDS = 0.25
+ALIVE_SECONDS = 15.0
+"""Between two looks at a job whose events are followed, and the longest silence on such a line."""
+
+SWEEP_SECONDS = 60.0
+MOST_FIELDS = 100
+MOST_HEADER_BYTES = 16 * 2**10
+
+Variant = Literal["video", "thumbnail", "sidecar"]
+MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png", "sidecar": "application/json"}
+
+logger = logging.getLogger(__name__)
+
+
+def refusal(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
+    """The answer to a request that is not done."""
+    kinds = {401: "authentication_error", 403: "authentication_error", 404: "not_found_error"}
+    kind = "server_error" if status >= 500 else kinds.get(status, "invalid_request_error")
+    fault = {"message": message, "type": kind, "param": param, "code": code}
+    return JSONResponse({"error": fault}, status_code=status)
+
+
+_CODES: Mapping[type[HumoError], tuple[int, str]] = {
+    AbsentError: (404, "not_found"),
+    ConflictError: (409, "idempotency_key_reused"),
+    BusyError: (429, "too_many_jobs"),
+    StorageError: (507, "storage"),
+    HumoError: (400, "invalid_request"),
+}
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's word for what may be refused, everywhere and here."""
+    return {status: {"model": Refusal} for status in (401, 403, *statuses)}
+
+
+def make_app(service: Service, keys: Keys, supervisor: Supervisor | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        service: does the work.
+        keys: if there are any, one is asked for.
+        supervisor: of the workers, to tell whether any is there.
+    """
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        sweeper = asyncio.create_task(_sweep(service))
+        yield
+        sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeper
+
+    app = FastAPI(
+        title="HuMo",
+        summary="Words, pictures and a sound in, a video of that person speaking it out.",
+        version=__version__,
+        lifespan=life,
+        docs_url=None,  # their pages fetch code from elsewhere
+        redoc_url=None,
+    )
+    app.state.service, app.state.supervisor = service, supervisor
+    app.include_router(router)
+    app.add_middleware(BodyLimit, most=service.settings.limits.body_bytes)
+    app.add_middleware(Guard, keys=keys, local=service.settings.is_local, hosts=service.settings.hosts)
+    _explain(app)
+    return app
+
+
+# -- routes -----------------------------------------------------------------------------------------------------------
+
+router = APIRouter()
+
+
+def _service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+def _owner(request: Request) -> str:
+    return str(request.scope.get("humo.owner", LOCAL_OWNER))
+
+
+Served = Annotated[Service, Depends(_service)]
+Owner = Annotated[str, Depends(_owner)]
+
+
+def _job(video_id: str, service: Served, owner: Owner) -> Job:
+    return service.job(video_id, owner)
+
+
+One = Annotated[Job, Depends(_job)]
+
+
+@router.post(
+    "/v1/videos",
+    status_code=202,
+    response_model=Video,
+    responses=_refusals(400, 409, 413, 415, 429, 507),
+    openapi_extra={
+        "requestBody": body_schema(),
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "description": "the same key and request is the same job, however often it is sent",
+            }
+        ],
+    },
+    summary="Ask for a video",
+)
+async def create(request: Request, response: Response, service: Served, owner: Owner) -> Video:
+    """It is stored when this answers, and made when its turn comes."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= 255:
+        raise RequestError("Idempotency-Key", f"has {len(key)} characters", "allowed: 1 to 255")
+    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
+    return await service.accept(await read_body(request), owner, key)
+
+
+@router.get("/v1/videos", response_model=VideoList, responses=_refusals(400, 404), summary="Your videos")
+def listed(
+    service: Served,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoList:
+    """Newest first, unless told otherwise."""
+    videos, has_more = service.jobs(owner, limit=limit, after=after, newest_first=order == "desc")
+    ends = (videos[0].id, videos[-1].id) if videos else (None, None)
+    return VideoList(data=videos, first_id=ends[0], last_id=ends[1], has_more=has_more)
+
+
+@router.get("/v1/videos/{video_id}", response_model=Video, responses=_refusals(404), summary="How a video is doing")
+def look(job: One, service: Served, response: Response) -> Video:
+    """The job as it is now."""
+    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
+    return service.told(job)
+
+
+@router.get(
+    "/v1/videos/{video_id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **_refusals(404)},
+    summary="How a video is doing, as it happens (server-sent events)",
+)
+async def events(job: One, service: Served) -> StreamingResponse:
+    """Events ``progress`` and ``done`` hold the job; ``preview`` holds a picture of what it looks like by now."""
+    told = follow(service, job.id, job.owner)
+    return StreamingResponse(told, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+@router.get(
+    "/v1/videos/{video_id}/content",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}},
+        206: {"description": "a part, where a Range was asked for"},
+        **_refusals(400, 404, 416),
+    },
+    summary="A finished video, its thumbnail, or the record of how it was made",
+)
+def content(job: One, service: Served, variant: Variant = "video") -> FileResponse:
+    """The file itself."""
+    path = service.file(job, variant)
+    return FileResponse(path, media_type=MEDIA_TYPES[variant], filename=path.name)
+
+
+@router.post(
+    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_refusals(404), summary="Stop making a video"
+)
+def cancel(job: One, service: Served) -> Video:
+    """It stays in the list, as cancelled."""
+    return service.told(service.cancel(job))
+
+
+@router.delete(
+    "/v1/videos/{video_id}",
+    response_model=Deleted,
+    responses=_refusals(404),
+    summary="Stop making a video, and remove all of it",
+)
+def delete(job: One, service: Served) -> Deleted:
+    """Nothing of it is left."""
+    service.delete(job)
+    return Deleted(id=job.id)
+
+
+@router.get("/v1/models", response_model=ModelList, responses=_refusals(), summary="Models that can be asked for")
+def models(service: Served) -> ModelList:
+    """The first is the default."""
+    return ModelList(data=[Model(id=name) for name in service.settings.models])
+
+
+@router.get("/health", summary="Whether the service is there")
+async def health() -> dict[str, str]:
+    """It answers."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/ready", responses={503: {"model": Refusal}}, summary="Whether it can make videos now")
+def ready(request: Request, service: Served) -> Response:
+    """Its ledger answers, and a worker is there."""
+    supervisor: Supervisor | None = request.app.state.supervisor
+    waiting = len(service.ledger.unfinished())
+    if supervisor is not None and not supervisor.alive:
+        return refusal(503, "no worker is running", "no_worker")
+    return JSONResponse({"status": "ready", "waiting": waiting})
+
+
+# -- bodies -----------------------------------------------------------------------------------------------------------
+
+
+async def read_body(request: Request) -> Given:
+    """Names and values of a body, files as bytes.
+
+    Raises:
+        RequestError: it is neither JSON nor a form, or holds too many parts.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        try:
+            told = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            raise RequestError("body", "is not JSON", "send an object") from None
+        if not isinstance(told, Mapping):
+            raise RequestError("body", "is not an object", 'send {"prompt": ...}')
+        return list(told.items())
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        try:
+            async with request.form(max_files=MOST_FIELDS, max_fields=MOST_FIELDS) as form:
+                return [
+                    (name, await value.read() if isinstance(value, UploadFile) else value)
+                    for name, value in form.multi_items()
+                ]
+        except (MultiPartException, HTTPException) as error:
+            raise RequestError("body", f"is not a form that can be read ({_words(error)})", "send it anew") from None
+    raise HTTPException(415, "send application/json or multipart/form-data")
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "message", None) or getattr(error, "detail", None) or error)
+
+
+async def follow(service: Service, job_id: str, owner: str) -> AsyncIterator[bytes]:
+    """A job's events until it ends."""
+    last: Video | None = None
+    seen = 0.0
+    spoken = time.monotonic()
+    while True:
+        try:
+            job = await asyncio.to_thread(service.job, job_id, owner)
+        except AbsentError:
+            yield b"event: done\ndata: {}\n\n"
+            return
+        video = service.told(job)
+        if video != last:
+            last, spoken = video, time.monotonic()
+            name = "done" if job.state.has_ended else "progress"
+            yield f"event: {name}\ndata: {video.model_dump_json()}\n\n".encode()
+        if job.state.has_ended:
+            return
+        picture = service.store.running(job_id, ".png")
+        with contextlib.suppress(OSError):
+            if (changed := picture.stat().st_mtime) > seen:
+                seen, spoken = changed, time.monotonic()
+                data = {
+                    "id": job_id,
+                    "image": "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode(),
+                }
+                yield f"event: preview\ndata: {json.dumps(data)}\n\n".encode()
+        if time.monotonic() - spoken > ALIVE_SECONDS:
+            spoken = time.monotonic()
+            yield b": still here\n\n"
+        await asyncio.sleep(EVENT_SECONDS)
+
+
+async def _sweep(service: Service) -> None:
+    while True:
+        try:
+            await asyncio.to_thread(service.sweep)
+        except Exception:  # the next time may be better
+            logger.exception("sweeping failed")
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+# -- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+def _explain(app: FastAPI) -> None:
+    """Every fault becomes an answer of one form."""
+
+    @app.exception_handler(HumoError)
+    async def ours(_: Request, error: HumoError) -> JSONResponse:
+        status, code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+        return refusal(status, str(error), code, error.field)
+
+    @app.exception_handler(RequestValidationError)
+    async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = str(first["loc"][-1])
+        return refusal(400, f"{field}: {first['msg']}", "invalid_request", field)
+
+    @app.exception_handler(HTTPException)
+    async def others(_: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
+        answer = refusal(error.status_code, str(error.detail), codes.get(error.status_code, "invalid_request"))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def unknown(_: Request, error: Exception) -> JSONResponse:
+        logger.error("a request failed", exc_info=error)
+        return refusal(500, "something went wrong here; it is in the service's log", "internal_error")
+
+
+# -- who may come in, and with how much -------------------------------------------------------------------------------
+
+OPEN_PATHS = ("/health", "/ready")
+"""That tell nothing of anybody's."""
+
+
+class Guard:
+    """Asks for a key where there are keys; lets no other website's page in; and, where the service is this machine's
+    alone, only calls by a name of this machine, so that no name of a stranger's can be pointed at it."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, local: bool, hosts: tuple[str, ...]) -> None:
+        self._app, self._keys, self._local, self._hosts = app, keys, local, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, or answer it here."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        answer = self._check(scope, headers)
+        await (answer or self._app)(scope, receive, send)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> JSONResponse | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
+            return refusal(431, "the headers are too long", "headers_too_long")
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        if self._local and not is_loopback(host) and host not in self._hosts:
+            return refusal(403, "this service answers to names of this machine alone", "host_not_allowed")
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
+        if len(self._keys) and scope["path"] not in OPEN_PATHS:
+            word, _, key = headers.get("authorization", "").partition(" ")
+            owner = self._keys.owner(key.strip()) if word.lower() == "bearer" else None
+            if owner is None:
+                answer = refusal(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
+                answer.headers["www-authenticate"] = "Bearer"
+                return answer
+            scope["humo.owner"] = owner
+        return None
+
+
+class BodyLimit:
+    """Ends a request whose body is too long as soon as that is known, whatever its header says."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request pass, counted."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        too_long = refusal(413, f"a request may be {self._most // 2**20} MiB long", "request_too_large")
+        if told.isdigit() and int(told) > self._most:
+            await too_long(scope, receive, send)
+            return
+        count, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self._most:
+                raise _TooLong
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except _TooLong:
+            if not begun:
+                await too_long(scope, receive, send)
+
+
+class _TooLong(Exception):  # noqa: N818 - caught where it is raised
+    """The body is too long."""

@@ -1,0 +1,221 @@
+"""The one record of all jobs: DBOS on SQLite or PostgreSQL, in JSON alone.
+
+    queued ──────► in_progress ──────► completed
+       │                │  ▲  └──────► failed        (what was wrong is told)
+       │                └──┘ the worker died: queued again, under the same name
+       └────────────────┴────────────► cancelled     (told to clients as failed, code "cancelled")
+
+A job is in the ledger before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
+worker says of a job that was cancelled meanwhile is not heard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from dbos import DBOS, DBOSClient, EnqueueOptions, Serializer
+
+from humo.errors import StorageError
+
+APPLICATION = "humo"
+QUEUE = "videos"
+WORKFLOW = "make_video"
+VERSION = "1"  # of the jobs' form: workers take up those of their own version alone
+POLL_SECONDS = 0.2
+"""How often an idle worker looks for a job."""
+
+JSON = dict[str, Any]
+_SQLITE = "sqlite:///"
+
+SAME_MOMENT = 64
+"""Jobs of one owner that may have come in the same millisecond, the ledger's unit."""
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will never change again."""
+        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+
+
+_STATES = {
+    "ENQUEUED": State.QUEUED,
+    "DELAYED": State.QUEUED,
+    "PENDING": State.IN_PROGRESS,
+    "CANCELLED": State.CANCELLED,
+    "ERROR": State.FAILED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": State.FAILED,
+}
+
+_UNFINISHED = ["ENQUEUED", "DELAYED", "PENDING"]
+
+GAVE_UP = {"code": "worker_lost", "message": "the worker died again and again while it made this video"}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the ledger has it.
+
+    Args:
+        id: of the job.
+        state: where it stands.
+        owner: whose it is: the name of a key.
+        asked: what was stored of it when it was accepted.
+        told: what the worker said at its end: ``{"error": {"code", "message"}}`` or ``{"video": ...}``.
+        created, started, ended: seconds since 1970.
+    """
+
+    id: str
+    state: State
+    owner: str
+    asked: JSON
+    told: JSON
+    created: float
+    started: float | None
+    ended: float | None
+
+
+class Json(Serializer):
+    """What the ledger holds is JSON; an exception is its words."""
+
+    def serialize(self, data: Any) -> str:
+        """-> JSON."""
+        return json.dumps(data, default=repr)
+
+    def deserialize(self, serialized_data: str) -> Any:
+        """JSON ->."""
+        return json.loads(serialized_data)
+
+    def name(self) -> str:
+        """Of this form, in the ledger."""
+        return "json"
+
+
+class Ledger:
+    """The jobs.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://...``; its tables are made where they are missing.
+
+    Raises:
+        StorageError: it cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        logging.getLogger("dbos").setLevel(logging.WARNING)
+        try:
+            if url.startswith(_SQLITE):
+                with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as file:
+                    file.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers do not wait for the writer
+            DBOS.migrate(url)
+            self._client = DBOSClient(system_database_url=url, serializer=Json(), application_name=APPLICATION)
+            self._client.register_queue(
+                QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS, application_name=APPLICATION
+            )
+        except Exception as error:  # of the database's own kind, whichever it is
+            problem = f"cannot be opened ({error})"
+            raise StorageError("database", problem, "check its address, and whether it can be written") from error
+
+    def submit(self, job_id: str, owner: str, asked: Mapping[str, Any]) -> Job:
+        """Take a job in; one that is there under that name stays as it is.
+
+        Returns:
+            the job as the ledger has it, this one or the older one.
+        """
+        options: EnqueueOptions = {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE,
+            "workflow_id": job_id,
+            "app_version": VERSION,
+            "authenticated_user": owner,
+        }
+        self._client.enqueue(options, dict(asked))
+        found = self.find(job_id)
+        assert found is not None
+        return found
+
+    def find(self, job_id: str) -> Job | None:
+        """A job by its name."""
+        found = self._client.list_workflows(workflow_ids=[job_id])
+        return _job(found[0]) if found else None
+
+    def jobs(
+        self, *, limit: int, owner: str | None = None, after: Job | None = None, newest_first: bool = True
+    ) -> list[Job]:
+        """Some jobs in the order of their coming.
+
+        Args:
+            limit: at most so many.
+            owner: whose; by default everybody's.
+            after: only those that come after this one in that order.
+            newest_first: the order.
+        """
+        border: JSON = {}
+        if after is not None:
+            moment = datetime.fromtimestamp(after.created, UTC).isoformat(timespec="milliseconds")
+            border = {"end_time" if newest_first else "start_time": moment}
+        found = self._client.list_workflows(
+            name=WORKFLOW, user=owner, limit=limit + SAME_MOMENT, sort_desc=newest_first, **border
+        )
+        jobs = [_job(one) for one in found]
+        places = [place for place, job in enumerate(jobs) if after is not None and job.id == after.id]
+        return jobs[places[0] + 1 if places else 0 :][:limit]
+
+    def unfinished(self) -> list[Job]:
+        """All jobs that have not ended."""
+        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, status=_UNFINISHED)]
+
+    def ended(self, before: float) -> list[Job]:
+        """Jobs that ended before a moment, in seconds since 1970."""
+        moment = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
+        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, completed_before=moment)]
+
+    def cancel(self, job_id: str) -> None:
+        """End a job that has not ended; its worker learns of it within a step."""
+        self._client.cancel_workflow(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Take a job out."""
+        self._client.delete_workflow(job_id)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._client.destroy()
+
+
+def _job(found: Any) -> Job:
+    told = found.output if isinstance(found.output, dict) else {}
+    state = _STATES.get(found.status, State.FAILED if "error" in told else State.COMPLETED)
+    if state is State.FAILED and not told:
+        told = {"error": GAVE_UP}
+    arguments: Any = (found.input or {}).get("args") or ({},)
+    return Job(
+        id=found.workflow_id,
+        state=state,
+        owner=found.authenticated_user or "",
+        asked=arguments[0],
+        told=told,
+        created=_seconds(found.created_at) or 0.0,
+        started=_seconds(found.dequeued_at),
+        ended=_seconds(found.completed_at),
+    )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,85 @@
+"""Starts everything and ends everything: the ledger, the workers, the door."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from humo.errors import RequestError
+from humo.media.files import reason
+from humo.server.app import make_app
+from humo.server.keys import Keys
+from humo.server.ledger import Ledger
+from humo.server.service import Service
+from humo.server.settings import Settings
+from humo.server.store import Store
+from humo.server.supervisor import Supervisor, places
+
+GRACE_SECONDS = 3
+"""For requests that are being answered when the service is told to end."""
+
+IDLE_SECONDS = 60
+"""A line on which nothing comes is closed."""
+
+
+def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], None]) -> None:
+    """Serve until interrupted or terminated.
+
+    Args:
+        settings: of the service.
+        keys: asked for if there are any.
+        say: told where it listens.
+
+    Raises:
+        HumoError: the folder, the ledger or the address cannot be used.
+    """
+    os.umask(0o077)  # what it writes is nobody else's
+    store = Store(settings.folder)
+    store.prepare()
+    listening = listen(settings)
+    database = settings.database or store.database
+    ledger = Ledger(database)
+    supervisor = Supervisor(settings.folder.absolute(), database, places(settings.devices))
+    app = make_app(Service(settings, store, ledger), keys, supervisor)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            h11_max_incomplete_event_size=64 * 2**10,
+        )
+    )
+    supervisor.start()
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"serving at {address}", {"address": address, "models": list(settings.models), "keys": len(keys)})
+    try:
+        server.run(sockets=[listening])
+    finally:
+        supervisor.stop()
+        ledger.close()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket.
+
+    Raises:
+        RequestError: the address is taken, or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        problem = f"{settings.host} cannot be listened at ({reason(error)})"
+        raise RequestError(f"--port {settings.port}", problem, "choose another port or address") from error
+    return found

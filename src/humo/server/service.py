@@ -1,0 +1,219 @@
+"""What the service does, without a word of HTTP: takes jobs in, tells of them, ends them, sweeps up after them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from humo.errors import HumoError, RequestError
+from humo.jobs import build_request, prepare
+from humo.request import Plan
+from humo.server.intake import Gate, Kind, from_data_address
+from humo.server.ledger import JSON, Job, Ledger
+from humo.server.remote import fetch
+from humo.server.settings import Settings
+from humo.server.store import Store, is_job_id
+from humo.server.wire import Asked, Given, Video, address_in, sort, video_of
+
+
+class BusyError(HumoError):
+    """More jobs are waiting than the service takes."""
+
+
+class ConflictError(HumoError):
+    """A key that stands for another request already."""
+
+
+class AbsentError(HumoError):
+    """There is no such job, or not yet what is asked for of it."""
+
+
+class Service:
+    """The jobs of this service, for whoever asks.
+
+    Args:
+        settings: of the service.
+        store, ledger: its folder and its jobs.
+    """
+
+    def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
+        self.settings, self.store, self.ledger = settings, store, ledger
+        self._gate = Gate(settings.limits)
+
+    async def accept(self, given: Given, owner: str, idempotency_key: str | None = None) -> Video:
+        """Take a request in: it is checked whole and stored before this returns.
+
+        Args:
+            given: names and values as they came; files as bytes.
+            owner: who asks.
+            idempotency_key: the same key and request is the same job.
+
+        Raises:
+            HumoError: a field is at fault, nothing was stored.
+            BusyError: too many are waiting.
+            ConflictError: the key stands for another request.
+        """
+        asked = sort(given)
+        model = self._model(asked.model)
+        pictures, sounds = await self._files(asked)
+        if pictures and not _agrees(asked.fields.get("consent")):
+            remedy = "send consent=true if everybody who is shown or heard has agreed, or leave the pictures out"
+            raise RequestError("consent", "is needed for pictures of people", remedy)
+        return await asyncio.to_thread(self._store, asked, model, pictures, sounds, owner, idempotency_key)
+
+    def _model(self, name: str | None) -> str:
+        models = self.settings.models
+        if name is not None and name not in models:
+            raise RequestError("model", f"{name[:60]!r} is not served here", f"there are {', '.join(models)}")
+        return name or next(iter(models))
+
+    async def _files(self, asked: Asked) -> tuple[list[bytes], list[bytes]]:
+        """Pictures and sounds, each written anew."""
+        limits = self.settings.limits
+        found: dict[Kind, list[bytes]] = {"image": [], "audio": []}
+        most: dict[Kind, int] = {"image": limits.images, "audio": 1}
+        for field, kind, value in asked.files:
+            if len(found[kind]) == most[kind]:
+                raise RequestError(field, "is one more than is taken", f"at most {most[kind]} of this kind")
+            content = value
+            if not isinstance(value, bytes):
+                content = await asyncio.to_thread(self._content, address_in(value, field), kind, field)
+            found[kind].append(await self._gate.admit(content, kind, field))
+        return found["image"], found["audio"]
+
+    def _content(self, address: str, kind: Kind, field: str) -> bytes:
+        """What is at an address, or in it."""
+        most = self.settings.limits.bytes_of(kind)
+        if address.startswith("data:"):
+            return from_data_address(address, most, field)
+        if not self.settings.sources:
+            raise RequestError(field, "names an address, and nothing is fetched here", "upload the file itself")
+        return fetch(address, hosts=self.settings.sources, most=most, field=field)
+
+    def _check_size(self, plan: Plan) -> None:
+        geometry, most = plan.geometry, self.settings.most_pixels
+        if geometry.width * geometry.height * geometry.frames > most:
+            size = f"{geometry.frames} of {geometry.width} x {geometry.height} pixels"
+            raise RequestError("frames", f"{size} are more than is made here", f"at most {most / 1e6:g} million in all")
+
+    def _store(
+        self, asked: Asked, model: str, pictures: list[bytes], sounds: list[bytes], owner: str, key: str | None
+    ) -> Video:
+        fields: dict[str, Any] = dict(asked.fields)
+        if self.settings.models[model] is not None:
+            fields["model"] = self.settings.models[model]
+        if pictures:
+            fields["images"] = [self.store.keep(one, ".png") for one in pictures]
+        if sounds:
+            fields["audio"] = self.store.keep(sounds[0], ".wav")
+        job_id = _job_id(owner, key)
+        plan = prepare(build_request(self.store.fields(fields) | {"output": str(self.store.output(job_id))}))
+        self._check_size(plan)
+        settled = plan.request.model_dump(
+            mode="json", exclude={"output", "sidecar", "vocals", "device", "dtype", "model"}
+        )
+        settled |= {name: fields[name] for name in ("images", "audio") if name in fields}
+        told = {
+            "fields": fields,
+            "request": settled,
+            "notes": list(plan.notes),
+            "model": model,
+            "user": asked.user,
+            "digest": _digest({"model": model, "user": asked.user, "fields": fields}),
+        }
+        if self.ledger.find(job_id) is None and len(self.ledger.unfinished()) >= self.settings.most_waiting:
+            raise BusyError("queue", f"{self.settings.most_waiting} jobs are waiting already", "come back later")
+        job = self.ledger.submit(job_id, owner, told)
+        if job.asked["digest"] != told["digest"]:
+            raise ConflictError(
+                "Idempotency-Key", "stands for another request already", "take a new key for a new request"
+            )
+        return self.told(job)
+
+    # -- of jobs that are there --------------------------------------------------------------------------------------
+
+    def job(self, job_id: str, owner: str) -> Job:
+        """A job of somebody.
+
+        Raises:
+            AbsentError: there is none of that name, or it is somebody else's.
+        """
+        job = self.ledger.find(job_id) if is_job_id(job_id) else None
+        if job is None or job.owner != owner:
+            raise AbsentError("id", f"there is no video {job_id[:60]!r}", "see GET /v1/videos")
+        return job
+
+    def told(self, job: Job) -> Video:
+        """A job as clients know it."""
+        return video_of(job, self.store.told(job.id), self.settings.keep_seconds)
+
+    def file(self, job: Job, variant: str) -> Path:
+        """A file of a finished job.
+
+        Raises:
+            AbsentError: it has not ended well, or not yet.
+        """
+        path = self.store.output(job.id, variant)
+        if job.state.value != "completed" or not path.is_file():
+            raise AbsentError("id", f"{job.id} is {job.state.value}", "wait until it is completed")
+        return path
+
+    def jobs(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> tuple[list[Video], bool]:
+        """Some jobs of somebody, and whether there are more.
+
+        Raises:
+            AbsentError: there is no job ``after``.
+        """
+        border = None if after is None else self.job(after, owner)
+        found = self.ledger.jobs(limit=limit + 1, owner=owner, after=border, newest_first=newest_first)
+        return [self.told(job) for job in found[:limit]], len(found) > limit
+
+    def cancel(self, job: Job) -> Job:
+        """End a job; one that has ended stays as it is."""
+        if not job.state.has_ended:
+            self.ledger.cancel(job.id)
+        return self.ledger.find(job.id) or job
+
+    def delete(self, job: Job) -> None:
+        """End a job and remove all that is left of it."""
+        self.cancel(job)
+        self.ledger.forget(job.id)
+        self.store.remove(job.id)
+
+    def sweep(self, now: Callable[[], float] = time.time) -> int:
+        """Remove what is older than it is kept.
+
+        Returns:
+            how many jobs went.
+        """
+        old = self.ledger.ended(now() - self.settings.keep_seconds)
+        for job in old:
+            self.delete(job)
+        wanted = {name for job in self.ledger.unfinished() for name in _inputs(job.asked["fields"])}
+        self.store.sweep(self.settings.keep_seconds, wanted.__contains__, now)
+        return len(old)
+
+
+def _inputs(fields: Mapping[str, Any]) -> list[str]:
+    return [*fields.get("images", ()), *([fields["audio"]] if "audio" in fields else [])]
+
+
+def _agrees(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.lower() in ("true", "1", "yes"))
+
+
+def _job_id(owner: str, key: str | None) -> str:
+    """A new name, or the one that follows from a client's key."""
+    if key is None:
+        return f"video_{secrets.token_hex(16)}"
+    return f"video_{hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()[:32]}"
+
+
+def _digest(value: JSON) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

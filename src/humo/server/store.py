@@ -1,0 +1,167 @@
+"""The service's folder: who writes what where. Every name in it is ours; nothing a client says becomes a path.
+
+jobs.sqlite              the ledger, unless it is a PostgreSQL elsewhere
+inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
+videos/ID.mp4 .json .png the video, its record, its thumbnail
+running/ID.json .png     what a worker is doing, and how the picture looks by now
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from humo.errors import StorageError
+from humo.media.files import reason, replacing
+
+VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
+"""What there is of a finished job -> the suffix of its file."""
+
+_ID = re.compile(r"video_[0-9a-f]{32}")
+_INPUT = re.compile(r"[0-9a-f]{64}\.(png|wav)")
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder.
+
+    Args:
+        folder: may be missing; several machines may share it.
+    """
+
+    folder: Path
+
+    def prepare(self) -> None:
+        """Make what is missing, for this user alone; remove what a killed process left half-written.
+
+        Raises:
+            StorageError: it cannot be written to.
+        """
+        try:
+            for name in ("inputs", "videos", "running"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+                for part in (self.folder / name).glob(".*.part"):
+                    part.unlink(missing_ok=True)
+        except OSError as error:
+            problem = f"{str(self.folder)!r} cannot be written ({reason(error)})"
+            raise StorageError("data", problem, "choose a folder you may write to") from error
+
+    @property
+    def database(self) -> str:
+        """Address of the ledger that is kept in the folder."""
+        return f"sqlite:///{self.folder.absolute() / 'jobs.sqlite'}"
+
+    def input(self, name: str) -> Path:
+        """A picture or sound by the name that `keep` gave it."""
+        assert _INPUT.fullmatch(name), name
+        return self.folder / "inputs" / name
+
+    def fields(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of a request as the ledger has them, with inputs as files rather than names."""
+        found = dict(stored)
+        if "images" in found:
+            found["images"] = tuple(str(self.input(name)) for name in found["images"])
+        if found.get("audio") is not None:
+            found["audio"] = str(self.input(found["audio"]))
+        return found
+
+    def output(self, job_id: str, variant: str = "video") -> Path:
+        """Where a file of a finished job lies."""
+        assert is_job_id(job_id), job_id
+        return self.folder / "videos" / f"{job_id}{VARIANTS[variant]}"
+
+    def running(self, job_id: str, suffix: str = ".json") -> Path:
+        """Where a worker says how a job is doing."""
+        assert is_job_id(job_id), job_id
+        return self.folder / "running" / f"{job_id}{suffix}"
+
+    def keep(self, content: bytes, suffix: str) -> str:
+        """Keep an input, once whatever how often it comes.
+
+        Returns:
+            its name.
+
+        Raises:
+            StorageError: there is no room.
+        """
+        name = f"{hashlib.sha256(content).hexdigest()}{suffix}"
+        path = self.input(name)
+        if path.is_file():
+            os.utime(path)  # wanted again: not swept soon
+        else:
+            write(path, content, durable=True)
+        return name
+
+    def tell(self, job_id: str, said: dict[str, Any]) -> None:
+        """Say how a job is doing."""
+        write(self.running(job_id), json.dumps(said).encode())
+
+    def told(self, job_id: str) -> dict[str, Any]:
+        """What was said last of a job; nothing if there is nothing."""
+        try:
+            found: dict[str, Any] = json.loads(self.running(job_id).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def settle(self, job_id: str) -> None:
+        """A job has ended: nothing more is said of it."""
+        for path in (self.folder / "running").glob(f"{job_id}.*"):
+            path.unlink(missing_ok=True)
+
+    def remove(self, job_id: str) -> None:
+        """Remove all files of a job; inputs may belong to others, too, and go by age."""
+        self.settle(job_id)
+        for variant in VARIANTS:
+            self.output(job_id, variant).unlink(missing_ok=True)
+
+    def sweep(self, seconds: float, is_wanted: Callable[[str], bool], now: Callable[[], float] = time.time) -> int:
+        """Remove files that are older than an age.
+
+        Args:
+            seconds: the age.
+            is_wanted: whether a file (by its name) belongs to a job that has not ended.
+            now: seconds since 1970.
+
+        Returns:
+            how many went.
+        """
+        gone = 0
+        for path in (*(self.folder / "inputs").iterdir(), *(self.folder / "videos").iterdir()):
+            if now() - path.stat().st_mtime > seconds and not is_wanted(path.name):
+                path.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text is the name of a job as we make them."""
+    return _ID.fullmatch(text) is not None
+
+
+def write(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Args:
+        path: in the folder.
+        content: of the file.
+        durable: it must outlive a loss of power: wait for the disk.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    try:
+        with replacing(path, "data") as part, part.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError("data", f"cannot be written ({reason(error)})", "make room on the service's disk") from error

@@ -1,0 +1,109 @@
+"""Keeps one worker process a device alive: started with the service, started again when it dies, gone with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before a worker is started again, by how often it died without having lived for `SETTLED`."""
+
+SETTLED = 30.0
+"""Seconds after which a worker's earlier deaths are forgotten."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A worker's name, the device it asks for, and what its environment says."""
+
+    name: str
+    device: str
+    environment: Mapping[str, str]
+
+
+def places(devices: Sequence[str]) -> list[Place]:
+    """One worker for each device named: ``cpu``, ``mps``, ``auto``, ``cuda`` or ``cuda:N``, one name more than once for
+    several workers on it."""
+    found = []
+    for number, device in enumerate(devices):
+        kind, _, index = device.partition(":")
+        found.append(Place(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
+    return found
+
+
+class Supervisor:
+    """The workers of this machine.
+
+    Args:
+        folder: the service's.
+        database: address of the ledger.
+        workers: that shall be there.
+    """
+
+    def __init__(self, folder: Path, database: str, workers: Sequence[Place]) -> None:
+        self._folder, self._database = folder, database
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._ends = threading.Event()
+        self._threads = [threading.Thread(target=self._keep, args=(one,), daemon=True) for one in workers]
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start them all."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End them all; what they were at is begun anew with the next start."""
+        self._ends.set()
+        for process in list(self._processes.values()):
+            _end(process)
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    @property
+    def alive(self) -> list[int]:
+        """Process numbers of the workers that are there."""
+        return [process.pid for process in self._processes.values() if process.poll() is None]
+
+    def _keep(self, place: Place) -> None:
+        deaths = 0
+        while not self._ends.wait(PAUSES[min(deaths, len(PAUSES) - 1)]):
+            began = time.monotonic()
+            process = self._begin(place)
+            process.wait()
+            if self._ends.is_set():
+                return
+            self.restarts += 1
+            deaths = 1 if time.monotonic() - began > SETTLED else deaths + 1
+            logger.warning("%s ended with %s and is started again", place.name, process.returncode)
+
+    def _begin(self, place: Place) -> subprocess.Popen[bytes]:
+        words = [str(self._folder), self._database, place.name, place.device]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "humo.server.worker", *words],
+            stdin=subprocess.PIPE,  # it ends when this process is gone, whatever it died of
+            stdout=subprocess.DEVNULL,
+            env=os.environ | place.environment,
+        )
+        self._processes[place.name] = process
+        if self._ends.is_set():
+            _end(process)
+        return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()

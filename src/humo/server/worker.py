@@ -1,0 +1,200 @@
+"""A worker: one process for one device, which takes a job from the ledger, makes its video, and takes the next.
+
+It ends when the one that started it is gone, so that no two processes of one name are ever at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from dbos import DBOS, DBOSConfig
+from numpy.typing import NDArray
+from PIL import Image
+
+from humo.errors import HumoError, StorageError
+from humo.jobs import Engine, Result, prepare, run
+from humo.media.files import replacing
+from humo.progress import Event
+from humo.request import parse_request
+from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
+from humo.server.store import Store
+
+TELL_SECONDS = 0.2
+"""At most so often the progress is written down."""
+
+PREVIEW_SECONDS = 1.0
+"""At most so often the picture that is taking shape is written."""
+
+LOOK_SECONDS = 0.5
+"""So often a worker looks whether its job was cancelled."""
+
+logger = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The job was cancelled while it was made."""
+
+
+class Worker:
+    """Makes videos.
+
+    Args:
+        store: the service's folder.
+        ledger: to look whether a job is still wanted.
+        models: name -> model folder; "" is the default's.
+        device: of a request.
+    """
+
+    def __init__(self, store: Store, ledger: Ledger, device: str) -> None:
+        self._store, self._ledger, self._device = store, ledger, device
+        self._engine = Engine()
+
+    def make(self, job_id: str, asked: JSON) -> JSON:
+        """Make the video of a job.
+
+        Returns:
+            what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
+        """
+        try:
+            return {"video": self._make(job_id, asked)}
+        except Cancelled:
+            return {"error": {"code": "cancelled", "message": "cancelled"}}
+        except StorageError as error:
+            return {"error": {"code": "storage", "message": str(error)}}
+        except HumoError as error:
+            return {"error": {"code": "invalid_request", "message": str(error), "param": error.field}}
+        except MemoryError:
+            return {"error": {"code": "out_of_memory", "message": "too large for this machine's memory"}}
+        except Exception as error:  # a fault of ours must not take the worker with it
+            logger.exception("job %s failed", job_id)
+            code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
+            return {"error": {"code": code, "message": f"{type(error).__name__}: {error}"}}
+        finally:
+            self._store.settle(job_id)
+
+    def _make(self, job_id: str, asked: JSON) -> JSON:
+        fields = self._store.fields(asked["fields"]) | {
+            "output": str(self._store.output(job_id)),
+            "sidecar": True,
+            "device": self._device,
+        }
+        plan = prepare(parse_request(fields))
+        listener = Listener(self._store, self._ledger, job_id)
+        result = run(plan, engine=self._engine, listener=listener, keep_paths=False)
+        self._thumbnail(job_id, result.frames)
+        return _told(result)
+
+    def _thumbnail(self, job_id: str, frames: int) -> None:
+        """The frame in the middle, as a picture."""
+        from humo.media.video import read_frame
+
+        frame = read_frame(self._store.output(job_id), frames // 2)
+        save_picture(frame, self._store.output(job_id, "thumbnail"))
+
+
+def save_picture(frame: NDArray[np.uint8], path: Path) -> None:
+    """Write a frame (H, W, 3) as PNG."""
+    with replacing(path, "data") as part:
+        Image.fromarray(frame).save(part, format="PNG")
+
+
+class Listener:
+    """Writes a job's progress down, and stops the job when it was cancelled."""
+
+    def __init__(self, store: Store, ledger: Ledger, job_id: str) -> None:
+        self._store, self._ledger, self._id = store, ledger, job_id
+        self._told = self._looked = self._shown = 0.0
+        self._phase, self._began, self._first = "", 0.0, 0
+
+    def __call__(self, event: Event) -> None:
+        """Take an event.
+
+        Raises:
+            Cancelled: nobody wants the video any more.
+        """
+        now = time.monotonic()
+        if event.phase != self._phase:
+            self._phase, self._began, self._first = event.phase, now, event.done
+        is_end = event.done in (0, event.total)
+        if is_end or now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._store.tell(self._id, {**self._progress(event, now), "at": time.time()})
+        if event.look is not None and now - self._shown >= PREVIEW_SECONDS:
+            self._shown = now
+            save_picture(event.look(), self._store.running(self._id, ".png"))
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            job = self._ledger.find(self._id)
+            if job is None or job.state is State.CANCELLED:
+                raise Cancelled
+
+    def _progress(self, event: Event, now: float) -> JSON:
+        done = event.done - self._first
+        left = None if done < 1 else round((now - self._began) / done * (event.total - event.done), 1)
+        return {"phase": event.phase, "done": event.done, "total": event.total, "seconds_left": left}
+
+
+def _told(result: Result) -> JSON:
+    return {
+        "frames": result.frames,
+        "seconds": result.seconds,
+        "width": result.width,
+        "height": result.height,
+        "bytes": result.bytes,
+        "seed": result.seed,
+        "timings": result.timings,
+    }
+
+
+def work(folder: Path, database: str, name: str, device: str) -> None:
+    """Work until the standard input ends.
+
+    Args:
+        folder: the service's.
+        database: address of the ledger.
+        name: of this worker: what a worker of this name had begun when it died is begun anew.
+        device: of a request.
+    """
+    store, ledger = Store(folder), Ledger(database)
+    worker = Worker(store, ledger, device)
+    config: DBOSConfig = {
+        "name": APPLICATION,
+        "system_database_url": database,
+        "serializer": Json(),
+        "executor_id": name,
+        "application_version": VERSION,
+        "log_level": "WARNING",
+        "run_migrations": False,
+    }
+    DBOS(config=config)
+
+    @DBOS.workflow(name=WORKFLOW)
+    def make_video(asked: JSON) -> JSON:
+        job_id = DBOS.workflow_id
+        assert job_id is not None
+        return worker.make(job_id, asked)
+
+    DBOS.listen_queues([QUEUE])
+    DBOS.launch()
+    sys.stdin.read()
+    os._exit(0)  # whatever is at work is begun anew by the next of this name
+
+
+def main(words: list[str]) -> None:
+    """``python -m humo.server.worker``, started by `supervisor`."""
+    parser = argparse.ArgumentParser()
+    for option in ("folder", "database", "name", "device"):
+        parser.add_argument(option)
+    options = parser.parse_args(words)
+    logging.basicConfig(level=logging.WARNING)
+    work(Path(options.folder), options.database, options.name, options.device)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The ComfyUI nodes, run as ComfyUI runs them, against a typed stand-in for its interface."""

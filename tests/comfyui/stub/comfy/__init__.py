@@ -1,0 +1,1 @@
+"""Of ComfyUI's insides, the one function that the nodes call."""

@@ -1,0 +1,89 @@
+"""The workflow files: they name what there is, and make the video they promise."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.comfyui.executor import STOCK, WORKFLOWS, Comfy, Workflow, load_audio, widget_values
+
+SAMPLER = "HuMo_Sampler"
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request: pytest.FixtureRequest) -> Workflow:
+    """One of the files."""
+    path: Path = request.param
+    read: Workflow = json.loads(path.read_text())
+    return read
+
+
+def sockets_of(comfy: Comfy, node_type: str) -> tuple[dict[str, str], list[str]]:
+    """A node's inputs with their types, and the types of its outputs."""
+    if node_type in comfy.nodes:
+        inputs = {name: one.get_io_type() for name, one in comfy.inputs(node_type).items()}
+        return inputs, comfy.outputs(node_type)
+    return STOCK[node_type]["inputs"], STOCK[node_type]["outputs"]
+
+
+def test_there_is_one_with_a_picture_and_one_without() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["text-picture-sound", "text-sound"]
+    types = [{node["type"] for node in json.loads(path.read_text())["nodes"]} for path in WORKFLOWS]
+    assert ["HuMo_Pictures" in found for found in types] == [True, False]
+    assert all({"LoadAudio", "CreateVideo", "SaveVideo"} <= found for found in types)
+
+
+def test_nodes_and_sockets_are_those_there_are(workflow: Workflow, comfy: Comfy) -> None:
+    for node in workflow["nodes"]:
+        inputs, outputs = sockets_of(comfy, node["type"])
+        assert {one["name"]: one["type"] for one in node["inputs"]}.items() <= inputs.items(), node["type"]
+        assert [one["type"] for one in node["outputs"]] == outputs, node["type"]
+        assert len(node["widgets_values"]) == len(comfy.widgets_of(node["type"])), node["type"]
+    ids = [node["id"] for node in workflow["nodes"]]
+    assert len(set(ids)) == len(ids)
+    assert workflow["last_node_id"] == max(ids)
+
+
+def test_links_join_sockets_of_one_type_and_both_ends_know_of_them(workflow: Workflow, comfy: Comfy) -> None:
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, source, output, target, place, kind in workflow["links"]:
+        assert nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][place]["type"] == kind
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][place]["link"] == link
+        assert nodes[source]["order"] < nodes[target]["order"]
+    known = {link[0] for link in workflow["links"]}
+    assert {one["link"] for node in workflow["nodes"] for one in node["inputs"]} - {None} == known
+    assert {link for node in workflow["nodes"] for one in node["outputs"] for link in one["links"]} == known
+    assert workflow["last_link_id"] == max(known)
+
+
+def test_required_sockets_are_linked_and_settings_left_open(workflow: Workflow, comfy: Comfy) -> None:
+    for node in workflow["nodes"]:
+        if node["type"] not in comfy.nodes:
+            continue
+        linked = {one["name"] for one in node["inputs"] if one["link"] is not None}
+        values = widget_values(node, comfy.widgets_of(node["type"]))
+        for name, one in comfy.inputs(node["type"]).items():
+            assert one.optional or name in linked or values[name], (node["type"], name)
+        if node["type"] == SAMPLER:
+            assert values.pop("control_after_generate") == "fixed"
+            assert values == {name: vars(comfy.inputs(SAMPLER)[name])["default"] for name in values}
+
+
+def test_a_workflow_makes_a_video_with_its_sound(workflow: Workflow, comfy: Comfy) -> None:
+    short = copy.deepcopy(workflow)
+    sampler = next(node for node in short["nodes"] if node["type"] == SAMPLER)
+    names = comfy.widgets_of(SAMPLER)
+    for name, value in {"frames": 5, "steps": 2}.items():
+        sampler["widgets_values"][names.index(name)] = value
+    (video,) = comfy.run_workflow(short)
+    assert video["images"].shape == (5, 96, 96, 3)
+    assert video["images"].std() > 0.01
+    assert video["fps"] == 25
+    heard: dict[str, Any] = load_audio("woman.wav")
+    assert video["audio"]["sample_rate"] == heard["sample_rate"]
+    assert video["audio"]["waveform"].equal(heard["waveform"][..., : heard["sample_rate"] // 5])

@@ -1,0 +1,39 @@
+"""A service in a folder of its own, asked in this process; workers are started by the tests that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from humo.server.app import make_app
+from humo.server.keys import Keys
+from humo.server.ledger import Ledger
+from humo.server.service import Service
+from humo.server.settings import Settings
+from humo.server.store import Store
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(folder=tmp_path / "service")
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[Service]:
+    store = Store(settings.folder)
+    store.prepare()
+    ledger = Ledger(settings.database or store.database)
+    yield Service(settings, store, ledger)
+    ledger.close()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[TestClient]:
+    app = make_app(service, Keys(service.settings.keys))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as found:
+        yield found

@@ -1,0 +1,97 @@
+"""A real service in processes of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+PATIENCE = 120.0  # seconds: a worker loads torch, on a machine that may be busy
+
+
+@dataclass
+class Running:
+    """``humo serve`` on a folder.
+
+    Args:
+        folder: its data.
+        words: further options.
+    """
+
+    folder: Path
+    words: Sequence[str] = ()
+    address: str = ""
+    process: subprocess.Popen[str] = field(init=False)
+
+    def start(self) -> Running:
+        """Start it, and wait until it listens."""
+        command = [sys.executable, "-m", "humo", "serve", "--data", str(self.folder), "--port", "0", "--device", "cpu"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            [*command, *self.words, "--json"], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.process.stdout is not None
+        self.address = json.loads(self.process.stdout.readline())["address"]
+        return self
+
+    def stop(self) -> int:
+        """End it as a user does."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=PATIENCE)
+        finally:
+            self._close()
+
+    def kill(self) -> None:
+        """Its worst end."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes."""
+        children = psutil.Process(self.process.pid).children()
+        return [one for one in children if "humo.server.worker" in " ".join(one.cmdline())]
+
+    def ask(self, **fields: Any) -> str:
+        """Ask for a video.
+
+        Returns:
+            its ID.
+        """
+        answer = httpx.post(f"{self.address}/v1/videos", json={"prompt": "hello", "frames": 5, "steps": 1} | fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def look(self, job_id: str) -> dict[str, Any]:
+        """How a video is doing."""
+        told: dict[str, Any] = httpx.get(f"{self.address}/v1/videos/{job_id}").json()
+        return told
+
+    def wait(self, job_id: str, *states: str) -> dict[str, Any]:
+        """Wait until a job is in one of some states."""
+        found: dict[str, Any] = wait_for(lambda: (told := self.look(job_id))["humo"]["state"] in states and told)
+        return found
+
+
+def wait_for(is_so: Callable[[], Any]) -> Any:
+    """Wait until something is so."""
+    until = time.monotonic() + PATIENCE
+    while not (found := is_so()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+    return found

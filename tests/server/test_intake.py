@@ -1,0 +1,143 @@
+"""What comes through the gate is ours; bombs, lies and things cut short stay outside, soon and cheaply."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import time
+import wave
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from humo.errors import MediaError
+from humo.server.intake import Gate, Kind, Limits
+from tests.server.conftest import EXAMPLES
+
+MEGABYTE = 2**20
+
+
+def admit(content: bytes, kind: Kind, limits: Limits | None = None) -> bytes:
+    return asyncio.run(Gate(limits or Limits()).admit(content, kind, "file"))
+
+
+def wav(seconds: float, rate: int = 16_000) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.sin(np.arange(int(seconds * rate)) / 9) * 9000).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture of one bit a pixel: nearly nothing, however large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pack = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    data = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def silent_opus(seconds: int) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="ogg") as container:
+        stream = container.add_stream(
+            "libopus", rate=48_000, layout="stereo", options={"b": "6000", "frame_duration": "60"}
+        )
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48_000), np.int16), format="s16", layout="stereo")
+        block.sample_rate = 48_000
+        for second in range(seconds):
+            block.pts = second * 48_000
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def black_mp4(side: int, frames: int) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "threads": "1"})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame(side, side, "yuv420p")
+        for plane, value in zip(frame.planes, (16, 128, 128), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        for _ in range(frames):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def test_a_picture_is_written_anew() -> None:
+    original = (EXAMPLES / "woman.png").read_bytes()
+    hidden = original + b"PK\x03\x04 something else behind it"
+    made = admit(hidden, "image")
+    assert b"PK\x03\x04" not in made
+    with Image.open(io.BytesIO(made)) as ours, Image.open(EXAMPLES / "woman.png") as theirs:
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
+
+
+def test_a_sound_is_written_anew() -> None:
+    made = admit(wav(1.0) + b"<script>", "audio")
+    with wave.open(io.BytesIO(made)) as file:
+        assert (file.getnframes(), file.getframerate()) == (16_000, 16_000)
+    assert b"<script>" not in made
+
+
+def test_more_than_the_longest_sound_is_refused() -> None:
+    assert admit(wav(2.0), "audio", Limits(audio_seconds=2.0))
+    with pytest.raises(MediaError, match="file: the sound is longer than 2 seconds"):
+        admit(wav(2.1), "audio", Limits(audio_seconds=2.0))
+    with pytest.raises(MediaError, match="file: is larger than 1 MiB"):
+        admit(bytes(MEGABYTE + 1), "audio", Limits(audio_bytes=MEGABYTE))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        pytest.param(lambda: silent_opus(3600), "audio", id="an hour of opus, 700 MB when decoded"),
+        pytest.param(lambda: png(20_000, 20_000), "image", id="a PNG of 1.2 GB"),
+        pytest.param(lambda: png(12_000, 12_000), "image", id="a PNG of 432 MB"),
+        pytest.param(lambda: black_mp4(4096, 100), "audio", id="an MP4 of 5 GB, as a sound"),
+        pytest.param(lambda: black_mp4(4096, 10), "image", id="an MP4, as a picture"),
+        pytest.param(lambda: (EXAMPLES / "woman.png").read_bytes()[:3000], "image", id="a PNG cut short"),
+        pytest.param(lambda: wav(1.0)[:30], "audio", id="a WAV cut short"),
+        pytest.param(lambda: b"GIF89a" + b"\xff" * 100, "image", id="a GIF that is none"),
+        pytest.param(lambda: b"#EXTM3U\nhttp://127.0.0.1/a\nfile:///etc/passwd\n", "audio", id="a playlist"),
+        pytest.param(lambda: b"ffconcat version 1.0\nfile /etc/passwd\n", "audio", id="a list of files"),
+        pytest.param(lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image", id="an SVG"),
+        pytest.param(lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run", "image", id="a PostScript"),
+        pytest.param(lambda: b"\x00" * 1000, "image", id="zeros"),
+        pytest.param(lambda: b"\x00" * 1000, "audio", id="zeros, as a sound"),
+    ],
+)
+def test_bombs_and_lies_are_refused(content: object, kind: Kind) -> None:
+    given: bytes = content()  # type: ignore[operator]
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with pytest.raises(MediaError) as caught:
+        admit(given, kind)
+    assert process.memory_info().rss - before < 64 * MEGABYTE
+    assert "given" not in str(caught.value)  # of where it was looked at, nothing is told
+    assert "/" not in caught.value.problem
+
+
+def test_a_decoder_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(MediaError, match="cannot be decoded within this service's limits"):
+        admit(wav(0.1), "audio", Limits(seconds=1))
+    assert time.monotonic() - began < 10

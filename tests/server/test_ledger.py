@@ -1,0 +1,205 @@
+"""A job's states: only those of the drawing in `ledger`, whatever clients and workers do, in whatever order."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from dbos import DBOS
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule, run_state_machine_as_test
+
+from humo.errors import StorageError
+from humo.server.ledger import APPLICATION, JSON, POLL_SECONDS, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
+
+PATIENCE = 20.0  # seconds, for a busy machine
+
+
+class Puppet:
+    """A worker that does what the test tells it: ends a job well, ends it badly, dies over it and comes again."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.at_work: dict[str, threading.Event] = {}
+        self.ends: dict[str, JSON] = {}
+        self.start()
+
+    def start(self) -> None:
+        DBOS(
+            config={
+                "name": APPLICATION,
+                "system_database_url": self._url,
+                "serializer": Json(),
+                "executor_id": "puppet",
+                "application_version": VERSION,
+                "log_level": "CRITICAL",
+            }
+        )
+
+        @DBOS.workflow(name=WORKFLOW)
+        def make_video(asked: JSON) -> JSON:
+            job_id = str(DBOS.workflow_id)
+            event = self.at_work[job_id] = threading.Event()
+            event.wait()
+            return self.ends.get(job_id, {"error": {"code": "cancelled", "message": "the worker died"}})
+
+        DBOS.listen_queues([QUEUE])
+        DBOS.launch()
+
+    def end(self, job_id: str, told: JSON) -> None:
+        self.ends[job_id] = told
+        self.at_work.pop(job_id).set()
+
+    def stop(self) -> None:
+        for event in self.at_work.values():
+            event.set()
+        self.at_work.clear()
+        DBOS.destroy(destroy_registry=True)
+
+
+def wait_for(is_so: Callable[[], Any]) -> Any:
+    until = time.monotonic() + PATIENCE
+    while not (found := is_so()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture(scope="module")
+def puppet() -> Iterator[tuple[Puppet, Ledger]]:
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/jobs.sqlite"
+        ledger = Ledger(url)
+        found = Puppet(url)
+        yield found, ledger
+        found.stop()
+        ledger.close()
+
+
+class Jobs(RuleBasedStateMachine):
+    """The model: a dictionary of what each job must be."""
+
+    puppet: ClassVar[Puppet]
+    ledger: ClassVar[Ledger]
+    number: ClassVar[int] = 0
+    jobs = Bundle("jobs")
+
+    @initialize()
+    def begin(self) -> None:
+        self.expected: dict[str, State] = {}
+
+    def running(self) -> str | None:
+        """The one job that the worker must have by now; it takes them one by one, in their order."""
+        busy = [name for name, state in self.expected.items() if state is State.IN_PROGRESS]
+        if not busy:
+            waiting = [name for name, state in self.expected.items() if state is State.QUEUED]
+            if not waiting:
+                return None
+            busy = [wait_for(lambda: next((name for name in waiting if name in self.puppet.at_work), None))]
+            self.expected[busy[0]] = State.IN_PROGRESS
+        return busy[0]
+
+    @rule(target=jobs, seed=st.integers(0, 9))
+    def submit(self, seed: int) -> str:
+        type(self).number += 1
+        name = f"video_{self.number:032x}"
+        job = self.ledger.submit(name, "me", {"seed": seed})
+        assert (job.asked, job.owner) == ({"seed": seed}, "me")
+        self.expected[name] = State.QUEUED
+        self.running()
+        return name
+
+    @rule(name=jobs)
+    def submit_again(self, name: str) -> None:
+        if name in self.expected:
+            before = self.ledger.find(name)
+            after = self.ledger.submit(name, "me", {"seed": -1})
+            assert before is not None
+            assert after.asked == before.asked
+            assert after.state == before.state
+
+    @rule(name=jobs)
+    def cancel(self, name: str) -> None:
+        if name in self.expected:
+            self.running()
+            self.ledger.cancel(name)
+            if not self.expected[name].has_ended:
+                self.expected[name] = State.CANCELLED
+                if name in self.puppet.at_work:
+                    self.puppet.end(name, {"video": {"too": "late"}})  # it is not heard
+
+    @rule(well=st.booleans())
+    def work_ends(self, well: bool) -> None:
+        name = self.running()
+        if name is not None:
+            told = {"video": {"frames": 5}} if well else {"error": {"code": "storage", "message": "full"}}
+            self.puppet.end(name, told)
+            self.expected[name] = State.COMPLETED if well else State.FAILED
+            job = wait_for(lambda: (found := self.ledger.find(name)) and found.state.has_ended and found)
+            assert job.told == told
+
+    @rule(name=consumes(jobs))
+    def forget(self, name: str) -> None:
+        if name in self.expected:
+            self.running()
+            self.ledger.cancel(name)
+            self.ledger.forget(name)
+            if name in self.puppet.at_work:
+                self.puppet.end(name, {"video": {"for": "nobody"}})
+            del self.expected[name]
+
+    def teardown(self) -> None:
+        for name, state in getattr(self, "expected", {}).items():
+            job = self.ledger.find(name)
+            assert job is not None
+            assert job.state is state or (state is State.QUEUED and job.state is State.IN_PROGRESS), name
+            self.ledger.cancel(name)
+            if name in self.puppet.at_work:
+                self.puppet.end(name, {})
+            self.ledger.forget(name)
+
+
+def test_whatever_happens_a_job_is_what_it_must_be(puppet: tuple[Puppet, Ledger]) -> None:
+    Jobs.puppet, Jobs.ledger = puppet
+    run_state_machine_as_test(
+        Jobs,
+        settings=settings(
+            max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_jobs_of_one_moment_are_read_page_by_page(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.sqlite")
+    names = [f"video_{number:032x}" for number in range(30)]
+    for name in names:
+        ledger.submit(name, "me" if int(name[-1], 16) % 2 else "you", {})
+    found, after = [], None
+    while page := ledger.jobs(limit=4, owner="me", after=after, newest_first=False):
+        found += [job.id for job in page]
+        after = page[-1]
+    assert found == [name for name in names if int(name[-1], 16) % 2]
+    ledger.close()
+
+
+def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    (tmp_path / "jobs.sqlite").write_bytes(b"this is no database, whatever its name says" * 100)
+    with pytest.raises(StorageError, match="database: cannot be opened"):
+        Ledger(f"sqlite:///{tmp_path}/jobs.sqlite")
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    assert POLL_SECONDS > 0
+    with suppress(ValueError):
+        assert Json().deserialize(Json().serialize({"error": ValueError("x")})) == {"error": "ValueError('x')"}
+    with pytest.raises(ValueError, match="Expecting value"):
+        Json().deserialize("gASVBQAAAAAAAABLAS4=")

@@ -1,0 +1,131 @@
+"""The whole service in processes of its own: videos made, jobs stopped, processes killed, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from humo.media.provenance import read_record
+from humo.media.video import read_video
+from tests.server.conftest import EXAMPLES
+from tests.server.running import Running, wait_for
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    found = Running(tmp_path_factory.mktemp("service")).start()
+    yield found
+    found.stop()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of this part of the client
+def test_clients_of_others_work(running: Running, tmp_path: Path) -> None:
+    client = openai.OpenAI(base_url=f"{running.address}/v1", api_key="none")
+    made = client.videos.create_and_poll(
+        prompt="a woman speaks",
+        model="humo-nano",
+        size="96x96",  # type: ignore[arg-type]
+        input_reference=("woman.png", (EXAMPLES / "woman.png").read_bytes()),
+        extra_body={"consent": True, "num_frames": 5, "num_inference_steps": 1, "seed": 4},
+    )
+    assert (made.status, made.progress, made.size, made.seconds) == ("completed", 100, "96x96", "0.2")
+    path = tmp_path / "made.mp4"
+    client.videos.download_content(made.id).write_to_file(path)
+    assert len(read_video(path).frames) == 5
+    record = read_record(path)
+    assert (record.request["seed"], record.request["consent"]) == (4, True)
+    assert all("/" not in name for name in (*record.inputs, record.request["output"], *record.request["images"]))
+    assert made.id in [one.id for one in client.videos.list()]
+    assert client.videos.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(made.id)
+    with pytest.raises(openai.BadRequestError, match="size: 'huge' is not a size"):
+        client.videos.create(prompt="x", size="huge")  # type: ignore[arg-type]
+
+
+def test_events_tell_how_a_video_comes_to_be(running: Running) -> None:
+    job_id = running.ask(frames=25, steps=12)
+    names, phases, progress = [], [], []
+    with httpx.stream("GET", f"{running.address}/v1/videos/{job_id}/events", timeout=120) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+            if line.startswith("data: ") and names[-1] != "preview":
+                told = json.loads(line.removeprefix("data: "))
+                phases.append(told["humo"]["phase"])
+                progress.append(told["progress"])
+    assert names[-1] == "done"
+    assert "preview" in names
+    assert "denoise" in phases
+    assert progress == sorted(progress)
+    assert progress[-1] == 100
+    thumbnail = httpx.get(f"{running.address}/v1/videos/{job_id}/content?variant=thumbnail")
+    assert thumbnail.headers["content-type"] == "image/png"
+    part = httpx.get(f"{running.address}/v1/videos/{job_id}/content", headers={"range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+
+
+def test_a_cancelled_job_stops_and_the_others_go_on(running: Running) -> None:
+    long, other = running.ask(frames=25, steps=400), running.ask(seed=2)
+    running.wait(long, "in_progress")
+    wait_for(lambda: running.look(long)["humo"]["phase"] == "denoise")
+    began = time.monotonic()
+    httpx.post(f"{running.address}/v1/videos/{long}/cancel")
+    assert running.look(long)["error"]["code"] == "cancelled"
+    running.wait(other, "in_progress", "completed")
+    assert time.monotonic() - began < 15  # a step and 2 s, on a machine that may be busy
+    assert running.wait(other, "completed", "failed")["status"] == "completed"
+    assert not list((running.folder / "videos").glob(f"{long}*"))
+    assert not list((running.folder / "running").iterdir())
+
+
+def test_a_job_that_cannot_be_done_says_why(running: Running) -> None:
+    """The disk is full by the time the video is written: a folder that lets nothing in stands for it."""
+    job_id = running.ask(frames=25, steps=16)
+    running.wait(job_id, "in_progress")
+    videos = running.folder / "videos"
+    moved = videos.rename(running.folder / "away")
+    videos.write_bytes(b"")
+    told = running.wait(job_id, "failed")
+    videos.unlink()
+    moved.rename(videos)
+    assert told["error"]["code"] == "storage"
+    assert "cannot be written" in told["error"]["message"]
+    assert running.wait(running.ask(seed=5), "completed")  # the worker lives
+
+
+def test_nothing_is_lost_or_done_twice_whatever_is_killed(tmp_path: Path) -> None:
+    luck = random.Random(0)
+    running = Running(tmp_path / "service").start()
+    jobs: list[str] = []
+    for round_number in range(4):
+        jobs += [running.ask(seed=len(jobs) + number, steps=4) for number in range(2)]
+        wait_for(running.workers)
+        time.sleep(luck.random() * 4)
+        if round_number % 2:
+            running.kill()
+            running.start()
+        else:
+            for worker in running.workers():
+                worker.kill()
+    for job_id in jobs:
+        told = running.wait(job_id, "completed", "failed", "cancelled")
+        assert told["status"] == "completed", told["error"]
+    made = sorted(path.name for path in (running.folder / "videos").iterdir())
+    assert made == sorted(f"{job_id}{suffix}" for job_id in jobs for suffix in (".json", ".mp4", ".png"))
+    assert len({read_video(running.folder / "videos" / f"{job_id}.mp4").frames.tobytes() for job_id in jobs}) == len(
+        jobs
+    )
+    workers = running.workers()
+    assert running.stop() == 130
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
