@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import SAMPLES_PER_FRAME
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 Sound = NDArray[np.float32]
 OutputType = Literal["pil", "np", "pt", "latent"]
-OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
+OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,13 @@ def _check_shape(field: str, tensor: Tensor | None, allowed: Sequence[int | rang
         )
 
 
-def check_words(field: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse a word that is not one of the known."""
-    for word in given:
-        if word not in known:
-            raise RequestError(field, f"{word!r} is not known", did_you_mean(word, known))
+def check_choices(output_type: str, tensors: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an output type, or a tensor asked for by a callback, that is not known."""
+    given = [("output_type", output_type, OUTPUT_TYPES)]
+    given += [("callback_on_step_end_tensor_inputs", name, tuple(known)) for name in tensors]
+    for field, word, choices in given:
+        if word not in choices:
+            raise RequestError(field, f"{word!r} is not known", did_you_mean(word, choices))
 
 
 def _item(name: str, given: Any, index: int, size: int) -> Any:
@@ -178,3 +180,18 @@ def as_frames(video_BCFHW: Tensor, output_type: OutputType) -> Any:
         return [[Image.fromarray(frame) for frame in to_uint8(one)] for one in video_BCFHW.cpu().numpy()]
     unit = (video_BCFHW / 2 + 0.5).transpose(1, 2)
     return unit if output_type == "pt" else unit.permute(0, 1, 3, 4, 2).cpu().numpy()
+
+
+def generators_of(given: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
+    """One generator a clip; one given for several is drawn from in order, and none is one of the seed for each.
+
+    Raises:
+        RequestError: their number is another.
+    """
+    if given is None:
+        return [Generator().manual_seed(seed) for _ in range(clips)]
+    if isinstance(given, list):
+        if len(given) != clips:
+            raise RequestError("generator", f"there are {len(given)} for {clips} clips", "give one a clip")
+        return given
+    return [given] * clips

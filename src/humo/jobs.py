@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from humo.errors import DependencyError, MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
 from humo.presets import Preset
-from humo.progress import Event, Listener, deaf
+from humo.progress import Event, Listener, deaf, never
 from humo.replay import make_record, mark_of
 from humo.request import GenerateRequest, Plan, parse_request, resolve
 
@@ -150,7 +150,14 @@ class Engine:
         return self._pipeline
 
 
-def run(plan: Plan, *, engine: Engine, listener: Listener = deaf, keep_paths: bool = True) -> Result:
+def run(
+    plan: Plan,
+    *,
+    engine: Engine,
+    listener: Listener = deaf,
+    keep_paths: bool = True,
+    is_enough: Callable[[], bool] = never,
+) -> Result:
     """Make the video of a plan.
 
     Args:
@@ -158,6 +165,7 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf, keep_paths: bo
         engine: keeps the model between runs.
         listener: told of the progress of each phase.
         keep_paths: the record tells where its files lie, not only their names.
+        is_enough: asked after each step; once it is, the video is what it has come to by then.
 
     Raises:
         HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
@@ -177,7 +185,7 @@ def run(plan: Plan, *, engine: Engine, listener: Listener = deaf, keep_paths: bo
     settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
     record = make_record(settled, keep_paths=keep_paths)
     pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
-    frames = pipeline.run(settled, images=images, sound=sound, listener=watch)
+    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
     output = Path(request.output)

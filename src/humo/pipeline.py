@@ -20,12 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 import humo.model.autoencoder  # noqa: F401 - diffusers opens components of imported modules alone
-from humo.clips import OUTPUT_TYPES, Clip, OutputType, Sound, as_frames, check_tensors, check_words, clips_of_call
+from humo.clips import Clip, OutputType, Sound, as_frames, check_choices, check_tensors, clips_of_call, generators_of
 from humo.conditioning.audio import encode_sound, silence, window
 from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.conditioning.text import encode_text
-from humo.errors import RequestError
 from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import Guidance, Mode, weigh
 from humo.lora import HuMoLoraLoaderMixin
@@ -34,11 +33,11 @@ from humo.model.audio import SpeechEncoder
 from humo.model.reference import network_input, with_references, without_references
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import HUMO_17B, ReferenceEntry, find_preset
-from humo.progress import Event, Listener, deaf
+from humo.progress import Event, Listener, deaf, never
 from humo.request import Plan
 from humo.schedule import unshifted_sigmas
 
-OnStep = Callable[[int, Tensor, Tensor], Tensor | None]
+OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Conditions], Tensor]
 
 
@@ -69,8 +68,8 @@ def denoise(
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
         batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
-        on_step: called after each step with (step, timestep, latents); gives the latents to go on with, or None to
-            stop there.
+        on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
+            finished latents by now; gives the latents to go on with, or None to stop there.
 
     **Source:** method.md, 5 and 6.
     """
@@ -85,9 +84,10 @@ def denoise(
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one
+        data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total
         latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
         if on_step is not None:
-            changed = on_step(step, timestep, latents_BCLHW)
+            changed = on_step(step, timestep, latents_BCLHW, data_BCLHW)
             if changed is None:
                 break
             latents_BCLHW = changed
@@ -257,6 +257,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         images: Sequence[Image.Image] = (),
         sound: Sound | None = None,
         listener: Listener = deaf,
+        is_enough: Callable[[], bool] = never,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make one clip; its frames, (H, W, 3) each, are given one by one.
 
@@ -265,37 +266,44 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             images: the pictures, RGB, in the plan's order.
             sound: (samples,) mono, 16 kHz.
             listener: told of the phases encode, denoise and decode.
+            is_enough: asked after each step; once it is, the clip is what it has come to by then.
         """
-        return self.frames(self.sample(Clip(plan, images, sound), listener), listener)
+        return self.frames(self.sample(Clip(plan, images, sound), listener, is_enough), listener)
 
-    def sample(self, clip: Clip, listener: Listener = deaf) -> Tensor:
+    def sample(self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never) -> Tensor:
         """Video latents (1, C, k + 1, H, W) of one clip, from the noise of its seed; tells of encode and denoise."""
         plan = clip.plan
         conditions = self.encode(clip, listener)
         assert plan.request.seed is not None
         noise = self.noise(plan.geometry, torch.Generator().manual_seed(plan.request.seed))
-        steps = len(plan.timesteps)
+        steps, early = len(plan.timesteps), list[Tensor]()
         listener(Event("denoise", 0, steps))
 
-        def tell(step: int, _: Tensor, latents: Tensor) -> Tensor:
-            listener(Event("denoise", step + 1, steps, look=partial(self._glimpse, latents, plan)))
-            return latents
+        def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
+            listener(Event("denoise", step + 1, steps, look=partial(self._glimpse, data, plan)))
+            if is_enough():
+                early.append(data[:, :, : plan.geometry.video_latents])
+            return None if early else latents
 
-        return self.denoise(plan, conditions, noise, on_step=tell)
+        finished = self.denoise(plan, conditions, noise, on_step=tell)
+        return early[0] if early else finished
 
     def _glimpse(self, latents: Tensor, plan: Plan) -> NDArray[np.uint8]:
         """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
         middle = plan.geometry.video_latents // 2
-        frame: NDArray[np.uint8] = to_uint8(self.decode(latents[:, :, middle : middle + 1])[0].cpu().numpy())[0]
-        return frame
+        return next(self._pictures(latents[:, :, middle : middle + 1]))
+
+    def _pictures(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
+        video = self.decode(latents)[0].cpu().numpy()
+        return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
 
     def frames(self, latents: Tensor, listener: Listener = deaf) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded at once, tells of decode."""
         listener(Event("decode", 0, 1))
-        video = self.decode(latents)[0].cpu().numpy()
+        pictures = self._pictures(latents)
         listener(Event("decode", 1, 1))
         self.maybe_free_model_hooks()
-        return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
+        return pictures
 
     def __call__(
         self,
@@ -338,7 +346,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
             latents: initial noise (B, C, L, H, W) instead.
             prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
-            audio_embeds: (T, N, D) encoder rows, 25 a second, instead of a sound; for a batch, a list.
+            audio_embeds: (T, N, D) encoder rows instead of a sound; for a batch, a list.
             batch_passes: run the passes of a step as one batch.
             output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
                 ``latent`` (B, C, k + 1, H, W).
@@ -363,9 +371,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             "scale_image": scale_image,
             "switch_timestep": switch_timestep,
         }
-        check_words("output_type", [output_type], OUTPUT_TYPES)
-        tensor_inputs = "callback_on_step_end_tensor_inputs"
-        check_words(tensor_inputs, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_choices(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         clips = clips_of_call(
             self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
         )
@@ -373,11 +379,13 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         plan = clips[0].plan
         conditions = stack([self.encode(clip) for clip in clips])
         if latents is None:
-            latents = torch.cat([self.noise(plan.geometry, one) for one in self._generators(generator, len(clips))])
+            latents = torch.cat(
+                [self.noise(plan.geometry, one) for one in generators_of(generator, self.preset.seed, len(clips))]
+            )
         self._interrupt = False
         with self.progress_bar(total=len(plan.timesteps)) as bar:
 
-            def step_end(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+            def step_end(step: int, timestep: Tensor, latents: Tensor, _: Tensor) -> Tensor | None:
                 bar.update()
                 if callback_on_step_end is not None:
                     tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
@@ -389,13 +397,3 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         frames = result if output_type == "latent" else as_frames(self.decode(result), output_type)
         self.maybe_free_model_hooks()
         return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)
-
-    def _generators(self, given: torch.Generator | list[torch.Generator] | None, size: int) -> list[torch.Generator]:
-        """One generator a clip; one given for several is drawn from in order."""
-        if given is None:
-            return [torch.Generator().manual_seed(self.preset.seed) for _ in range(size)]
-        if isinstance(given, list):
-            if len(given) != size:
-                raise RequestError("generator", f"there are {len(given)} for {size} clips", "give one a clip")
-            return given
-        return [given] * size

@@ -27,5 +27,10 @@ class Event:
 Listener = Callable[[Event], None]
 
 
+def never() -> bool:
+    """Nothing is enough."""
+    return False
+
+
 def deaf(_: Event) -> None:
     """A listener that takes no notice."""

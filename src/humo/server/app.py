@@ -213,6 +213,17 @@ def cancel(job: One, service: Served) -> Video:
     return service.told(service.cancel(job))
 
 
+@router.post(
+    "/v1/videos/{video_id}/finish",
+    response_model=Video,
+    responses=_refusals(404, 507),
+    summary="Make do with what a video has come to by now",
+)
+def finish(job: One, service: Served) -> Video:
+    """The step that is being made is the last; then it is decoded and written as ever."""
+    return service.told(service.finish(job))
+
+
 @router.delete(
     "/v1/videos/{video_id}",
     response_model=Deleted,

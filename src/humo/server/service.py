@@ -8,18 +8,19 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from humo.errors import HumoError, RequestError
 from humo.jobs import build_request, prepare
 from humo.request import Plan
-from humo.server.intake import Gate, Kind, from_data_address
+from humo.server.intake import SUFFIXES, Gate, Kind, from_data_address
 from humo.server.ledger import JSON, Job, Ledger
 from humo.server.remote import fetch
 from humo.server.settings import Settings
-from humo.server.store import Store, is_job_id
-from humo.server.wire import Asked, Given, Video, address_in, sort, video_of
+from humo.server.store import ENOUGH, Store, is_job_id, write
+from humo.server.wire import OURS, Asked, Given, Video, address_in, sort, video_of
 
 
 class BusyError(HumoError):
@@ -34,6 +35,14 @@ class AbsentError(HumoError):
     """There is no such job, or not yet what is asked for of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Files that were let in: names in the store of pictures, in their order, and of the sound."""
+
+    images: tuple[str, ...] = ()
+    audio: str | None = None
+
+
 class Service:
     """The jobs of this service, for whoever asks.
 
@@ -46,13 +55,16 @@ class Service:
         self.settings, self.store, self.ledger = settings, store, ledger
         self._gate = Gate(settings.limits)
 
-    async def accept(self, given: Given, owner: str, idempotency_key: str | None = None) -> Video:
+    async def accept(
+        self, given: Given, owner: str, idempotency_key: str | None = None, kept: Kept | None = None
+    ) -> Video:
         """Take a request in: it is checked whole and stored before this returns.
 
         Args:
             given: names and values as they came; files as bytes.
             owner: who asks.
             idempotency_key: the same key and request is the same job.
+            kept: files that were let in before, in place of files given.
 
         Raises:
             HumoError: a field is at fault, nothing was stored.
@@ -61,11 +73,32 @@ class Service:
         """
         asked = sort(given)
         model = self._model(asked.model)
-        pictures, sounds = await self._files(asked)
-        if pictures and not _agrees(asked.fields.get("consent")):
+        files = kept or await self._files(asked)
+        if files.images and not _agrees(asked.fields.get("consent")):
             remedy = "send consent=true if everybody who is shown or heard has agreed, or leave the pictures out"
             raise RequestError("consent", "is needed for pictures of people", remedy)
-        return await asyncio.to_thread(self._store, asked, model, pictures, sounds, owner, idempotency_key)
+        return await asyncio.to_thread(self._store, asked, model, files, owner, idempotency_key)
+
+    async def keep(self, content: bytes, kind: Kind, field: str) -> str:
+        """Let a file in.
+
+        Returns:
+            its name in the store.
+
+        Raises:
+            HumoError: it is refused, or there is no room.
+        """
+        admitted = await self._gate.admit(content, kind, field)
+        return await asyncio.to_thread(self.store.keep, admitted, SUFFIXES[kind])
+
+    def plan(self, given: Given, kept: Kept) -> Plan:
+        """What would be made, without making it.
+
+        Raises:
+            HumoError: a field is at fault.
+        """
+        asked = sort(given)
+        return self._plan(asked.fields, self._model(asked.model), kept, f"video_{'0' * 32}")[1]
 
     def _model(self, name: str | None) -> str:
         models = self.settings.models
@@ -73,10 +106,10 @@ class Service:
             raise RequestError("model", f"{name[:60]!r} is not served here", f"there are {', '.join(models)}")
         return name or next(iter(models))
 
-    async def _files(self, asked: Asked) -> tuple[list[bytes], list[bytes]]:
-        """Pictures and sounds, each written anew."""
+    async def _files(self, asked: Asked) -> Kept:
+        """Pictures and sounds, each let in; one that is refused leaves nothing of the others but what is swept."""
         limits = self.settings.limits
-        found: dict[Kind, list[bytes]] = {"image": [], "audio": []}
+        found: dict[Kind, list[str]] = {"image": [], "audio": []}
         most: dict[Kind, int] = {"image": limits.images, "audio": 1}
         for field, kind, value in asked.files:
             if len(found[kind]) == most[kind]:
@@ -84,8 +117,8 @@ class Service:
             content = value
             if not isinstance(value, bytes):
                 content = await asyncio.to_thread(self._content, address_in(value, field), kind, field)
-            found[kind].append(await self._gate.admit(content, kind, field))
-        return found["image"], found["audio"]
+            found[kind].append(await self.keep(content, kind, field))
+        return Kept(tuple(found["image"]), next(iter(found["audio"]), None))
 
     def _content(self, address: str, kind: Kind, field: str) -> bytes:
         """What is at an address, or in it."""
@@ -102,27 +135,30 @@ class Service:
             size = f"{geometry.frames} of {geometry.width} x {geometry.height} pixels"
             raise RequestError("frames", f"{size} are more than is made here", f"at most {most / 1e6:g} million in all")
 
-    def _store(
-        self, asked: Asked, model: str, pictures: list[bytes], sounds: list[bytes], owner: str, key: str | None
-    ) -> Video:
-        fields: dict[str, Any] = dict(asked.fields)
+    def _plan(self, given: Mapping[str, Any], model: str, kept: Kept, job_id: str) -> tuple[dict[str, Any], Plan]:
+        """The fields as the ledger has them, and what they come to."""
+        fields: dict[str, Any] = dict(given)
         if self.settings.models[model] is not None:
             fields["model"] = self.settings.models[model]
-        if pictures:
-            fields["images"] = [self.store.keep(one, ".png") for one in pictures]
-        if sounds:
-            fields["audio"] = self.store.keep(sounds[0], ".wav")
-        job_id = _job_id(owner, key)
+        if kept.images:
+            fields["images"] = list(kept.images)
+        if kept.audio is not None:
+            fields["audio"] = kept.audio
         plan = prepare(build_request(self.store.fields(fields) | {"output": str(self.store.output(job_id))}))
         self._check_size(plan)
-        settled = plan.request.model_dump(
-            mode="json", exclude={"output", "sidecar", "vocals", "device", "dtype", "model"}
-        )
+        return fields, plan
+
+    def _store(self, asked: Asked, model: str, kept: Kept, owner: str, key: str | None) -> Video:
+        job_id = _job_id(owner, key)
+        fields, plan = self._plan(asked.fields, model, kept, job_id)
+        settled = plan.request.model_dump(mode="json", exclude=set(OURS))
         settled |= {name: fields[name] for name in ("images", "audio") if name in fields}
         told = {
             "fields": fields,
             "request": settled,
             "notes": list(plan.notes),
+            "passes": plan.passes,
+            "tokens": plan.geometry.tokens,
             "model": model,
             "user": asked.user,
             "digest": _digest({"model": model, "user": asked.user, "fields": fields}),
@@ -180,6 +216,18 @@ class Service:
             self.ledger.cancel(job.id)
         return self.ledger.find(job.id) or job
 
+    def finish(self, job: Job) -> Job:
+        """Make do with what a job has come to by now, if it is at work."""
+        if not job.state.has_ended:
+            write(self.store.running(job.id, ENOUGH), b"now")
+        return job
+
+    def again(self, job: Job, changes: Mapping[str, Any]) -> Video:
+        """Ask once more for what a job asked for, with some fields changed."""
+        fields = {name: value for name, value in job.asked["fields"].items() if name not in (*_FILE_FIELDS, "model")}
+        asked = Asked(fields=fields | dict(changes), files=[], model=job.asked["model"], user=job.asked["user"])
+        return self._store(asked, job.asked["model"], kept_of(job), job.owner, None)
+
     def delete(self, job: Job) -> None:
         """End a job and remove all that is left of it."""
         self.cancel(job)
@@ -198,6 +246,15 @@ class Service:
         wanted = {name for job in self.ledger.unfinished() for name in _inputs(job.asked["fields"])}
         self.store.sweep(self.settings.keep_seconds, wanted.__contains__, now)
         return len(old)
+
+
+_FILE_FIELDS = ("images", "audio")
+
+
+def kept_of(job: Job) -> Kept:
+    """The files of a job."""
+    fields = job.asked["fields"]
+    return Kept(tuple(fields.get("images", ())), fields.get("audio"))
 
 
 def _inputs(fields: Mapping[str, Any]) -> list[str]:

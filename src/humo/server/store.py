@@ -1,9 +1,12 @@
-"""The service's folder: who writes what where. Every name in it is ours; nothing a client says becomes a path.
+"""The service's folder: who writes what where.
 
-jobs.sqlite              the ledger, unless it is a PostgreSQL elsewhere
-inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
-videos/ID.mp4 .json .png the video, its record, its thumbnail
-running/ID.json .png     what a worker is doing, and how the picture looks by now
+    jobs.sqlite              the ledger, unless it is a PostgreSQL elsewhere
+    keys.json                digests of the keys
+    inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
+    videos/ID.mp4 .json .png the video, its record, its thumbnail
+    running/ID.json .png     what a worker is doing, how the picture looks by now; .enough: finish it now
+
+Every name in it is ours; nothing a client says becomes a path.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from humo.media.files import reason, replacing
 
 VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
 """What there is of a finished job -> the suffix of its file."""
+
+ENOUGH = ".enough"
+"""Suffix of the file in ``running`` that says that what there is by now is wanted."""
 
 _ID = re.compile(r"video_[0-9a-f]{32}")
 _INPUT = re.compile(r"[0-9a-f]{64}\.(png|wav)")

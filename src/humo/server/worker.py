@@ -23,7 +23,7 @@ from humo.media.files import replacing
 from humo.progress import Event
 from humo.request import parse_request
 from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
-from humo.server.store import Store
+from humo.server.store import ENOUGH, Store
 
 TELL_SECONDS = 0.2
 """At most so often the progress is written down."""
@@ -86,7 +86,7 @@ class Worker:
         }
         plan = prepare(parse_request(fields))
         listener = Listener(self._store, self._ledger, job_id)
-        result = run(plan, engine=self._engine, listener=listener, keep_paths=False)
+        result = run(plan, engine=self._engine, listener=listener, keep_paths=False, is_enough=listener.is_enough)
         self._thumbnail(job_id, result.frames)
         return _told(result)
 
@@ -134,6 +134,10 @@ class Listener:
             if job is None or job.state is State.CANCELLED:
                 raise Cancelled
 
+    def is_enough(self) -> bool:
+        """Whether the client wants what there is by now."""
+        return self._store.running(self._id, ENOUGH).exists()
+
     def _progress(self, event: Event, now: float) -> JSON:
         done = event.done - self._first
         left = None if done < 1 else round((now - self._began) / done * (event.total - event.done), 1)
@@ -149,7 +153,18 @@ def _told(result: Result) -> JSON:
         "bytes": result.bytes,
         "seed": result.seed,
         "timings": result.timings,
+        "peak_bytes": peak_bytes(),
     }
+
+
+def peak_bytes() -> int | None:
+    """The most memory this process ever had."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def work(folder: Path, database: str, name: str, device: str) -> None:
