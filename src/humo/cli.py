@@ -323,6 +323,7 @@ COMMANDS = {
     "verify": Command(verifycli.SUMMARY, verifycli.add_options, verifycli.act),
     "models": Command(modelscli.SUMMARY, modelscli.add_options, modelscli.act),
     "serve": Command(servecli.SUMMARY, servecli.add_options, servecli.act),
+    "ui": Command(servecli.PAGE_SUMMARY, servecli.add_page_options, servecli.act_page),
     "doctor": Command(doctorcli.SUMMARY, doctorcli.add_options, doctorcli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 from humo import __version__
 from humo.checkpoints.hub import open_model_folder
 from humo.errors import HumoError
-from humo.runtime import folder_of
+from humo.runtime import HOST, PORT, folder_of
 
 PACKAGE = "humo-video"
 
@@ -225,6 +226,19 @@ def _models(model: Path | None) -> Found:
         yield State.GOOD, f"{name} is whole: {found.preset.title}, {found.bytes / 1e6:.1f} MB of weights", ""
 
 
+def _port(_model: Path | None) -> Found:
+    """Where the service listens by default."""
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((HOST, PORT))
+        except OSError as error:
+            problem = f"port {PORT} is taken ({error.strerror})"
+            yield State.WARNING, problem, "if that is not humo serve itself, give another with --port"
+            return
+    yield State.GOOD, f"port {PORT} is free for humo serve", ""
+
+
 def _encoding(_model: Path | None) -> Found:
     """Prompts are written in every language, and a terminal or a log may not be."""
     name = (sys.stdout.encoding or "").lower().replace("-", "")
@@ -243,6 +257,7 @@ CHECKS: dict[str, Check] = {
     "codecs": _codecs,
     "disk": _disk,
     "models": _models,
+    "port": _port,
     "text": _encoding,
 }
 """Name -> check, in the order in which they are made."""

@@ -227,7 +227,7 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
         switch_timestep=_or(request.switch_timestep, preset.scales.switch_timestep),
     )
     guidance = preset.guidance[mode](scales)
-    for field, name in _SCALES.items():
+    for field, name in SCALES.items():
         idle = preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == guidance
         if idle and getattr(request, field) is not None:
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
@@ -258,7 +258,7 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
     return Plan(resolved, preset, Geometry(width, height, frames, len(images)), guidance, tuple(notes))
 
 
-_SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
+SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
 
 
 def _or(value: float | None, default: float) -> float:

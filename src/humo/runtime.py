@@ -12,6 +12,9 @@ from humo.errors import CheckpointError, DependencyError
 if TYPE_CHECKING:
     from humo.pipeline import HuMoPipeline
 
+HOST, PORT = "127.0.0.1", 8848
+"""Where the service listens unless it is told otherwise."""
+
 
 def models_folder() -> Path:
     """Where downloaded and imported models lie: ``HUMO_MODELS``, or a folder in the user's cache."""
@@ -23,6 +26,12 @@ def identity_folder() -> Path:
     """Where the key lies that signs videos: ``HUMO_IDENTITY``, or a folder in the user's configuration."""
     own = os.environ.get("HUMO_IDENTITY")
     return Path(own).expanduser() if own else Path.home() / ".config" / "humo" / "identity"
+
+
+def server_folder() -> Path:
+    """Where the service keeps its jobs and videos: ``HUMO_SERVER``, or a folder in the user's data."""
+    own = os.environ.get("HUMO_SERVER")
+    return Path(own).expanduser() if own else Path.home() / ".local" / "share" / "humo" / "server"
 
 
 def folder_of(model: str | os.PathLike[str] | None) -> Path:

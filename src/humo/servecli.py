@@ -1,14 +1,16 @@
-"""``humo serve``: the HTTP service, and its keys."""
+"""``humo serve`` and ``humo ui``: the HTTP service and its keys; the same with a web page."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from humo.errors import DependencyError, RequestError
 from humo.options import Parser
+from humo.runtime import HOST, PORT
 
 if TYPE_CHECKING:
     from humo.console import Quiet
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from humo.server.settings import Settings
 
 SUMMARY = "make videos for others over HTTP"
+PAGE_SUMMARY = "make videos in a web page"
 
 DONE = 0
 """Exit code."""
@@ -27,8 +30,20 @@ def add_options(parser: Parser) -> None:
         "humo serve [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...] | humo serve keys ..."
     )
     parser.add_argument("words", nargs="*", metavar="keys", help="keys add NAME, keys remove NAME, keys list")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
-    parser.add_argument("--port", default="8848", metavar="N", help="default 8848")
+    parser.add_argument("--ui", action="store_true", help="with the web page, at /ui")
+    _add_settings(parser)
+
+
+def add_page_options(parser: Parser) -> None:
+    """The options of ``humo ui``."""
+    parser.usage = "humo ui [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...]"
+    parser.add_argument("--no-browser", action="store_true", help="do not open it")
+    _add_settings(parser)
+
+
+def _add_settings(parser: Parser) -> None:
+    parser.add_argument("--host", default=HOST, help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", default=str(PORT), metavar="N", help=f"default {PORT}")
     parser.add_argument("--data", metavar="FOLDER", help="where jobs and videos are kept (HUMO_SERVER)")
     parser.add_argument("--database", metavar="URL", help="postgresql://... for the jobs, in place of a file")
     parser.add_argument(
@@ -55,18 +70,46 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
-    _check_installed()
+    _check_installed("dbos", "fastapi", "uvicorn", *(["gradio"] if options.ui else []))
     from humo.server.keys import Keys
-    from humo.server.run import serve
 
-    settings = _settings(options)
+    settings = _settings(options, page=options.ui)
     keys = Keys(settings.keys)
     if options.words:
         return _keys(options.words, keys, console)
+    return _serve(settings, keys, console, lambda address: None)
+
+
+def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Serve with the page until interrupted, and open it.
+
+    Raises:
+        HumoError: an option is at fault, something is missing.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
+    _check_installed("dbos", "fastapi", "uvicorn", "gradio")
+    import webbrowser
+
+    from humo.server.keys import Keys
+
+    settings = _settings(options, page=True)
+    opened = (lambda address: None) if options.no_browser else webbrowser.open
+    return _serve(settings, Keys(settings.keys), console, opened)
+
+
+def _serve(settings: Settings, keys: Keys, console: Quiet, opened: Callable[[str], object]) -> int:
+    from humo.server.run import serve
+
     if not settings.is_local and not len(keys):
         remedy = "make a key with: humo serve keys add NAME; or leave the address at 127.0.0.1"
         raise RequestError("--host", f"{settings.host} can be reached by others, and there is no key", remedy)
-    serve(settings, keys, lambda text, values: console.result(text, values, kind="serving"))
+
+    def say(text: str, values: dict[str, Any]) -> None:
+        console.result(text, values, kind="serving")
+        opened(values.get("page", values["address"]))
+
+    serve(settings, keys, say)
     return DONE
 
 
@@ -87,26 +130,24 @@ def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
     return DONE
 
 
-def _check_installed() -> None:
-    try:
-        import dbos  # noqa: F401
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("serve", f"{error.name} is not installed", "pip install humo-video[serve]") from error
+def _check_installed(*packages: str) -> None:
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            extra = "ui" if name == "gradio" else "serve"
+            raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
+    from humo.runtime import server_folder
     from humo.server.settings import DAY, Settings
 
     port, days = _number("--port", options.port, 0, 65_535), _number("--keep-days", options.keep_days, 0, 36_500)
     if port != int(port):
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
-    data = options.data or os.environ.get("HUMO_SERVER") or str(Path.home() / ".local" / "share" / "humo" / "server")
     if options.database is not None and not options.database.startswith("postgresql://"):
         raise RequestError("--database", f"{options.database!r} is not known", "give postgresql://USER@HOST/NAME")
     return Settings(
-        folder=Path(data).expanduser(),
+        folder=Path(options.data).expanduser() if options.data else server_folder(),
         database=options.database,
         host=options.host,
         port=int(port),
@@ -115,6 +156,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         keep_seconds=days * DAY,
         hosts=tuple(options.name or ()),
         sources=tuple(options.allow_host or ()),
+        page=page,
     )
 
 

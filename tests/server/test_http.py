@@ -259,6 +259,10 @@ def test_keys_open_the_door_each_to_its_own(service: Service) -> None:
         def get(path: str, key: str | None, word: str = "Bearer") -> Any:
             return client.get(path, headers={} if key is None else {"Authorization": f"{word} {key}"})
 
+        as_browsers = base64.b64encode(f"anybody:{mine}".encode()).decode()
+        assert get("/v1/videos", as_browsers, "Basic").status_code == 200
+        html = client.get("/v1/videos", headers={"accept": "text/html"})
+        assert html.headers["www-authenticate"] == 'Basic realm="HuMo"'
         for key, word in ((None, ""), ("humo-wrong", "Bearer"), (mine, "Basic"), (mine[:-1], "Bearer")):
             answer = get("/v1/videos", key, word)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")

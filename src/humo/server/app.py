@@ -396,14 +396,24 @@ class Guard:
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
         if len(self._keys) and scope["path"] not in OPEN_PATHS:
-            word, _, key = headers.get("authorization", "").partition(" ")
-            owner = self._keys.owner(key.strip()) if word.lower() == "bearer" else None
+            owner = self._keys.owner(_key_in(headers.get("authorization", "")))
             if owner is None:
                 answer = refusal(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-                answer.headers["www-authenticate"] = "Bearer"
+                # a browser asks for name and password if it is told of "Basic": what the page needs, and no program
+                is_page = "text/html" in headers.get("accept", "")
+                answer.headers["www-authenticate"] = 'Basic realm="HuMo"' if is_page else "Bearer"
                 return answer
             scope["humo.owner"] = owner
         return None
+
+
+def _key_in(authorization: str) -> str:
+    """The key in a header: as it is, or as the password of any name, which is how browsers send it."""
+    word, _, given = authorization.partition(" ")
+    if word.lower() == "basic":
+        with contextlib.suppress(ValueError):  # not base64, or not text
+            return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    return given.strip() if word.lower() == "bearer" else ""
 
 
 class BodyLimit:

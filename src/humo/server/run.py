@@ -22,6 +22,9 @@ from humo.server.supervisor import Supervisor, places
 GRACE_SECONDS = 3
 """For requests that are being answered when the service is told to end."""
 
+BACKLOG = 128
+"""Calls that may wait to be answered."""
+
 IDLE_SECONDS = 60
 """A line on which nothing comes is closed."""
 
@@ -44,21 +47,30 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     database = settings.database or store.database
     ledger = Ledger(database)
     supervisor = Supervisor(settings.folder.absolute(), database, places(settings.devices))
-    app = make_app(Service(settings, store, ledger), keys, supervisor)
+    service = Service(settings, store, ledger)
+    app = make_app(service, keys, supervisor)
+    if settings.page:
+        from humo.server.page import PATH, mount
+
+        app = mount(app, service)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            log_level="warning",
+            log_level="critical",  # the application tells its own faults
             server_header=False,
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
             h11_max_incomplete_event_size=64 * 2**10,
         )
     )
+    listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
     supervisor.start()
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    say(f"serving at {address}", {"address": address, "models": list(settings.models), "keys": len(keys)})
+    told = {"address": address, "models": list(settings.models), "keys": len(keys)}
+    if settings.page:
+        told["page"] = f"{address}{PATH}"
+    say(f"serving at {told.get('page', address)}", told)
     try:
         server.run(sockets=[listening])
     finally:
@@ -72,6 +84,7 @@ def listen(settings: Settings) -> socket.socket:
     Raises:
         RequestError: the address is taken, or not this machine's.
     """
+    found: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -80,6 +93,8 @@ def listen(settings: Settings) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
+        if found is not None:
+            found.close()
         problem = f"{settings.host} cannot be listened at ({reason(error)})"
         raise RequestError(f"--port {settings.port}", problem, "choose another port or address") from error
     return found

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from humo.runtime import HOST, PORT
 from humo.server.intake import Limits
 
 DAY = 86_400.0
@@ -28,12 +29,13 @@ class Settings:
         hosts: names by which it may be called beside this machine's own, where it listens to this machine alone.
         sources: hosts from which files are fetched where a client names an address; none by default.
         most_pixels: of a whole video, all frames together.
+        page: put the web page on it.
     """
 
     folder: Path
     database: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8848
+    host: str = HOST
+    port: int = PORT
     devices: tuple[str, ...] = ("auto",)
     models: dict[str, str | None] = field(default_factory=lambda: {"humo-nano": None})
     limits: Limits = field(default_factory=Limits)
@@ -42,6 +44,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     most_pixels: int = 200_000_000
+    page: bool = False
 
     @property
     def is_local(self) -> bool:

@@ -1,0 +1,368 @@
+"""The web page at ``/ui``: one column, on the same service as the API, with no logic of its own.
+
+words, pictures, sound -> what would be made -> a bar, the picture taking shape -> the video -> again
+                                                                                 history
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from humo.errors import HumoError
+from humo.jobs import preset_of
+from humo.presets import Preset
+from humo.request import SCALES, GenerateRequest, parse_request
+from humo.server import words
+from humo.server.app import LOCAL_OWNER
+from humo.server.ledger import Job
+from humo.server.service import AbsentError, Kept, Service, kept_of
+from humo.server.wire import OURS
+
+PATH = "/ui"
+LOOK_SECONDS = 0.3
+BOX = 226
+"""Pixels, of the height of what files are dropped into."""
+
+SHOWN = 24
+"""Videos of the history on the page."""
+
+COMPARED = 20
+"""Videos from which it is told how long one takes."""
+
+USUAL = ("seconds", "seed", "steps")
+"""Settings in sight; the others are folded."""
+
+PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
+FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in OURS | PLACED)
+
+Change = dict[Any, Any]
+
+
+def mount(app: FastAPI, service: Service) -> FastAPI:
+    """Put the page on the application."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    uploads = service.store.folder / "uploads"
+    uploads.mkdir(exist_ok=True, mode=0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    font = ["system-ui", "sans-serif"]
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        Page(service).blocks,
+        PATH,
+        max_file_size=service.settings.limits.audio_bytes,
+        allowed_paths=[],
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=gr.themes.Default(font=font, font_mono=["monospace"]),
+        css=words.STYLE,
+        footer_links=[],
+    )
+    return mounted
+
+
+class Page:
+    """The page.
+
+    Args:
+        service: does everything.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        with gr.Blocks(title="HuMo", analytics_enabled=False) as self.blocks, gr.Column(elem_classes="humo-column"):
+            self._build()
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        models = list(self._service.settings.models)
+        preset = preset_of(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
+        gr.Markdown("# HuMo\nWords, pictures and a sound in; a video of that person saying it out.")
+        self.job = gr.State("")
+        self.kept = gr.State({"images": [], "audio": None})
+        self.prompt = gr.Textbox(label="What is to be seen", lines=3, max_length=10_000, elem_id="prompt")
+        with gr.Row():
+            self.pictures = gr.File(
+                label="Pictures of who or what is in it",
+                file_count="multiple",
+                file_types=["image"],
+                height=BOX,
+                elem_id="pictures",
+            )
+            self.sound = gr.Audio(
+                label="The sound that is spoken or sung",
+                sources=["upload", "microphone"],
+                type="filepath",
+                elem_id="sound",
+            )
+        self.shown = gr.HTML()
+        self.consent = gr.Checkbox(
+            label="Everybody who is shown or heard here has agreed.", visible=False, elem_id="consent"
+        )
+        if (folder := examples_folder()) is not None:
+            self.example = gr.Dropdown(
+                label="Or begin with an example", choices=["", *read_examples(folder)], value="", elem_id="example"
+            )
+        with gr.Row():
+            self.settings = {name: _widget(name, preset) for name in USUAL}
+        with gr.Accordion("More settings", open=False):
+            self.model = gr.Dropdown(label="model", choices=models, value=models[0], visible=len(models) > 1)
+            self.settings |= {name: _widget(name, preset) for name in FOLDED}
+        self.forecast = gr.HTML(elem_id="forecast")
+        with gr.Row():
+            self.make = gr.Button("Make the video", variant="primary", elem_id="make")
+            self.finish = gr.Button("Stop and keep what is there", visible=False, elem_id="finish")
+            self.stop = gr.Button("Stop", visible=False, elem_id="stop")
+        self.progress = gr.HTML(elem_id="progress")
+        self.result = gr.HTML(elem_id="result")
+        with gr.Row():
+            self.again = gr.Button("Again with another seed", visible=False, elem_id="again")
+            self.change = gr.Button("Change and rerun", visible=False, elem_id="change")
+        gr.Markdown("## Made so far")
+        self.history = gr.HTML(elem_id="history")
+        gr.HTML(words.note(words.LIMITS))
+        self._connect(folder)
+
+    def _connect(self, folder: Path | None) -> None:
+        form = [self.prompt, self.kept, self.consent, self.model, *self.settings.values()]
+        following = [self.job, self.progress, self.result, self.history, self.make, self.stop, self.finish, self.again]
+        following += [self.change, self.forecast]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        filled = [*form, self.shown]
+
+        self.make.click(self._make, form, following, **quiet)
+        self.again.click(self._again, [self.job], following, **quiet)
+        self.stop.click(self._stop, [self.job], None, **quiet)
+        self.finish.click(self._finish, [self.job], None, **quiet)
+        to_words = "() => {document.querySelector('#prompt textarea').focus()}"
+        self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
+        files = [self.pictures, self.sound, self.kept]
+        for upload in (self.pictures, self.sound):
+            upload.change(self._let_in, files, [self.kept, self.shown, self.consent], **quiet)
+        if folder is not None:
+            told = read_examples(folder)
+
+            async def begin(name: str) -> Change:
+                return await self._fill_from_example(folder, told.get(name))
+
+            # not "input", which comes once more when the list is left, over what was typed meanwhile
+            self.example.select(begin, [self.example], filled, **quiet)
+        # one listener for all, so that what was asked last is what is said last
+        gr.on([one.change for one in form], self._explain, form, self.forecast, trigger_mode="always_last", **quiet)
+        self.blocks.load(self._arrive, None, following, **quiet)
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    async def _let_in(
+        self, pictures: Sequence[str] | None, sound: str | None, kept: Mapping[str, Any]
+    ) -> tuple[Any, Any, Any]:
+        """New files pass the gate; without new ones those of an example or an earlier video stay."""
+        found = dict(kept)
+        try:
+            if pictures:
+                most = self._service.settings.limits.images
+                if len(pictures) > most:
+                    raise HumoError("pictures", f"are {len(pictures)}", f"at most {most}")
+                found["images"] = [
+                    await self._service.keep(Path(path).read_bytes(), "image", Path(path).name) for path in pictures
+                ]
+            if sound:
+                found["audio"] = await self._service.keep(Path(sound).read_bytes(), "audio", "sound")
+        except HumoError as error:
+            return kept, words.wrong(error), gr.skip()
+        return found, self._given(found), gr.update(visible=bool(found["images"]))
+
+    def _given(self, kept: Mapping[str, Any]) -> str:
+        pictures = [self._service.store.input(name) for name in kept["images"]]
+        return words.given(pictures, kept["audio"] is not None)
+
+    def _explain(self, *form: Any) -> str:
+        """What would be made."""
+        given, kept = self._read(form)
+        if not str(form[0]).strip():
+            return ""
+        try:
+            plan = self._service.plan(given, kept)
+        except HumoError as error:
+            return words.wrong(error)
+        jobs = [job for job in self._service.ledger.jobs(limit=COMPARED) if job.asked["model"] == form[3]]
+        peaks = [peak for job in jobs if (peak := job.told.get("video", {}).get("peak_bytes"))]
+        return words.forecast(plan, words.seconds_of(jobs, plan), max(peaks, default=None))
+
+    def _read(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], Kept]:
+        prompt, kept, consent, model, *values = form
+        given = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
+        given += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
+        return given, Kept(tuple(kept["images"]), kept["audio"])
+
+    async def _make(self, request: gr.Request, *form: Any) -> AsyncIterator[Change]:
+        """A job, followed to its end."""
+        given, kept = self._read(form)
+        owner = owner_of(request)
+        try:
+            video = await self._service.accept(given, owner, kept=kept)
+        except HumoError as error:
+            yield {self.result: words.wrong(error), self.progress: ""}
+            return
+        async for change in self._follow(video.id, owner):
+            yield change
+
+    async def _again(self, job_id: str, request: gr.Request) -> AsyncIterator[Change]:
+        owner = owner_of(request)
+        try:
+            job = self._service.job(job_id, owner)
+            video = await asyncio.to_thread(self._service.again, job, {"seed": secrets.randbelow(2**31)})
+        except HumoError as error:
+            yield {self.result: words.wrong(error)}
+            return
+        async for change in self._follow(video.id, owner):
+            yield change
+
+    async def _arrive(self, request: gr.Request) -> AsyncIterator[Change]:
+        """The page is opened: what it was about, or what is being made, is shown."""
+        owner = owner_of(request)
+        wanted = dict(request.query_params).get("video", "")
+        if not wanted:
+            running = [job for job in self._service.ledger.unfinished() if job.owner == owner]
+            wanted = running[-1].id if running else ""
+        if wanted:
+            async for change in self._follow(wanted, owner):
+                yield change
+        else:
+            yield {self.history: self._past(owner)}
+
+    async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Change]:
+        last: tuple[Any, ...] = ()
+        first = True
+        while True:
+            try:
+                job = await asyncio.to_thread(self._service.job, job_id, owner)
+            except AbsentError as error:
+                yield {self.result: words.wrong(error), self.history: self._past(owner), self.job: ""}
+                return
+            if job.state.has_ended:
+                yield self._ended(job, owner)
+                return
+            video, shape = self._service.told(job), self._shape(job)
+            ahead = sum(other.created < job.created for other in self._service.ledger.unfinished())
+            now = (video.humo, shape, ahead)
+            if now != last:
+                last = now
+                change: Change = {self.progress: words.progress(video, shape, ahead)}
+                if first:
+                    change |= self._buttons(running=True) | {self.job: job_id, self.result: ""}
+                    change |= {self.history: self._past(owner)}
+                first = False
+                yield change
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _ended(self, job: Job, owner: str) -> Change:
+        video = self._service.told(job)
+        return {
+            self.job: job.id,
+            self.progress: "",
+            self.result: words.result(video),
+            self.history: self._past(owner),
+            **self._buttons(running=False),
+        }
+
+    def _buttons(self, *, running: bool) -> Change:
+        shown = {self.make: not running, self.stop: running, self.finish: running}
+        shown |= {self.again: not running, self.change: not running}
+        return {button: gr.update(visible=is_shown) for button, is_shown in shown.items()}
+
+    def _shape(self, job: Job) -> bytes | None:
+        try:
+            return self._service.store.running(job.id, ".png").read_bytes()
+        except OSError:
+            return None
+
+    def _past(self, owner: str) -> str:
+        videos, _ = self._service.jobs(owner, limit=SHOWN, after=None, newest_first=True)
+        return words.history(videos, f"{PATH}/")
+
+    def _stop(self, job_id: str, request: gr.Request) -> None:
+        if job_id:
+            self._service.cancel(self._service.job(job_id, owner_of(request)))
+
+    def _finish(self, job_id: str, request: gr.Request) -> None:
+        if job_id:
+            self._service.finish(self._service.job(job_id, owner_of(request)))
+
+    # -- the form filled ----------------------------------------------------------------------------------------------
+
+    def _fill_from_job(self, job_id: str, request: gr.Request) -> Change:
+        job = self._service.job(job_id, owner_of(request))
+        fields, kept = job.asked["fields"], kept_of(job)
+        return self._fill(fields, {"images": list(kept.images), "audio": kept.audio}, job.asked["model"])
+
+    async def _fill_from_example(self, folder: Path, told: Mapping[str, Any] | None) -> Change:
+        if told is None:
+            return {self.shown: ""}
+        images = [await self._service.keep((folder / name).read_bytes(), "image", name) for name in told["img_paths"]]
+        audio = await self._service.keep((folder / told["audio_path"]).read_bytes(), "audio", "sound")
+        fields = {"prompt": told["prompt"], "consent": True}  # people that were never born
+        return self._fill(fields, {"images": images, "audio": audio}, None)
+
+    def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Change:
+        change: Change = {self.prompt: fields["prompt"], self.kept: kept, self.shown: self._given(kept)}
+        agreed = bool(fields.get("consent"))
+        change |= {self.consent: gr.update(value=agreed, visible=bool(kept["images"]))}
+        change |= {widget: _shown(fields.get(name, widget.value)) for name, widget in self.settings.items()}
+        return change | ({} if model is None else {self.model: model})
+
+
+def _shown(value: Any) -> Any:
+    """A field's value in its input."""
+    return value if isinstance(value, bool | str) else str(value)
+
+
+def owner_of(request: gr.Request) -> str:
+    """Whose page it is."""
+    scope = getattr(request.request, "scope", {})
+    return str(scope.get("humo.owner", LOCAL_OWNER))
+
+
+def _widget(name: str, preset: Preset) -> Any:
+    """The input of a field: its kind, limits and help are the request's."""
+    field = GenerateRequest.model_fields[name]
+    schema = GenerateRequest.model_json_schema()["properties"][name]
+    kinds = [schema, *schema.get("anyOf", [])]
+    if choices := next((kind["enum"] for kind in kinds if "enum" in kind), None):
+        return gr.Dropdown(label=name, info=field.description, choices=["", *choices], value="", elem_id=name)
+    if any(kind.get("type") == "boolean" for kind in kinds):
+        return gr.Checkbox(label=name, info=field.description, value=field.default, elem_id=name)
+    hint = _default_of(name, preset)
+    return gr.Textbox(label=name, info=field.description, value="", placeholder=hint, max_lines=1, elem_id=name)
+
+
+def _default_of(name: str, preset: Preset) -> str:
+    """What a field that is left open will be, where the model's family settles it."""
+    place = preset.scales if name in SCALES else preset
+    found = getattr(place, SCALES.get(name, name), None)
+    return "" if found is None else str(found)
+
+
+def examples_folder() -> Path | None:
+    """Where the examples lie: in the package, or beside it in a clone."""
+    here = Path(__file__).resolve().parents[1]
+    for folder in (here / "assets" / "examples", here.parents[1] / "examples"):
+        if (folder / "test_case.json").is_file():
+            return folder
+    return None
+
+
+def read_examples(folder: Path) -> dict[str, Any]:
+    """The examples by name, in the published form."""
+    found: dict[str, Any] = json.loads((folder / "test_case.json").read_bytes())
+    return found
