@@ -221,6 +221,16 @@ def test_a_job_that_is_not_finished_has_no_content(client: TestClient) -> None:
     assert client.get(f"/v1/videos/{told['id']}/content?variant=weights").status_code == 400
 
 
+def test_figures_are_counted(client: TestClient) -> None:
+    ask(client)
+    client.post(f"/v1/videos/{ask(client)['id']}/cancel")
+    told = client.get("/metrics").text
+    assert 'humo_jobs{state="queued"} 1.0' in told
+    assert 'humo_jobs{state="cancelled"} 1.0' in told
+    assert 'humo_jobs{state="completed"} 0.0' in told
+    assert "process_resident_memory_bytes" in told
+
+
 def test_more_than_may_wait_are_refused(service: Service) -> None:
     few = Service(dataclasses.replace(service.settings, most_waiting=2), service.store, service.ledger)
     with TestClient(make_app(few, Keys(few.settings.keys)), base_url="http://localhost") as client:

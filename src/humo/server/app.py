@@ -1,4 +1,4 @@
-"""The HTTP door: routes, who may come in, how much they may bring, and what they are told when something is wrong."""
+"""The HTTP door: routes, bodies read, and what is told when something is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,14 +17,14 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from humo import __version__
 from humo.errors import HumoError, RequestError, StorageError
+from humo.server.guard import BodyLimit, Guard, refusal
 from humo.server.keys import Keys
 from humo.server.ledger import Job
+from humo.server.metrics import exposition
 from humo.server.service import AbsentError, BusyError, ConflictError, Service
-from humo.server.settings import is_loopback
 from humo.server.supervisor import Supervisor
 from humo.server.wire import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
 
@@ -41,20 +40,11 @@ ALIVE_SECONDS = 15.0
 
 SWEEP_SECONDS = 60.0
 MOST_FIELDS = 100
-MOST_HEADER_BYTES = 16 * 2**10
 
 Variant = Literal["video", "thumbnail", "sidecar"]
 MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png", "sidecar": "application/json"}
 
 logger = logging.getLogger(__name__)
-
-
-def refusal(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-    """The answer to a request that is not done."""
-    kinds = {401: "authentication_error", 403: "authentication_error", 404: "not_found_error"}
-    kind = "server_error" if status >= 500 else kinds.get(status, "invalid_request_error")
-    fault = {"message": message, "type": kind, "param": param, "code": code}
-    return JSONResponse({"error": fault}, status_code=status)
 
 
 _CODES: Mapping[type[HumoError], tuple[int, str]] = {
@@ -248,6 +238,18 @@ async def health() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **_refusals()},
+    summary="Figures for Prometheus",
+)
+def metrics(request: Request, service: Served) -> Response:
+    """Jobs by state, workers, memory."""
+    told = exposition(service.ledger, request.app.state.supervisor)
+    return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 @router.get("/ready", responses={503: {"model": Refusal}}, summary="Whether it can make videos now")
 def ready(request: Request, service: Served) -> Response:
     """Its ledger answers, and a worker is there."""
@@ -362,97 +364,3 @@ def _explain(app: FastAPI) -> None:
     async def unknown(_: Request, error: Exception) -> JSONResponse:
         logger.error("a request failed", exc_info=error)
         return refusal(500, "something went wrong here; it is in the service's log", "internal_error")
-
-
-# -- who may come in, and with how much -------------------------------------------------------------------------------
-
-OPEN_PATHS = ("/health", "/ready")
-"""That tell nothing of anybody's."""
-
-
-class Guard:
-    """Asks for a key where there are keys; lets no other website's page in; and, where the service is this machine's
-    alone, only calls by a name of this machine, so that no name of a stranger's can be pointed at it."""
-
-    def __init__(self, app: ASGIApp, keys: Keys, local: bool, hosts: tuple[str, ...]) -> None:
-        self._app, self._keys, self._local, self._hosts = app, keys, local, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it here."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        answer = self._check(scope, headers)
-        await (answer or self._app)(scope, receive, send)
-
-    def _check(self, scope: Scope, headers: Mapping[str, str]) -> JSONResponse | None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
-            return refusal(431, "the headers are too long", "headers_too_long")
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        if self._local and not is_loopback(host) and host not in self._hosts:
-            return refusal(403, "this service answers to names of this machine alone", "host_not_allowed")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
-        if len(self._keys) and scope["path"] not in OPEN_PATHS:
-            owner = self._keys.owner(_key_in(headers.get("authorization", "")))
-            if owner is None:
-                answer = refusal(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
-                # a browser asks for name and password if it is told of "Basic": what the page needs, and no program
-                is_page = "text/html" in headers.get("accept", "")
-                answer.headers["www-authenticate"] = 'Basic realm="HuMo"' if is_page else "Bearer"
-                return answer
-            scope["humo.owner"] = owner
-        return None
-
-
-def _key_in(authorization: str) -> str:
-    """The key in a header: as it is, or as the password of any name, which is how browsers send it."""
-    word, _, given = authorization.partition(" ")
-    if word.lower() == "basic":
-        with contextlib.suppress(ValueError):  # not base64, or not text
-            return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
-    return given.strip() if word.lower() == "bearer" else ""
-
-
-class BodyLimit:
-    """Ends a request whose body is too long as soon as that is known, whatever its header says."""
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, counted."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        too_long = refusal(413, f"a request may be {self._most // 2**20} MiB long", "request_too_large")
-        if told.isdigit() and int(told) > self._most:
-            await too_long(scope, receive, send)
-            return
-        count, begun = 0, False
-
-        async def counted() -> Message:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > self._most:
-                raise _TooLong
-            return message
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, watched)
-        except _TooLong:
-            if not begun:
-                await too_long(scope, receive, send)
-
-
-class _TooLong(Exception):  # noqa: N818 - caught where it is raised
-    """The body is too long."""

@@ -181,6 +181,10 @@ class Ledger:
         """All jobs that have not ended."""
         return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, status=_UNFINISHED)]
 
+    def states(self) -> list[State]:
+        """Of all jobs that are kept."""
+        return [_job(one).state for one in self._client.list_workflows(name=WORKFLOW, load_input=False)]
+
     def ended(self, before: float) -> list[Job]:
         """Jobs that ended before a moment, in seconds since 1970."""
         moment = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
