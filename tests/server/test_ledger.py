@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from humo.errors import StorageError
 from humo.server.ledger import APPLICATION, JSON, POLL_SECONDS, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
+from tests.server.postgres import postgres, programs
 
 PATIENCE = 20.0  # seconds, for a busy machine
 
@@ -74,10 +76,28 @@ def wait_for(is_so: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def puppet() -> Iterator[tuple[Puppet, Ledger]]:
+def server() -> Iterator[str]:
+    if programs() is None:
+        pytest.skip("no PostgreSQL here; .ci/run installs one")
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Address of an empty one."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    return f"{request.getfixturevalue('server')}_{os.urandom(4).hex()}"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def puppet(request: pytest.FixtureRequest) -> Iterator[tuple[Puppet, Ledger]]:
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/jobs.sqlite"
+        if request.param == "postgresql":
+            url = request.getfixturevalue("server")
         ledger = Ledger(url)
         found = Puppet(url)
         yield found, ledger
@@ -178,8 +198,8 @@ def test_whatever_happens_a_job_is_what_it_must_be(puppet: tuple[Puppet, Ledger]
     )
 
 
-def test_jobs_of_one_moment_are_read_page_by_page(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.sqlite")
+def test_jobs_of_one_moment_are_read_page_by_page(database: str) -> None:
+    ledger = Ledger(database)
     names = [f"video_{number:032x}" for number in range(30)]
     for name in names:
         ledger.submit(name, "me" if int(name[-1], 16) % 2 else "you", {})
@@ -189,6 +209,12 @@ def test_jobs_of_one_moment_are_read_page_by_page(tmp_path: Path) -> None:
         after = page[-1]
     assert found == [name for name in names if int(name[-1], 16) % 2]
     ledger.close()
+
+
+def test_a_database_that_cannot_be_reached_is_told() -> None:
+    with pytest.raises(StorageError, match="database: cannot be opened") as caught:
+        Ledger("postgresql://nobody:secret@127.0.0.1:1/humo")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:

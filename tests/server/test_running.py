@@ -16,6 +16,7 @@ import pytest
 from humo.media.provenance import read_record
 from humo.media.video import read_video
 from tests.server.conftest import EXAMPLES
+from tests.server.postgres import postgres, programs
 from tests.server.running import Running, wait_for
 
 
@@ -101,6 +102,17 @@ def test_a_job_that_cannot_be_done_says_why(running: Running) -> None:
     assert told["error"]["code"] == "storage"
     assert "cannot be written" in told["error"]["message"]
     assert running.wait(running.ask(seed=5), "completed")  # the worker lives
+
+
+def test_a_service_on_postgresql_makes_videos(tmp_path: Path) -> None:
+    if programs() is None:
+        pytest.skip("no PostgreSQL here; .ci/run installs one")
+    with postgres() as url:
+        running = Running(tmp_path / "service", ["--database", url]).start()
+        job_id = running.ask()
+        assert running.wait(job_id, "completed", "failed")["status"] == "completed"
+        assert not (tmp_path / "service" / "jobs.sqlite").exists()
+        running.stop()
 
 
 def test_nothing_is_lost_or_done_twice_whatever_is_killed(tmp_path: Path) -> None:
