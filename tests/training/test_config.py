@@ -102,7 +102,7 @@ def test_words_that_change_nothing_are_refused(tmp_path: Path, word: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda path: path.name
+    "path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")), ids=lambda path: path.name
 )
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
     kinds: dict[str, type[Table]] = {"nano-vae": AutoencoderRecipe, "nano-text": TextRecipe}
