@@ -36,6 +36,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="nano: of humo data synth, with its test splits")
     parser.add_argument("--model", metavar="FOLDER", help="nano: model folder (default: the one inside the package)")
     parser.add_argument("--clips", default=str(CLIPS), metavar="N", help=f"nano: half of each split (default {CLIPS})")
+    parser.add_argument("--seeds", default="1", metavar="N", help="nano: times each clip is made, for the spread")
+    parser.add_argument("--mode", action="append", metavar="{TIA,TA}", help="nano: only in this mode, repeatable")
     parser.add_argument("--report", metavar="FILE", help="all figures, as JSON")
 
 
@@ -87,12 +89,19 @@ def _measure_model(
         raise RequestError("--data", "is missing", f"make the clips first: {make}; then the same with test-seen")
     if not options.clips.isdecimal() or int(options.clips) < 2:
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number from 2 on")
-    from humo.evaluation.nano import evaluate
+    if not options.seeds.isdecimal() or int(options.seeds) < 1:
+        raise RequestError("--seeds", f"{options.seeds!r} is not allowed", "give a whole number from 1 on")
+    from humo.evaluation.nano import MODES, evaluate
     from humo.runtime import folder_of, load_pipeline
 
+    modes = tuple(options.mode or MODES)
+    for mode in modes:
+        if mode not in MODES:
+            raise RequestError("--mode", f"{mode!r} is not known", did_you_mean(mode, MODES))
     pipeline = load_pipeline(folder_of(options.model))
     pipeline.set_progress_bar_config(disable=True)
-    figures = evaluate(pipeline, options.data, int(options.clips), console.step, **settings)
+    seeds, clips = int(options.seeds), int(options.clips)
+    figures = evaluate(pipeline, options.data, clips, console.step, modes=modes, seeds=seeds, **settings)
     rows: dict[str, object] = {
         f"{kind}, {group}": ", ".join(f"{name} {value:g}" for name, value in found.items())
         for kind, groups in figures.items()

@@ -52,6 +52,13 @@ BAD = {
     "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "did you mean 'nano'", None),
     "an evaluation without data": (["evaluate", "nano"], "--data", "is missing", None),
     "an evaluation of no clips": (["evaluate", "nano", "--data", ".", "--clips", "1"], "--clips", "from 2 on", None),
+    "an evaluation of no seeds": (["evaluate", "nano", "--data", ".", "--seeds", "0"], "--seeds", "from 1 on", None),
+    "an evaluation of no mode": (
+        ["evaluate", "nano", "--data", ".", "--mode", "TIB"],
+        "--mode",
+        "did you mean 'TIA'",
+        None,
+    ),
     "an evaluation with a typo": (["evaluate", "nano", "--data", ".", "shft=3"], "shft", "did you mean 'shift'", None),
     "an evaluation of no clip": (["evaluate", "clip"], "FILE", "is one video, and 0 were given", None),
     "a clip that is not there": (["evaluate", "clip", "none.mp4"], "FILE", "there is no file", None),

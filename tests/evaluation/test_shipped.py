@@ -77,6 +77,15 @@ def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str])
     assert figures["identity_distance"] < 0.4
 
 
+def test_several_seeds_give_a_spread(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--clips", "4", "--mode", "TA", "--seeds", "2", "num_frames=5", "num_inference_steps=2"]
+    assert main(["evaluate", "nano", "--data", str(people), *words, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures.keys() == {"event", "true", "autoencoder", "TA"}
+    assert figures["TA"]["all"]["psnr_spread"] > 0  # of other noise
+    assert "psnr_spread" not in figures["true"]["all"]
+
+
 @pytest.fixture(scope="module")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight clips of the corpus that docs/nano.md is measured on."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ from humo.media.video import read_video
 from humo.pipeline import HuMoPipeline
 from humo.training.config import Data
 from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan
+
+MODES = ("TIA", "TA")
+"""In which clips are made."""
 
 SPLITS = {"seen": "test-seen", "unseen": "test"}
 """People trained on, in new looks; people never seen."""
@@ -118,6 +122,9 @@ def evaluate(
     folder: str,
     count: int,
     progress: Progress = lambda name, done, total: None,
+    *,
+    modes: Sequence[str] = MODES,
+    seeds: int = 1,
     **settings: Any,
 ) -> Figures:
     """Every figure of a model, beside those of the true clips.
@@ -127,10 +134,13 @@ def evaluate(
         folder: a synthetic corpus with clips of the test splits.
         count: clips, half of them of people never seen.
         progress: told (phase, done, total).
+        modes: in which clips are made.
+        seeds: times that each clip is made, from other noise.
         settings: of the calls that make the clips, where not the model's defaults.
 
     Returns:
-        figure by measure, kind of clip and group; shares and correlations 0..1.
+        figure by measure, kind of clip and group; shares and correlations 0..1. With several seeds it is their mean,
+        and ``..._spread`` is their standard deviation.
 
     Raises:
         HumoError: the corpus has too few clips, or a package is missing.
@@ -138,27 +148,41 @@ def evaluate(
     frames = int(settings.get("num_frames") or pipeline.preset.trained_frames)
     cases = find_cases(folder, count, frames)
     eyes = Eyes(cases)
-    kinds: dict[str, list[Frames]] = {
-        "true": [case.frames for case in cases],
-        "autoencoder": [round_trip(case.frames, pipeline) for case in cases],
+    kinds: dict[str, list[list[Frames]]] = {
+        "true": [[case.frames for case in cases]],
+        "autoencoder": [[round_trip(case.frames, pipeline) for case in cases]],
     }
-    for mode in ("TIA", "TA"):
-        kinds[mode] = make(pipeline, cases, mode, progress, **settings)
+    for mode in modes:
+        kinds[mode] = [make(pipeline, cases, mode, progress, run * len(cases), **settings) for run in range(seeds)]
     figures: Figures = {}
-    for kind, clips in kinds.items():
+    for kind, runs in kinds.items():
+        looks = [eyes.look_at_all(clips, partial(progress, f"measure {kind}")) for clips in runs]
         figures[kind] = {}
-        seen = []
-        for number, clip in enumerate(clips):
-            progress(f"measure {kind}", number, len(clips))
-            seen.append(eyes.look(clip))
-        progress(f"measure {kind}", len(clips), len(clips))
         for group in (*SPLITS, "all"):
             chosen = [number for number, case in enumerate(cases) if group in (case.group, "all")]
-            figures[kind][group] = eyes.figures(kind, seen, chosen)
+            figures[kind][group] = _together([eyes.figures(kind, seen, chosen) for seen in looks])
     return figures
 
 
-def make(pipeline: HuMoPipeline, cases: Sequence[Case], mode: str, progress: Progress, **settings: Any) -> list[Frames]:
+def _together(runs: Sequence[Figures]) -> Figures:
+    """The mean of each figure over runs with other seeds, and its spread; of one run, its figures."""
+    if len(runs) == 1:
+        return runs[0]
+    found: Figures = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs if name in run]
+        found |= {name: round(float(np.mean(values)), 4), f"{name}_spread": round(float(np.std(values)), 4)}
+    return found
+
+
+def make(
+    pipeline: HuMoPipeline,
+    cases: Sequence[Case],
+    mode: str,
+    progress: Progress,
+    first_seed: int = 0,
+    **settings: Any,
+) -> list[Frames]:
     """The clips made anew in a mode, each from a seed of its own."""
     made: list[Frames] = []
     for start in range(0, len(cases), BATCH):
@@ -168,7 +192,7 @@ def make(pipeline: HuMoPipeline, cases: Sequence[Case], mode: str, progress: Pro
             [case.clip.captions[0] for case in several],
             images=[[load_image(case.clip.reference)] for case in several] if "I" in mode else None,
             audio=[load_sound(case.clip.video, field="sound") for case in several] if "A" in mode else None,
-            generator=[torch.Generator().manual_seed(start + number) for number in range(len(several))],
+            generator=[torch.Generator().manual_seed(first_seed + start + number) for number in range(len(several))],
             output_type="np",
             batch_passes=True,
             **({"num_frames": len(cases[0].frames)} | settings),
@@ -215,6 +239,15 @@ class Eyes:
     def reader(self) -> AttributeReader:
         """Of words."""
         return self._reader
+
+    def look_at_all(self, clips: Sequence[Frames], progress: Callable[[int, int], None]) -> list[Seen]:
+        """`look` at each."""
+        seen = []
+        for number, clip in enumerate(clips):
+            progress(number, len(clips))
+            seen.append(self.look(clip))
+        progress(len(clips), len(clips))
+        return seen
 
     def look(self, frames: Frames) -> Seen:
         """Everything that is to be seen of a clip."""
