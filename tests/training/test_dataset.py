@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from humo.errors import HumoError, MediaError, RequestError
-from humo.training.cache import Cache, at_rate, load, lower_middle, nearest_size, on_tokens, per_latent, spread
+from humo.training.cache import (
+    Cache,
+    at_rate,
+    load,
+    lower_middle,
+    nearest_size,
+    on_tokens,
+    per_latent,
+    spread,
+    view_name,
+    views,
+)
 from humo.training.config import Data
 from humo.training.dataset import of_split, read_truth, scan
 from humo.training.encoders import Encoders
@@ -105,6 +118,21 @@ def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path
     assert second["clip3"][0][0] == first["clip3"][0][0], "a damaged file is made again"
     assert second["clip3"][1:] == first["clip3"][1:], "words and sound are as they were"
     assert second["clip0"][1] == first["clip0"][1], "another video has the same words"
+
+
+def test_a_reference_is_seen_in_several_views(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Each of its own latents, drawn from evenly; one view is what there was before."""
+    data = {"folder": str(dataset), "sizes": [[SIDE, SIDE], [2 * SIDE, SIDE]]}
+    asked = recipe(dataset, tiny_model_folder, tmp_path / "out", data=data | {"views": 4})
+    cache = Cache(asked, Encoders(asked.model))
+    entry = cache.fill(of_split(scan(asked.data), None)[:1], lambda name, done, total: None)[0][0]
+    found = load(entry, ["reference", *(view_name((SIDE, SIDE), number) for number in range(4))])
+    plain = found.pop("reference")
+    assert found[view_name((SIDE, SIDE), 0)].equal(plain)
+    assert all(not one.equal(other) for one, other in itertools.combinations(found.values(), 2))
+    assert load(entry, [view_name((2 * SIDE, SIDE), 3)])
+    picture = Image.new("RGB", (100, 200))
+    assert [view.size for view in views(picture, 3)] == [(100, 200), (100, 200), (84, 170)]
 
 
 def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

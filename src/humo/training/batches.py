@@ -23,7 +23,7 @@ from humo.faces import EMBEDDING
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
 from humo.model.reference import with_references, without_references
 from humo.presets import ReferenceEntry
-from humo.training.cache import Entry, load
+from humo.training.cache import Entry, load, view_name
 from humo.training.config import Kept, Loss, Stage
 from humo.training.focus import MOUTH_VALUES
 from humo.training.objective import draw_level
@@ -201,7 +201,10 @@ class Collator:
             words = 1 + int(other * (entry.captions - 1))
         kept = self._kept(which) if level is None else "TIA"
         drawn = draw_level(self.loss, generator)
-        names = ("reference", "rows", "identity", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
+        reference = "reference"
+        if entry.views > 1:
+            reference = view_name(entry.size, int(torch.randint(entry.views, (), generator=generator)))
+        names = (reference, "rows", "identity", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
         found = load(entry, names)
         latents = found[f"latents.{piece}"][:, :frames]
         noise = torch.randn(geometry.latent_shape(latents.shape[0]), generator=generator)
@@ -211,12 +214,12 @@ class Collator:
         else:
             audio = silence(geometry.latents, *self.audio)
         blank = self.blank(geometry) if self.entry is ReferenceEntry.CHANNELS else None
-        reference = found["reference"][None]
+        shown = found[reference][None]
         conditions = Conditions(
             text=found[f"text.{words}"][None],
             no_text=self.no_text,
-            image=with_references(self.entry, reference, blank),
-            no_image=without_references(self.entry, reference, blank),
+            image=with_references(self.entry, shown, blank),
+            no_image=without_references(self.entry, shown, blank),
             audio=audio[None],
         )
         grid = (geometry.latent_height // PATCH[1], geometry.latent_width // PATCH[2])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from humo.conditioning.audio import encode_sound
@@ -54,13 +54,14 @@ class Entry:
 
     Args:
         name: its ID.
-        paths: of its files: pictures, words, sound and, if it counts, person.
+        paths: of its files: pictures, words, sound and, if they count, views and person.
         size: (width, height) in pixels.
         frames: length of each piece.
         starts: first frame of each piece, in frames of the clip.
         pieces: their number; mirrored ones come after the others.
         captions: the caption and its paraphrases.
         hears: whether it has a sound.
+        views: of its reference.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Entry:
     pieces: int
     captions: int
     hears: bool
+    views: int = 1
 
 
 class Cache:
@@ -102,6 +104,8 @@ class Cache:
             ),
             "sound": (digest(VERSION, *of("audio_encoder", "feature_extractor"), self.bands), self._sound),
         }
+        if self.data.views > 1:
+            self._kinds["views"] = digest(VERSION, *of("vae"), self.data.sizes, self.data.views), self._views
         if any("identity" in stage.train for stage in recipe.stages):
             self._kinds["person"] = digest(VERSION), self._person
             self._faces = FaceIdentity()
@@ -141,6 +145,7 @@ class Cache:
             "pictures": (video, reference, *others),
             "words": clip.captions,
             "sound": ("" if sound is None else hashlib.sha256(sound.tobytes()).hexdigest(),),
+            "views": (reference,),
             "person": (reference,),
         }
         paths: list[Path] = []
@@ -199,6 +204,13 @@ class Cache:
             return {"rows": torch.zeros(0)}, {"hears": False}
         return {"rows": encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
 
+    def _views(self, clip: ClipFiles) -> Encoded:
+        """Latents of the reference in other views, for every size that a clip may have."""
+        seen, one = views(load_image(clip.reference, field="reference picture"), self.data.views), self.encoders
+        names = {view_name(size, number): (view, size) for size in self.data.sizes for number, view in enumerate(seen)}
+        found = {name: encode_references([view], one.vae, *size, one.device)[0] for name, (view, size) in names.items()}
+        return found, {"views": len(seen)}
+
     def _person(self, clip: ClipFiles) -> Encoded:
         """The reference's face embedding; NaN where no face is found."""
         told = self._faces.embed(np.asarray(load_image(clip.reference, field="reference picture")))
@@ -251,13 +263,30 @@ def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Ent
     width, height = values["size"]
     starts = tuple(values["starts"])
     pieces, captions, hears = values["pieces"], values["captions"], values["hears"]
-    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears)
+    seen = values.get("views", 1)
+    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears, seen)
 
 
 def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
     """Some of an entry's tensors, in float32; those it does not have are left out."""
     wanted = tuple(names)
     return {name: one.float() for path in entry.paths for name, one in read_tensors(path, wanted).items()}
+
+
+def view_name(size: tuple[int, int], number: int) -> str:
+    """Of a view's latents in an entry."""
+    return f"view.{size[0]}x{size[1]}.{number}"
+
+
+NEARER = (0.075, 0.04, 0.925, 0.89)
+"""Left, top, right, bottom of the nearer view, in shares of the picture: heads are above the middle."""
+
+
+def views(picture: Image.Image, count: int) -> list[Image.Image]:
+    """A picture as it is, mirrored, nearer, and nearer and mirrored: the first ``count`` of these."""
+    left, top, right, bottom = (round(share * side) for share, side in zip(NEARER, picture.size * 2, strict=True))
+    near = picture.crop((left, top, right, bottom))
+    return [picture, ImageOps.mirror(picture), near, ImageOps.mirror(near)][:count]
 
 
 def at_rate(frames: NDArray[np.uint8], rate: float) -> NDArray[np.uint8]:

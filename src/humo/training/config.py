@@ -100,6 +100,7 @@ class Data(Table):
         sizes: (width, height) in pixels; a clip takes the one nearest to its own aspect, cut to it at the centre.
         windows: pieces a clip is cut into, evenly spaced, where it is longer than the stages need.
         mirror: every piece also left to right.
+        views: of each reference: 1 as it is, 2 left to right as well, 3 and 4 nearer, too; a sample sees one of them.
         paraphrases: share of samples that read a paraphrase in place of the caption, where there are any.
         bad_share: more bad clips than this, and the run is refused before the first step.
         clips: use only so many, the first by name.
@@ -114,6 +115,7 @@ class Data(Table):
     sizes: tuple[tuple[Side, Side], ...] = Field(default=((832, 480), (480, 832)), min_length=1)
     windows: int = Field(default=1, ge=1)
     mirror: bool = False
+    views: int = Field(default=1, ge=1, le=4)
     paraphrases: Share = 0.0
     bad_share: Share = 0.05
     clips: int | None = Field(default=None, ge=1)
