@@ -1,12 +1,13 @@
 # make demo   a talking video from the example's words, picture and sound, by the embedded model
 # make test   every test, in its own virtual environment      make check   style, types, floors
+# make docs   the documentation as a site, in site/
 # make format what `make check` asks for, where a machine can do it
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format docs clean
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready
+	$(BIN)/zensical build --strict
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix
