@@ -1,5 +1,6 @@
 # make demo   a talking video from the example's words, picture and sound, by the embedded model
 # make test   every test, in its own virtual environment      make check   style, types, floors
+# make soak   whether the service stays up: kills, half an hour of jobs
 # make docs   the documentation as a site, in site/
 # make format what `make check` asks for, where a machine can do it
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test soak check format docs clean
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,9 @@ demo: $(VENV)/.demo
 # two workers of one thread each: torch's own threads only get in each other's way on models this small
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 10
+
+soak: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check
