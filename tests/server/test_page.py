@@ -17,10 +17,7 @@ from tests.server.running import PATIENCE, Running
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE = {"width": 375, "height": 812}
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs one"),
-    pytest.mark.xdist_group("page"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs one")
 
 expect.set_options(timeout=PATIENCE * 1000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -50,6 +51,12 @@ def test_clients_of_others_work(running: Running, tmp_path: Path) -> None:
         client.videos.retrieve(made.id)
     with pytest.raises(openai.BadRequestError, match="size: 'huge' is not a size"):
         client.videos.create(prompt="x", size="huge")  # type: ignore[arg-type]
+
+
+def test_a_clip_may_be_as_long_as_its_sound(running: Running) -> None:
+    sound = base64.b64encode((EXAMPLES / "woman.wav").read_bytes()).decode()
+    told = running.wait(running.ask(frames=-1, audio=f"data:audio/wav;base64,{sound}"), "completed", "failed")
+    assert (told["status"], told["humo"]["request"]["frames"]) == ("completed", 41)
 
 
 def test_events_tell_how_a_video_comes_to_be(running: Running) -> None:
@@ -101,6 +108,7 @@ def test_a_job_that_cannot_be_done_says_why(running: Running) -> None:
     moved.rename(videos)
     assert told["error"]["code"] == "storage"
     assert "cannot be written" in told["error"]["message"]
+    assert str(running.folder) not in told["error"]["message"]
     assert running.wait(running.ask(seed=5), "completed")  # the worker lives
 
 

@@ -343,9 +343,9 @@ def _explain(app: FastAPI) -> None:
     """Every fault becomes an answer of one form."""
 
     @app.exception_handler(HumoError)
-    async def ours(_: Request, error: HumoError) -> JSONResponse:
+    async def ours(request: Request, error: HumoError) -> JSONResponse:
         status, code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-        return refusal(status, str(error), code, error.field)
+        return refusal(status, _service(request).store.without_places(str(error)), code, error.field)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:

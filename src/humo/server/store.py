@@ -128,6 +128,10 @@ class Store:
         for variant in VARIANTS:
             self.output(job_id, variant).unlink(missing_ok=True)
 
+    def without_places(self, text: str) -> str:
+        """A message for somebody else, whom it does not concern where this folder lies."""
+        return text.replace(str(self.folder.absolute()), "").replace(str(self.folder), "")
+
     def sweep(self, seconds: float, is_wanted: Callable[[str], bool], now: Callable[[], float] = time.time) -> int:
         """Remove files that are older than an age.
 

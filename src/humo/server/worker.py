@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import HumoError, StorageError
-from humo.jobs import Engine, Result, prepare, run
+from humo.jobs import Engine, Result, build_request, prepare, run
 from humo.media.files import replacing
 from humo.progress import Event
-from humo.request import parse_request
 from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
 from humo.server.store import ENOUGH, Store
 
@@ -47,7 +46,6 @@ class Worker:
     Args:
         store: the service's folder.
         ledger: to look whether a job is still wanted.
-        models: name -> model folder; "" is the default's.
         device: of a request.
     """
 
@@ -64,11 +62,11 @@ class Worker:
         try:
             return {"video": self._make(job_id, asked)}
         except Cancelled:
+            self._store.remove(job_id)
             return {"error": {"code": "cancelled", "message": "cancelled"}}
-        except StorageError as error:
-            return {"error": {"code": "storage", "message": str(error)}}
         except HumoError as error:
-            return {"error": {"code": "invalid_request", "message": str(error), "param": error.field}}
+            code = "storage" if isinstance(error, StorageError) else "invalid_request"
+            return {"error": {"code": code, "message": self._store.without_places(str(error))}}
         except MemoryError:
             return {"error": {"code": "out_of_memory", "message": "too large for this machine's memory"}}
         except Exception as error:  # a fault of ours must not take the worker with it
@@ -84,10 +82,11 @@ class Worker:
             "sidecar": True,
             "device": self._device,
         }
-        plan = prepare(parse_request(fields))
+        plan = prepare(build_request(fields))
         listener = Listener(self._store, self._ledger, job_id)
         result = run(plan, engine=self._engine, listener=listener, keep_paths=False, is_enough=listener.is_enough)
         self._thumbnail(job_id, result.frames)
+        listener.look()  # what was cancelled while it was written leaves nothing
         return _told(result)
 
     def _thumbnail(self, job_id: str, frames: int) -> None:
@@ -130,9 +129,17 @@ class Listener:
             save_picture(event.look(), self._store.running(self._id, ".png"))
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
-            job = self._ledger.find(self._id)
-            if job is None or job.state is State.CANCELLED:
-                raise Cancelled
+            self.look()
+
+    def look(self) -> None:
+        """Look whether the job is still wanted.
+
+        Raises:
+            Cancelled: it is not.
+        """
+        job = self._ledger.find(self._id)
+        if job is None or job.state is State.CANCELLED:
+            raise Cancelled
 
     def is_enough(self) -> bool:
         """Whether the client wants what there is by now."""
