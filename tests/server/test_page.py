@@ -116,6 +116,9 @@ def test_files_are_dropped_in_and_need_consent(page: Page) -> None:
     page.locator("#consent input").check()
     page.locator("#make").click()
     playing(page)
+    page.locator("#empty").click()
+    expect(page.locator("img[alt='picture 1']")).to_have_count(0)
+    expect(page.locator("#consent")).not_to_be_visible()
 
 
 def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ class Page:
                 elem_id="sound",
             )
         self.shown = gr.HTML()
+        self.empty = gr.Button("Take pictures and sound out", size="sm", visible=False, elem_id="empty")
         self.consent = gr.Checkbox(
             label="Everybody who is shown or heard here has agreed.", visible=False, elem_id="consent"
         )
@@ -138,7 +139,7 @@ class Page:
         following = [self.job, self.progress, self.result, self.history, self.make, self.stop, self.finish, self.again]
         following += [self.change, self.forecast]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        filled = [*form, self.shown]
+        filled = [*form, self.shown, self.empty]
 
         self.make.click(self._make, form, following, **quiet)
         self.again.click(self._again, [self.job], following, **quiet)
@@ -148,7 +149,8 @@ class Page:
         self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
         files = [self.pictures, self.sound, self.kept]
         for upload in (self.pictures, self.sound):
-            upload.change(self._let_in, files, [self.kept, self.shown, self.consent], **quiet)
+            upload.change(self._let_in, files, [self.kept, self.shown, self.consent, self.empty], **quiet)
+        self.empty.click(self._let_out, None, [*files, self.shown, self.consent, self.empty], **quiet)
         if folder is not None:
             told = read_examples(folder)
 
@@ -163,9 +165,7 @@ class Page:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    async def _let_in(
-        self, pictures: Sequence[str] | None, sound: str | None, kept: Mapping[str, Any]
-    ) -> tuple[Any, Any, Any]:
+    async def _let_in(self, pictures: Sequence[str] | None, sound: str | None, kept: Mapping[str, Any]) -> Change:
         """New files pass the gate; without new ones those of an example or an earlier video stay."""
         found = dict(kept)
         try:
@@ -179,8 +179,17 @@ class Page:
             if sound:
                 found["audio"] = await self._service.keep(Path(sound).read_bytes(), "audio", "sound")
         except HumoError as error:
-            return kept, words.wrong(error), gr.skip()
-        return found, self._given(found), gr.update(visible=bool(found["images"]))
+            return {self.shown: words.wrong(error)}
+        return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
+
+    def _let_out(self) -> Change:
+        nothing: dict[str, Any] = {"images": [], "audio": None}
+        return self._files(nothing) | {self.pictures: None, self.sound: None, self.consent: gr.update(visible=False)}
+
+    def _files(self, kept: Mapping[str, Any]) -> Change:
+        """What files there are, and the button that takes them out."""
+        there = bool(kept["images"]) or kept["audio"] is not None
+        return {self.kept: kept, self.shown: self._given(kept), self.empty: gr.update(visible=there)}
 
     def _given(self, kept: Mapping[str, Any]) -> str:
         pictures = [self._service.store.input(name) for name in kept["images"]]
@@ -315,7 +324,7 @@ class Page:
         return self._fill(fields, {"images": images, "audio": audio}, None)
 
     def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Change:
-        change: Change = {self.prompt: fields["prompt"], self.kept: kept, self.shown: self._given(kept)}
+        change: Change = {self.prompt: fields["prompt"], **self._files(kept)}
         agreed = bool(fields.get("consent"))
         change |= {self.consent: gr.update(value=agreed, visible=bool(kept["images"]))}
         change |= {widget: _shown(fields.get(name, widget.value)) for name, widget in self.settings.items()}
