@@ -113,8 +113,10 @@ def test_other_colour_models_are_converted(tmp_path: Path, mode: str) -> None:
         if mode != "LAB"
         else Image.new("LAB", (8, 8), (255, 128, 128))
     )
-    white.save(tmp_path / "colours.tiff")
-    assert np.asarray(load_image(tmp_path / "colours.tiff")).min() > 250
+    assert np.asarray(load_image(white)).min() > 250
+    if mode != "YCbCr":  # which Pillow 12 writes as TIFF, and cannot read again
+        white.save(tmp_path / "colours.tiff")
+        assert np.asarray(load_image(tmp_path / "colours.tiff")).min() > 250
 
 
 def test_arrays_of_bytes_and_of_floats_are_pictures() -> None:
