@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from humo.errors import RequestError, did_you_mean
-from humo.options import Parser
+from humo.options import Parser, number, whole
 
 if TYPE_CHECKING:
     from humo.console import Quiet
@@ -56,16 +56,16 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if rest:
         raise RequestError(rest[0], "is not an option of humo data", "see humo data --help")
     cores = os.cpu_count() or 1
-    clips = _whole("--clips", options.clips, 1, 1_000_000)
-    seed = _whole("--seed", options.seed, 0, 2**63 - 1)
-    size = _whole("--size", options.size, 32, 1024)
-    frames = _whole("--frames", options.frames, 1, 1001)
-    people = _whole("--people", options.people, 6, 1_000_000)
-    supersample = _whole("--supersample", options.supersample, 1, 4)
-    workers = cores if options.workers is None else _whole("--workers", options.workers, 1, 256)
-    silent_share = _number("--silent-share", options.silent_share, 0, 1)
-    closeness = _number("--close", options.close, 0, 1)
-    articulation = _number("--articulation", options.articulation, 0.5, 2)
+    clips = whole("--clips", options.clips, 1, 1_000_000)
+    seed = whole("--seed", options.seed, 0, 2**63 - 1)
+    size = whole("--size", options.size, 32, 1024)
+    frames = whole("--frames", options.frames, 1, 1001)
+    people = whole("--people", options.people, 6, 1_000_000)
+    supersample = whole("--supersample", options.supersample, 1, 4)
+    workers = cores if options.workers is None else whole("--workers", options.workers, 1, 256)
+    silent_share = number("--silent-share", options.silent_share, 0, 1)
+    closeness = number("--close", options.close, 0, 1)
+    articulation = number("--articulation", options.articulation, 0.5, 2)
     if size % 2:
         raise RequestError("--size", f"{size} is odd, and the video's pixels come in pairs", f"give {size + 1}")
     if frames % 4 != 1:
@@ -103,19 +103,3 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     values = {"folder": str(report.folder), "made": report.made, "were_there": report.were_there}
     console.result(text, {**values, "splits": report.splits})
     return 0
-
-
-def _whole(field: str, word: str, least: int, most: int) -> int:
-    if not word.isascii() or not word.isdecimal() or not least <= int(word) <= most:
-        raise RequestError(field, f"{word!r} is not allowed", f"give a whole number from {least} to {most}")
-    return int(word)
-
-
-def _number(field: str, word: str, least: float, most: float) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise RequestError(field, f"{word!r} is not allowed", f"give a number from {least:g} to {most:g}")
-    return value

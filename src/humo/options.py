@@ -106,3 +106,29 @@ def _published(name: str, preset: Any) -> float | int | None:
     of_scales |= {f"scale_{word}": getattr(preset.scales, word) for word in ("text", "audio", "image")}
     value = of_scales.get(name, getattr(preset, name, None))
     return value if isinstance(value, (int, float)) else None
+
+
+def whole(field: str, word: str, least: int, most: int) -> int:
+    """The whole number of an option.
+
+    Raises:
+        RequestError: it is none, or out of range.
+    """
+    if not word.isascii() or not word.isdecimal() or not least <= int(word) <= most:
+        raise RequestError(field, f"{word!r} is not allowed", f"give a whole number from {least} to {most}")
+    return int(word)
+
+
+def number(field: str, word: str, least: float, most: float, *, said: str = "give a number from") -> float:
+    """The number of an option.
+
+    Raises:
+        RequestError: it is none, or out of range; its remedy is ``said`` and the range.
+    """
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise RequestError(field, f"{word!r} is not allowed", f"{said} {least:g} to {most:g}")
+    return value

@@ -58,19 +58,9 @@ def describe_plan(plan: Plan) -> Told:
 
 def describe_result(result: Result) -> Told:
     """A finished video."""
-    values = {
-        "path": str(result.path),
-        "frames": result.frames,
-        "seconds": result.seconds,
-        "width": result.width,
-        "height": result.height,
-        "bytes": result.bytes,
-        "seed": result.seed,
-        "timings": dict(result.timings),
-    }
     times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.timings.items())
     size = f"{result.width}x{result.height}, {result.bytes / 1e6:.2f} MB"
-    return f"{result.path}: {result.frames} frames, {result.seconds:g} s, {size} ({times})", values
+    return f"{result.path}: {result.frames} frames, {result.seconds:g} s, {size} ({times})", result.as_dict()
 
 
 def describe_outcome(outcome: Outcome) -> Told:

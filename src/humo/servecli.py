@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import DependencyError, RequestError
-from humo.options import Parser
+from humo.options import Parser, number
 from humo.runtime import HOST, PORT
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
     from humo.runtime import server_folder
     from humo.server.settings import DAY, Settings
 
-    port, days = _number("--port", options.port, 0, 65_535), _number("--keep-days", options.keep_days, 0, 36_500)
+    port = number("--port", options.port, 0, 65_535, said="allowed:")
+    days = number("--keep-days", options.keep_days, 0, 36_500, said="allowed:")
     if port != int(port):
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
     if options.database is not None and not options.database.startswith("postgresql://"):
@@ -158,16 +159,6 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         sources=tuple(options.allow_host or ()),
         page=page,
     )
-
-
-def _number(option: str, given: str, least: float, most: float) -> float:
-    try:
-        value = float(given)
-    except ValueError:
-        value = float("nan")
-    if not least <= value <= most:
-        raise RequestError(option, f"{given!r} is not allowed", f"allowed: {least:g} to {most:g}")
-    return value
 
 
 def _device(given: str) -> str:

@@ -62,6 +62,15 @@ class Running:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
+    def hurt(self, *, whole: bool) -> None:
+        """Kill the service and start it again, or only its workers."""
+        if whole:
+            self.kill()
+            self.start()
+        else:
+            for worker in self.workers():
+                worker.kill()
+
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
         children = psutil.Process(self.process.pid).children()

@@ -6,11 +6,10 @@ import logging
 import os
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from dbos import DBOS
@@ -21,8 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from humo.errors import StorageError
 from humo.server.ledger import APPLICATION, JSON, POLL_SECONDS, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
 from tests.server.postgres import postgres, programs
-
-PATIENCE = 20.0  # seconds, for a busy machine
+from tests.server.running import wait_for
 
 
 class Puppet:
@@ -65,14 +63,6 @@ class Puppet:
             event.set()
         self.at_work.clear()
         DBOS.destroy(destroy_registry=True)
-
-
-def wait_for(is_so: Callable[[], Any]) -> Any:
-    until = time.monotonic() + PATIENCE
-    while not (found := is_so()):
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.server.conftest import EXAMPLES
 from tests.server.running import PATIENCE, Running
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-PHONE = {"width": 375, "height": 812}
+PHONE: ViewportSize = {"width": 375, "height": 812}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs one")
 
@@ -170,7 +170,7 @@ def test_history_is_there_after_a_restart(page: Page, running: Running) -> None:
 
 
 def test_it_fits_a_phone_and_works_by_keyboard_and_in_the_dark(browser: Browser, running: Running) -> None:
-    page = browser.new_page(viewport=PHONE, color_scheme="dark", is_mobile=True)  # type: ignore[arg-type]
+    page = browser.new_page(viewport=PHONE, color_scheme="dark", is_mobile=True)
     opened(page, running, "?__theme=dark")
     width = page.evaluate("() => document.documentElement.scrollWidth")
     assert width <= PHONE["width"]

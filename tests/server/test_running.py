@@ -131,12 +131,7 @@ def test_nothing_is_lost_or_done_twice_whatever_is_killed(tmp_path: Path) -> Non
         jobs += [running.ask(seed=len(jobs) + number, steps=4) for number in range(2)]
         wait_for(running.workers)
         time.sleep(luck.random() * 4)
-        if round_number % 2:
-            running.kill()
-            running.start()
-        else:
-            for worker in running.workers():
-                worker.kill()
+        running.hurt(whole=bool(round_number % 2))
     for job_id in jobs:
         told = running.wait(job_id, "completed", "failed", "cancelled")
         assert told["status"] == "completed", told["error"]

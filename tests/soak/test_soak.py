@@ -43,12 +43,7 @@ def test_a_hundred_kills_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
         time.sleep(luck.random() * 1.5)
         finished |= made(running, jobs, finished)
         began = time.monotonic()
-        if kill % 2:
-            running.kill()
-            running.start()
-        else:
-            for worker in running.workers():
-                worker.kill()
+        running.hurt(whole=bool(kill % 2))
         wait_for(lambda: httpx.get(f"{running.address}/ready").status_code == 200)
         longest = max(longest, time.monotonic() - began)
     for job_id in jobs:

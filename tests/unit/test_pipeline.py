@@ -27,7 +27,6 @@ from tests.tiny import AUDIO_WIDTH, LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, ti
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.clips import Clip
 from humo.errors import HumoError, RequestError
 from humo.guidance import MODES, Mode
 from humo.progress import PHASES, Event
@@ -397,19 +396,3 @@ def test_a_plan_is_run_to_the_frames_that_a_call_gives(pipeline: HuMoPipeline) -
         *(Event("decode", done, 1) for done in range(2)),
     ]
     assert {event.phase for event in events} < set(PHASES)
-
-
-def test_a_clip_may_be_what_it_has_come_to(small: HuMoPipeline) -> None:
-    """Enough after a step: the data that the step's velocity implies, which differs from the noisy latents."""
-    plan = resolve(
-        parse_request({"prompt": "x", "width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 4}), small.preset
-    )
-    seen: list[Event] = []
-    latents = small.sample(Clip(plan, (), None), seen.append, lambda: seen[-1].done == 2)
-    assert [event.done for event in seen if event.phase == "denoise"] == [0, 1, 2]
-    last = seen[-1]
-    assert last.look is not None
-    middle = plan.geometry.video_latents // 2
-    expected = next(small.frames(latents[:, :, middle : middle + 1]))
-    assert np.array_equal(last.look(), expected)
-    assert not torch.equal(latents, small.sample(Clip(plan, (), None)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import HumoError, StorageError
-from humo.jobs import Engine, Result, build_request, prepare, run
+from humo.jobs import Engine, build_request, prepare, run
 from humo.media.files import replacing
 from humo.progress import Event
 from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
@@ -87,7 +87,9 @@ class Worker:
         result = run(plan, engine=self._engine, listener=listener, keep_paths=False, is_enough=listener.is_enough)
         self._thumbnail(job_id, result.frames)
         listener.look()  # what was cancelled while it was written leaves nothing
-        return _told(result)
+        told = result.as_dict() | {"peak_bytes": peak_bytes()}
+        del told["path"]  # where it lies is nobody's business
+        return told
 
     def _thumbnail(self, job_id: str, frames: int) -> None:
         """The frame in the middle, as a picture."""
@@ -149,19 +151,6 @@ class Listener:
         done = event.done - self._first
         left = None if done < 1 else round((now - self._began) / done * (event.total - event.done), 1)
         return {"phase": event.phase, "done": event.done, "total": event.total, "seconds_left": left}
-
-
-def _told(result: Result) -> JSON:
-    return {
-        "frames": result.frames,
-        "seconds": result.seconds,
-        "width": result.width,
-        "height": result.height,
-        "bytes": result.bytes,
-        "seed": result.seed,
-        "timings": result.timings,
-        "peak_bytes": peak_bytes(),
-    }
 
 
 def peak_bytes() -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from humo.errors import CheckpointError, DependencyError
 from humo.training.config import Optimiser, Pace
-from humo.training.parallel import Ranks, exchange, like, whole
+from humo.training.parallel import ALONE, Ranks, exchange, like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """What AdamW (the first three) and Muon keep for each weight."""
@@ -51,7 +51,7 @@ class StageOptimiser:
         stage: Pace,
         settings: Optimiser,
         share: Callable[[str], float] = lambda name: 1.0,
-        here: Ranks = Ranks(),  # noqa: B008  frozen
+        here: Ranks = ALONE,
     ) -> None:
         self._stage, self._settings, self._here = stage, settings, here
         self._weights = weights

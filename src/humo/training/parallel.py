@@ -70,6 +70,10 @@ class Ranks:
             dist.barrier()
 
 
+ALONE = Ranks()
+"""One process, on the CPU."""
+
+
 @contextmanager
 def ranks(device: str) -> Iterator[Ranks]:
     """Join the others, if torchrun started this process.
