@@ -9,12 +9,17 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
 
 from humo.errors import HumoError, MediaError, RequestError
+from humo.faces import EMBEDDING
+from humo.presets import ReferenceEntry
+from humo.training.batches import Collator, Slot
 from humo.training.cache import (
     Cache,
     at_rate,
+    face_name,
     load,
     lower_middle,
     nearest_size,
@@ -22,12 +27,12 @@ from humo.training.cache import (
     per_latent,
     spread,
     view_name,
-    views,
 )
 from humo.training.config import Data
 from humo.training.dataset import of_split, read_truth, scan
 from humo.training.encoders import Encoders
 from humo.training.train import train
+from humo.training.views import FACES, faces, views
 from tests.training.made_up import FRAMES, SIDE, recipe, write_clip
 
 
@@ -133,6 +138,56 @@ def test_a_reference_is_seen_in_several_views(dataset: Path, tiny_model_folder: 
     assert load(entry, [view_name((2 * SIDE, SIDE), 3)])
     picture = Image.new("RGB", (100, 200))
     assert [view.size for view in views(picture, 3)] == [(100, 200), (100, 200), (84, 170)]
+
+
+def test_a_face_cut_out_is_all_that_is_left_of_its_clip() -> None:
+    """Moved, scaled and mirrored on a plain colour: nothing else of the frame shows, and every one is another."""
+    frames = np.zeros((9, 80, 80, 3), np.uint8)
+    frames[..., 0] = 255  # red all over, and the face half red, half blue
+    frames[:, 20:60, 40:60] = (0, 0, 255)
+    masks = np.zeros((9, 40, 40), bool)
+    masks[:, 10:30, 10:30] = True
+    found = [np.asarray(one).astype(int) for one in faces(frames, masks, torch.Generator().manual_seed(0))]
+    again = [np.asarray(one).astype(int) for one in faces(frames, masks, torch.Generator().manual_seed(0))]
+    assert len(found) == FACES
+    assert all((one == other).all() for one, other in zip(found, again, strict=True))
+    assert all((one != other).any() for one, other in itertools.combinations(found, 2))
+    for picture in found:
+        plain = np.abs(picture - picture[0, 0]).sum(axis=-1) < 3
+        red = np.abs(picture - (255, 0, 0)).sum(axis=-1) < 30
+        blue = np.abs(picture - (0, 0, 255)).sum(axis=-1) < 30
+        assert 0.3 < plain.mean() < 0.9, "a face fills a quarter of the frame, and a little around it"
+        assert min(red.mean(), blue.mean()) > 0.08
+
+
+def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """As often as asked; where the masks are not known, the reference as ever."""
+    (own_dataset / "truth" / "clip1.npz").unlink()
+    data = {"folder": str(own_dataset), "sizes": [[SIDE, SIDE]], "own_faces": 1.0}
+    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out", data=data)
+    cache = Cache(asked, Encoders(asked.model))
+    with_masks, without = cache.fill(of_split(scan(asked.data), None)[:2], lambda name, done, total: None)[0]
+    assert (with_masks.faces, without.faces) == (FACES, 0)
+    collate = Collator(
+        entry=ReferenceEntry.OVERWRITE,
+        loss=asked.loss,
+        keep={"TIA": 1.0},
+        paraphrases=0.0,
+        own_faces=1.0,
+        no_text=cache.no_text(),
+        blank=cache.blank,
+        audio=(cache.bands, Encoders(asked.model).audio_width),
+        mouth=torch.tensor([[0.0], [1.0]]).expand(2, 3),
+        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING),
+    )
+    own = [load(with_masks, [face_name(number)])[face_name(number)] for number in range(FACES)]
+    for entry, known in ((with_masks, own), (without, [load(without, ["reference"])["reference"]])):
+        batch = collate((SIDE, SIDE, FRAMES), [Slot(entry, False, ("sample", number)) for number in range(12)])
+        seen = [
+            next(k for k, one in enumerate(known) if one.allclose(image[:, -1:], atol=1e-3))
+            for image in batch.conditions.image
+        ]
+        assert set(seen) == set(range(len(known)))
 
 
 def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

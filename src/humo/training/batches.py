@@ -23,7 +23,7 @@ from humo.faces import EMBEDDING
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
 from humo.model.reference import with_references, without_references
 from humo.presets import ReferenceEntry
-from humo.training.cache import Entry, load, view_name
+from humo.training.cache import Entry, face_name, load, view_name
 from humo.training.config import Kept, Loss, Stage
 from humo.training.focus import MOUTH_VALUES
 from humo.training.objective import draw_level
@@ -156,6 +156,7 @@ class Collator:
         loss: how noise levels are drawn.
         keep: conditions kept together -> share of samples.
         paraphrases: share of samples that read one.
+        own_faces: share of samples whose picture is cut out of the clip itself.
         no_text: (1, L, D), of the negative prompt.
         blank: latents of a mid-grey video of a geometry; for ``CHANNELS``.
         audio: (bands, width) of the audio rows.
@@ -166,6 +167,7 @@ class Collator:
     loss: Loss
     keep: Mapping[Kept, float]
     paraphrases: float
+    own_faces: float
     no_text: Tensor
     blank: Callable[[Geometry], Tensor]
     audio: tuple[int, int]
@@ -201,9 +203,7 @@ class Collator:
             words = 1 + int(other * (entry.captions - 1))
         kept = self._kept(which) if level is None else "TIA"
         drawn = draw_level(self.loss, generator)
-        reference = "reference"
-        if entry.views > 1:
-            reference = view_name(entry.size, int(torch.randint(entry.views, (), generator=generator)))
+        reference = self._reference(entry, generator) if level is None else "reference"
         names = (reference, "rows", "identity", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
         found = load(entry, names)
         latents = found[f"latents.{piece}"][:, :frames]
@@ -239,6 +239,14 @@ class Collator:
             "mouth": (curve[:frames] - self.mouth[0]) / self.mouth[1] if heard and curve is not None else unheard,
             "identity": person,
         }  # fmt: skip
+
+    def _reference(self, entry: Entry, generator: torch.Generator) -> str:
+        """Which picture of the person a sample sees."""
+        if entry.faces and float(torch.rand((), generator=generator)) < self.own_faces:
+            return face_name(int(torch.randint(entry.faces, (), generator=generator)))
+        if entry.views > 1:
+            return view_name(entry.size, int(torch.randint(entry.views, (), generator=generator)))
+        return "reference"
 
     def _kept(self, chance: float) -> str:
         """The conditions kept at a place 0..1 of the table."""

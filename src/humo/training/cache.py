@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from humo.conditioning.audio import encode_sound
@@ -34,7 +34,8 @@ from humo.media.video import has_sound, read_video
 from humo.training.config import Recipe
 from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
 from humo.training.encoders import Encoders
-from humo.training.store import Digests, digest, read_tensors, read_values, write_tensors
+from humo.training.store import Digests, digest, read_tensors, read_values, seeded, write_tensors
+from humo.training.views import faces, views
 
 VERSION = 2  # of the files' contents; another one is encoded anew
 STORED = torch.float16  # of unit size and read as they are: its step is 1/1000 of them
@@ -62,6 +63,7 @@ class Entry:
         captions: the caption and its paraphrases.
         hears: whether it has a sound.
         views: of its reference.
+        faces: its own, cut out.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Entry:
     captions: int
     hears: bool
     views: int = 1
+    faces: int = 0
 
 
 class Cache:
@@ -106,9 +109,11 @@ class Cache:
         }
         if self.data.views > 1:
             self._kinds["views"] = digest(VERSION, *of("vae"), self.data.sizes, self.data.views), self._views
+        if self.data.own_faces > 0:
+            self._kinds["faces"] = digest(VERSION, *of("vae"), self.data.sizes), self._faces
         if any("identity" in stage.train for stage in recipe.stages):
             self._kinds["person"] = digest(VERSION), self._person
-            self._faces = FaceIdentity()
+            self._identity = FaceIdentity()
 
     def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
         """Encode what is not there yet.
@@ -146,6 +151,7 @@ class Cache:
             "words": clip.captions,
             "sound": ("" if sound is None else hashlib.sha256(sound.tobytes()).hexdigest(),),
             "views": (reference,),
+            "faces": (video, *others),
             "person": (reference,),
         }
         paths: list[Path] = []
@@ -211,9 +217,25 @@ class Cache:
         found = {name: encode_references([view], one.vae, *size, one.device)[0] for name, (view, size) in names.items()}
         return found, {"views": len(seen)}
 
+    def _faces(self, clip: ClipFiles) -> Encoded:
+        """Latents of the clip's own faces, cut out; none where its masks are not known."""
+        truth = Truth() if clip.truth is None else read_truth(clip.truth)
+        if truth.face is None:
+            return {"own": torch.zeros(0)}, {"faces": 0}
+        shown = read_video(clip.video, field="video")
+        frames, one = at_rate(shown.frames, shown.frames_per_second), self.encoders
+        _check_length(clip, len(truth.face), len(frames))
+        size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
+        found = faces(frames, truth.face, seeded("faces", clip.name))
+        seen = {
+            face_name(number): encode_references([picture], one.vae, *size, one.device)[0]
+            for number, picture in enumerate(found)
+        }
+        return seen, {"faces": len(found)}
+
     def _person(self, clip: ClipFiles) -> Encoded:
         """The reference's face embedding; NaN where no face is found."""
-        told = self._faces.embed(np.asarray(load_image(clip.reference, field="reference picture")))
+        told = self._identity.embed(np.asarray(load_image(clip.reference, field="reference picture")))
         return {"identity": torch.full((EMBEDDING,), torch.nan) if told is None else torch.from_numpy(told)}, {}
 
     def _text(self, words: str) -> Tensor:
@@ -263,8 +285,8 @@ def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Ent
     width, height = values["size"]
     starts = tuple(values["starts"])
     pieces, captions, hears = values["pieces"], values["captions"], values["hears"]
-    seen = values.get("views", 1)
-    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears, seen)
+    seen, own = values.get("views", 1), values.get("faces", 0)
+    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears, seen, own)
 
 
 def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
@@ -278,15 +300,9 @@ def view_name(size: tuple[int, int], number: int) -> str:
     return f"view.{size[0]}x{size[1]}.{number}"
 
 
-NEARER = (0.075, 0.04, 0.925, 0.89)
-"""Left, top, right, bottom of the nearer view, in shares of the picture: heads are above the middle."""
-
-
-def views(picture: Image.Image, count: int) -> list[Image.Image]:
-    """A picture as it is, mirrored, nearer, and nearer and mirrored: the first ``count`` of these."""
-    left, top, right, bottom = (round(share * side) for share, side in zip(NEARER, picture.size * 2, strict=True))
-    near = picture.crop((left, top, right, bottom))
-    return [picture, ImageOps.mirror(picture), near, ImageOps.mirror(near)][:count]
+def face_name(number: int) -> str:
+    """Of the latents of one of the clip's own faces in an entry."""
+    return f"own.{number}"
 
 
 def at_rate(frames: NDArray[np.uint8], rate: float) -> NDArray[np.uint8]:

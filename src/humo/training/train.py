@@ -107,6 +107,7 @@ def train(
             loss=recipe.loss,
             keep={},
             paraphrases=recipe.data.paraphrases,
+            own_faces=recipe.data.own_faces,
             no_text=cache.no_text(),
             blank=cache.blank,
             audio=(encoders.audio_bands, encoders.audio_width),
