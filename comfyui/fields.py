@@ -52,7 +52,8 @@ def widget(field: str, *, otherwise: str = "the model's own", **settings: Any) -
     if "enum" in schema:
         return io.Combo.Input(field, options=list(dict.fromkeys([AUTO, *schema["enum"]])), **settings)
     if schema["type"] == "integer":
-        settings |= {"min": empty, "max": schema["maximum"], "step": schema.get("multipleOf", 1)}
+        step = schema.get("multipleOf", 1) if empty == 0 else 1  # from -1 on, steps would miss the multiples
+        settings |= {"min": empty, "max": schema["maximum"], "step": step}
         return io.Int.Input(field, **settings)
     if schema["type"] == "number":
         settings |= {"default": float(empty), "min": float(empty), "max": schema["maximum"]}

@@ -25,7 +25,7 @@ CATEGORY = "HuMo"
 SOCKETS = 4
 """Pictures that one node takes; nodes are chained for more."""
 
-AS_LONG_AS_THE_SOUND = "as long as the sound, up to the length the model was trained on"
+AS_LONG_AS_THE_SOUND = "as long as the sound"
 
 Model = io.Custom("HUMO_MODEL")
 Text = io.Custom("HUMO_TEXT")
@@ -177,6 +177,8 @@ class Sample(io.ComfyNode):
                 widget("scale_image"),
                 widget("switch_timestep"),
                 widget("mode", otherwise="that default"),
+                widget("window", otherwise="as long as the model knows"),
+                widget("overlap"),
             ],
             outputs=[Clip.Output("humo_latents", display_name="latents")],
         )

@@ -132,6 +132,7 @@ def _generate_options(parser: Parser) -> None:
     source.add_argument("--from", dest="again", metavar="FILE", help="a video made before, or its .json: make it again")
     _config_option(source)
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and load nothing")
+    parser.add_argument("--preview", action="store_true", help="show what is finished of the video while it is made")
     add_request_options(parser)
 
 
@@ -141,7 +142,7 @@ def _config_option(group: Any) -> None:
 
 
 def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    from humo.jobs import Engine, build_request, lay_over, prepare, run
+    from humo.jobs import Engine, build_request, lay_over, prepare, preview_of, run
     from humo.report import describe_plan, describe_result
 
     given = given_fields(options)
@@ -170,7 +171,9 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
     if options.dry_run:
         console.result(*describe_plan(plan), kind="plan")
         return DONE
-    console.result(*describe_result(run(plan, engine=Engine(), listener=console.progress)))
+    if options.preview:
+        console.note(f"what is finished can be played from {preview_of(Path(plan.request.output))} while it is made")
+    console.result(*describe_result(run(plan, engine=Engine(), listener=console.progress, preview=options.preview)))
     return DONE
 
 

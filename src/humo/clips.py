@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -133,7 +133,8 @@ def check_tensors(clips: Sequence[Clip], latents: Tensor | None, config: Any) ->
         _check_shape(
             "audio_embeds", clip.audio_rows, (range(1, MAX_FRAMES + 1), config.audio_bands, config.audio_width)
         )
-    _check_shape("latents", latents, (len(clips), *clips[0].plan.geometry.latent_shape(config.out_channels)))
+    shape = clips[0].plan.window_geometry.latent_shape(config.out_channels)
+    _check_shape("latents", latents, (len(clips), *shape))
 
 
 def _check_shape(field: str, tensor: Tensor | None, allowed: Sequence[int | range]) -> None:
@@ -180,6 +181,12 @@ def as_frames(video_BCFHW: Tensor, output_type: OutputType) -> Any:
         return [[Image.fromarray(frame) for frame in to_uint8(one)] for one in video_BCFHW.cpu().numpy()]
     unit = (video_BCFHW / 2 + 0.5).transpose(1, 2)
     return unit if output_type == "pt" else unit.permute(0, 1, 3, 4, 2).cpu().numpy()
+
+
+def pictures_of(video_BCFHW: Tensor) -> Iterator[NDArray[np.uint8]]:
+    """The frames (H, W, 3) of a batch of one, in [-1, 1], one by one."""
+    video = video_BCFHW[0].cpu().numpy()
+    return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
 
 
 def generators_of(given: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:

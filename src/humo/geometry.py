@@ -63,7 +63,7 @@ class Geometry:
     @property
     def video_latents(self) -> int:
         """Latent frames of the video alone."""
-        return (self.frames - 1) // TEMPORAL_STRIDE + 1
+        return latents_in_frames(self.frames)
 
     @property
     def reference_slots(self) -> int:
@@ -100,9 +100,56 @@ class Geometry:
         return channels, self.latents, self.latent_height, self.latent_width
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a long clip that is made in one piece.
+
+    Its first latent frame stands for one video frame, as in every clip: in all windows but the first it is the last
+    frame of what is finished, as a still.
+
+    Args:
+        start: latent frame of the whole clip at which it begins.
+        latents: how many latent frames it has.
+        shared: of them, those after the first that the window before it has made, too.
+    """
+
+    start: int
+    latents: int
+    shared: int = 0
+
+    @property
+    def end(self) -> int:
+        """Latent frame of the whole clip after its last one."""
+        return self.start + self.latents
+
+
+def windows_of(latents: int, longest: int, shared: int) -> tuple[Window, ...]:
+    """The windows of a clip, overlapping, none longer than ``longest``.
+
+    What comes before a window does not depend on how long the clip will be.
+
+    Args:
+        latents: of the whole clip.
+        longest: latent frames a window may have.
+        shared: latent frames that neighbours both make, at most ``longest - 2``.
+    """
+    if latents > longest and not 0 <= shared <= longest - 2:
+        raise ValueError(f"{shared} shared latent frames leave nothing new in windows of {longest}")
+    found = [Window(0, min(latents, longest))]
+    while (end := found[-1].end) < latents:
+        start = end - shared - 1
+        found.append(Window(start, min(longest, latents - start), shared))
+    return tuple(found)
+
+
 def snap_frames(frames: int) -> int:
     """The largest 4k + 1 not above ``frames`` (at least 1)."""
     return max(0, frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+
+
+def latents_in_frames(frames: int) -> int:
+    """Latent frames that hold ``frames`` (4k + 1) video frames."""
+    return (frames - 1) // TEMPORAL_STRIDE + 1
 
 
 def frames_in_samples(samples: int) -> int:
@@ -146,4 +193,4 @@ def audio_window(latent_frame: int) -> range:
 
 def audio_rows_needed(frames: int) -> int:
     """Audio rows a clip of ``frames`` can hear: those of its last window."""
-    return audio_window((frames - 1) // TEMPORAL_STRIDE).stop
+    return audio_window(latents_in_frames(frames) - 1).stop

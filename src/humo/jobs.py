@@ -20,7 +20,7 @@ from humo.errors import DependencyError, MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
 from humo.presets import Preset
 from humo.progress import Event, Listener, deaf, never
-from humo.replay import make_record, mark_of
+from humo.replay import digest_of, make_record, mark_of
 from humo.request import GenerateRequest, Plan, parse_request, resolve
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ def run(
     listener: Listener = deaf,
     keep_paths: bool = True,
     is_enough: Callable[[], bool] = never,
+    windows: Path | None = None,
+    preview: bool = False,
 ) -> Result:
     """Make the video of a plan.
 
@@ -170,15 +172,20 @@ def run(
         listener: told of the progress of each phase.
         keep_paths: the record tells where its files lie, not only their names.
         is_enough: asked after each step; once it is, the video is what it has come to by then.
+        windows: folder for the finished windows of a long clip, from which a run that was stopped goes on; by default
+            beside the video (`windows_of`), and gone when that is there.
+        preview: beside the video (`preview_of`), too, while it is made.
 
     Raises:
-        HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left.
+        HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for
+            the finished windows of a long clip.
     """
     from humo.media.credentials import open_identity, sign
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
     from humo.media.watermark import mark
     from humo.runtime import folder_of, identity_folder
+    from humo.shelf import FolderShelf
 
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
@@ -189,10 +196,12 @@ def run(
     settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
     record = make_record(settled, keep_paths=keep_paths)
     pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
-    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough)
+    output = Path(request.output)
+    shelf = FolderShelf(windows or windows_of(output), f"{digest_of(record)} {device} {dtype}")
+    keeps = {"shelf": shelf} if len(plan.windows) > 1 else {}
+    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough, **keeps)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
-    output = Path(request.output)
     if identity is not None:
         frames = mark(frames, mark_of(record))
 
@@ -201,7 +210,7 @@ def run(
             statement = {"model": record.model, "preset": record.preset, "watermark": mark_of(record)}
             sign(part, identity, output.name, statement, version=record.code_version)
 
-    write_video(
+    written = write_video(
         output,
         watch.counted(frames, geometry.frames),
         width=geometry.width,
@@ -210,19 +219,31 @@ def run(
         track=track,
         metadata=to_metadata(replace(record, timings=watch.timings)),
         seal=seal,
+        preview=preview_of(output) if preview else None,
     )
+    shelf.clear()
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=watch.timings))
     return Result(
         path=output,
-        frames=geometry.frames,
-        seconds=geometry.seconds,
+        frames=written,
+        seconds=written / FRAMES_PER_SECOND,
         width=geometry.width,
         height=geometry.height,
         bytes=output.stat().st_size,
         seed=request.seed,
         timings=watch.timings,
     )
+
+
+def windows_of(output: Path) -> Path:
+    """The folder beside a video that keeps finished windows while it is made."""
+    return output.with_name(f".{output.name}.windows")
+
+
+def preview_of(output: Path) -> Path:
+    """The video beside a video that shows what is finished of it."""
+    return output.with_name(f"{output.stem}.preview{output.suffix}")
 
 
 class Stopwatch:

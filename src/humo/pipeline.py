@@ -19,26 +19,34 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-import humo.model.autoencoder  # noqa: F401 - diffusers opens components of imported modules alone
-from humo.clips import Clip, OutputType, Sound, as_frames, check_choices, check_tensors, clips_of_call, generators_of
+from humo.clips import (
+    Clip,
+    OutputType,
+    Sound,
+    as_frames,
+    check_choices,
+    check_tensors,
+    clips_of_call,
+    generators_of,
+    pictures_of,
+)
 from humo.conditioning.audio import encode_sound, silence, window
 from humo.conditioning.conditions import Conditions, stack
-from humo.conditioning.image import decode_video, encode_blank, encode_references
+from humo.conditioning.image import decode_video, encode_blank, encode_references, encode_video
 from humo.conditioning.text import encode_text
 from humo.geometry import Geometry, audio_rows_needed
-from humo.guidance import Guidance, Mode, weigh
+from humo.guidance import Mode
+from humo.long import EMPTY, Shelf, Stretch, walk
 from humo.lora import HuMoLoraLoaderMixin
-from humo.media.video import to_uint8
 from humo.model.audio import SpeechEncoder
+from humo.model.autoencoder import StreamingDecoder
 from humo.model.reference import network_input, with_references, without_references
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import HUMO_17B, ReferenceEntry, find_preset
 from humo.progress import Event, Listener, deaf, never
 from humo.request import Plan
+from humo.sampling import Held, OnStep, denoise
 from humo.schedule import unshifted_sigmas
-
-OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
-Velocity = Callable[[Tensor, Tensor, Conditions], Tensor]
 
 
 @dataclass
@@ -46,52 +54,6 @@ class HuMoPipelineOutput(BaseOutput):
     """``frames``: what was asked for by ``output_type``."""
 
     frames: Any
-
-
-@torch.no_grad()
-def denoise(
-    velocity: Velocity,
-    conditions: Conditions,
-    guidance: Guidance,
-    scheduler: Any,
-    latents_BCLHW: Tensor,
-    *,
-    batch_passes: bool = False,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """From noise to latents: the whole method.
-
-    Args:
-        velocity: the network: (latents, timesteps (B,), conditions) -> predicted noise - data, like the latents.
-        conditions: all of them; each rung of the ladder keeps some.
-        guidance: the ladders.
-        scheduler: with its timesteps set.
-        latents_BCLHW: initial noise.
-        batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
-        on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
-            finished latents by now; gives the latents to go on with, or None to stop there.
-
-    **Source:** method.md, 5 and 6.
-    """
-    for step, timestep in enumerate(scheduler.timesteps):
-        rungs = weigh(guidance.at(float(timestep)))
-        seen = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung, _ in rungs]
-        if batch_passes:
-            inputs = latents_BCLHW.repeat(len(seen), 1, 1, 1, 1)
-            passes = velocity(inputs, timestep.expand(len(inputs)), stack(seen)).chunk(len(seen))
-        else:
-            passes = tuple(velocity(latents_BCLHW, timestep.expand(len(latents_BCLHW)), one) for one in seen)
-        total = torch.zeros_like(latents_BCLHW)
-        for (_, weight), one in zip(rungs, passes, strict=True):
-            total += weight * one
-        data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total
-        latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
-        if on_step is not None:
-            changed = on_step(step, timestep, latents_BCLHW, data_BCLHW)
-            if changed is None:
-                break
-            latents_BCLHW = changed
-    return latents_BCLHW
 
 
 class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
@@ -140,7 +102,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
     # -- the three parts ----------------------------------------------------------------------------------------------
 
     def encode(self, clip: Clip, listener: Listener = deaf) -> Conditions:
-        """Everything that steers one clip, as a batch of one."""
+        """Everything that steers one clip, as a batch of one; of a long clip, all its sound and a window's pictures."""
         plan, geometry = clip.plan, clip.plan.geometry
         request, device = plan.request, self._execution_device
         listener(Event("encode", 0, 3))
@@ -151,7 +113,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         if rows is None and clip.sound is not None:
             rows = self.encode_sound(clip.sound, geometry)
         listener(Event("encode", 2, 3))
-        image, no_image = self.encode_pictures(clip.pictures, geometry)
+        image, no_image = self.encode_pictures(clip.pictures, plan.window_geometry)
         listener(Event("encode", 3, 3))
         return Conditions(
             text=text.to(device, self.transformer.dtype),
@@ -167,10 +129,14 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         conditions: Conditions,
         noise: Tensor,
         *,
+        held: Held | None = None,
         batch_passes: bool = False,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Video latents (B, C, k + 1, H, W) from noise (B, C, L, H, W); reference slots are dropped."""
+        """Video latents (B, C, k + 1, H, W) of a clip, or of a window of it, from noise (B, C, L, H, W).
+
+        Reference slots are dropped.
+        """
         scheduler = UniPCMultistepScheduler.from_config(self.scheduler.config, flow_shift=plan.request.shift)
         assert plan.request.steps is not None
         scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(plan.request.steps)), device=noise.device)
@@ -181,10 +147,11 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             plan.guidance,
             scheduler,
             noise,
+            held=held,
             batch_passes=batch_passes,
             on_step=on_step,
         )
-        return latents[:, :, : plan.geometry.video_latents]
+        return latents[:, :, : noise.shape[2] - plan.geometry.reference_slots]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -258,8 +225,9 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         sound: Sound | None = None,
         listener: Listener = deaf,
         is_enough: Callable[[], bool] = never,
+        shelf: Shelf = EMPTY,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Make one clip; its frames, (H, W, 3) each, are given one by one.
+        """Make one clip; its frames, (H, W, 3) each, are given one by one, those of a long clip as they are finished.
 
         Args:
             plan: what to make.
@@ -267,43 +235,81 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             sound: (samples,) mono, 16 kHz.
             listener: told of the phases encode, denoise and decode.
             is_enough: asked after each step; once it is, the clip is what it has come to by then.
+            shelf: keeps the windows of a long clip, so that a run that is stopped can go on.
         """
-        return self.frames(self.sample(Clip(plan, images, sound), listener, is_enough), listener)
+        total = len(plan.windows)
+        for number, stretch in enumerate(self.stretches(Clip(plan, images, sound), listener, is_enough, shelf)):
+            listener(Event("decode", number, total))
+            pixels = stretch.pixels
+            listener(Event("decode", number + 1, total))
+            yield from pictures_of(pixels)
+        self.maybe_free_model_hooks()
+
+    def stretches(
+        self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never, shelf: Shelf = EMPTY
+    ) -> Iterator[Stretch]:
+        """A clip's latents, piece by piece as they are finished, from the noise of its seed.
+
+        Args:
+            clip: what to make.
+            listener: told of encode and denoise.
+            is_enough: asked after each step; once it is, the clip is what it has come to by then.
+            shelf: keeps the windows of a long clip.
+        """
+        plan, seed = clip.plan, clip.plan.request.seed
+        assert seed is not None
+        conditions = self.encode(clip, listener)
+        noise = self.noise(plan.window_geometry, torch.Generator().manual_seed(seed))
+        steps = len(plan.timesteps)
+        total = steps * len(plan.windows)
+        listener(Event("denoise", 0, total))
+
+        def make(number: int, conditions: Conditions, noise: Tensor, held: Held | None) -> tuple[Tensor, bool]:
+            early: list[Tensor] = []
+
+            def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
+                listener(Event("denoise", number * steps + step + 1, total, look=partial(self._glimpse, data, plan)))
+                if is_enough():
+                    early.append(data[:, :, : noise.shape[2] - plan.geometry.reference_slots])
+                return None if early else latents
+
+            finished = self.denoise(plan, conditions, noise, held=held, on_step=tell)
+            return (early[0], True) if early else (finished, False)
+
+        yield from walk(plan, conditions, noise, [(seed, 0)], make, self._decoder(), self._still, shelf)
 
     def sample(self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never) -> Tensor:
-        """Video latents (1, C, k + 1, H, W) of one clip, from the noise of its seed; tells of encode and denoise."""
-        plan = clip.plan
-        conditions = self.encode(clip, listener)
-        assert plan.request.seed is not None
-        noise = self.noise(plan.geometry, torch.Generator().manual_seed(plan.request.seed))
-        steps, early = len(plan.timesteps), list[Tensor]()
-        listener(Event("denoise", 0, steps))
+        """The video latents (1, C, k + 1, H, W) of `stretches`, together."""
+        return torch.cat([one.latents for one in self.stretches(clip, listener, is_enough)], dim=2)
 
-        def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
-            listener(Event("denoise", step + 1, steps, look=partial(self._glimpse, data, plan)))
-            if is_enough():
-                early.append(data[:, :, : plan.geometry.video_latents])
-            return None if early else latents
+    def _decoder(self) -> Callable[[Tensor], Tensor]:
+        """Decodes normalised latents as they come, to pixels in [-1, 1]."""
+        decoder = StreamingDecoder(self.vae)
 
-        finished = self.denoise(plan, conditions, noise, on_step=tell)
-        return early[0] if early else finished
+        @torch.no_grad()
+        def decode(latents: Tensor) -> Tensor:
+            return decode_video(latents.to(self.vae.dtype), self.vae, decoder).float()
+
+        return decode
+
+    @torch.no_grad()
+    def _still(self, frame: Tensor) -> Tensor:
+        """The latent frame (B, C, 1, H, W) of one video frame (B, 3, 1, H, W)."""
+        return encode_video(frame.to(self.vae.dtype), self.vae).float()
 
     def _glimpse(self, latents: Tensor, plan: Plan) -> NDArray[np.uint8]:
         """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
-        middle = plan.geometry.video_latents // 2
-        return next(self._pictures(latents[:, :, middle : middle + 1]))
-
-    def _pictures(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
-        video = self.decode(latents)[0].cpu().numpy()
-        return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
+        middle = (latents.shape[2] - plan.geometry.reference_slots) // 2
+        return next(pictures_of(self.decode(latents[:, :, middle : middle + 1])))
 
     def frames(self, latents: Tensor, listener: Listener = deaf) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded at once, tells of decode."""
+        """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded as they are asked for."""
         listener(Event("decode", 0, 1))
-        pictures = self._pictures(latents)
+        decode = self._decoder()
+        for one in latents.split(1, dim=2):
+            yield from pictures_of(decode(one))
         listener(Event("decode", 1, 1))
         self.maybe_free_model_hooks()
-        return pictures
 
     def __call__(
         self,
@@ -316,6 +322,8 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         width: int | None = None,
         height: int | None = None,
         num_frames: int | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
         num_inference_steps: int | None = None,
         shift: float | None = None,
         scale_text: float | None = None,
@@ -340,9 +348,9 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             images: a picture (PIL image, array or path), or several; for a batch, a list of such lists.
             audio: a sound (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
             mode: T, TI, TA or TIA; by default what is given.
-            negative_prompt, width, height, num_frames, num_inference_steps, shift, scale_text, scale_audio,
-            scale_image, switch_timestep: as `GenerateRequest`; by default the preset's published values, and as long
-                as the sound.
+            negative_prompt, width, height, num_frames, window, overlap, num_inference_steps, shift, scale_text,
+            scale_audio, scale_image, switch_timestep: as `GenerateRequest`; by default the preset's published values,
+                and as long as the sound.
             generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
             latents: initial noise (B, C, L, H, W) instead.
             prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
@@ -364,6 +372,8 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             "width": width,
             "height": height,
             "frames": num_frames,
+            "window": window,
+            "overlap": overlap,
             "steps": num_inference_steps,
             "shift": shift,
             "scale_text": scale_text,
@@ -378,12 +388,12 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
         conditions = stack([self.encode(clip) for clip in clips])
+        generators = generators_of(generator, self.preset.seed, len(clips))
         if latents is None:
-            latents = torch.cat(
-                [self.noise(plan.geometry, one) for one in generators_of(generator, self.preset.seed, len(clips))]
-            )
+            latents = torch.cat([self.noise(plan.window_geometry, one) for one in generators])
+        seeds = [(one.initial_seed(), number) for number, one in enumerate(generators)]
         self._interrupt = False
-        with self.progress_bar(total=len(plan.timesteps)) as bar:
+        with self.progress_bar(total=len(plan.timesteps) * len(plan.windows)) as bar:
 
             def step_end(step: int, timestep: Tensor, latents: Tensor, _: Tensor) -> Tensor | None:
                 bar.update()
@@ -392,8 +402,15 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
                     latents = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
                 return None if self._interrupt else latents
 
+            def make(number: int, conditions: Conditions, noise: Tensor, held: Held | None) -> tuple[Tensor, bool]:
+                made = self.denoise(plan, conditions, noise, held=held, batch_passes=batch_passes, on_step=step_end)
+                return made, self._interrupt
+
             noise = latents.to(self._execution_device)
-            result = self.denoise(plan, conditions, noise, batch_passes=batch_passes, on_step=step_end)
-        frames = result if output_type == "latent" else as_frames(self.decode(result), output_type)
+            made = list(walk(plan, conditions, noise, seeds, make, self._decoder(), self._still))
+        if output_type == "latent":
+            frames: Any = torch.cat([stretch.latents for stretch in made], dim=2)
+        else:
+            frames = as_frames(torch.cat([stretch.pixels for stretch in made], dim=2), output_type)
         self.maybe_free_model_hooks()
         return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -35,7 +35,8 @@ class Preset:
         scales: default guidance scales and switch.
         reference_entry: how reference pictures enter.
         width, height: default size in pixels.
-        trained_frames: longest clip seen in training.
+        trained_frames: longest clip seen in training: of longer ones, the length of a window.
+        overlap: frames that neighbouring windows share; not published.
         steps: denoising steps.
         shift: of the noise schedule; larger spends more steps at high noise.
         seed: of the initial noise.
@@ -50,6 +51,7 @@ class Preset:
     width: int = 832
     height: int = 480
     trained_frames: int = 97
+    overlap: int = 16
     steps: int = 50
     shift: float = 5.0
     seed: int = 666666
@@ -79,6 +81,7 @@ HUMO_NANO = Preset(
     width=96,
     height=96,
     trained_frames=25,
+    overlap=8,
     steps=16,
     shift=8.0,
     seed=0,

@@ -76,9 +76,18 @@ def mark_of(record: Record) -> int:
     Args:
         record: of the video.
     """
+    return int.from_bytes(bytes.fromhex(digest_of(record))[:2], "big")
+
+
+def digest_of(record: Record) -> str:
+    """SHA-256 of all that a video's frames follow from, but for where they were computed.
+
+    Args:
+        record: of the video.
+    """
     settled = {name: value for name, value in record.request.items() if name not in CIRCUMSTANCES}
     told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS)], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:2], "big")
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def describe_plan(plan: Plan) -> Told:
         "preset": plan.preset.name,
         "geometry": sizes,
         "passes": {"steps": request.steps, "per_step": sorted(per_step), "total": plan.passes},
+        "windows": len(plan.windows),
         "notes": list(plan.notes),
     }
     windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none, silence"
@@ -51,6 +52,7 @@ def describe_plan(plan: Plan) -> Told:
         "latent frames": f"{geometry.latents}, of them {geometry.reference_slots} for references",
         "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",
         "audio windows": windows,
+        "windows": f"{len(plan.windows)} of up to {request.window} frames",
         "network passes": f"{each} a step, {plan.passes} in all",
     }
     return table(rows), values

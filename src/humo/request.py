@@ -25,10 +25,14 @@ from humo.errors import RequestError, did_you_mean
 from humo.geometry import (
     FRAMES_PER_SECOND,
     SIZE_MULTIPLE,
+    TEMPORAL_STRIDE,
     Geometry,
+    Window,
     frames_in_samples,
     frames_in_seconds,
+    latents_in_frames,
     snap_frames,
+    windows_of,
 )
 from humo.guidance import MODES, Guidance, Mode, Scales
 from humo.presets import Preset
@@ -60,6 +64,12 @@ class GenerateRequest(BaseModel):
     height: Side | None = Field(None, description="pixels")
     frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="length in frames, 25 a second; 4k + 1 of them")
     seconds: float | None = Field(None, ge=1 / FRAMES_PER_SECOND, le=MAX_AUDIO_SECONDS, description="length in seconds")
+    window: int | None = Field(
+        None, ge=1, le=MAX_FRAMES, description="frames made in one piece, 4k + 1; a longer clip is made of several"
+    )
+    overlap: int | None = Field(
+        None, ge=0, le=MAX_FRAMES, multiple_of=TEMPORAL_STRIDE, description="frames that neighbouring windows share"
+    )
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
     shift: float | None = Field(None, ge=0.1, le=100.0, description="shift of the noise schedule")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of the initial noise")
@@ -190,9 +200,23 @@ class Plan:
         return timesteps(self.request.steps, self.request.shift)
 
     @property
+    def windows(self) -> tuple[Window, ...]:
+        """The pieces it is made in."""
+        assert self.request.window is not None
+        assert self.request.overlap is not None
+        longest, shared = latents_in_frames(self.request.window), self.request.overlap // TEMPORAL_STRIDE
+        return windows_of(self.geometry.video_latents, longest, shared)
+
+    @property
+    def window_geometry(self) -> Geometry:
+        """Of the first piece, which is the longest."""
+        assert self.request.window is not None
+        return replace(self.geometry, frames=min(self.geometry.frames, self.request.window))
+
+    @property
     def passes(self) -> int:
         """Network passes the run takes."""
-        return self.guidance.passes(self.timesteps)
+        return self.guidance.passes(self.timesteps) * len(self.windows)
 
 
 def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None = None) -> Plan:
@@ -233,6 +257,7 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
 
     frames = _frames(request, preset, sound_samples if audio else None, notes)
+    window, overlap = _window(request, preset)
     width, height = request.width or preset.width, request.height or preset.height
     resolved = request.model_copy(
         update={
@@ -244,6 +269,8 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             "height": height,
             "frames": frames,
             "seconds": None,
+            "window": window,
+            "overlap": overlap,
             "steps": request.steps or preset.steps,
             "shift": _or(request.shift, preset.shift),
             "seed": request.seed if request.seed is not None else preset.seed,
@@ -255,7 +282,10 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             "switch_timestep": scales.switch_timestep,
         }
     )
-    return Plan(resolved, preset, Geometry(width, height, frames, len(images)), guidance, tuple(notes))
+    plan = Plan(resolved, preset, Geometry(width, height, frames, len(images)), guidance)
+    if (pieces := len(plan.windows)) > 1:
+        notes.append(f"{frames} frames are made in {pieces} windows of {window}, each sharing {overlap} with the next")
+    return replace(plan, notes=tuple(notes))
 
 
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
@@ -274,19 +304,27 @@ def _frames(request: GenerateRequest, preset: Preset, sound_samples: int | None,
         wanted = request.frames
     elif request.seconds is not None:
         wanted = frames_in_seconds(request.seconds)
-    elif sound is not None and sound > preset.trained_frames:
-        wanted = preset.trained_frames
-        notes.append(
-            f"the sound lasts {sound} frames ({sound / FRAMES_PER_SECOND:g} s); the clip ends at {preset.title}'s "
-            f"trained length, {wanted} ({wanted / FRAMES_PER_SECOND:g} s); ask for more with frames or seconds"
-        )
     else:
         wanted = sound or preset.trained_frames
     frames = snap_frames(wanted)
     if frames != wanted:
         notes.append(f"{wanted} frames became {frames}: the model makes 4k + 1")
-    if frames > preset.trained_frames:
-        notes.append(f"{frames} frames are more than the {preset.trained_frames} {preset.title} was trained on")
     if sound is not None and sound < frames and (request.frames or request.seconds):
         notes.append(f"the sound ends after {sound} frames; the rest of the clip is silent")
     return frames
+
+
+def _window(request: GenerateRequest, preset: Preset) -> tuple[int, int]:
+    """Frames of a window, and those that neighbours share."""
+    longest = preset.trained_frames
+    window = longest if request.window is None else request.window
+    if window > longest:
+        raise RequestError("window", f"{window} frames are more than {preset.title} knows", f"at most {longest}")
+    if window != snap_frames(window):
+        raise RequestError("window", f"{window} frames are not 4k + 1", f"the nearest below is {snap_frames(window)}")
+    most = max(0, window - 1 - TEMPORAL_STRIDE)
+    overlap = min(preset.overlap, most) if request.overlap is None else request.overlap
+    if overlap > most:
+        problem = f"{overlap} frames leave nothing new in windows of {window}"
+        raise RequestError("overlap", problem, f"at most {most}")
+    return window, overlap

@@ -134,12 +134,12 @@ def test_without_a_length_a_clip_is_as_long_as_its_sound(comfy: Comfy, model: Hu
     assert sample(comfy, model, "TA", sound=sound, frames=0, steps=1).plan.request.frames == 9
 
 
-def test_a_length_beyond_the_trained_one_is_passed_on_and_said(
+def test_a_length_beyond_the_trained_one_is_made_in_windows_and_said(
     comfy: Comfy, model: HuMoPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
-    latents = sample(comfy, model, "T", frames=29, steps=1, width=16, height=16)
+    latents = sample(comfy, model, "T", frames=29, steps=1, width=16, height=16, overlap=4)
     assert latents.samples.shape[2] == 8
-    assert "29 frames are more than the 25" in caplog.text
+    assert "29 frames are made in 2 windows of 25, each sharing 4 with the next" in caplog.text
 
 
 # -- pictures and sounds ----------------------------------------------------------------------------------------------

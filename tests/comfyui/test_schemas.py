@@ -107,7 +107,8 @@ def test_the_limits_of_a_number_are_those_of_the_request(name: str, comfy: Comfy
     assert not accepts(name, low)
     assert one.io_type == {"integer": "INT", "number": "FLOAT"}[limits["type"]]
     if limits["type"] == "integer":
-        assert step == limits.get("multipleOf", 1)
+        assert step in (limits.get("multipleOf", 1), 1)
+        assert accepts(name, max(limits["minimum"], low + step)), "one step up from empty is allowed"
         assert (limits["minimum"] - low) % step == 0  # counting up from the empty value meets allowed values alone
 
 

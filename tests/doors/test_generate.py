@@ -164,13 +164,15 @@ def test_a_job_file_gives_the_fields_and_options_outdo_it(humo: Humo, desk: Path
     assert plan["request"]["images"] == ["face.png"]
 
 
-def test_frames_of_minus_one_are_as_many_as_the_sound_has(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_a_clip_is_as_long_as_its_sound_by_default_and_by_the_published_minus_one(
+    humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
     write_sound(desk / "long.wav", seconds=6.0)
     options = ["--model", tiny_model_folder, "--prompt", "a", "--audio", "long.wav", "--dry-run", "--json"]
     geometry = [
         humo("generate", *options, *more).only("plan")[0]["geometry"]["frames"] for more in ([], ["--frames", "-1"])
     ]
-    assert geometry == [97, 149]
+    assert geometry == [149, 149]
 
 
 def test_the_sound_of_the_result_is_the_given_one(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:

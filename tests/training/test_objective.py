@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from humo.model.noise import seeded
 from humo.training.config import Loss, Stage
 from humo.training.focus import focus_loss, identity_loss, lips_loss
 from humo.training.objective import add_noise, draw_level, timestep_of, velocity_loss
 from humo.training.optimise import learning_rate
-from humo.training.store import seeded
 
 
 def test_noise_and_velocity_are_those_of_flow_matching() -> None:

@@ -20,6 +20,7 @@ from humo.checkpoints.structure import ShortcutStructure, measure_autoencoder
 from humo.conditioning.text import encode_text
 from humo.errors import DependencyError, MediaError, RequestError
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
+from humo.model.noise import seeded
 from humo.training import optimise, wording
 from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
 from humo.training.config import Data
@@ -29,7 +30,6 @@ from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe, TextRec
 from humo.training.pixels import read_piece
 from humo.training.recipefile import parse_recipe, parse_table
 from humo.training.state import finished
-from humo.training.store import seeded
 from humo.training.wording import make_tokenizer, train_text
 from tests.training.made_up import FRAMES, SIDE, values
 

@@ -197,12 +197,14 @@ def test_a_sound_between_lengths_is_snapped_and_said_so() -> None:
     assert plan.notes == ("63 frames became 61: the model makes 4k + 1",)
 
 
-def test_a_sound_beyond_the_trained_length_ends_there_and_says_so() -> None:
+def test_a_clip_is_as_long_as_its_sound_and_says_in_how_many_windows_it_is_made() -> None:
     plan = plan_for(sound_samples=250 * FRAME)
-    assert plan.geometry.frames == 97
-    assert len(plan.notes) == 1
-    assert "250 frames (10 s)" in plan.notes[0]
-    assert "97 (3.88 s)" in plan.notes[0]
+    assert plan.geometry.frames == 249
+    assert plan.notes == (
+        "250 frames became 249: the model makes 4k + 1",
+        "249 frames are made in 3 windows of 97, each sharing 16 with the next",
+    )
+    assert plan.passes == 3 * plan_for(sound_samples=97 * FRAME).passes
 
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
@@ -235,10 +237,25 @@ def test_seconds_become_frames() -> None:
     assert plan.notes == ()
 
 
-def test_a_clip_beyond_the_trained_length_is_made_and_noted() -> None:
-    plan = plan_for(HUMO_1_7B, frames=161)
-    assert plan.geometry.frames == 161
-    assert plan.notes == ("161 frames are more than the 97 HuMo-1.7B was trained on",)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B knows; at most 97$"),
+        ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; the nearest below is 49$"),
+        ({"window": 25, "overlap": 24}, r"^overlap: 24 frames leave nothing new in windows of 25; at most 20$"),
+        ({"overlap": 6}, r"^overlap: 6 is not allowed; allowed: .*a multiple of 4"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(given: dict[str, int], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        plan_for(HUMO_1_7B, frames=161, **given)
+
+
+def test_windows_may_be_shorter_than_the_model_knows() -> None:
+    plan = plan_for(HUMO_1_7B, frames=41, window=25, overlap=8)
+    assert [(one.start, one.latents, one.shared) for one in plan.windows] == [(0, 7, 0), (4, 7, 2)]
+    assert plan.window_geometry.frames == 25
+    assert plan_for(HUMO_1_7B, frames=9, window=5).request.overlap == 0, "what fits, where less than the preset's does"
 
 
 def test_a_vocal_separator_without_a_sound_is_noted() -> None:

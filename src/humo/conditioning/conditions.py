@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from humo.geometry import Window
 from humo.model.audio import silence_like
 
 Switch = bool | Tensor
@@ -45,6 +46,26 @@ class Conditions:
             text=_choose(text, pad_text(self.text, length), pad_text(self.no_text, length)),
             image=_choose(image, self.image, self.no_image),
             audio=_choose(audio, self.audio, silence_like(self.audio)),
+        )
+
+    def within(self, window: Window, slots: int) -> Conditions:
+        """Those of a window of a long clip.
+
+        Args:
+            window: of latent frames.
+            slots: reference slots at the end of the sequence.
+        """
+
+        def picture(image: Tensor) -> Tensor:
+            if image.shape[2] == slots:  # references alone
+                return image
+            return torch.cat([image[:, :, : window.latents], image[:, :, -slots:]], dim=2)
+
+        return replace(
+            self,
+            image=picture(self.image),
+            no_image=picture(self.no_image),
+            audio=torch.cat([self.audio[:, window.start : window.end], self.audio[:, -slots:]], dim=1),
         )
 
 

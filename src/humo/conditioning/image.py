@@ -8,7 +8,7 @@ deviations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,10 +26,17 @@ def encode_video(video_BCFHW: Tensor, vae: Any) -> Tensor:
     return (latents - mean) * scale
 
 
-def decode_video(latents_BCFHW: Tensor, vae: Any) -> Tensor:
-    """Normalised latents (B, C, k + 1, H, W) -> pixels (B, 3, 4k + 1, 8 H, 8 W)."""
+def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Normalised latents (B, C, k + 1, H, W) -> pixels (B, 3, 4k + 1, 8 H, 8 W).
+
+    Args:
+        latents_BCFHW: of a whole video, or what a decoder goes on with.
+        vae: the autoencoder.
+        decoder: one that goes on where it left off, rather than decoding a whole video.
+    """
     mean, scale = _statistics(vae, latents_BCFHW)
-    video: Tensor = vae.decode(latents_BCFHW / scale + mean, return_dict=False)[0]
+    latents = latents_BCFHW / scale + mean
+    video: Tensor = vae.decode(latents, return_dict=False)[0] if decoder is None else decoder(latents)
     return video
 
 

@@ -20,8 +20,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from humo.evaluation.mesh import MODELS
+from humo.model.noise import seeded
 from humo.training.dataset import ClipFiles
-from humo.training.store import seeded, write_tensors
+from humo.training.store import write_tensors
 
 ATTRIBUTES = ("hair_colour", "clothes_colour", "glasses", "beard", "background")
 """Columns of truth/attributes.parquet that it reads."""

@@ -52,6 +52,9 @@ BT709 = 1
 LIMITED_RANGE = 1
 """FFmpeg's code of luma 16..235: what players expect of H.264."""
 
+GROWING = "+frag_keyframe+empty_moov+default_base_moof"
+"""FFmpeg's flags of an MP4 whose pieces can be played as they come."""
+
 _SCALER = 0x2 | 0x40000 | 0x80000
 """swscale flags bilinear, accurate rounding, bit exact: the same colours with and without vector instructions."""
 
@@ -143,6 +146,7 @@ def write_video(
     frames_per_second: int = 25,
     crf: int = CRF,
     seal: Callable[[Path], None] = lambda part: None,
+    preview: Path | None = None,
     field: str = "output",
 ) -> int:
     """Write frames, as they come, and sound to an MP4 that starts playing before it is loaded.
@@ -159,6 +163,7 @@ def write_video(
         frames_per_second: exact.
         crf: x264's constant rate factor; less is better and larger.
         seal: called with the finished file before it takes its name, to sign it.
+        preview: a file that can be played while it grows, and goes when the video is there.
         field: the user's word for the file, for the message.
 
     Returns:
@@ -177,22 +182,31 @@ def write_video(
         )
     count = 0
     with replacing(path, field) as part:
-        with _storage_errors(path, field):
-            movie = _Movie(part, width, height, frames_per_second, crf, metadata, track)
+        movies: list[_Movie] = []
         try:
+            with _storage_errors(path, field):
+                for place in (part, preview):
+                    if place is not None:
+                        grows = place is preview
+                        movies.append(_Movie(place, width, height, frames_per_second, crf, metadata, track, grows))
             for frame in frames:
                 if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
                     problem = f"frame {count} is {frame.dtype} of shape {frame.shape}"
                     raise MediaError("frames", problem, f"give uint8 of shape ({height}, {width}, 3)")
                 with _storage_errors(path, field):
-                    movie.add(frame)
+                    for movie in movies:
+                        movie.add(frame)
                 count += 1
             if not count:
                 raise MediaError("frames", "there are none", "give one or more")
             with _storage_errors(path, field):
-                movie.finish()
+                for movie in movies:
+                    movie.finish()
         finally:
-            movie.abandon()
+            for movie in movies:
+                movie.abandon()
+            if preview is not None:
+                preview.unlink(missing_ok=True)
         with _storage_errors(path, field):
             seal(part)
     return count
@@ -265,7 +279,10 @@ def read_metadata(path: Path, *, field: str = "video") -> dict[str, str]:
 
 
 class _Movie:
-    """An MP4 being written: each frame is muxed with the sound that belongs to it."""
+    """An MP4 being written: each frame is muxed with the sound that belongs to it.
+
+    One that grows can be played before it is finished.
+    """
 
     def __init__(
         self,
@@ -276,12 +293,15 @@ class _Movie:
         crf: int,
         metadata: Mapping[str, str],
         track: SoundTrack | None,
+        grows: bool,
     ) -> None:
-        options = {"movflags": "+faststart+use_metadata_tags"}
+        options = {"movflags": GROWING if grows else "+faststart+use_metadata_tags"}
         self.container: OutputContainer = av.open(str(path.absolute()), "w", format="mp4", options=options)
         self.container.metadata.update(metadata)
         self.tick = Fraction(1, frames_per_second)
         encoder = {"crf": str(crf), "x264-params": ENCODER_PARAMETERS}
+        if grows:  # no frame waits for those after it, and a piece of the file is whole every second
+            encoder |= {"preset": "veryfast", "tune": "zerolatency", "g": str(frames_per_second)}
         self.picture = self.container.add_stream("libx264", rate=frames_per_second, options=encoder)
         self.picture.width, self.picture.height, self.picture.pix_fmt = width, height, "yuv420p"
         context = self.picture.codec_context

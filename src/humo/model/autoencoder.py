@@ -22,7 +22,15 @@ from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo.model.library import DecoderOutput
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
-__all__ = ["ModelMixin", "ShortcutAutoencoder", "from_blocks", "open_autoencoder", "to_blocks", "with_context"]
+__all__ = [
+    "ModelMixin",
+    "ShortcutAutoencoder",
+    "StreamingDecoder",
+    "from_blocks",
+    "open_autoencoder",
+    "to_blocks",
+    "with_context",
+]
 
 CONTEXT = 3
 """Latents a side that a block of pixels is decoded from, itself in the middle; in time it is the last of them."""
@@ -99,22 +107,58 @@ class ShortcutAutoencoder(AutoencoderKLWan):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """As `decode`, but not clipped, so that training sees by how much a value is out of range."""
-        self.clear_cache()
-        hidden = self.post_quant_conv(z)
+        return StreamingDecoder(self).unclipped(z)
+
+    def linear(self, z: Tensor, before: Tensor | None = None) -> Tensor:
+        """What the linear decoder makes of latents; ``before`` are those (at least `CONTEXT` - 1) before them."""
+        blocks = self.linear_decoder(with_context(z, before)).movedim(1, -1)
+        return from_blocks(blocks, begins=before is None)
+
+
+class StreamingDecoder:
+    """Decodes latent frames as they come, each seeing those before it, whatever the calls they come in.
+
+    Memory does not depend on how many have come. The frames are those of decoding all latents at once.
+
+    Args:
+        vae: `AutoencoderKLWan`, or a `ShortcutAutoencoder`.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._vae = vae
+        self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
+        self._before: Tensor | None = None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """(B, C, k, H, W) -> (B, 3, 4k, 8 H, 8 W), the first time 3 frames fewer; clipped to [-1, 1]."""
+        return self.unclipped(z).clamp(-1.0, 1.0)
+
+    def unclipped(self, z: Tensor) -> Tensor:
+        """As a call, but not clipped."""
+        vae, begins = self._vae, self._before is None
+        hidden = vae.post_quant_conv(z)
         parts = []
-        for frame in range(z.shape[2]):  # causal: each latent frame sees those before it through the cache
-            self._conv_idx = [0]
+        for frame in range(z.shape[2]):
             part = hidden[:, :, frame : frame + 1]
-            parts.append(self.decoder(part, feat_cache=self._feat_map, feat_idx=self._conv_idx, first_chunk=frame == 0))
-        self.clear_cache()
-        patches = torch.cat(parts, dim=2)
-        return _unpatch(patches) + from_blocks(self.linear_decoder(with_context(z)).movedim(1, -1))
+            first = begins and frame == 0
+            parts.append(vae.decoder(part, feat_cache=self._features, feat_idx=[0], first_chunk=first))
+        video = torch.cat(parts, dim=2)
+        if vae.config.patch_size is not None:
+            video = _unpatch(video)
+        if isinstance(vae, ShortcutAutoencoder):
+            video = video + vae.linear(z, self._before)
+        # fewer than the linear decoder looks back at, and it sees what stands for none before them
+        known = z if self._before is None else torch.cat([self._before, z], dim=2)
+        self._before = F.pad(known, (0, 0, 0, 0, max(0, CONTEXT - 1 - known.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
+        return video
 
 
-def with_context(z_BCFHW: Tensor) -> Tensor:
+def with_context(z_BCFHW: Tensor, before_BCFHW: Tensor | None = None) -> Tensor:
     """Latents with what the linear decoder sees around them: zero (the mean) beyond borders and before the first."""
-    side = CONTEXT // 2
-    return F.pad(z_BCFHW, (side, side, side, side, CONTEXT - 1, 0))
+    side, back = CONTEXT // 2, CONTEXT - 1
+    if before_BCFHW is None:
+        return F.pad(z_BCFHW, (side, side, side, side, back, 0))
+    return F.pad(torch.cat([before_BCFHW[:, :, -back:], z_BCFHW], dim=2), (side, side, side, side))
 
 
 def to_blocks(video_BCFHW: Tensor) -> Tensor:
@@ -126,13 +170,16 @@ def to_blocks(video_BCFHW: Tensor) -> Tensor:
     return ordered.flatten(4)
 
 
-def from_blocks(blocks_BFHWP: Tensor) -> Tensor:
-    """The inverse of `to_blocks`; the first frame is the mean of its block's four."""
+def from_blocks(blocks_BFHWP: Tensor, *, begins: bool = True) -> Tensor:
+    """The inverse of `to_blocks`: where a video begins, the first frame is the mean of its block's four."""
     shape = (3, TEMPORAL_STRIDE, SPATIAL_STRIDE, SPATIAL_STRIDE)
     blocks = blocks_BFHWP.unflatten(4, shape).permute(0, 4, 1, 5, 2, 6, 3, 7)
     video = blocks.flatten(6, 7).flatten(4, 5)
-    first = video[:, :, :1].mean(dim=3)
-    return torch.cat([first, video[:, :, 1:].flatten(2, 3)], dim=2)
+    if begins:
+        first = video[:, :, :1].mean(dim=3)
+        return torch.cat([first, video[:, :, 1:].flatten(2, 3)], dim=2)
+    whole: Tensor = video.flatten(2, 3)
+    return whole
 
 
 def _unpatch(patches_BCFHW: Tensor) -> Tensor:

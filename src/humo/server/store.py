@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,7 +121,10 @@ class Store:
     def settle(self, job_id: str) -> None:
         """A job has ended: nothing more is said of it."""
         for path in (self.folder / "running").glob(f"{job_id}.*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():  # windows of a long clip
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def remove(self, job_id: str) -> None:
         """Remove all files of a job; inputs may belong to others, too, and go by age."""

@@ -84,7 +84,14 @@ class Worker:
         }
         plan = prepare(build_request(fields))
         listener = Listener(self._store, self._ledger, job_id)
-        result = run(plan, engine=self._engine, listener=listener, keep_paths=False, is_enough=listener.is_enough)
+        result = run(
+            plan,
+            engine=self._engine,
+            listener=listener,
+            keep_paths=False,
+            is_enough=listener.is_enough,
+            windows=self._store.running(job_id, ".windows"),
+        )
         self._thumbnail(job_id, result.frames)
         listener.look()  # what was cancelled while it was written leaves nothing
         told = result.as_dict() | {"peak_bytes": peak_bytes()}

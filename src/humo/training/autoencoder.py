@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from humo.errors import MediaError, RequestError
 from humo.geometry import BLOCK_VALUES
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
+from humo.model.noise import seeded
 from humo.training.batches import Decks
 from humo.training.dataset import ClipFiles, of_split, refuse_if_bad, scan
 from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe
 from humo.training.pixels import read_piece, stack_pieces
-from humo.training.store import seeded
 
 MODEL, FIGURES_FILE = "vae", "figures.json"
 """In the folder of a run."""

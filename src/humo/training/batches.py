@@ -21,13 +21,13 @@ from humo.conditioning.conditions import Conditions, stack
 from humo.errors import RequestError
 from humo.faces import EMBEDDING
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
+from humo.model.noise import seeded
 from humo.model.reference import with_references, without_references
 from humo.presets import ReferenceEntry
 from humo.training.cache import Entry, face_name, load, view_name
 from humo.training.config import Kept, Loss, Stage
 from humo.training.focus import MOUTH_VALUES
 from humo.training.objective import draw_level
-from humo.training.store import seeded
 
 Bucket = tuple[int, int, int]
 """Width and height in pixels, and frames: clips of one batch are of one bucket."""

@@ -31,10 +31,11 @@ from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STR
 from humo.media.audio import load_sound
 from humo.media.image import load_image, to_pixels
 from humo.media.video import has_sound, read_video
+from humo.model.noise import seeded
 from humo.training.config import Recipe
 from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
 from humo.training.encoders import Encoders
-from humo.training.store import Digests, digest, read_tensors, read_values, seeded, write_tensors
+from humo.training.store import Digests, digest, read_tensors, read_values, write_tensors
 from humo.training.views import faces, views
 
 VERSION = 2  # of the files' contents; another one is encoded anew

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -64,12 +63,6 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
             return {name: file.get_tensor(name) for name in (there if names is None else names) if name in there}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(str(path), f"cannot be read ({reason(error)})", "remove it") from error
-
-
-def seeded(*words: object) -> torch.Generator:
-    """A generator on the CPU whose draws follow from the words alone: nothing to save, nothing to restore."""
-    digest = hashlib.sha256("\0".join(map(str, words)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 class Digests:

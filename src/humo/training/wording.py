@@ -25,12 +25,12 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.errors import RequestError
+from humo.model.noise import seeded
 from humo.training.batches import Decks
 from humo.training.dataset import Described, read_words
 from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import TextRecipe
-from humo.training.store import seeded
 
 ENCODER, TOKENIZER, FIGURES_FILE = "text_encoder", "tokenizer", "figures.json"
 """In the folder of a run."""

@@ -1,0 +1,96 @@
+"""The whole method: a guided walk from noise to clean latents.
+
+Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), K latent
+frames that are known, H, W size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from humo.conditioning.conditions import Conditions, stack
+from humo.guidance import Guidance, weigh
+
+OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
+Velocity = Callable[[Tensor, Tensor, Conditions], Tensor]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Latent frames at the beginning that are known already.
+
+    Args:
+        data: clean latents (B, C, K, H, W).
+        weight: (K,) how much of each is kept: 1 all of it, 0 nothing.
+    """
+
+    data: Tensor
+    weight: Tensor
+
+    def steer(self, velocity_BCLHW: Tensor, noisy_BCLHW: Tensor, level: Tensor) -> Tensor:
+        """The velocity whose clean latents are the known ones, as far as these are held.
+
+        Args:
+            velocity_BCLHW: predicted noise - data.
+            noisy_BCLHW: what it was predicted from.
+            level: noise level, above 0.
+        """
+        count = self.data.shape[2]
+        noisy, velocity = noisy_BCLHW[:, :, :count], velocity_BCLHW[:, :, :count]
+        data = torch.lerp(noisy - level * velocity, self.data, self.weight.view(1, 1, -1, 1, 1).expand_as(self.data))
+        return torch.cat([(noisy - data) / level, velocity_BCLHW[:, :, count:]], dim=2)
+
+
+@torch.no_grad()
+def denoise(
+    velocity: Velocity,
+    conditions: Conditions,
+    guidance: Guidance,
+    scheduler: Any,
+    latents_BCLHW: Tensor,
+    *,
+    held: Held | None = None,
+    batch_passes: bool = False,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """From noise to latents: the whole method.
+
+    Args:
+        velocity: the network: (latents, timesteps (B,), conditions) -> predicted noise - data, like the latents.
+        conditions: all of them; each rung of the ladder keeps some.
+        guidance: the ladders.
+        scheduler: with its timesteps set.
+        latents_BCLHW: initial noise.
+        held: the first latent frames, where they are known already.
+        batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
+        on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
+            finished latents by now; gives the latents to go on with, or None to stop there.
+
+    **Source:** method.md, 5 and 6.
+    """
+    for step, timestep in enumerate(scheduler.timesteps):
+        rungs = weigh(guidance.at(float(timestep)))
+        seen = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung, _ in rungs]
+        if batch_passes:
+            inputs = latents_BCLHW.repeat(len(seen), 1, 1, 1, 1)
+            passes = velocity(inputs, timestep.expand(len(inputs)), stack(seen)).chunk(len(seen))
+        else:
+            passes = tuple(velocity(latents_BCLHW, timestep.expand(len(latents_BCLHW)), one) for one in seen)
+        total = torch.zeros_like(latents_BCLHW)
+        for (_, weight), one in zip(rungs, passes, strict=True):
+            total += weight * one
+        if held is not None:
+            total = held.steer(total, latents_BCLHW, scheduler.sigmas[step])
+        data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total
+        latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
+        if on_step is not None:
+            changed = on_step(step, timestep, latents_BCLHW, data_BCLHW)
+            if changed is None:
+                break
+            latents_BCLHW = changed
+    return latents_BCLHW
