@@ -30,19 +30,18 @@ from humo.clips import (
     generators_of,
     pictures_of,
 )
-from humo.conditioning.audio import encode_sound, silence, window
 from humo.conditioning.conditions import Conditions, stack
-from humo.conditioning.image import decode_video, encode_blank, encode_references, encode_video
-from humo.conditioning.text import encode_text
-from humo.geometry import Geometry, audio_rows_needed
+from humo.conditioning.image import decode_video, encode_video
+from humo.encoding import EncodingMixin
+from humo.geometry import Geometry
 from humo.guidance import Mode
 from humo.long import EMPTY, Shelf, Stretch, walk
 from humo.lora import HuMoLoraLoaderMixin
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import StreamingDecoder
-from humo.model.reference import network_input, with_references, without_references
-from humo.model.transformer import HuMoTransformer3DModel
-from humo.presets import HUMO_17B, ReferenceEntry, find_preset
+from humo.model.reference import network_input
+from humo.model.transformer import Heard, HuMoTransformer3DModel
+from humo.presets import HUMO_17B, find_preset
 from humo.progress import Event, Listener, deaf, never
 from humo.request import Plan
 from humo.sampling import Held, OnStep, denoise
@@ -56,7 +55,7 @@ class HuMoPipelineOutput(BaseOutput):
     frames: Any
 
 
-class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
+class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
     """HuMo as a diffusers pipeline: words, pictures and a sound in, a video out.
 
     Args:
@@ -101,28 +100,6 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
 
     # -- the three parts ----------------------------------------------------------------------------------------------
 
-    def encode(self, clip: Clip, listener: Listener = deaf) -> Conditions:
-        """Everything that steers one clip, as a batch of one; of a long clip, all its sound and a window's pictures."""
-        plan, geometry = clip.plan, clip.plan.geometry
-        request, device = plan.request, self._execution_device
-        listener(Event("encode", 0, 3))
-        text = self.encode_prompt(request.prompt) if clip.text is None else clip.text
-        no_text = self.encode_prompt(request.negative_prompt or "") if clip.no_text is None else clip.no_text
-        listener(Event("encode", 1, 3))
-        rows = clip.audio_rows
-        if rows is None and clip.sound is not None:
-            rows = self.encode_sound(clip.sound, geometry)
-        listener(Event("encode", 2, 3))
-        image, no_image = self.encode_pictures(clip.pictures, plan.window_geometry)
-        listener(Event("encode", 3, 3))
-        return Conditions(
-            text=text.to(device, self.transformer.dtype),
-            no_text=no_text.to(device, self.transformer.dtype),
-            image=image,
-            no_image=no_image,
-            audio=self.window_audio(rows, geometry),
-        )
-
     def denoise(
         self,
         plan: Plan,
@@ -147,6 +124,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             plan.guidance,
             scheduler,
             noise,
+            see=self._see,
             held=held,
             batch_passes=batch_passes,
             on_step=on_step,
@@ -158,46 +136,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         """Pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
         return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
 
-    # -- conditions ---------------------------------------------------------------------------------------------------
-
-    def encode_prompt(self, prompt: str) -> Tensor:
-        """Text embeddings (1, L, D)."""
-        length = self.transformer.config.text_length
-        return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
-
-    def encode_sound(self, sound: Sound, geometry: Geometry) -> Tensor:
-        """The encoder rows (T, N, D) of a 16 kHz sound that a clip of this length can hear."""
-        bands = self.transformer.config.audio_bands
-        rows = audio_rows_needed(geometry.frames)
-        return encode_sound(sound, self.feature_extractor, self.audio_encoder, bands, rows)
-
-    def window_audio(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
-        """Windows (1, L, W, N, D) of encoder rows, or of silence where there are none."""
-        config = self.transformer.config
-        if rows is None:
-            windows = silence(geometry.latents, config.audio_bands, config.audio_width)
-        else:
-            windows = window(rows, geometry.video_latents, geometry.reference_slots)
-        return windows[None].to(self._execution_device, torch.float32)
-
-    def encode_pictures(self, pictures: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """The image condition with and without references, each (1, ...), as `model.reference` has them."""
-        entry, device = self.preset.reference_entry, self._execution_device
-        blank = self.blank_video(geometry).to(device) if entry is ReferenceEntry.CHANNELS else None
-        if not pictures:
-            size = (geometry.reference_slots, geometry.latent_height, geometry.latent_width)
-            slots = torch.zeros(1, self.transformer.config.out_channels, *size, device=device)
-            absent = without_references(entry, slots, blank)
-            return absent, absent
-        references = encode_references(pictures, self.vae, geometry.width, geometry.height, device).float()
-        return with_references(entry, references, blank), without_references(entry, references, blank)
-
-    def blank_video(self, geometry: Geometry) -> Tensor:
-        """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; the last one made is kept."""
-        size = (geometry.latents, geometry.latent_height, geometry.latent_width)
-        if self._blank is None or self._blank[0] != size:
-            self._blank = size, encode_blank(*size, self.vae, self._execution_device).float().cpu()
-        return self._blank[1]
+    # -- noise and network --------------------------------------------------------------------------------------------
 
     def noise(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
         """Initial noise (1, C, L, H, W), drawn where the generator lives: on the CPU it is the same everywhere."""
@@ -205,12 +144,21 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
         return noise.to(self._execution_device)
 
-    def _velocity(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+    def _see(self, conditions: Conditions) -> tuple[Conditions, Heard | None]:
+        """Conditions with what the network makes of them once for all timesteps, where its weights are at hand."""
+        moved = any(
+            hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in self.transformer.modules()
+        )
+        return conditions, None if moved else self.transformer.hear(conditions.text, conditions.audio)
+
+    def _velocity(self, latents: Tensor, timestep: Tensor, seen: tuple[Conditions, Heard | None]) -> Tensor:
+        conditions, heard = seen
         velocity: Tensor = self.transformer(
             hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),
             timestep=timestep,
-            encoder_hidden_states=conditions.text,
-            audio_hidden_states=conditions.audio,
+            encoder_hidden_states=conditions.text if heard is None else None,
+            audio_hidden_states=conditions.audio if heard is None else None,
+            heard=heard,
             return_dict=False,
         )[0]
         return velocity

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from humo.conditioning.conditions import Conditions, stack
-from humo.guidance import Guidance, weigh
+from humo.guidance import Guidance, Rung, weigh
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
-Velocity = Callable[[Tensor, Tensor, Conditions], Tensor]
+Velocity = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def denoise(
     scheduler: Any,
     latents_BCLHW: Tensor,
     *,
+    see: Callable[[Conditions], Any] = lambda conditions: conditions,
     held: Held | None = None,
     batch_passes: bool = False,
     on_step: OnStep | None = None,
@@ -61,11 +63,12 @@ def denoise(
     """From noise to latents: the whole method.
 
     Args:
-        velocity: the network: (latents, timesteps (B,), conditions) -> predicted noise - data, like the latents.
+        velocity: the network: (latents, timesteps (B,), seen) -> predicted noise - data, like the latents.
         conditions: all of them; each rung of the ladder keeps some.
         guidance: the ladders.
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
+        see: what the network takes for conditions; once for each rung, since they do not change with the timestep.
         held: the first latent frames, where they are known already.
         batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
         on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
@@ -73,14 +76,21 @@ def denoise(
 
     **Source:** method.md, 5 and 6.
     """
+
+    @cache
+    def view(*rungs: Rung) -> Any:
+        kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
+        return see(stack(kept))
+
     for step, timestep in enumerate(scheduler.timesteps):
         rungs = weigh(guidance.at(float(timestep)))
-        seen = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung, _ in rungs]
         if batch_passes:
-            inputs = latents_BCLHW.repeat(len(seen), 1, 1, 1, 1)
-            passes = velocity(inputs, timestep.expand(len(inputs)), stack(seen)).chunk(len(seen))
+            inputs = latents_BCLHW.repeat(len(rungs), 1, 1, 1, 1)
+            seen = view(*(rung for rung, _ in rungs))
+            passes = velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs))
         else:
-            passes = tuple(velocity(latents_BCLHW, timestep.expand(len(latents_BCLHW)), one) for one in seen)
+            times = timestep.expand(len(latents_BCLHW))
+            passes = tuple(velocity(latents_BCLHW, times, view(rung)) for rung, _ in rungs)
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one

@@ -13,6 +13,8 @@ that its LoRAs fit.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,26 +25,22 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from humo.model.attention import Attention, KeysValues, Rotary, rotary_table
 from humo.model.audio import AudioProjection
 from humo.model.library import (
     AttentionMixin,
-    AttentionModuleMixin,
     FeedForward,
     FP32LayerNorm,
     PixArtAlphaTextProjection,
     TimestepEmbedding,
     apply_lora_scale,
-    dispatch_attention_fn,
 )
 from humo.schedule import TRAIN_TIMESTEPS
 
 PREDICTABLE = 0.3
 """Noise level 0..1 below which a network that predicts data is shown what is left of it, rather than all of it."""
 
-ROPE_THETA = 10_000.0
 TIME_MAX_PERIOD = 10_000.0
-
-Rotary = tuple[Tensor, Tensor]
 
 
 def _velocity_to(output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor) -> Tensor:
@@ -57,31 +55,6 @@ def _velocity_to(output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor) 
     return noisy_BCFHW * level_B / spread_B - output_BCFHW / spread_B.sqrt()
 
 
-def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> Rotary:
-    """Cosines and sines (S, 1, head_dim / 2) of the 3-D rotary positions, float32.
-
-    A head is split into head_dim - 4 * (head_dim // 6) for time and 2 * (head_dim // 6) each for height and width.
-    Reference frames simply carry on the time index.
-    """
-    across = 2 * (head_dim // 6)
-    angles = []
-    for axis, (length, dim) in enumerate(((frames, head_dim - 2 * across), (rows, across), (columns, across))):
-        frequency = 1.0 / ROPE_THETA ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
-        angle = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequency)
-        shape = [1, 1, 1, dim // 2]
-        shape[axis] = length
-        angles.append(angle.view(shape).expand(frames, rows, columns, -1))
-    table = torch.cat(angles, dim=-1).reshape(frames * rows * columns, 1, head_dim // 2)
-    return table.cos(), table.sin()
-
-
-def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
-    """Turn each pair of neighbouring channels by its token's angle."""
-    cos, sin = rotary
-    even, odd = x_BSND.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
-
-
 def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
     """[cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64, given in float32."""
     half = dim // 2
@@ -89,59 +62,6 @@ def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
     exponent = torch.arange(half, device=place, dtype=torch.float64) / half
     angle = torch.outer(timestep_B.to(place).double(), TIME_MAX_PERIOD**-exponent)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep_B.device)
-
-
-class AttentionProcessor:
-    """Multi-head attention through diffusers' backends (SDPA by default; flash, sage and others by name)."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(self, attn: Attention, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
-        q = attn.norm_q(attn.to_q(query).float()).unflatten(2, (attn.heads, -1))
-        k = attn.norm_k(attn.to_k(context).float()).unflatten(2, (attn.heads, -1))
-        v = attn.to_v(context).unflatten(2, (attn.heads, -1))
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        q, k, v = q.type_as(query), k.type_as(query), v.type_as(query)
-        out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
-        result: Tensor = attn.to_out(out.flatten(2, 3).type_as(query))
-        return result
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer computed in float32 whatever its weights are stored in: for the few tokens of a context."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., in) of any precision -> (..., out) float32."""
-        bias = None if self.bias is None else self.bias.float()
-        return F.linear(input.float(), self.weight.float(), bias)
-
-
-class Attention(nn.Module, AttentionModuleMixin):
-    """Attention with RMS-normed queries and keys (over the whole width, before the heads are split)."""
-
-    _default_processor_cls = AttentionProcessor
-    _available_processors = [AttentionProcessor]
-    _supports_qkv_fusion = False
-
-    def __init__(self, dim: int, heads: int, eps: float, context_dim: int | None = None) -> None:
-        super().__init__()
-        self.heads = heads
-        self.is_cross_attention = context_dim is not None
-        self.to_q = nn.Linear(dim, dim)
-        project = Float32Linear if self.is_cross_attention else nn.Linear
-        self.to_k = project(context_dim or dim, dim)
-        self.to_v = project(context_dim or dim, dim)
-        self.to_out = nn.Sequential(nn.Linear(dim, dim))  # named to_out.0, as LoRAs know it
-        self.norm_q = nn.RMSNorm(dim, eps=eps)
-        self.norm_k = nn.RMSNorm(dim, eps=eps)
-        self.processor = AttentionProcessor()
-
-    def forward(self, query: Tensor, context: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
-        return self.processor(self, query, context, rotary)
 
 
 class ConditionEmbedder(nn.Module):
@@ -154,13 +74,17 @@ class ConditionEmbedder(nn.Module):
         self.time_proj = nn.Linear(dim, 6 * dim)
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
 
-    def forward(self, timestep_B: Tensor, text_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Time embedding (B, D) and its six modulations (B, 6, D), both float32; text (B, L, D)."""
+    def text_embedding(self, text_BLD: Tensor) -> Tensor:
+        """Text (B, L, D') -> (B, L, D)."""
+        embedded: Tensor = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
+        return embedded
+
+    def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Time embedding (B, D) and its six modulations (B, 6, D), both float32."""
         sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BD = self.time_embedder(sinusoid)
         modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
-        text_BLD = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
-        return time_BD.float(), modulation.float(), text_BLD
+        return time_BD.float(), modulation.float()
 
 
 class HuMoTransformerBlock(nn.Module):
@@ -181,38 +105,42 @@ class HuMoTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_BSD: Tensor,
-        text_BLD: Tensor,
+        text: Tensor | KeysValues,
         modulation_B6D: Tensor,
         rotary: Rotary,
-        audio_BFKE: Tensor,
+        audio: Tensor | KeysValues,
+        frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """One block: the float32 residual stream in and out, sub-layers in the precision ``dtype``."""
-        hidden_BSD = self.attend(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype)
+        """One block: the float32 residual stream in and out, sub-layers in the precision ``dtype``.
+
+        Text (B, L, D) and audio tokens (B * F, K, E), or the keys and values that this block makes of them.
+        """
+        hidden_BSD = self.attend(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
         return self.feed(hidden_BSD, self.norm3(hidden_BSD), modulation_B6D, dtype)
 
     def attend(
         self,
         hidden_BSD: Tensor,
-        text_BLD: Tensor,
+        text: Tensor | KeysValues,
         modulation_B6D: Tensor,
         rotary: Rotary,
-        audio_BFKE: Tensor,
+        audio: Tensor | KeysValues,
+        frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
         """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
         shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
-        frames = audio_BFKE.shape[1]
 
         x = (self.norm1(hidden_BSD) * (1 + scale) + shift).to(dtype)
         hidden_BSD = hidden_BSD + self.attn1(x, x, rotary) * gate
 
         x = self.norm2(hidden_BSD).to(dtype)
-        hidden_BSD = hidden_BSD + self.attn2(x, text_BLD)
+        hidden_BSD = hidden_BSD + self.attn2(x, text)
 
         x = self.norm_audio(hidden_BSD).to(dtype)
         x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # each latent frame hears its own tokens only
-        out: Tensor = hidden_BSD + self.attn_audio(x, audio_BFKE.flatten(0, 1)).view_as(hidden_BSD)
+        out: Tensor = hidden_BSD + self.attn_audio(x, audio).view_as(hidden_BSD)
         return out
 
     def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
@@ -221,6 +149,20 @@ class HuMoTransformerBlock(nn.Module):
         x = (normed_BSD * (1 + scale) + shift).to(dtype)
         out: Tensor = hidden_BSD + self.ffn(x) * gate
         return out
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What text and sound offer to each block, the same at every timestep.
+
+    Args:
+        text, audio: of each block, keys and values.
+        dtype: that the blocks compute in.
+    """
+
+    text: tuple[KeysValues, ...]
+    audio: tuple[KeysValues, ...]
+    dtype: torch.dtype
 
 
 class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin):
@@ -297,13 +239,46 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
 
+    def hear(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> Heard:
+        """All of text and sound that no timestep changes, to be computed once for many passes.
+
+        Args:
+            encoder_hidden_states, audio_hidden_states: as in a pass.
+        """
+        dtype = encoder_hidden_states.dtype
+        text_BLD = self.condition_embedder.text_embedding(self._padded(encoder_hidden_states))
+        tokens = self._audio_tokens(audio_hidden_states)
+
+        def offered(attention: Any, context: Tensor) -> KeysValues:
+            keys, values = attention.keys_values(context)
+            return keys.to(dtype), values.to(dtype)
+
+        blocks: Any = self.blocks
+        return Heard(
+            text=tuple(offered(block.attn2, text_BLD) for block in blocks),
+            audio=tuple(offered(block.attn_audio, tokens) for block in blocks),
+            dtype=dtype,
+        )
+
+    def _padded(self, text_BLD: Tensor) -> Tensor:
+        spare = self.config.text_length - text_BLD.shape[1]
+        if spare < 0:
+            raise ValueError(f"{text_BLD.shape[1]} text positions; at most {self.config.text_length}")
+        return F.pad(text_BLD, (0, 0, 0, spare))
+
+    def _audio_tokens(self, audio_BFWND: Tensor) -> Tensor:
+        """(B * F, K, E)."""
+        tokens: Tensor = self.audio_proj(audio_BFWND.to(self.audio_proj.proj_1.weight.dtype))
+        return tokens.flatten(0, 1)
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        audio_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        audio_hidden_states: Tensor | None = None,
+        heard: Heard | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -314,6 +289,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
             timestep: (B,) in 0..1000.
             encoder_hidden_states: (B, L, text_dim) text, L at most ``text_length``; its precision is computed in.
             audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
+            heard: what `hear` made of the two, in their place.
             attention_kwargs: ``{"scale": s}`` scales LoRA layers.
             return_dict: give an object with ``sample``, rather than a tuple.
 
@@ -323,25 +299,28 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         batch, _, frames, height, width = hidden_states.shape
         p_f, p_h, p_w = self.config.patch_size
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
-        dtype = encoder_hidden_states.dtype
-        spare = self.config.text_length - encoder_hidden_states.shape[1]
-        if spare < 0:
-            raise ValueError(f"{encoder_hidden_states.shape[1]} text positions; at most {self.config.text_length}")
-
-        text_BLD = F.pad(encoder_hidden_states, (0, 0, 0, spare))
-        time_BD, modulation_B6D, text_BLD = self.condition_embedder(timestep, text_BLD)
-        audio_BFKE = self.audio_proj(audio_hidden_states.to(self.audio_proj.proj_1.weight.dtype))
+        time_BD, modulation_B6D = self.condition_embedder(timestep)
+        texts: Sequence[Tensor | KeysValues]
+        sounds: Sequence[Tensor | KeysValues]
+        if heard is not None:
+            texts, sounds, dtype = heard.text, heard.audio, heard.dtype
+        else:
+            assert encoder_hidden_states is not None
+            assert audio_hidden_states is not None
+            dtype = encoder_hidden_states.dtype
+            texts = [self.condition_embedder.text_embedding(self._padded(encoder_hidden_states))] * len(self.blocks)
+            sounds = [self._audio_tokens(audio_hidden_states)] * len(self.blocks)
         rotary = rotary_table(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
         hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
-        for block in self.blocks:
+        for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
-                    block, hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype
+                    block, hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype
                 )
             else:
-                hidden_BSD = block(hidden_BSD, text_BLD, modulation_B6D, rotary, audio_BFKE, dtype)
+                hidden_BSD = block(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
 
         shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
         out_BSD = self.norm_out(hidden_BSD) * (1 + scale) + shift
