@@ -42,7 +42,8 @@ def docstring(text: str | None) -> str:
         else:
             section = "" if line and not line.startswith(" ") else section
             made.append(line)
-    return re.sub("\n{3,}", "\n\n", "\n".join(made)).strip()
+    told = re.sub(r"\*\*Source:\*\* method\.md, [\d, and]+\. ?", "", "\n".join(made))  # notes that are not on the site
+    return re.sub("\n{3,}", "\n\n", told).strip()
 
 
 def _entry(line: str, *, named: bool) -> str:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from humo.checkpoints.signatures import SIGNATURES
 from reference.sources import Function, assigned, calls, constant, function_in, modules, parameters, tree, walk
@@ -89,10 +90,11 @@ class Message:
         return False
 
 
-def messages() -> list[Message]:
+@cache
+def messages() -> tuple[Message, ...]:
     """All of them, by module and line."""
     kinds = error_classes()
-    return sorted(message for module in modules() for message in _in_module(module, kinds))
+    return tuple(sorted(message for module in modules() for message in _in_module(module, kinds)))
 
 
 def error_classes() -> frozenset[str]:

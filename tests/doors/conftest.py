@@ -55,7 +55,7 @@ def humo(capsys: pytest.CaptureFixture[str]) -> Humo:
 
 
 @pytest.fixture(scope="session")
-def known_messages() -> list[Message]:
+def known_messages() -> tuple[Message, ...]:
     """Every message that the page of errors has."""
     return messages()
 

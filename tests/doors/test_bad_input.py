@@ -189,7 +189,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
-    humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: list[Message]
+    humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
 ) -> None:
     words, field, problem, make = BAD[name]
     Path("MODEL").symlink_to(tiny_model_folder)
