@@ -9,6 +9,10 @@ SECTIONS = {"Args": "takes", "Returns": "gives", "Raises": "raises", "Yields": "
 """Headings in docstrings -> words of the page."""
 
 
+NOTES = r"method\.md, \d+(?: and \d+)*(?:, last paragraph but one)?"
+"""Docstrings name the notes on the published code, which are not on the site, by their chapters."""
+
+
 def plain(text: str) -> str:
     """Text with nothing in it that Markdown would take for more, but for `code` in backquotes; fit for a table."""
     pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
@@ -42,7 +46,7 @@ def docstring(text: str | None) -> str:
         else:
             section = "" if line and not line.startswith(" ") else section
             made.append(line)
-    told = re.sub(r"\*\*Source:\*\* method\.md, [\d, and]+\. ?", "", "\n".join(made))  # notes that are not on the site
+    told = re.sub(NOTES, "the published code", "\n".join(made))
     return re.sub("\n{3,}", "\n\n", told).strip()
 
 
