@@ -1,7 +1,7 @@
 # make demo   a talking video from the example's words, picture and sound, by the embedded model
 # make test   every test, in its own virtual environment      make check   style, types, floors
 # make soak   whether the service stays up: kills, half an hour of jobs
-# make docs   the documentation as a site, in site/
+# make docs   the documentation as a site, in site/; its pages of reference are made from the code
 # make format what `make check` asks for, where a machine can do it
 PYTHON ?= python3
 VENV ?= .venv
@@ -41,6 +41,7 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
+	$(BIN)/python -m reference docs/reference
 	$(BIN)/zensical build --strict
 
 format: $(VENV)/.ready

@@ -84,17 +84,22 @@ def main(words: Sequence[str]) -> int:
         console.close()
 
 
+def parser_of(name: str) -> Parser:
+    """The parser of the words after ``humo NAME``, one of `COMMANDS`."""
+    command = COMMANDS[name]
+    parser = Parser(prog=f"humo {name}", description=command.summary)
+    command.add_options(parser)
+    group = parser.add_argument_group("how it is told")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    group.add_argument("--quiet", action="store_true", help="nothing but errors")
+    group.add_argument("--debug", action="store_true", help="the traceback of an unexpected failure")
+    return parser
+
+
 def _dispatch(words: list[str], console: Quiet) -> int:
     name = words[0] if words else ""
     if name in COMMANDS:
-        command = COMMANDS[name]
-        parser = Parser(prog=f"humo {name}", description=command.summary)
-        command.add_options(parser)
-        group = parser.add_argument_group("how it is told")
-        group.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-        group.add_argument("--quiet", action="store_true", help="nothing but errors")
-        group.add_argument("--debug", action="store_true", help="the traceback of an unexpected failure")
-        return command.act(*parser.parse_with_rest(words[1:]), console)
+        return COMMANDS[name].act(*parser_of(name).parse_with_rest(words[1:]), console)
     listing = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
     parser = Parser(prog="humo", usage="humo COMMAND [options]", epilog=f"commands:\n{listing}")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -182,7 +187,8 @@ def _read_config(path: str | None, overrides: list[str], console: Quiet) -> JobF
 
     if path is None:
         if overrides:
-            raise RequestError(overrides[0], "is not an option, and there is no --config that it could change")
+            problem = "is not an option, and there is no --config that it could change"
+            raise RequestError(overrides[0], problem, "write --name value, or give --config FILE beside it")
         return JobFile()
     job = read_job_file(Path(path), overrides)
     for note in job.notes:

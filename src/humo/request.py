@@ -99,7 +99,7 @@ class GenerateRequest(BaseModel):
     @model_validator(mode="after")
     def _one_length(self) -> GenerateRequest:
         if self.frames is not None and self.seconds is not None:
-            raise ValueError("give frames or seconds, not both")
+            raise ValueError("are both given; give frames or seconds, not both")
         return self
 
 
@@ -125,7 +125,8 @@ def _in_one_line(failure: ValidationError) -> RequestError:
     if kind == "missing":
         return RequestError(field, "is missing", "give it")
     if kind == "value_error" and not field:
-        return RequestError("frames and seconds", str(error["ctx"]["error"]))
+        problem, _, remedy = str(error["ctx"]["error"]).partition("; ")
+        return RequestError("frames and seconds", problem, remedy)
     if kind == "literal_error":
         return RequestError(field, f"{value!r} is not known", did_you_mean(str(value), _choices(field)))
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."

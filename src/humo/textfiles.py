@@ -61,7 +61,8 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise RequestError(str(path), "there is no such file", "check the path") from None
     except (OSError, ValueError) as error:
-        raise RequestError(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise RequestError(str(path), problem, "check the path and its permissions") from error
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

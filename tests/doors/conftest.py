@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from reference.messages import Message, messages
 
 from humo.cli import main
 
@@ -51,6 +52,12 @@ def humo(capsys: pytest.CaptureFixture[str]) -> Humo:
         return Said(code, said.out, said.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def known_messages() -> tuple[Message, ...]:
+    """Every message that the page of errors has."""
+    return messages()
 
 
 @pytest.fixture

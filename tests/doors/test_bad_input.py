@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from reference.messages import Message
 
 from tests.doors.conftest import Humo
 
@@ -187,7 +188,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_exit_code_2(humo: Humo, desk: Path, tiny_model_folder: Path, name: str) -> None:
+def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
+    humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
+) -> None:
     words, field, problem, make = BAD[name]
     Path("MODEL").symlink_to(tiny_model_folder)
     if make is not None:
@@ -201,6 +204,8 @@ def test_bad_input_is_one_line_and_exit_code_2(humo: Humo, desk: Path, tiny_mode
     assert field in said.err
     assert problem in said.err
     assert "Traceback" not in said.err
+    line = said.err.removeprefix("humo: ").strip()
+    assert any(message.matches(line) for message in known_messages), line
     assert sorted(desk.rglob("*")) == before
 
 

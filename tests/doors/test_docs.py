@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from reference.__main__ import write
 
 from humo.cli import main
 
@@ -18,11 +19,12 @@ ROOT = Path(__file__).parents[2]
 def test_the_site_is_built_without_warnings_and_asks_nobody_else(tmp_path: Path) -> None:
     for name in ("docs", "mkdocs.yml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    write(tmp_path / "docs" / "reference")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     pages = list((tmp_path / "site").rglob("*.html"))
-    assert len(pages) >= len(list((ROOT / "docs").glob("*.md")))
+    assert len(pages) >= len(list((tmp_path / "docs").rglob("*.md")))
     for page in pages:
         loaded = re.findall(
             r"""<(?:script|img|link|iframe)[^>]+(?:src|href)=["']?(https?:[^"' >]+)""", page.read_text()

@@ -194,7 +194,8 @@ def _examine(path: Path, findings: Findings, named: bool) -> None:
         signature = recognise(weights.tensors)
         if signature is None:
             names = ", ".join(sorted(weights.tensors)[:2])
-            raise _OtherModelError(str(path), f"is not a part of HuMo (its tensors: {names}, ...)")
+            remedy = "give HuMo's transformer, Wan2.1's autoencoder, umT5 or Whisper large-v3"
+            raise _OtherModelError(str(path), f"is not a part of HuMo (its tensors: {names}, ...)", remedy)
         if signature.part is None or not signature.fits:
             part = signature.part
             raise _OtherModelError(str(path), f"is {signature.title}", signature.remedy)

@@ -91,7 +91,7 @@ def family_of(structure: TransformerStructure) -> str:
     """
     if structure.in_channels not in FAMILIES:
         problem = f"takes {structure.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
-        raise CheckpointError("transformer", problem)
+        raise CheckpointError("transformer", problem, "give the weights of one of them")
     return FAMILIES[structure.in_channels]
 
 
@@ -141,7 +141,8 @@ def _strip(part: Part, weights: WeightSet) -> tuple[dict[str, str], list[Dropped
         problem = f"holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}"
         raise CheckpointError(str(weights.path), problem, "give a file with one of them")
     if not prefixes:
-        raise CheckpointError(str(weights.path), f"looks like the {part} but for its names' unknown prefix")
+        problem = f"looks like the {part} but for its names' unknown prefix"
+        raise CheckpointError(str(weights.path), problem, "take the file as released, or report where it is from")
     chosen, others = prefixes[0], tuple(prefix for prefix in prefixes[1:] if prefix)
     inside: dict[str, str] = {}
     dropped = [Dropped(weights.path, name, "a value, not a tensor") for name in weights.others]

@@ -37,6 +37,8 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 _GIT_LFS = b"version https://git-lfs"
 _DOWNLOAD_AGAIN = "download it again"
+_CHECK = "check the path and its permissions"
+_DTYPES = "give bf16, fp16, fp32 or fp8 weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int]]:
                 raise CheckpointError(str(path), "is not a whole safetensors file", _DOWNLOAD_AGAIN)
             header = json.loads(file.read(length))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
     except ValueError as error:
         raise CheckpointError(str(path), "has a damaged safetensors header", _DOWNLOAD_AGAIN) from error
     header.pop("__metadata__", None)
@@ -140,7 +142,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int]]:
             fits = end - begin == tensor.bytes and begin >= 0
         except (KeyError, TypeError, ValueError) as error:
             problem = f"holds {name!r} in a form that is not known ({entry!r:.80})"
-            raise CheckpointError(str(path), problem, "give bf16, fp16, fp32 or fp8 weights") from error
+            raise CheckpointError(str(path), problem, _DTYPES) from error
         if not fits:
             raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", _DOWNLOAD_AGAIN)
         tensors[name] = tensor
@@ -173,7 +175,8 @@ class TorchFile:
         words = _dtype_words()
         for name, tensor in self._mapped.items():
             if tensor.dtype not in words:
-                raise CheckpointError(str(path), f"holds {name!r} as {tensor.dtype}, which is not supported")
+                problem = f"holds {name!r} as {tensor.dtype}, which is not supported"
+                raise CheckpointError(str(path), problem, _DTYPES)
             self.tensors[name] = StoredTensor(words[tensor.dtype], tuple(tensor.shape))
         self.others = tuple(others)
         self._mapped = {}
@@ -208,7 +211,7 @@ def _torch_load(path: Path) -> Any:
         with path.open("rb") as file:
             start = file.read(len(_GIT_LFS))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
     if start == _GIT_LFS:
         raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
     if not start.startswith(b"PK"):
@@ -307,7 +310,7 @@ def read_index(path: Path) -> tuple[Path, ...]:
         table = json.loads(path.read_bytes())["weight_map"]
         names = sorted(set(table.values()))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})") from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(str(path), "is not an index of weights", _DOWNLOAD_AGAIN) from error
     shards = tuple(path.parent / Path(name).name for name in names)

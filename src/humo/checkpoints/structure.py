@@ -17,6 +17,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 Hints = Mapping[str, Any]
 """The ``config.json`` that lies beside the weights, or nothing: for what shapes do not tell (the number of heads)."""
 
+_WHOLE = "take the complete, unchanged file"
+
 HEAD_WIDTH = 128
 """Channels of one attention head in both published families."""
 
@@ -243,7 +245,8 @@ def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
         else:
             widths[-1].append(_shape(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0])
     if not all(widths) or len({len(level) for level in widths}) != 1:
-        raise CheckpointError("vae", f"its encoder has levels of {[len(level) for level in widths]} residual blocks")
+        problem = f"its encoder has levels of {[len(level) for level in widths]} residual blocks"
+        raise CheckpointError("vae", problem, "take Wan2.1's autoencoder")
     found = AutoencoderStructure(
         base_dim=base,
         z_dim=z_dim,
@@ -315,9 +318,9 @@ def _shape(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
     for name in names:
         if name in shapes:
             if len(shapes[name]) != rank:
-                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions")
+                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions", _WHOLE)
             return shapes[name]
-    raise CheckpointError(names[0], "is missing from the weights", "take the complete file")
+    raise CheckpointError(names[0], "is missing from the weights", _WHOLE)
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -325,7 +328,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
     return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
 
 
-def _divide(number: int, by: int, what: str, remedy: str = "") -> int:
+def _divide(number: int, by: int, what: str, remedy: str = _WHOLE) -> int:
     """The quotient, which must be whole."""
     if by < 1 or number % by:
         raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)

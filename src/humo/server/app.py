@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import UploadFile
@@ -47,13 +47,14 @@ MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png"
 logger = logging.getLogger(__name__)
 
 
-_CODES: Mapping[type[HumoError], tuple[int, str]] = {
+CODES: Mapping[type[HumoError], tuple[int, str]] = {
     AbsentError: (404, "not_found"),
     ConflictError: (409, "idempotency_key_reused"),
     BusyError: (429, "too_many_jobs"),
     StorageError: (507, "storage"),
     HumoError: (400, "invalid_request"),
 }
+"""What is at fault -> status and ``code`` of the answer; the nearest class counts."""
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -112,7 +113,10 @@ Served = Annotated[Service, Depends(_service)]
 Owner = Annotated[str, Depends(_owner)]
 
 
-def _job(video_id: str, service: Served, owner: Owner) -> Job:
+VideoId = Annotated[str, Path(description="as the answer to POST /v1/videos said")]
+
+
+def _job(video_id: VideoId, service: Served, owner: Owner) -> Job:
     return service.job(video_id, owner)
 
 
@@ -150,9 +154,9 @@ async def create(request: Request, response: Response, service: Served, owner: O
 def listed(
     service: Served,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=100, description="at most so many")] = 20,
+    after: Annotated[str | None, Query(description="id of the last one of the list before")] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first")] = "desc",
 ) -> VideoList:
     """Newest first, unless told otherwise."""
     videos, has_more = service.jobs(owner, limit=limit, after=after, newest_first=order == "desc")
@@ -189,7 +193,9 @@ async def events(job: One, service: Served) -> StreamingResponse:
     },
     summary="A finished video, its thumbnail, or the record of how it was made",
 )
-def content(job: One, service: Served, variant: Variant = "video") -> FileResponse:
+def content(
+    job: One, service: Served, variant: Annotated[Variant, Query(description="which of them")] = "video"
+) -> FileResponse:
     """The file itself."""
     path = service.file(job, variant)
     return FileResponse(path, media_type=MEDIA_TYPES[variant], filename=path.name)
@@ -256,7 +262,7 @@ def ready(request: Request, service: Served) -> Response:
     supervisor: Supervisor | None = request.app.state.supervisor
     waiting = len(service.ledger.unfinished())
     if supervisor is not None and not supervisor.alive:
-        return refusal(503, "no worker is running", "no_worker")
+        return refusal(503, "no worker is running; the service's log says why", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 
 
@@ -287,7 +293,7 @@ async def read_body(request: Request) -> Given:
                 ]
         except (MultiPartException, HTTPException) as error:
             raise RequestError("body", f"is not a form that can be read ({_words(error)})", "send it anew") from None
-    raise HTTPException(415, "send application/json or multipart/form-data")
+    raise HTTPException(415, "the body is of another kind; send application/json or multipart/form-data")
 
 
 def _words(error: Exception) -> str:
@@ -344,14 +350,14 @@ def _explain(app: FastAPI) -> None:
 
     @app.exception_handler(HumoError)
     async def ours(request: Request, error: HumoError) -> JSONResponse:
-        status, code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+        status, code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
         return refusal(status, _service(request).store.without_places(str(error)), code, error.field)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = str(first["loc"][-1])
-        return refusal(400, f"{field}: {first['msg']}", "invalid_request", field)
+        return refusal(400, f"{field}: {first['msg']}; see /openapi.json", "invalid_request", field)
 
     @app.exception_handler(HTTPException)
     async def others(_: Request, error: HTTPException) -> JSONResponse:

@@ -45,17 +45,19 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> JSONResponse | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADER_BYTES:
-            return refusal(431, "the headers are too long", "headers_too_long")
+            return refusal(431, "the headers are too long; send fewer or shorter ones", "headers_too_long")
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         if self._local and not is_loopback(host) and host not in self._hosts:
-            return refusal(403, "this service answers to names of this machine alone", "host_not_allowed")
+            text = "this service answers to names of this machine alone; call it so, or start it with --name HOST"
+            return refusal(403, text, "host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
+            text = "pages of other sites may not use this service; use its own, or call it from a program"
+            return refusal(403, text, "origin_not_allowed")
         if len(self._keys) and scope["path"] not in OPEN_PATHS:
             owner = self._keys.owner(_key_in(headers.get("authorization", "")))
             if owner is None:
-                answer = refusal(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key")
+                answer = refusal(401, "a key is needed; send Authorization: Bearer KEY", "invalid_api_key")
                 # a browser asks for name and password if it is told of "Basic": what the page needs, and no program
                 is_page = "text/html" in headers.get("accept", "")
                 answer.headers["www-authenticate"] = 'Basic realm="HuMo"' if is_page else "Bearer"
@@ -85,7 +87,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         told = dict(scope["headers"]).get(b"content-length", b"0")
-        too_long = refusal(413, f"a request may be {self._most // 2**20} MiB long", "request_too_large")
+        text = f"a request may be {self._most // 2**20} MiB long; send smaller files"
+        too_long = refusal(413, text, "request_too_large")
         if told.isdigit() and int(told) > self._most:
             await too_long(scope, receive, send)
             return

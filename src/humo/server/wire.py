@@ -43,6 +43,9 @@ FILES: Mapping[str, Kind] = {
 }
 """Names of files, uploaded or as ``data:`` addresses -> what they are."""
 
+FIELDS: Mapping[Kind, str] = {"image": "images", "audio": "audio"}
+"""What files are -> the fields of a request that name them."""
+
 OTHERS: Mapping[str, str] = {
     "model": "name of a model, one of /v1/models",
     "size": "width x height in pixels, such as 96x96",
@@ -338,9 +341,11 @@ def body_schema() -> dict[str, Any]:
     def files(of: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
         return {name: of(kind) for name, kind in FILES.items()}
 
-    address = {"type": "string", "pattern": "^data:", "description": "data:...;base64,..."}
-    uploads = files(lambda _: {"type": "string", "format": "binary"})
-    addresses = files(lambda kind: {"type": "array", "items": address} if kind == "image" else address)
+    about = {kind: {"description": own[field]["description"]} for kind, field in FIELDS.items()}
+    address = {"type": "string", "pattern": "^data:"}
+    several = {"type": "array", "items": address}
+    uploads = files(lambda kind: about[kind] | {"type": "string", "format": "binary"})
+    addresses = files(lambda kind: about[kind] | (several if kind == "image" else address))
     common = plain | alike | others
 
     def described(properties: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Worker:
             code = "storage" if isinstance(error, StorageError) else "invalid_request"
             return {"error": {"code": code, "message": self._store.without_places(str(error))}}
         except MemoryError:
-            return {"error": {"code": "out_of_memory", "message": "too large for this machine's memory"}}
+            return {"error": {"code": "out_of_memory", "message": "too large for this machine's memory; ask for less"}}
         except Exception as error:  # a fault of ours must not take the worker with it
             logger.exception("job %s failed", job_id)
             code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"

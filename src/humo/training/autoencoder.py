@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humo.errors import MediaError, RequestError
+from humo.errors import MediaError
 from humo.geometry import BLOCK_VALUES
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
 from humo.model.noise import seeded
 from humo.training.batches import Decks
-from humo.training.dataset import ClipFiles, of_split, refuse_if_bad, scan
+from humo.training.dataset import ClipFiles, no_clips, of_split, refuse_if_bad, scan
 from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe
@@ -116,7 +116,7 @@ def _clips(recipe: AutoencoderRecipe) -> tuple[Sequence[ClipFiles], Sequence[Cli
     clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
     refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
     if not clips:
-        raise RequestError("data.folder", f"{recipe.data.folder!r} holds no clip of split {recipe.data.split!r}")
+        raise no_clips(recipe.data)
     return clips, (folder.clips.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
 
 

@@ -85,7 +85,7 @@ class Model(Table):
         if self.folder is None:
             needed = ("preset", "network", "vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor")
             if missing := [name for name in needed if getattr(self, name) is None]:
-                raise ValueError(f"without a model folder, {', '.join(missing)} must be given")
+                raise ValueError(f"without a model folder, {', '.join(missing)} must be given; see recipes/nano.toml")
         return self
 
 
@@ -169,7 +169,7 @@ class Stage(Table):
     @classmethod
     def _adds_up(cls, keep: Mapping[Kept, float]) -> Mapping[Kept, float]:
         if abs(sum(keep.values()) - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {sum(keep.values()):g}, and must to 1")
+            raise ValueError(f"the shares add up to {sum(keep.values()):g}, and must to 1; change one of them")
         return {kept: keep[kept] for kept in get_args(Kept) if kept in keep}
 
 
@@ -333,7 +333,7 @@ class Recipe(Table):
         for stage in self.stages:
             if stage.batch % self.compute.accumulation:
                 problem = f"the batch of stage {stage.name!r} ({stage.batch}) cannot be divided into"
-                raise ValueError(f"{problem} {self.compute.accumulation} accumulated passes")
+                raise ValueError(f"{problem} {self.compute.accumulation} accumulated passes; change one")
         return self
 
     @property

@@ -149,6 +149,11 @@ def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
         raise MediaError("data.folder", problem, "mend or remove them, or set data.bad_share")
 
 
+def no_clips(data: Data) -> RequestError:
+    """The error of a folder in which there is nothing to train on."""
+    return RequestError("data.folder", f"{data.folder!r} holds no clip of split {data.split!r}", "set data.split")
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """What is said of a clip, and what is true of it.

@@ -86,7 +86,7 @@ def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
     try:
         transformer.set_attention_backend(name)
     except ValueError as error:
-        raise RequestError("compute.attention", str(error)) from error
+        raise RequestError("compute.attention", str(error), "name another, or leave it out") from error
 
 
 def compile_blocks(transformer: HuMoTransformer3DModel) -> None:

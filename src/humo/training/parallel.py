@@ -41,7 +41,8 @@ class Ranks:
             RequestError: they cannot be divided evenly.
         """
         if count % self.size:
-            raise RequestError("batch", f"{count} samples a pass cannot be divided into {self.size} processes")
+            problem = f"{count} samples a pass cannot be divided into {self.size} processes"
+            raise RequestError("batch", problem, f"give a multiple of {self.size}, or start fewer")
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 

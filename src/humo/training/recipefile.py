@@ -93,7 +93,8 @@ def _in_one_line(failure: ValidationError, kind: type[Table]) -> RequestError:
     if fault == "missing":
         return RequestError(field, "is missing", "give it")
     if fault == "value_error":
-        return RequestError(field, str(error["ctx"]["error"]))
+        problem, _, remedy = str(error["ctx"]["error"]).partition("; ")
+        return RequestError(field, problem, remedy)
     if fault == "literal_error" and isinstance(error["input"], str):
         choices = [word.strip(" '") for word in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         return RequestError(field, f"{error['input']!r} is not known", did_you_mean(error["input"], choices))

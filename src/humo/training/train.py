@@ -25,7 +25,7 @@ from humo.presets import ReferenceEntry
 from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, statistics
 from humo.training.cache import Cache, Entry, Progress
 from humo.training.config import Recipe, Stage
-from humo.training.dataset import Bad, ClipFiles, Folder, of_split, refuse_if_bad, scan
+from humo.training.dataset import Bad, ClipFiles, Folder, no_clips, of_split, refuse_if_bad, scan
 from humo.training.encoders import Encoders
 from humo.training.export import averaged_network, export_lora, export_model
 from humo.training.focus import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
@@ -170,7 +170,7 @@ def _prepare_data(
     _tell_bad(Path(recipe.output), bad, note, here)
     refuse_if_bad(bad, total, recipe.data.bad_share)
     if not entries:
-        raise RequestError("data.folder", f"{recipe.data.folder!r} holds no clip of split {recipe.data.split!r}")
+        raise no_clips(recipe.data)
     kept = others[: recipe.validation.loss_clips] if recipe.validation.steps else ()
     held_out, _ = cache.fill(kept, lambda name, done, total: None) if here.first else ([], [])
     return sorted(entries, key=lambda entry: entry.name), held_out, others[: recipe.validation.clips], cache

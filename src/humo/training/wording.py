@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
-from humo.errors import RequestError
 from humo.model.noise import seeded
 from humo.training.batches import Decks
-from humo.training.dataset import Described, read_words
+from humo.training.dataset import Described, no_clips, read_words
 from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import TextRecipe
@@ -97,7 +96,7 @@ def train_text(
         wanted = described if recipe.data.split is None else (recipe.data.split, "")
         clips = [clip for split in wanted for clip in described.get(split, ())][: recipe.data.clips]
         if not clips:
-            raise RequestError("data.folder", f"{recipe.data.folder!r} holds no clip of split {recipe.data.split!r}")
+            raise no_clips(recipe.data)
         others = (described.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
         values = [sorted(set(column)) for column in zip(*(clip.attributes for clip in clips), strict=True)]
         tokenizer = make_tokenizer([words for clip in clips for words in clip.captions], recipe.vocabulary)
