@@ -23,7 +23,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Writing the video, and its marks": (
         "Nothing half-written is left.",
-        ("media.video", "media.credentials"),
+        ("media.video", "media.credentials", "shelf"),
     ),
     "Job files, batches, making again": (
         "`--config`, `humo batch`, `--from`.",
