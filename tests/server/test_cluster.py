@@ -117,7 +117,10 @@ def test_a_machine_that_does_not_see_what_it_must_is_refused(ray: Nodes, tmp_pat
     host = ray.address.partition(":")[0]
     cases: list[tuple[dict[str, Any], str]] = [
         ({}, "fit"),
-        ({"token": "wrong"}, f"--data: '{tmp_path}' is not there, or another folder (machine {host}); every machine must"),
+        (
+            {"token": "wrong"},
+            f"--data: '{tmp_path}' is not there, or another folder (machine {host}); every machine must",
+        ),
         ({"folder": "/nowhere"}, f"--data: '/nowhere' is not there, or another folder (machine {host})"),
         ({"models": {"big": "/nowhere"}}, f"--model: big is not there, in '/nowhere' (machine {host}); put it there"),
         ({"database": "postgresql://me:secret@127.0.0.1:1/humo"}, "--database: cannot be reached there"),

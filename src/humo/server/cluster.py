@@ -147,7 +147,9 @@ def connect(address: str, replicas: int | None) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     except (OSError, RuntimeError, ValueError) as error:
-        remedy = "the service runs on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
+        remedy = (
+            "the service runs on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
+        )
         raise RequestError("--ray", f"{address} cannot be joined ({_first_line(error)})", remedy) from error
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
@@ -201,7 +203,9 @@ class Cluster:
         """
         machines, kind = _machines()
         if not machines:
-            raise RequestError("--ray", "has no machine with a processor to spare", "start one: ray start --address ...")
+            raise RequestError(
+                "--ray", "has no machine with a processor to spare", "start one: ray start --address ..."
+            )
         self._check_file_database(machines)
         told: JSON = {
             "version": __version__,
