@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,18 @@ from humo.errors import CheckpointError, RequestError, StorageError, did_you_mea
 from humo.options import Parser
 
 if TYPE_CHECKING:
+    from humo.checkpoints.catalogue import Entry
+    from humo.checkpoints.download import Hub
     from humo.console import Quiet
 
 SUMMARY = "list, download, verify, remove and import models"
 
 EMBEDDED_NAME = "nano"
 """What the model inside the package is called here."""
+
+HUBS = ("huggingface", "modelscope")
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 INTACT, DAMAGED = 0, 1
 """Exit codes of ``verify``."""
@@ -30,7 +38,13 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("verb", metavar="{list,get,verify,remove,import}", help="what to do")
     parser.add_argument("words", nargs="*", metavar="NAME", help="a model, or for import the files or folders it is in")
     parser.add_argument(
-        "--endpoint", metavar="URL", help="get: a mirror of the hub (default: Hugging Face, or HF_ENDPOINT)"
+        "--source", metavar="{huggingface,modelscope}", help="get: the hub (default: HUMO_HUB, or huggingface)"
+    )
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="get: a mirror of the hub (default: HF_ENDPOINT or MODELSCOPE_ENDPOINT)"
+    )
+    parser.add_argument(
+        "--repository", metavar="OWNER/NAME", help="get: where HuMo's own files are, if not where they were published"
     )
     parser.add_argument("--keep", action="store_true", help="get: keep the files as they were downloaded, too")
     parser.add_argument("--name", metavar="NAME", help="import: what it shall be called (default: its family)")
@@ -106,13 +120,43 @@ def _get(options: argparse.Namespace, console: Quiet) -> int:
     name = _one(options)
     if name not in CATALOGUE:
         raise RequestError("NAME", f"{name!r} cannot be downloaded", did_you_mean(name, CATALOGUE))
-    entry = CATALOGUE[name]
+    entry, hub = _hub(options, CATALOGUE[name])
     console.note(
         f"{entry.title} needs {entry.needs}; licences: {', '.join(sorted({one.licence for one in entry.origins}))}"
     )
-    fetch(name, entry, models_folder(), endpoint=options.endpoint, keep=options.keep, progress=_bytes(console))
+    fetch(name, entry, models_folder(), hub=hub, keep=options.keep, progress=_bytes(console))
     _made(name, models_folder() / name, console)
     return INTACT
+
+
+def _hub(options: argparse.Namespace, entry: Entry) -> tuple[Entry, Hub]:
+    """The hub that is asked, and the model with its repositories as that hub names them."""
+    from huggingface_hub import constants
+
+    from humo.checkpoints.huggingface import HuggingFace
+    from humo.checkpoints.modelscope import ModelScope
+    from humo.runtime import hub_name, modelscope_endpoint
+
+    own = options.repository
+    if own is not None and not _REPOSITORY.fullmatch(own):
+        raise RequestError("--repository", f"{own!r} is not a repository", "give OWNER/NAME")
+    source = options.source or hub_name()
+    if source not in HUBS:
+        word = "--source" if options.source else "HUMO_HUB"
+        raise RequestError(word, f"{source!r} is not known", did_you_mean(source, HUBS))
+    hub: Hub = HuggingFace(options.endpoint)
+    names: list[str | None] = [one.repository for one in entry.origins]
+    if source == "modelscope":
+        hub = ModelScope(options.endpoint or modelscope_endpoint(), offline=constants.HF_HUB_OFFLINE)
+        names = [one.modelscope for one in entry.origins]
+    names[0] = own or names[0]
+    origins = []
+    for origin, repository in zip(entry.origins, names, strict=True):
+        if repository is None:
+            problem = f"is missing: no copy of {origin.repository} on ModelScope is known here"
+            raise RequestError("--repository", problem, "name one that you trust: OWNER/NAME")
+        origins.append(replace(origin, repository=repository))
+    return replace(entry, origins=tuple(origins)), hub
 
 
 def _import(options: argparse.Namespace, console: Quiet) -> int:

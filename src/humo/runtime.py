@@ -34,6 +34,16 @@ def server_folder() -> Path:
     return Path(own).expanduser() if own else Path.home() / ".local" / "share" / "humo" / "server"
 
 
+def hub_name() -> str:
+    """Where models are downloaded from: ``HUMO_HUB``, or Hugging Face."""
+    return os.environ.get("HUMO_HUB") or "huggingface"
+
+
+def modelscope_endpoint() -> str | None:
+    """The address of ModelScope, where ``MODELSCOPE_ENDPOINT`` names another, as its own client reads it."""
+    return os.environ.get("MODELSCOPE_ENDPOINT") or None
+
+
 def folder_of(model: str | os.PathLike[str] | None) -> Path:
     """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
     if model is None:

@@ -53,6 +53,10 @@ def _add_settings(parser: Parser) -> None:
         help="a worker for this device (cpu, mps, cuda:0 ...), repeatable",
     )
     parser.add_argument(
+        "--ray", metavar="ADDRESS", help="workers in the Ray cluster with its head at HOST:PORT, or local: made here"
+    )
+    parser.add_argument("--replicas", metavar="N", help="workers in the cluster (default: one a GPU, or one a machine)")
+    parser.add_argument(
         "--model", action="append", metavar="NAME", help="a model to serve, repeatable; default: all here"
     )
     parser.add_argument("--keep-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
@@ -70,7 +74,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
-    _check_installed("dbos", "fastapi", "uvicorn", *(["gradio"] if options.ui else []))
+    _check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
     from humo.server.keys import Keys
 
     settings = _settings(options, page=options.ui)
@@ -88,7 +92,7 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
-    _check_installed("dbos", "fastapi", "uvicorn", "gradio")
+    _check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
     import webbrowser
 
     from humo.server.keys import Keys
@@ -130,10 +134,15 @@ def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
     return DONE
 
 
+def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
+    """Packages that what was asked for needs."""
+    return [*(["gradio"] if page else []), *(["ray"] if options.ray is not None else [])]
+
+
 def _check_installed(*packages: str) -> None:
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            extra = "ui" if name == "gradio" else "serve"
+            extra = {"gradio": "ui", "ray": "ray"}.get(name, "serve")
             raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")
 
 
@@ -147,18 +156,40 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
     if options.database is not None and not options.database.startswith("postgresql://"):
         raise RequestError("--database", f"{options.database!r} is not known", "give postgresql://USER@HOST/NAME")
+    replicas = _replicas(options)
     return Settings(
         folder=Path(options.data).expanduser() if options.data else server_folder(),
         database=options.database,
         host=options.host,
         port=int(port),
         devices=tuple(_device(device) for device in options.device or ("auto",)),
+        cluster=options.ray,
+        replicas=replicas,
         models=_models(options.model),
         keep_seconds=days * DAY,
         hosts=tuple(options.name or ()),
         sources=tuple(options.allow_host or ()),
         page=page,
     )
+
+
+def _replicas(options: argparse.Namespace) -> int | None:
+    if options.ray is None:
+        if options.replicas is None:
+            return None
+        raise RequestError("--replicas", "is said of a Ray cluster", "give --ray ADDRESS, or --device for each worker")
+    host, _, port = options.ray.rpartition(":")
+    if options.ray != "local" and (not host or not port.isdecimal() or "/" in host):
+        remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
+        raise RequestError("--ray", f"{options.ray!r} is not an address", remedy)
+    if options.device:
+        raise RequestError("--device", "is said of this machine, and --ray of others", "leave one of them out")
+    if options.replicas is None:
+        return None
+    count = number("--replicas", options.replicas, 1, 10_000, said="allowed:")
+    if count != int(count):
+        raise RequestError("--replicas", f"{options.replicas!r} is not allowed", "allowed: a whole number, 1 to 10000")
+    return int(count)
 
 
 def _device(given: str) -> str:

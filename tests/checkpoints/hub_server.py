@@ -1,4 +1,4 @@
-"""A hub of models on this machine: the few answers of Hugging Face's that a download asks for."""
+"""A hub of models on this machine: the few answers of Hugging Face's and of ModelScope's that a download asks for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -30,6 +31,8 @@ class Hub(ThreadingHTTPServer):
         """Bytes of weights after which the line goes dead, and stays so."""
         self.altered: set[str] = set()
         """Names of files that are served with a flipped bit."""
+        self.strays: list[str] = []
+        """Paths that a list names beside its own."""
         self.ranges: list[str] = []
         """What was asked for in part."""
 
@@ -54,10 +57,41 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A list of files, or a file."""
+        asked = urlsplit(self.path)
         if self.path.startswith("/api/models/"):
             self._list()
+        elif asked.path.startswith("/api/v1/models/"):
+            owner, name, *what = asked.path.removeprefix("/api/v1/models/").split("/")
+            query = {key: values[0] for key, values in parse_qs(asked.query).items()}
+            assert query.pop("Revision") == "master"
+            if what == ["repo", "files"]:
+                self._tree(owner, name, query)
+            else:
+                assert what == ["repo"]
+                self._send_file(self.server.root / owner / name / query["FilePath"], with_body=True)
         else:
             self._file(with_body=True)
+
+    def _tree(self, owner: str, name: str, query: dict[str, str]) -> None:
+        """ModelScope's list."""
+        assert query == {"Recursive": "True"}
+        folder = self.server.root / owner / name
+        if not folder.is_dir():
+            told = {"Code": 10010205001, "Message": "record not found", "Success": False}
+            self._send(404, json.dumps(told).encode())
+            return
+        files = [
+            {
+                "Name": path.name,
+                "Path": path.relative_to(folder).as_posix(),
+                "Type": "blob" if path.is_file() else "tree",
+                "Size": path.stat().st_size if path.is_file() else 0,
+                "Sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+            }
+            for path in sorted(folder.rglob("*"))
+        ]
+        files += [one | {"Path": path} for path in self.server.strays for one in files if one["Type"] == "blob"][:1]
+        self._send(200, json.dumps({"Code": 200, "Data": {"Files": files}, "Message": "ok", "Success": True}).encode())
 
     def _list(self) -> None:
         owner, name = self.path.removeprefix("/api/models/").partition("?")[0].split("/")[:2]
@@ -81,7 +115,9 @@ class Answer(BaseHTTPRequestHandler):
 
     def _file(self, with_body: bool) -> None:
         owner, name, _, _, *rest = self.path.partition("?")[0].strip("/").split("/")
-        path = self.server.root / owner / name / "/".join(rest)
+        self._send_file(self.server.root / owner / name / "/".join(rest), with_body)
+
+    def _send_file(self, path: Path, with_body: bool) -> None:
         if not path.is_file():
             self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return

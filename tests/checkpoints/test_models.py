@@ -28,7 +28,8 @@ def repositories(released_tree: Path, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("repositories")
     shutil.copytree(released_tree / "HuMo", root / "bytedance-research" / "HuMo")
     shutil.copytree(released_tree / "Wan2.1-T2V-1.3B", root / "Wan-AI" / "Wan2.1-T2V-1.3B")
-    shutil.copytree(released_tree / "whisper-large-v3", root / "openai" / "whisper-large-v3")
+    for owner in ("openai", "AI-ModelScope"):
+        shutil.copytree(released_tree / "whisper-large-v3", root / owner / "whisper-large-v3")
     return root
 
 
@@ -36,6 +37,11 @@ def repositories(released_tree: Path, tmp_path_factory: pytest.TempPathFactory) 
 def hub(repositories: Path) -> Iterator[Hub]:
     with serving(repositories) as hub:
         yield hub
+
+
+MODELSCOPE = ("--source", "modelscope", "--repository", "bytedance-research/HuMo")
+HUBS = pytest.mark.parametrize("source", [(), MODELSCOPE], ids=["huggingface", "modelscope"])
+"""Options that name each hub."""
 
 
 @pytest.fixture
@@ -60,10 +66,11 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict
     return code, [json.loads(line) for line in told.out.splitlines()], told.err
 
 
+@HUBS
 def test_a_model_is_downloaded_compared_and_made_a_folder(
-    hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, models: Path, source: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, lines, _ = say(capsys, "get", NAME, "--endpoint", hub.address)
+    code, lines, _ = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 0
     assert open_model_folder(models / NAME).preset.name == NAME
     assert folder_of(NAME) == models / NAME
@@ -72,15 +79,18 @@ def test_a_model_is_downloaded_compared_and_made_a_folder(
     assert got[-1]["done"] == got[-1]["total"]
     assert not (models / ".downloads" / NAME).exists()
     assert say(capsys, "verify", NAME)[0] == 0
-    assert "there already" in say(capsys, "get", NAME, "--endpoint", hub.address)[2]
+    assert "there already" in say(capsys, "get", NAME, *source, "--endpoint", hub.address)[2]
     [here] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
     assert here["state"] == "here"
     assert say(capsys, "remove", NAME)[0] == 0
     assert not (models / NAME).exists()
 
 
-def test_only_what_is_needed_is_downloaded(hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    say(capsys, "get", NAME, "--endpoint", hub.address, "--keep")
+@HUBS
+def test_only_what_is_needed_is_downloaded(
+    hub: Hub, models: Path, source: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(capsys, "get", NAME, *source, "--endpoint", hub.address, "--keep")
     files = {
         path.name
         for path in (models / ".downloads" / NAME).rglob("*")
@@ -89,31 +99,35 @@ def test_only_what_is_needed_is_downloaded(hub: Hub, models: Path, capsys: pytes
     assert files == {"ema.pth", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "model.safetensors"}
 
 
+@HUBS
 def test_a_line_that_goes_dead_loses_nothing(
-    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Hub, models: Path, source: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # these files are smaller than one chunk
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000
+    )  # its client keeps whole ones, and these files are smaller than one chunk
     hub.cut_after = 10_000
-    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
     assert "what has arrived is kept" in err
     assert not (models / NAME).exists()
     hub.cut_after = None
-    assert say(capsys, "get", NAME, "--endpoint", hub.address)[0] == 0
+    assert say(capsys, "get", NAME, *source, "--endpoint", hub.address)[0] == 0
     assert any(asked.startswith("ema.pth bytes=") for asked in hub.ranges), "it went on where it was cut"
     assert say(capsys, "verify", NAME)[0] == 0
 
 
+@HUBS
 def test_a_file_with_a_flipped_bit_is_refused_and_removed(
-    hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]
+    hub: Hub, models: Path, source: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub.altered.add("Wan2.1_VAE.pth")
-    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
     assert "Wan2.1_VAE.pth: is not the file that the hub describes" in err
     assert not list(models.rglob("Wan2.1_VAE.pth"))
     hub.altered.clear()
-    assert say(capsys, "get", NAME, "--endpoint", hub.address)[0] == 0
+    assert say(capsys, "get", NAME, *source, "--endpoint", hub.address)[0] == 0
 
 
 def test_one_flipped_bit_on_the_disk_is_found(
@@ -135,24 +149,29 @@ def test_one_flipped_bit_on_the_disk_is_found(
     assert "not in the manifest" in problems["stray.txt"]
 
 
-def test_a_hub_that_is_not_there_is_one_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = say(capsys, "get", NAME, "--endpoint", "http://127.0.0.1:9")
+@HUBS
+def test_a_hub_that_is_not_there_is_one_line(
+    models: Path, source: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = say(capsys, "get", NAME, *source, "--endpoint", "http://127.0.0.1:9")
     assert code == 2
     assert "cannot be downloaded" in err
     assert "--endpoint" in err
 
 
+@HUBS
 def test_offline_is_respected(
-    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Hub, models: Path, source: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
     assert "HF_HUB_OFFLINE" in err
 
 
+@HUBS
 def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
-    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Hub, models: Path, source: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = shutil.disk_usage
 
@@ -160,10 +179,44 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
         return real(path)._replace(free=1000)
 
     monkeypatch.setattr(shutil, "disk_usage", full)
-    code, _, err = say(capsys, "get", NAME, "--endpoint", hub.address)
+    code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
     assert "GB are needed to download and to convert" in err
     assert not list(models.rglob("*.pth"))
+
+
+def test_a_repository_that_is_not_there_is_one_line(hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("get", NAME, "--source", "modelscope", "--repository", "nobody/HuMo", "--endpoint", hub.address)
+    code, _, err = say(capsys, *words)
+    assert code == 2
+    assert "nobody/HuMo: cannot be downloaded: there is no such thing on the hub" in err
+    assert len([line for line in err.splitlines() if "needs" not in line]) == 1
+
+
+def test_a_repository_cannot_name_files_outside_of_itself(
+    hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.strays = ["HuMo-1.7B/../../../../x"]
+    code, _, err = say(capsys, "get", NAME, *MODELSCOPE, "--endpoint", hub.address)
+    assert code == 2
+    assert "names a file outside of itself" in err
+    assert not models.exists()
+
+
+def test_the_hub_may_be_a_setting(
+    hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HUMO_HUB", "modelscope")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.address)
+    code, _, err = say(capsys, "get", NAME)
+    assert code == 2
+    assert "--repository: is missing: no copy of bytedance-research/HuMo on ModelScope is known here" in err
+    assert "nobody/HuMo: cannot be downloaded" in say(capsys, "get", NAME, "--repository", "nobody/HuMo")[2]
+    monkeypatch.setenv("HUMO_HUB", "modelscop")
+    assert "HUMO_HUB: 'modelscop' is not known; did you mean 'modelscope'?" in say(capsys, "get", NAME)[2]
+    monkeypatch.delenv("HUMO_HUB")
+    words = ("get", NAME, "--endpoint", hub.address, "--repository", "bytedance-research/HuMo")
+    assert say(capsys, *words)[0] == 0, "another repository on the usual hub, too"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +232,8 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
         (("import",), "SOURCE: is missing"),
         (("import", "x"), "--name: is missing"),
         (("list", "all"), "is too much"),
+        (("get", NAME, "--source", "github"), "--source: 'github' is not known"),
+        (("get", NAME, "--repository", "../x"), "--repository: '../x' is not a repository"),
     ],
 )
 def test_bad_words_are_one_line(

@@ -26,16 +26,19 @@ class Running:
     Args:
         folder: its data.
         words: further options.
+        devices: of its own workers.
     """
 
     folder: Path
     words: Sequence[str] = ()
+    devices: Sequence[str] = ("cpu",)
     address: str = ""
     process: subprocess.Popen[str] = field(init=False)
 
     def start(self) -> Running:
         """Start it, and wait until it listens."""
-        command = [sys.executable, "-m", "humo", "serve", "--data", str(self.folder), "--port", "0", "--device", "cpu"]
+        command = [sys.executable, "-m", "humo", "serve", "--data", str(self.folder), "--port", "0"]
+        command += [word for device in self.devices for word in ("--device", device)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
             [*command, *self.words, "--json"], stdout=subprocess.PIPE, text=True, env=environment

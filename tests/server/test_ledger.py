@@ -19,6 +19,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from humo.errors import StorageError
 from humo.server.ledger import APPLICATION, JSON, POLL_SECONDS, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
+from humo.server.store import Store
+from humo.server.worker import Cancelled, Listener, Lost
 from tests.server.postgres import postgres, programs
 from tests.server.running import wait_for
 
@@ -186,6 +188,36 @@ def test_whatever_happens_a_job_is_what_it_must_be(puppet: tuple[Puppet, Ledger]
             max_examples=12, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_what_a_lost_worker_had_begun_is_begun_anew_once(puppet: tuple[Puppet, Ledger], tmp_path: Path) -> None:
+    """The puppet lives, but is said to be lost: what it says of the job by then is not heard, and it gets it again."""
+    worker, ledger = puppet
+    begun, waiting = names = [f"video_{number:032x}" for number in (2**64, 2**64 + 1)]
+    for name in names:
+        ledger.submit(name, "me", {})
+    lost = wait_for(lambda: worker.at_work.get(begun))
+    listener = Listener(Store(tmp_path), ledger, begun)
+    listener.look()
+    assert ledger.put_back(lambda: {"puppet", "another"}) == [], "it is there"
+    assert ledger.put_back(lambda: {"another"}) == [begun], "and not what waits"
+    assert ledger.put_back(lambda: {"another"}) == [], "once"
+    with pytest.raises(Lost):
+        listener.look()
+    lost.set()
+    wait_for(lambda: worker.at_work.get(begun) is not lost)
+    worker.end(begun, {"video": {"frames": 5}})
+    job = wait_for(lambda: (found := ledger.find(begun)) and found.state.has_ended and found)
+    assert job.told == {"video": {"frames": 5}}, "and not that it died"
+    wait_for(lambda: waiting in worker.at_work)
+    listener = Listener(Store(tmp_path), ledger, waiting)
+    ledger.cancel(waiting)
+    assert ledger.put_back(set) == [], "what was cancelled stays so"
+    with pytest.raises(Cancelled):
+        listener.look()
+    worker.end(waiting, {})
+    for name in names:
+        ledger.forget(name)
 
 
 def test_jobs_of_one_moment_are_read_page_by_page(database: str) -> None:

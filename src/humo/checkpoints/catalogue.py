@@ -1,6 +1,7 @@
 """What can be downloaded, as values: for each published model the repositories and the files of them that it needs.
 
-**Source:** the published README, which names these four repositories.
+**Source:** the published README, which names these repositories on Hugging Face; that of Wan2.1, which names the same
+on ModelScope. The copy of Whisper is of ModelScope's own account. Of HuMo no unchanged copy there could be established.
 """
 
 from __future__ import annotations
@@ -14,14 +15,32 @@ class Origin:
     """Files of one repository.
 
     Args:
-        repository: owner/name, as the hub has it.
+        repository: owner/name on Hugging Face.
         files: patterns of the files that are needed.
         licence: of these files.
+        modelscope: owner/name on ModelScope; None where no copy is known.
     """
 
     repository: str
     files: tuple[str, ...]
     licence: str
+    modelscope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository.
+
+    Args:
+        repository, name: where it is.
+        bytes: its size.
+        sha256: its sum, as the hub has it; None for a file that has none there, as small text files on Hugging Face.
+    """
+
+    repository: str
+    name: str
+    bytes: int
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +66,14 @@ _AUTOENCODER_AND_TEXT = Origin(
     "Wan-AI/Wan2.1-T2V-1.3B",
     ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*"),
     "Apache-2.0",
+    "Wan-AI/Wan2.1-T2V-1.3B",
 )
-_SPEECH = Origin("openai/whisper-large-v3", ("config.json", "model.safetensors", "preprocessor_config.json"), "MIT")
+_SPEECH = Origin(
+    "openai/whisper-large-v3",
+    ("config.json", "model.safetensors", "preprocessor_config.json"),
+    "MIT",
+    "AI-ModelScope/whisper-large-v3",
+)
 _HUMO = "bytedance-research/HuMo"
 
 CATALOGUE: Mapping[str, Entry] = {

@@ -1,20 +1,18 @@
 """Brings a published model here: its files from their repositories, compared with the hub's sums, made a model folder.
 
 What has arrived stays when a run is cut off, and the next one goes on from it; nothing counts as a model before the
-last file has been compared. The hub is whatever ``endpoint`` names: Hugging Face, or a mirror of it.
+last file has been compared.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from humo.checkpoints.catalogue import Entry, Origin
+from humo.checkpoints.catalogue import Entry, Origin, RemoteFile
 from humo.checkpoints.convert import ConversionReport, convert
 from humo.checkpoints.manifest import write_manifest
 from humo.errors import CheckpointError, StorageError
@@ -27,42 +25,36 @@ Progress = Callable[[str, int, int], None]
 """Called with what is done, bytes done, bytes in total."""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """A file of a repository.
+class Hub(Protocol):
+    """Where published files are: `huggingface.HuggingFace`, `modelscope.ModelScope`."""
 
-    Args:
-        repository, name: where it is.
-        bytes: its size.
-        sha256: its sum, as the hub has it; None for a small text file, which has none.
-    """
+    def files(self, repository: str) -> list[RemoteFile]:
+        """All files of a repository."""
 
-    repository: str
-    name: str
-    bytes: int
-    sha256: str | None
+    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+        """One file, whole."""
 
 
-def list_files(entry: Entry, endpoint: str | None) -> list[RemoteFile]:
+def list_files(entry: Entry, hub: Hub) -> list[RemoteFile]:
     """The files that a model needs, as the hub lists them.
 
     Raises:
         CheckpointError: the hub cannot be reached, or has no such files.
     """
-    return [file for origin in entry.origins for file in _of_origin(origin, endpoint)]
+    return [file for origin in entry.origins for file in _of_origin(origin, hub)]
 
 
-def _of_origin(origin: Origin, endpoint: str | None) -> Iterator[RemoteFile]:
-    from huggingface_hub import HfApi
-
-    with _reached(origin.repository):
-        siblings = HfApi(endpoint=endpoint).model_info(origin.repository, files_metadata=True).siblings or []
-    wanted = [one for one in siblings if any(fnmatchcase(one.rfilename, pattern) for pattern in origin.files)]
+def _of_origin(origin: Origin, hub: Hub) -> list[RemoteFile]:
+    there = hub.files(origin.repository)
     for pattern in origin.files:
-        if not any(fnmatchcase(one.rfilename, pattern) for one in wanted):
-            raise CheckpointError(origin.repository, f"holds no {pattern}", "it has changed; report this")
-    for one in wanted:
-        yield RemoteFile(origin.repository, one.rfilename, one.size or 0, None if one.lfs is None else one.lfs.sha256)
+        if not any(fnmatchcase(one.name, pattern) for one in there):
+            remedy = "it is not this model's, or it has changed; report this if it is the published one"
+            raise CheckpointError(origin.repository, f"holds no {pattern}", remedy)
+    found = [one for one in there if any(fnmatchcase(one.name, pattern) for pattern in origin.files)]
+    for one in found:
+        if PurePosixPath(one.name).is_absolute() or ".." in PurePosixPath(one.name).parts or "\\" in one.name:
+            raise CheckpointError(origin.repository, f"names a file outside of itself: {one.name!r}", "do not trust it")
+    return found
 
 
 def fetch(
@@ -70,7 +62,7 @@ def fetch(
     entry: Entry,
     models: Path,
     *,
-    endpoint: str | None = None,
+    hub: Hub,
     keep: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> ConversionReport:
@@ -80,7 +72,7 @@ def fetch(
         name: of the folder to make in ``models``.
         entry: what is needed.
         models: the folder of all models.
-        endpoint: address of the hub; the usual one by default.
+        hub: where they come from.
         keep: the downloaded files stay.
         progress: called with what is done, bytes done, bytes in total.
 
@@ -92,7 +84,7 @@ def fetch(
     if target.exists():
         raise StorageError(name, f"is there already, in {str(target)!r}", f"`humo models remove {name}` first")
     folder = models / DOWNLOADS / name
-    files = list_files(entry, endpoint)
+    files = list_files(entry, hub)
     total = sum(file.bytes for file in files)
     there = sum(file.bytes for file in files if (folder / file.repository / file.name).exists())
     _check_space(models, 2 * total - there)
@@ -102,7 +94,7 @@ def fetch(
         def counted(count: int, before: int = done) -> None:
             progress("get", before + count, total)
 
-        _download(file, folder / file.repository, endpoint, counted)
+        _download(file, folder / file.repository, hub, counted)
         done += file.bytes
         progress("get", done, total)
     report = convert(
@@ -118,61 +110,13 @@ def fetch(
     return report
 
 
-def _download(file: RemoteFile, folder: Path, endpoint: str | None, counted: Callable[[int], None]) -> None:
+def _download(file: RemoteFile, folder: Path, hub: Hub, counted: Callable[[int], None]) -> None:
     """One file, whole and as the hub says; one that is there already is compared all the same."""
-    from huggingface_hub import hf_hub_download
-
-    with _reached(file.repository):
-        path = Path(
-            hf_hub_download(
-                file.repository, file.name, local_dir=folder, endpoint=endpoint, tqdm_class=_listening(counted)
-            )
-        )
+    path = hub.bring(file, folder, counted)
     if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()
         remedy = "it was removed; run the same again, or try another --endpoint"
         raise CheckpointError(f"{file.repository}/{file.name}", "is not the file that the hub describes", remedy)
-
-
-def _listening(counted: Callable[[int], None]) -> Any:
-    """A tqdm that shows nothing and tells how many bytes are there."""
-    from tqdm import tqdm
-
-    class Listener(tqdm):
-        """Bytes of one file."""
-
-        def __init__(self, *args: Any, **settings: Any) -> None:
-            settings.pop("name", None)
-            super().__init__(*args, **{**settings, "disable": True})
-            self.n = settings.get("initial", 0)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            """Some bytes more."""
-            self.n += n or 0
-            counted(int(self.n))
-            return None
-
-    return Listener
-
-
-@contextmanager
-def _reached(repository: str) -> Iterator[None]:
-    """Whatever keeps a hub from answering is one line that says what to do."""
-    from huggingface_hub import errors
-
-    unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of whichever HTTP library it stands on
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        problem = "is not here, and HF_HUB_OFFLINE forbids to look"
-        raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, unreachable) as error:
-        remedy = "what has arrived is kept: run the same again, or name a mirror with --endpoint"
-        raise CheckpointError(repository, f"cannot be downloaded: {_first_line(error)}", remedy) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_space(models: Path, needed: int) -> None:

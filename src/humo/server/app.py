@@ -25,7 +25,7 @@ from humo.server.keys import Keys
 from humo.server.ledger import Job
 from humo.server.metrics import exposition
 from humo.server.service import AbsentError, BusyError, ConflictError, Service
-from humo.server.supervisor import Supervisor
+from humo.server.supervisor import Workers
 from humo.server.wire import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
 
 LOCAL_OWNER = "local"
@@ -62,13 +62,13 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Refusal} for status in (401, 403, *statuses)}
 
 
-def make_app(service: Service, keys: Keys, supervisor: Supervisor | None = None) -> FastAPI:
+def make_app(service: Service, keys: Keys, workers: Workers | None = None) -> FastAPI:
     """The application.
 
     Args:
         service: does the work.
         keys: if there are any, one is asked for.
-        supervisor: of the workers, to tell whether any is there.
+        workers: of the service, to tell whether any is there.
     """
 
     @contextlib.asynccontextmanager
@@ -87,7 +87,7 @@ def make_app(service: Service, keys: Keys, supervisor: Supervisor | None = None)
         docs_url=None,  # their pages fetch code from elsewhere
         redoc_url=None,
     )
-    app.state.service, app.state.supervisor = service, supervisor
+    app.state.service, app.state.workers = service, workers
     app.include_router(router)
     app.add_middleware(BodyLimit, most=service.settings.limits.body_bytes)
     app.add_middleware(Guard, keys=keys, local=service.settings.is_local, hosts=service.settings.hosts)
@@ -252,16 +252,16 @@ async def health() -> dict[str, str]:
 )
 def metrics(request: Request, service: Served) -> Response:
     """Jobs by state, workers, memory."""
-    told = exposition(service.ledger, request.app.state.supervisor)
+    told = exposition(service.ledger, request.app.state.workers)
     return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/ready", responses={503: {"model": Refusal}}, summary="Whether it can make videos now")
 def ready(request: Request, service: Served) -> Response:
     """Its ledger answers, and a worker is there."""
-    supervisor: Supervisor | None = request.app.state.supervisor
+    workers: Workers | None = request.app.state.workers
     waiting = len(service.ledger.unfinished())
-    if supervisor is not None and not supervisor.alive:
+    if workers is not None and not workers.running:
         return refusal(503, "no worker is running; the service's log says why", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 

@@ -2,7 +2,7 @@
 
     queued ──────► in_progress ──────► completed
        │                │  ▲  └──────► failed        (what was wrong is told)
-       │                └──┘ the worker died: queued again, under the same name
+       │                └──┘ the worker died: queued again, under the same name, for whichever is free
        └────────────────┴────────────► cancelled     (told to clients as failed, code "cancelled")
 
 A job is in the ledger before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -197,6 +197,22 @@ class Ledger:
     def forget(self, job_id: str) -> None:
         """Take a job out."""
         self._client.delete_workflow(job_id)
+
+    def put_back(self, alive: Callable[[], Collection[str]]) -> list[str]:
+        """Queue anew what workers had begun that are no more: once, whoever does so and however often.
+
+        Args:
+            alive: the names of all workers that there are. It is asked after the jobs were read, so that a worker which
+                came in between is not taken for dead.
+
+        Returns:
+            the jobs.
+        """
+        begun = self._client.list_workflows(name=WORKFLOW, status="PENDING", load_input=False)
+        there = alive() if begun else ()
+        lost = [(one.workflow_id, str(one.executor_id)) for one in begun if one.executor_id not in there]
+        # DBOS's own recovery, in one statement; its clients' `resume` would also bring cancelled jobs back
+        return [one for one, worker in lost if self._client._sys_db.reenqueue_for_recovery(one, [worker], QUEUE)]
 
     def close(self) -> None:
         """Let go of the database."""

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from humo.server.ledger import Ledger, State
-from humo.server.supervisor import Supervisor
+from humo.server.supervisor import Workers
 
 
 class Figures(Collector):
@@ -18,11 +18,11 @@ class Figures(Collector):
 
     Args:
         ledger: of the jobs.
-        supervisor: of this machine's workers, if it has any.
+        workers: that there are, if any.
     """
 
-    def __init__(self, ledger: Ledger, supervisor: Supervisor | None) -> None:
-        self._ledger, self._supervisor = ledger, supervisor
+    def __init__(self, ledger: Ledger, workers: Workers | None) -> None:
+        self._ledger, self._workers = ledger, workers
 
     def collect(self) -> Iterator[Metric]:
         """Count."""
@@ -31,16 +31,16 @@ class Figures(Collector):
         for state in State:
             jobs.add_metric([state.value], counts[state])
         yield jobs
-        if self._supervisor is not None:
-            yield GaugeMetricFamily("humo_workers", "Workers that are running.", value=len(self._supervisor.alive))
+        if self._workers is not None:
+            yield GaugeMetricFamily("humo_workers", "Workers that are running.", value=self._workers.running)
             yield CounterMetricFamily(
-                "humo_worker_restarts", "Workers that died and were started again.", value=self._supervisor.restarts
+                "humo_worker_restarts", "Workers that died and were started again.", value=self._workers.restarts
             )
 
 
-def exposition(ledger: Ledger, supervisor: Supervisor | None) -> bytes:
+def exposition(ledger: Ledger, workers: Workers | None) -> bytes:
     """All figures in Prometheus' text form."""
     registry = CollectorRegistry()
-    registry.register(Figures(ledger, supervisor))
+    registry.register(Figures(ledger, workers))
     ProcessCollector(registry=registry)
     return generate_latest(registry)

@@ -17,7 +17,7 @@ from humo.server.ledger import Ledger
 from humo.server.service import Service
 from humo.server.settings import Settings
 from humo.server.store import Store
-from humo.server.supervisor import Supervisor, places
+from humo.server.supervisor import Supervisor, Workers, places
 
 GRACE_SECONDS = 3
 """For requests that are being answered when the service is told to end."""
@@ -38,17 +38,25 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         say: told where it listens.
 
     Raises:
-        HumoError: the folder, the ledger or the address cannot be used.
+        HumoError: the folder, the ledger, the address or the cluster cannot be used.
     """
     os.umask(0o077)  # what it writes is nobody else's
     store = Store(settings.folder)
+    database = settings.database or store.database
+    if settings.cluster is not None:
+        from humo.server import cluster
+
+        cluster.connect(settings.cluster, settings.replicas)
+        cluster.end(cluster.application(settings.folder, database))  # before what it may be writing is swept up
     store.prepare()
     listening = listen(settings)
-    database = settings.database or store.database
     ledger = Ledger(database)
-    supervisor = Supervisor(settings.folder.absolute(), database, places(settings.devices))
+    ledger.put_back(tuple)  # nobody is at work yet
+    workers: Workers = Supervisor(settings.folder.absolute(), database, places(settings.devices))
+    if settings.cluster is not None:
+        workers = cluster.Cluster(settings, database, ledger)
     service = Service(settings, store, ledger)
-    app = make_app(service, keys, supervisor)
+    app = make_app(service, keys, workers)
     if settings.page:
         from humo.server.page import PATH, mount
 
@@ -64,7 +72,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         )
     )
     listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
-    supervisor.start()
+    workers.start()
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = {"address": address, "models": list(settings.models), "keys": len(keys)}
@@ -74,7 +82,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     try:
         server.run(sockets=[listening])
     finally:
-        supervisor.stop()
+        workers.stop()
         ledger.close()
 
 

@@ -21,7 +21,9 @@ class Settings:
         folder: where everything is kept (`store`).
         database: address of the ledger; by default a file in the folder.
         host, port: where it listens.
-        devices: one worker each (`supervisor.places`).
+        devices: one worker each (`supervisor.places`), unless there is a cluster.
+        cluster: of Ray, where the workers are in place of this machine: ``HOST:PORT``, or ``local`` for one made here.
+        replicas: workers in the cluster; by default one a GPU, or one a machine where there are none.
         models: name -> model folder, None the model inside the package; the first is the default.
         limits: of what comes in.
         keep_seconds: how long ended jobs and their files are kept.
@@ -37,6 +39,8 @@ class Settings:
     host: str = HOST
     port: int = PORT
     devices: tuple[str, ...] = ("auto",)
+    cluster: str | None = None
+    replicas: int | None = None
     models: dict[str, str | None] = field(default_factory=lambda: {"humo-nano": None})
     limits: Limits = field(default_factory=Limits)
     keep_seconds: float = 7 * DAY

@@ -2,6 +2,7 @@
 
     jobs.sqlite              the ledger, unless it is a PostgreSQL elsewhere
     keys.json                digests of the keys
+    cluster.token            while workers are elsewhere: by this they know that they see this very folder
     inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
     videos/ID.mp4 .json .png the video, its record, its thumbnail
     running/ID.json .png     what a worker is doing, how the picture looks by now; .enough: finish it now
@@ -30,6 +31,8 @@ VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
 
 ENOUGH = ".enough"
 """Suffix of the file in ``running`` that says that what there is by now is wanted."""
+
+TOKEN = "cluster.token"
 
 _ID = re.compile(r"video_[0-9a-f]{32}")
 _INPUT = re.compile(r"[0-9a-f]{64}\.(png|wav)")

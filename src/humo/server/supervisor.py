@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before a worker is started again, by how often it died without having lived for `SETTLED`."""
@@ -38,6 +39,24 @@ def places(devices: Sequence[str]) -> list[Place]:
         kind, _, index = device.partition(":")
         found.append(Place(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
     return found
+
+
+class Workers(Protocol):
+    """The workers of a service, wherever they are."""
+
+    @property
+    def running(self) -> int:
+        """How many are there."""
+
+    @property
+    def restarts(self) -> int:
+        """How many died and were started again."""
+
+    def start(self) -> None:
+        """Start them all."""
+
+    def stop(self) -> None:
+        """End them all; what they were at is begun anew with the next start."""
 
 
 class Supervisor:
@@ -70,9 +89,9 @@ class Supervisor:
             thread.join(timeout=5)
 
     @property
-    def alive(self) -> list[int]:
-        """Process numbers of the workers that are there."""
-        return [process.pid for process in self._processes.values() if process.poll() is None]
+    def running(self) -> int:
+        """How many are there."""
+        return sum(process.poll() is None for process in self._processes.values())
 
     def _keep(self, place: Place) -> None:
         deaths = 0

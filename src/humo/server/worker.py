@@ -40,6 +40,10 @@ class Cancelled(Exception):  # noqa: N818 - not an error
     """The job was cancelled while it was made."""
 
 
+class Lost(Exception):  # noqa: N818 - not an error
+    """The job was begun anew by another worker: this one was taken for dead."""
+
+
 class Worker:
     """Makes videos.
 
@@ -60,7 +64,17 @@ class Worker:
             what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
         try:
+            told = self._tried(job_id, asked)
+        except Lost:  # its files are the other one's, and nobody hears what this one says
+            return {"error": {"code": "worker_lost", "message": "another worker makes it"}}
+        self._store.settle(job_id)
+        return told
+
+    def _tried(self, job_id: str, asked: JSON) -> JSON:
+        try:
             return {"video": self._make(job_id, asked)}
+        except Lost:
+            raise
         except Cancelled:
             self._store.remove(job_id)
             return {"error": {"code": "cancelled", "message": "cancelled"}}
@@ -73,8 +87,6 @@ class Worker:
             logger.exception("job %s failed", job_id)
             code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
             return {"error": {"code": code, "message": f"{type(error).__name__}: {error}"}}
-        finally:
-            self._store.settle(job_id)
 
     def _make(self, job_id: str, asked: JSON) -> JSON:
         fields = self._store.fields(asked["fields"]) | {
@@ -117,6 +129,8 @@ class Listener:
 
     def __init__(self, store: Store, ledger: Ledger, job_id: str) -> None:
         self._store, self._ledger, self._id = store, ledger, job_id
+        begun = ledger.find(job_id)
+        self._started = None if begun is None else begun.started
         self._told = self._looked = self._shown = 0.0
         self._phase, self._began, self._first = "", 0.0, 0
 
@@ -125,6 +139,7 @@ class Listener:
 
         Raises:
             Cancelled: nobody wants the video any more.
+            Lost: another worker makes it.
         """
         now = time.monotonic()
         if event.phase != self._phase:
@@ -141,14 +156,17 @@ class Listener:
             self.look()
 
     def look(self) -> None:
-        """Look whether the job is still wanted.
+        """Look whether the job is still wanted, and of this worker.
 
         Raises:
-            Cancelled: it is not.
+            Cancelled: nobody wants the video any more.
+            Lost: another worker makes it.
         """
         job = self._ledger.find(self._id)
         if job is None or job.state is State.CANCELLED:
             raise Cancelled
+        if job.started != self._started:
+            raise Lost
 
     def is_enough(self) -> bool:
         """Whether the client wants what there is by now."""
