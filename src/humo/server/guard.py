@@ -15,8 +15,19 @@ from humo.server.settings import is_loopback
 
 MOST_HEADER_BYTES = 16 * 2**10
 
+POLICY_VIOLATION = 1008
+"""Of a WebSocket."""
+
 OPEN_PATHS = ("/health", "/ready")
 """That tell nothing of anybody's."""
+
+LOCAL_OWNER = "local"
+"""Whose the jobs are where no keys are asked for."""
+
+
+def owner_in(scope: Scope) -> str:
+    """Whose request it is, once it has passed `Guard`."""
+    return str(scope.get("humo.owner", LOCAL_OWNER))
 
 
 def refusal(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
@@ -36,6 +47,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it here."""
+        if scope["type"] == "websocket":  # nothing here speaks that way
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,6 +67,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _follows_a_link(scope, headers):
+            return refusal(403, "pages of other sites may not use this service", "origin_not_allowed")
         if len(self._keys) and scope["path"] not in OPEN_PATHS:
             owner = self._keys.owner(_key_in(headers.get("authorization", "")))
             if owner is None:
@@ -62,6 +79,12 @@ class Guard:
                 return answer
             scope["humo.owner"] = owner
         return None
+
+
+def _follows_a_link(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether somebody comes over from another site, in a window of his own, rather than that site's page asking."""
+    asks = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return scope["method"] in ("GET", "HEAD") and asks == ("navigate", "document")
 
 
 def _key_in(authorization: str) -> str:

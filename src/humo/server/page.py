@@ -16,21 +16,28 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from humo.errors import HumoError
 from humo.jobs import preset_of
 from humo.presets import Preset
 from humo.request import SCALES, GenerateRequest, parse_request
 from humo.server import words
-from humo.server.app import LOCAL_OWNER
+from humo.server.guard import owner_in
+from humo.server.intake import Kind
 from humo.server.ledger import Job
+from humo.server.pageguard import PageGuard
 from humo.server.service import AbsentError, Kept, Service, kept_of
+from humo.server.uploads import Uploads
 from humo.server.wire import OURS
 
 PATH = "/ui"
 LOOK_SECONDS = 0.3
 BOX = 226
 """Pixels, of the height of what files are dropped into."""
+
+SESSIONS = 500
+"""Open pages that are remembered; the state of each is some tens of kilobytes."""
 
 SHOWN = 24
 """Videos of the history on the page."""
@@ -45,19 +52,22 @@ PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
 FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in OURS | PLACED)
 
 Change = dict[Any, Any]
+Told = Mapping[str, Any]
+"""What the library says of a file: its path, which is one of `Uploads`."""
 
 
 def mount(app: FastAPI, service: Service) -> FastAPI:
     """Put the page on the application."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    uploads = service.store.folder / "uploads"
-    uploads.mkdir(exist_ok=True, mode=0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_TEMP_DIR"] = str((service.store.folder / "uploads").absolute())  # files elsewhere it copies
+    uploads = Uploads(service.store, service.settings.limits)
+    page = Page(service, uploads)
     font = ["system-ui", "sans-serif"]
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        Page(service).blocks,
+        page.blocks,
         PATH,
+        run_history=False,
+        mcp_server=False,
         max_file_size=service.settings.limits.audio_bytes,
         allowed_paths=[],
         show_error=False,
@@ -67,6 +77,9 @@ def mount(app: FastAPI, service: Service) -> FastAPI:
         css=words.STYLE,
         footer_links=[],
     )
+    library = mounted.routes[-1]
+    assert isinstance(library, Mount)
+    library.app = PageGuard(library.app, uploads)
     return mounted
 
 
@@ -75,12 +88,14 @@ class Page:
 
     Args:
         service: does everything.
+        uploads: files that were dropped in.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, uploads: Uploads) -> None:
+        self._service, self._uploads = service, uploads
         with gr.Blocks(title="HuMo", analytics_enabled=False) as self.blocks, gr.Column(elem_classes="humo-column"):
             self._build()
+        self.blocks.state_session_capacity = SESSIONS
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -103,6 +118,7 @@ class Page:
                 label="The sound that is spoken or sung",
                 sources=["upload", "microphone"],
                 type="filepath",
+                buttons=[],  # one of them sends the sound to a site elsewhere
                 elem_id="sound",
             )
         self.shown = gr.HTML()
@@ -149,7 +165,9 @@ class Page:
         self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
         files = [self.pictures, self.sound, self.kept]
         for upload in (self.pictures, self.sound):
-            upload.change(self._let_in, files, [self.kept, self.shown, self.consent, self.empty], **quiet)
+            changed = [self.kept, self.shown, self.consent, self.empty]
+            # not "preprocess": the library would look into the files before they have passed the gate
+            upload.change(self._let_in, files, changed, preprocess=False, **quiet)
         self.empty.click(self._let_out, None, [*files, self.shown, self.consent, self.empty], **quiet)
         if folder is not None:
             told = read_examples(folder)
@@ -165,22 +183,29 @@ class Page:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    async def _let_in(self, pictures: Sequence[str] | None, sound: str | None, kept: Mapping[str, Any]) -> Change:
+    async def _let_in(
+        self, pictures: Sequence[Told] | None, sound: Told | None, kept: Mapping[str, Any], request: gr.Request
+    ) -> Change:
         """New files pass the gate; without new ones those of an example or an earlier video stay."""
-        found = dict(kept)
+        found, owner = dict(kept), owner_of(request)
         try:
             if pictures:
                 most = self._service.settings.limits.images
                 if len(pictures) > most:
                     raise HumoError("pictures", f"are {len(pictures)}", f"at most {most}")
-                found["images"] = [
-                    await self._service.keep(Path(path).read_bytes(), "image", Path(path).name) for path in pictures
-                ]
+                found["images"] = [await self._keep(one, owner, "image") for one in pictures]
             if sound:
-                found["audio"] = await self._service.keep(Path(sound).read_bytes(), "audio", "sound")
+                found["audio"] = await self._keep(sound, owner, "audio")
         except HumoError as error:
             return {self.shown: words.wrong(error)}
         return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
+
+    async def _keep(self, told: Told, owner: str, kind: Kind) -> str:
+        """One of the files that wait, let in."""
+        found = self._uploads.find(Path(told["path"]).name, owner)
+        if found is None:
+            raise HumoError("file", "is not there any more", "give it once more")
+        return await self._service.keep(found.path.read_bytes(), kind, found.title if kind == "image" else "sound")
 
     def _let_out(self) -> Change:
         nothing: dict[str, Any] = {"images": [], "audio": None}
@@ -338,8 +363,7 @@ def _shown(value: Any) -> Any:
 
 def owner_of(request: gr.Request) -> str:
     """Whose page it is."""
-    scope = getattr(request.request, "scope", {})
-    return str(scope.get("humo.owner", LOCAL_OWNER))
+    return owner_in(getattr(request.request, "scope", {}))
 
 
 def _widget(name: str, preset: Preset) -> Any:

@@ -50,6 +50,8 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     service = Service(settings, store, ledger)
     app = make_app(service, keys, supervisor)
     if settings.page:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # by default all users share one
         from humo.server.page import PATH, mount
 
         app = mount(app, service)

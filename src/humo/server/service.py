@@ -243,8 +243,16 @@ class Service:
         old = self.ledger.ended(now() - self.settings.keep_seconds)
         for job in old:
             self.delete(job)
-        wanted = {name for job in self.ledger.unfinished() for name in _inputs(job.asked["fields"])}
-        self.store.sweep(self.settings.keep_seconds, wanted.__contains__, now)
+        wanted: set[str] = set()
+
+        def is_wanted(name: str) -> bool:  # asked of old files alone: most of the time, of none
+            if not wanted:
+                wanted.add("")
+                for job in self.ledger.kept():
+                    wanted.update((job.id, *_inputs(job.asked["fields"])))
+            return name in wanted
+
+        self.store.sweep(self.settings.keep_seconds, is_wanted, now)
         return len(old)
 
 
