@@ -67,6 +67,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     )
     listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
     supervisor.start()
+    service.gate.keep_ready()
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = {"address": address, "models": list(settings.models), "keys": len(keys)}
@@ -77,6 +78,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         server.run(sockets=[listening])
     finally:
         supervisor.stop()
+        service.gate.close()
         ledger.close()
 
 

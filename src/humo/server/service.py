@@ -49,11 +49,14 @@ class Service:
     Args:
         settings: of the service.
         store, ledger: its folder and its jobs.
+
+    Attributes:
+        gate: lets files in.
     """
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.store, self.ledger = settings, store, ledger
-        self._gate = Gate(settings.limits)
+        self.gate = Gate(settings.limits)
 
     async def accept(
         self, given: Given, owner: str, idempotency_key: str | None = None, kept: Kept | None = None
@@ -88,7 +91,7 @@ class Service:
         Raises:
             HumoError: it is refused, or there is no room.
         """
-        admitted = await self._gate.admit(content, kind, field)
+        admitted = await self.gate.admit(content, kind, field)
         return await asyncio.to_thread(self.store.keep, admitted, SUFFIXES[kind])
 
     def plan(self, given: Given, kept: Kept) -> Plan:
