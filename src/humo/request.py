@@ -35,11 +35,10 @@ from humo.geometry import (
     windows_of,
 )
 from humo.guidance import MODES, Guidance, Mode, Scales
+from humo.limits import MAX_AUDIO_SECONDS
 from humo.presets import Preset
 from humo.schedule import timesteps
 
-MAX_IMAGE_PIXELS = 64_000_000  # a picture larger than this is refused before it is decoded
-MAX_AUDIO_SECONDS = 3600.0  # a sound longer than this is refused while it is read
 MAX_SIDE = 8192  # pixels
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
 MAX_SCALE = 50.0

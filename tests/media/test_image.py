@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from humo.errors import MediaError
+from humo.limits import MAX_IMAGE_PIXELS
 from humo.media.image import letterbox, load_image, to_pixels
-from humo.request import MAX_IMAGE_PIXELS
 
 
 def gradient(width: int = 40, height: int = 24) -> Image.Image:

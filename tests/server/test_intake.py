@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-import struct
 import time
 import wave
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import psutil
 import pytest
@@ -19,66 +16,15 @@ from PIL import Image
 
 from humo.errors import MediaError
 from humo.server.intake import Gate, Kind, Limits
+from tests.server.bombs import black_mp4, png, silent_opus, wav
 from tests.server.conftest import EXAMPLES
+from tests.server.running import wait_for
 
 MEGABYTE = 2**20
 
 
 def admit(content: bytes, kind: Kind, limits: Limits | None = None) -> bytes:
     return asyncio.run(Gate(limits or Limits()).admit(content, kind, "file"))
-
-
-def wav(seconds: float, rate: int = 16_000) -> bytes:
-    out = io.BytesIO()
-    with wave.open(out, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((np.sin(np.arange(int(seconds * rate)) / 9) * 9000).astype("<i2").tobytes())
-    return out.getvalue()
-
-
-def png(width: int, height: int) -> bytes:
-    """A black picture of one bit a pixel: nearly nothing, however large."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    pack = zlib.compressobj(9)
-    row = bytes(1 + (width + 7) // 8)
-    data = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def silent_opus(seconds: int) -> bytes:
-    out = io.BytesIO()
-    with av.open(out, "w", format="ogg") as container:
-        stream = container.add_stream(
-            "libopus", rate=48_000, layout="stereo", options={"b": "6000", "frame_duration": "60"}
-        )
-        block = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48_000), np.int16), format="s16", layout="stereo")
-        block.sample_rate = 48_000
-        for second in range(seconds):
-            block.pts = second * 48_000
-            container.mux(stream.encode(block))
-        container.mux(stream.encode(None))
-    return out.getvalue()
-
-
-def black_mp4(side: int, frames: int) -> bytes:
-    out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "threads": "1"})
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuv420p"
-        frame = av.VideoFrame(side, side, "yuv420p")
-        for plane, value in zip(frame.planes, (16, 128, 128), strict=True):
-            plane.update(bytes([value]) * plane.buffer_size)
-        for _ in range(frames):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return out.getvalue()
 
 
 def test_a_picture_is_written_anew() -> None:
@@ -142,3 +88,26 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(MediaError, match="cannot be decoded within this service's limits"):
         admit(wav(0.1), "audio", Limits(seconds=1))
     assert time.monotonic() - began < 10
+
+
+def decoders() -> set[int]:
+    found = psutil.Process().children()
+    return {one.pid for one in found if one.status() != "zombie" and "humo.server.decode" in one.cmdline()}
+
+
+def test_a_decoder_waits_for_each_file_and_dies_with_it() -> None:
+    gate = Gate(Limits())
+    assert decoders() == set()
+    gate.keep_ready()
+    first = decoders()
+    assert len(first) == 1
+    assert asyncio.run(gate.admit(wav(0.1), "audio", "file"))
+    second = decoders()
+    assert len(second) == 1
+    assert not second & first
+    (waiting,) = map(psutil.Process, second)
+    waiting.kill()
+    wait_for(lambda: waiting.status() == "zombie")
+    assert asyncio.run(gate.admit(wav(0.1), "audio", "file"))  # another takes its place
+    gate.close()
+    assert decoders() == set()

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
@@ -167,6 +168,29 @@ def test_history_is_there_after_a_restart(page: Page, running: Running) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#result video")).to_have_attribute("src", f"/v1/videos/{job_id}/content")
     playing(page)
+
+
+def test_a_card_of_the_history_tells_how_its_video_is_doing(page: Page, running: Running) -> None:
+    """Of one that is made here and of one that waits behind it, asked for elsewhere."""
+    page.locator("#prompt textarea").fill("A man speaks for long.")
+    short(page, steps=400)
+    page.locator("#make").click()
+    first = page.locator("#history li", has_text="A man speaks for long.")
+    expect(first).to_contain_text(re.compile(r"being made, [1-9]\d*\s%"))
+    cards = page.locator("#history li")
+    count = cards.count()
+    job_id = running.ask(prompt="A woman waits.", steps=400, frames=25)
+    expect(cards).to_have_count(count + 1)
+    second = page.locator(f"#history li:has(a[href$='{job_id}'])")
+    expect(second).to_contain_text("queued")
+    second.locator("a").focus()
+    page.locator("#stop").dispatch_event("click")
+    expect(first).to_contain_text("stopped")
+    expect(second).to_contain_text(re.compile(r"being made, [1-9]\d*\s%"))  # though nobody follows it here
+    assert page.evaluate("() => document.activeElement.getAttribute('href')") == f"/ui/?video={job_id}"
+    httpx.post(f"{running.address}/v1/videos/{job_id}/finish")
+    expect(second.locator("img")).to_be_visible()
+    expect(second).not_to_contain_text("being made")
 
 
 def test_it_fits_a_phone_and_works_by_keyboard_and_in_the_dark(browser: Browser, running: Running) -> None:

@@ -111,6 +111,22 @@ def test_a_generation_that_took_a_wrong_condition_would_not_be_timed(family: str
             generation.agreed(video, loop(1, replace(given, **changed)), generation.BOUND)
 
 
+def test_refusals_and_a_cancel_of_a_running_service_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    options = ["--rounds", "1", "--cancels", "1", "--only", "a WAV cut short", "--json", str(file)]
+    given = importlib.import_module("refusals").main(options)
+    assert json.loads(file.read_text(encoding="utf-8")) == given
+    refused, cancelled, step = given["measured"]
+    assert refused["answer"].startswith("audio: it is not sound or video that can be read")
+    assert (refused["bytes"], len(refused["seconds"]), len(refused["megabytes"])) == (30, 1, 1)
+    assert all(one["seconds"][0] > 0 for one in (refused, cancelled, step))
+    printed = capsys.readouterr().out
+    assert importlib.import_module("refusals").TABLE_HEAD in printed
+    assert "| a WAV cut short | 0 | " in printed
+
+
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round() -> None:
     timing = importlib.import_module("timing")
     order: list[str] = []

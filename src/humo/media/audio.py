@@ -17,13 +17,16 @@ from av.container import InputContainer
 
 from humo.errors import MediaError
 from humo.geometry import SAMPLE_RATE
+from humo.limits import MAX_AUDIO_SECONDS
 from humo.media.files import check_file, reason
-from humo.request import MAX_AUDIO_SECONDS
 
 CONTAINERS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nut,ogg,w64,wav,webm,wv,3gp,m4a,mp4"
 )
 """FFmpeg's names of the containers that are opened. No playlists: those make it open further files that they name."""
+
+OPENING = {"format_whitelist": CONTAINERS, "skip_frame": "all"}
+"""How a file is opened: no picture of a video in it is decoded, which FFmpeg else does to see what there is."""
 
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 """What 1.0 is in whole-number samples; 24-bit sound is decoded into the upper bits of 32."""
@@ -162,7 +165,7 @@ def open_media(path: Path, field: str) -> Iterator[InputContainer]:
     """
     check_file(path, field)
     try:
-        opened = av.open(str(path.absolute()), options={"format_whitelist": CONTAINERS}, metadata_errors="ignore")
+        opened = av.open(str(path.absolute()), options=OPENING, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
         remedy = "give a WAV, MP3, M4A, FLAC or MP4 file; this one is of another kind or damaged"
         raise MediaError(field, f"{path.name!r} is not sound or video that can be read", remedy) from error

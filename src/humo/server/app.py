@@ -20,16 +20,13 @@ from starlette.formparsers import MultiPartException
 
 from humo import __version__
 from humo.errors import HumoError, RequestError, StorageError
-from humo.server.guard import BodyLimit, Guard, refusal
+from humo.server.guard import BodyLimit, Guard, owner_in, refusal
 from humo.server.keys import Keys
 from humo.server.ledger import Job
 from humo.server.metrics import exposition
 from humo.server.service import AbsentError, BusyError, ConflictError, Service
 from humo.server.supervisor import Workers
 from humo.server.wire import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
-
-LOCAL_OWNER = "local"
-"""Whose the jobs are where no keys are asked for."""
 
 POLL_MILLISECONDS = 500
 """Clients are asked to look no more often."""
@@ -106,7 +103,7 @@ def _service(request: Request) -> Service:
 
 
 def _owner(request: Request) -> str:
-    return str(request.scope.get("humo.owner", LOCAL_OWNER))
+    return owner_in(request.scope)
 
 
 Served = Annotated[Service, Depends(_service)]

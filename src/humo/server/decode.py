@@ -1,17 +1,23 @@
 """Decodes one file from outside, in a process of its own that can do little harm.
 
-``python -m humo.server.decode JSON``: exit code 0 and a file written anew, or 1 and ``{"problem", "remedy"}``.
+``python -m humo.server.decode`` loads what it needs, then reads a line of JSON that says what to do: exit code 0 and a
+file written anew, or 1 and ``{"problem", "remedy"}``. Without a line it ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import wave
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from humo.errors import HumoError
+from humo.media.audio import load_track, probe_sound
+from humo.media.image import load_image
 
 FULL_SCALE = 32767
 """Of a 16-bit sample."""
@@ -34,17 +40,11 @@ def confine(memory_bytes: int, processor_seconds: int) -> None:
 
 def picture(source: Path, target: Path, field: str, pixels: int) -> None:
     """A picture as PNG, upright, without anything but its pixels."""
-    from humo.media.image import load_image
-
     load_image(source, field=field, max_pixels=pixels).save(target, format="PNG", compress_level=1)
 
 
 def sound(source: Path, target: Path, field: str, seconds: float) -> None:
     """A sound as WAV of 16 bits at its own rate, one or two channels."""
-    import numpy as np
-
-    from humo.media.audio import load_track, probe_sound
-
     length = probe_sound(source, field=field, max_seconds=seconds).seconds
     track = load_track(source, seconds=length, field=field)
     samples = np.round(track.samples.clip(-1.0, 1.0) * FULL_SCALE).astype("<i2")
@@ -61,6 +61,7 @@ def main(told: dict[str, Any]) -> int:
     Returns:
         the exit code.
     """
+    os.chdir(told["folder"])
     confine(told["memory_bytes"], told["processor_seconds"])
     source, target, field = Path(told["source"]), Path(told["target"]), told["field"]
     try:
@@ -78,4 +79,5 @@ def main(told: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(sys.argv[1])))
+    line = sys.stdin.readline()
+    sys.exit(main(json.loads(line)) if line else 0)

@@ -13,10 +13,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from humo.server.keys import Keys
 from humo.server.settings import is_loopback
 
+OTHER_SITES = "pages of other sites may not use this service; use its own, or call it from a program"
+
 MOST_HEADER_BYTES = 16 * 2**10
+
+POLICY_VIOLATION = 1008
+"""Of a WebSocket."""
 
 OPEN_PATHS = ("/health", "/ready")
 """That tell nothing of anybody's."""
+
+LOCAL_OWNER = "local"
+"""Whose the jobs are where no keys are asked for."""
+
+
+def owner_in(scope: Scope) -> str:
+    """Whose request it is, once it has passed `Guard`."""
+    return str(scope.get("humo.owner", LOCAL_OWNER))
 
 
 def refusal(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
@@ -36,6 +49,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it here."""
+        if scope["type"] == "websocket":  # nothing here speaks that way
+            await receive()
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,8 +69,9 @@ class Guard:
             return refusal(403, text, "host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            text = "pages of other sites may not use this service; use its own, or call it from a program"
-            return refusal(403, text, "origin_not_allowed")
+            return refusal(403, OTHER_SITES, "origin_not_allowed")
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _follows_a_link(scope, headers):
+            return refusal(403, OTHER_SITES, "origin_not_allowed")
         if len(self._keys) and scope["path"] not in OPEN_PATHS:
             owner = self._keys.owner(_key_in(headers.get("authorization", "")))
             if owner is None:
@@ -64,6 +82,12 @@ class Guard:
                 return answer
             scope["humo.owner"] = owner
         return None
+
+
+def _follows_a_link(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether somebody comes over from another site, in a window of his own, rather than that site's page asking."""
+    asks = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    return scope["method"] in ("GET", "HEAD") and asks == ("navigate", "document")
 
 
 def _key_in(authorization: str) -> str:

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from humo.errors import MediaError, RequestError
-from humo.request import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
+from humo.errors import MediaError, RequestError, StorageError
+from humo.limits import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
+from humo.media.files import reason
 
 Kind = Literal["image", "audio"]
 
@@ -67,6 +72,22 @@ class Gate:
     def __init__(self, limits: Limits, at_once: int = 2) -> None:
         self.limits = limits
         self._turns = asyncio.Semaphore(at_once)
+        self._ready: subprocess.Popen[bytes] | None = None
+        self._keeps_ready = False
+        self._lock = threading.Lock()
+
+    def keep_ready(self) -> None:
+        """Have a decoder started before its file comes, from now on: most of its time goes into starting."""
+        with self._lock:
+            self._keeps_ready, self._ready = True, self._ready or _start()
+
+    def close(self) -> None:
+        """Let the decoder go that waits."""
+        with self._lock:
+            self._keeps_ready = False
+            if self._ready is not None:
+                _end(self._ready)
+                self._ready = None
 
     async def admit(self, content: bytes, kind: Kind, field: str) -> bytes:
         """A file, written anew.
@@ -78,6 +99,7 @@ class Gate:
 
         Raises:
             MediaError: it is too large, not of that kind, or damaged.
+            StorageError: there is no room to look at it.
         """
         most = self.limits.bytes_of(kind)
         if len(content) > most:
@@ -85,15 +107,16 @@ class Gate:
         if not content:
             raise MediaError(field, "is empty", "give a file")
         async with self._turns:
-            return await self._decode(content, kind, field)
+            return await asyncio.to_thread(self._decode, content, kind, field)
 
-    async def _decode(self, content: bytes, kind: Kind, field: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="humo-") as folder:
-            source, target = Path(folder) / "given", Path(folder) / f"made{SUFFIXES[kind]}"
+    def _decode(self, content: bytes, kind: Kind, field: str) -> bytes:
+        with _folder() as folder:
+            source, target = folder / "given", folder / f"made{SUFFIXES[kind]}"
             source.write_bytes(content)
             told = {
                 "kind": kind,
                 "field": field,
+                "folder": str(folder),
                 "source": str(source),
                 "target": str(target),
                 "pixels": self.limits.image_pixels,
@@ -101,26 +124,68 @@ class Gate:
                 "memory_bytes": self.limits.memory_bytes,
                 "processor_seconds": self.limits.seconds,
             }
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "humo.server.decode", json.dumps(told)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                cwd=folder,
-                env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-                | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
+            child = self._take()
             try:
-                said, _ = await asyncio.wait_for(child.communicate(), self.limits.seconds)
-            except TimeoutError:
+                said, _ = child.communicate(json.dumps(told).encode() + b"\n", timeout=self.limits.seconds)
+            except subprocess.TimeoutExpired:
                 said = b""
             finally:
-                if child.returncode is None:
-                    child.kill()
-                    await child.wait()
+                _end(child)
+                self._renew()
             if child.returncode == 0 and target.is_file():
                 return target.read_bytes()
             raise _refusal(said, field)
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        """A decoder, for one file."""
+        with self._lock:
+            found, self._ready = self._ready, None
+        if found is not None and found.poll() is not None:  # it ended while it waited
+            _end(found)
+            found = None
+        return found or _start()
+
+    def _renew(self) -> None:
+        with self._lock:
+            if self._keeps_ready and self._ready is None:
+                self._ready = _start()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "humo.server.decode"],
+        stdin=subprocess.PIPE,  # it ends when this process is gone
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """However it is doing."""
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was written there is nobody's any more
+                pipe.close()
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for a file while it is looked at.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="humo-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        problem = f"cannot be looked at ({reason(error)})"
+        raise StorageError("data", problem, "make room in the service's folder for temporary files") from error
 
 
 def _refusal(said: bytes, field: str) -> MediaError:

@@ -181,6 +181,10 @@ class Ledger:
         """All jobs that have not ended."""
         return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, status=_UNFINISHED)]
 
+    def kept(self) -> list[Job]:
+        """All jobs, ended or not."""
+        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, load_output=False)]
+
     def states(self) -> list[State]:
         """Of all jobs that are kept."""
         return [_job(one).state for one in self._client.list_workflows(name=WORKFLOW, load_input=False)]

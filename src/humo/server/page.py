@@ -7,7 +7,6 @@ words, pictures, sound -> what would be made -> a bar, the picture taking shape 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,21 +15,31 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.routing import Mount
 
 from humo.errors import HumoError
 from humo.jobs import preset_of
-from humo.presets import Preset
-from humo.request import SCALES, GenerateRequest, parse_request
+from humo.request import GenerateRequest, parse_request
 from humo.server import words
-from humo.server.app import LOCAL_OWNER
+from humo.server.guard import owner_in
+from humo.server.intake import Kind
 from humo.server.ledger import Job
+from humo.server.pageform import examples_folder, read_examples, widget
+from humo.server.pageguard import PageGuard
 from humo.server.service import AbsentError, Kept, Service, kept_of
+from humo.server.uploads import Uploads
 from humo.server.wire import OURS
 
 PATH = "/ui"
 LOOK_SECONDS = 0.3
 BOX = 226
 """Pixels, of the height of what files are dropped into."""
+
+SESSIONS = 500
+"""Open pages that are remembered; the state of each is some tens of kilobytes."""
+
+WATCHED_SECONDS = 1.0
+"""Between two looks at the history while something in it is not finished."""
 
 SHOWN = 24
 """Videos of the history on the page."""
@@ -45,19 +54,22 @@ PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
 FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in OURS | PLACED)
 
 Change = dict[Any, Any]
+Told = Mapping[str, Any]
+"""What the library says of a file: its path, which is one of `Uploads`."""
 
 
 def mount(app: FastAPI, service: Service) -> FastAPI:
     """Put the page on the application."""
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    uploads = service.store.folder / "uploads"
-    uploads.mkdir(exist_ok=True, mode=0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_TEMP_DIR"] = str((service.store.folder / "uploads").absolute())  # files elsewhere it copies
+    uploads = Uploads(service.store, service.settings.limits)
+    page = Page(service, uploads)
     font = ["system-ui", "sans-serif"]
     mounted: FastAPI = gr.mount_gradio_app(
         app,
-        Page(service).blocks,
+        page.blocks,
         PATH,
+        run_history=False,
+        mcp_server=False,
         max_file_size=service.settings.limits.audio_bytes,
         allowed_paths=[],
         show_error=False,
@@ -67,6 +79,9 @@ def mount(app: FastAPI, service: Service) -> FastAPI:
         css=words.STYLE,
         footer_links=[],
     )
+    library = mounted.routes[-1]
+    assert isinstance(library, Mount)
+    library.app = PageGuard(library.app, uploads)
     return mounted
 
 
@@ -75,12 +90,14 @@ class Page:
 
     Args:
         service: does everything.
+        uploads: files that were dropped in.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, uploads: Uploads) -> None:
+        self._service, self._uploads = service, uploads
         with gr.Blocks(title="HuMo", analytics_enabled=False) as self.blocks, gr.Column(elem_classes="humo-column"):
             self._build()
+        self.blocks.state_session_capacity = SESSIONS
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -103,6 +120,7 @@ class Page:
                 label="The sound that is spoken or sung",
                 sources=["upload", "microphone"],
                 type="filepath",
+                buttons=[],  # one of them sends the sound to a site elsewhere
                 elem_id="sound",
             )
         self.shown = gr.HTML()
@@ -115,10 +133,10 @@ class Page:
                 label="Or begin with an example", choices=["", *read_examples(folder)], value="", elem_id="example"
             )
         with gr.Row():
-            self.settings = {name: _widget(name, preset) for name in USUAL}
+            self.settings = {name: widget(name, preset) for name in USUAL}
         with gr.Accordion("More settings", open=False):
             self.model = gr.Dropdown(label="model", choices=models, value=models[0], visible=len(models) > 1)
-            self.settings |= {name: _widget(name, preset) for name in FOLDED}
+            self.settings |= {name: widget(name, preset) for name in FOLDED}
         self.forecast = gr.HTML(elem_id="forecast")
         with gr.Row():
             self.make = gr.Button("Make the video", variant="primary", elem_id="make")
@@ -131,12 +149,14 @@ class Page:
             self.change = gr.Button("Change and rerun", visible=False, elem_id="change")
         gr.Markdown("## Made so far")
         self.history = gr.HTML(elem_id="history")
+        self.clock = gr.Timer(WATCHED_SECONDS, active=False)
         gr.HTML(words.note(words.LIMITS))
         self._connect(folder)
 
     def _connect(self, folder: Path | None) -> None:
         form = [self.prompt, self.kept, self.consent, self.model, *self.settings.values()]
-        following = [self.job, self.progress, self.result, self.history, self.make, self.stop, self.finish, self.again]
+        past = [self.history, self.clock]
+        following = [self.job, self.progress, self.result, *past, self.make, self.stop, self.finish, self.again]
         following += [self.change, self.forecast]
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         filled = [*form, self.shown, self.empty]
@@ -149,7 +169,9 @@ class Page:
         self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
         files = [self.pictures, self.sound, self.kept]
         for upload in (self.pictures, self.sound):
-            upload.change(self._let_in, files, [self.kept, self.shown, self.consent, self.empty], **quiet)
+            changed = [self.kept, self.shown, self.consent, self.empty]
+            # not "preprocess": the library would look into the files before they have passed the gate
+            upload.change(self._let_in, files, changed, preprocess=False, **quiet)
         self.empty.click(self._let_out, None, [*files, self.shown, self.consent, self.empty], **quiet)
         if folder is not None:
             told = read_examples(folder)
@@ -162,25 +184,33 @@ class Page:
         # one listener for all, so that what was asked last is what is said last
         gr.on([one.change for one in form], self._explain, form, self.forecast, trigger_mode="always_last", **quiet)
         self.blocks.load(self._arrive, None, following, **quiet)
+        self.clock.tick(self._look_back, None, past, **quiet)
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    async def _let_in(self, pictures: Sequence[str] | None, sound: str | None, kept: Mapping[str, Any]) -> Change:
+    async def _let_in(
+        self, pictures: Sequence[Told] | None, sound: Told | None, kept: Mapping[str, Any], request: gr.Request
+    ) -> Change:
         """New files pass the gate; without new ones those of an example or an earlier video stay."""
-        found = dict(kept)
+        found, owner = dict(kept), owner_of(request)
         try:
             if pictures:
                 most = self._service.settings.limits.images
                 if len(pictures) > most:
                     raise HumoError("pictures", f"are {len(pictures)}", f"at most {most}")
-                found["images"] = [
-                    await self._service.keep(Path(path).read_bytes(), "image", Path(path).name) for path in pictures
-                ]
+                found["images"] = [await self._keep(one, owner, "image") for one in pictures]
             if sound:
-                found["audio"] = await self._service.keep(Path(sound).read_bytes(), "audio", "sound")
+                found["audio"] = await self._keep(sound, owner, "audio")
         except HumoError as error:
             return {self.shown: words.wrong(error)}
         return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
+
+    async def _keep(self, told: Told, owner: str, kind: Kind) -> str:
+        """One of the files that wait, let in."""
+        found = self._uploads.find(Path(told["path"]).name, owner)
+        if found is None:
+            raise HumoError("file", "is not there any more", "give it once more")
+        return await self._service.keep(found.path.read_bytes(), kind, found.title if kind == "image" else "sound")
 
     def _let_out(self) -> Change:
         nothing: dict[str, Any] = {"images": [], "audio": None}
@@ -248,7 +278,7 @@ class Page:
             async for change in self._follow(wanted, owner):
                 yield change
         else:
-            yield {self.history: self._past(owner)}
+            yield self._past(owner)
 
     async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Change]:
         last: tuple[Any, ...] = ()
@@ -257,7 +287,7 @@ class Page:
             try:
                 job = await asyncio.to_thread(self._service.job, job_id, owner)
             except AbsentError as error:
-                yield {self.result: words.wrong(error), self.history: self._past(owner), self.job: ""}
+                yield {self.result: words.wrong(error), self.job: ""} | self._past(owner)
                 return
             if job.state.has_ended:
                 yield self._ended(job, owner)
@@ -270,7 +300,7 @@ class Page:
                 change: Change = {self.progress: words.progress(video, shape, ahead)}
                 if first:
                     change |= self._buttons(running=True) | {self.job: job_id, self.result: ""}
-                    change |= {self.history: self._past(owner)}
+                    change |= self._past(owner)
                 first = False
                 yield change
             await asyncio.sleep(LOOK_SECONDS)
@@ -281,7 +311,7 @@ class Page:
             self.job: job.id,
             self.progress: "",
             self.result: words.result(video),
-            self.history: self._past(owner),
+            **self._past(owner),
             **self._buttons(running=False),
         }
 
@@ -296,9 +326,14 @@ class Page:
         except OSError:
             return None
 
-    def _past(self, owner: str) -> str:
+    def _past(self, owner: str) -> Change:
+        """The history, which is looked at again while something in it is not finished."""
         videos, _ = self._service.jobs(owner, limit=SHOWN, after=None, newest_first=True)
-        return words.history(videos, f"{PATH}/")
+        changes = any(not video.humo.state.has_ended for video in videos)
+        return {self.history: words.history(videos, f"{PATH}/"), self.clock: gr.update(active=changes)}
+
+    def _look_back(self, request: gr.Request) -> Change:
+        return self._past(owner_of(request))
 
     def _stop(self, job_id: str, request: gr.Request) -> None:
         if job_id:
@@ -338,40 +373,4 @@ def _shown(value: Any) -> Any:
 
 def owner_of(request: gr.Request) -> str:
     """Whose page it is."""
-    scope = getattr(request.request, "scope", {})
-    return str(scope.get("humo.owner", LOCAL_OWNER))
-
-
-def _widget(name: str, preset: Preset) -> Any:
-    """The input of a field: its kind, limits and help are the request's."""
-    field = GenerateRequest.model_fields[name]
-    schema = GenerateRequest.model_json_schema()["properties"][name]
-    kinds = [schema, *schema.get("anyOf", [])]
-    if choices := next((kind["enum"] for kind in kinds if "enum" in kind), None):
-        return gr.Dropdown(label=name, info=field.description, choices=["", *choices], value="", elem_id=name)
-    if any(kind.get("type") == "boolean" for kind in kinds):
-        return gr.Checkbox(label=name, info=field.description, value=field.default, elem_id=name)
-    hint = _default_of(name, preset)
-    return gr.Textbox(label=name, info=field.description, value="", placeholder=hint, max_lines=1, elem_id=name)
-
-
-def _default_of(name: str, preset: Preset) -> str:
-    """What a field that is left open will be, where the model's family settles it."""
-    place = preset.scales if name in SCALES else preset
-    found = getattr(place, SCALES.get(name, name), None)
-    return "" if found is None else str(found)
-
-
-def examples_folder() -> Path | None:
-    """Where the examples lie: in the package, or beside it in a clone."""
-    here = Path(__file__).resolve().parents[1]
-    for folder in (here / "assets" / "examples", here.parents[1] / "examples"):
-        if (folder / "test_case.json").is_file():
-            return folder
-    return None
-
-
-def read_examples(folder: Path) -> dict[str, Any]:
-    """The examples by name, in the published form."""
-    found: dict[str, Any] = json.loads((folder / "test_case.json").read_bytes())
-    return found
+    return owner_in(getattr(request.request, "scope", {}))

@@ -58,6 +58,8 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     service = Service(settings, store, ledger)
     app = make_app(service, keys, workers)
     if settings.page:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # by default all users share one
         from humo.server.page import PATH, mount
 
         app = mount(app, service)
@@ -73,6 +75,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     )
     listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
     workers.start()
+    service.gate.keep_ready()
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = {"address": address, "models": list(settings.models), "keys": len(keys)}
@@ -83,6 +86,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         server.run(sockets=[listening])
     finally:
         workers.stop()
+        service.gate.close()
         ledger.close()
 
 

@@ -49,11 +49,14 @@ class Service:
     Args:
         settings: of the service.
         store, ledger: its folder and its jobs.
+
+    Attributes:
+        gate: lets files in.
     """
 
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.store, self.ledger = settings, store, ledger
-        self._gate = Gate(settings.limits)
+        self.gate = Gate(settings.limits)
 
     async def accept(
         self, given: Given, owner: str, idempotency_key: str | None = None, kept: Kept | None = None
@@ -88,7 +91,7 @@ class Service:
         Raises:
             HumoError: it is refused, or there is no room.
         """
-        admitted = await self._gate.admit(content, kind, field)
+        admitted = await self.gate.admit(content, kind, field)
         return await asyncio.to_thread(self.store.keep, admitted, SUFFIXES[kind])
 
     def plan(self, given: Given, kept: Kept) -> Plan:
@@ -243,8 +246,16 @@ class Service:
         old = self.ledger.ended(now() - self.settings.keep_seconds)
         for job in old:
             self.delete(job)
-        wanted = {name for job in self.ledger.unfinished() for name in _inputs(job.asked["fields"])}
-        self.store.sweep(self.settings.keep_seconds, wanted.__contains__, now)
+        wanted: set[str] = set()
+
+        def is_wanted(name: str) -> bool:  # asked of old files alone: most of the time, of none
+            if not wanted:
+                wanted.add("")
+                for job in self.ledger.kept():
+                    wanted.update((job.id, *_inputs(job.asked["fields"])))
+            return name in wanted
+
+        self.store.sweep(self.settings.keep_seconds, is_wanted, now)
         return len(old)
 
 

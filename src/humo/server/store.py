@@ -5,6 +5,7 @@
     cluster.token            while workers are elsewhere: by this they know that they see this very folder
     inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
     videos/ID.mp4 .json .png the video, its record, its thumbnail
+    uploads/NAME             what was dropped into the page, as it came, until it passes the gate or an hour is over
     running/ID.json .png     what a worker is doing, how the picture looks by now; .enough: finish it now
 
 Every name in it is ours; nothing a client says becomes a path.
@@ -34,6 +35,12 @@ ENOUGH = ".enough"
 
 TOKEN = "cluster.token"
 
+UPLOAD_SECONDS = 3600.0
+"""What was dropped into a page is there so long."""
+
+INPUT_SECONDS = 86_400.0
+"""So long a picture or sound that belongs to no job may still be in somebody's page, or in a request under way."""
+
 _ID = re.compile(r"video_[0-9a-f]{32}")
 _INPUT = re.compile(r"[0-9a-f]{64}\.(png|wav)")
 
@@ -44,9 +51,11 @@ class Store:
 
     Args:
         folder: may be missing; several machines may share it.
+        reserve_bytes: of its disk, that clients' files do not get: the ledger and the jobs at work need some.
     """
 
     folder: Path
+    reserve_bytes: int = 128 * 2**20
 
     def prepare(self) -> None:
         """Make what is missing, for this user alone; remove what a killed process left half-written.
@@ -55,7 +64,7 @@ class Store:
             StorageError: it cannot be written to.
         """
         try:
-            for name in ("inputs", "videos", "running"):
+            for name in ("inputs", "videos", "running", "uploads"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for part in (self.folder / name).glob(".*.part"):
                     part.unlink(missing_ok=True)
@@ -92,6 +101,15 @@ class Store:
         assert is_job_id(job_id), job_id
         return self.folder / "running" / f"{job_id}{suffix}"
 
+    def check_room(self, count: int) -> None:
+        """Whether so many bytes of a client's may be written.
+
+        Raises:
+            StorageError: too little would be left.
+        """
+        if shutil.disk_usage(self.folder).free - count < self.reserve_bytes:
+            raise StorageError("data", "has no room for more files", "make room on the service's disk")
+
     def keep(self, content: bytes, suffix: str) -> str:
         """Keep an input, once whatever how often it comes.
 
@@ -106,6 +124,7 @@ class Store:
         if path.is_file():
             os.utime(path)  # wanted again: not swept soon
         else:
+            self.check_room(len(content))
             write(path, content, durable=True)
         return name
 
@@ -140,21 +159,24 @@ class Store:
         return text.replace(str(self.folder.absolute()), "").replace(str(self.folder), "")
 
     def sweep(self, seconds: float, is_wanted: Callable[[str], bool], now: Callable[[], float] = time.time) -> int:
-        """Remove files that are older than an age.
+        """Remove files that are older than an age, and sooner those that belong to nothing.
 
         Args:
-            seconds: the age.
-            is_wanted: whether a file (by its name) belongs to a job that has not ended.
+            seconds: the age, of videos.
+            is_wanted: whether a file (by its name, or its job's) belongs to a job that is kept.
             now: seconds since 1970.
 
         Returns:
             how many went.
         """
+        ages = {"uploads": UPLOAD_SECONDS, "inputs": INPUT_SECONDS, "running": INPUT_SECONDS, "videos": seconds}
         gone = 0
-        for path in (*(self.folder / "inputs").iterdir(), *(self.folder / "videos").iterdir()):
-            if now() - path.stat().st_mtime > seconds and not is_wanted(path.name):
-                path.unlink(missing_ok=True)
-                gone += 1
+        for folder, age in ages.items():
+            for path in (self.folder / folder).iterdir():
+                is_old = path.is_file() and now() - path.stat().st_mtime > age
+                if is_old and not (is_wanted(path.name) or is_wanted(path.stem)):
+                    path.unlink(missing_ok=True)
+                    gone += 1
         return gone
 
 

@@ -26,6 +26,14 @@ PHASES = {
     "write": "writing the video",
 }
 
+STATES = {
+    State.QUEUED: "queued",
+    State.IN_PROGRESS: "being made, {}\N{NO-BREAK SPACE}%",
+    State.FAILED: "failed",
+    State.CANCELLED: "stopped",
+}
+"""On a card that has no picture yet; its percent."""
+
 STYLE = """
 .humo-column {max-width: 44rem; margin: 0 auto !important}
 .humo-note {color: var(--body-text-color); opacity: .8; font-size: .9rem}
@@ -41,7 +49,7 @@ STYLE = """
 .humo-past a {display: block; color: inherit; text-decoration: none; border-radius: .5rem; padding: .3rem}
 .humo-past a:focus-visible, .humo-past a:hover {outline: .15rem solid var(--color-accent)}
 .humo-past img, .humo-past .humo-none {width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: .4rem;
-  background: var(--border-color-primary); display: grid; place-items: center}
+  background: var(--border-color-primary); display: grid; place-items: center; text-align: center}
 .humo-past span {display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden;
   font-size: .8rem}
 .humo-settings td {padding: .1rem .8rem .1rem 0; vertical-align: top}
@@ -157,7 +165,7 @@ def _past(video: Video, prefix: str) -> str:
     if state is State.COMPLETED:
         shown = f'<img loading="lazy" alt="" src="/v1/videos/{video.id}/content?variant=thumbnail">'
     else:
-        shown = f'<div class="humo-none">{escape(state.value.replace("_", " "))}</div>'
+        shown = f'<div class="humo-none">{STATES[state].format(video.progress)}</div>'
     return f'<a href="{prefix}?video={video.id}">{shown}<span>{escape(video.prompt)}</span></a>'
 
 

@@ -1,0 +1,64 @@
+"""Files that are not what they seem: small ones that would be enormous, and such as are cut short."""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+import zlib
+
+import av
+import numpy as np
+
+
+def wav(seconds: float, rate: int = 16_000) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.sin(np.arange(int(seconds * rate)) / 9) * 9000).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture of one bit a pixel: nearly nothing, however large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pack = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    data = b"".join(pack.compress(row) for _ in range(height)) + pack.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def silent_opus(seconds: int) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="ogg") as container:
+        stream = container.add_stream(
+            "libopus", rate=48_000, layout="stereo", options={"b": "6000", "frame_duration": "60"}
+        )
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48_000), np.int16), format="s16", layout="stereo")
+        block.sample_rate = 48_000
+        for second in range(seconds):
+            block.pts = second * 48_000
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def black_mp4(side: int, frames: int) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "threads": "1"})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame(side, side, "yuv420p")
+        for plane, value in zip(frame.planes, (16, 128, 128), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        for _ in range(frames):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return out.getvalue()
