@@ -179,6 +179,7 @@ class Sample(io.ComfyNode):
                 widget("mode", otherwise="that default"),
                 widget("window", otherwise="as long as the model knows"),
                 widget("overlap"),
+                widget("speed", otherwise="exact"),
             ],
             outputs=[Clip.Output("humo_latents", display_name="latents")],
         )

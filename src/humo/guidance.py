@@ -10,7 +10,7 @@ which is a weighted sum of the passes; a pass whose weight is zero need not be r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -60,6 +60,42 @@ Ladder = tuple[Rung, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """Which steps run every pass of their ladder, and which the last rung's alone.
+
+    Args:
+        again: steps after a whole one in which the difference that guidance made there is added once more.
+        guided_above: timestep (0..1000) at and below which there is no guidance: the picture is laid out by then.
+    """
+
+    again: int = 0
+    guided_above: float = 0.0
+
+
+SpeedName = Literal["exact", "balanced", "fast"]
+
+SPEEDS: Mapping[SpeedName, Speed] = {
+    "exact": Speed(),
+    "balanced": Speed(again=1, guided_above=600.0),
+    "fast": Speed(again=3, guided_above=800.0),
+}
+"""What each costs in quality: docs/speed.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one step runs.
+
+    Args:
+        rungs: passes, each with its weight in their sum.
+        again: the difference between the sum of the last whole turn and its last pass is added.
+    """
+
+    rungs: tuple[tuple[Rung, float], ...]
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Guidance:
     """A ladder for early timesteps (above the switch) and one for the rest; the same one where nothing switches."""
 
@@ -71,9 +107,27 @@ class Guidance:
         """The ladder for a timestep (0..1000)."""
         return self.early if timestep > self.switch_timestep else self.late
 
-    def passes(self, timesteps: list[int]) -> int:
+    def turns(self, timesteps: Sequence[float], speed: Speed = SPEEDS["exact"]) -> list[Turn]:
+        """What each step runs; of a ladder whose last pass counts for nothing, always every pass."""
+        turns: list[Turn] = []
+        whole: Ladder = ()
+        since = 0
+        for timestep in timesteps:
+            ladder = self.at(timestep)
+            weighed = tuple(weigh(ladder))
+            spares = len(weighed) > 1 and weighed[-1][0] == ladder[-1]
+            guided = timestep > speed.guided_above
+            if spares and (not guided or (whole == ladder and since < speed.again)):
+                since += 1
+                turns.append(Turn(((ladder[-1], 1.0),), again=guided))
+            else:
+                whole, since = ladder, 0
+                turns.append(Turn(weighed))
+        return turns
+
+    def passes(self, timesteps: Sequence[float], speed: Speed = SPEEDS["exact"]) -> int:
         """Network passes that denoising over these timesteps takes."""
-        return sum(len(weigh(self.at(timestep))) for timestep in timesteps)
+        return sum(len(turn.rungs) for turn in self.turns(timesteps, speed))
 
 
 def weigh(ladder: Ladder) -> list[tuple[Rung, float]]:

@@ -34,7 +34,7 @@ from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import decode_video, encode_video
 from humo.encoding import EncodingMixin
 from humo.geometry import Geometry
-from humo.guidance import Mode
+from humo.guidance import SPEEDS, Mode, SpeedName
 from humo.long import EMPTY, Shelf, Stretch, walk
 from humo.lora import HuMoLoraLoaderMixin
 from humo.model.audio import SpeechEncoder
@@ -125,6 +125,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             scheduler,
             noise,
             see=self._see,
+            speed=SPEEDS[plan.request.speed],
             held=held,
             batch_passes=batch_passes,
             on_step=on_step,
@@ -278,6 +279,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         scale_audio: float | None = None,
         scale_image: float | None = None,
         switch_timestep: float | None = None,
+        speed: SpeedName | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
@@ -297,8 +299,8 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             audio: a sound (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
             mode: T, TI, TA or TIA; by default what is given.
             negative_prompt, width, height, num_frames, window, overlap, num_inference_steps, shift, scale_text,
-            scale_audio, scale_image, switch_timestep: as `GenerateRequest`; by default the preset's published values,
-                and as long as the sound.
+            scale_audio, scale_image, switch_timestep, speed: as `GenerateRequest`; by default the preset's published
+                values, and as long as the sound.
             generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
             latents: initial noise (B, C, L, H, W) instead.
             prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
@@ -328,6 +330,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             "scale_audio": scale_audio,
             "scale_image": scale_image,
             "switch_timestep": switch_timestep,
+            "speed": speed,
         }
         check_choices(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         clips = clips_of_call(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from humo.console import table
 from humo.geometry import AUDIO_WINDOW
-from humo.guidance import weigh
+from humo.guidance import SPEEDS
 from humo.jobs import Result
 from humo.request import Plan
 
@@ -22,7 +22,7 @@ def describe_plan(plan: Plan) -> Told:
     """What would be made: the resolved request, sizes in every unit, network passes, notes."""
     geometry, request = plan.geometry, plan.request
     fields = request.model_dump(mode="json", exclude_none=True)
-    per_step = Counter(len(weigh(plan.guidance.at(timestep))) for timestep in plan.timesteps)
+    per_step = Counter(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps, SPEEDS[request.speed]))
     sizes = {
         "width": geometry.width,
         "height": geometry.height,

@@ -34,7 +34,7 @@ from humo.geometry import (
     snap_frames,
     windows_of,
 )
-from humo.guidance import MODES, Guidance, Mode, Scales
+from humo.guidance import MODES, SPEEDS, Guidance, Mode, Scales, SpeedName
 from humo.limits import MAX_AUDIO_SECONDS
 from humo.presets import Preset
 from humo.schedule import timesteps
@@ -79,6 +79,7 @@ class GenerateRequest(BaseModel):
     switch_timestep: float | None = Field(
         None, ge=0.0, le=1000.0, description="timestep above which the text lays the scene out"
     )
+    speed: SpeedName = Field("exact", description="spare network passes, at some cost in quality")
     vocals: FileName | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
@@ -216,7 +217,7 @@ class Plan:
     @property
     def passes(self) -> int:
         """Network passes the run takes."""
-        return self.guidance.passes(self.timesteps) * len(self.windows)
+        return self.guidance.passes(self.timesteps, SPEEDS[self.request.speed]) * len(self.windows)
 
 
 def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None = None) -> Plan:

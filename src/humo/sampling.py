@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from humo.conditioning.conditions import Conditions, stack
-from humo.guidance import Guidance, Rung, weigh
+from humo.guidance import SPEEDS, Guidance, Rung, Speed
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Any], Tensor]
@@ -56,6 +56,7 @@ def denoise(
     latents_BCLHW: Tensor,
     *,
     see: Callable[[Conditions], Any] = lambda conditions: conditions,
+    speed: Speed = SPEEDS["exact"],
     held: Held | None = None,
     batch_passes: bool = False,
     on_step: OnStep | None = None,
@@ -69,6 +70,7 @@ def denoise(
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
         see: what the network takes for conditions; once for each rung, since they do not change with the timestep.
+        speed: which steps are spared passes.
         held: the first latent frames, where they are known already.
         batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
         on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
@@ -82,8 +84,10 @@ def denoise(
         kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
         return see(stack(kept))
 
-    for step, timestep in enumerate(scheduler.timesteps):
-        rungs = weigh(guidance.at(float(timestep)))
+    difference = torch.zeros_like(latents_BCLHW)
+    turns = guidance.turns([float(timestep) for timestep in scheduler.timesteps], speed)
+    for step, (timestep, turn) in enumerate(zip(scheduler.timesteps, turns, strict=True)):
+        rungs = turn.rungs
         if batch_passes:
             inputs = latents_BCLHW.repeat(len(rungs), 1, 1, 1, 1)
             seen = view(*(rung for rung, _ in rungs))
@@ -94,6 +98,10 @@ def denoise(
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one
+        if turn.again:
+            total += difference
+        else:
+            difference = total - passes[-1]
         if held is not None:
             total = held.steer(total, latents_BCLHW, scheduler.sigmas[step])
         data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total

@@ -11,7 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from humo.guidance import CONSTANT, MODES, TIME_ADAPTIVE, Guidance, Ladder, Rung, Scales, Table, steady, weigh
+from humo.guidance import (
+    CONSTANT,
+    MODES,
+    SPEEDS,
+    TIME_ADAPTIVE,
+    Guidance,
+    Ladder,
+    Rung,
+    Scales,
+    Speed,
+    Table,
+    Turn,
+    steady,
+    weigh,
+)
 from humo.presets import HUMO_1_7B, HUMO_17B
 from humo.schedule import timesteps
 
@@ -148,3 +162,26 @@ def test_passes_are_counted_over_the_timesteps_of_a_run() -> None:
     assert 0 < early < 50
     assert adaptive.passes(run) == 2 * early + (50 - early)
     assert steady(Rung("T")).passes(run) == 50
+
+
+def test_at_less_than_exact_speed_some_steps_run_their_last_pass_alone() -> None:
+    ladder = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
+    guidance = steady(*ladder)
+    turns = guidance.turns([900, 800, 700, 600, 500], Speed(again=1, guided_above=600.0))
+    alone = ((Rung("TA", 3.0), 1.0),)
+    whole = tuple(weigh(ladder))
+    assert turns == [Turn(whole), Turn(alone, again=True), Turn(whole), Turn(alone), Turn(alone)]
+    assert guidance.passes([900, 800, 700, 600, 500], Speed(again=1, guided_above=600.0)) == 9
+    assert [turn.rungs for turn in guidance.turns([900, 100])] == [whole, whole]
+
+
+def test_a_difference_is_not_carried_over_from_one_ladder_to_another() -> None:
+    early, late = (Rung("I"), Rung("TI", 5.0)), (Rung(""), Rung("TI", 3.0))
+    turns = Guidance(early, late, 750.0).turns([900, 800, 700, 600], Speed(again=3))
+    assert [turn.again for turn in turns] == [False, True, False, True]
+
+
+def test_a_ladder_whose_last_pass_counts_for_nothing_is_spared_nothing() -> None:
+    guidance = steady(Rung(""), Rung("T", 2.0), Rung("TA", 0.0))
+    turns = guidance.turns([900, 800, 10], SPEEDS["fast"])
+    assert all(len(turn.rungs) == 2 and not turn.again for turn in turns)
