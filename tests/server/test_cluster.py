@@ -72,6 +72,7 @@ def test_machines_share_the_jobs_and_one_that_is_lost_loses_none(ray: Nodes, tmp
         assert made == {job_id: (videos / f"{job_id}.mp4").stat().st_mtime_ns for job_id in jobs}, "none made twice"
         assert len({read_video(videos / f"{job_id}.mp4").frames.tobytes() for job_id in jobs}) == len(jobs)
         check_clients_see_no_difference(running)
+        check_workers_outlive_a_service_that_is_killed(running, url)
         assert running.stop() == 130
         assert not (running.folder / "cluster.token").exists()
         assert not list((running.folder / "running").iterdir())
@@ -95,11 +96,23 @@ def check_clients_see_no_difference(running: Running) -> None:
     assert not list((running.folder / "videos").glob(f"{cancelled}*"))
 
 
+def check_workers_outlive_a_service_that_is_killed(running: Running, url: str) -> None:
+    """They make what waits; the next start has workers of its own, and knows what was made."""
+    job_id = running.ask(seed=9)
+    running.kill()
+    ledger = Ledger(url)
+    wait_for(lambda: (job := ledger.find(job_id)) and job.state.has_ended)
+    ledger.close()
+    running.start()
+    assert running.look(job_id)["status"] == "completed"
+
+
 SEES = """
-import json, sys
+import json, sys, time
 from pathlib import Path
 from humo.errors import RequestError
 from humo.server import cluster
+from humo.server.settings import Settings
 address, folder = sys.argv[1:]
 cluster.connect(address, None)
 (Path(folder) / cluster.TOKEN).write_text("right")
@@ -110,6 +123,11 @@ for change in json.load(sys.stdin):
         print("fit")
     except RequestError as error:
         print(error)
+workers = cluster.Cluster(Settings(Path(folder)), "sqlite:///x", None)
+workers._running, workers._seen = 2, time.monotonic()
+print(workers.running, "and after a silence", end=" ")
+workers._seen -= cluster.SILENCE_SECONDS
+print(workers.running)
 """
 
 
@@ -129,6 +147,7 @@ def test_a_machine_that_does_not_see_what_it_must_is_refused(ray: Nodes, tmp_pat
     words = [sys.executable, "-W", "ignore", "-c", SEES, ray.address, str(tmp_path)]
     changes = json.dumps([change for change, _ in cases])
     lines = subprocess.run(words, input=changes, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    assert lines.pop() == "2 and after a silence 0"
     assert len(lines) == len(cases), "one line each"
     for line, (_, said) in zip(lines, cases, strict=True):
         assert line.startswith(said)

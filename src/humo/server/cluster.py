@@ -19,6 +19,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ SIGHT_SECONDS = 60.0
 
 LOOK_SECONDS = 1.0
 """So often it is looked which replicas there are."""
+
+SILENCE_SECONDS = 15.0
+"""After which nothing is known of them; Ray itself waits a minute for its head, and then ends this process."""
 
 HEALTH_SECONDS = 5.0
 """Between two health checks; a replica that fails three in a row is replaced."""
@@ -192,8 +196,14 @@ class Cluster:
         self._known: set[str] = set()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.running = self.restarts = 0
+        self.restarts = 0
+        self._running, self._seen = 0, 0.0
         self._problem = ""
+
+    @property
+    def running(self) -> int:
+        """How many are there, as far as is known."""
+        return self._running if time.monotonic() - self._seen < SILENCE_SECONDS else 0
 
     def start(self) -> None:
         """Look whether the machines can work, and have Serve keep replicas on them.
@@ -263,7 +273,7 @@ class Cluster:
             logger.warning("%s was begun by a worker that is lost, and is queued again", job)
         found = serve.status().applications.get(self._name)
         told = None if found is None else found.deployments.get(DEPLOYMENT)
-        self.running = 0 if told is None else told.replica_states.get("RUNNING", 0)
+        self._running, self._seen = 0 if told is None else told.replica_states.get("RUNNING", 0), time.monotonic()
         problem = "" if told is None else told.message
         if problem and problem != self._problem:
             logger.warning("the workers: %s", problem)
