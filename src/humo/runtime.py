@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.checkpoints.hub import EMBEDDED
 from humo.errors import CheckpointError, DependencyError
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def modelscope_endpoint() -> str | None:
 def folder_of(model: str | os.PathLike[str] | None) -> Path:
     """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
     if model is None:
+        from humo.checkpoints.hub import EMBEDDED
+
         return EMBEDDED
     folder = Path(model)
     kept = models_folder() / folder

@@ -269,8 +269,12 @@ def test_a_dry_run_loads_neither_torch_nor_weights(desk: Path, tiny_model_folder
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["generate", "--help"], ["convert", "--help"]])
-def test_help_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "most"),
+    # a request's options are those of its pydantic model, whose making alone takes a quarter of a second or more
+    [(["--help"], 0.5), (["--version"], 0.5), (["convert", "--help"], 0.5), (["generate", "--help"], 1.0)],
+)
+def test_help_is_fast_and_loads_nothing_heavy(words: list[str], most: float) -> None:
     script = (
         "import sys; from humo.cli import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'numpy', 'av', 'rich', 'PIL', 'transformers'} & set(sys.modules);"
@@ -284,7 +288,7 @@ def test_help_is_fast_and_loads_nothing_heavy(words: list[str]) -> None:
         spent = (ended.children_user - begun.children_user) + (ended.children_system - begun.children_system)
         times.append(spent)
         assert done.returncode == 0, done.stderr
-    assert min(times) < 0.5  # seconds of the processor, which other programs do not lengthen much
+    assert min(times) < most  # seconds of the processor, which other programs do not lengthen much
     assert "humo" in done.stdout
 
 

@@ -18,7 +18,7 @@ from tests.server.running import Running, wait_for
 
 pytestmark = pytest.mark.soak
 
-KILLS = 100
+KILLS = int(os.environ.get("HUMO_SOAK_KILLS", "100"))
 AGAIN_SECONDS = 10.0
 """In which the service answers and a worker takes jobs up after a kill."""
 
