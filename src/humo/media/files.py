@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -39,6 +40,20 @@ def check_file(path: Path, field: str) -> None:
 def reason(error: Exception) -> str:
     """The words of an error without its number and path."""
     return str(getattr(error, "strerror", None) or error)
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Numbers of errors that mean that no more may be written."""
+
+
+def storage_error(error: OSError, field: str = "data") -> StorageError:
+    """What to tell of a write that failed.
+
+    Args:
+        error: of the system.
+        field: the user's word for what was written.
+    """
+    return StorageError(field, f"cannot be written ({reason(error)})", "make room on the disk, or see to its rights")
 
 
 def hash_file(path: str | Path, counted: Callable[[int], None] = lambda count: None) -> str:

@@ -20,6 +20,7 @@ from starlette.formparsers import MultiPartException
 
 from humo import __version__
 from humo.errors import HumoError, RequestError, StorageError
+from humo.media.files import NO_ROOM, storage_error
 from humo.server.guard import BodyLimit, Guard, owner_in, refusal
 from humo.server.keys import Keys
 from humo.server.ledger import Job
@@ -349,6 +350,12 @@ def _explain(app: FastAPI) -> None:
     async def ours(request: Request, error: HumoError) -> JSONResponse:
         status, code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
         return refusal(status, _service(request).store.without_places(str(error)), code, error.field)
+
+    @app.exception_handler(OSError)
+    async def system(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in NO_ROOM:  # of a body that was put aside while it came
+            return await ours(request, storage_error(error))
+        return await unknown(request, error)
 
     @app.exception_handler(RequestValidationError)
     async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:

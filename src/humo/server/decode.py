@@ -1,7 +1,7 @@
 """Decodes one file from outside, in a process of its own that can do little harm.
 
 ``python -m humo.server.decode`` loads what it needs, then reads a line of JSON that says what to do: exit code 0 and a
-file written anew, or 1 and ``{"problem", "remedy"}``. Without a line it ends.
+file written anew, or 1 and ``{"problem", "remedy"}`` or ``{"no_room"}``. Without a line it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from humo.errors import HumoError
 from humo.media.audio import load_track, probe_sound
+from humo.media.files import NO_ROOM, storage_error
 from humo.media.image import load_image
 
 FULL_SCALE = 32767
@@ -71,6 +72,11 @@ def main(told: dict[str, Any]) -> int:
             sound(source, target, field, told["seconds"])
     except HumoError as error:
         print(json.dumps({"problem": error.problem.replace(repr(source.name), "it"), "remedy": error.remedy}))
+        return 1
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(json.dumps({"no_room": storage_error(error).problem}))
         return 1
     except MemoryError:
         print(json.dumps({"problem": "needs more memory than is allowed", "remedy": "give a smaller file"}))

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from humo.errors import MediaError, RequestError, StorageError
+from humo.errors import HumoError, MediaError, RequestError, StorageError
 from humo.limits import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
-from humo.media.files import reason
+from humo.media.files import storage_error
 
 Kind = Literal["image", "audio"]
 
@@ -184,14 +184,15 @@ def _folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="humo-") as folder:
             yield Path(folder)
     except OSError as error:
-        problem = f"cannot be looked at ({reason(error)})"
-        raise StorageError("data", problem, "make room in the service's folder for temporary files") from error
+        raise storage_error(error) from error
 
 
-def _refusal(said: bytes, field: str) -> MediaError:
+def _refusal(said: bytes, field: str) -> HumoError:
     """What the child said of a file, or that it died of it."""
     try:
         told = json.loads(said)
+        if "no_room" in told:
+            return StorageError("data", str(told["no_room"]), "make room in the folder for temporary files")
         return MediaError(field, str(told["problem"]), str(told["remedy"]))
     except (ValueError, KeyError, TypeError):
         return MediaError(field, "cannot be decoded within this service's limits", "give another file")

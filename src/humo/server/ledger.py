@@ -2,7 +2,7 @@
 
     queued ──────► in_progress ──────► completed
        │                │  ▲  └──────► failed        (what was wrong is told)
-       │                └──┘ the worker died: queued again, under the same name, for whichever is free
+       │                └──┘ the worker died, or its word could not be written: queued again, under the same name
        └────────────────┴────────────► cancelled     (told to clients as failed, code "cancelled")
 
 A job is in the ledger before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
@@ -14,14 +14,15 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from dbos import DBOS, DBOSClient, EnqueueOptions, Serializer
+from sqlalchemy.exc import OperationalError
 
 from humo.errors import StorageError
 
@@ -114,7 +115,7 @@ class Ledger:
         url: ``sqlite:///FILE`` or ``postgresql://...``; its tables are made where they are missing.
 
     Raises:
-        StorageError: it cannot be opened.
+        StorageError: it cannot be opened; and from every method, that it cannot be read or written.
     """
 
     def __init__(self, url: str) -> None:
@@ -132,6 +133,10 @@ class Ledger:
             problem = f"cannot be opened ({error})"
             raise StorageError("database", problem, "check its address, and whether it can be written") from error
 
+    def _list(self, **which: Any) -> list[Any]:
+        with _explained():
+            return self._client.list_workflows(**which)
+
     def submit(self, job_id: str, owner: str, asked: Mapping[str, Any]) -> Job:
         """Take a job in; one that is there under that name stays as it is.
 
@@ -145,14 +150,15 @@ class Ledger:
             "app_version": VERSION,
             "authenticated_user": owner,
         }
-        self._client.enqueue(options, dict(asked))
+        with _explained():
+            self._client.enqueue(options, dict(asked))
         found = self.find(job_id)
         assert found is not None
         return found
 
     def find(self, job_id: str) -> Job | None:
         """A job by its name."""
-        found = self._client.list_workflows(workflow_ids=[job_id])
+        found = self._list(workflow_ids=[job_id])
         return _job(found[0]) if found else None
 
     def jobs(
@@ -170,37 +176,42 @@ class Ledger:
         if after is not None:
             moment = datetime.fromtimestamp(after.created, UTC).isoformat(timespec="milliseconds")
             border = {"end_time" if newest_first else "start_time": moment}
-        found = self._client.list_workflows(
-            name=WORKFLOW, user=owner, limit=limit + SAME_MOMENT, sort_desc=newest_first, **border
-        )
+        found = self._list(name=WORKFLOW, user=owner, limit=limit + SAME_MOMENT, sort_desc=newest_first, **border)
         jobs = [_job(one) for one in found]
         places = [place for place, job in enumerate(jobs) if after is not None and job.id == after.id]
         return jobs[places[0] + 1 if places else 0 :][:limit]
 
     def unfinished(self) -> list[Job]:
         """All jobs that have not ended."""
-        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, status=_UNFINISHED)]
+        return [_job(one) for one in self._list(name=WORKFLOW, status=_UNFINISHED)]
 
     def kept(self) -> list[Job]:
         """All jobs, ended or not."""
-        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, load_output=False)]
+        return [_job(one) for one in self._list(name=WORKFLOW, load_output=False)]
 
     def states(self) -> list[State]:
         """Of all jobs that are kept."""
-        return [_job(one).state for one in self._client.list_workflows(name=WORKFLOW, load_input=False)]
+        return [_job(one).state for one in self._list(name=WORKFLOW, load_input=False)]
 
     def ended(self, before: float) -> list[Job]:
         """Jobs that ended before a moment, in seconds since 1970."""
         moment = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
-        return [_job(one) for one in self._client.list_workflows(name=WORKFLOW, completed_before=moment)]
+        return [_job(one) for one in self._list(name=WORKFLOW, completed_before=moment)]
 
     def cancel(self, job_id: str) -> None:
         """End a job that has not ended; its worker learns of it within a step."""
-        self._client.cancel_workflow(job_id)
+        with _explained():
+            self._client.cancel_workflow(job_id)
 
     def forget(self, job_id: str) -> None:
         """Take a job out."""
-        self._client.delete_workflow(job_id)
+        with _explained():
+            self._client.delete_workflow(job_id)
+
+    def hear_again(self, job_id: str) -> None:
+        """Give a job that is in progress back to the workers: what came of it could not be written down."""
+        with _explained():
+            self._client.resume_workflow(job_id, queue_name=QUEUE)
 
     def put_back(self, alive: Callable[[], Collection[str]]) -> list[str]:
         """Queue anew what workers had begun that are no more: once, whoever does so and however often.
@@ -221,6 +232,20 @@ class Ledger:
     def close(self) -> None:
         """Let go of the database."""
         self._client.destroy()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the database cannot do is told.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        yield
+    except OperationalError as error:
+        problem = f"cannot be used ({error.orig})"
+        raise StorageError("database", problem, "make room on its disk, and see whether it can be reached") from error
 
 
 def _job(found: Any) -> Job:

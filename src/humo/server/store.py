@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import StorageError
-from humo.media.files import reason, replacing
+from humo.media.files import reason, replacing, storage_error
 
 VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
 """What there is of a finished job -> the suffix of its file."""
@@ -203,4 +203,4 @@ def write(path: Path, content: bytes, *, durable: bool = False) -> None:
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        raise StorageError("data", f"cannot be written ({reason(error)})", "make room on the service's disk") from error
+        raise storage_error(error) from error

@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from humo.errors import MediaError, RequestError
+from humo.media.files import storage_error
 from humo.server.intake import Limits
 from humo.server.store import Store, write
 
@@ -85,6 +86,8 @@ class Uploads:
                     if (file.size or 0) > most:
                         raise MediaError("files", f"one is larger than {most // 2**20} MiB", "give a smaller file")
                 return [await self._keep(await file.read(), str(file.filename), owner) for file in files]
+        except OSError as error:
+            raise storage_error(error) from error
         except (MultiPartException, HTTPException):
             remedy = f"give at most {self._limits.images} files at once"
             raise RequestError("files", "are not a form that can be read", remedy) from None

@@ -6,10 +6,13 @@ It ends when the one that started it is gone, so that no two processes of one na
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +22,10 @@ from PIL import Image
 
 from humo.errors import HumoError, StorageError
 from humo.jobs import Engine, build_request, prepare, run
-from humo.media.files import replacing
+from humo.media.files import NO_ROOM, storage_error
 from humo.progress import Event
 from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
-from humo.server.store import ENOUGH, Store
+from humo.server.store import ENOUGH, Store, write
 
 TELL_SECONDS = 0.2
 """At most so often the progress is written down."""
@@ -33,6 +36,9 @@ PREVIEW_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 """So often a worker looks whether its job was cancelled."""
 
+WRITTEN_SECONDS = 2.0
+"""In which the end of a job is in the ledger, if there is room for it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +48,15 @@ class Cancelled(Exception):  # noqa: N818 - not an error
 
 class Lost(Exception):  # noqa: N818 - not an error
     """The job was begun anew by another worker: this one was taken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What came of a job: what was said of it, when (on the monotonic clock), and the moment at which it was begun."""
+
+    told: JSON
+    moment: float
+    started: float | None
 
 
 class Worker:
@@ -56,37 +71,64 @@ class Worker:
     def __init__(self, store: Store, ledger: Ledger, device: str) -> None:
         self._store, self._ledger, self._device = store, ledger, device
         self._engine = Engine()
+        self._ends: dict[str, End] = {}
+        self._unheard: dict[str, JSON] = {}
 
     def make(self, job_id: str, asked: JSON) -> JSON:
-        """Make the video of a job.
+        """Make the video of a job, unless it was made and only could not be written down.
 
         Returns:
             what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
-        try:
-            told = self._tried(job_id, asked)
-        except Lost:  # its files are the other one's, and nobody hears what this one says
-            return {"error": {"code": "worker_lost", "message": "another worker makes it"}}
-        self._store.settle(job_id)
+        begun = self._ledger.find(job_id)
+        told = self._unheard.pop(job_id, None)
+        if told is None or ("video" in told and not self._store.output(job_id).is_file()):
+            try:
+                told = self._attempt(job_id, asked)
+            except Lost:  # its files are the other one's, and nobody hears what this one says
+                return _failed("worker_lost", "another worker makes it")
+        self._ends[job_id] = End(told, time.monotonic(), None if begun is None else begun.started)
         return told
 
-    def _tried(self, job_id: str, asked: JSON) -> JSON:
+    def see_to_it(self) -> None:
+        """Look whether the ends of jobs were written down; where there was no room for that, they are once more."""
+        for job_id, end in list(self._ends.items()):
+            if time.monotonic() - end.moment > WRITTEN_SECONDS:
+                job = self._ledger.find(job_id)
+                # one that was begun at another moment is another worker's by now
+                if job is not None and job.state is State.IN_PROGRESS and job.started == end.started:
+                    self._unheard[job_id] = end.told
+                    self._ledger.hear_again(job_id)
+                del self._ends[job_id]
+
+    def _attempt(self, job_id: str, asked: JSON) -> JSON:
+        told = self._outcome(job_id, asked)
+        try:
+            if "error" in told:
+                self._store.remove(job_id)  # of what failed, nothing is left
+            self._store.settle(job_id)
+        except OSError:  # the folder itself is at fault, and the job's end says so
+            logger.exception("of job %s something may be left", job_id)
+        return told
+
+    def _outcome(self, job_id: str, asked: JSON) -> JSON:
         try:
             return {"video": self._make(job_id, asked)}
         except Lost:
             raise
         except Cancelled:
-            self._store.remove(job_id)
-            return {"error": {"code": "cancelled", "message": "cancelled"}}
+            return _failed("cancelled", "cancelled")
         except HumoError as error:
             code = "storage" if isinstance(error, StorageError) else "invalid_request"
-            return {"error": {"code": code, "message": self._store.without_places(str(error))}}
+            return _failed(code, self._store.without_places(str(error)))
         except MemoryError:
-            return {"error": {"code": "out_of_memory", "message": "too large for this machine's memory; ask for less"}}
+            return _failed("out_of_memory", "too large for this machine's memory; ask for less")
         except Exception as error:  # a fault of ours must not take the worker with it
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                return _failed("storage", str(storage_error(error)))
             logger.exception("job %s failed", job_id)
             code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
-            return {"error": {"code": code, "message": f"{type(error).__name__}: {error}"}}
+            return _failed(code, f"{type(error).__name__}: {error}")
 
     def _make(self, job_id: str, asked: JSON) -> JSON:
         fields = self._store.fields(asked["fields"]) | {
@@ -118,10 +160,19 @@ class Worker:
         save_picture(frame, self._store.output(job_id, "thumbnail"))
 
 
+def _failed(code: str, message: str) -> JSON:
+    return {"error": {"code": code, "message": message}}
+
+
 def save_picture(frame: NDArray[np.uint8], path: Path) -> None:
-    """Write a frame (H, W, 3) as PNG."""
-    with replacing(path, "data") as part:
-        Image.fromarray(frame).save(part, format="PNG")
+    """Write a frame (H, W, 3) as PNG.
+
+    Raises:
+        StorageError: there is no room.
+    """
+    content = io.BytesIO()
+    Image.fromarray(frame).save(content, format="PNG")
+    write(path, content.getvalue())
 
 
 class Listener:
@@ -218,6 +269,16 @@ def work(folder: Path, database: str, name: str, device: str) -> None:
 
     DBOS.listen_queues([QUEUE])
     DBOS.launch()
+    threading.Thread(target=_end_with_the_service, daemon=True).start()
+    while True:
+        time.sleep(WRITTEN_SECONDS)
+        try:
+            worker.see_to_it()
+        except StorageError as error:  # still no room
+            logger.warning("%s", error)
+
+
+def _end_with_the_service() -> None:
     sys.stdin.read()
     os._exit(0)  # whatever is at work is begun anew by the next of this name
 
