@@ -18,11 +18,9 @@ from humo.presets import ReferenceEntry
 from humo.training.batches import Collator, Slot
 from humo.training.cache import (
     Cache,
-    at_rate,
     face_name,
     load,
     lower_middle,
-    nearest_size,
     on_tokens,
     per_latent,
     spread,
@@ -31,6 +29,7 @@ from humo.training.cache import (
 from humo.training.config import Data
 from humo.training.dataset import of_split, read_truth, scan
 from humo.training.encoders import Encoders
+from humo.training.fitting import at_rate, nearest_size
 from humo.training.train import train
 from humo.training.views import FACES, faces, views
 from tests.training.made_up import FRAMES, SIDE, recipe, write_clip

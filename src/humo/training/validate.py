@@ -16,9 +16,10 @@ from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
 from humo.request import parse_request, resolve
 from humo.training.batches import Batch, Bucket, Collator, Slot
-from humo.training.cache import Entry, nearest_size
+from humo.training.cache import Entry
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import ClipFiles
+from humo.training.fitting import nearest_size
 from humo.training.objective import add_noise, timestep_of, velocity_loss
 
 LEVELS = (0.3, 0.6, 0.85, 0.95)
