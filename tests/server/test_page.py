@@ -34,7 +34,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--autoplay-policy=no-user-gesture-required",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+            ],
         )
         yield found
         found.close()
@@ -122,7 +128,31 @@ def test_files_are_dropped_in_and_need_consent(page: Page) -> None:
     expect(page.locator("#consent")).not_to_be_visible()
 
 
+def test_a_sound_that_was_dropped_in_is_played(page: Page) -> None:
+    page.locator("#sound input[type=file]").set_input_files(EXAMPLES / "woman.wav")
+    expect(page.get_by_text("with the sound")).to_be_visible()
+    page.locator("#sound").get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator("#sound time").first).not_to_have_text("0:00")
+
+
+def test_a_sound_is_recorded(browser: Browser, running: Running) -> None:
+    page = browser.new_context(permissions=["microphone"]).new_page()
+    opened(page, running)
+    page.locator("#sound").get_by_role("button", name="Record audio").click()
+    page.locator("#sound").get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1500)  # of a microphone that the browser makes up
+    page.locator("#sound").get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_text("with the sound")).to_be_visible()
+    page.context.close()
+
+
 def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path) -> None:
+    five = [tmp_path / f"{number}.png" for number in range(5)]
+    for path in five:
+        path.write_bytes((EXAMPLES / "woman.png").read_bytes())
+    page.locator("#pictures input[type=file]").set_input_files(five)
+    expect(page.locator("[role=alert]")).to_contain_text("pictures: are 5; at most 4")
+    page.locator("#pictures").get_by_label("Clear").click()
     lie = tmp_path / "lie.png"
     lie.write_bytes(b"this is no picture")
     page.locator("#pictures input[type=file]").set_input_files(lie)

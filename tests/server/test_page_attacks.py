@@ -470,8 +470,8 @@ def test_too_much_at_once_is_refused_and_leaves_nothing(target: Target) -> None:
 
     before = waiting()
     with target.client() as client:
-        five = [("files", (f"{number}.png", PICTURE)) for number in range(5)]
-        answer = client.post("/ui/gradio_api/upload", files=five)
+        many = [("files", (f"{number}.png", PICTURE)) for number in range(17)]
+        answer = client.post("/ui/gradio_api/upload", files=many)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "files")
         answer = client.post("/ui/gradio_api/upload", files=[("files", ("a.wav", bytes(26 * 2**20)))])
         assert (answer.status_code, answer.json()["error"]["message"]) == (

@@ -23,6 +23,9 @@ from humo.media.files import storage_error
 from humo.server.intake import Limits
 from humo.server.store import Store, write
 
+MOST_AT_ONCE = 16
+"""Files in one form; that a request takes fewer pictures is the page's to say."""
+
 MOST_FIELDS = 10
 """Of a form that brings files, beside the files."""
 
@@ -78,7 +81,7 @@ class Uploads:
         """
         most = max(self._limits.image_bytes, self._limits.audio_bytes)
         try:
-            async with request.form(max_files=self._limits.images, max_fields=MOST_FIELDS) as form:
+            async with request.form(max_files=MOST_AT_ONCE, max_fields=MOST_FIELDS) as form:
                 files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
                 if not files:
                     raise RequestError("files", "are not there", "send them as parts of a form")
@@ -89,8 +92,9 @@ class Uploads:
         except OSError as error:
             raise storage_error(error) from error
         except (MultiPartException, HTTPException):
-            remedy = f"give at most {self._limits.images} files at once"
-            raise RequestError("files", "are not a form that can be read", remedy) from None
+            raise RequestError(
+                "files", "are not a form that can be read", f"give at most {MOST_AT_ONCE} files at once"
+            ) from None
 
     def find(self, name: object, owner: str) -> Upload | None:
         """A file by the name it was given, if it is this owner's and still there."""
