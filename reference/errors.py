@@ -31,7 +31,14 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Models": (
         "`--model`, `humo models`: folders, downloads, sums.",
-        ("checkpoints.hub", "checkpoints.manifest", "checkpoints.download", "modelscli"),
+        (
+            "checkpoints.hub",
+            "checkpoints.manifest",
+            "checkpoints.download",
+            "checkpoints.huggingface",
+            "checkpoints.modelscope",
+            "modelscli",
+        ),
     ),
     "Converting weights": (
         "`humo convert`, `humo models import`. [What is read](../conversion.md).",
@@ -62,6 +69,9 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "server.intake",
             "server.remote",
             "server.page",
+            "server.pageguard",
+            "server.uploads",
+            "server.cluster",
         ),
     ),
     "Making data": (

@@ -76,8 +76,8 @@ SpeedName = Literal["exact", "balanced", "fast"]
 
 SPEEDS: Mapping[SpeedName, Speed] = {
     "exact": Speed(),
-    "balanced": Speed(again=1, guided_above=600.0),
-    "fast": Speed(again=3, guided_above=800.0),
+    "balanced": Speed(again=1),
+    "fast": Speed(again=3, guided_above=400.0),
 }
 """What each costs in quality: docs/speed.md."""
 

@@ -22,9 +22,9 @@ KILLS = int(os.environ.get("HUMO_SOAK_KILLS", "100"))
 AGAIN_SECONDS = 10.0
 """In which the service answers and a worker takes jobs up after a kill."""
 
-JOBS, CLIENTS = 500, 8
+JOBS, CLIENTS = int(os.environ.get("HUMO_SOAK_JOBS", "500")), 8
 MINUTES = float(os.environ.get("HUMO_SOAK_MINUTES", "30"))
-WARM_JOBS = 100
+WARM_JOBS = JOBS // 5
 """After which memory is compared: what is loaded once is loaded by then."""
 
 MEGABYTES_PER_100_JOBS = 1.0

@@ -106,7 +106,7 @@ class PageGuard:
                 return self._pass(request, query=_asked(request), body=json.dumps(event).encode())
             if inner == "upload":
                 return JSONResponse(await self._uploads.receive(request, owner))
-        return refusal(404, "there is nothing here", "not_found")
+        return refusal(404, "there is nothing here; the page is at /ui", "not_found")
 
     # -- what is written anew -----------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class PageGuard:
         """A file that waits, to be looked at by the one who brought it."""
         found = self._uploads.find(name, owner)
         if found is None:
-            return refusal(404, "there is no such file", "not_found")
+            return refusal(404, "there is no such file; give it once more", "not_found")
         return FileResponse(
             found.path,
             media_type=_kind(found.title),
