@@ -17,7 +17,7 @@ PAGES = (
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / folder / "README.md" for folder in ("examples", "benchmarks", "comfyui")),
 )
-PROGRAMS = frozenset({"humo", "pip", "make", "curl", "docker", "python", "torchrun", "cp"})
+PROGRAMS = frozenset({"humo", "pip", "make", "curl", "docker", "python", "torchrun", "cp", "ray"})
 SETTINGS = frozenset({"toml", "yaml", "json"})
 
 

@@ -190,6 +190,12 @@ def _docker(words: list[str], line: str) -> None:
         do(inside)
 
 
+def _ray(words: list[str], line: str) -> None:
+    """A head, or a machine that joins one."""
+    assert words[1] == "start"
+    assert words[2] in ("--head", "--address")
+
+
 def _cp(words: list[str], line: str) -> None:
     assert (ROOT / words[-2]).exists()
 
@@ -202,4 +208,5 @@ HANDLERS: Mapping[str, Callable[[list[str], str], None]] = {
     "torchrun": _torchrun,
     "docker": _docker,
     "cp": _cp,
+    "ray": _ray,
 }

@@ -224,6 +224,7 @@ def test_commands_and_options_that_the_text_names_are_there() -> None:
     known = {flag for name in COMMANDS for flag in parser(name)._option_string_actions}
     known |= {"--help", "--version"}
     benchmarks = {"--rounds", "--threads", "--layers", "--size", "--json", "--dtype", "--family", "--steps"}
+    benchmarks |= {"--only", "--cancels"}
     for page, code in _inline():
         if code.startswith("humo ") and (words := code.split())[1] in COMMANDS:
             look_at_usage(code)

@@ -48,7 +48,7 @@ def test_machines_share_the_jobs_and_one_that_is_lost_loses_none(ray: Nodes, tmp
     with postgres() as url:
         words = ["--database", url, "--ray", ray.address]
         running = Running(tmp_path / "service", words, devices=()).start()
-        jobs = [running.ask(seed=number, steps=12 if number < 2 else 1) for number in range(5)]
+        jobs = [running.ask(seed=number, steps=60 if number < 2 else 1) for number in range(5)]
 
         def at_work() -> list[str]:
             return [job_id for job_id in jobs if running.look(job_id)["humo"]["phase"] == "denoise"]
