@@ -198,8 +198,7 @@ def run(
     pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
     output = Path(request.output)
     shelf = FolderShelf(windows or windows_of(output), f"{digest_of(record)} {device} {dtype}")
-    keeps = {"shelf": shelf} if len(plan.windows) > 1 else {}
-    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough, **keeps)
+    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=shelf)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
     if identity is not None:

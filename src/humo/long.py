@@ -81,7 +81,7 @@ def walk(
     make: Make,
     decode: Callable[[Tensor], Tensor],
     still: Callable[[Tensor], Tensor],
-    shelf: Shelf | None = None,
+    shelf: Shelf = EMPTY,
 ) -> Iterator[Stretch]:
     """The windows of a clip, one after the other; a clip that fits into one is one stretch.
 
@@ -93,10 +93,10 @@ def walk(
         make: makes a window.
         decode: decodes what is finished, in its order.
         still: one frame (B, 3, 1, H, W) -> its latent frame (B, C, 1, H, W).
-        shelf: keeps windows; those that are on it are not made again.
+        shelf: keeps windows, where there are several; those that are on it are not made again.
     """
-    shelf, slots, held = shelf or EMPTY, plan.geometry.reference_slots, None
-    windows = plan.windows
+    windows, slots, held = plan.windows, plan.geometry.reference_slots, None
+    shelf = shelf if len(windows) > 1 else EMPTY
     for number, window in enumerate(windows):
         made, ends = shelf.get(number), False
         if made is None:
