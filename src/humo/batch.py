@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,9 @@ class Outcome:
 
 
 Report = Callable[[Outcome], None]
+Work = Sequence[tuple[Row, Plan]]
+Make = Callable[[Work], Iterable[Outcome]]
+"""Makes the videos of rows, and tells what became of each."""
 
 
 def run_batch(
@@ -50,11 +53,9 @@ def run_batch(
     output_folder: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    engine: Engine,
-    listener: Listener = deaf,
+    make: Make,
     report: Report = lambda outcome: None,
     announce: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
-    begin: Callable[[Row], None] = lambda row: None,
 ) -> list[Outcome]:
     """Make the video of every row.
 
@@ -67,11 +68,9 @@ def run_batch(
         output_folder: where videos go; by default the current folder.
         overwrite: make every row anew.
         dry_run: look at every row, make none.
-        engine: keeps the model between rows; rows of one model are made one after another.
-        listener: told of the progress within a row.
+        make: given the rows that are to be made, those of one model one after another.
         report: told of each row's outcome, as soon as it is known.
         announce: told of each row that is to be made, and what is worth saying of it.
-        begin: told of a row when its making begins.
 
     Returns:
         the outcomes, in the rows' order.
@@ -99,15 +98,30 @@ def run_batch(
         else:
             request = plan.request
             work.setdefault((request.model, request.device, request.dtype), []).append((row, plan))
-    for row, plan in (pair for pairs in work.values() for pair in pairs):
-        output = Path(plan.request.output)
-        begin(row)
-        try:
-            outcome = Outcome(row, "made", output, run(plan, engine=engine, listener=listener))
-        except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
-            outcome = Outcome(row, "failed", output, error=error)
+    for outcome in make([pair for pairs in work.values() for pair in pairs]):
         settle(outcome)
     return [outcomes[number] for number in sorted(outcomes)]
+
+
+def make_here(engine: Engine, listener: Listener = deaf, begin: Callable[[Row], None] = lambda row: None) -> Make:
+    """Makes one video after another, in this process.
+
+    Args:
+        engine: keeps the model between rows.
+        listener: told of the progress within a row.
+        begin: told of a row when its making begins.
+    """
+
+    def make(work: Work) -> Iterator[Outcome]:
+        for row, plan in work:
+            output = Path(plan.request.output)
+            begin(row)
+            try:
+                yield Outcome(row, "made", output, run(plan, engine=engine, listener=listener))
+            except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
+                yield Outcome(row, "failed", output, error=error)
+
+    return make
 
 
 def plan_row(

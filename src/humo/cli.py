@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, servecli, traincli, verifycli
 from humo.console import BYTES, Quiet, choose_console
-from humo.errors import HumoError, RequestError, did_you_mean
-from humo.options import Parser, add_request_options, given_fields
+from humo.errors import DependencyError, HumoError, RequestError, did_you_mean
+from humo.options import Parser, add_request_options, check_ray_address, given_fields, whole
 
 if TYPE_CHECKING:
+    from humo.batch import Make
     from humo.jobfiles import JobFile, Row
+    from humo.request import Plan
 
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
@@ -60,12 +62,13 @@ def main(words: Sequence[str]) -> int:
     Returns:
         the exit code; what went wrong has been said in one line.
     """
-    console = choose_console(as_json="--json" in words, quiet="--quiet" in words)
+    helps = os.environ.get("RANK", "0") != "0"  # one of several under torchrun, of which the first one speaks
+    console = choose_console(as_json="--json" in words and not helps, quiet="--quiet" in words or helps)
     try:
         with _terminable():
             return _dispatch(list(words), console)
     except HumoError as error:
-        console.error(error)
+        console.error(f"rank {os.environ['RANK']}: {error}" if helps else error)
         return USAGE
     except KeyboardInterrupt:
         console.error("interrupted; nothing unfinished was left")
@@ -138,6 +141,11 @@ def _generate_options(parser: Parser) -> None:
     _config_option(source)
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and load nothing")
     parser.add_argument("--preview", action="store_true", help="show what is finished of the video while it is made")
+    together = parser.add_argument_group("one clip on several GPUs, under torchrun --no-python")
+    text = "which passes and places of the frame the processes divide: auto, or numbers of processes, as 2x4"
+    together.add_argument("--parallel", metavar="PASSESxPLACES", help=text)
+    text = "the weights of the network and the text encoder are divided, too: for those that fit no GPU whole"
+    together.add_argument("--shard", action="store_true", help=text)
     add_request_options(parser)
 
 
@@ -178,7 +186,29 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
         return DONE
     if options.preview:
         console.note(f"what is finished can be played from {preview_of(Path(plan.request.output))} while it is made")
+    if options.parallel is not None:
+        return _generate_together(plan, options, console)
+    if options.shard:
+        raise RequestError("--shard", "is for several processes", "add --parallel auto, under torchrun")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError("--parallel", "is missing, and there are several processes", "add --parallel auto")
     console.result(*describe_result(run(plan, engine=Engine(), listener=console.progress, preview=options.preview)))
+    return DONE
+
+
+def _generate_together(plan: Plan, options: argparse.Namespace, console: Quiet) -> int:
+    """As one of several ranks; the first one writes the video and tells of it."""
+    from humo.jobs import Engine, help_with, run
+    from humo.ranks import Crew, ranks
+    from humo.report import describe_result
+
+    with ranks(plan.request.device) as here:
+        engine = Engine(Crew(here, options.parallel, shard=options.shard))
+        if not here.first:
+            help_with(plan, engine=engine)
+            return DONE
+        made = run(plan, engine=engine, listener=console.progress, preview=options.preview)
+    console.result(*describe_result(made))
     return DONE
 
 
@@ -225,6 +255,10 @@ def _batch_options(parser: Parser) -> None:
     parser.add_argument("--output-dir", metavar="FOLDER", help="where videos go; default: the current folder")
     parser.add_argument("--overwrite", action="store_true", help="make every row anew, whatever is there")
     parser.add_argument("--dry-run", action="store_true", help="look at every row, and load nothing")
+    text = "workers in the Ray cluster with its head at HOST:PORT, or local: made here; all see the same folders"
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
+    text = "with --ray; by default one a GPU, or one a machine where there are none"
+    parser.add_argument("--workers", metavar="N", help=text)
     _config_option(parser)
     add_request_options(parser)
 
@@ -237,6 +271,10 @@ def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError(
             "--output", "names one video, and a batch makes several", "use --output-dir, or field output"
         )
+    if options.ray is not None:
+        check_ray_address(options.ray)
+    elif options.workers is not None:
+        raise RequestError("--workers", "is said of a Ray cluster", "give --ray ADDRESS, too")
     job = _read_config(options.config, rest, console)
     folder = options.output_dir or job.output_folder
     return _make_rows(Path(options.file), lay_over(job.fields, given), folder, options, console)
@@ -245,7 +283,7 @@ def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 def _make_rows(
     path: Path, defaults: Mapping[str, Any], folder: str | None, options: argparse.Namespace, console: Quiet
 ) -> int:
-    from humo.batch import Outcome, exit_code, run_batch
+    from humo.batch import Outcome, exit_code, make_here, run_batch
     from humo.jobfiles import read_rows
     from humo.jobs import Engine
     from humo.report import describe_outcome, describe_summary
@@ -265,21 +303,36 @@ def _make_rows(
         for note in notes:
             console.note(f"row {row.number} ({row.name}): {note}")
 
+    def begin(row: Row) -> None:
+        console.begin(row.number, row.name)
+
+    make = make_here(Engine(), console.progress, begin)
+    if getattr(options, "ray", None) is not None and not options.dry_run:
+        make = _make_elsewhere(options)
     outcomes = run_batch(
         rows,
         defaults=defaults,
         output_folder=None if folder is None else _folder(folder),
         overwrite=getattr(options, "overwrite", False),
         dry_run=options.dry_run,
-        engine=Engine(),
-        listener=console.progress,
+        make=make,
         report=tell,
         announce=announce,
-        begin=lambda row: console.begin(row.number, row.name),
     )
     code = exit_code(outcomes)
     console.result(*describe_summary(outcomes, code), kind="summary")
     return code
+
+
+def _make_elsewhere(options: argparse.Namespace) -> Make:
+    """By workers in a Ray cluster."""
+    try:
+        from humo.raybatch import make_on
+    except ModuleNotFoundError as error:
+        problem = f"{error.name} is not installed, and a Ray cluster needs it"
+        raise DependencyError("--ray", problem, "pip install 'humo-video[ray]'") from error
+    workers = None if options.workers is None else whole("--workers", options.workers, 1, 10_000)
+    return make_on(options.ray, workers)
 
 
 # -- convert ----------------------------------------------------------------------------------------------------------

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
+    from humo.long import Shelf
     from humo.media.audio import SoundTrack
     from humo.pipeline import HuMoPipeline
+    from humo.ranks import Crew
+    from humo.shelf import FolderShelf
 
     Frame = npt.NDArray[np.uint8]
 
@@ -119,9 +122,14 @@ def preset_of(request: GenerateRequest) -> Preset:
 
 
 class Engine:
-    """Loads pipelines, and keeps the last one for the next request of the same model."""
+    """Loads pipelines, and keeps the last one for the next request of the same model.
 
-    def __init__(self) -> None:
+    Args:
+        crew: the ranks that work on each clip together; one process alone by default.
+    """
+
+    def __init__(self, crew: Crew | None = None) -> None:
+        self.crew = crew
         self._key: tuple[Path, str, str] | None = None
         self._pipeline: HuMoPipeline | None = None
 
@@ -136,6 +144,15 @@ class Engine:
         device = choose_device(request.device)
         return device, choose_dtype(request.dtype, device)
 
+    def settled(self, plan: Plan) -> Plan:
+        """A plan whose device and dtype are those it will run with.
+
+        Raises:
+            DependencyError: the device is not there.
+        """
+        device, dtype = self.settle(plan.request)
+        return replace(plan, request=plan.request.model_copy(update={"device": device, "dtype": dtype}))
+
     def pipeline(self, folder: Path, device: str, dtype: str, listener: Listener = deaf) -> HuMoPipeline:
         """The pipeline of a model folder, loaded unless it was the last one.
 
@@ -148,7 +165,10 @@ class Engine:
         if self._pipeline is None or self._key != key:
             self._key = self._pipeline = None  # the old one leaves memory before the new one comes
             listener(Event("load", 0, 1))
-            self._pipeline = load_pipeline(folder, device=device, dtype=dtype)
+            if self.crew is None:
+                self._pipeline = load_pipeline(folder, device=device, dtype=dtype)
+            else:
+                self._pipeline = self.crew.load(folder, dtype)
             self._key = key
             listener(Event("load", 1, 1))
         return self._pipeline
@@ -184,21 +204,19 @@ def run(
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
     from humo.media.watermark import mark
-    from humo.runtime import folder_of, identity_folder
+    from humo.runtime import identity_folder
     from humo.shelf import FolderShelf
 
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
     watch = Stopwatch(listener)
     identity = open_identity(identity_folder()) if request.marks else None
-    images, sound, track = load_inputs(plan)
-    device, dtype = engine.settle(request)
-    settled = replace(plan, request=request.model_copy(update={"device": device, "dtype": dtype}))
+    settled = engine.settled(plan)
     record = make_record(settled, keep_paths=keep_paths)
-    pipeline = engine.pipeline(folder_of(request.model), device, dtype, watch)
     output = Path(request.output)
-    shelf = FolderShelf(windows or windows_of(output), f"{digest_of(record)} {device} {dtype}")
-    frames = pipeline.run(settled, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=shelf)
+    made_from = f"{digest_of(record)} {settled.request.device} {settled.request.dtype}"
+    shelf = FolderShelf(windows or windows_of(output), made_from)
+    frames, track = _begin(settled, engine, watch, is_enough, shelf)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
     if identity is not None:
@@ -233,6 +251,34 @@ def run(
         seed=request.seed,
         timings=watch.timings,
     )
+
+
+def help_with(plan: Plan, *, engine: Engine) -> None:
+    """Do this rank's part of a video that the first rank writes.
+
+    Args:
+        plan, engine: as in `run`; the engine has a crew.
+    """
+    frames, _ = _begin(engine.settled(plan), engine, Stopwatch(deaf), never, None)
+    for _ in frames:
+        pass
+
+
+def _begin(
+    plan: Plan, engine: Engine, watch: Stopwatch, is_enough: Callable[[], bool], shelf: FolderShelf | None
+) -> tuple[Iterator[Frame], SoundTrack | None]:
+    """The frames of a settled plan as they are made, and the sound of the video."""
+    from humo.long import EMPTY
+    from humo.runtime import folder_of
+
+    request = plan.request
+    images, sound, track = load_inputs(plan)
+    pipeline = engine.pipeline(folder_of(request.model), request.device, request.dtype, watch)
+    kept: Shelf = EMPTY if shelf is None else shelf
+    if engine.crew is not None:
+        engine.crew.join(pipeline, plan)
+        kept = engine.crew.common(kept)
+    return pipeline.run(plan, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=kept), track
 
 
 def windows_of(output: Path) -> Path:

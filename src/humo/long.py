@@ -5,8 +5,9 @@
                            ^ the last finished frame, as the first latent frame that every clip begins with
 
 The still is kept as it is, the shared latent frames less and less from the first to the last, so that one window
-passes into the next. What a window needs does not grow with the clip: memory and time a second are constant, and the
-noise of a latent frame follows from the seed and its place alone.
+passes into the next; a network that was trained to go on from clean latent frames is shown them so, and keeps all.
+What a window needs does not grow with the clip: memory and time a second are constant, and the noise of a latent frame
+follows from the seed and its place alone.
 
 Shape suffixes: B batch, C latent channels, L latent frames with references, H, W size.
 """
@@ -82,6 +83,8 @@ def walk(
     decode: Callable[[Tensor], Tensor],
     still: Callable[[Tensor], Tensor],
     shelf: Shelf = EMPTY,
+    *,
+    continues: bool = False,
 ) -> Iterator[Stretch]:
     """The windows of a clip, one after the other; a clip that fits into one is one stretch.
 
@@ -94,6 +97,7 @@ def walk(
         decode: decodes what is finished, in its order.
         still: one frame (B, 3, 1, H, W) -> its latent frame (B, C, 1, H, W).
         shelf: keeps windows, where there are several; those that are on it are not made again.
+        continues: the network was trained to go on from clean latent frames.
     """
     windows, slots, held = plan.windows, plan.geometry.reference_slots, None
     shelf = shelf if len(windows) > 1 else EMPTY
@@ -112,7 +116,8 @@ def walk(
         if following is None:
             return
         known = torch.cat([still(stretch.pixels[:, :, -1:]), made[:, :, kept:]], dim=2)
-        held = Held(known, held_weight(following.shared).to(known))
+        weight = torch.ones(known.shape[2]) if continues else held_weight(following.shared)
+        held = Held(known, weight.to(known), shown=continues)
 
 
 def held_weight(shared: int) -> Tensor:

@@ -132,3 +132,15 @@ def number(field: str, word: str, least: float, most: float, *, said: str = "giv
     if not least <= value <= most:
         raise RequestError(field, f"{word!r} is not allowed", f"{said} {least:g} to {most:g}")
     return value
+
+
+def check_ray_address(word: str) -> None:
+    """Whether an option names a Ray cluster.
+
+    Raises:
+        RequestError: it is neither ``HOST:PORT`` nor ``local``.
+    """
+    host, _, port = word.rpartition(":")
+    if word != "local" and (not host or not port.isdecimal() or "/" in host):
+        remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
+        raise RequestError("--ray", f"{word!r} is not an address", remedy)

@@ -18,6 +18,7 @@ from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from humo.clips import (
     Clip,
@@ -44,7 +45,7 @@ from humo.model.transformer import Heard, HuMoTransformer3DModel
 from humo.presets import HUMO_17B, find_preset
 from humo.progress import Event, Listener, deaf, never
 from humo.request import Plan
-from humo.sampling import Held, OnStep, denoise
+from humo.sampling import ALL_PASSES, Held, OnStep, denoise
 from humo.schedule import unshifted_sigmas
 
 
@@ -97,6 +98,10 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
+        self.let_go: Callable[[], None] | None = None
+        """Where the weights of blocks stay on the disk: lets go of what was read ahead."""
+        self.branches = ALL_PASSES
+        """Who makes which passes of a step, where several ranks work on one clip."""
 
     # -- the three parts ----------------------------------------------------------------------------------------------
 
@@ -127,6 +132,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             see=self._see,
             speed=SPEEDS[plan.request.speed],
             held=held,
+            branches=self.branches,
             batch_passes=batch_passes,
             on_step=on_step,
         )
@@ -147,8 +153,9 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
 
     def _see(self, conditions: Conditions) -> tuple[Conditions, Heard | None]:
         """Conditions with what the network makes of them once for all timesteps, where its weights are at hand."""
-        moved = any(
-            hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook") for part in self.transformer.modules()
+        moved = self.let_go is not None or any(
+            isinstance(part, FSDPModule) or hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook")
+            for part in self.transformer.modules()
         )
         return conditions, None if moved else self.transformer.hear(conditions.text, conditions.audio)
 
@@ -192,7 +199,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             pixels = stretch.pixels
             listener(Event("decode", number + 1, total))
             yield from pictures_of(pixels)
-        self.maybe_free_model_hooks()
+        self._rest()
 
     def stretches(
         self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never, shelf: Shelf = EMPTY
@@ -225,7 +232,14 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             finished = self.denoise(plan, conditions, noise, held=held, on_step=tell)
             return (early[0], True) if early else (finished, False)
 
-        yield from walk(plan, conditions, noise, [(seed, 0)], make, self._decoder(), self._still, shelf)
+        decode, continues = self._decoder(), self.transformer.config.continues
+        yield from walk(plan, conditions, noise, [(seed, 0)], make, decode, self._still, shelf, continues=continues)
+
+    def _rest(self) -> None:
+        """A clip is finished: nothing of it keeps memory that the next one does not need."""
+        if self.let_go is not None:
+            self.let_go()
+        self.maybe_free_model_hooks()
 
     def sample(self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never) -> Tensor:
         """The video latents (1, C, k + 1, H, W) of `stretches`, together."""
@@ -258,7 +272,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         for one in latents.split(1, dim=2):
             yield from pictures_of(decode(one))
         listener(Event("decode", 1, 1))
-        self.maybe_free_model_hooks()
+        self._rest()
 
     def __call__(
         self,
@@ -358,10 +372,11 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
                 return made, self._interrupt
 
             noise = latents.to(self._execution_device)
-            made = list(walk(plan, conditions, noise, seeds, make, self._decoder(), self._still))
+            decode, continues = self._decoder(), self.transformer.config.continues
+            made = list(walk(plan, conditions, noise, seeds, make, decode, self._still, continues=continues))
         if output_type == "latent":
             frames: Any = torch.cat([stretch.latents for stretch in made], dim=2)
         else:
             frames = as_frames(torch.cat([stretch.pixels for stretch in made], dim=2), output_type)
-        self.maybe_free_model_hooks()
+        self._rest()
         return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -6,12 +6,13 @@ frames that are known, H, W size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from humo.conditioning.conditions import Conditions, stack
@@ -28,10 +29,18 @@ class Held:
     Args:
         data: clean latents (B, C, K, H, W).
         weight: (K,) how much of each is kept: 1 all of it, 0 nothing.
+        shown: the network was trained to go on from clean latent frames, and sees them so.
     """
 
     data: Tensor
     weight: Tensor
+    shown: bool = False
+
+    def show(self, noisy_BCLHW: Tensor) -> Tensor:
+        """What the network sees in place of these noisy latents."""
+        if not self.shown:
+            return noisy_BCLHW
+        return torch.cat([self.data, noisy_BCLHW[:, :, self.data.shape[2] :]], dim=2)
 
     def steer(self, velocity_BCLHW: Tensor, noisy_BCLHW: Tensor, level: Tensor) -> Tensor:
         """The velocity whose clean latents are the known ones, as far as these are held.
@@ -47,6 +56,44 @@ class Held:
         return torch.cat([(noisy - data) / level, velocity_BCLHW[:, :, count:]], dim=2)
 
 
+@dataclass(frozen=True)
+class Branches:
+    """A step's passes, divided among ranks.
+
+    Args:
+        rank: of this process in its group.
+        size: processes in the group.
+        group: of torch.distributed; None for all processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    def passes(self, count: int, make: Callable[[int], Tensor]) -> list[Tensor]:
+        """All passes of a step, each made by one rank.
+
+        The ranks keep in step: one with no pass left makes the last one again, as weights in shards need every rank.
+
+        Args:
+            count: passes.
+            make: makes one of them.
+        """
+        if self.size == 1:
+            return [make(number) for number in range(count)]
+        found: list[Tensor] = []
+        while len(found) < count:
+            mine = make(min(len(found) + self.rank, count - 1)).contiguous()
+            parts = [torch.empty_like(mine) for _ in range(self.size)]
+            dist.all_gather(parts, mine, group=self.group)
+            found += parts
+        return found[:count]
+
+
+ALL_PASSES = Branches()
+"""One process makes them all."""
+
+
 @torch.no_grad()
 def denoise(
     velocity: Velocity,
@@ -58,6 +105,7 @@ def denoise(
     see: Callable[[Conditions], Any] = lambda conditions: conditions,
     speed: Speed = SPEEDS["exact"],
     held: Held | None = None,
+    branches: Branches = ALL_PASSES,
     batch_passes: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -72,6 +120,7 @@ def denoise(
         see: what the network takes for conditions; once for each rung, since they do not change with the timestep.
         speed: which steps are spared passes.
         held: the first latent frames, where they are known already.
+        branches: who makes which passes.
         batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
         on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
             finished latents by now; gives the latents to go on with, or None to stop there.
@@ -84,17 +133,21 @@ def denoise(
         kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
         return see(stack(kept))
 
+    def one_of(inputs: Tensor, times: Tensor, rungs: Sequence[tuple[Rung, float]]) -> Callable[[int], Tensor]:
+        return lambda number: velocity(inputs, times, view(rungs[number][0]))
+
     difference = torch.zeros_like(latents_BCLHW)
     turns = guidance.turns([float(timestep) for timestep in scheduler.timesteps], speed)
     for step, (timestep, turn) in enumerate(zip(scheduler.timesteps, turns, strict=True)):
         rungs = turn.rungs
+        shown = latents_BCLHW if held is None else held.show(latents_BCLHW)
         if batch_passes:
-            inputs = latents_BCLHW.repeat(len(rungs), 1, 1, 1, 1)
+            inputs = shown.repeat(len(rungs), 1, 1, 1, 1)
             seen = view(*(rung for rung, _ in rungs))
-            passes = velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs))
+            passes = list(velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs)))
         else:
             times = timestep.expand(len(latents_BCLHW))
-            passes = tuple(velocity(latents_BCLHW, times, view(rung)) for rung, _ in rungs)
+            passes = branches.passes(len(rungs), one_of(shown, times, rungs))
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one

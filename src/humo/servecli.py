@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import DependencyError, RequestError
-from humo.options import Parser, number
+from humo.options import Parser, check_ray_address, number, whole
 from humo.runtime import HOST, PORT
 
 if TYPE_CHECKING:
@@ -178,18 +178,10 @@ def _replicas(options: argparse.Namespace) -> int | None:
         if options.replicas is None:
             return None
         raise RequestError("--replicas", "is said of a Ray cluster", "give --ray ADDRESS, or --device for each worker")
-    host, _, port = options.ray.rpartition(":")
-    if options.ray != "local" and (not host or not port.isdecimal() or "/" in host):
-        remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
-        raise RequestError("--ray", f"{options.ray!r} is not an address", remedy)
+    check_ray_address(options.ray)
     if options.device:
         raise RequestError("--device", "is said of this machine, and --ray of others", "leave one of them out")
-    if options.replicas is None:
-        return None
-    count = number("--replicas", options.replicas, 1, 10_000, said="allowed:")
-    if count != int(count):
-        raise RequestError("--replicas", f"{options.replicas!r} is not allowed", "allowed: a whole number, 1 to 10000")
-    return int(count)
+    return None if options.replicas is None else whole("--replicas", options.replicas, 1, 10_000)
 
 
 def _device(given: str) -> str:

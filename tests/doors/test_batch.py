@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from humo.batch import run_batch
+from humo.batch import make_here, run_batch
 from humo.jobfiles import Row
 from humo.jobs import Engine
 from humo.media.provenance import read_record
@@ -126,8 +126,9 @@ def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path
     outcomes = run_batch(
         rows,
         defaults=fields,
-        engine=Engine(),
-        listener=lambda event: loads.append(event) if (event.phase, event.done) == ("load", 1) else None,
+        make=make_here(
+            Engine(), lambda event: loads.append(event) if (event.phase, event.done) == ("load", 1) else None
+        ),
     )
     assert [(outcome.row.number, outcome.status) for outcome in outcomes] == [(n, "made") for n in (1, 2, 3, 4)]
     assert len(loads) == 2

@@ -14,8 +14,17 @@ from humo.server.ledger import Ledger
 from humo.server.service import Service
 from humo.server.settings import Settings
 from humo.server.store import Store
+from tests.server.running import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on_running() -> Iterator[None]:
+    """A test that fails leaves no service behind, which would disturb those after it."""
+    yield
+    for running in list(Running.started):
+        running.kill()
 
 
 @pytest.fixture

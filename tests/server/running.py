@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import psutil
@@ -34,6 +34,8 @@ class Running:
     devices: Sequence[str] = ("cpu",)
     address: str = ""
     process: subprocess.Popen[str] = field(init=False)
+    started: ClassVar[list[Running]] = []
+    """Those that have not ended: of a test that failed, for whoever clears up after it."""
 
     def start(self) -> Running:
         """Start it, and wait until it listens."""
@@ -43,6 +45,7 @@ class Running:
         self.process = subprocess.Popen(
             [*command, *self.words, "--json"], stdout=subprocess.PIPE, text=True, env=environment
         )
+        self.started.append(self)
         assert self.process.stdout is not None
         self.address = json.loads(self.process.stdout.readline())["address"]
         return self
@@ -64,6 +67,7 @@ class Running:
     def _close(self) -> None:
         assert self.process.stdout is not None
         self.process.stdout.close()
+        self.started.remove(self)
 
     def hurt(self, *, whole: bool) -> None:
         """Kill the service and start it again, or only its workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from humo.errors import HumoError, MediaError, RequestError
 from humo.faces import EMBEDDING
 from humo.presets import ReferenceEntry
-from humo.training.batches import Collator, Slot
+from humo.training.batches import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
 from humo.training.cache import (
     Cache,
     face_name,
@@ -26,7 +27,7 @@ from humo.training.cache import (
     spread,
     view_name,
 )
-from humo.training.config import Data
+from humo.training.config import Data, Loss, Recipe
 from humo.training.dataset import of_split, read_truth, scan
 from humo.training.encoders import Encoders
 from humo.training.fitting import at_rate, nearest_size
@@ -167,18 +168,7 @@ def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folde
     cache = Cache(asked, Encoders(asked.model))
     with_masks, without = cache.fill(of_split(scan(asked.data), None)[:2], lambda name, done, total: None)[0]
     assert (with_masks.faces, without.faces) == (FACES, 0)
-    collate = Collator(
-        entry=ReferenceEntry.OVERWRITE,
-        loss=asked.loss,
-        keep={"TIA": 1.0},
-        paraphrases=0.0,
-        own_faces=1.0,
-        no_text=cache.no_text(),
-        blank=cache.blank,
-        audio=(cache.bands, Encoders(asked.model).audio_width),
-        mouth=torch.tensor([[0.0], [1.0]]).expand(2, 3),
-        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING),
-    )
+    collate = replace(collator(asked, cache), own_faces=1.0)
     own = [load(with_masks, [face_name(number)])[face_name(number)] for number in range(FACES)]
     for entry, known in ((with_masks, own), (without, [load(without, ["reference"])["reference"]])):
         batch = collate((SIDE, SIDE, FRAMES), [Slot(entry, False, ("sample", number)) for number in range(12)])
@@ -187,6 +177,53 @@ def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folde
             for image in batch.conditions.image
         ]
         assert set(seen) == set(range(len(known)))
+
+
+def collator(asked: Recipe, cache: Cache) -> Collator:
+    """One that keeps every condition, and does nothing beside."""
+    return Collator(
+        entry=ReferenceEntry.OVERWRITE,
+        loss=asked.loss,
+        keep={"TIA": 1.0},
+        paraphrases=0.0,
+        own_faces=0.0,
+        continued=0.0,
+        no_text=cache.no_text(),
+        blank=cache.blank,
+        audio=(cache.bands, Encoders(asked.model).audio_width),
+        mouth=torch.tensor([[0.0], [1.0]]).expand(2, 3),
+        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING),
+    )
+
+
+def test_a_sample_may_know_its_first_latent_frames(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Some of them, nearly clean, and none of them counts in the loss."""
+    asked = recipe(dataset, tiny_model_folder, tmp_path / "out")
+    cache = Cache(asked, Encoders(asked.model))
+    entry = cache.fill(of_split(scan(asked.data), None)[:1], lambda name, done, total: None)[0][0]
+    bucket = (SIDE, SIDE, max(asked.stages[0].frames))
+    slots = [Slot(entry, False, ("sample", number)) for number in range(40)]
+    plain = collator(asked, cache)
+    continued = replace(plain, continued=0.5)
+    batch = continued(bucket, slots)
+    latents = batch.data.shape[2]
+    assert latents > 2
+    assert set(batch.known.tolist()) == set(range(min(MOST_KNOWN, latents - 1) + 1))
+    assert 10 < (batch.known > 0).sum() < 30
+    weight = batch.weight(Loss())
+    assert weight is not None
+    for number, known in enumerate(batch.known.tolist()):
+        levels = batch.levels[number]
+        assert (levels[:known] <= KNOWN_LEVEL).all()
+        assert (levels[known:] == batch.level[number]).all()
+        assert not weight[number, :known].any()
+        assert (weight[number, known:] == 1).all()
+    without = plain(bucket, slots)
+    assert not without.known.any()
+    assert without.weight(Loss()) is None
+    assert without.noise.equal(batch.noise), "the other draws are the same"
+    assert without.level.equal(batch.level)
+    assert not continued(bucket, slots, 0.5).known.any(), "where a loss is measured, all is asked for"
 
 
 def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -17,10 +17,14 @@ from humo.training.optimise import learning_rate
 def test_noise_and_velocity_are_those_of_flow_matching() -> None:
     data, noise = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 5, 2, 2)
     level = torch.tensor([0.25, 1.0])
-    noisy = add_noise(data, noise, level)
+    noisy = add_noise(data, noise, level[:, None])
     torch.testing.assert_close(noisy[0, :, :4], 0.75 * data[0] + 0.25 * noise[0, :, :4])
     torch.testing.assert_close(noisy[1], noise[1], msg="at s = 1 there is noise alone")
     assert timestep_of(level).tolist() == [250, 1000]
+    each = add_noise(data, noise, torch.tensor([[0.0, 1.0, 0.5, 0.5]]).expand(2, 4))
+    assert each[:, :, :2].equal(torch.stack([data[:, :, 0], noise[:, :, 1]], dim=2)), (
+        "a level of its own for each frame"
+    )
     right = torch.cat([noise[:, :, :4] - data, torch.full((2, 3, 1, 2, 2), 99.0)], dim=2)
     assert velocity_loss(right, data, noise).tolist() == [0, 0], "what is said of reference slots does not count"
 

@@ -19,6 +19,7 @@ from humo.checkpoints.keymap import names_of
 from humo.checkpoints.structure import ShortcutStructure, measure_autoencoder
 from humo.conditioning.text import encode_text
 from humo.errors import DependencyError, MediaError, RequestError
+from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.model.noise import seeded
 from humo.training import optimise, wording
@@ -110,6 +111,33 @@ def test_it_is_causal_and_of_wans_geometry() -> None:
         assert whole.shape == (1, 6, 3, 2, 2)
         assert torch.allclose(whole[:, :, :2], start, atol=1e-5)
         assert vae.decode(whole).sample.shape == video.shape
+
+
+@pytest.mark.parametrize("frames", [1, 9])
+def test_convolutions_that_add_nothing_are_not_run(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+    """The same latents and pixels, to the bit; those that are trained run, whatever they add."""
+    vae, video = small(), torch.rand(1, 3, frames, 16, 32) * 2 - 1
+    for last in (vae.encoder.conv_out, vae.decoder.conv_out):
+        nn.init.zeros_(last.weight)
+        nn.init.normal_(last.bias)
+    runs: list[nn.Module] = []
+    for part in (vae.encoder, vae.decoder):
+        part.register_forward_hook(lambda part, *_: runs.append(part))
+    with torch.no_grad():
+        latents = vae.encode(video).latent_dist.mode()
+        pixels = vae.reconstruct(latents)
+        assert not runs
+        monkeypatch.setattr(autoencoder, "adds_nothing", lambda last: False)
+        assert vae.encode(video).latent_dist.mode().equal(latents)
+        assert vae.reconstruct(latents).equal(pixels)
+        assert set(runs) == {vae.encoder, vae.decoder}
+    monkeypatch.undo()
+    runs.clear()
+    vae.reconstruct(latents)
+    assert vae.decoder in runs
+    nn.init.normal_(vae.decoder.conv_out.weight)
+    with torch.no_grad():
+        assert not vae.reconstruct(latents).equal(pixels)
 
 
 def test_the_first_step_sees_principal_components() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +151,27 @@ def test_bfloat16_stays_near_float32(dataset: Path, tiny_model_folder: Path, tmp
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own code
-def test_compiled_blocks_compute_the_same(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """In another order, so that float32 sums differ in their last digits; the heads still listen."""
+def test_compiled_blocks_compute_the_same(
+    dataset: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are traced, forwards and backwards, and the heads still listen; that the code made of it is right, and takes
+    minutes to make, is torch's own affair."""
+    traced: list[Any] = []
+    trace = partial(torch.compile, backend="aot_eager")
+
+    def compiled_so(function: Any) -> Any:
+        traced.append(function)
+        return trace(function)
+
+    monkeypatch.setattr(torch, "compile", compiled_so)
     for name in ("plain", "compiled"):
         compute = {"compile": name == "compiled"}
         train(recipe(dataset, tiny_model_folder, tmp_path / name, stages=stages()[2:], compute=compute))
+    assert traced
     plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
     assert plain[0][2] > 0
     for one, two in zip(plain, compiled, strict=True):
-        assert one == pytest.approx(two, rel=1e-3)
+        assert one == pytest.approx(two, rel=1e-4)
 
 
 def test_the_face_of_the_picture_is_told(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

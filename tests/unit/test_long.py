@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -71,6 +72,28 @@ def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
     assert torch.allclose(data[:, :, 2:], plain[:, :, 2:], atol=1e-6)
     assert held_weight(4).tolist() == [1.0, 1.0, 0.75, 0.5, 0.25]
     assert held_weight(0).tolist() == [1.0]
+
+
+def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second window on, clean in place of noisy latents at every step; and keeps it as it is."""
+    plan = plan_of(pipeline, 25)
+    seen: list[torch.Tensor] = []
+    velocity, config = pipeline._velocity, pipeline.transformer.config
+
+    def look(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(latents)
+        return velocity(latents, *rest)
+
+    monkeypatch.setattr(pipeline, "_velocity", look)
+    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
+    stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND)))
+    window, after = plan.windows[0], plan.windows[1]
+    passes = len(seen) // len(plan.windows)
+    known = seen[passes][:, :, : 1 + after.shared]
+    assert all(latents[:, :, : 1 + after.shared].equal(known) for latents in seen[passes : 2 * passes])
+    assert not seen[1][:, :, :1].equal(seen[passes - 1][:, :, :1])
+    assert window.latents - after.shared == stretches[0].latents.shape[2]
+    assert torch.allclose(stretches[1].latents[:, :, : after.shared], known[:, :, 1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [[1] * 6, [2, 4], [1, 3, 2]])

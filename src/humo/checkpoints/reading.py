@@ -112,6 +112,19 @@ class SafetensorsFile:
                 yield buffer[:read]
                 left -= read
 
+    def part(self, name: str, begin: int, length: int) -> bytes:
+        """Some of a tensor's bytes.
+
+        Raises:
+            CheckpointError: the file ends before them.
+        """
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self._begins[name] + begin)
+            found = file.read(length)
+        if len(found) < length:
+            raise CheckpointError(str(self.path), "ended while it was being read", _DOWNLOAD_AGAIN)
+        return found
+
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int]]:
     """Tensors of a safetensors file and the offset in bytes at which each begins."""

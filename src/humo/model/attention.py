@@ -7,6 +7,9 @@ Shape suffixes: B batch, S video tokens, D width, L context positions, N attenti
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,12 +18,24 @@ from humo.model.library import AttentionModuleMixin, dispatch_attention_fn
 
 ROPE_THETA = 10_000.0
 
-Rotary = tuple[Tensor, Tensor]
 KeysValues = tuple[Tensor, Tensor]
 
 
+class Rotary(NamedTuple):
+    """Where the tokens at hand are in the sequence, and how to reach those that are not.
+
+    Args:
+        cos, sin: (S, 1, head_dim / 2) of each token's rotary positions, float32.
+        others: gives everybody's keys and values for one's own, where the tokens lie on several ranks.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    others: Callable[[KeysValues], KeysValues] | None = None
+
+
 def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> Rotary:
-    """Cosines and sines (S, 1, head_dim / 2) of the 3-D rotary positions, float32.
+    """The 3-D rotary positions of all tokens of a sequence.
 
     A head is split into head_dim - 4 * (head_dim // 6) for time and 2 * (head_dim // 6) each for height and width.
     Reference frames simply carry on the time index.
@@ -34,12 +49,12 @@ def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: to
         shape[axis] = length
         angles.append(angle.view(shape).expand(frames, rows, columns, -1))
     table = torch.cat(angles, dim=-1).reshape(frames * rows * columns, 1, head_dim // 2)
-    return table.cos(), table.sin()
+    return Rotary(table.cos(), table.sin())
 
 
 def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle."""
-    cos, sin = rotary
+    cos, sin, _ = rotary
     even, odd = x_BSND.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
@@ -59,6 +74,8 @@ class AttentionProcessor:
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         q, k, v = q.type_as(query), k.type_as(query), v.type_as(query)
+        if rotary is not None and rotary.others is not None:
+            k, v = rotary.others((k, v))
         out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
         result: Tensor = attn.to_out(out.flatten(2, 3).type_as(query))
         return result

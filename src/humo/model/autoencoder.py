@@ -95,8 +95,12 @@ class ShortcutAutoencoder(AutoencoderKLWan):
 
     def _encode(self, x: Tensor) -> Tensor:
         """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
-        moments = super()._encode(x)
         linear = self.linear_encoder(to_blocks(x)).movedim(-1, 1)
+        last = self.encoder.conv_out
+        if adds_nothing(last):
+            moments = self.quant_conv(last.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *linear.shape[2:]))
+        else:
+            moments = super()._encode(x)
         mean, log_variance = moments.chunk(2, dim=1)
         return torch.cat([mean + linear, log_variance], dim=1)
 
@@ -136,6 +140,24 @@ class StreamingDecoder:
     def unclipped(self, z: Tensor) -> Tensor:
         """As a call, but not clipped."""
         vae, begins = self._vae, self._before is None
+        if isinstance(vae, ShortcutAutoencoder):
+            video = vae.linear(z, self._before)
+            last = vae.decoder.conv_out
+            if adds_nothing(last):
+                patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))
+                video = video + patch
+            else:
+                video = video + self._convolved(z, begins)
+        else:
+            video = self._convolved(z, begins)
+        # fewer than the linear decoder looks back at, and it sees what stands for none before them
+        known = z if self._before is None else torch.cat([self._before, z], dim=2)
+        self._before = F.pad(known, (0, 0, 0, 0, max(0, CONTEXT - 1 - known.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
+        return video
+
+    def _convolved(self, z: Tensor, begins: bool) -> Tensor:
+        """What the convolutions make of latents."""
+        vae = self._vae
         hidden = vae.post_quant_conv(z)
         parts = []
         for frame in range(z.shape[2]):
@@ -143,14 +165,13 @@ class StreamingDecoder:
             first = begins and frame == 0
             parts.append(vae.decoder(part, feat_cache=self._features, feat_idx=[0], first_chunk=first))
         video = torch.cat(parts, dim=2)
-        if vae.config.patch_size is not None:
-            video = _unpatch(video)
-        if isinstance(vae, ShortcutAutoencoder):
-            video = video + vae.linear(z, self._before)
-        # fewer than the linear decoder looks back at, and it sees what stands for none before them
-        known = z if self._before is None else torch.cat([self._before, z], dim=2)
-        self._before = F.pad(known, (0, 0, 0, 0, max(0, CONTEXT - 1 - known.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
-        return video
+        return video if vae.config.patch_size is None else _unpatch(video)
+
+
+def adds_nothing(last: nn.Module) -> bool:
+    """Whether what leads up to a last convolution counts for nothing, and nobody asks for its gradient."""
+    weight: Tensor = last.weight
+    return not (torch.is_grad_enabled() and weight.requires_grad) and not bool(weight.any())
 
 
 def with_context(z_BCFHW: Tensor, before_BCFHW: Tensor | None = None) -> Tensor:

@@ -35,6 +35,7 @@ from humo.model.library import (
     TimestepEmbedding,
     apply_lora_scale,
 )
+from humo.model.split import TokenSplit
 from humo.schedule import TRAIN_TIMESTEPS
 
 PREDICTABLE = 0.3
@@ -180,6 +181,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         audio_hidden_dim, audio_tokens, audio_token_dim: of the audio projection.
         prediction: what the last layer gives: the velocity itself, as published, or the clean data, from which the
             velocity follows. A narrow network does better with data, which is simpler than noise.
+        continues: it was trained with first latent frames that are clean already, and goes on from them.
     """
 
     _supports_gradient_checkpointing = True
@@ -223,6 +225,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         audio_tokens: int = 16,
         audio_token_dim: int = 1536,
         prediction: Literal["velocity", "data"] = "velocity",
+        continues: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -238,6 +241,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
+        self.split: TokenSplit | None = None
+        """How tokens are divided, where several ranks work on one pass."""
 
     def hear(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> Heard:
         """All of text and sound that no timestep changes, to be computed once for many passes.
@@ -314,6 +319,9 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
         hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
+        if self.split is not None:
+            rotary = self.split.rotary(rotary, frames, rows * columns)
+            hidden_BSD = self.split.mine(hidden_BSD, frames, dim=1)
         for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
@@ -325,6 +333,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
         out_BSD = self.norm_out(hidden_BSD) * (1 + scale) + shift
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
+        if self.split is not None:
+            patches = self.split.whole(patches, frames, rows * columns)
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if self.config.prediction == "data":

@@ -17,32 +17,25 @@ import hashlib
 import logging
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
 import psycopg
 import ray
 from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from humo import __version__
+from humo import __version__, raycluster
 from humo.checkpoints.layout import MODEL_INDEX
 from humo.errors import RequestError, StorageError
+from humo.raycluster import first_line
 from humo.server.ledger import JSON, Ledger
 from humo.server.settings import Settings
 from humo.server.store import TOKEN, write
 from humo.server.supervisor import Place, Supervisor
-
-LOCAL = "local"
-"""The address of a cluster that is made on this machine, and goes with the service."""
-
-KNOCK_SECONDS = 5.0
-"""In which the head of a cluster must answer."""
 
 SIGHT_SECONDS = 60.0
 """In which a machine must say whether it can work: its Python starts for that."""
@@ -55,9 +48,6 @@ SILENCE_SECONDS = 15.0
 
 HEALTH_SECONDS = 5.0
 """Between two health checks; a replica that fails three in a row is replaced."""
-
-OBJECT_BYTES = 80 * 2**20
-"""Ray's shared memory, of which nothing here makes use: about the least it takes."""
 
 DEPLOYMENT = "worker"
 
@@ -122,7 +112,7 @@ def trouble(told: Mapping[str, Any]) -> list[str]:
             return ["--model", f"{name} is not there, in {model!r}", "put it there, or share HUMO_MODELS"]
     if told["database"].startswith("postgresql:"):
         try:
-            psycopg.connect(told["database"], connect_timeout=int(KNOCK_SECONDS)).close()
+            psycopg.connect(told["database"], connect_timeout=int(raycluster.KNOCK_SECONDS)).close()
         except psycopg.Error as error:
             return ["--database", f"cannot be reached there ({error})", "name it as every machine can reach it"]
     return []
@@ -132,41 +122,18 @@ def connect(address: str, replicas: int | None) -> None:
     """Join a cluster, or make one on this machine, and see that Serve runs on it.
 
     Args:
-        address: ``HOST:PORT`` of its head, or `LOCAL`.
+        address: ``HOST:PORT`` of its head, or `raycluster.LOCAL`.
         replicas: that one made here must have room for.
 
     Raises:
         RequestError: nobody answers there, or this machine is no part of it.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of it
-    wanted: JSON = {"address": address}
-    if address == LOCAL:
-        processors = max(os.cpu_count() or 1, replicas or 1)
-        wanted |= {"num_cpus": processors, "object_store_memory": OBJECT_BYTES, "include_dashboard": False}
-    else:
-        _knock(address)
-    before = signal.getsignal(signal.SIGTERM)
+    raycluster.join(address, replicas)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        ray.init(**wanted, namespace="humo", logging_level=logging.ERROR, log_to_driver=False)
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     except (OSError, RuntimeError, ValueError) as error:
-        remedy = (
-            "the service runs on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
-        )
-        raise RequestError("--ray", f"{address} cannot be joined ({_first_line(error)})", remedy) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
-
-
-def _knock(address: str) -> None:
-    """Whether a Ray answers; Ray itself would ask for minutes."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=KNOCK_SECONDS)
-        except grpc.RpcError as error:
-            remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
-            raise RequestError("--ray", f"no Ray answers at {address} ({error.details()})", remedy) from error
+        raise raycluster.refused(address, error) from error
 
 
 def application(folder: Path, database: str) -> str:
@@ -211,11 +178,7 @@ class Cluster:
         Raises:
             RequestError: there is no machine, or one of them does not see what it must.
         """
-        machines, kind = _machines()
-        if not machines:
-            raise RequestError(
-                "--ray", "has no machine with a processor to spare", "start one: ray start --address ..."
-            )
+        machines, kind, each = raycluster.machines()
         self._check_file_database(machines)
         told: JSON = {
             "version": __version__,
@@ -231,7 +194,6 @@ class Cluster:
         except RequestError:
             self._token.unlink(missing_ok=True)
             raise
-        each = sum(int(one["Resources"][kind]) for one in machines) if kind == "GPU" else len(machines)
         deployment = serve.deployment(
             Replica,
             name=DEPLOYMENT,
@@ -285,13 +247,6 @@ def _names() -> set[str]:
     return {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
 
 
-def _machines() -> tuple[list[JSON], str]:
-    """Those that have what a worker needs, and the word for it: GPUs if there are any, processors otherwise."""
-    alive = [one for one in ray.nodes() if one["Alive"]]
-    fit = {kind: [one for one in alive if one["Resources"].get(kind, 0) >= 1] for kind in ("GPU", "CPU")}
-    return (fit["GPU"], "GPU") if fit["GPU"] else (fit["CPU"], "CPU")
-
-
 def _check(machines: Sequence[JSON], told: JSON) -> None:
     """Have each machine say what its trouble is."""
     look = ray.remote(num_cpus=0, max_retries=0)(trouble)
@@ -303,11 +258,7 @@ def _check(machines: Sequence[JSON], told: JSON) -> None:
         try:
             found = ray.get(answer, timeout=SIGHT_SECONDS)
         except ray.exceptions.RayError as error:
-            problem = f"cannot work ({_first_line(getattr(error, 'cause', None) or error)})"
+            problem = f"cannot work ({first_line(getattr(error, 'cause', None) or error)})"
             found = ["--ray", problem, "install humo there, in the Python that Ray runs in"]
         if found:
             raise RequestError(found[0], f"{found[1]} (machine {address})", found[2])
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

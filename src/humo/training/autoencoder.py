@@ -21,9 +21,9 @@ from humo.errors import MediaError
 from humo.geometry import BLOCK_VALUES
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
 from humo.model.noise import seeded
+from humo.ranks import Ranks, ranks
 from humo.training.batches import Decks
 from humo.training.dataset import ClipFiles, no_clips, of_split, refuse_if_bad, scan
-from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe
 from humo.training.pixels import read_piece, stack_pieces

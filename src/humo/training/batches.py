@@ -51,6 +51,8 @@ class Batch:
         conditions: some of them already switched off, as drawn.
         noise: (B, C, L, H, W).
         level: noise levels 0..1, (B,).
+        known: video latent frames at the beginning that are shown nearly clean and not asked for, (B,).
+        known_level: how noisy those are, (B,).
         face, area: shares of each token on a face and on a mouth, (B, F, h, w), zeros where not known.
         mouth: true curve (B, F, T, 3), each value of unit deviation, NaN where not known or not heard.
         identity: face embedding (B, 128) of unit deviation, NaN where not known or the picture is not seen.
@@ -60,16 +62,29 @@ class Batch:
     conditions: Conditions
     noise: Tensor
     level: Tensor
+    known: Tensor
+    known_level: Tensor
     face: Tensor
     area: Tensor
     mouth: Tensor
     identity: Tensor
 
+    @property
+    def is_known(self) -> Tensor:
+        """Which video latent frames are known, (B, F)."""
+        return torch.arange(self.data.shape[2]) < self.known[:, None]
+
+    @property
+    def levels(self) -> Tensor:
+        """Noise level of each video latent frame, (B, F)."""
+        return torch.where(self.is_known, self.known_level[:, None], self.level[:, None])
+
     def weight(self, loss: Loss) -> Tensor | None:
         """Weights of the places of the video latents, (B, F, H, W); None where all are alike."""
-        if not loss.face and not loss.mouth:
+        if not loss.face and not loss.mouth and not self.known.any():
             return None
         weight = 1 + loss.face * self.face + loss.mouth * self.area
+        weight = torch.where(self.is_known[:, :, None, None], 0.0, weight)
         return F.interpolate(weight, scale_factor=PATCH[1:], mode="nearest")
 
 
@@ -147,6 +162,13 @@ def draw_step(
     return bucket, slots
 
 
+MOST_KNOWN = 3
+"""Latent frames at the beginning that a sample knows at most: a still, and eight frames."""
+
+KNOWN_LEVEL = 0.2
+"""Noise level of known latent frames at most: those to go on from in sampling are not quite clean either."""
+
+
 @dataclass(frozen=True)
 class Collator:
     """Turns slots into batches.
@@ -157,6 +179,7 @@ class Collator:
         keep: conditions kept together -> share of samples.
         paraphrases: share of samples that read one.
         own_faces: share of samples whose picture is cut out of the clip itself.
+        continued: share of samples whose first latent frames are known.
         no_text: (1, L, D), of the negative prompt.
         blank: latents of a mid-grey video of a geometry; for ``CHANNELS``.
         audio: (bands, width) of the audio rows.
@@ -168,6 +191,7 @@ class Collator:
     keep: Mapping[Kept, float]
     paraphrases: float
     own_faces: float
+    continued: float
     no_text: Tensor
     blank: Callable[[Geometry], Tensor]
     audio: tuple[int, int]
@@ -208,6 +232,7 @@ class Collator:
         found = load(entry, names)
         latents = found[f"latents.{piece}"][:, :frames]
         noise = torch.randn(geometry.latent_shape(latents.shape[0]), generator=generator)
+        known, known_level = self._known(frames, generator) if level is None else (0, 0.0)
         if slot.hears:
             start = entry.starts[piece % len(entry.starts)]
             audio = window(found["rows"][start:], frames, geometry.reference_slots)
@@ -234,6 +259,8 @@ class Collator:
             "data": latents,
             "noise": noise,
             "level": torch.tensor(drawn if level is None else level),
+            "known": torch.tensor(known),
+            "known_level": torch.tensor(known_level),
             "face": found.get(f"face.{piece}", unknown)[:frames],
             "area": found.get(f"area.{piece}", unknown)[:frames],
             "mouth": (curve[:frames] - self.mouth[0]) / self.mouth[1] if heard and curve is not None else unheard,
@@ -247,6 +274,13 @@ class Collator:
         if entry.views > 1:
             return view_name(entry.size, int(torch.randint(entry.views, (), generator=generator)))
         return "reference"
+
+    def _known(self, frames: int, generator: torch.Generator) -> tuple[int, float]:
+        """How many of a sample's first latent frames are known, and how noisy they are."""
+        chance, count, noisy = torch.rand(3, generator=generator).tolist()
+        if chance >= self.continued or frames < 2:
+            return 0, 0.0
+        return 1 + int(count * min(MOST_KNOWN, frames - 1)), noisy * KNOWN_LEVEL
 
     def _kept(self, chance: float) -> str:
         """The conditions kept at a place 0..1 of the table."""

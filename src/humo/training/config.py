@@ -103,6 +103,8 @@ class Data(Table):
         views: of each reference: 1 as it is, 2 left to right as well, 3 and 4 nearer, too; a sample sees one of them.
         own_faces: share of samples whose reference is a face cut out of the clip itself, moved and scaled, where the
             face masks are known.
+        continued: share of samples whose first latent frames are shown nearly clean, so that the network learns to go
+            on from what there is, as in long clips; says so in the weights' configuration.
         paraphrases: share of samples that read a paraphrase in place of the caption, where there are any.
         bad_share: more bad clips than this, and the run is refused before the first step.
         clips: use only so many, the first by name.
@@ -119,6 +121,7 @@ class Data(Table):
     mirror: bool = False
     views: int = Field(default=1, ge=1, le=4)
     own_faces: Share = 0.0
+    continued: Share = 0.0
     paraphrases: Share = 0.0
     bad_share: Share = 0.05
     clips: int | None = Field(default=None, ge=1)

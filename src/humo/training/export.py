@@ -11,11 +11,12 @@ from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
 from humo.checkpoints.writing import new_folder
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
+from humo.ranks import Ranks
 from humo.training.config import Recipe
 from humo.training.encoders import Encoders
 from humo.training.network import Trainee
 from humo.training.optimise import Average
-from humo.training.parallel import Ranks, whole_dict
+from humo.training.parallel import whole_dict
 from humo.training.parts import HEADS, add_low_rank
 
 _PREFIX = "transformer."

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from humo.errors import CheckpointError, RequestError
 from humo.model.transformer import HuMoTransformer3DModel
+from humo.ranks import Ranks
 from humo.training.config import Compute, Recipe, Stage
 from humo.training.encoders import Encoders
 from humo.training.learner import Learner
-from humo.training.parallel import Ranks, shard
+from humo.training.parallel import shard
 from humo.training.parts import HEADS, add_low_rank, names_of, train_only
 
 
@@ -48,6 +49,8 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
     precision: torch.dtype = getattr(torch, recipe.compute.precision)
     low_rank = recipe.lora is not None
     transformer = encoders.network(recipe.seed)
+    if recipe.data.continued > 0:
+        transformer.register_to_config(continues=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:

@@ -26,13 +26,18 @@ def draw_level(loss: Loss, generator: torch.Generator) -> float:
     return loss.shift * level / (1 + (loss.shift - 1) * level)
 
 
-def add_noise(data_BCFHW: Tensor, noise_BCLHW: Tensor, level_B: Tensor) -> Tensor:
+def add_noise(data_BCFHW: Tensor, noise_BCLHW: Tensor, level_BF: Tensor) -> Tensor:
     """The noisy sequence (B, C, L, H, W): video latents on their way to noise; the reference slots are all noise.
+
+    Args:
+        data_BCFHW: clean video latents.
+        noise_BCLHW: for the whole sequence.
+        level_BF: noise level of each video latent frame, or (B, 1) of all.
 
     The slots' contents never count: one family replaces them, the other reads its pictures beside them and, as in
     sampling, finds noise there.
     """
-    s = level_B.view(-1, 1, 1, 1, 1)
+    s = level_BF[:, None, :, None, None]
     frames = data_BCFHW.shape[2]
     video = (1 - s) * data_BCFHW + s * noise_BCLHW[:, :, :frames]
     return torch.cat([video, noise_BCLHW[:, :, frames:]], dim=2)

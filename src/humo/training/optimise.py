@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from humo.errors import CheckpointError, DependencyError
+from humo.ranks import ALONE, Ranks
 from humo.training.config import Optimiser, Pace
-from humo.training.parallel import ALONE, Ranks, exchange, like, whole
+from humo.training.parallel import exchange, like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """What AdamW (the first three) and Muon keep for each weight."""

@@ -1,14 +1,8 @@
-"""Several processes at one run: who does what, what is shared, and the network's weights in shards (FSDP2).
-
-Under torchrun each process is a rank; without it there is one, and torch.distributed is never started.
-"""
+"""Several processes at one run (`humo.ranks`): what is shared, and the network's weights in shards (FSDP2)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,84 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from humo.errors import RequestError
-from humo.runtime import choose_device
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among all: its number, how many there are, and its device."""
-
-    rank: int = 0
-    size: int = 1
-    device: str = "cpu"
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the one that writes."""
-        return self.rank == 0
-
-    def share(self, count: int) -> slice:
-        """This process's part of ``count`` things.
-
-        Raises:
-            RequestError: they cannot be divided evenly.
-        """
-        if count % self.size:
-            problem = f"{count} samples a pass cannot be divided into {self.size} processes"
-            raise RequestError("batch", problem, f"give a multiple of {self.size}, or start fewer")
-        each = count // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
-
-    def gather(self, mine: Any) -> list[Any]:
-        """Every process's value, in order."""
-        if self.size == 1:
-            return [mine]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
-        return found
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-            values /= self.size
-        return values
-
-    def agree(self, word: bool) -> bool:
-        """The first one's word."""
-        return bool(self.gather(word)[0])
-
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
-            dist.barrier()
-
-
-ALONE = Ranks()
-"""One process, on the CPU."""
-
-
-@contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
-    """Join the others, if torchrun started this process.
-
-    Args:
-        device: as in a recipe.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = choose_device(device)
-    if size == 1:
-        yield Ranks(device=place)
-        return
-    if place == "cuda":
-        place = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.startswith("cuda") else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), size, place)
-    finally:
-        dist.destroy_process_group()
+from humo.ranks import Ranks
 
 
 def shard(learner: Any, precision: torch.dtype) -> None:

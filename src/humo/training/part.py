@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from humo.errors import RequestError
+from humo.ranks import Ranks
 from humo.training.batches import Decks
 from humo.training.journal import Journal
 from humo.training.optimise import Average, StageOptimiser, learning_rate
-from humo.training.parallel import Ranks, average_gradients
+from humo.training.parallel import average_gradients
 from humo.training.partconfig import PartRecipe
 from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
 

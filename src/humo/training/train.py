@@ -22,6 +22,7 @@ from humo.errors import RequestError
 from humo.faces import EMBEDDING
 from humo.model.reference import network_input
 from humo.presets import ReferenceEntry
+from humo.ranks import Ranks, ranks
 from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, statistics
 from humo.training.cache import Cache, Entry, Progress
 from humo.training.config import Recipe, Stage
@@ -33,7 +34,7 @@ from humo.training.journal import Journal
 from humo.training.network import Trainee, prepare
 from humo.training.objective import add_noise, timestep_of, velocity_loss
 from humo.training.optimise import Average, StageOptimiser, learning_rate
-from humo.training.parallel import Ranks, average_gradients, ranks, synchronise, whole_dict
+from humo.training.parallel import average_gradients, synchronise, whole_dict
 from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
 from humo.training.validate import make_clips, measure_loss
 
@@ -108,6 +109,7 @@ def train(
             keep={},
             paraphrases=recipe.data.paraphrases,
             own_faces=recipe.data.own_faces,
+            continued=recipe.data.continued,
             no_text=cache.no_text(),
             blank=cache.blank,
             audio=(encoders.audio_bands, encoders.audio_width),
@@ -275,7 +277,7 @@ def _losses(run: Run, trainee: Trainee, stage: Stage, batch: Batch) -> list[Tens
     data, noise, level = (tensor.to(device) for tensor in (batch.data, batch.noise, batch.level))
     entry: ReferenceEntry = run.collate.entry
     told = trainee.learner(
-        network_input(entry, add_noise(data, noise, level), batch.conditions.image.to(device)),
+        network_input(entry, add_noise(data, noise, batch.levels.to(device)), batch.conditions.image.to(device)),
         timestep_of(level),
         batch.conditions.text.to(device, run.dtype),
         batch.conditions.audio.to(device),

@@ -125,7 +125,7 @@ def _losses(
     transformer: HuMoTransformer3DModel, batch: Batch, collate: Collator, audio: torch.Tensor, dtype: torch.dtype
 ) -> list[float]:
     device = transformer.device
-    noisy = add_noise(batch.data, batch.noise, batch.level)
+    noisy = add_noise(batch.data, batch.noise, batch.levels)
     velocity = transformer(
         hidden_states=network_input(collate.entry, noisy, batch.conditions.image).to(device),
         timestep=timestep_of(batch.level).to(device),

@@ -25,9 +25,9 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.model.noise import seeded
+from humo.ranks import Ranks, ranks
 from humo.training.batches import Decks
 from humo.training.dataset import Described, no_clips, read_words
-from humo.training.parallel import Ranks, ranks
 from humo.training.part import Lesson, Note, Progress, has_begun, train_part
 from humo.training.partconfig import TextRecipe
 

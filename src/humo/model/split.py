@@ -1,0 +1,79 @@
+"""The tokens of one sequence on several ranks: each has some places of the frame, in every latent frame.
+
+So what happens within a latent frame (the audio attention) or within a token stays as it is; only self-attention needs
+what the others have, and gathers their keys and values. Any number of places can be divided, evenly or not.
+
+Shape suffixes: B batch, F latent frames, P places of a frame, p those of a rank, D channels, N heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from humo.model.attention import KeysValues, Rotary
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """How the places of a frame are divided.
+
+    Args:
+        rank: of this process in its group.
+        size: processes in the group.
+        group: of torch.distributed; None for all processes.
+    """
+
+    rank: int
+    size: int
+    group: Any = None
+
+    def bounds(self, places: int) -> list[int]:
+        """Where each rank's places begin, and where the last one's end.
+
+        Raises:
+            ValueError: there are fewer places than ranks.
+        """
+        if places < self.size:
+            raise ValueError(f"{places} places of a frame cannot be divided among {self.size} processes")
+        return [places * rank // self.size for rank in range(self.size + 1)]
+
+    def mine(self, whole: Tensor, frames: int, dim: int) -> Tensor:
+        """This rank's part of the tokens, frame by frame, that lie along a dimension (F * P)."""
+        by_frame = whole.unflatten(dim, (frames, -1))
+        start, end = self.bounds(by_frame.shape[dim + 1])[self.rank :][:2]
+        part: Tensor = by_frame.narrow(dim + 1, start, end - start)
+        return part.flatten(dim, dim + 1).contiguous()
+
+    def whole(self, mine_BSD: Tensor, frames: int, places: int) -> Tensor:
+        """All tokens (B, F * P, D), in their order, of each rank's part (B, F * p, D)."""
+        parts = [part.unflatten(1, (frames, -1)) for part in self._gather(mine_BSD, frames, places)]
+        return torch.cat(parts, dim=2).flatten(1, 2)
+
+    def rotary(self, whole: Rotary, frames: int, places: int) -> Rotary:
+        """The positions of this rank's tokens, from those of all."""
+        cos, sin = (self.mine(table, frames, dim=0) for table in (whole.cos, whole.sin))
+        return Rotary(cos, sin, partial(self._keys_values, frames=frames, places=places))
+
+    def _keys_values(self, mine: KeysValues, frames: int, places: int) -> KeysValues:
+        """Keys and values (B, F * P, N, D) of all ranks' tokens, in an order that attention does not mind."""
+        both = torch.stack(mine, dim=0)
+        keys, values = torch.cat(self._gather(both.flatten(0, 1), frames, places), dim=1).unflatten(0, (2, -1))
+        return keys, values
+
+    def _gather(self, mine: Tensor, frames: int, places: int) -> list[Tensor]:
+        """Every rank's tokens (B, F * p, ...); the parts travel at the length of the longest."""
+        bounds = self.bounds(places)
+        lengths = [frames * (end - start) for start, end in pairwise(bounds)]
+        padding = [0, 0] * (mine.ndim - 2) + [0, max(lengths) - mine.shape[1]]
+        sent = F.pad(mine, padding).contiguous()
+        parts = [torch.empty_like(sent) for _ in lengths]
+        dist.all_gather(parts, sent, group=self.group)
+        return [part[:, :length] for part, length in zip(parts, lengths, strict=True)]

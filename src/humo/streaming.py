@@ -1,0 +1,228 @@
+"""Weights that come from disk when a block is called, and go when it is done: memory for two blocks is enough.
+
+While one block computes, a thread reads the next one. What is not a block stays: norms and embeddings at both ends are
+small, but for the text encoder's vocabulary, of which the rows of a prompt are read alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
+
+from humo.checkpoints.hub import ModelFolder, open_model_folder
+from humo.checkpoints.reading import SafetensorsFile
+from humo.errors import CheckpointError
+from humo.model.audio import SpeechEncoder
+from humo.model.transformer import HuMoTransformer3DModel
+from humo.pipeline import HuMoPipeline
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F64": torch.float64,
+}
+"""Element types of weights, by the safetensors format's words."""
+
+Cast = Callable[[str, Tensor], Tensor]
+"""(name, tensor as it is stored) -> as it is computed with, on its device."""
+
+
+class Store:
+    """The weights of a module in their files.
+
+    Args:
+        paths: safetensors files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = {name: file for file in map(SafetensorsFile, paths) for name in file.tensors}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, as it is stored.
+
+        Raises:
+            CheckpointError: it is not there, is of a type that nothing computes with, or its file ends early.
+        """
+        file, dtype, shape = self._look(name)
+        raw = torch.empty(file.tensors[name].bytes, dtype=torch.uint8)
+        done = 0
+        for chunk in file.chunks(name):
+            raw[done : done + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
+            done += len(chunk)
+        return raw.view(dtype).view(shape)
+
+    def rows(self, name: str, wanted: Sequence[int]) -> Tensor:
+        """Some rows of a matrix, as they are stored.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        file, dtype, (_, width) = self._look(name)
+        size = width * dtype.itemsize
+        found = [torch.frombuffer(bytearray(file.part(name, row * size, size)), dtype=dtype) for row in wanted]
+        return torch.stack(found)
+
+    def _look(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
+        if name not in self._files:
+            raise CheckpointError(name, "is in none of the files", "convert the model anew with humo convert")
+        file = self._files[name]
+        stored = file.tensors[name]
+        if stored.dtype not in DTYPES:
+            raise CheckpointError(
+                str(file.path), f"holds {name!r} as {stored.dtype}", "convert it with humo convert --dtype bf16"
+            )
+        return file, DTYPES[stored.dtype], stored.shape
+
+
+class Stream:
+    """Feeds blocks that are called one after another.
+
+    Args:
+        blocks: name in the store -> block, in their order; their weights are on the meta device.
+        store: of their weights.
+        cast: makes of a stored tensor what is computed with.
+        around: after the last block the first one is read again, as many passes follow each other.
+    """
+
+    def __init__(self, blocks: Mapping[str, nn.Module], store: Store, cast: Cast, *, around: bool) -> None:
+        self._names, self._blocks = list(blocks), list(blocks.values())
+        self._store, self._cast, self._around = store, cast, around
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
+        self._empty = [dict(block.state_dict()) for block in self._blocks]
+        for number, block in enumerate(self._blocks):
+            block.register_forward_pre_hook(self._fill(number))
+            block.register_forward_hook(self._drain(number), always_call=True)
+
+    def wait(self) -> None:
+        """Until what is being read ahead is there."""
+        for one in self._ahead.values():
+            one.result()
+
+    def rest(self) -> None:
+        """Let go of what was read ahead: there is no next pass for now."""
+        for one in self._ahead.values():
+            one.cancel()
+        self._ahead.clear()
+
+    def _fill(self, number: int) -> Callable[..., None]:
+        def fill(block: nn.Module, _: Any) -> None:
+            coming = self._ahead.pop(number, None) or self._reader.submit(self._read, number)
+            block.load_state_dict(coming.result(), assign=True)
+            following = number + 1
+            if following == len(self._blocks) and self._around:
+                following = 0
+            if following < len(self._blocks) and following not in self._ahead:
+                self._ahead[following] = self._reader.submit(self._read, following)
+
+        return fill
+
+    def _drain(self, number: int) -> Callable[..., None]:
+        def drain(block: nn.Module, *_: Any) -> None:
+            block.load_state_dict(self._empty[number], assign=True)
+
+        return drain
+
+    def _read(self, number: int) -> dict[str, Tensor]:
+        prefix = f"{self._names[number]}."
+        return {
+            name: self._cast(f"{prefix}{name}", self._store.read(f"{prefix}{name}")) for name in self._empty[number]
+        }
+
+
+class RowsOnDisk(nn.Module):
+    """An embedding whose matrix stays on the disk.
+
+    Args:
+        store: that has it.
+        name: of the matrix.
+        cast: as in `Stream`.
+    """
+
+    def __init__(self, store: Store, name: str, cast: Cast) -> None:
+        super().__init__()
+        self._store, self._name, self._cast = store, name, cast
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        distinct, places = indices.unique(return_inverse=True)
+        rows = self._cast(self._name, self._store.rows(self._name, distinct.tolist()))
+        return rows.to(indices.device)[places]
+
+
+def load_streaming(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
+    """The pipeline in a model folder whose blocks stay on the disk until they are called.
+
+    Args:
+        folder: in our layout.
+        device: where it computes.
+        dtype: of the network and the text encoder; the rest is float32, as published.
+
+    Raises:
+        CheckpointError: the folder is not a whole model, or stored in a form that cannot be streamed.
+    """
+    model = open_model_folder(folder)
+    transformer = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
+    text_encoder = _empty(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
+    audio_encoder = _empty(model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32)
+    kept = frozenset(transformer._keep_in_fp32_modules)
+
+    def cast(name: str, stored: Tensor) -> Tensor:
+        return stored.to(device, torch.float32 if kept & set(name.split(".")) else dtype)
+
+    stores = {name: Store(model.components[name].weights) for name in STREAMED}
+    vocabulary = RowsOnDisk(stores["text_encoder"], _vocabulary(stores["text_encoder"]), cast_to(device, dtype))
+    text_encoder.shared = text_encoder.encoder.embed_tokens = vocabulary
+    _stream(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
+    _stream(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
+    network = _stream(transformer, "blocks", stores["transformer"], cast, around=True)
+    parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
+    pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
+    pipeline.vae.to(device)
+    pipeline.let_go = network.rest
+    return pipeline
+
+
+STREAMED = ("transformer", "text_encoder", "audio_encoder")
+"""Components whose blocks are streamed; the autoencoder is small."""
+
+
+def cast_to(device: str, dtype: torch.dtype) -> Cast:
+    """Makes everything of one type."""
+    return lambda _, stored: stored.to(device, dtype)
+
+
+def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any], dtype: torch.dtype) -> Any:
+    """A component without its weights.
+
+    Raises:
+        CheckpointError: its weights are stored otherwise than its class has them.
+    """
+    component = model.components[name]
+    if "quantization_config" in component.config:
+        problem = "holds quantised weights, which are not streamed"
+        raise CheckpointError(str(component.folder), problem, "convert the released weights without quantising them")
+    with torch.device("meta"):
+        return build(dict(component.config)).to(dtype).eval().requires_grad_(False)
+
+
+def _stream(module: Any, blocks: str, store: Store, cast: Cast, *, around: bool = False) -> Stream:
+    """Stream a module's blocks; the rest of its weights is read now."""
+    listed = module.get_submodule(blocks)
+    rest = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
+    module.load_state_dict({name: cast(name, store.read(name)) for name in rest}, strict=False, assign=True)
+    return Stream({f"{blocks}.{number}": block for number, block in enumerate(listed)}, store, cast, around=around)
+
+
+def _vocabulary(store: Store) -> str:
+    return next(name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in store)

@@ -1,0 +1,51 @@
+"""Makes clips as one of several ranks; the first one keeps their latents. ``python -m tests.distributed.work ...``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from humo.clips import Clip
+from humo.errors import RequestError
+from humo.presets import find_preset
+from humo.ranks import Crew, ranks
+from humo.request import Plan, parse_request, resolve
+from tests.calls import RED, tone
+
+SOUND = tone(30)
+
+
+def plan_of(preset: str, fields: dict[str, Any]) -> Plan:
+    """The plan of a clip with a picture and a sound."""
+    asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "seed": 3, **fields}
+    return resolve(parse_request(asked), find_preset(preset), len(SOUND))
+
+
+def main(folder: Path, cases: list[dict[str, Any]]) -> None:
+    """Every case, one after the other."""
+    torch.set_num_threads(1)
+    made: dict[str, torch.Tensor] = {}
+    told: dict[str, str] = {}
+    with ranks("cpu") as here:
+        for number, case in enumerate(cases):
+            plan = plan_of(case["preset"], case["fields"])
+            crew = Crew(here, case["parallel"], shard=case.get("shard", False))
+            pipeline = crew.load(folder / case["preset"], case.get("dtype", "float32"))
+            try:
+                crew.join(pipeline, plan)
+            except RequestError as error:
+                told[str(number)] = str(error)
+                continue
+            made[str(number)] = pipeline.sample(Clip(plan, [RED], SOUND))
+        if here.first:
+            save_file(made, str(folder / f"made-{here.size}.safetensors"))
+            (folder / f"told-{here.size}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
