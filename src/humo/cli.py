@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, servecli, traincli, verifycli
+from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, plancli, servecli, traincli, verifycli
 from humo.console import BYTES, Quiet, choose_console
 from humo.errors import DependencyError, HumoError, RequestError, did_you_mean
 from humo.options import Parser, add_request_options, check_ray_address, given_fields, whole
@@ -192,7 +192,11 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
         raise RequestError("--shard", "is for several processes", "add --parallel auto, under torchrun")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError("--parallel", "is missing, and there are several processes", "add --parallel auto")
-    console.result(*describe_result(run(plan, engine=Engine(), listener=console.progress, preview=options.preview)))
+    console.result(
+        *describe_result(
+            run(plan, engine=Engine(note=console.note), listener=console.progress, preview=options.preview)
+        )
+    )
     return DONE
 
 
@@ -203,7 +207,7 @@ def _generate_together(plan: Plan, options: argparse.Namespace, console: Quiet) 
     from humo.report import describe_result
 
     with ranks(plan.request.device) as here:
-        engine = Engine(Crew(here, options.parallel, shard=options.shard))
+        engine = Engine(Crew(here, options.parallel, shard=options.shard), console.note)
         if not here.first:
             help_with(plan, engine=engine)
             return DONE
@@ -306,7 +310,7 @@ def _make_rows(
     def begin(row: Row) -> None:
         console.begin(row.number, row.name)
 
-    make = make_here(Engine(), console.progress, begin)
+    make = make_here(Engine(note=console.note), console.progress, begin)
     if getattr(options, "ray", None) is not None and not options.dry_run:
         make = _make_elsewhere(options)
     outcomes = run_batch(
@@ -386,6 +390,7 @@ COMMANDS = {
     "models": Command(modelscli.SUMMARY, modelscli.add_options, modelscli.act),
     "serve": Command(servecli.SUMMARY, servecli.add_options, servecli.act),
     "ui": Command(servecli.PAGE_SUMMARY, servecli.add_page_options, servecli.act_page),
+    "plan": Command(plancli.SUMMARY, plancli.add_options, plancli.act),
     "doctor": Command(doctorcli.SUMMARY, doctorcli.add_options, doctorcli.act),
     "convert": Command("make a model folder of downloaded weights, or the reverse", _convert_options, _convert),
 }

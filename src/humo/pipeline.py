@@ -100,6 +100,8 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         self._interrupt = False
         self.let_go: Callable[[], None] | None = None
         """Where the weights of blocks stay on the disk: lets go of what was read ahead."""
+        self.make_room: Callable[[], bool] = never
+        """Called where the device's memory runs out in a pass: whether there is more room now, and it is made again."""
         self.branches = ALL_PASSES
         """Who makes which passes of a step, where several ranks work on one clip."""
 
@@ -160,6 +162,14 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         return conditions, None if moved else self.transformer.hear(conditions.text, conditions.audio)
 
     def _velocity(self, latents: Tensor, timestep: Tensor, seen: tuple[Conditions, Heard | None]) -> Tensor:
+        try:
+            return self._pass(latents, timestep, seen)
+        except torch.OutOfMemoryError:
+            if not self.make_room():
+                raise
+        return self._velocity(latents, timestep, seen)
+
+    def _pass(self, latents: Tensor, timestep: Tensor, seen: tuple[Conditions, Heard | None]) -> Tensor:
         conditions, heard = seen
         velocity: Tensor = self.transformer(
             hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),

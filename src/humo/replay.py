@@ -24,8 +24,13 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 FILE_FIELDS = ("images", "audio", "vocals")
 """Fields of a request that name files which are read."""
 
-CIRCUMSTANCES = frozenset({"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "consent"})
+CIRCUMSTANCES = frozenset(
+    {"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "placement", "consent"}
+)
 """Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
+
+PLACES = ("device", "dtype", "placement")
+"""Of those, the ones that can change the last digits; ``auto`` is content with any."""
 
 WEIGHTS = "weights"
 """Key of the record's environment: fingerprint of the weights."""
@@ -133,7 +138,7 @@ def same_request(output: Path, plan: Plan) -> bool:
         if made.model_dump(exclude=set(CIRCUMSTANCES)) != request.model_dump(exclude=set(CIRCUMSTANCES)):
             return False
         hashes = [[record.inputs.get(absolute(file)) for file in _files(made)], [hash_file(f) for f in _files(request)]]
-        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in ("device", "dtype"))
+        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in PLACES)
         weights = record.environment.get(WEIGHTS) == fingerprint(str(folder_of(request.model)))
     except HumoError:
         return False

@@ -49,6 +49,9 @@ Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda given: (given,) i
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
 
+PlacementName = Literal["auto", "resident", "offload", "host", "fp8", "disk"]
+
+
 class GenerateRequest(BaseModel):
     """What to make. Whatever is left out is the preset's published value, or follows from the inputs."""
 
@@ -83,6 +86,7 @@ class GenerateRequest(BaseModel):
     vocals: FileName | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
+    placement: PlacementName = Field("auto", description="where the weights lie: `humo plan` tells what each takes")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
     consent: bool = Field(False, description="those who are shown or heard have agreed; kept in the record")

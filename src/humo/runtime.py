@@ -6,10 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.errors import CheckpointError, DependencyError
+from humo.errors import CheckpointError, DependencyError, RequestError
+from humo.request import PlacementName, Plan
 
 if TYPE_CHECKING:
+    from humo.checkpoints.hub import ModelFolder
     from humo.pipeline import HuMoPipeline
+
+ON_A_GPU = ("offload", "host", "fp8")
+"""Placements that move weights between two memories."""
+
+SMALL = 8
+"""A model that would fit this often into what is free needs no looking into."""
 
 HOST, PORT = "127.0.0.1", 8848
 """Where the service listens unless it is told otherwise."""
@@ -87,7 +95,52 @@ def choose_dtype(dtype: str, device: str) -> str:
     return "float32" if device == "cpu" else "bfloat16"
 
 
-def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") -> HuMoPipeline:
+def memory_there(device: str) -> tuple[int, int]:
+    """Bytes that are free on a device and in the host's memory.
+
+    Args:
+        device: as chosen by `choose_device`; where it is no GPU, its memory is the host's.
+    """
+    import psutil
+    import torch
+
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+    return free, int(psutil.virtual_memory().available)
+
+
+def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
+    """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
+
+    Args:
+        plan: of the clip.
+        model: its model folder.
+        device, dtype: as chosen by `choose_device` and `choose_dtype`.
+
+    Raises:
+        RequestError: nothing fits, or what was asked for needs a GPU.
+    """
+    import torch
+
+    asked = plan.request.placement
+    if asked in ON_A_GPU and device != "cuda":
+        raise RequestError(
+            "placement", f"{asked!r} is for a GPU, and this is {device}", "allowed: resident, disk, auto"
+        )
+    there = memory_there(device)
+    if asked != "auto" or model.bytes * SMALL < max(there) or device == "mps":
+        return "resident" if asked == "auto" else asked
+
+    from humo.memory import choose, needs_of
+
+    passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
+    precision = getattr(torch, dtype)
+    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes)
+    return choose(needs, device, *there).placement.name
+
+
+def load_pipeline(
+    folder: Path, *, device: str = "auto", dtype: str = "auto", placement: PlacementName = "resident"
+) -> HuMoPipeline:
     """The pipeline in a model folder, on its device.
 
     The network and the text encoder take the precision asked for; the autoencoder and the audio encoder stay float32,
@@ -96,6 +149,7 @@ def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") ->
     Args:
         folder: in our layout (`humo convert` makes it).
         device, dtype: as in a request.
+        placement: where the weights lie (`humo.memory.PLACEMENTS`).
 
     Raises:
         CheckpointError: the folder is not a whole model, or its weights do not fit it.
@@ -107,19 +161,22 @@ def load_pipeline(folder: Path, *, device: str = "auto", dtype: str = "auto") ->
 
     from humo.checkpoints.hub import open_model_folder
     from humo.pipeline import HuMoPipeline
+    from humo.streaming import load_streaming, place
 
     open_model_folder(folder)
-    place = choose_device(device)
-    precision = getattr(torch, choose_dtype(dtype, place))
+    chosen = choose_device(device)
+    precision = getattr(torch, choose_dtype(dtype, chosen))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
+    if placement == "disk":
+        return load_streaming(folder, device=chosen, dtype=precision)
     try:
-        pipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True)
+        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
             str(folder), f"does not load: {failure}", "convert it anew with humo convert"
         ) from failure
-    loaded: HuMoPipeline = pipeline.to(place)
-    return loaded
+    place(pipeline, placement, chosen, precision)
+    return pipeline

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
@@ -21,6 +22,7 @@ from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
+from humo.request import PlacementName
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -226,3 +228,58 @@ def _stream(module: Any, blocks: str, store: Store, cast: Cast, *, around: bool 
 
 def _vocabulary(store: Store) -> str:
     return next(name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in store)
+
+
+def place(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype) -> None:
+    """Put a pipeline's weights, all of them in the host's memory, where they are to lie.
+
+    Args:
+        pipeline: as loaded.
+        placement: any but ``disk``, for which see `load_streaming`.
+        device: where it computes.
+        dtype: of the network.
+    """
+    if placement == "resident":
+        pipeline.to(device)
+    elif placement == "host":
+        streams = device.startswith("cuda")
+        for part in (pipeline.transformer, pipeline.text_encoder, pipeline.audio_encoder):
+            apply_group_offloading(
+                part,
+                onload_device=torch.device(device),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=streams,
+            )
+        pipeline.vae.to(device)
+    else:
+        if placement == "fp8":
+            pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+        pipeline.enable_model_cpu_offload(device=device)
+
+
+STEPS_DOWN: Mapping[PlacementName, PlacementName] = {"resident": "offload", "offload": "host", "fp8": "host"}
+"""Where to go on when the device's memory runs out."""
+
+
+def step_down(
+    pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype
+) -> PlacementName | None:
+    """Put the weights where they take less of the device's memory, in the middle of a clip.
+
+    Args:
+        pipeline, device, dtype: as in `place`.
+        placement: the present one.
+
+    Returns:
+        the new one; None if there is none.
+    """
+    lower = STEPS_DOWN.get(placement)
+    if lower is None:
+        return None
+    pipeline.remove_all_hooks()
+    pipeline.to("cpu")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    place(pipeline, lower, device, dtype)
+    return lower

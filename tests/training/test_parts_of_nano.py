@@ -18,15 +18,16 @@ from torch import nn
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.structure import ShortcutStructure, measure_autoencoder
 from humo.conditioning.text import encode_text
-from humo.errors import DependencyError, MediaError, RequestError
+from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.model.noise import seeded
-from humo.training import optimise, wording
+from humo.training import wording
 from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
 from humo.training.config import Data
 from humo.training.dataset import read_attributes, read_words, scan
 from humo.training.journal import read_journal
+from humo.training.muon import Muon
 from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe, TextRecipe
 from humo.training.pixels import read_piece
 from humo.training.recipefile import parse_recipe, parse_table
@@ -335,12 +336,30 @@ def test_the_heads_of_a_new_text_encoder_look_near(told: Path, tmp_path: Path) -
 # -- Muon -------------------------------------------------------------------------------------------------------------
 
 
-def test_muon_wants_whole_matrices_and_a_torch_that_has_it(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_muon_wants_whole_matrices(dataset: Path, tmp_path: Path) -> None:
     plain = values(dataset, tmp_path, tmp_path / "out", optimiser={"muon": True})
     with pytest.raises(RequestError, match=r"set compute.shard = false"):
         parse_recipe(plain)
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(DependencyError, match=r"needs torch 2.9"):
-        optimise._muon([torch.nn.Parameter(torch.zeros(2, 2))], 1e-3, 0.0)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (24, 24)])
+def test_muon_is_torchs_own_in_bfloat16(shape: tuple[int, int]) -> None:
+    """To the bit; and in float32 as near to it as bfloat16 is exact."""
+    start, *gradients = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    rate, decay = 1e-2, 0.1
+    ends: list[torch.Tensor] = []
+    for make in (
+        lambda weight: torch.optim.Muon([weight], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        lambda weight: Muon([weight], rate, decay, torch.bfloat16),
+        lambda weight: Muon([weight], rate, decay),
+    ):
+        weight = nn.Parameter(start.clone())
+        optimiser = make(weight)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimiser.step()
+        ends.append(weight.detach())
+    theirs, same, finer = ends
+    assert same.equal(theirs)
+    assert (finer - theirs).abs().max() < 0.02 * (theirs - start).abs().max()

@@ -100,6 +100,15 @@ class ModelFolder:
     components: Mapping[str, Component]
 
     @property
+    def structures(self) -> Mapping[str, Structure]:
+        """Component with weights -> its sizes."""
+        return {
+            name: measure({key: one.shape for key, one in part.tensors.items() if key not in TIED}, part.config)
+            for name, measure in MEASURES.items()
+            for part in (self.components[name],)
+        }
+
+    @property
     def bytes(self) -> int:
         """Size in bytes of all weights."""
         return sum(component.bytes for component in self.components.values())

@@ -11,6 +11,7 @@ Pixels are in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
     def _encode(self, x: Tensor) -> Tensor:
         """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
         linear = self.linear_encoder(to_blocks(x)).movedim(-1, 1)
-        last = self.encoder.conv_out
+        last: Any = self.encoder.conv_out
         if adds_nothing(last):
             moments = self.quant_conv(last.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *linear.shape[2:]))
         else:
@@ -140,9 +141,10 @@ class StreamingDecoder:
     def unclipped(self, z: Tensor) -> Tensor:
         """As a call, but not clipped."""
         vae, begins = self._vae, self._before is None
+        video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
             video = vae.linear(z, self._before)
-            last = vae.decoder.conv_out
+            last: Any = vae.decoder.conv_out
             if adds_nothing(last):
                 patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))
                 video = video + patch
@@ -170,8 +172,8 @@ class StreamingDecoder:
 
 def adds_nothing(last: nn.Module) -> bool:
     """Whether what leads up to a last convolution counts for nothing, and nobody asks for its gradient."""
-    weight: Tensor = last.weight
-    return not (torch.is_grad_enabled() and weight.requires_grad) and not bool(weight.any())
+    weight: Any = last.weight
+    return not weight.is_meta and not (torch.is_grad_enabled() and weight.requires_grad) and not bool(weight.any())
 
 
 def with_context(z_BCFHW: Tensor, before_BCFHW: Tensor | None = None) -> Tensor:

@@ -41,6 +41,14 @@ from humo.schedule import TRAIN_TIMESTEPS
 PREDICTABLE = 0.3
 """Noise level 0..1 below which a network that predicts data is shown what is left of it, rather than all of it."""
 
+FLOAT32_PARTS = frozenset(
+    (
+        *("patch_embedding", "text_embedder", "audio_proj", "time_embedder", "time_proj", "scale_shift_table"),
+        *("norm1", "norm2", "norm3", "norm_audio", "norm_q", "norm_k", "proj_out"),
+    )
+)
+"""Words in the names of weights that stay float32 whatever the precision: norms, small layers, both ends."""
+
 TIME_MAX_PERIOD = 10_000.0
 
 
@@ -188,21 +196,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
     _no_split_modules = ["HuMoTransformerBlock"]
     _repeated_blocks = ["HuMoTransformerBlock"]
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "audio_proj", "norm", "proj_out"]
-    _keep_in_fp32_modules = [
-        "patch_embedding",
-        "text_embedder",
-        "audio_proj",
-        "time_embedder",
-        "time_proj",
-        "scale_shift_table",
-        "norm1",
-        "norm2",
-        "norm3",
-        "norm_audio",
-        "norm_q",
-        "norm_k",
-        "proj_out",
-    ]
+    _keep_in_fp32_modules = sorted(FLOAT32_PARTS)
 
     @register_to_config
     def __init__(

@@ -18,7 +18,7 @@ from humo.request import GenerateRequest
 from humo.server.intake import Kind
 from humo.server.ledger import JSON, Job, State
 
-OURS = frozenset({"model", "images", "audio", "vocals", "device", "dtype", "output", "sidecar"})
+OURS = frozenset({"model", "images", "audio", "vocals", "device", "dtype", "placement", "output", "sidecar"})
 """Fields of a request that are files and circumstances: not a client's to set as they are."""
 
 PLAIN = tuple(name for name in GenerateRequest.model_fields if name not in OURS)

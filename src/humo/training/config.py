@@ -232,8 +232,7 @@ class Optimiser(Table):
 
     Args:
         betas, weight_decay: AdamW's.
-        muon: take Muon for the matrices of the blocks (torch 2.9 or later; not with shards): for a network that starts
-            from nothing.
+        muon: take Muon for the matrices of the blocks (not with shards): for a network that starts from nothing.
         clip: the longest gradient.
         ema: share of the average kept at a step.
     """

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from humo.errors import CheckpointError, DependencyError
+from humo.errors import CheckpointError
 from humo.ranks import ALONE, Ranks
 from humo.training.config import Optimiser, Pace
+from humo.training.muon import Muon
 from humo.training.parallel import exchange, like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
@@ -72,7 +73,7 @@ class StageOptimiser:
         ]
         self._divided = divide(hidden, here.size)
         if taken := [hidden[name] for name in self._divided[here.rank]]:
-            self._optimisers.append(_muon(taken, stage.learning_rate, settings.weight_decay))
+            self._optimisers.append(Muon(taken, stage.learning_rate, settings.weight_decay))
 
     def step(self, number: int) -> Tensor:
         """Take a step with the gradients that are there, and clear them.
@@ -146,17 +147,6 @@ def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
         names[rank].append(name)
         load[rank] += work[name]
     return names
-
-
-def _muon(weights: list[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon on some matrices, its steps as long as AdamW's would be.
-
-    Raises:
-        DependencyError: this torch has none.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise DependencyError("optimiser.muon", "needs torch 2.9 or later", "install it, or set muon = false")
-    return torch.optim.Muon(weights, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
 class Average:

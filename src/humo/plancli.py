@@ -1,0 +1,157 @@
+"""``humo plan``: how much memory a clip takes, and where its weights had best lie; no weights are needed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.errors import RequestError, did_you_mean
+from humo.options import Parser
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from humo.checkpoints.structure import Structure
+    from humo.console import Quiet
+    from humo.memory import Needs, Offer
+
+SUMMARY = "how much memory a video takes, and what fits into it; no weights needed"
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", re.IGNORECASE)
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo plan``."""
+    parser.usage = "humo plan [--model NAME] [--width N --height N --frames N] [--memory 24GB] [--host 64GB]"
+    parser.add_argument("--model", metavar="NAME", help="humo-17b, humo-1.7b, or a model folder (default: humo-17b)")
+    parser.add_argument("--width", metavar="N", help="of the video in pixels; default: the model's")
+    parser.add_argument("--height", metavar="N", help="of the video in pixels; default: the model's")
+    parser.add_argument("--frames", metavar="N", help="of the video, or of a window of it; default: the model's")
+    parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if there is one, or --memory")
+    parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
+    parser.add_argument("--memory", metavar="SIZE", help="of the GPU, as 24GB or 24GiB; default: what is free here")
+    parser.add_argument("--host", metavar="SIZE", help="of the machine; default: what is free here")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Tell what every part and every placement takes.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        RequestError: nothing fits; all is told before.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo plan", "see humo plan --help")
+    device = options.device or ("cuda" if options.memory else None)
+    if device not in (None, "cuda", "cpu"):
+        raise RequestError("--device", f"{device!r} is not allowed", "give cuda or cpu")
+    memory, host = (size_of(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
+    if device == "cpu" and memory is not None and host is not None:
+        raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
+    title, preset, structures = _model(options.model or "humo-17b")
+    asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
+
+    import torch
+
+    from humo.memory import choose, needs_of, offers
+    from humo.request import parse_request, resolve
+    from humo.runtime import choose_dtype, memory_there
+
+    if "frames" in asked:
+        asked["window"] = asked["frames"]
+    plan = resolve(parse_request({"prompt": "x", **asked}), preset)
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(options.dtype or "auto", kind)
+    if dtype not in ("bfloat16", "float32"):
+        raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
+    there = memory_there("cpu" if memory is not None else kind)
+    sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
+    passes = len(preset.guidance["TIA"](preset.scales).late)
+    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, getattr(torch, dtype), passes)
+    found = offers(needs, kind, *sizes)
+    geometry = plan.window_geometry
+    console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
+    for line, values in describe_needs(needs):
+        console.result(line, values, kind="part")
+    for offer in found:
+        console.result(describe_offer(offer, kind), _values(offer), kind="placement")
+    best = choose(needs, kind, *sizes)
+    console.result(
+        f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
+        {"placement": best.placement.name},
+    )
+    return 0
+
+
+def _model(name: str) -> tuple[str, Any, Mapping[str, Structure]]:
+    """The title, the family and the sizes of a released model, or of a model folder."""
+    from humo.checkpoints.hub import open_model_folder
+    from humo.checkpoints.released import RELEASED
+    from humo.presets import find_preset
+    from humo.runtime import folder_of
+
+    folder = folder_of(name)
+    if name in RELEASED and not folder.is_dir():
+        preset = find_preset(name)
+        return preset.title, preset, RELEASED[name]
+    if not Path(folder).exists():
+        raise RequestError("--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED))
+    model = open_model_folder(folder)
+    return model.preset.title, model.preset, model.structures
+
+
+def size_of(field: str, word: str | None) -> int | None:
+    """Bytes of a word like ``24GB`` (10^9) or ``24GiB`` (2^30).
+
+    Raises:
+        RequestError: it is none.
+    """
+    if word is None:
+        return None
+    found = SIZE.fullmatch(word.strip())
+    if found is None or float(found[1]) == 0:
+        raise RequestError(field, f"{word!r} is no size", "give a number and a unit, as 24GB or 24GiB")
+    return round(float(found[1]) * UNITS[found[2].upper()])
+
+
+def describe_needs(needs: Needs) -> list[tuple[str, dict[str, Any]]]:
+    """A line for each part and each phase."""
+    rows = []
+    for part, weights in needs.weights.items():
+        values = {"part": part, "weights": weights.whole, "block": weights.block, "disk": needs.stored[part]}
+        line = f"  {part:14} weights {_giga(weights.whole)}" + (
+            f", of which a block {_giga(weights.block)}" if weights.blocks else ""
+        )
+        rows.append((line, values))
+    for phase, size in needs.working.items():
+        offered = needs.offered if phase == "denoise" else 0
+        rows.append((f"  {phase:14} computes with {_giga(size + offered)}", {"phase": phase, "bytes": size + offered}))
+    return rows
+
+
+def describe_offer(offer: Offer, kind: str) -> str:
+    """A line for a placement."""
+    sizes = _giga(offer.host) if kind == "cpu" else f"GPU {_giga(offer.device)}, host {_giga(offer.host)}"
+    exact = "" if offer.placement.exact else ", not exact"
+    fits, placement = "fits" if offer.fits else "", offer.placement
+    return f"{fits:4}  {placement.name:9} {sizes} (most in {offer.phase}): {placement.title}{exact}"
+
+
+def _values(offer: Offer) -> dict[str, Any]:
+    return {
+        "placement": offer.placement.name,
+        "device": offer.device,
+        "host": offer.host,
+        "phase": offer.phase,
+        "exact": offer.placement.exact,
+        "fits": offer.fits,
+    }
+
+
+def _giga(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
