@@ -27,7 +27,11 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Job files, batches, making again": (
         "`--config`, `humo batch`, `--from`.",
-        ("textfiles", "jobfiles", "published", "batch", "replay"),
+        ("textfiles", "jobfiles", "published", "batch", "raybatch", "raycluster", "replay"),
+    ),
+    "Memory, and several processes": (
+        "`humo plan`, `--placement`; `--parallel` and `--shard` under torchrun.",
+        ("plancli", "memory", "streaming", "ranks"),
     ),
     "Models": (
         "`--model`, `humo models`: folders, downloads, sums.",
@@ -100,7 +104,6 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "training.parts",
             "training.network",
             "training.batches",
-            "training.parallel",
             "training.optimise",
             "training.train",
             "training.part",

@@ -20,7 +20,13 @@ from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import AutoencoderStructure, ShortcutStructure, Structure, TransformerStructure
+from humo.checkpoints.structure import (
+    AutoencoderStructure,
+    ShortcutStructure,
+    SpeechStructure,
+    Structure,
+    TransformerStructure,
+)
 from humo.conditioning.image import decode_video, encode_blank
 from humo.errors import RequestError
 from humo.geometry import Geometry
@@ -35,14 +41,17 @@ BLOCK = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
 """In the names of weights: those of a block, of which a part has many alike."""
 
 VOCABULARY = "shared.weight"
+STORED = torch.bfloat16
+"""What the network and the text encoder are stored in, the speech encoder apart."""
+
 PROMPT_TOKENS = 512
 """The longest prompt."""
 
 SOUND_FRAMES = 3000
 """Spectra of the thirty seconds that the speech encoder hears at a time."""
 
-PROCESS_BYTES = 760 * 2**20
-"""Of the interpreter and the libraries, before any weights: measured on Linux with torch for CPUs."""
+PROCESS_BYTES = 560 * 2**20
+"""Of the interpreter, the libraries and a small video's frames: measured on Linux with torch for CPUs."""
 
 CONTEXT_BYTES = 600 * 2**20
 """What CUDA keeps for itself, about; not measured here."""
@@ -56,12 +65,14 @@ class Weights:
         around: outside the blocks.
         block: of one block.
         blocks: how many there are.
+        ahead: of a block, as it is stored.
         rows: of the around, a vocabulary, of which streaming reads single rows.
     """
 
     around: int
     block: int
     blocks: int
+    ahead: int = 0
     rows: int = 0
 
     @property
@@ -71,8 +82,8 @@ class Weights:
 
     @property
     def two_blocks(self) -> int:
-        """That are there while blocks are streamed: the one that computes, and the one that comes."""
-        return min(2, self.blocks) * self.block
+        """That are there while blocks are streamed: the one that computes, and the one that comes, as it is stored."""
+        return self.block + self.ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +155,9 @@ def weights_of(structure: Structure, dtype: torch.dtype) -> Weights:
         else:
             around += size
             rows += size if name.ours == VOCABULARY else 0
-    return Weights(around, max(blocks.values(), default=0), len(blocks), rows)
+    block = max(blocks.values(), default=0)
+    stored = block if isinstance(structure, SpeechStructure) else block * STORED.itemsize // dtype.itemsize
+    return Weights(around, block, len(blocks), stored, rows)
 
 
 def _empty(build: Callable[[], Any]) -> Any:
@@ -341,21 +354,17 @@ def choose(needs: Needs, kind: str, device_memory: int, host_memory: int) -> Off
     found = offers(needs, kind, device_memory, host_memory)
     fitting = [one for one in found if one.fits]
     if not fitting:
-        raise RequestError("memory", nothing_fits(found, kind, device_memory, host_memory), WHAT_TAKES_LESS)
+        least = min(found, key=lambda one: (one.device, one.host))
+        there, wanted = _in_words(kind, device_memory, host_memory), _in_words(kind, least.device, least.host)
+        where = "" if kind == "cpu" else " on the GPU and beside it"
+        problem = f"{there}{where} are too little: even placement {least.placement.name} takes {wanted}"
+        raise RequestError("memory", problem, WHAT_TAKES_LESS)
     return fitting[0]
 
 
 WHAT_TAKES_LESS = "make a smaller or shorter video, or a long one in shorter windows (--window)"
 
 
-def nothing_fits(found: list[Offer], kind: str, device_memory: int, host_memory: int) -> str:
-    """In words: what the smallest placement lacks."""
-    least = min(found, key=lambda one: (one.device, one.host))
-    there = (
-        f"{host_memory / 1e9:.1f} GB" if kind == "cpu" else f"{device_memory / 1e9:.1f} and {host_memory / 1e9:.1f} GB"
-    )
-    wanted = (
-        f"{least.host / 1e9:.1f} GB" if kind == "cpu" else f"{least.device / 1e9:.1f} and {least.host / 1e9:.1f} GB"
-    )
-    where = "" if kind == "cpu" else " on the GPU and beside it"
-    return f"{there}{where} are too little: even placement {least.placement.name} takes {wanted}"
+def _in_words(kind: str, device: int, host: int) -> str:
+    host_words = f"{host / 1e9:.1f} GB"
+    return host_words if kind == "cpu" else f"{device / 1e9:.1f} and {host_words}"

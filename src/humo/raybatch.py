@@ -21,7 +21,7 @@ import ray
 
 from humo import __version__, errors, raycluster
 from humo.batch import Make, Outcome, Work
-from humo.errors import HumoError, RequestError
+from humo.errors import HumoError, RequestError, StorageError
 from humo.jobfiles import Row
 from humo.jobs import Engine, Result, prepare, run
 from humo.media.files import replacing
@@ -168,7 +168,7 @@ def outcome_of(row: Row, plan: Plan, told: Told) -> Outcome:
     if not output.is_file():
         problem = f"{str(output)!r} was made on another machine, and is not here"
         remedy = "every machine must see the same folders; share it"
-        return Outcome(row, "failed", output, error=errors.StorageError("output", problem, remedy))
+        return Outcome(row, "failed", output, error=StorageError("output", problem, remedy))
     return Outcome(row, "made", output, Result(**{**told["result"], "path": output}))
 
 

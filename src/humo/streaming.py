@@ -1,7 +1,8 @@
 """Weights that come from disk when a block is called, and go when it is done: memory for two blocks is enough.
 
-While one block computes, a thread reads the next one. What is not a block stays: norms and embeddings at both ends are
-small, but for the text encoder's vocabulary, of which the rows of a prompt are read alone.
+While one block computes, a thread reads the next one, as it is stored; it is cast once the other is gone. What is not a
+block stays: norms and embeddings at both ends are small, but for the text encoder's vocabulary, of which the rows of a
+prompt are read alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
@@ -20,6 +20,7 @@ from humo.checkpoints.hub import ModelFolder, open_model_folder
 from humo.checkpoints.reading import SafetensorsFile
 from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
+from humo.model.library import apply_group_offloading
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
 from humo.request import PlacementName
@@ -120,7 +121,10 @@ class Stream:
     def _fill(self, number: int) -> Callable[..., None]:
         def fill(block: nn.Module, _: Any) -> None:
             coming = self._ahead.pop(number, None) or self._reader.submit(self._read, number)
-            block.load_state_dict(coming.result(), assign=True)
+            raw = coming.result()
+            names = list(raw)
+            cast = {name: self._cast(f"{self._names[number]}.{name}", raw.pop(name)) for name in names}
+            block.load_state_dict(cast, assign=True)
             following = number + 1
             if following == len(self._blocks) and self._around:
                 following = 0
@@ -137,9 +141,7 @@ class Stream:
 
     def _read(self, number: int) -> dict[str, Tensor]:
         prefix = f"{self._names[number]}."
-        return {
-            name: self._cast(f"{prefix}{name}", self._store.read(f"{prefix}{name}")) for name in self._empty[number]
-        }
+        return {name: self._store.read(f"{prefix}{name}") for name in self._empty[number]}
 
 
 class RowsOnDisk(nn.Module):
@@ -215,7 +217,10 @@ def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any]
         problem = "holds quantised weights, which are not streamed"
         raise CheckpointError(str(component.folder), problem, "convert the released weights without quantising them")
     with torch.device("meta"):
-        return build(dict(component.config)).to(dtype).eval().requires_grad_(False)
+        module = build(dict(component.config)).eval().requires_grad_(False)
+    for weight in module.parameters():
+        weight.data = weight.data.to(dtype)
+    return module
 
 
 def _stream(module: Any, blocks: str, store: Store, cast: Cast, *, around: bool = False) -> Stream:

@@ -67,8 +67,10 @@ def test_what_a_worker_says_becomes_an_outcome(tmp_path: Path) -> None:
     code = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
+from humo.jobfiles import Row
 from humo.jobs import prepare
 from humo.raybatch import Maker, outcome_of
+from humo.request import parse_request
 plan = prepare(parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "steps": 1}))
 row = Row(1, "a", {})
 broken = {"error": "MediaError", "words": ["images", "is broken", "mend it"]}

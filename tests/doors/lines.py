@@ -59,6 +59,7 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("evaluate", "clip"): _of_a_true_clip,
     ("verify",): list,
     ("doctor",): list,
+    ("plan",): lambda words: [*words, "--width", "64", "--height", "64", "--frames", "5"],
     ("models", "import"): _of_a_folder,
     ("models",): list,
 }
@@ -176,7 +177,12 @@ def _python(words: list[str], line: str) -> None:
 
 
 def _torchrun(words: list[str], line: str) -> None:
-    do(words[words.index("humo") + 1 :])
+    """Several processes are started elsewhere (tests/distributed, tests/training)."""
+    after = words[words.index("humo") + 1 :]
+    if after[0] == "train":
+        do(after)
+    else:
+        _is_parsed(after)
 
 
 def _docker(words: list[str], line: str) -> None:

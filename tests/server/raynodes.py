@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -61,6 +62,7 @@ def nodes() -> Iterator[Nodes]:
         stderr=subprocess.DEVNULL,
         text=True,
         env=environment,
+        cwd=Path(__file__).parents[2],
     )
     with process:  # leaving it ends its standard input, and waits
         found = Nodes(process)

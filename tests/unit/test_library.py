@@ -181,6 +181,22 @@ def _gives_its_embeddings_every_layer_and_the_normed_end(_: Path) -> None:
     assert torch.equal(states[-1], seen["normed"])
 
 
+@checks_name("apply_group_offloading")
+@torch.no_grad()
+def _streams_blocks_through_a_device(_: Path) -> None:
+    layers = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(4)))
+    expected = layers(torch.ones(1, 3))
+    library.apply_group_offloading(
+        layers,
+        onload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=False,
+    )
+    assert layers(torch.ones(1, 3)).equal(expected)
+    assert any(hasattr(layer, "_diffusers_hook") for layer in layers.modules()), "by which it is known"
+
+
 @pytest.mark.parametrize("name", sorted(library.__all__))
 def test_a_private_name_does_what_we_rely_on(name: str, tmp_path: Path) -> None:
     checks[name](tmp_path)

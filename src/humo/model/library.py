@@ -3,6 +3,7 @@
 A test imports and exercises each, so that a new release that moves one fails there first.
 """
 
+from diffusers.hooks import apply_group_offloading
 from diffusers.loaders.lora_base import _fetch_state_dict as fetch_lora
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -21,6 +22,7 @@ __all__ = [
     "PixArtAlphaTextProjection",
     "TimestepEmbedding",
     "WhisperEncoder",
+    "apply_group_offloading",
     "apply_lora_scale",
     "dispatch_attention_fn",
     "fetch_lora",

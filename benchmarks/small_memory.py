@@ -1,0 +1,181 @@
+"""How little memory a full-size model takes whose blocks stay on the disk, and whether `humo plan` says so.
+
+    python benchmarks/small_memory.py --folder /somewhere/large                 # HuMo-1.7B generates: 18 GB of disk
+    python benchmarks/small_memory.py --folder /somewhere/large --model humo-17b  # a pass of HuMo-17B: 36 GB
+
+The weights are made up: memory does not depend on them, and nothing is downloaded. HuMo-1.7B makes a whole small video
+of words, a picture and a sound, in two steps, by the command; of HuMo-17B the network makes one pass, and the other
+parts are small. Each runs in a process of its own, of which the system tells the most memory that it ever had resident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import T5Tokenizer
+
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.layout import MODEL_INDEX, OURS, feature_config, model_index, scheduler_config
+from humo.checkpoints.reading import StoredTensor
+from humo.checkpoints.released import RELEASED, UMT5_XXL, WHISPER_LARGE_V3
+from humo.checkpoints.structure import SpeechStructure, Structure
+from humo.checkpoints.writing import Output, write_json, write_weights
+from humo.geometry import Geometry
+from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, needs_of
+from humo.presets import find_preset
+from timing import environment, positive
+
+ROOT = Path(__file__).resolve().parents[1]
+GIBIBYTE = 2**30
+WITHIN = {"humo-1.7b": 4 * GIBIBYTE, "humo-17b": 8 * GIBIBYTE}
+"""What each is to stay under."""
+
+FRAME = {"width": 160, "height": 96, "frames": 5}
+PATTERN_VALUES = 2**24
+LONG = "a woman talks and " * 40
+"""A prompt of all tokens there can be: the tokenizer made up here has one a letter."""
+
+PASS = """
+import sys, torch
+from pathlib import Path
+from humo.streaming import load_streaming
+pipeline = load_streaming(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
+net, config = pipeline.transformer, pipeline.transformer.config
+width, height, frames = map(int, sys.argv[2:])
+latents, text = torch.randn(1, config.in_channels, frames, height // 8, width // 8), torch.randn(1, 12, config.text_dim)
+audio = torch.randn(1, frames, config.audio_window, config.audio_bands, config.audio_width)
+with torch.no_grad():
+    out = net(latents, torch.tensor([500.0]), text, audio).sample
+assert out.isfinite().all()
+"""
+
+
+def structures_of(model: str) -> Mapping[str, Structure]:
+    """The parts that are made: of HuMo-17B, whose network alone is at work, the encoders have one layer each."""
+    if model == "humo-1.7b":
+        return RELEASED[model]
+    small: dict[str, Structure] = {
+        "text_encoder": replace(UMT5_XXL, num_layers=1, vocab_size=1000),
+        "audio_encoder": replace(WHISPER_LARGE_V3, encoder_layers=1),
+    }
+    return {**RELEASED[model], **small}
+
+
+def make_model(folder: Path, model: str) -> None:
+    """A model folder with made-up weights: one pattern of small numbers, over and over."""
+    if (folder / MODEL_INDEX).is_file():
+        return
+    values = torch.randn(PATTERN_VALUES, generator=torch.Generator().manual_seed(0)) * 0.02
+    for name, structure in structures_of(model).items():
+        part = folder / name
+        write_json(part / "config.json", structure.config())
+        is_whole = name in ("vae", "audio_encoder")  # float32, as published
+        stem = next(place.stem for place in OURS.values() if place.folder == name)
+        write_weights(part, stem, outputs(structure, values.to(torch.float32 if is_whole else torch.bfloat16)))
+        if isinstance(structure, SpeechStructure):
+            write_json(
+                folder / "feature_extractor" / "preprocessor_config.json", feature_config(structure.num_mel_bins)
+            )
+    pieces = ["<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
+    T5Tokenizer(vocab=[(piece, -float(n)) for n, piece in enumerate(pieces)], extra_ids=0).save_pretrained(
+        str(folder / "tokenizer")
+    )
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config())
+    write_json(folder / MODEL_INDEX, model_index(model))  # last: it makes the folder a whole one
+
+
+def outputs(structure: Structure, pattern: torch.Tensor) -> list[Output]:
+    """The tensors of a part, all of the pattern's type and bytes."""
+    data = pattern.view(torch.uint8).numpy().data
+    word = {torch.float32: "F32", torch.bfloat16: "BF16"}[pattern.dtype]
+
+    def pieces(size: int) -> Iterator[memoryview]:
+        for begin in range(0, size, len(data)):
+            yield data[: min(len(data), size - begin)]
+
+    stored = ((name.ours, StoredTensor(word, name.shape)) for name in names_of(structure))
+    return [Output(name, tensor, partial(pieces, tensor.bytes)) for name, tensor in stored]
+
+
+def resident(words: list[str]) -> tuple[int, float]:
+    """The most bytes that a program had resident, and its seconds.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, *words], env=os.environ | {"PYTHONWARNINGS": "ignore"}, cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{words[:3]} ended with {process.returncode}")
+    return usage.ru_maxrss * 1024, time.monotonic() - began
+
+
+def inputs(folder: Path) -> list[str]:
+    """Options for a picture and a sound."""
+    return [*("--image", str(ROOT / "examples" / "woman.png")), *("--audio", str(ROOT / "examples" / "woman.wav"))]
+
+
+def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
+    """What is measured, by name."""
+    preset = find_preset(model)
+    geometry = Geometry(**FRAME, references=1)
+    needs = needs_of(structures_of(model), geometry, preset.reference_entry, torch.float32, 3)
+    if model == "humo-1.7b":
+        size = [word for name, value in FRAME.items() for word in (f"--{name}", str(value))]
+        words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
+        words += [*inputs(folder), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
+        predicted = disk_bytes(needs)
+    else:
+        latents = geometry.latents
+        words = ["-c", PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
+        predicted = disk_bytes(needs, phase="denoise")
+    measured, seconds = resident(words)
+    yield "predicted", predicted
+    yield "measured", measured
+    yield "ratio", round(predicted / measured, 3)
+    yield "seconds", round(seconds, 1)
+    yield "within", measured < WITHIN[model]
+
+
+def disk_bytes(needs: Needs, phase: str | None = None) -> int:
+    """What the plan says of placement ``disk`` on a CPU, in one phase or at most."""
+    phases = PLACEMENTS["disk"].device_bytes(needs)
+    return PROCESS_BYTES + (max(phases.values()) if phase is None else phases[phase])
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the made-up weights go, and stay")
+    parser.add_argument("--model", choices=list(WITHIN), default="humo-1.7b")
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads of torch")
+    parser.add_argument("--json", type=Path, help="file for what was measured")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    folder = options.folder / options.model
+    make_model(folder, options.model)
+    found = dict(run(folder, options.model))
+    for name, value in found.items():
+        print(f"{name:10} {value / 1e9:.2f} GB" if name in ("predicted", "measured") else f"{name:10} {value}")
+    result = {"benchmark": "small_memory", "environment": environment(), "model": options.model, **found}
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""What a clip is said to take is what it takes; the fastest placement that fits is chosen, and left if it does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.calls import HEIGHT, RED, WIDTH
+from tests.tiny import save_tiny_model, tiny_pipeline
+from torch import Tensor
+
+from humo import HuMoPipeline, cli, runtime
+from humo.checkpoints.hub import open_model_folder
+from humo.checkpoints.released import RELEASED
+from humo.clips import Clip
+from humo.errors import RequestError
+from humo.geometry import Geometry
+from humo.jobs import Engine, prepare
+from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, Weights, choose, needs_of, offers, weights_of
+from humo.meter import metered
+from humo.plancli import size_of
+from humo.presets import ReferenceEntry
+from humo.request import Plan, parse_request, resolve
+from humo.streaming import place, step_down
+
+GIGA = 10**9
+
+
+def test_what_is_made_is_counted_until_it_goes() -> None:
+    there = torch.empty(1000, device="meta")
+    with metered([there]) as found:
+        first = there + 1
+        view = first.view(10, 100)
+        assert found.live == 4000
+        del first
+        assert found.live == 4000, "a view keeps what it shows"
+        (view.double() * 2).sum()
+        del view
+    assert found.live == 0
+    assert found.peak == 4000 + 8000 + 8000
+
+
+@pytest.mark.parametrize("preset", ["humo-1.7b", "humo-17b"])
+def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
+    """The same operations with numbers, counted alike."""
+    folder = save_tiny_model(tmp_path / "model", preset)
+    model = open_model_folder(folder)
+    geometry = Geometry(160, 96, 13, references=1)
+    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    pipeline = HuMoPipeline.from_pretrained(str(folder))
+    config = pipeline.transformer.config
+    inputs = (
+        torch.randn(1, config.in_channels, geometry.latents, 12, 20),
+        torch.tensor([500.0]),
+        torch.randn(1, config.text_length, config.text_dim),
+        torch.randn(1, geometry.latents, config.audio_window, config.audio_bands, config.audio_width),
+    )
+    with metered(pipeline.transformer.parameters(), inputs) as found:
+        heard = pipeline.transformer.hear(*inputs[2:])
+        kept = found.live
+        found.peak = kept
+        pipeline.transformer(inputs[0], inputs[1], heard=heard, return_dict=False)
+    assert needs.offered == 3 * kept
+    assert needs.working["denoise"] == found.peak - kept
+    weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
+    assert needs.weights["transformer"].whole == weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = save_tiny_model(tmp_path / "model", "humo-17b")
+    structures = open_model_folder(folder).structures
+    pipeline = runtime.load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
+    for name in ("transformer", "text_encoder"):
+        said = weights_of(structures[name], dtype)
+        weights = dict(getattr(pipeline, name).named_parameters())
+        assert said.whole == sum(weight.nbytes for weight in weights.values())
+        assert said.blocks == 2
+        blocks = {key: one for key, one in weights.items() if key.startswith(("blocks.0.", "encoder.block.0."))}
+        assert said.block == sum(weight.nbytes for weight in blocks.values())
+
+
+def test_far_more_frames_follow_from_a_few() -> None:
+    few, many, more = (
+        needs_of(RELEASED["humo-1.7b"], Geometry(64, 64, frames), ReferenceEntry.OVERWRITE, torch.bfloat16, 3).working[
+            "decode"
+        ]
+        for frames in (33, 65, 97)
+    )
+    assert more - many == many - few > 0
+
+
+def some_needs() -> Needs:
+    """A network of 10 GB, a text encoder of 4, an autoencoder of 1; a pass computes with 2 GB."""
+    weights = {
+        "transformer": Weights(around=0, block=1 * GIGA, blocks=10, ahead=GIGA),
+        "text_encoder": Weights(around=2 * GIGA, block=GIGA, blocks=2, ahead=GIGA, rows=2 * GIGA),
+        "audio_encoder": Weights(around=0, block=0, blocks=0),
+        "vae": Weights(around=GIGA, block=0, blocks=0),
+    }
+    working = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
+    return Needs(weights, {name: one.whole for name, one in weights.items()}, working, offered=GIGA)
+
+
+def test_what_each_placement_takes() -> None:
+    sizes = {name: max(one.device_bytes(some_needs()).values()) / GIGA for name, one in PLACEMENTS.items()}
+    assert sizes == {
+        "resident": 10 + 4 + 1 + 2 + 1,
+        "offload": 10 + 2 + 1,
+        "host": 1 + 2 + 2,
+        "fp8": 5 + 2 + 1,
+        "disk": 1 + 2 + 2,
+    }
+    assert {name: one.host_bytes(some_needs()) / GIGA for name, one in PLACEMENTS.items()} == {
+        "resident": 0,
+        "offload": 15,
+        "host": 15,
+        "fp8": 10,
+        "disk": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "host", "chosen"),
+    [
+        ("cuda", 24, 64, "resident"),
+        ("cuda", 16, 64, "offload"),
+        ("cuda", 12, 64, "host"),
+        ("cuda", 12, 12, "fp8"),
+        ("cuda", 6, 4, "disk"),
+        ("cpu", 0, 24, "resident"),
+        ("cpu", 0, 8, "disk"),
+    ],
+)
+def test_the_fastest_that_fits_is_chosen(kind: str, device: int, host: int, chosen: str) -> None:
+    assert choose(some_needs(), kind, device * GIGA, host * GIGA).placement.name == chosen
+
+
+def test_on_a_cpu_there_is_one_memory() -> None:
+    found = offers(some_needs(), "cpu", 0, 24 * GIGA)
+    assert [(one.placement.name, one.device) for one in found] == [("resident", 0), ("disk", 0)]
+    assert found[0].host == 18 * GIGA + PROCESS_BYTES
+
+
+def test_where_nothing_fits_it_is_said_what_would() -> None:
+    with pytest.raises(RequestError) as caught:
+        choose(some_needs(), "cuda", 2 * GIGA, 64 * GIGA)
+    assert str(caught.value) == (
+        "memory: 2.0 and 64.0 GB on the GPU and beside it are too little: even placement disk takes 5.6 and 2.6 GB; "
+        "make a smaller or shorter video, or a long one in shorter windows (--window)"
+    )
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--model", "humo-17b", "--frames", "25", "--memory", "16GB", "--host", "64GiB", "--json"]
+    assert cli.main([*words, "--width", "320", "--height", "192"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    parts = {one["part"]: one["weights"] for one in told if one["event"] == "part" and "part" in one}
+    assert parts["transformer"] == pytest.approx(34.66e9, rel=1e-3)
+    assert parts["text_encoder"] == pytest.approx(11.36e9, rel=1e-3)
+    fits = {one["placement"]: one["fits"] for one in told if one["event"] == "placement"}
+    assert fits == {"resident": False, "offload": False, "host": True, "fp8": False, "disk": True}
+    assert told[-1]["placement"] == "host"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "humo-18b"], "--model: 'humo-18b' is no model folder and no known name; did you mean"),
+        (["--memory", "much"], "--memory: 'much' is no size; give a number and a unit, as 24GB or 24GiB"),
+        (["--host", "0GB"], "--host: '0GB' is no size"),
+        (["--device", "tpu"], "--device: 'tpu' is not allowed; give cuda or cpu"),
+        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: and --host are one on a CPU"),
+        (["--dtype", "float16"], "--dtype: 'float16' is not allowed"),
+        (["--width", "3"], "width: '3' is not allowed"),
+        (["more"], "more: is not an option of humo plan"),
+        (
+            ["--device", "cpu", "--memory", "1GB", "--width", "64", "--height", "64", "--frames", "5"],
+            "memory: 1.0 GB are",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert cli.main(["plan", *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+def test_sizes_are_read_in_both_kinds_of_units() -> None:
+    assert [size_of("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
+        24 * GIGA,
+        24 * 2**30,
+        1_500 * GIGA,
+        512 * 10**6,
+        7,
+    ]
+
+
+# -- at work ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_tiny_model(tmp_path / "model", "humo-1.7b")
+
+
+def plan_of(folder: Path, output: Path, **fields: Any) -> Plan:
+    asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
+    return prepare(parse_request(asked | {"output": str(output)} | fields))
+
+
+def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
+    assert Engine().settled(plan).request.placement == "resident"
+    needs = needs_of(open_model_folder(folder).structures, plan.geometry, ReferenceEntry.OVERWRITE, torch.float32, 2)
+    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs).values())
+    monkeypatch.setattr(runtime, "SMALL", 10**9)
+    for room, placement in ((10 * least, "resident"), (least, "disk")):
+        monkeypatch.setattr(runtime, "memory_there", lambda device, room=room: (0, room))
+        assert Engine().settled(plan).request.placement == placement
+    monkeypatch.setattr(runtime, "memory_there", lambda device: (0, 10_000))
+    with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
+        Engine().settled(plan)
+
+
+@pytest.mark.parametrize("placement", ["offload", "host", "fp8"])
+def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, placement: str) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement=placement)
+    with pytest.raises(RequestError, match=f"placement: '{placement}' is for a GPU, and this is cpu"):
+        Engine().settled(plan)
+
+
+def sample(pipeline: HuMoPipeline) -> Tensor:
+    asked = {"prompt": "a man", "images": ["red"], "width": WIDTH, "height": HEIGHT, "frames": 9, "steps": 3, "seed": 3}
+    plan = resolve(parse_request(asked), pipeline.preset)
+    return pipeline.sample(Clip(plan, [RED]))
+
+
+def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
+    pipeline = tiny_pipeline("humo-17b")
+    expected = sample(pipeline)
+    place(pipeline, "host", "cpu", torch.float32)
+    assert torch.allclose(sample(pipeline), expected, atol=1e-6)
+
+
+class Cramped:
+    """A network whose memory runs out in some pass."""
+
+    def __init__(self, pipeline: HuMoPipeline, runs_out: int) -> None:
+        self.passes, self._runs_out, self._pass = 0, runs_out, pipeline._pass
+
+    def __call__(self, *words: Any) -> Tensor:
+        self.passes += 1
+        if self.passes == self._runs_out:
+            raise torch.OutOfMemoryError("too much")
+        return self._pass(*words)
+
+
+def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline("humo-1.7b")
+    expected = sample(pipeline)
+    told: list[str] = []
+    engine = Engine(note=told.append)
+    engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
+    steps = {"resident": "host"}  # what lies between needs a GPU
+    monkeypatch.setattr("humo.streaming.STEPS_DOWN", steps)
+    pipeline.make_room = engine._make_room
+    cramped = Cramped(pipeline, runs_out=4)
+    monkeypatch.setattr(pipeline, "_pass", cramped)
+    assert torch.allclose(sample(pipeline), expected, atol=1e-6)
+    assert told == ["the GPU's memory ran out: going on with placement host in place of resident"]
+    assert engine._key == (folder, "cpu", "float32", "host")
+    passes = cramped.passes
+    monkeypatch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
+    with pytest.raises(RequestError, match="memory: of the GPU ran out, with placement host; make a smaller"):
+        sample(pipeline)
+    assert passes == 3 * 3 + 1
+
+
+def test_there_is_an_end_to_stepping_down() -> None:
+    pipeline = tiny_pipeline("humo-1.7b")
+    assert step_down(pipeline, "disk", "cpu", torch.float32) is None
+    with pytest.raises(torch.OutOfMemoryError):
+        cramped_alone(pipeline)
+
+
+def cramped_alone(pipeline: HuMoPipeline) -> Tensor:
+    """Without an engine nobody makes room."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
+        return sample(pipeline)
