@@ -21,9 +21,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(autouse=True)
 def nothing_goes_on_running() -> Iterator[None]:
-    """A test that fails leaves no service behind, which would disturb those after it."""
+    """A test that fails leaves no service of its own behind, which would disturb those after it."""
+    shared = list(Running.started)
     yield
-    for running in list(Running.started):
+    for running in [one for one in Running.started if one not in shared]:
         running.kill()
 
 
