@@ -15,7 +15,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "A request": (
         "Its fields, at every door: options, job files, HTTP, the page, Python.",
-        ("request", "jobs", "clips", "presets", "runtime"),
+        ("request", "jobs", "engine", "clips", "presets", "runtime"),
     ),
     "Pictures, sounds and videos that are read": (
         "`‹field›` is the one that named the file: `images`, `audio`, `--from`, FILE ...",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from humo.engine import Engine
 from humo.errors import RequestError
 from humo.jobfiles import Row
-from humo.jobs import VIDEO_SUFFIX, Engine, Result, build_request, lay_over, prepare, preset_of, run
+from humo.jobs import VIDEO_SUFFIX, Result, build_request, lay_over, prepare, preset_of, run
 from humo.progress import Listener, deaf
 from humo.published import item_output
 from humo.replay import same_request

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from humo import __version__, datacli, doctorcli, evaluatecli, modelscli, plancli, servecli, traincli, verifycli
 from humo.console import BYTES, Quiet, choose_console
-from humo.errors import DependencyError, HumoError, RequestError, did_you_mean
-from humo.options import Parser, add_request_options, check_ray_address, given_fields, whole
+from humo.errors import HumoError, RequestError, did_you_mean
+from humo.options import Parser, add_request_options, check_installed, check_ray_address, given_fields, whole
 
 if TYPE_CHECKING:
     from humo.batch import Make
@@ -155,7 +155,8 @@ def _config_option(group: Any) -> None:
 
 
 def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    from humo.jobs import Engine, build_request, lay_over, prepare, preview_of, run
+    from humo.engine import Engine
+    from humo.jobs import build_request, lay_over, prepare, preview_of, run
     from humo.report import describe_plan, describe_result
 
     given = given_fields(options)
@@ -202,7 +203,8 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
 
 def _generate_together(plan: Plan, options: argparse.Namespace, console: Quiet) -> int:
     """As one of several ranks; the first one writes the video and tells of it."""
-    from humo.jobs import Engine, help_with, run
+    from humo.engine import Engine
+    from humo.jobs import help_with, run
     from humo.ranks import Crew, ranks
     from humo.report import describe_result
 
@@ -288,8 +290,8 @@ def _make_rows(
     path: Path, defaults: Mapping[str, Any], folder: str | None, options: argparse.Namespace, console: Quiet
 ) -> int:
     from humo.batch import Outcome, exit_code, make_here, run_batch
+    from humo.engine import Engine
     from humo.jobfiles import read_rows
-    from humo.jobs import Engine
     from humo.report import describe_outcome, describe_summary
 
     rows = read_rows(path)
@@ -330,11 +332,9 @@ def _make_rows(
 
 def _make_elsewhere(options: argparse.Namespace) -> Make:
     """By workers in a Ray cluster."""
-    try:
-        from humo.raybatch import make_on
-    except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed, and a Ray cluster needs it"
-        raise DependencyError("--ray", problem, "pip install 'humo-video[ray]'") from error
+    check_installed("ray")
+    from humo.raybatch import make_on
+
     workers = None if options.workers is None else whole("--workers", options.workers, 1, 10_000)
     return make_on(options.ray, workers)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import Any, NoReturn
 
-from humo.errors import RequestError, did_you_mean
+from humo.errors import DependencyError, RequestError, did_you_mean
 
 REPEATABLE = {"images": "image"}
 """Fields that hold several values, and the option that adds one."""
@@ -144,3 +145,15 @@ def check_ray_address(word: str) -> None:
     if word != "local" and (not host or not port.isdecimal() or "/" in host):
         remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
         raise RequestError("--ray", f"{word!r} is not an address", remedy)
+
+
+def check_installed(*packages: str) -> None:
+    """Whether packages of an extra are there.
+
+    Raises:
+        DependencyError: one is not; it names the extra.
+    """
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            extra = {"gradio": "ui", "ray": "ray"}.get(name, "serve")
+            raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")

@@ -21,9 +21,10 @@ import ray
 
 from humo import __version__, errors, raycluster
 from humo.batch import Make, Outcome, Work
+from humo.engine import Engine
 from humo.errors import HumoError, RequestError, StorageError
 from humo.jobfiles import Row
-from humo.jobs import Engine, Result, prepare, run
+from humo.jobs import Result, prepare, run
 from humo.media.files import replacing
 from humo.request import Plan, parse_request
 

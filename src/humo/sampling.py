@@ -12,11 +12,11 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from humo.conditioning.conditions import Conditions, stack
 from humo.guidance import SPEEDS, Guidance, Rung, Speed
+from humo.model.split import Group
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Any], Tensor]
@@ -56,19 +56,8 @@ class Held:
         return torch.cat([(noisy - data) / level, velocity_BCLHW[:, :, count:]], dim=2)
 
 
-@dataclass(frozen=True)
-class Branches:
-    """A step's passes, divided among ranks.
-
-    Args:
-        rank: of this process in its group.
-        size: processes in the group.
-        group: of torch.distributed; None for all processes.
-    """
-
-    rank: int = 0
-    size: int = 1
-    group: Any = None
+class Branches(Group):
+    """A step's passes, divided among ranks."""
 
     def passes(self, count: int, make: Callable[[int], Tensor]) -> list[Tensor]:
         """All passes of a step, each made by one rank.
@@ -83,10 +72,7 @@ class Branches:
             return [make(number) for number in range(count)]
         found: list[Tensor] = []
         while len(found) < count:
-            mine = make(min(len(found) + self.rank, count - 1)).contiguous()
-            parts = [torch.empty_like(mine) for _ in range(self.size)]
-            dist.all_gather(parts, mine, group=self.group)
-            found += parts
+            found += self.gather(make(min(len(found) + self.rank, count - 1)).contiguous())
         return found[:count]
 
 

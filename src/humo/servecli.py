@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.errors import DependencyError, RequestError
-from humo.options import Parser, check_ray_address, number, whole
+from humo.errors import RequestError
+from humo.options import Parser, check_installed, check_ray_address, number, whole
 from humo.runtime import HOST, PORT
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
-    _check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
+    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
     from humo.server.keys import Keys
 
     settings = _settings(options, page=options.ui)
@@ -92,7 +91,7 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
-    _check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
+    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
     import webbrowser
 
     from humo.server.keys import Keys
@@ -137,13 +136,6 @@ def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
 def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
     """Packages that what was asked for needs."""
     return [*(["gradio"] if page else []), *(["ray"] if options.ray is not None else [])]
-
-
-def _check_installed(*packages: str) -> None:
-    for name in packages:
-        if importlib.util.find_spec(name) is None:
-            extra = {"gradio": "ui", "ray": "ray"}.get(name, "serve")
-            raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")
 
 
 def _settings(options: argparse.Namespace, *, page: bool) -> Settings:

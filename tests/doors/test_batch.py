@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from humo.batch import make_here, run_batch
+from humo.engine import Engine
 from humo.jobfiles import Row
-from humo.jobs import Engine
 from humo.media.provenance import read_record
 from humo.progress import Event
 from tests.doors.conftest import SMALL, Humo, write_sound

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
-from humo.jobs import Engine, build_request, load_inputs, prepare, run
+from humo.engine import Engine
+from humo.jobs import build_request, load_inputs, prepare, run
 from humo.media.audio import load_track
 from humo.media.provenance import read_record
 from humo.media.video import read_video

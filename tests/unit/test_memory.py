@@ -16,9 +16,10 @@ from humo import HuMoPipeline, cli, runtime
 from humo.checkpoints.hub import open_model_folder
 from humo.checkpoints.released import RELEASED
 from humo.clips import Clip
+from humo.engine import Engine
 from humo.errors import RequestError
 from humo.geometry import Geometry
-from humo.jobs import Engine, prepare
+from humo.jobs import prepare
 from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, Weights, choose, needs_of, offers, weights_of
 from humo.meter import metered
 from humo.plancli import size_of

@@ -22,18 +22,28 @@ from humo.model.attention import KeysValues, Rotary
 
 
 @dataclass(frozen=True)
-class TokenSplit:
-    """How the places of a frame are divided.
+class Group:
+    """Processes that share something.
 
     Args:
-        rank: of this process in its group.
-        size: processes in the group.
+        rank: of this one among them.
+        size: how many there are.
         group: of torch.distributed; None for all processes.
     """
 
-    rank: int
-    size: int
+    rank: int = 0
+    size: int = 1
     group: Any = None
+
+    def gather(self, mine: Tensor) -> list[Tensor]:
+        """Everybody's tensor, contiguous and all of one shape, in the order of ranks."""
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(parts, mine, group=self.group)
+        return parts
+
+
+class TokenSplit(Group):
+    """How the places of a frame are divided."""
 
     def bounds(self, places: int) -> list[int]:
         """Where each rank's places begin, and where the last one's end.
@@ -73,7 +83,5 @@ class TokenSplit:
         bounds = self.bounds(places)
         lengths = [frames * (end - start) for start, end in pairwise(bounds)]
         padding = [0, 0] * (mine.ndim - 2) + [0, max(lengths) - mine.shape[1]]
-        sent = F.pad(mine, padding).contiguous()
-        parts = [torch.empty_like(sent) for _ in lengths]
-        dist.all_gather(parts, sent, group=self.group)
+        parts = self.gather(F.pad(mine, padding).contiguous())
         return [part[:, :length] for part, length in zip(parts, lengths, strict=True)]

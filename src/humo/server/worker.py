@@ -20,8 +20,9 @@ from dbos import DBOS, DBOSConfig
 from numpy.typing import NDArray
 from PIL import Image
 
+from humo.engine import Engine
 from humo.errors import HumoError, StorageError
-from humo.jobs import Engine, build_request, prepare, run
+from humo.jobs import build_request, prepare, run
 from humo.media.files import NO_ROOM, storage_error
 from humo.progress import Event
 from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
