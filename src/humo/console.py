@@ -23,7 +23,10 @@ BYTES = "bytes"
 
 
 class Quiet:
-    """Says nothing but what went wrong, on stderr. The others say more."""
+    """Says nothing but what went wrong, on stderr. The others say more, results on what is stdout by now."""
+
+    def __init__(self) -> None:
+        self._out = sys.stdout
 
     def note(self, text: str) -> None:
         """Something was decided for the user and is worth saying."""
@@ -54,6 +57,7 @@ class Lines(Quiet):
     """Plain lines on stderr, for logs: each phase when it ends, and every few seconds between."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pace = Pace()
         self._said = time.monotonic()
 
@@ -76,7 +80,7 @@ class Lines(Quiet):
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """A line on stdout."""
         self.close()
-        print(text, flush=True)
+        print(text, file=self._out, flush=True)
 
 
 class Bar(Lines):
@@ -128,31 +132,32 @@ class Json(Quiet):
     """One JSON object a line on stdout; what went wrong is on stderr, too."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pace = Pace()
 
     def note(self, text: str) -> None:
         """``{"event": "note"}``."""
-        _write({"event": "note", "text": text}, sys.stdout)
+        _write({"event": "note", "text": text}, self._out)
 
     def begin(self, row: int, name: str) -> None:
         """``{"event": "row", "status": "begun"}``."""
-        _write({"event": "row", "row": row, "name": name, "status": "begun"}, sys.stdout)
+        _write({"event": "row", "row": row, "name": name, "status": "begun"}, self._out)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """``{"event": "progress"}`` with the phase, units done and in all, and the pace."""
         self._pace.take(name, done, total)
         values = {"phase": name, "done": done, "total": total} | ({"unit": unit} if unit else {})
-        _write({"event": "progress", **values, **self._pace.values()}, sys.stdout)
+        _write({"event": "progress", **values, **self._pace.values()}, self._out)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """``{"event": "result"}``, or another kind, with the values."""
-        _write({"event": kind, **values}, sys.stdout)
+        _write({"event": kind, **values}, self._out)
 
     def error(self, error: HumoError | str, **values: Any) -> None:
         """``{"event": "error"}`` with the class, field, problem and remedy."""
         parts = {"kind": type(error).__name__} if isinstance(error, Exception) else {"kind": "failed"}
         told = {name: getattr(error, name) for name in ("field", "problem", "remedy") if hasattr(error, name)}
-        _write({"event": "error", **parts, **told, "message": str(error), **values}, sys.stdout)
+        _write({"event": "error", **parts, **told, "message": str(error), **values}, self._out)
         super().error(error)
 
 

@@ -48,13 +48,16 @@ class Engine:
 
         Raises:
             DependencyError: the device is not there.
-            RequestError: no placement fits.
+            RequestError: no placement fits, or one was asked for where several processes have the weights.
         """
         from humo.checkpoints.hub import open_model_folder
         from humo.runtime import choose_placement, folder_of
 
         device, dtype = self.settle(plan.request)
         model = open_model_folder(folder_of(plan.request.model))
+        if self.crew is not None and plan.request.placement not in ("auto", "resident"):
+            problem = f"{plan.request.placement!r} is for one process"
+            raise RequestError("placement", problem, "leave it out; --shard divides the weights among several")
         placement = "resident" if self.crew is not None else self._lies(model.path, device, dtype)
         if placement is None or plan.request.placement not in ("auto", placement):
             placement = choose_placement(plan, model, device, dtype)

@@ -23,8 +23,8 @@ from humo.checkpoints.keymap import names_of
 from humo.checkpoints.structure import (
     AutoencoderStructure,
     ShortcutStructure,
-    SpeechStructure,
     Structure,
+    TextStructure,
     TransformerStructure,
 )
 from humo.conditioning.image import decode_video, encode_blank
@@ -41,9 +41,6 @@ BLOCK = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
 """In the names of weights: those of a block, of which a part has many alike."""
 
 VOCABULARY = "shared.weight"
-STORED = torch.bfloat16
-"""What the network and the text encoder are stored in, the speech encoder apart."""
-
 PROMPT_TOKENS = 512
 """The longest prompt."""
 
@@ -130,7 +127,7 @@ def needs_of(
     pictures, decode = _pixels(structures["vae"], geometry, entry)
     return Needs(
         weights={name: weights_of(structure, dtypes[name]) for name, structure in structures.items()},
-        stored={name: weights_of(structure, torch.bfloat16).whole for name, structure in structures.items()},
+        stored={name: weights_of(structure, stored_as(structure)).whole for name, structure in structures.items()},
         working={
             "text": _text(structures["text_encoder"], dtype),
             "sound": _sound(structures["audio_encoder"]),
@@ -156,8 +153,12 @@ def weights_of(structure: Structure, dtype: torch.dtype) -> Weights:
             around += size
             rows += size if name.ours == VOCABULARY else 0
     block = max(blocks.values(), default=0)
-    stored = block if isinstance(structure, SpeechStructure) else block * STORED.itemsize // dtype.itemsize
-    return Weights(around, block, len(blocks), stored, rows)
+    return Weights(around, block, len(blocks), block * stored_as(structure).itemsize // dtype.itemsize, rows)
+
+
+def stored_as(structure: Structure) -> torch.dtype:
+    """What a part's weights are stored in: the large parts in bfloat16, the others as they compute."""
+    return torch.bfloat16 if isinstance(structure, TransformerStructure | TextStructure) else torch.float32
 
 
 def _empty(build: Callable[[], Any]) -> Any:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def make_on(address: str, workers: int | None = None) -> Make:
     def make(work: Work) -> Iterator[Outcome]:
         if not work:
             return
+        with redirect_stdout(sys.stderr):  # Ray tells of lost machines where our own results stand
+            yield from there(work)
+
+    def there(work: Work) -> Iterator[Outcome]:
         raycluster.join(address, workers)
         token = Path(f".humo-{secrets.token_hex(8)}")
         try:
@@ -130,7 +135,7 @@ class Crowd:
                 worker, (row, plan) = self._busy.pop(done)
                 try:
                     yield outcome_of(row, plan, ray.get(done))
-                except ray.exceptions.RayActorError:
+                except ray.exceptions.RayError:
                     tries[row.number] = tries.get(row.number, 0) + 1
                     self._start()
                     if tries[row.number] < MOST_TRIES:

@@ -126,9 +126,11 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
         raise RequestError(
             "placement", f"{asked!r} is for a GPU, and this is {device}", "allowed: resident, disk, auto"
         )
+    if asked != "auto":
+        return asked
     there = memory_there(device)
-    if asked != "auto" or model.bytes * SMALL < max(there) or device == "mps":
-        return "resident" if asked == "auto" else asked
+    if device == "mps" or model.bytes * SMALL < there[0 if device == "cuda" else 1]:
+        return "resident"
 
     from humo.memory import choose, needs_of
 

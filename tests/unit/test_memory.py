@@ -24,7 +24,9 @@ from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, Weights, choose, needs
 from humo.meter import metered
 from humo.plancli import size_of
 from humo.presets import ReferenceEntry
+from humo.ranks import Crew, Ranks
 from humo.request import Plan, parse_request, resolve
+from humo.runtime import choose_placement
 from humo.streaming import place, step_down
 
 GIGA = 10**9
@@ -231,6 +233,33 @@ def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(runtime, "memory_there", lambda device: (0, 10_000))
     with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
         Engine().settled(plan)
+
+
+def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4")
+    model = open_model_folder(folder)
+    monkeypatch.setattr(runtime, "memory_there", lambda device: (700 * 2**20, 2**40))  # CUDA itself takes most of it
+    assert choose_placement(plan, model, "cuda", "float32") == "resident"
+    monkeypatch.setattr(runtime, "memory_there", lambda device: (model.bytes, 2**40))
+    with pytest.raises(RequestError, match="on the GPU and beside it are too little"):
+        choose_placement(plan, model, "cuda", "float32")
+
+
+def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement="disk")
+    with pytest.raises(RequestError, match="placement: 'disk' is for one process"):
+        Engine(Crew(Ranks(0, 2))).settled(plan)
+
+
+def test_the_disk_has_the_small_parts_in_float32() -> None:
+    """As they are published; the large ones are there in two bytes whatever they compute in."""
+    structures = RELEASED["humo-1.7b"]
+    needs = needs_of(structures, Geometry(64, 64, 5), ReferenceEntry.OVERWRITE, torch.float32, 3)
+    assert needs.stored["vae"] == needs.weights["vae"].whole
+    assert needs.stored["audio_encoder"] == needs.weights["audio_encoder"].whole
+    assert needs.stored["text_encoder"] * 2 == needs.weights["text_encoder"].whole
 
 
 @pytest.mark.parametrize("placement", ["offload", "host", "fp8"])
