@@ -93,20 +93,22 @@ def test_five_hundred_jobs_leave_nothing_behind(tmp_path: Path, capsys: pytest.C
     for thread in threads:
         thread.start()
     server = psutil.Process(running.process.pid)
-    seen: list[tuple[int, float, int]] = []
+    seen: list[tuple[int, float, float, int]] = []
     while any(thread.is_alive() for thread in threads):
         every = [server, *running.workers()]
-        memory = sum(one.memory_info().rss for one in every) / 2**20
-        seen.append((len(done), memory, sum(one.num_fds() for one in every)))
+        service, *workers = (one.memory_info().rss / 2**20 for one in every)
+        seen.append((len(done), service, sum(workers), sum(one.num_fds() for one in every)))
         time.sleep(2)
     running.stop()
     warm = np.array([row for row in seen if row[0] > WARM_JOBS])
-    slope = float(np.polyfit(warm[:, 0], warm[:, 1], 1)[0] * 100)
-    leaked = int(np.median(warm[-10:, 2]) - np.median(warm[:10, 2]))
+    service, worker = (float(np.polyfit(warm[:, 0], warm[:, part], 1)[0] * 100) for part in (1, 2))
+    slope = service + worker
+    leaked = int(np.median(warm[-10:, 3]) - np.median(warm[:10, 3]))
     slowest = float(np.percentile(seconds, 99))
     with capsys.disabled():
         print(
-            f"\n{len(done)} jobs of {CLIENTS} clients, {len(failures)} failed; {slope:.2f} MB per 100 jobs, "
+            f"\n{len(done)} jobs of {CLIENTS} clients, {len(failures)} failed; {slope:.2f} MB per 100 jobs "
+            f"({service:.2f} of the service, {worker:.2f} of its worker), "
             f"{leaked} descriptors more; status in {1000 * slowest:.0f} ms (99 of 100 of {len(seconds)})"
         )
     assert len(done) == JOBS
