@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from humo import HuMoPipeline
+    from humo.request import PlacementName
 
 CATEGORY = "HuMo"
 SOCKETS = 4
@@ -48,6 +49,7 @@ class LoadModel(io.ComfyNode):
                 widget("model", otherwise="that small one", placeholder="humo-1.7b, or a folder"),
                 widget("device", otherwise="the fastest there is"),
                 widget("dtype", otherwise="bfloat16 on a GPU, float32 on the CPU"),
+                widget("placement", otherwise="resident: no clip is known yet that it could be chosen for"),
             ],
             outputs=[Model.Output("humo_model", display_name="model")],
         )
@@ -64,17 +66,28 @@ class LoadModel(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model: str | None = None, device: str | None = None, dtype: str | None = None) -> str:
+    def fingerprint_inputs(
+        cls,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        placement: str | None = None,
+    ) -> str:
         from humo.replay import fingerprint
         from humo.runtime import folder_of
 
         return fingerprint(folder_of(model or None))
 
     @classmethod
-    def execute(cls, model: str = "", device: str = "auto", dtype: str = "auto") -> io.NodeOutput:
-        from humo.runtime import folder_of, load_pipeline
+    def execute(
+        cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
+    ) -> io.NodeOutput:
+        from humo.runtime import check_placement, choose_device, folder_of, load_pipeline
 
-        return io.NodeOutput(load_pipeline(folder_of(model or None), device=device, dtype=dtype))
+        place = choose_device(device)
+        check_placement(placement, place)
+        lies = "resident" if placement == "auto" else placement
+        return io.NodeOutput(load_pipeline(folder_of(model or None), device=place, dtype=dtype, placement=lies))
 
 
 class DescribeScene(io.ComfyNode):

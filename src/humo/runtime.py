@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import CheckpointError, DependencyError, RequestError
-from humo.request import PlacementName, Plan
 
 if TYPE_CHECKING:
     from humo.checkpoints.hub import ModelFolder
     from humo.pipeline import HuMoPipeline
+    from humo.request import PlacementName, Plan
 
 ON_A_GPU = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
@@ -108,6 +108,21 @@ def memory_there(device: str) -> tuple[int, int]:
     return free, int(psutil.virtual_memory().available)
 
 
+def check_placement(asked: PlacementName, device: str) -> None:
+    """Whether a device can have its weights placed so.
+
+    Args:
+        asked: as in a request.
+        device: as chosen by `choose_device`.
+
+    Raises:
+        RequestError: it takes a GPU.
+    """
+    if asked in ON_A_GPU and device != "cuda":
+        remedy = "allowed: resident, disk, auto"
+        raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
+
+
 def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
     """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
 
@@ -122,10 +137,7 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
     import torch
 
     asked = plan.request.placement
-    if asked in ON_A_GPU and device != "cuda":
-        raise RequestError(
-            "placement", f"{asked!r} is for a GPU, and this is {device}", "allowed: resident, disk, auto"
-        )
+    check_placement(asked, device)
     if asked != "auto":
         return asked
     there = memory_there(device)
