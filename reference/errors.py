@@ -104,6 +104,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "training.parts",
             "training.network",
             "training.batches",
+            "training.walks",
             "training.optimise",
             "training.train",
             "training.part",

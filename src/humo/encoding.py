@@ -19,7 +19,7 @@ from humo.conditioning.image import encode_blank, encode_references
 from humo.conditioning.text import encode_text
 from humo.geometry import Geometry, audio_rows_needed
 from humo.model.reference import with_references, without_references
-from humo.presets import Preset, ReferenceEntry
+from humo.presets import Preset, ReferenceEntry, find_preset, find_student
 from humo.progress import Event, Listener, deaf
 
 
@@ -32,9 +32,15 @@ class EncodingMixin:
     tokenizer: Any
     audio_encoder: Any
     feature_extractor: Any
-    preset: Preset
+    config: Any
     _execution_device: torch.device
     _blank: tuple[tuple[int, int, int], Tensor] | None
+
+    @property
+    def preset(self) -> Preset:
+        """The family, and what the network learned if it is a student."""
+        family = find_preset(self.config.preset)
+        return family if self.transformer is None else family.taught(find_student(self.transformer.config))
 
     def encode(self, clip: Clip, listener: Listener = deaf) -> Conditions:
         """Everything that steers one clip, as a batch of one; of a long clip, all its sound and a window's pictures."""

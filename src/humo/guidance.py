@@ -18,6 +18,10 @@ Mode = Literal["T", "TI", "TA", "TIA"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
+MAX_SCALE = 50.0
+"""The largest guidance scale that can be asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scales:
     """How strongly each condition is followed, in the field's words.
@@ -173,3 +177,11 @@ CONSTANT: Table = {
     "TIA": lambda s: steady(Rung(""), Rung("T", s.text), Rung("TA", s.audio), Rung("TIA", s.image)),
 }
 """HuMo-1.7B: one rung a condition, the picture on top."""
+
+
+def _one_pass(mode: Mode) -> Callable[[Scales], Guidance]:
+    return lambda scales: steady(Rung(mode))
+
+
+ONE_PASS: Table = {mode: _one_pass(mode) for mode in MODES}
+"""A student's: it sees everything at once, and is told the scales."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers.loaders import WanLoraLoaderMixin
 from safetensors import SafetensorError
 from torch import Tensor
@@ -19,6 +20,13 @@ from humo.checkpoints.keymap import names_of
 from humo.checkpoints.structure import TransformerStructure
 from humo.errors import CheckpointError
 from humo.model.library import fetch_lora
+from humo.presets import SCALE_NAMES, Student
+
+OF_A_STUDENT = "transformer.scale_embedder."
+"""How the keys begin of what a distilled LoRA brings besides low-rank additions."""
+
+LEARNED = "learned"
+"""Key of a tensor (8,) after `OF_A_STUDENT`: steps, shift, then the lowest and the highest of each scale."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +93,24 @@ def rename_lora(
     return renamed, dropped
 
 
+def student_tensors(student: Student, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the LoRA of a student holds besides low-rank additions, by key.
+
+    Args:
+        student: what it learned.
+        embedder: weights of the transformer's ``scale_embedder``.
+    """
+    ends = [end for name in SCALE_NAMES for end in student.scales[name]]
+    learned = torch.tensor([float(student.steps), student.shift, *ends])
+    return {OF_A_STUDENT + name: tensor.detach().cpu() for name, tensor in {**embedder, LEARNED: learned}.items()}
+
+
 class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
     """diffusers' LoRA methods (load, save, fuse, set and delete adapters), for files of any naming."""
 
     _lora_loadable_modules = ["transformer"]
+    _taught = False
+    """A LoRA made a student of the network."""
 
     def load_lora_weights(
         self,
@@ -122,12 +144,33 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             raise CheckpointError(
                 f"LoRA {source}", f"cannot be read: {failure}", "give a .safetensors file"
             ) from failure
-        config = {name: self.transformer.config[name] for name in TransformerStructure.__dataclass_fields__}
+        names = TransformerStructure.__dataclass_fields__.keys() & self.transformer.config.keys()
+        config = {name: self.transformer.config[name] for name in names}
+        taught = [key for key in state if key.startswith(OF_A_STUDENT)]
+        student = {key.removeprefix(OF_A_STUDENT): state.pop(key) for key in taught}
         config["patch_size"] = tuple(config["patch_size"])
         renamed, dropped = rename_lora(state, TransformerStructure(**config))
         for key, reason in dropped.items():
             logger.warning("LoRA: %s is not used: %s", key, reason)
         super().load_lora_weights(renamed, adapter_name, hotswap, **kwargs)
+        if student:
+            self._become(student)
+
+    def _become(self, student: dict[str, Tensor]) -> None:
+        """The network is the student that its LoRA makes of it, and is told the scales."""
+        steps, shift, *ends = student.pop(LEARNED).tolist()
+        scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
+        self.transformer.become_student({"steps": int(steps), "shift": shift, "scales": scales})
+        self.transformer.scale_embedder.load_state_dict({name: weight.float() for name, weight in student.items()})
+        self.transformer.scale_embedder.to(self.transformer.device)
+        self._taught = True
+
+    def unload_lora_weights(self) -> None:
+        """Take the LoRA away, and with it what a student learned."""
+        super().unload_lora_weights()
+        if self._taught:
+            self.transformer.forget_student()
+            self._taught = False
 
     @classmethod
     def _maybe_expand_t2v_lora_for_i2v(cls, transformer: Any, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype) -> tu
     """What a pass computes with, and what text and sound offer to it."""
     assert isinstance(structure, TransformerStructure)
     alike = min(2, structure.num_layers)  # what a pass computes with is that of one block after another
-    network = _empty(lambda: HuMoTransformer3DModel(**asdict(structure) | {"num_layers": alike}))
+    network = _empty(lambda: HuMoTransformer3DModel.from_config(structure.config() | {"num_layers": alike}))
     for name, weight in network.named_parameters():
         if not FLOAT32_PARTS & set(name.split(".")):
             weight.data = weight.data.to(dtype)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
@@ -42,11 +42,10 @@ from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import StreamingDecoder
 from humo.model.reference import network_input
 from humo.model.transformer import Heard, HuMoTransformer3DModel
-from humo.presets import HUMO_17B, find_preset
+from humo.presets import HUMO_17B, SCALE_NAMES
 from humo.progress import Event, Listener, deaf, never
 from humo.request import Plan
-from humo.sampling import ALL_PASSES, Held, OnStep, denoise
-from humo.schedule import unshifted_sigmas
+from humo.sampling import ALL_PASSES, Held, OnStep, denoise, make_scheduler
 
 
 @dataclass
@@ -54,6 +53,28 @@ class HuMoPipelineOutput(BaseOutput):
     """``frames``: what was asked for by ``output_type``."""
 
     frames: Any
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pass of the network sees.
+
+    Args:
+        conditions: of the pass.
+        heard: what the network made of them, where that is kept.
+        scales: (1, 3) of text, audio and image, that a student is told.
+    """
+
+    conditions: Conditions
+    heard: Heard | None = None
+    scales: Tensor | None = None
+
+
+def scales_of(plan: Plan) -> Tensor | None:
+    """What a student is told of a request's scales, (1, 3); None where the network is none."""
+    if plan.preset.student is None:
+        return None
+    return torch.tensor([[float(getattr(plan.request, f"scale_{name}")) for name in SCALE_NAMES]])
 
 
 class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
@@ -93,7 +114,6 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             scheduler=scheduler,
         )
         self.register_to_config(preset=preset)
-        self.preset = find_preset(preset)
         if text_encoder is not None:
             text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
@@ -121,17 +141,17 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
 
         Reference slots are dropped.
         """
-        scheduler = UniPCMultistepScheduler.from_config(self.scheduler.config, flow_shift=plan.request.shift)
-        assert plan.request.steps is not None
-        scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(plan.request.steps)), device=noise.device)
-        scheduler.set_begin_index(0)
+        steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.student is not None
+        assert steps is not None
+        assert shift is not None
+        scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
         latents = denoise(
-            self._velocity,
+            self.velocity,
             conditions,
             plan.guidance,
             scheduler,
             noise,
-            see=self._see,
+            see=partial(self.see, scales=scales_of(plan)),
             speed=SPEEDS[plan.request.speed],
             held=held,
             branches=self.branches,
@@ -153,30 +173,44 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
         return noise.to(self._execution_device)
 
-    def _see(self, conditions: Conditions) -> tuple[Conditions, Heard | None]:
-        """Conditions with what the network makes of them once for all timesteps, where its weights are at hand."""
+    def see(self, conditions: Conditions, scales: Tensor | None = None) -> Seen:
+        """Conditions with what the network makes of them once for all timesteps, where its weights are at hand.
+
+        Args:
+            conditions: of a pass.
+            scales: (1, 3), that a student is told.
+        """
         moved = self.let_go is not None or any(
             isinstance(part, FSDPModule) or hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook")
             for part in self.transformer.modules()
         )
-        return conditions, None if moved else self.transformer.hear(conditions.text, conditions.audio)
+        heard = None if moved else self.transformer.hear(conditions.text, conditions.audio)
+        return Seen(conditions, heard, None if scales is None else scales.to(conditions.text.device))
 
-    def _velocity(self, latents: Tensor, timestep: Tensor, seen: tuple[Conditions, Heard | None]) -> Tensor:
+    def velocity(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+        """A pass of the network: noise - data, like the latents (B, C, L, H, W).
+
+        Args:
+            latents: noisy.
+            timestep: (B,).
+            seen: by the pass.
+        """
         try:
             return self._pass(latents, timestep, seen)
         except torch.OutOfMemoryError:
             if not self.make_room():
                 raise
-        return self._velocity(latents, timestep, seen)
+        return self.velocity(latents, timestep, seen)
 
-    def _pass(self, latents: Tensor, timestep: Tensor, seen: tuple[Conditions, Heard | None]) -> Tensor:
-        conditions, heard = seen
+    def _pass(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+        conditions, heard = seen.conditions, seen.heard
         velocity: Tensor = self.transformer(
             hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),
             timestep=timestep,
             encoder_hidden_states=conditions.text if heard is None else None,
             audio_hidden_states=conditions.audio if heard is None else None,
             heard=heard,
+            scales=None if seen.scales is None else seen.scales.expand(len(latents), -1),
             return_dict=False,
         )[0]
         return velocity

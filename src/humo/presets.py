@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, Literal, get_args
 
 from humo.errors import CheckpointError, did_you_mean
-from humo.guidance import CONSTANT, TIME_ADAPTIVE, Scales, Table
+from humo.guidance import CONSTANT, ONE_PASS, TIME_ADAPTIVE, Scales, Table
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 """Wan2.1's; the published configuration's ``sample_neg_prompt``."""
+
+
+ScaleName = Literal["text", "audio", "image"]
+SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
+"""The scales that a student is told, in this order."""
 
 
 class ReferenceEntry(StrEnum):
@@ -22,6 +29,40 @@ class ReferenceEntry(StrEnum):
     """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""
     OVERWRITE = "overwrite"
     """In place of the last noisy latent frames: HuMo-1.7B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """What a network has learned whose passes need no guidance (`humo train distill`): few steps, told the scales.
+
+    Args:
+        steps: denoising steps, no more and no fewer.
+        shift: of the noise schedule.
+        scales: ``text``, ``audio``, ``image`` -> the lowest and the highest scale it was told.
+    """
+
+    steps: int
+    shift: float
+    scales: Mapping[ScaleName, tuple[float, float]]
+
+
+def find_student(config: Mapping[str, Any]) -> Student | None:
+    """What a network's configuration says of it as a student; None of one that is none.
+
+    Args:
+        config: of the transformer.
+
+    Raises:
+        CheckpointError: what it says is not whole.
+    """
+    told = config.get("student")
+    if not told:
+        return None
+    try:
+        scales = {name: (float(told["scales"][name][0]), float(told["scales"][name][1])) for name in SCALE_NAMES}
+        return Student(int(told["steps"]), float(told["shift"]), scales)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError("config.json", f"student = {told!r} is not whole", "distill it again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +82,7 @@ class Preset:
         shift: of the noise schedule; larger spends more steps at high noise.
         seed: of the initial noise.
         negative_prompt: what "without text" reads.
+        student: what it learned, where the network is a student.
     """
 
     name: str
@@ -56,6 +98,21 @@ class Preset:
     shift: float = 5.0
     seed: int = 666666
     negative_prompt: str = NEGATIVE_PROMPT
+    student: Student | None = None
+
+    def taught(self, student: Student | None) -> Preset:
+        """The preset of this family's networks that are such a student."""
+        if student is None:
+            return self
+        within = {name: min(max(getattr(self.scales, name), low), high) for name, (low, high) in student.scales.items()}
+        return replace(
+            self,
+            guidance=ONE_PASS,
+            scales=replace(self.scales, **within),
+            steps=student.steps,
+            shift=student.shift,
+            student=student,
+        )
 
 
 HUMO_17B = Preset(

@@ -34,14 +34,13 @@ from humo.geometry import (
     snap_frames,
     windows_of,
 )
-from humo.guidance import MODES, SPEEDS, Guidance, Mode, Scales, SpeedName
+from humo.guidance import MAX_SCALE, MODES, SPEEDS, Guidance, Mode, Scales, SpeedName
 from humo.limits import MAX_AUDIO_SECONDS
-from humo.presets import Preset
+from humo.presets import Preset, Student
 from humo.schedule import timesteps
 
 MAX_SIDE = 8192  # pixels
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
-MAX_SCALE = 50.0
 
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
 FileName = Annotated[str, Field(min_length=1)]
@@ -256,10 +255,13 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
         switch_timestep=_or(request.switch_timestep, preset.scales.switch_timestep),
     )
     guidance = preset.guidance[mode](scales)
+    if preset.student is not None:
+        _check_student(request, preset.student)
     for field, name in SCALES.items():
-        idle = preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == guidance
-        if idle and getattr(request, field) is not None:
+        if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
+    if preset.student is not None and request.negative_prompt:
+        notes.append("negative_prompt has no effect: a student makes no pass without the words")
 
     frames = _frames(request, preset, sound_samples if audio else None, notes)
     window, overlap = _window(request, preset)
@@ -294,6 +296,32 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
 
 
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
+
+
+def _is_idle(preset: Preset, mode: Mode, scales: Scales, name: str) -> bool:
+    """Whether a scale changes nothing."""
+    if preset.student is not None:
+        told = [known for known, (low, high) in preset.student.scales.items() if low < high]
+        return name not in told or name[0].upper() not in mode
+    return preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == preset.guidance[mode](scales)
+
+
+def _check_student(request: GenerateRequest, student: Student) -> None:
+    """A student does what it learned, and nothing else.
+
+    Raises:
+        RequestError: the request asks for other steps, another shift, or a scale that it was never told.
+    """
+    for field, learned in (("steps", student.steps), ("shift", student.shift)):
+        value = getattr(request, field)
+        if value is not None and value != learned:
+            remedy = f"leave it out, or give {learned:g}, or take the model that it learned from"
+            raise RequestError(field, f"{value:g} is not what this student learned", remedy)
+    for name, (low, high) in student.scales.items():
+        value = getattr(request, f"scale_{name}")
+        if value is not None and low < high and not low <= value <= high:
+            problem = f"{value:g} is outside what this student learned"
+            raise RequestError(f"scale_{name}", problem, f"allowed: {low:g} to {high:g}")
 
 
 def _or(value: float | None, default: float) -> float:

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
+from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
+from humo.checkpoints.layout import scheduler_config
 from humo.conditioning.conditions import Conditions, stack
 from humo.guidance import SPEEDS, Guidance, Rung, Speed
 from humo.model.split import Group
+from humo.schedule import unshifted_sigmas
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Any], Tensor]
@@ -78,6 +82,23 @@ class Branches(Group):
 
 ALL_PASSES = Branches()
 """One process makes them all."""
+
+
+def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, straight: bool = False) -> Any:
+    """UniPC with its timesteps set.
+
+    Args:
+        config: settings of such a scheduler; None for the published ones.
+        steps: of the run.
+        shift: of the noise schedule.
+        device: of the latents.
+        straight: take straight steps (Euler's), as a student learns them, rather than lines through several.
+    """
+    settings: dict[str, Any] = {"solver_order": 1, "disable_corrector": list(range(steps))} if straight else {}
+    scheduler = UniPCMultistepScheduler.from_config(config or scheduler_config(), flow_shift=shift, **settings)
+    scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)), device=device)
+    scheduler.set_begin_index(0)
+    return scheduler
 
 
 @torch.no_grad()

@@ -20,15 +20,20 @@ PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer
 """What can be trained besides the network, by the word before the recipe."""
 
 
+DISTILL = "distill"
+"""The word before the recipe of a student."""
+
+
 def add_options(parser: Parser) -> None:
     """The options of ``humo train``."""
-    parser.usage = "humo train [vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
+    parser.usage = "humo train [distill | vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
     parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument(
         "recipe",
         metavar="RECIPE.toml",
         nargs="+",
-        help=f"what to train, on what, how long; see recipes/. Before it, the part if it is not the network: {parts}",
+        help=f"what to train, on what, how long; see recipes/. Before it, {DISTILL} for a student of few steps that "
+        f"needs no guidance, or the part if it is not the network: {parts}",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
     parser.add_argument("--dry-run", action="store_true", help="check recipe, data and model, and train nothing")
@@ -39,9 +44,17 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     words = [*options.recipe, *rest]
     if words[0] in PARTS:
         return _train_part(words[0], words[1:], options, console)
+    distills = words[0] == DISTILL
+    words = words[1:] if distills else words
+    if not words:
+        raise RequestError("recipe", "is missing", f"write `humo train {DISTILL} recipes/nano-student.toml`")
     from humo.training.recipefile import read_recipe
 
     recipe = read_recipe(Path(words[0]), words[1:])
+    if distills is not (recipe.distill is not None):
+        problem = "has no [distill] table" if distills else "has a [distill] table"
+        right = "humo train" if distills else f"humo train {DISTILL}"
+        raise RequestError("recipe", problem, f"write `{right} {words[0]}`")
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
         return 0

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from humo.cli import main, parser_of
 from humo.servecli import _settings
+from humo.traincli import DISTILL
 from humo.training.config import Recipe
 from humo.training.partconfig import AutoencoderRecipe, TextRecipe
 from humo.training.recipefile import read_table
@@ -71,7 +72,7 @@ def _reads_its_recipe(words: list[str]) -> None:
     given = [*options.recipe, *rest]
     kinds: dict[str, type[Recipe | AutoencoderRecipe | TextRecipe]] = {"vae": AutoencoderRecipe, "text": TextRecipe}
     kind = kinds.get(given[0], Recipe)
-    recipe, *changes = given[given[0] in kinds :]
+    recipe, *changes = given[given[0] in (*kinds, DISTILL) :]
     read_table(Path(recipe), kind, changes)
 
 

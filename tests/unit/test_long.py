@@ -78,13 +78,13 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
     """From the second window on, clean in place of noisy latents at every step; and keeps it as it is."""
     plan = plan_of(pipeline, 25)
     seen: list[torch.Tensor] = []
-    velocity, config = pipeline._velocity, pipeline.transformer.config
+    velocity, config = pipeline.velocity, pipeline.transformer.config
 
     def look(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(latents)
         return velocity(latents, *rest)
 
-    monkeypatch.setattr(pipeline, "_velocity", look)
+    monkeypatch.setattr(pipeline, "velocity", look)
     monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
     stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND)))
     window, after = plan.windows[0], plan.windows[1]

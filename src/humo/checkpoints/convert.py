@@ -241,8 +241,11 @@ def _check_fit(plans: Sequence[PartPlan]) -> None:
 
 
 def _check_prediction(plans: Sequence[PartPlan], naming: Naming) -> None:
-    """The published files have no place for what a network predicts, and their readers take it for the velocity."""
+    """The published files have no place for what a network predicts or is told, and their readers do not ask."""
     for plan in plans:
+        if naming is Naming.PUBLISHED and plan.hints.get("student"):
+            problem = "is a student, and the published layout knows networks that are guided"
+            raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
         told = plan.hints.get("prediction", "velocity") if plan.part is Part.TRANSFORMER else "velocity"
         if naming is Naming.PUBLISHED and told != "velocity":
             problem = f"predicts {told}, and the published layout knows networks that predict velocity"

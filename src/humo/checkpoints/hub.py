@@ -24,7 +24,7 @@ from humo.checkpoints.structure import (
     measure_transformer,
 )
 from humo.errors import CheckpointError
-from humo.presets import Preset, ReferenceEntry, find_preset
+from humo.presets import Preset, ReferenceEntry, find_preset, find_student
 
 PUBLISHED_FILES = (
     "humo.safetensors.index.json",
@@ -139,7 +139,7 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     for name, component in components.items():
         if name in MEASURES:
             _check_contents(component, MEASURES[name], preset)
-    return ModelFolder(folder, preset, components)
+    return ModelFolder(folder, preset.taught(find_student(components["transformer"].config)), components)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -215,6 +215,9 @@ def _check_contents(
             problem = f"config.json says {setting} = {told}, and the weights say {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     if isinstance(structure, TransformerStructure):
+        if bool(structure.scale_inputs) is not (find_student(component.config) is not None):
+            problem = "is told the guidance scales by its weights alone, or by its config.json alone"
+            raise CheckpointError(str(component.folder), problem, "distill it again")
         beside = structure.in_channels > structure.out_channels
         if beside is not (preset.reference_entry is ReferenceEntry.CHANNELS):
             problem = f"takes {structure.in_channels} channels, which is not {preset.title}'s family"

@@ -95,6 +95,9 @@ def transformer_names(structure: TransformerStructure) -> Iterator[Name]:
     yield from _layer("audio_proj.audio_proj_glob_norm.layer", "audio_proj.norm", (structure.audio_token_dim,))
     for index in range(structure.num_layers):
         yield from _transformer_block(f"blocks.{index}", structure)
+    if structure.scale_inputs:  # a student's; nothing is published of that kind
+        yield from _layer("scale_embedder.linear_1", "scale_embedder.linear_1", (width, structure.scale_inputs))
+        yield from _layer("scale_embedder.linear_2", "scale_embedder.linear_2", (width, width))
     yield Name("head.modulation", "scale_shift_table", (1, 2, width))
     yield from _layer("head.head", "proj_out", (out, width))
 

@@ -50,6 +50,7 @@ class TransformerStructure:
     audio_bands: int = AUDIO_BANDS
     text_length: int = 512
     eps: float = 1e-6
+    scale_inputs: int = 0
 
     @property
     def width(self) -> int:
@@ -57,8 +58,10 @@ class TransformerStructure:
         return self.num_attention_heads * self.attention_head_dim
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
-        return {"_class_name": "HuMoTransformer3DModel", **asdict(self), "patch_size": list(self.patch_size)}
+        """As ``config.json`` holds it; what a student learned is told there otherwise, and not to be measured."""
+        sizes = asdict(self) | {"patch_size": list(self.patch_size)}
+        del sizes["scale_inputs"]
+        return {"_class_name": "HuMoTransformer3DModel", **sizes}
 
     def published_config(self) -> dict[str, Any]:
         """The same under the published code's names: the number of heads is in no tensor."""
@@ -73,6 +76,9 @@ class TransformerStructure:
             "text_len": self.text_length,
         }
 
+
+SCALE_EMBEDDER = "scale_embedder.linear_1.weight"
+"""The tensor by which a student is known, that is told the guidance scales."""
 
 PIXEL_CHANNELS = 3
 """Red, green, blue."""
@@ -220,6 +226,7 @@ def measure_transformer(shapes: Shapes, hints: Hints, head_width: int | None = N
         audio_bands=bands,
         text_length=int(hints.get("text_length", hints.get("text_len", 512))),
         eps=float(hints.get("eps", 1e-6)),
+        scale_inputs=shapes.get(SCALE_EMBEDDER, (0, 0))[1],
     )
 
 

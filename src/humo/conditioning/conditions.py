@@ -48,6 +48,16 @@ class Conditions:
             audio=_choose(audio, self.audio, silence_like(self.audio)),
         )
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
+        """The same on a device, the texts in the precision to be computed in."""
+        return Conditions(
+            text=self.text.to(device, dtype),
+            no_text=self.no_text.to(device, dtype),
+            image=self.image.to(device),
+            no_image=self.no_image.to(device),
+            audio=self.audio.to(device),
+        )
+
     def within(self, window: Window, slots: int) -> Conditions:
         """Those of a window of a long clip.
 

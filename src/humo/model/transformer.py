@@ -13,7 +13,7 @@ that its LoRAs fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ from humo.model.library import (
     apply_lora_scale,
 )
 from humo.model.split import TokenSplit
+from humo.presets import SCALE_NAMES, find_student
 from humo.schedule import TRAIN_TIMESTEPS
 
 PREDICTABLE = 0.3
@@ -44,6 +45,7 @@ PREDICTABLE = 0.3
 FLOAT32_PARTS = frozenset(
     (
         *("patch_embedding", "text_embedder", "audio_proj", "time_embedder", "time_proj", "scale_shift_table"),
+        *("scale_embedder",),
         *("norm1", "norm2", "norm3", "norm_audio", "norm_q", "norm_k", "proj_out"),
     )
 )
@@ -88,12 +90,40 @@ class ConditionEmbedder(nn.Module):
         embedded: Tensor = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
         return embedded
 
-    def forward(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Time embedding (B, D) and its six modulations (B, 6, D), both float32."""
+    def forward(self, timestep_B: Tensor, told_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Time embedding (B, D), with what is told beside the time, and its six modulations (B, 6, D), both float32."""
         sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BD = self.time_embedder(sinusoid)
+        if told_BD is not None:
+            time_BD = time_BD + told_BD
         modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
         return time_BD.float(), modulation.float()
+
+
+class ScaleEmbedder(nn.Module):
+    """What a student is told of the guidance scales, as a change of its time embedding.
+
+    Args:
+        dim: of the time embedding.
+        ranges: the lowest and the highest of each scale; those are told as 0 and 1.
+    """
+
+    def __init__(self, dim: int, ranges: Sequence[tuple[float, float]]) -> None:
+        super().__init__()
+        self.ranges = tuple(ranges)
+        self.linear_1 = nn.Linear(len(ranges), dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, scales_BK: Tensor) -> Tensor:
+        """(B, K) scales -> (B, D)."""
+        low, high = scales_BK.new_tensor(self.ranges).unbind(dim=1)
+        told = (scales_BK - low) / (high - low).clamp(min=LEAST_RANGE)
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(told.to(self.linear_1.weight.dtype))))
+        return embedded
+
+
+LEAST_RANGE = 1e-3
+"""Of a scale that a student is always told alike, what it is divided by."""
 
 
 class HuMoTransformerBlock(nn.Module):
@@ -190,6 +220,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         prediction: what the last layer gives: the velocity itself, as published, or the clean data, from which the
             velocity follows. A narrow network does better with data, which is simpler than noise.
         continues: it was trained with first latent frames that are clean already, and goes on from them.
+        student: what it learned, if it is a student (`humo.presets.Student`, as a mapping): it is told the scales.
     """
 
     _supports_gradient_checkpointing = True
@@ -220,6 +251,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         audio_token_dim: int = 1536,
         prediction: Literal["velocity", "data"] = "velocity",
         continues: bool = False,
+        student: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -234,9 +266,33 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.scale_embedder: ScaleEmbedder | None = None
+        if student:
+            self.become_student(student)
         self.gradient_checkpointing = False
         self.split: TokenSplit | None = None
         """How tokens are divided, where several ranks work on one pass."""
+
+    def become_student(self, student: Mapping[str, Any]) -> None:
+        """Be told the guidance scales from now on; until that is trained, they change nothing.
+
+        Args:
+            student: what it is to learn, as in the configuration.
+
+        Raises:
+            CheckpointError: the mapping is not whole.
+        """
+        self.register_to_config(student=dict(student))
+        found = find_student(self.config)
+        assert found is not None
+        self.scale_embedder = ScaleEmbedder(self.proj_out.in_features, [found.scales[name] for name in SCALE_NAMES])
+        nn.init.zeros_(self.scale_embedder.linear_2.weight)
+        nn.init.zeros_(self.scale_embedder.linear_2.bias)
+
+    def forget_student(self) -> None:
+        """Be guided from outside again."""
+        self.register_to_config(student=None)
+        self.scale_embedder = None
 
     def hear(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> Heard:
         """All of text and sound that no timestep changes, to be computed once for many passes.
@@ -278,6 +334,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         encoder_hidden_states: Tensor | None = None,
         audio_hidden_states: Tensor | None = None,
         heard: Heard | None = None,
+        scales: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
@@ -289,6 +346,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
             encoder_hidden_states: (B, L, text_dim) text, L at most ``text_length``; its precision is computed in.
             audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
             heard: what `hear` made of the two, in their place.
+            scales: (B, 3) guidance scales of text, audio and image, which a student is told.
             attention_kwargs: ``{"scale": s}`` scales LoRA layers.
             return_dict: give an object with ``sample``, rather than a tuple.
 
@@ -298,7 +356,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
         batch, _, frames, height, width = hidden_states.shape
         p_f, p_h, p_w = self.config.patch_size
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
-        time_BD, modulation_B6D = self.condition_embedder(timestep)
+        told = None if self.scale_embedder is None or scales is None else self.scale_embedder(scales)
+        time_BD, modulation_B6D = self.condition_embedder(timestep, told)
         texts: Sequence[Tensor | KeysValues]
         sounds: Sequence[Tensor | KeysValues]
         if heard is not None:

@@ -56,6 +56,8 @@ class Batch:
         face, area: shares of each token on a face and on a mouth, (B, F, h, w), zeros where not known.
         mouth: true curve (B, F, T, 3), each value of unit deviation, NaN where not known or not heard.
         identity: face embedding (B, 128) of unit deviation, NaN where not known or the picture is not seen.
+        kept: of each sample, the conditions that are not switched off.
+        scales: (B, 3) that a student is told.
     """
 
     data: Tensor
@@ -68,6 +70,8 @@ class Batch:
     area: Tensor
     mouth: Tensor
     identity: Tensor
+    kept: tuple[str, ...]
+    scales: Tensor | None = None
 
     @property
     def is_known(self) -> Tensor:
@@ -209,13 +213,13 @@ class Collator:
         geometry = Geometry(*bucket, references=1)
         rows = [self._one(geometry, slot, level) for slot in slots]
         conditions = stack([conditions for conditions, _, _ in rows])
-        kept = [kept for _, kept, _ in rows]
+        kept = tuple(kept for _, kept, _ in rows)
         switches = {
             name: torch.tensor([letter in one for one in kept])
             for name, letter in (("text", "T"), ("image", "I"), ("audio", "A"))
         }
         tensors = {name: torch.stack([found[name] for _, _, found in rows]) for name in rows[0][2]}
-        return Batch(conditions=conditions.keep(**switches), **tensors)
+        return Batch(conditions=conditions.keep(**switches), kept=kept, **tensors)
 
     def _one(self, geometry: Geometry, slot: Slot, level: float | None) -> tuple[Conditions, str, dict[str, Tensor]]:
         """A slot's conditions (a batch of one), those kept, and its other tensors."""
@@ -290,6 +294,27 @@ class Collator:
             if chance < below:
                 return kept
         return list(self.keep)[-1]  # shares add up to 1 but for rounding
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Encoded clips as a source of batches.
+
+    Args:
+        buckets: of the stage.
+        collate: makes the batches.
+    """
+
+    buckets: Mapping[Bucket, Sequence[Entry]]
+    collate: Collator
+
+    def draw(self, decks: Decks, stage: Stage, step: int, *words: object) -> tuple[Bucket, list[Slot]]:
+        """The bucket of a step, and the slots of its batch, as `draw_step`."""
+        return draw_step(self.buckets, decks, stage, step, *words)
+
+    def __call__(self, bucket: Bucket, slots: Sequence[Slot]) -> Batch:
+        """The batch of some slots."""
+        return self.collate(bucket, slots)
 
 
 MEASURED = 500

@@ -15,11 +15,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from humo.errors import did_you_mean
 from humo.geometry import SIZE_MULTIPLE, snap_frames
-from humo.presets import PRESETS
+from humo.guidance import MAX_SCALE
+from humo.presets import PRESETS, ScaleName
 
 Part = Literal[
     "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output",
-    "focus", "lips", "identity",
+    "scales", "focus", "lips", "identity",
 ]  # fmt: skip
 """What a stage can train; `parts.PATTERNS` says which weights each is."""
 
@@ -278,6 +279,37 @@ class Lora(Table):
     alpha: float = Field(default=16.0, gt=0.0)
 
 
+Range = tuple[Annotated[float, Field(ge=0.0, le=MAX_SCALE)], Annotated[float, Field(ge=0.0, le=MAX_SCALE)]]
+"""The lowest and the highest of a scale."""
+
+
+class Distill(Table):
+    """A student of the network: one pass a step, few steps, told the guidance scales (`humo.training.walks`).
+
+    Args:
+        steps: that the student takes.
+        teacher_steps: guided steps of the teacher within each of them.
+        shift: of the noise schedule; by default the family's.
+        scales: of text, audio and image -> the lowest and the highest that the student is told; one of them that is
+            not named is always the family's.
+        walks: of the teacher, each from noise to a clip, from which the student learns; kept with the encoded clips.
+    """
+
+    steps: int = Field(default=6, ge=1, le=1000)
+    teacher_steps: int = Field(default=3, ge=1, le=100)
+    shift: float | None = Field(default=None, ge=0.1, le=100.0)
+    scales: Mapping[ScaleName, Range] = Field(default_factory=dict)
+    walks: int = Field(default=1000, ge=1)
+
+    @field_validator("scales")
+    @classmethod
+    def _in_order(cls, scales: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
+        for name, (low, high) in scales.items():
+            if low > high:
+                raise ValueError(f"{name} from {low:g} to {high:g} is no range; give the lowest first")
+        return scales
+
+
 class Compute(Table):
     """Where and how precisely.
 
@@ -314,6 +346,7 @@ class Recipe(Table):
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
     lora: Lora | None = None
+    distill: Distill | None = None
     compute: Compute = Compute()
     tensorboard: bool = True
 
@@ -328,6 +361,24 @@ class Recipe(Table):
     def _muon_sees_whole_matrices(self) -> Recipe:
         if self.optimiser.muon and self.compute.shard:
             raise ValueError("optimiser.muon needs whole matrices; set compute.shard = false beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _a_student_has_a_teacher(self) -> Recipe:
+        if self.distill is not None and self.model.network is not None:
+            raise ValueError(
+                "distill needs a network that has learned something; give model.folder, and no model.network"
+            )
+        first = self.stages[0]
+        for stage in self.stages if self.distill is not None else ():
+            if (stage.frames, stage.keep, stage.audio_share) != (first.frames, first.keep, first.audio_share):
+                raise ValueError(
+                    f"{stage.name!r} has other frames, keep or audio_share than the first stage; copy those"
+                )
+            if heads := {"focus", "lips", "identity"} & set(stage.train):
+                raise ValueError(f"a student learns no {sorted(heads)[0]}; take it out of train of {stage.name!r}")
+            if any("T" not in kept for kept in stage.keep):
+                raise ValueError(f"keep of {stage.name!r} has samples without text, which no request makes; leave T")
         return self
 
     @model_validator(mode="after")

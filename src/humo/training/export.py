@@ -9,8 +9,10 @@ from torch import Tensor
 
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
 from humo.checkpoints.writing import new_folder
+from humo.lora import student_tensors
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
+from humo.presets import find_student
 from humo.ranks import Ranks
 from humo.training.config import Recipe
 from humo.training.encoders import Encoders
@@ -60,6 +62,10 @@ def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Pat
     from peft import get_peft_model_state_dict
 
     layers = get_peft_model_state_dict(network)
+    student = find_student(network.config)
+    if student is not None and network.scale_embedder is not None:
+        told = student_tensors(student, network.scale_embedder.state_dict())
+        layers |= {key.removeprefix("transformer."): tensor for key, tensor in told.items()}
     bytes_needed = sum(weight.nbytes for weight in layers.values())
     with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as part:
         HuMoPipeline.save_lora_weights(str(part), transformer_lora_layers=layers)

@@ -53,7 +53,13 @@ class Learner(nn.Module):
         self.asked: Sequence[str] = ("focus", "lips", "identity")
 
     def forward(
-        self, inputs_BCLHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, audio_BLWND: Tensor, frames: int
+        self,
+        inputs_BCLHW: Tensor,
+        timestep_B: Tensor,
+        text_BLD: Tensor,
+        audio_BLWND: Tensor,
+        frames: int,
+        scales_BK: Tensor | None = None,
     ) -> Told:
         """What the network makes of a batch, and what the heads that are ``asked`` say of its video latent frames."""
         with listening(self.transformer) as (hidden, tokens):
@@ -62,6 +68,7 @@ class Learner(nn.Module):
                 timestep=timestep_B,
                 encoder_hidden_states=text_BLD,
                 audio_hidden_states=audio_BLWND,
+                scales=scales_BK,
                 return_dict=False,
             )[0]
         grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from humo.training.encoders import Encoders
 from humo.training.learner import Learner
 from humo.training.parallel import shard
 from humo.training.parts import HEADS, add_low_rank, names_of, train_only
+from humo.training.walks import student_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
     transformer = encoders.network(recipe.seed)
     if recipe.data.continued > 0:
         transformer.register_to_config(continues=True)
+    if recipe.distill is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            transformer.become_student(asdict(student_of(recipe.distill, encoders.preset)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:

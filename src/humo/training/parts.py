@@ -21,6 +21,7 @@ PATTERNS: Mapping[Part, str] = MappingProxyType(
         "feed_forward": r"transformer\.blocks\.\d+\.(ffn\.|scale_shift_table)",
         "embeddings": r"transformer\.(patch_embedding|condition_embedder)\.",
         "output": r"transformer\.(proj_out\.|scale_shift_table)",
+        "scales": r"transformer\.scale_embedder\.",
         "focus": r"focus\.",
         "lips": r"lips\.",
         "identity": r"identity\.",
@@ -34,6 +35,9 @@ projection, face-location predictor).
 
 HEADS: frozenset[Part] = frozenset({"focus", "lips", "identity"})
 """Parts that only training knows; an export leaves them behind."""
+
+WHOLE: tuple[Part, ...] = ("scales", *sorted(HEADS))
+"""Parts that start from nothing, and are trained whole where others get low-rank additions."""
 
 _LOW_RANK = ".lora_"
 
@@ -49,7 +53,7 @@ def names_of(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = Fals
     Args:
         learner: a `Learner`.
         parts: of a stage.
-        low_rank: of the network, only its low-rank additions count.
+        low_rank: of the network, only its low-rank additions count, and what a student is told the scales by.
 
     Raises:
         RequestError: there are none.
@@ -57,7 +61,7 @@ def names_of(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = Fals
     names = [
         name
         for name, _ in learner.named_parameters()
-        if matches(name, parts) and (not low_rank or not name.startswith("transformer.") or _LOW_RANK in name)
+        if matches(name, parts) and (not low_rank or _LOW_RANK in name or matches(name, WHOLE))
     ]
     if not names:
         raise RequestError("train", f"{', '.join(parts)} hold nothing that can be trained", "name another part")
@@ -85,7 +89,9 @@ def add_low_rank(transformer: HuMoTransformer3DModel, parts: Iterable[Part], lor
     layers = [
         name
         for name, layer in transformer.named_modules()
-        if isinstance(layer, nn.Linear) and matches(f"transformer.{name}.weight", wanted)
+        if isinstance(layer, nn.Linear)
+        and matches(f"transformer.{name}.weight", wanted)
+        and not matches(f"transformer.{name}.weight", WHOLE)
     ]
     if not layers:
         raise RequestError("lora", f"{', '.join(wanted)} hold no linear layer", "name another part")

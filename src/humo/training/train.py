@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from humo.faces import EMBEDDING
 from humo.model.reference import network_input
 from humo.presets import ReferenceEntry
 from humo.ranks import Ranks, ranks
-from humo.training.batches import Batch, Collator, Decks, audio_share, buckets_of, draw_step, statistics
+from humo.training.batches import Batch, Bucket, Collator, Decks, Samples, audio_share, buckets_of, statistics
 from humo.training.cache import Cache, Entry, Progress
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import Bad, ClipFiles, Folder, no_clips, of_split, refuse_if_bad, scan
@@ -31,12 +32,13 @@ from humo.training.encoders import Encoders
 from humo.training.export import averaged_network, export_lora, export_model
 from humo.training.focus import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
 from humo.training.journal import Journal
-from humo.training.network import Trainee, prepare
+from humo.training.network import Trainee, choose_attention, lower, prepare
 from humo.training.objective import add_noise, timestep_of, velocity_loss
 from humo.training.optimise import Average, StageOptimiser, learning_rate
 from humo.training.parallel import average_gradients, synchronise, whole_dict
 from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
 from humo.training.validate import make_clips, measure_loss
+from humo.training.walks import Walks
 
 CHECKPOINTS, VALIDATION, MODEL, LORA = "checkpoints", "validation", "model", "lora"
 """Folders of a run."""
@@ -57,6 +59,7 @@ class Run:
     entries: Sequence[Entry]
     held_out: Sequence[Entry]
     shown: Sequence[ClipFiles]
+    walks: Walks | None
     journal: Journal | None
     progress: Progress
 
@@ -117,8 +120,9 @@ def train(
             identity=statistics(entries, "identity", EMBEDDING),
         )
         folder = Path(recipe.output)
+        walks = _walk(recipe, entries, collate, encoders, here, progress) if recipe.distill is not None else None
         journal = Journal(folder, position.total, board=recipe.tensorboard) if here.first else None
-        run = Run(recipe, here, encoders, collate, entries, held_out, shown, journal, progress)
+        run = Run(recipe, here, encoders, collate, entries, held_out, shown, walks, journal, progress)
         try:
             for number in range(position.stage, len(recipe.stages)):
                 trainee, average = _train_stage(run, number)
@@ -178,6 +182,18 @@ def _prepare_data(
     return sorted(entries, key=lambda entry: entry.name), held_out, others[: recipe.validation.clips], cache
 
 
+def _walk(
+    recipe: Recipe, entries: Sequence[Entry], collate: Collator, encoders: Encoders, here: Ranks, progress: Progress
+) -> Walks:
+    """The teacher's walks, all of them taken."""
+    walks = Walks(recipe, entries, collate, encoders)
+    teacher = encoders.network(recipe.seed).to(here.device).eval().requires_grad_(False)
+    choose_attention(teacher, recipe.compute.attention)
+    lower(teacher, encoders.dtype)
+    walks.fill(encoders.pipeline(teacher), here, progress)
+    return walks
+
+
 def _held_out(recipe: Recipe, folder: Folder, clips: Sequence[ClipFiles]) -> Sequence[ClipFiles]:
     return folder.clips.get(recipe.validation.split) or clips
 
@@ -212,8 +228,7 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
         optimiser.restore(saved["optimiser"])
     del saved
     decks = Decks(recipe.seed, position.drawn)
-    buckets = buckets_of(run.entries, stage)
-    collate = replace(run.collate, keep=stage.keep)
+    source: Source = run.walks or Samples(buckets_of(run.entries, stage), replace(run.collate, keep=stage.keep))
 
     def save() -> None:
         now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
@@ -232,12 +247,12 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
     for step in range(position.step, stage.steps):
         run.progress("train", position.total, recipe.steps)
         began = time.monotonic()
-        bucket, slots = draw_step(buckets, decks, stage, step, recipe.seed, number)
+        bucket, drawn = source.draw(decks, stage, step, recipe.seed, number)
         figures = torch.zeros(len(FIGURES))
         share = here.share(stage.batch // recipe.compute.accumulation)
         each = stage.batch // recipe.compute.accumulation
         for start in range(0, stage.batch, each):
-            batch = collate(bucket, slots[start : start + each][share])
+            batch = source(bucket, drawn[start : start + each][share])
             losses = _losses(run, trainee, stage, batch)
             synchronise(trainee.learner, last=start + each == stage.batch)
             (losses[0] / recipe.compute.accumulation).backward()
@@ -264,6 +279,13 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
     return trainee, average
 
 
+class Source(Protocol):
+    """What a stage draws from and makes batches of."""
+
+    def draw(self, decks: Decks, stage: Stage, step: int, *words: object) -> tuple[Bucket, Sequence[Any]]: ...
+    def __call__(self, bucket: Bucket, drawn: Sequence[Any], /) -> Batch: ...
+
+
 FIGURES = ("loss", "velocity", "focus", "lips", "identity")
 """Of a step: what is minimised, and what it is the sum of, before weighing."""
 
@@ -282,6 +304,7 @@ def _losses(run: Run, trainee: Trainee, stage: Stage, batch: Batch) -> list[Tens
         batch.conditions.text.to(device, run.dtype),
         batch.conditions.audio.to(device),
         data.shape[2],
+        None if batch.scales is None else batch.scales.to(device),
     )
     places = batch.weight(weights)
     velocity_term = velocity_loss(told.velocity, data, noise, None if places is None else places.to(device)).mean()
@@ -303,10 +326,11 @@ def _validate(run: Run, trainee: Trainee, average: Average, stage: Stage, total:
     if network is not None and run.journal is not None:
         run.progress("validate", 0, 1)
         network.to(run.here.device)
-        figures: Mapping[str, float] = measure_loss(
-            network, run.held_out, run.collate, stage, run.recipe.validation.seed, run.dtype
-        )
-        run.journal.write(total - 1, {f"validation/{name}": value for name, value in figures.items()})
+        if run.walks is None:  # a student's steps lead from none of the states that it is measured at
+            figures: Mapping[str, float] = measure_loss(
+                network, run.held_out, run.collate, stage, run.recipe.validation.seed, run.dtype
+            )
+            run.journal.write(total - 1, {f"validation/{name}": value for name, value in figures.items()})
         folder = run.folder / VALIDATION / f"step-{total:08}"
         if run.shown:
             make_clips(run.encoders.pipeline(network), run.shown, run.recipe, stage, folder)
