@@ -164,7 +164,8 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
 
     passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
     precision = getattr(torch, dtype)
-    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes)
+    kinds = model.components["transformer"].kinds
+    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes, kinds)
     return choose(needs, device, *there).placement.name
 
 

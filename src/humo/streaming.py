@@ -23,7 +23,7 @@ from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
 from humo.model.blocks import row_bytes
 from humo.model.library import apply_group_offloading
-from humo.model.quantised import QuantisedLinear
+from humo.model.quantised import quantise_layers
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
 from humo.request import PlacementName
@@ -255,10 +255,7 @@ def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any]
         module = build(config).eval().requires_grad_(False)
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
-    for weight_name, stored in component.quantised.items():
-        layer, scale = weight_name.removesuffix(".weight"), component.scale_of(weight_name)
-        scales = 0 if scale is None else scale.shape[0]
-        module.set_submodule(layer, QuantisedLinear(module.get_submodule(layer), stored.dtype, scales))
+    quantise_layers(module, component.kinds)
     return module
 
 

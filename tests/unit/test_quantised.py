@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.calls import FAMILIES, call
+from tests.calls import call, distance
 from tests.quantised_files import (
     is_matrix_of_a_block,
     network,
@@ -20,18 +21,22 @@ from tests.quantised_files import (
     save_gguf,
     save_scaled_fp8,
 )
-from tests.tiny import save_tiny_model
 from torch import Tensor
 
-from humo import HuMoPipeline
+from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.checkpoints.convert import ConversionReport, convert
 from humo.checkpoints.hub import open_model_folder
 from humo.checkpoints.reading import open_weights
+from humo.cli import main
 from humo.errors import CheckpointError, HumoError, RequestError
+from humo.geometry import Geometry
+from humo.memory import needs_of, offers
+from humo.meter import metered
 from humo.model.blocks import GGML_BLOCKS, row_bytes
-from humo.model.quantised import SLICE, QuantisedLinear, decode, dequantise
+from humo.model.dequantise import SLICE, decode, dequantise
+from humo.model.quantised import QuantisedLinear
 from humo.runtime import load_pipeline
-from humo.streaming import load_streaming
+from humo.streaming import load_quantised, load_streaming, place
 
 Save = Callable[[Path, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -58,14 +63,45 @@ FILES: dict[str, Save] = {
 }
 
 
+PUBLISHED = ("humo-17b", "humo-1.7b")
+
+OTHERS: dict[str, Path] = {}
+"""Family -> a model folder, of which the other parts are taken."""
+
+
+@pytest.fixture(autouse=True)
+def _others(tiny_model_folder: Path, tiny_model_folder_17b: Path) -> None:
+    OTHERS.update({"humo-1.7b": tiny_model_folder, "humo-17b": tiny_model_folder_17b})
+
+
 def brought(tmp_path: Path, preset: str, save: Save, **changes: object) -> tuple[ConversionReport, dict[str, Tensor]]:
     """A model folder with such a network and the other parts of a folder; and the weights that the file stands for."""
-    others = save_tiny_model(tmp_path / "others", preset)
     transformer = network(preset)
     stands_for = save(tmp_path, published(transformer))
     file = next(path for path in tmp_path.iterdir() if path.stem == "network")
-    report = convert([file, others], tmp_path / "model", **changes)  # type: ignore[arg-type]
+    report = convert([file, OTHERS[preset]], tmp_path / "model", **changes)  # type: ignore[arg-type]
     return report, ours(transformer, stands_for)
+
+
+def dequantised(preset: str, weights: dict[str, Tensor]) -> HuMoPipeline:
+    """A pipeline of the same parts, with these weights as they are."""
+    pipeline = HuMoPipeline.from_pretrained(str(OTHERS[preset]))
+    transformer = network(preset)
+    transformer.load_state_dict(weights)
+    pipeline.register_modules(transformer=transformer)
+    return pipeline
+
+
+@torch.no_grad()
+def passed(transformer: HuMoTransformer3DModel) -> Tensor:
+    """What a network makes of some numbers."""
+    config = transformer.config
+    torch.manual_seed(5)
+    inputs = torch.randn(1, config.in_channels, 2, 4, 6)
+    text = torch.randn(1, 5, config.text_dim)
+    audio = torch.randn(1, 2, config.audio_window, config.audio_bands, config.audio_width)
+    (velocity,) = transformer(inputs, torch.tensor([500.0]), text, audio, return_dict=False)
+    return velocity  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("kind", GGML_BLOCKS)
@@ -88,21 +124,29 @@ def test_a_matrix_is_the_same_whole_and_in_slices(kind: str, scales: int) -> Non
     assert dequantise(stored, kind, columns, torch.bfloat16, scale).equal(expected.bfloat16())
 
 
-@pytest.mark.parametrize("preset", FAMILIES)
+@pytest.mark.parametrize("preset", PUBLISHED)
 @pytest.mark.parametrize("name", FILES)
 def test_a_network_that_stays_quantised_is_the_dequantised_one(tmp_path: Path, preset: str, name: str) -> None:
     report, weights = brought(tmp_path, preset, FILES[name], keep_quantised=True)
     model = open_model_folder(report.destination)
     matrices = {name for name, tensor in weights.items() if is_matrix_of_a_block(name, tensor)}
     assert model.components["transformer"].quantised.keys() == matrices
+    kept = load_quantised(model, torch.float32)
+    assert sum(isinstance(module, QuantisedLinear) for module in kept.modules()) == len(matrices)
+    plain = network(preset)
+    plain.load_state_dict(weights)
+    assert passed(kept).equal(passed(plain))
+    assert load_quantised(model, torch.bfloat16).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+@pytest.mark.parametrize("name", ["Q4_K", "kijai"])
+def test_a_clip_of_a_quantised_network_is_that_of_the_dequantised_one(tmp_path: Path, preset: str, name: str) -> None:
+    report, weights = brought(tmp_path, preset, FILES[name], keep_quantised=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    assert sum(isinstance(module, QuantisedLinear) for module in kept.transformer.modules()) == len(matrices)
-    plain = HuMoPipeline.from_pretrained(str(tmp_path / "others"))
-    transformer = network(preset)
-    transformer.load_state_dict(weights)
-    plain.register_modules(transformer=transformer)
-    assert call(kept).equal(call(plain))
-    assert load_pipeline(report.destination, device="cpu", dtype="bfloat16").transformer.dtype is torch.bfloat16
+    assert call(kept).equal(call(dequantised(preset, weights)))
+    half = call(load_pipeline(report.destination, device="cpu", dtype="bfloat16"))
+    assert distance(half, call(kept)) < 0.05
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -135,9 +179,11 @@ def test_what_stays_quantised_takes_the_room_of_the_file_and_can_be_undone_later
 
 @pytest.mark.parametrize("name", ["Q3_K", "rows"])
 def test_quantised_blocks_are_streamed_from_the_disk_as_they_are(tmp_path: Path, name: str) -> None:
-    report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantised=True)
+    report, weights = brought(tmp_path, "humo-17b", FILES[name], keep_quantised=True)
     streamed = load_streaming(report.destination, device="cpu", dtype=torch.float32)
-    assert call(streamed).equal(call(load_pipeline(report.destination, device="cpu", dtype="float32")))
+    plain = network("humo-17b")
+    plain.load_state_dict(weights)
+    assert passed(streamed.transformer).equal(passed(plain))
     assert all(weight.is_meta for weight in streamed.transformer.blocks.parameters())
 
 
@@ -162,15 +208,12 @@ def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
     }
     save_file(lora, tmp_path / "lora.safetensors")
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    before = call(kept)
-    kept.load_lora_weights(str(tmp_path / "lora.safetensors"))
-    plain = HuMoPipeline.from_pretrained(str(tmp_path / "others"))
-    transformer = network("humo-1.7b")
-    transformer.load_state_dict(weights)
-    plain.register_modules(transformer=transformer)
-    plain.load_lora_weights(str(tmp_path / "lora.safetensors"))
-    assert call(kept).equal(call(plain))
-    assert not call(kept).equal(before)
+    before = passed(kept.transformer)
+    plain = dequantised("humo-1.7b", weights)
+    for pipeline in (kept, plain):
+        pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
+    assert passed(kept.transformer).equal(passed(plain.transformer))
+    assert not passed(kept.transformer).equal(before)
 
 
 @pytest.mark.parametrize("architecture", ["wan", "pig"])
@@ -315,8 +358,81 @@ def test_quantised_weights_are_not_for_the_published_layout(tmp_path: Path) -> N
         convert(tmp_path, tmp_path / "out", naming="published", keep_quantised=True)
 
 
-def test_a_part_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_path: Path) -> None:
+def test_a_network_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["plain"])
     (transformer,) = (part for part in report.parts if part.part == "transformer")
     assert transformer.source.name == "network.safetensors"
     assert [one.reason for one in report.ignored] == ["another transformer was named itself"]
+
+
+@pytest.mark.parametrize("name", ["Q6_K", "rows"])
+def test_a_quantised_network_takes_what_is_said(tmp_path: Path, name: str) -> None:
+    report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantised=True)
+    model = open_model_folder(report.destination)
+    kinds = model.components["transformer"].kinds
+    geometry = Geometry(96, 64, 9, references=1)
+    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3, kinds)
+    network = load_quantised(model, torch.float32)
+    assert needs.weights["transformer"].whole == sum(weight.nbytes for weight in network.parameters())
+    assert needs.weights["transformer"].two_blocks == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
+    plain = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    assert plain.weights["transformer"].whole > 2 * needs.weights["transformer"].whole
+    text = torch.randn(1, network.config.text_length, network.config.text_dim)
+    audio = torch.randn(1, geometry.latents, 8, 5, network.config.audio_width)
+    inputs = torch.randn(1, 36, geometry.latents, 8, 12)
+    timestep = torch.tensor([500.0])
+    with metered(network.parameters(), (inputs, text, audio, timestep)) as found:
+        heard = network.hear(text, audio)
+        kept = found.peak = found.live
+        network(inputs, timestep, heard=heard, return_dict=False)
+    assert needs.working["denoise"] == found.peak - kept
+    assert "fp8" not in {offer.placement.name for offer in offers(needs, "cuda", 2**40, 2**40)}
+
+
+def test_a_quantised_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
+    report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantised=True)
+    kept = load_pipeline(report.destination, device="cpu", dtype="float32")
+    place(kept, "host", "cpu", torch.float32)
+    plain = network("humo-1.7b")
+    plain.load_state_dict(weights)
+    assert passed(kept.transformer).equal(passed(plain))
+
+
+def test_what_a_quantised_network_takes_is_planned_before_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", "--model", "humo-17b", "--width", "64", "--height", "64", "--frames", "5", "--memory", "24GB"]
+    assert main([*asked, "--host", "64GB", "--quantised", "Q4_K"]) == 0
+    said = capsys.readouterr().out
+    assert "transformer    weights 10.55 GB, of which a block 0.24 GB" in said
+    assert "fp8 " not in said
+    assert main([*asked, "--quantised", "q4"]) == 2
+    assert "--quantised: 'q4' is not read" in capsys.readouterr().err
+
+
+def test_a_folder_with_such_a_file_says_how_to_bring_it_in(tmp_path: Path) -> None:
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "humo-17B-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match="holds released weights that are not converted yet"):
+        open_model_folder(tmp_path / "downloads")
+    model = shutil.copytree(OTHERS["humo-17b"], tmp_path / "model")
+    (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    (model / "transformer" / "humo.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"humo\.gguf: is not converted yet; run `humo convert"):
+        open_model_folder(model)
+
+
+def test_the_commands_bring_in_a_gguf_file_and_make_a_video_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = published(network("humo-1.7b"))
+    save = gguf_of("Q8_0")
+    save(tmp_path, weights)
+    monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
+    words = [str(tmp_path / "network.gguf"), str(OTHERS["humo-1.7b"])]
+    assert main(["models", "import", *words, "--name", "small", "--keep-quantised", "--quiet"]) == 0
+    video = tmp_path / "out.mp4"
+    small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--seed", "1"]
+    asked = ["generate", "--model", "small", "--prompt", "a man", *small, "--output", str(video), "--quiet"]
+    assert main(asked) == 0
+    assert video.stat().st_size > 0
+    assert main(["convert", *words, str(tmp_path / "model"), "--keep-quantised", "--quiet"]) == 0
+    assert open_model_folder(tmp_path / "model").components["transformer"].quantised

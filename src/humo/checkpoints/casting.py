@@ -166,7 +166,7 @@ class Cast:
     def _cast(self, stored: StoredTensor) -> Iterator[memoryview]:
         import torch
 
-        from humo.model.quantised import decode
+        from humo.model.dequantise import decode  # torch alone, without diffusers
 
         dtypes = torch_dtypes()
         scale = None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)
@@ -174,8 +174,8 @@ class Cast:
         done = 0  # elements
         in_blocks = stored.dtype in GGML_BLOCKS
         for chunk in self.weights.chunks(self.name, PIECE_OF_BLOCKS if in_blocks else CHUNK_BYTES // 4):
-            raw = torch.frombuffer(chunk, dtype=torch.uint8)
-            piece = decode(raw, stored.dtype) if in_blocks else raw.view(dtypes[stored.dtype]).float()
+            piece = torch.frombuffer(chunk, dtype=torch.uint8)
+            piece = decode(piece, stored.dtype) if in_blocks else piece.view(dtypes[stored.dtype]).float()
             if scale is not None and scale.numel() == 1:
                 piece *= scale
             elif scale is not None:

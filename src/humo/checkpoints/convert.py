@@ -114,8 +114,8 @@ def convert(
     or once more in another type. A few pieces of 32 MiB are in memory at a time, whatever the size of the files.
 
     Args:
-        source: a folder, a file, or several of them; a part in a file that is named itself is taken before the same
-            part in a folder.
+        source: a folder, a file, or several of them; a transformer's file that is named itself is taken before the
+            transformer in a folder, of which then the other parts are taken.
         destination: the folder to make.
         family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
         naming: ``ours`` for a model folder, ``published`` for the released names and tree (in safetensors).
@@ -188,7 +188,7 @@ def _choose(
     for part in Part:
         planned: list[PartPlan] = []
         failed: CheckpointError | None = None
-        for found in _named_before_others(findings, part):
+        for found in _found_of(findings, part):
             try:
                 planned.append(plan_part(found, naming, dtype, head_width, keep_quantised))
             except CheckpointError as error:
@@ -210,15 +210,15 @@ def _choose(
     return plans
 
 
-def _named_before_others(findings: Findings, part: Part) -> list[Found]:
-    """What was found of a part: the files that were named themselves, or those of folders if none was."""
+def _found_of(findings: Findings, part: Part) -> list[Found]:
+    """What was found of a part; of the transformer, files that were named themselves before those of folders."""
     found = [one for one in findings.found if one.part is part]
     named = [one for one in found if one.named]
-    if not named:
+    if part is not Part.TRANSFORMER or not named:
         return found
     for one in found:
         if not one.named:
-            findings.ignored.append(Ignored(one.weights.path, f"another {part} was named itself"))
+            findings.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
     return named
 
 

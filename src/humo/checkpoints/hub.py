@@ -31,6 +31,8 @@ from humo.presets import Preset, ReferenceEntry, find_preset
 PUBLISHED_FILES = (
     "humo.safetensors.index.json",
     "humo*.safetensors",
+    "*HuMo*.safetensors",
+    "*.gguf",
     "ema.pth",
     "Wan2.1_VAE.*",
     "models_t5_umt5-xxl-enc-bf16.*",
@@ -100,6 +102,15 @@ class Component:
             weight: its name.
         """
         return self.tensors.get(weight.removesuffix(".weight") + SCALE_SUFFIX)
+
+    @property
+    def kinds(self) -> Mapping[str, tuple[str, int]]:
+        """Quantised weight -> its type, and how many scales are beside it."""
+        scales = {name: self.scale_of(name) for name in self.quantised}
+        return {
+            name: (tensor.dtype, scale.shape[0] if (scale := scales[name]) is not None else 0)
+            for name, tensor in self.quantised.items()
+        }
 
     @property
     def shapes(self) -> Shapes:
@@ -210,6 +221,9 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
     stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file() and not single.is_file():
+        if other := next(folder.glob("*.gguf"), None):
+            remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantised` and give that"
+            raise CheckpointError(str(other), "is not converted yet", remedy)
         raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
     weights = read_index(index) if index.is_file() else (single,)
     tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
