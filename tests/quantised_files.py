@@ -95,7 +95,7 @@ def save_gguf(
         kind = GGMLQuantizationType[kinds(name)]
         values = tensor.float().numpy()
         if kind.name in HALVES:
-            data = blocks_by_hand(kind.name, *values.shape, seed=number)
+            data = blocks_by_hand(kind.name, tensor.shape[0], tensor.shape[1], seed=number)
         else:
             data = gguf.quants.quantize(values, kind)
         stands_for[name] = torch.from_numpy(gguf.quants.dequantize(data, kind).copy()).reshape(tensor.shape)

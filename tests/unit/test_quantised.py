@@ -85,7 +85,7 @@ def brought(tmp_path: Path, preset: str, save: Save, **changes: object) -> tuple
 
 def dequantised(preset: str, weights: dict[str, Tensor]) -> HuMoPipeline:
     """A pipeline of the same parts, with these weights as they are."""
-    pipeline = HuMoPipeline.from_pretrained(str(OTHERS[preset]))
+    pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(OTHERS[preset]))
     transformer = network(preset)
     transformer.load_state_dict(weights)
     pipeline.register_modules(transformer=transformer)
