@@ -35,6 +35,7 @@ from humo.meter import metered
 from humo.model.blocks import GGML_BLOCKS, row_bytes
 from humo.model.dequantise import SLICE, decode, dequantise
 from humo.model.quantised import QuantisedLinear
+from humo.ranks import Crew, Ranks
 from humo.runtime import load_pipeline
 from humo.streaming import load_quantised, load_streaming, place
 
@@ -199,6 +200,12 @@ def test_weights_in_eight_bits_are_not_put_into_eight_bits_again(tmp_path: Path)
         load_pipeline(report.destination, device="cpu", placement="fp8")
 
 
+def test_quantised_weights_are_not_divided_among_processes(tmp_path: Path) -> None:
+    report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantised=True)
+    with pytest.raises(RequestError, match="--shard: divides weights that are not quantised"):
+        Crew(Ranks(0, 2), shard=True).load(report.destination, "float32")
+
+
 def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["Q5_K"], keep_quantised=True)
     layer = "blocks.1.self_attn.q"
@@ -214,6 +221,8 @@ def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
         pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     assert passed(kept.transformer).equal(passed(plain.transformer))
     assert not passed(kept.transformer).equal(before)
+    with pytest.raises(RuntimeError):  # rather than bytes that mean something else
+        kept.fuse_lora(components=["transformer"])
 
 
 @pytest.mark.parametrize("architecture", ["wan", "pig"])
