@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.calls import call, distance
 from tests.quantised_files import (
@@ -300,6 +303,25 @@ def test_a_gguf_file_that_cannot_be_read_is_refused_in_a_line(tmp_path: Path, na
         convert(file, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=150, deadline=None)
+@given(position=st.integers(0, 500), byte=st.integers(0, 255))
+def test_a_changed_byte_in_a_gguf_header_is_an_error_or_harmless(
+    position: int, byte: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "weights.gguf"
+    save_gguf(path, {f"blocks.{number}.weight": torch.ones(4, 64) for number in range(5)}, lambda _: "Q8_0")
+
+    def change(data: bytearray) -> bytearray:
+        data[position] = byte
+        return data
+
+    _damage(path, change)
+    with suppress(CheckpointError):  # and nothing else
+        weights = open_weights(path)
+        for name in weights.tensors:
+            assert sum(len(chunk) for chunk in weights.chunks(name)) == weights.tensors[name].bytes
 
 
 def test_a_gguf_file_of_another_network_is_called_by_its_name(tmp_path: Path) -> None:
