@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
             "checkpoints.convert",
             "checkpoints.discovery",
             "checkpoints.reading",
+            "checkpoints.gguf",
             "checkpoints.plan",
             "checkpoints.structure",
             "checkpoints.casting",

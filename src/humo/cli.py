@@ -351,6 +351,8 @@ def _convert_options(parser: Parser) -> None:
     parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="which one, if the source holds both")
     parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="type of all weights; default: as they are")
     parser.add_argument("--head-width", metavar="N", help="channels of an attention head, where no file tells")
+    kept = "the network's blocks stay quantised, in the file and in memory (GGUF, fp8); default: made into bf16"
+    parser.add_argument("--keep-quantised", action="store_true", help=kept)
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
 
 
@@ -371,6 +373,7 @@ def _convert(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
         naming=options.to,
         dtype=options.dtype,
         head_width=None if head_width is None else int(head_width),
+        keep_quantised=options.keep_quantised,
         overwrite=options.overwrite,
         progress=lambda part, done, total: console.step(part, done, total, BYTES),
     )

@@ -33,6 +33,8 @@ from humo.geometry import Geometry
 from humo.meter import metered
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
+from humo.model.blocks import row_bytes
+from humo.model.quantised import Kinds, quantise_layers
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.presets import ReferenceEntry
 from humo.request import PlacementName
@@ -92,12 +94,14 @@ class Needs:
         stored: part -> bytes of its weights on the disk.
         working: phase -> bytes that are computed with; ``denoise`` without what text and sound offer once for all.
         offered: bytes of that.
+        quantised: the network's blocks are quantised as they are stored, and no placement makes them less.
     """
 
     weights: Mapping[str, Weights]
     stored: Mapping[str, int]
     working: Mapping[str, int]
     offered: int
+    quantised: bool = False
 
 
 PHASES = {
@@ -110,8 +114,17 @@ PHASES = {
 """Phase -> the part that works in it."""
 
 
+NONE_QUANTISED: Kinds = {}
+SCALE_BYTES = 4
+
+
 def needs_of(
-    structures: Mapping[str, Structure], geometry: Geometry, entry: ReferenceEntry, dtype: torch.dtype, rungs: int
+    structures: Mapping[str, Structure],
+    geometry: Geometry,
+    entry: ReferenceEntry,
+    dtype: torch.dtype,
+    rungs: int,
+    kinds: Kinds = NONE_QUANTISED,
 ) -> Needs:
     """What a clip (or the longest window of one) takes.
 
@@ -121,13 +134,21 @@ def needs_of(
         entry: how pictures enter.
         dtype: of the network and the text encoder; the rest is float32.
         rungs: different passes of a step.
+        kinds: of the network's weights that are quantised.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
-    denoise, offered = _denoise(structures["transformer"], geometry, dtype)
+    kinds_of = {"transformer": kinds}
+    denoise, offered = _denoise(structures["transformer"], geometry, dtype, kinds)
     pictures, decode = _pixels(structures["vae"], geometry, entry)
     return Needs(
-        weights={name: weights_of(structure, dtypes[name]) for name, structure in structures.items()},
-        stored={name: weights_of(structure, stored_as(structure)).whole for name, structure in structures.items()},
+        weights={
+            name: weights_of(structure, dtypes[name], kinds_of.get(name, NONE_QUANTISED))
+            for name, structure in structures.items()
+        },
+        stored={
+            name: weights_of(structure, stored_as(structure), kinds_of.get(name, NONE_QUANTISED)).whole
+            for name, structure in structures.items()
+        },
         working={
             "text": _text(structures["text_encoder"], dtype),
             "sound": _sound(structures["audio_encoder"]),
@@ -136,24 +157,29 @@ def needs_of(
             "decode": decode,
         },
         offered=offered * rungs,
+        quantised=bool(kinds),
     )
 
 
-def weights_of(structure: Structure, dtype: torch.dtype) -> Weights:
-    """The weights of a part in a precision, the network's small layers in float32."""
+def weights_of(structure: Structure, dtype: torch.dtype, kinds: Kinds = NONE_QUANTISED) -> Weights:
+    """The weights of a part in a precision, the network's small layers in float32, quantised ones as they are."""
     kept = FLOAT32_PARTS if isinstance(structure, TransformerStructure) else frozenset()
     around, rows = 0, 0
     blocks: dict[str, int] = {}
     for name in names_of(structure):
         each = torch.float32 if kept & set(name.ours.split(".")) else dtype
         size = math.prod(name.shape) * each.itemsize
+        if name.ours in kinds:
+            kind, scales = kinds[name.ours]
+            size = name.shape[0] * row_bytes(kind, name.shape[1]) + scales * SCALE_BYTES
         if found := BLOCK.match(name.ours):
             blocks[found[0]] = blocks.get(found[0], 0) + size
         else:
             around += size
             rows += size if name.ours == VOCABULARY else 0
     block = max(blocks.values(), default=0)
-    return Weights(around, block, len(blocks), block * stored_as(structure).itemsize // dtype.itemsize, rows)
+    ahead = block if kinds else block * stored_as(structure).itemsize // dtype.itemsize
+    return Weights(around, block, len(blocks), ahead, rows)
 
 
 def stored_as(structure: Structure) -> torch.dtype:
@@ -166,7 +192,7 @@ def _empty(build: Callable[[], Any]) -> Any:
         return build().eval().requires_grad_(False)
 
 
-def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype) -> tuple[int, int]:
+def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype, kinds: Kinds) -> tuple[int, int]:
     """What a pass computes with, and what text and sound offer to it."""
     assert isinstance(structure, TransformerStructure)
     alike = min(2, structure.num_layers)  # what a pass computes with is that of one block after another
@@ -174,6 +200,7 @@ def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype) -> tu
     for name, weight in network.named_parameters():
         if not FLOAT32_PARTS & set(name.split(".")):
             weight.data = weight.data.to(dtype)
+    quantise_layers(network, kinds)
     inputs = torch.empty(1, *geometry.latent_shape(structure.in_channels), device="meta")
     text = torch.empty(1, structure.text_length, structure.text_dim, dtype=dtype, device="meta")
     heard = (structure.audio_window, structure.audio_bands, structure.audio_width)
@@ -331,6 +358,8 @@ def offers(needs: Needs, kind: str, device_memory: int, host_memory: int) -> lis
     """
     found = []
     for name, placement in PLACEMENTS.items():
+        if needs.quantised and not placement.exact:
+            continue
         phases = placement.device_bytes(needs)
         phase = max(phases, key=lambda one: phases[one])
         if kind == "cpu":

@@ -48,6 +48,9 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--keep", action="store_true", help="get: keep the files as they were downloaded, too")
     parser.add_argument("--name", metavar="NAME", help="import: what it shall be called (default: its family)")
+    parser.add_argument(
+        "--keep-quantised", action="store_true", help="import: the network's blocks stay quantised (GGUF, fp8)"
+    )
     parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="import: which one, if the source holds both")
 
 
@@ -173,7 +176,13 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
     target = models_folder() / _checked(name)
     if target.exists():
         raise StorageError(name, f"is there already, in {str(target)!r}", f"`humo models remove {name}` first")
-    report = convert([Path(word) for word in options.words], target, family=options.family, progress=_bytes(console))
+    report = convert(
+        [Path(word) for word in options.words],
+        target,
+        family=options.family,
+        keep_quantised=options.keep_quantised,
+        progress=_bytes(console),
+    )
     for note in report.notes:
         console.note(note)
     write_manifest(target, _bytes(console))

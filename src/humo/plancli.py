@@ -31,6 +31,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--height", metavar="N", help="of the video in pixels; default: the model's")
     parser.add_argument("--frames", metavar="N", help="of the video, or of a window of it; default: the model's")
     parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if there is one, or --memory")
+    kinds = "fp8, Q8_0, Q4_K ..."
+    parser.add_argument("--quantised", metavar="TYPE", help=f"of the network's blocks: {kinds}; default: as they are")
     parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
     parser.add_argument("--memory", metavar="SIZE", help="of the GPU, as 24GB or 24GiB; default: what is free here")
     parser.add_argument("--host", metavar="SIZE", help="of the machine; default: what is free here")
@@ -53,7 +55,9 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     memory, host = (size_of(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
     if device == "cpu" and memory is not None and host is not None:
         raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
-    title, preset, structures = _model(options.model or "humo-17b")
+    title, preset, structures, kinds = _model(options.model or "humo-17b")
+    if options.quantised:
+        kinds = kinds_of(options.quantised, structures["transformer"])
     asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
 
     import torch
@@ -72,7 +76,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     there = memory_there("cpu" if memory is not None else kind)
     sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
     passes = len(preset.guidance["TIA"](preset.scales).late)
-    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, getattr(torch, dtype), passes)
+    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, getattr(torch, dtype), passes, kinds)
     found = offers(needs, kind, *sizes)
     geometry = plan.window_geometry
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
@@ -88,8 +92,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     return 0
 
 
-def _model(name: str) -> tuple[str, Any, Mapping[str, Structure]]:
-    """The title, the family and the sizes of a released model, or of a model folder."""
+def _model(name: str) -> tuple[str, Any, Mapping[str, Structure], Mapping[str, tuple[str, int]]]:
+    """The title, the family, the sizes of a released model or of a model folder, and what is quantised in it."""
     from humo.checkpoints.hub import open_model_folder
     from humo.checkpoints.released import RELEASED
     from humo.presets import find_preset
@@ -98,11 +102,34 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Structure]]:
     folder = folder_of(name)
     if name in RELEASED and not folder.is_dir():
         preset = find_preset(name)
-        return preset.title, preset, RELEASED[name]
+        return preset.title, preset, RELEASED[name], {}
     if not Path(folder).exists():
         raise RequestError("--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED))
     model = open_model_folder(folder)
-    return model.preset.title, model.preset, model.structures
+    return model.preset.title, model.preset, model.structures, model.components["transformer"].kinds
+
+
+def kinds_of(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
+    """What is quantised of a network that was brought in a quantised file.
+
+    Args:
+        word: ``fp8``, or a type of GGUF's.
+        structure: of the network.
+
+    Raises:
+        RequestError: it is none that is read.
+    """
+    from humo.checkpoints.keymap import names_of
+    from humo.checkpoints.plan import can_stay_quantised
+    from humo.model.blocks import GGML_BLOCKS
+
+    known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_BLOCKS}}
+    if word not in known:
+        raise RequestError("--quantised", f"{word!r} is not read", did_you_mean(word, known))
+    kind, scales = known[word]
+    return {
+        name.ours: (kind, scales) for name in names_of(structure) if can_stay_quantised(name.ours, name.shape, kind)
+    }
 
 
 def size_of(field: str, word: str | None) -> int | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from humo.checkpoints.hub import open_model_folder
 from humo.errors import RequestError
 from humo.long import Shelf
 from humo.model.split import TokenSplit
@@ -182,7 +183,11 @@ class Crew:
 
         Raises:
             CheckpointError: as `load_pipeline`.
+            RequestError: the weights of a quantised network were to be shared.
         """
+        if self._shard and open_model_folder(folder).components["transformer"].quantised:
+            problem = "divides weights that are not quantised, and this network's are"
+            raise RequestError("--shard", problem, "leave it out: each process has all of them, which are small")
         pipeline = load_pipeline(folder, device="cpu", dtype=dtype)
         if not self._shard:
             placed: HuMoPipeline = pipeline.to(self.here.device)

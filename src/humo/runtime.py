@@ -123,6 +123,21 @@ def check_placement(asked: PlacementName, device: str) -> None:
         raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
 
 
+def check_quantised(asked: PlacementName, model: ModelFolder) -> None:
+    """Whether a model's network can have its weights placed so, quantised as it may be.
+
+    Args:
+        asked: as in a request.
+        model: its model folder.
+
+    Raises:
+        RequestError: they are quantised already, and would be in eight bits.
+    """
+    if asked == "fp8" and model.components["transformer"].quantised:
+        problem = "'fp8' is for a network that is not quantised, as this one is"
+        raise RequestError("placement", problem, "take offload, which keeps it as it is")
+
+
 def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
     """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
 
@@ -138,6 +153,7 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
 
     asked = plan.request.placement
     check_placement(asked, device)
+    check_quantised(asked, model)
     if asked != "auto":
         return asked
     there = memory_there(device)
@@ -148,7 +164,8 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
 
     passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
     precision = getattr(torch, dtype)
-    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes)
+    kinds = model.components["transformer"].kinds
+    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes, kinds)
     return choose(needs, device, *there).placement.name
 
 
@@ -168,6 +185,7 @@ def load_pipeline(
     Raises:
         CheckpointError: the folder is not a whole model, or its weights do not fit it.
         DependencyError: no such device here.
+        RequestError: its network is quantised already, and was to be placed in eight bits.
     """
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -175,9 +193,10 @@ def load_pipeline(
 
     from humo.checkpoints.hub import open_model_folder
     from humo.pipeline import HuMoPipeline
-    from humo.streaming import load_streaming, place
+    from humo.streaming import load_quantised, load_streaming, place
 
-    open_model_folder(folder)
+    model = open_model_folder(folder)
+    check_quantised(placement, model)
     chosen = choose_device(device)
     precision = getattr(torch, choose_dtype(dtype, chosen))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
@@ -186,8 +205,10 @@ def load_pipeline(
         library.set_verbosity_error()
     if placement == "disk":
         return load_streaming(folder, device=chosen, dtype=precision)
+    quantised = model.components["transformer"].quantised
+    parts = {"transformer": load_quantised(model, precision)} if quantised else {}
     try:
-        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True)
+        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
             str(folder), f"does not load: {failure}", "convert it anew with humo convert"

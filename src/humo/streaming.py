@@ -7,7 +7,7 @@ prompt are read alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
-from humo.checkpoints.hub import ModelFolder, open_model_folder
+from humo.checkpoints.hub import Component, ModelFolder, open_model_folder
+from humo.checkpoints.layout import OWN_QUANTISATION, QUANTISATION
 from humo.checkpoints.reading import SafetensorsFile
 from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
+from humo.model.blocks import row_bytes
 from humo.model.library import apply_group_offloading
-from humo.model.transformer import HuMoTransformer3DModel
+from humo.model.quantised import quantise_layers
+from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
 from humo.request import PlacementName
 
@@ -42,9 +45,11 @@ class Store:
 
     Args:
         paths: safetensors files.
+        quantised: weights that are read as their bytes, (R, bytes of a row) uint8.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], quantised: Collection[str] = ()) -> None:
+        self._quantised = quantised
         self._files = {name: file for file in map(SafetensorsFile, paths) for name in file.tensors}
 
     def __contains__(self, name: str) -> bool:
@@ -80,6 +85,9 @@ class Store:
             raise CheckpointError(name, "is in none of the files", "convert the model anew with humo convert")
         file = self._files[name]
         stored = file.tensors[name]
+        if name in self._quantised:
+            rows, columns = stored.shape
+            return file, torch.uint8, (rows, row_bytes(stored.dtype, columns))
         if stored.dtype not in DTYPES:
             raise CheckpointError(
                 str(file.path), f"holds {name!r} as {stored.dtype}", "convert it with humo convert --dtype bf16"
@@ -179,17 +187,12 @@ def load_streaming(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipe
     transformer = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
     text_encoder = _empty(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
     audio_encoder = _empty(model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32)
-    kept = frozenset(transformer._keep_in_fp32_modules)
-
-    def cast(name: str, stored: Tensor) -> Tensor:
-        return stored.to(device, torch.float32 if kept & set(name.split(".")) else dtype)
-
-    stores = {name: Store(model.components[name].weights) for name in STREAMED}
+    stores = {name: _store(model.components[name]) for name in STREAMED}
     vocabulary = RowsOnDisk(stores["text_encoder"], _vocabulary(stores["text_encoder"]), cast_to(device, dtype))
     text_encoder.shared = text_encoder.encoder.embed_tokens = vocabulary
     _stream(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
     _stream(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
-    network = _stream(transformer, "blocks", stores["transformer"], cast, around=True)
+    network = _stream(transformer, "blocks", stores["transformer"], cast_network(device, dtype), around=True)
     parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
     pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
     pipeline.vae.to(device)
@@ -206,6 +209,37 @@ def cast_to(device: str, dtype: torch.dtype) -> Cast:
     return lambda _, stored: stored.to(device, dtype)
 
 
+def cast_network(device: str, dtype: torch.dtype) -> Cast:
+    """Makes everything of the network of one type, but for what is quantised, scales, and its small layers."""
+
+    def cast(name: str, stored: Tensor) -> Tensor:
+        if not stored.is_floating_point():
+            return stored.to(device)
+        return stored.to(device, torch.float32 if (FLOAT32_PARTS | {"weight_scale"}) & set(name.split(".")) else dtype)
+
+    return cast
+
+
+def load_quantised(model: ModelFolder, dtype: torch.dtype) -> HuMoTransformer3DModel:
+    """A model folder's network in the host's memory, its blocks' matrices as they are quantised.
+
+    Args:
+        model: of whose transformer some weights are.
+        dtype: of the others.
+
+    Raises:
+        CheckpointError: its weights are stored in a form that nothing computes with.
+    """
+    network: HuMoTransformer3DModel = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
+    store, cast = _store(model.components["transformer"]), cast_network("cpu", dtype)
+    network.load_state_dict({name: cast(name, store.read(name)) for name in network.state_dict()}, assign=True)
+    return network
+
+
+def _store(component: Component) -> Store:
+    return Store(component.weights, component.quantised)
+
+
 def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any], dtype: torch.dtype) -> Any:
     """A component without its weights.
 
@@ -213,13 +247,15 @@ def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any]
         CheckpointError: its weights are stored otherwise than its class has them.
     """
     component = model.components[name]
-    if "quantization_config" in component.config:
-        problem = "holds quantised weights, which are not streamed"
-        raise CheckpointError(str(component.folder), problem, "convert the released weights without quantising them")
+    if component.config.get(QUANTISATION, OWN_QUANTISATION) != OWN_QUANTISATION:
+        problem = "holds weights that a library has quantised, which are not streamed"
+        raise CheckpointError(str(component.folder), problem, "convert the released weights again")
+    config = {key: value for key, value in component.config.items() if key != QUANTISATION}
     with torch.device("meta"):
-        module = build(dict(component.config)).eval().requires_grad_(False)
+        module = build(config).eval().requires_grad_(False)
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
+    quantise_layers(module, component.kinds)
     return module
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -44,14 +46,30 @@ print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
 """
 
 
+def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Nothing but zeros in Q4_K, which are bf16 once they are numbers."""
+    writer = gguf.GGUFWriter(path, "t5")
+    for name, tensor in weights.items():
+        whole = tensor.ndim == 2 and tensor.shape[1] % 256 == 0
+        columns = tensor.shape[-1] // 256 * 144 if whole else tensor.shape[-1] * 2
+        kind = gguf.GGMLQuantizationType.Q4_K if whole else gguf.GGMLQuantizationType.BF16
+        writer.add_tensor(name, np.zeros((*tensor.shape[:-1], columns), dtype=np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not tell a process's peak")
-@pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16")])
+@pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16"), (".gguf", "")])
 def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, tmp_path: Path) -> None:
     weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in names_of(STRUCTURE)}
     size = sum(2 * tensor.numel() for tensor in weights.values())
     source = tmp_path / f"text{suffix}"
     if suffix == ".pth":
         torch.save(weights, source)
+    elif suffix == ".gguf":
+        _save_gguf(weights, source)
     else:
         save_file(weights, source)
     del weights

@@ -107,7 +107,7 @@ def test_pickled_code_is_named_and_never_run(tmp_path: Path) -> None:
         (b"", "not a"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".gguf"])
 def test_what_only_bears_the_name_is_told_apart(data: bytes, problem: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)

@@ -102,10 +102,10 @@ def test_a_damaged_file_in_a_tree_is_reported_when_a_part_is_missing(golden: Pat
         convert(source, tmp_path / "out")
 
 
-def test_a_quantised_gguf_transformer_is_refused_with_what_to_take(tmp_path: Path) -> None:
+def test_a_gguf_file_among_others_that_is_not_whole_is_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "humo-Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="is a GGUF file; take bf16, fp16 or fp8 safetensors"):
+    with pytest.raises(CheckpointError, match=r"humo-Q8_0\.gguf: is not a whole GGUF file; download it again"):
         convert(tmp_path / "source", tmp_path / "out")
 
 

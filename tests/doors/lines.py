@@ -102,6 +102,10 @@ CHECKED: Mapping[tuple[str, ...], Checked] = {
     ("evaluate", "nano"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
     ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
     ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
+    ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/unit/test_quantised runs it", _is_parsed),
+    ("convert", "Wan2_1-HuMo-14B_fp8_e4m3fn_scaled_KJ.safetensors"): Checked(
+        "tests/unit/test_quantised runs it", _is_parsed
+    ),
     ("convert", "humo.safetensors"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
 }
 

@@ -1,13 +1,26 @@
-"""Brings a tensor to the element type it is written in, piece by piece, undoing scaled fp8 on the way."""
+"""Brings a tensor to the element type it is written in, piece by piece, undoing its quantisation on the way.
+
+Read are GGUF's blocks and fp8, scaled or not. A scaled file says so in one of three ways, all of ComfyUI: a tensor
+``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant`` and ``NAME.weight_scale``;
+the same JSON for all layers in the file's metadata. An fp8 matrix without a scale in such a file is an error; files
+without any scale are plain casts.
+
+**Source:** ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and ``comfy/quant_ops.py``; ComfyUI-WanVideoWrapper
+``nodes_model_loading.py`` (``scaled_fp8`` and ``scale_weight`` of Kijai's files).
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from humo.checkpoints.reading import CHUNK_BYTES, StoredTensor, WeightSet, torch_dtypes
+from humo.checkpoints.reading import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, WeightSet, torch_dtypes
 from humo.errors import CheckpointError, RequestError, did_you_mean
+from humo.model.blocks import EIGHT_BIT_FLOATS, GGML_BLOCKS, QUANTISED
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Element types that may be asked for, and the safetensors format's words for them."""
@@ -15,11 +28,23 @@ DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Types that are written as they are unless another is asked for."""
 
-EIGHT_BIT_FLOATS = frozenset({"F8_E4M3", "F8_E5M2"})
-"""Types that only store: written as bf16 unless another is asked for."""
-
 SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
-"""How a layer's fp8 scale is named: in ComfyUI's older files, in its newer ones."""
+"""How a layer's fp8 scale is named: in ComfyUI's older files, in its newer ones (and in ours)."""
+
+SCALED_MARK = re.compile(r"(^|\.)scaled_fp8$")
+"""A tensor that says that a file is one of scaled fp8 weights."""
+
+FORMAT_SUFFIX = ".comfy_quant"
+FORMATS_KEY = "_quantization_metadata"
+"""Where ComfyUI's newer files say how a layer is quantised: in a tensor of it, or in the file's metadata."""
+
+FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+"""ComfyUI's words for what is read; its other formats pack, rotate or scale by groups."""
+
+PIECE_OF_BLOCKS = 2**20
+"""Bytes of blocks that are made into numbers at a time: they become up to twelve times as much."""
+
+_TAKE_OTHERS = "give bf16, fp16, fp32, fp8 (scaled) or GGUF weights"
 
 
 def dtype_word(dtype: str | None) -> str | None:
@@ -52,6 +77,46 @@ def scale_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     }
 
 
+def check_quantisation(weights: WeightSet) -> None:
+    """Whether what a file says of its quantisation is what is undone here, and every scale that it promises is there.
+
+    Args:
+        weights: of a file or several.
+
+    Raises:
+        CheckpointError: it is another quantisation, or a scale is missing.
+    """
+    scales = scale_names(weights.tensors)
+    told = _formats(weights)
+    for layer, form in told.items():
+        word = str(form.get("format"))
+        turned = " with rotated weights" if form.get("convrot") else ""
+        if word not in FORMATS or turned:
+            problem = f"stores {layer!r} as {word}{turned}, a quantisation that is not read here"
+            raise CheckpointError(str(weights.path), problem, _TAKE_OTHERS)
+    if not (scales or told or any(SCALED_MARK.search(name) for name in weights.tensors)):
+        return
+    for name, tensor in weights.tensors.items():
+        if tensor.dtype in EIGHT_BIT_FLOATS and len(tensor.shape) == 2 and name not in scales:
+            problem = f"is a file of scaled fp8 weights, and lacks the scale of {name!r}"
+            raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
+
+
+def _formats(weights: WeightSet) -> dict[str, dict[str, Any]]:
+    """Layer -> what the file says of its quantisation."""
+    try:
+        metadata = json.loads(weights.metadata.get(FORMATS_KEY, "{}"))
+        found = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
+        for name in weights.tensors:
+            if name.endswith(FORMAT_SUFFIX):
+                text = b"".join(bytes(chunk) for chunk in weights.chunks(name))
+                found[name.removesuffix(FORMAT_SUFFIX)] = dict(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        problem = "does not say in a form that is known how it is quantised"
+        raise CheckpointError(str(weights.path), problem, DOWNLOAD_AGAIN) from error
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Cast:
     """A tensor of a file on its way to a type.
@@ -59,8 +124,9 @@ class Cast:
     Args:
         weights: where it lies.
         name: under which name.
-        dtype: the type it is written in; nothing: what is stored, bf16 for fp8.
+        dtype: the type it is written in; nothing: what is stored, bf16 for what is quantised.
         scale_name: of the tensor that it is multiplied by, if there is one.
+        shape: its sizes, where the file has them otherwise.
 
     Raises:
         CheckpointError: it is stored in a type that cannot be converted, or its scale has a form not known here.
@@ -70,12 +136,13 @@ class Cast:
     name: str
     dtype: str | None = None
     scale_name: str | None = None
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         stored = self.weights.tensors[self.name]
-        if stored.dtype not in FLOATS | EIGHT_BIT_FLOATS:
+        if stored.dtype not in FLOATS | QUANTISED.keys():
             problem = f"stores {self.name!r} as {stored.dtype}, a quantisation that is not read here"
-            raise CheckpointError(str(self.weights.path), problem, "give bf16, fp16, fp32 or fp8 (scaled) weights")
+            raise CheckpointError(str(self.weights.path), problem, _TAKE_OTHERS)
         if self.scale_name is not None:
             shape = self.weights.tensors[self.scale_name].shape
             if math.prod(shape) != 1 and (not stored.shape or shape not in {stored.shape[:1], (*stored.shape[:1], 1)}):
@@ -87,7 +154,7 @@ class Cast:
         """As it will be written."""
         stored = self.weights.tensors[self.name]
         dtype = self.dtype or (stored.dtype if stored.dtype in FLOATS else "BF16")
-        return StoredTensor(dtype, stored.shape)
+        return StoredTensor(dtype, self.shape or stored.shape)
 
     def chunks(self) -> Iterator[memoryview]:
         """Its bytes in the new type; float32 in between, so that a scale is applied before rounding."""
@@ -99,12 +166,16 @@ class Cast:
     def _cast(self, stored: StoredTensor) -> Iterator[memoryview]:
         import torch
 
+        from humo.model.dequantise import decode  # torch alone, without diffusers
+
         dtypes = torch_dtypes()
         scale = None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)
         row = math.prod(stored.shape[1:])  # elements
         done = 0  # elements
-        for chunk in self.weights.chunks(self.name, CHUNK_BYTES // 4):
-            piece = torch.frombuffer(chunk, dtype=torch.uint8).view(dtypes[stored.dtype]).float()
+        in_blocks = stored.dtype in GGML_BLOCKS
+        for chunk in self.weights.chunks(self.name, PIECE_OF_BLOCKS if in_blocks else CHUNK_BYTES // 4):
+            piece = torch.frombuffer(chunk, dtype=torch.uint8)
+            piece = decode(piece, stored.dtype) if in_blocks else piece.view(dtypes[stored.dtype]).float()
             if scale is not None and scale.numel() == 1:
                 piece *= scale
             elif scale is not None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.casting import dtype_word
-from humo.checkpoints.discovery import FEATURE_FILE, TOKENIZER_FILES, Findings, Ignored, find_parts
+from humo.checkpoints.discovery import FEATURE_FILE, TOKENIZER_FILES, Findings, Found, Ignored, find_parts
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
     MODEL_INDEX,
+    OWN_QUANTISATION,
+    QUANTISATION,
     SCHEDULER_FOLDER,
     TOKENIZER_FOLDER,
     WRITTEN,
@@ -101,6 +103,7 @@ def convert(
     naming: str = Naming.OURS,
     dtype: str | None = None,
     head_width: int | None = None,
+    keep_quantised: bool = False,
     overwrite: bool = False,
     shard_bytes: int | None = SHARD_BYTES,
     progress: Progress = lambda part, done_bytes, total_bytes: None,
@@ -111,12 +114,16 @@ def convert(
     or once more in another type. A few pieces of 32 MiB are in memory at a time, whatever the size of the files.
 
     Args:
-        source: a folder, a file, or several of them.
+        source: a folder, a file, or several of them; a transformer's file that is named itself is taken before the
+            transformer in a folder, of which then the other parts are taken.
         destination: the folder to make.
         family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
         naming: ``ours`` for a model folder, ``published`` for the released names and tree (in safetensors).
-        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; nothing keeps what is stored, and makes bf16 of fp8.
+        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; nothing keeps what is stored, and makes bf16 of what is
+            quantised.
         head_width: channels of one of the transformer's attention heads, if it is not 128 and no configuration tells.
+        keep_quantised: the matrices of the transformer's blocks stay as they are quantised (GGUF, fp8 and its scales),
+            in the file and in memory.
         overwrite: replace a model folder that is there.
         shard_bytes: largest weights file in bytes; None for one file a part.
         progress: called with a part's name, bytes done and bytes in total.
@@ -127,21 +134,24 @@ def convert(
     Raises:
         CheckpointError: the source lacks what it should hold, is damaged, or is another model.
         StorageError: the destination is there already, cannot be written, or does not fit on the disk.
-        RequestError: no such dtype, family or naming.
+        RequestError: no such dtype, family or naming; or weights to stay quantised under the published names.
     """
     if naming not in set(Naming):
         raise RequestError("naming", f"{naming!r} is not a layout", did_you_mean(naming, Naming))
     if family is not None and family not in PRESETS:
         raise RequestError("family", f"{family!r} is not a known family", did_you_mean(family, PRESETS))
+    if keep_quantised and naming != Naming.OURS:
+        problem = "is for a model folder, and this is to be the published layout"
+        raise RequestError("keep_quantised", problem, "leave one of the two out")
     word = dtype_word(dtype)
     sources = [Path(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
     target = Path(destination)
     _refuse_overlap(sources, target)
     findings = find_parts(sources, skipped=target)
-    plans = _choose(findings, Naming(naming), word, head_width, family, sources)
+    plans = _choose(findings, Naming(naming), word, head_width, keep_quantised, family, sources)
     _check_fit(plans)
     _check_prediction(plans, Naming(naming))
-    notes = _notes(findings, plans, Naming(naming))
+    notes = _notes(findings, plans, Naming(naming), keep_quantised)
     with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN) as folder:
         parts = tuple(_write_part(folder, plan, Naming(naming), shard_bytes, progress) for plan in plans)
         _write_companions(folder, findings, plans, Naming(naming))
@@ -168,6 +178,7 @@ def _choose(
     naming: Naming,
     dtype: str | None,
     head_width: int | None,
+    keep_quantised: bool,
     family: str | None,
     sources: Sequence[Path],
 ) -> list[PartPlan]:
@@ -177,13 +188,12 @@ def _choose(
     for part in Part:
         planned: list[PartPlan] = []
         failed: CheckpointError | None = None
-        for found in findings.found:
-            if found.part is part:
-                try:
-                    planned.append(plan_part(found, naming, dtype, head_width))
-                except CheckpointError as error:
-                    findings.ignored.append(Ignored(found.weights.path, error.problem))
-                    failed = failed or error
+        for found in _found_of(findings, part):
+            try:
+                planned.append(plan_part(found, naming, dtype, head_width, keep_quantised))
+            except CheckpointError as error:
+                findings.ignored.append(Ignored(found.weights.path, error.problem))
+                failed = failed or error
         refused = failed or findings.refused.get(part) or findings.refused.get(None)
         if part is Part.TRANSFORMER and failed and family is None:
             raise failed  # never the other family in its stead
@@ -198,6 +208,18 @@ def _choose(
     if not plans:
         raise CheckpointError(where, "holds no weights of HuMo", "give the downloaded folder or a weights file")
     return plans
+
+
+def _found_of(findings: Findings, part: Part) -> list[Found]:
+    """What was found of a part; of the transformer, files that were named themselves before those of folders."""
+    found = [one for one in findings.found if one.part is part]
+    named = [one for one in found if one.named]
+    if part is not Part.TRANSFORMER or not named:
+        return found
+    for one in found:
+        if not one.named:
+            findings.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
+    return named
 
 
 def _of_family(
@@ -252,12 +274,14 @@ def _check_prediction(plans: Sequence[PartPlan], naming: Naming) -> None:
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
 
 
-def _notes(findings: Findings, plans: Sequence[PartPlan], naming: Naming) -> tuple[str, ...]:
+def _notes(findings: Findings, plans: Sequence[PartPlan], naming: Naming, keep_quantised: bool) -> tuple[str, ...]:
     notes = [
         f"{plan.part}: {plan.unscaled_fp8} fp8 weights came without a scale and were taken as they are"
         for plan in plans
         if plan.unscaled_fp8
     ]
+    if keep_quantised and not any(plan.kept for plan in plans):
+        notes.append("nothing among the sources is quantised in a way that can be kept")
     parts = {plan.part for plan in plans}
     missing = [str(part) for part in Part if part not in parts]
     if naming is Naming.OURS and Part.TEXT_ENCODER in parts and findings.tokenizer is None:
@@ -308,11 +332,13 @@ def _config(plan: PartPlan, naming: Naming) -> dict[str, Any] | None:
         if not isinstance(structure, SpeechStructure):
             return None
     measured = structure.config()
-    strangers = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "_diffusers_version"}
+    strangers = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "_diffusers_version", QUANTISATION}
     kept = {} if {"num_heads", "dim"} <= plan.hints.keys() else plan.hints
     config = {key: value for key, value in kept.items() if key not in strangers} | measured
     if plan.part in (Part.TRANSFORMER, Part.AUTOENCODER):
         config["_diffusers_version"] = library_version("diffusers")
+    if plan.kept:
+        config[QUANTISATION] = OWN_QUANTISATION
     if naming is Naming.PUBLISHED and isinstance(structure, SpeechStructure):
         config["architectures"] = ["WhisperForConditionalGeneration"]
     return config

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.reading import TORCH_SUFFIXES, WeightSet, open_weights
+from humo.checkpoints.reading import GGUF_SUFFIX, TORCH_SUFFIXES, WeightSet, open_weights
 from humo.checkpoints.signatures import Part, recognise
 from humo.errors import CheckpointError
 
@@ -36,11 +36,13 @@ class Found:
         part: which.
         weights: its tensors.
         config: the ``config.json`` beside them, if it is this part's own; else nothing.
+        named: the user named this file itself, and not a folder that it is in.
     """
 
     part: Part
     weights: WeightSet
     config: Mapping[str, Any]
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +158,13 @@ def _weights(folder: Path, files: list[Path], findings: Findings) -> Iterator[Pa
     """The weights of a folder, each model once: an index stands for its shards, safetensors for the same in .bin."""
     indexes = [path for path in files if path.name.endswith(".safetensors.index.json")]
     shards = {name for index in indexes for name in _shard_names(index)}
-    weights = [path for path in files if path.suffix in (".safetensors", *TORCH_SUFFIXES) and path.name not in shards]
+    suffixes = (".safetensors", GGUF_SUFFIX, *TORCH_SUFFIXES)
+    weights = [path for path in files if path.suffix in suffixes and path.name not in shards]
     whole = {path.name for path in weights}
     for path in files:
         for pattern, reason in NOT_NEEDED:
             if re.fullmatch(pattern, path.name):
                 findings.ignored.append(Ignored(path, reason))
-        if path.suffix == ".gguf":
-            error = CheckpointError(str(path), "is a GGUF file", "take bf16, fp16 or fp8 safetensors")
-            findings.refuse(path, Part.TRANSFORMER, error)
     yield from indexes
     for path in weights:
         if any(re.fullmatch(pattern, path.name) for pattern, _ in NOT_NEEDED):
@@ -186,8 +186,8 @@ def _examine(path: Path, findings: Findings, named: bool) -> None:
     """Open one file and note what it is; a file that the user named must be a part."""
     part = None
     try:
-        if path.suffix not in (".safetensors", ".json", *TORCH_SUFFIXES):
-            raise CheckpointError(str(path), "is not a weights file", "give .safetensors or .pth")
+        if path.suffix not in (".safetensors", ".json", GGUF_SUFFIX, *TORCH_SUFFIXES):
+            raise CheckpointError(str(path), "is not a weights file", "give .safetensors, .gguf or .pth")
         if re.search(r"-\d+-of-(?!0*1\.)\d+\.", path.name):
             raise CheckpointError(str(path), "is one shard of several", "give their folder, with the index in it")
         weights = open_weights(path)
@@ -207,7 +207,7 @@ def _examine(path: Path, findings: Findings, named: bool) -> None:
         else:
             findings.refuse(path, part, error)
         return
-    findings.found.append(Found(signature.part, weights, _own_config(signature.part, path)))
+    findings.found.append(Found(signature.part, weights, _own_config(signature.part, path), named))
 
 
 class _OtherModelError(CheckpointError):

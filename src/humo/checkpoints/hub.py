@@ -12,7 +12,8 @@ from typing import Any
 from humo.checkpoints.catalogue import CATALOGUE
 from humo.checkpoints.discovery import FEATURE_FILE
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS
+from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS, OWN_QUANTISATION, QUANTISATION
+from humo.checkpoints.plan import SCALE_SUFFIX, can_stay_quantised
 from humo.checkpoints.reading import SafetensorsFile, StoredTensor, read_index
 from humo.checkpoints.structure import (
     Shapes,
@@ -24,11 +25,14 @@ from humo.checkpoints.structure import (
     measure_transformer,
 )
 from humo.errors import CheckpointError
+from humo.model.blocks import QUANTISED
 from humo.presets import Preset, ReferenceEntry, find_preset, find_student
 
 PUBLISHED_FILES = (
     "humo.safetensors.index.json",
     "humo*.safetensors",
+    "*HuMo*.safetensors",
+    "*.gguf",
     "ema.pth",
     "Wan2.1_VAE.*",
     "models_t5_umt5-xxl-enc-bf16.*",
@@ -84,6 +88,36 @@ class Component:
         """Size in bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
+    @property
+    def quantised(self) -> Mapping[str, StoredTensor]:
+        """Weights of a transformer that are quantised, in the file and in memory."""
+        if self.folder.name != "transformer":
+            return {}
+        return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANTISED}
+
+    def scale_of(self, weight: str) -> StoredTensor | None:
+        """The scale beside a quantised weight, if there is one.
+
+        Args:
+            weight: its name.
+        """
+        return self.tensors.get(weight.removesuffix(".weight") + SCALE_SUFFIX)
+
+    @property
+    def kinds(self) -> Mapping[str, tuple[str, int]]:
+        """Quantised weight -> its type, and how many scales are beside it."""
+        scales = {name: self.scale_of(name) for name in self.quantised}
+        return {
+            name: (tensor.dtype, scale.shape[0] if (scale := scales[name]) is not None else 0)
+            for name, tensor in self.quantised.items()
+        }
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of all weights, as they are once they are no longer quantised."""
+        scales = {name.removesuffix(".weight") + SCALE_SUFFIX for name in self.quantised}
+        return {name: one.shape for name, one in self.tensors.items() if name not in TIED | scales}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -103,7 +137,7 @@ class ModelFolder:
     def structures(self) -> Mapping[str, Structure]:
         """Component with weights -> its sizes."""
         return {
-            name: measure({key: one.shape for key, one in part.tensors.items() if key not in TIED}, part.config)
+            name: measure(part.shapes, part.config)
             for name, measure in MEASURES.items()
             for part in (self.components[name],)
         }
@@ -187,6 +221,9 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
     stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file() and not single.is_file():
+        if other := next(folder.glob("*.gguf"), None):
+            remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantised` and give that"
+            raise CheckpointError(str(other), "is not converted yet", remedy)
         raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
     weights = read_index(index) if index.is_file() else (single,)
     tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
@@ -197,9 +234,9 @@ def _check_contents(
     component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Structure], preset: Preset
 ) -> None:
     """Every tensor is there, of the shape that its ``config.json`` says, and the network is of its preset's family."""
-    if "quantization_config" in component.config:  # stored otherwise than its class has it
+    if component.config.get(QUANTISATION, OWN_QUANTISATION) != OWN_QUANTISATION:  # by a library
         return
-    shapes = {name: tuple(tensor.shape) for name, tensor in component.tensors.items() if name not in TIED}
+    shapes = component.shapes
     structure = measure(shapes, component.config)
     needed = {name.ours: name.shape for name in names_of(structure)}
     for name in sorted(needed.keys() ^ shapes.keys()):
@@ -208,6 +245,12 @@ def _check_contents(
     for name, shape in shapes.items():
         if needed[name] != shape:
             problem = f"{name} is {shape}, and the rest implies {needed[name]}"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for name, tensor in component.quantised.items():
+        scale = component.scale_of(name)
+        sizes = (1, 1) if scale is None else scale.shape
+        if not can_stay_quantised(name, tensor.shape, tensor.dtype) or sizes not in ((1, 1), (tensor.shape[0], 1)):
+            problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for setting, value in asdict(structure).items():
         told = component.config.get(setting, value)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.casting import Cast, scale_names
+from humo.checkpoints.casting import Cast, check_quantisation, scale_names
 from humo.checkpoints.discovery import Found
 from humo.checkpoints.keymap import Name, Naming, names_of
-from humo.checkpoints.reading import WeightSet
+from humo.checkpoints.reading import GGUF_SUFFIX, WeightSet
 from humo.checkpoints.signatures import Part, find_prefixes, other_whisper, why_dropped
 from humo.checkpoints.structure import (
     Shapes,
@@ -24,9 +25,13 @@ from humo.checkpoints.structure import (
 )
 from humo.checkpoints.writing import Output
 from humo.errors import CheckpointError
+from humo.model.blocks import EIGHT_BIT_FLOATS, QUANTISED
 
 FAMILIES = {36: "humo-17b", 16: "humo-1.7b"}
 """Input channels of the transformer -> family: 16 of noise, in the larger one 4 of mask and 16 of image latents too."""
+
+SCALE_SUFFIX = ".weight_scale"
+"""How the scale of a weight that stays in fp8 is named in our layout."""
 
 SAMPLE_OF_NAMES = 3
 """Tensors named in a message about many."""
@@ -59,6 +64,7 @@ class PartPlan:
         outputs: its tensors under the wanted names.
         dropped: what is left out.
         unscaled_fp8: how many weights are fp8 without a scale.
+        kept: how many weights stay quantised.
     """
 
     part: Part
@@ -68,6 +74,7 @@ class PartPlan:
     outputs: tuple[Output, ...]
     dropped: tuple[Dropped, ...]
     unscaled_fp8: int
+    kept: int
 
     @property
     def bytes(self) -> int:
@@ -95,7 +102,22 @@ def family_of(structure: TransformerStructure) -> str:
     return FAMILIES[structure.in_channels]
 
 
-def plan_part(found: Found, naming: Naming, dtype: str | None, head_width: int | None) -> PartPlan:
+def can_stay_quantised(name: str, shape: tuple[int, ...], kind: str) -> bool:
+    """Whether a weight of the transformer may stay quantised: a matrix in a block, its rows whole blocks of its type.
+
+    Args:
+        name: ours.
+        shape: of the weight.
+        kind: the type it is stored in.
+    """
+    if kind not in QUANTISED or len(shape) != 2 or not (name.startswith("blocks.") and name.endswith(".weight")):
+        return False
+    return shape[1] % QUANTISED[kind].weights == 0
+
+
+def plan_part(
+    found: Found, naming: Naming, dtype: str | None, head_width: int | None, keep_quantised: bool = False
+) -> PartPlan:
     """Match a part's tensors with what its structure implies.
 
     Args:
@@ -103,11 +125,13 @@ def plan_part(found: Found, naming: Naming, dtype: str | None, head_width: int |
         naming: the names to write.
         dtype: element type to write, in the safetensors format's words; nothing to keep what is stored.
         head_width: channels of one of the transformer's attention heads, where no configuration tells.
+        keep_quantised: the matrices of the transformer's blocks stay in the quantisation that they are stored in.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, or has neither a place nor a reason to be dropped.
     """
     part, weights = found.part, found.weights
+    check_quantisation(weights)
     inside, dropped = _strip(part, weights)
     stored = {name: weights.tensors[original].shape for name, original in inside.items()}
     scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
@@ -117,7 +141,8 @@ def plan_part(found: Found, naming: Naming, dtype: str | None, head_width: int |
     if isinstance(structure, SpeechStructure) and (other := other_whisper(structure, weights.tensors)):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
     places = _match(part, weights, inside, shapes, list(names_of(structure)), dropped)
-    casts = [(name, Cast(weights, original, dtype, scales.get(original))) for name, original in places]
+    keep = keep_quantised and part is Part.TRANSFORMER
+    casts = [one for name, original in places for one in _casts(name, original, weights, scales, dtype, keep)]
     return PartPlan(
         part=part,
         weights=weights,
@@ -129,9 +154,30 @@ def plan_part(found: Found, naming: Naming, dtype: str | None, head_width: int |
         ),
         dropped=tuple(dropped),
         unscaled_fp8=sum(
-            weights.tensors[cast.name].dtype.startswith("F8") and cast.scale_name is None for _, cast in casts
+            weights.tensors[original].dtype in EIGHT_BIT_FLOATS and original not in scales for _, original in places
         ),
+        kept=sum(cast.tensor.dtype in QUANTISED for _, cast in casts),
     )
+
+
+def _casts(
+    name: Name, original: str, weights: WeightSet, scales: Mapping[str, str], dtype: str | None, keep: bool
+) -> Iterator[tuple[Name, Cast]]:
+    """A tensor as it is written; if it stays quantised, its scale beside it.
+
+    Where the blocks stay quantised, what else was is written in float32, which holds it exactly.
+    """
+    stored, scale = weights.tensors[original].dtype, scales.get(original)
+    if keep and can_stay_quantised(name.ours, name.shape, stored):
+        Cast(weights, original, None, scale)  # for its looking at the scale
+        yield name, Cast(weights, original, stored, shape=name.shape)
+        if scale is not None:
+            count = math.prod(weights.tensors[scale].shape)
+            beside = name.ours.removesuffix(".weight") + SCALE_SUFFIX
+            yield Name(beside, beside, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
+        return
+    exact = "F32" if keep and stored in QUANTISED else None
+    yield name, Cast(weights, original, dtype or exact, scale, name.shape)
 
 
 def _strip(part: Part, weights: WeightSet) -> tuple[dict[str, str], list[Dropped]]:
@@ -183,13 +229,24 @@ def _match(
                 dropped.append(Dropped(weights.path, original, reason))
             else:
                 strange.append(original)
-        elif shapes[name] != known[name].shape:
+        elif not _fits(shapes[name], known[name].shape, weights):
             problem = f"{original!r} has shape {shapes[name]}, not {known[name].shape} as its other tensors imply"
             raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
     _refuse(weights, strange, "has no place in the model")
     missing = [name for name in known if name not in inside]
     _refuse(weights, missing, "is missing")
     return [(known[name], inside[name]) for name in known]
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
+    """Whether a shape is the wanted one; in GGUF files, which lose them, but for leading sizes of 1."""
+    if weights.path.suffix == GGUF_SUFFIX:
+        return _without_leading_ones(found) == _without_leading_ones(wanted)
+    return found == wanted
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[next((place for place, size in enumerate(shape) if size != 1), len(shape)) :]
 
 
 def _refuse(weights: WeightSet, names: list[str], problem: str) -> None:

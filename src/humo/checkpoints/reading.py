@@ -1,4 +1,4 @@
-"""Reads tensors out of safetensors and torch files piece by piece, never a whole file and never a pickled object."""
+"""Reads tensors out of safetensors, GGUF and torch files piece by piece: no whole file, and no pickled object."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from humo.errors import CheckpointError
+from humo.model.blocks import GGML_BLOCKS
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ DTYPE_BYTES = {
 CHUNK_BYTES = 32 * 2**20
 """Bytes read at a time."""
 
+BLOCKS_KEY = "humo.blocks"
+"""In the metadata of our safetensors files: tensors of bytes that are GGUF's blocks, {name: [type, shape]}."""
+
 MAPPED_BYTES = 128 * 2**20
 """Bytes read from a mapped torch file before it is mapped anew: pages that were read stay resident until then."""
 
@@ -34,10 +38,11 @@ HEADER_LIMIT = 100 * 2**20
 """Longest header in bytes that the safetensors format allows."""
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+GGUF_SUFFIX = ".gguf"
 
 _GIT_LFS = b"version https://git-lfs"
-_DOWNLOAD_AGAIN = "download it again"
-_CHECK = "check the path and its permissions"
+DOWNLOAD_AGAIN = "download it again"
+CHECK = "check the path and its permissions"
 _DTYPES = "give bf16, fp16, fp32 or fp8 weights"
 
 
@@ -46,7 +51,7 @@ class StoredTensor:
     """One tensor as it lies in a file.
 
     Args:
-        dtype: element type, in the safetensors format's words (``BF16``).
+        dtype: element type, in the safetensors format's words (``BF16``), or one of GGUF's types of blocks (``Q4_K``).
         shape: its sizes.
     """
 
@@ -54,15 +59,21 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     @property
+    def unit(self) -> int:
+        """Bytes that belong together: an element, or a block."""
+        return GGML_BLOCKS[self.dtype].bytes if self.dtype in GGML_BLOCKS else DTYPE_BYTES[self.dtype]
+
+    @property
     def bytes(self) -> int:
         """Size in bytes."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        elements = math.prod(self.shape)
+        return elements // (GGML_BLOCKS[self.dtype].weights if self.dtype in GGML_BLOCKS else 1) * self.unit
 
 
 class WeightFile(Protocol):
     """A file of named tensors.
 
-    ``tensors`` lists them; ``others`` names the values in it that are no tensors.
+    ``tensors`` lists them; ``others`` names the values in it that are no tensors; ``metadata`` is what else it says.
     """
 
     @property
@@ -73,6 +84,9 @@ class WeightFile(Protocol):
 
     @property
     def others(self) -> tuple[str, ...]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """The raw little-endian bytes of a tensor, a whole number of elements at a time.
@@ -95,22 +109,11 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.others: tuple[str, ...] = ()
-        self.tensors, self._begins = _read_header(path)
+        self.tensors, self._begins, self.metadata = _read_header(path)
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """See `WeightFile.chunks`."""
-        left = self.tensors[name].bytes
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self._begins[name])
-            buffer = memoryview(bytearray(min(left, chunk_bytes)))
-            while left:
-                read = file.readinto(buffer[: min(left, chunk_bytes)])
-                if not read:
-                    raise CheckpointError(str(self.path), "ended while it was being read", _DOWNLOAD_AGAIN)
-                while read % DTYPE_BYTES[self.tensors[name].dtype]:  # a short read inside an element
-                    read += file.readinto(buffer[read : read + 1]) or 0
-                yield buffer[:read]
-                left -= read
+        return read_pieces(self.path, self._begins[name], self.tensors[name], chunk_bytes)
 
     def part(self, name: str, begin: int, length: int) -> bytes:
         """Some of a tensor's bytes.
@@ -122,49 +125,90 @@ class SafetensorsFile:
             file.seek(self._begins[name] + begin)
             found = file.read(length)
         if len(found) < length:
-            raise CheckpointError(str(self.path), "ended while it was being read", _DOWNLOAD_AGAIN)
+            raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
         return found
 
 
-def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int]]:
-    """Tensors of a safetensors file and the offset in bytes at which each begins."""
+def read_pieces(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
+    """A tensor's bytes, a whole number of elements or blocks at a time.
+
+    Args:
+        path: of the file.
+        begin: where the tensor begins in it, in bytes.
+        tensor: which.
+        chunk_bytes: read at a time.
+
+    Raises:
+        CheckpointError: the file ends before the tensor does.
+    """
+    left = tensor.bytes
+    most = max(chunk_bytes // tensor.unit, 1) * tensor.unit
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        buffer = memoryview(bytearray(min(left, most)))
+        while left:
+            read = file.readinto(buffer[: min(left, most)]) or 0
+            while read % tensor.unit or not read:  # a short read inside an element, or the end
+                more = file.readinto(buffer[read : read + tensor.unit - read % tensor.unit]) or 0
+                if not more:
+                    raise CheckpointError(str(path), "ended while it was being read", DOWNLOAD_AGAIN)
+                read += more
+            yield buffer[:read]
+            left -= read
+
+
+def check_start(path: Path, start: bytes) -> None:
+    """Refuse a file that only says where the weights are.
+
+    Args:
+        path: of the file.
+        start: its first bytes.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if start.startswith(_GIT_LFS[:8]):
+        raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:
+    """Tensors of a safetensors file, the offset in bytes at which each begins, and the metadata."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            if _GIT_LFS.startswith(start) and len(start) == 8:
-                raise CheckpointError(
-                    str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`"
-                )
+            check_start(path, start)
             if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
-                raise CheckpointError(str(path), "is not a whole safetensors file", _DOWNLOAD_AGAIN)
+                raise CheckpointError(str(path), "is not a whole safetensors file", DOWNLOAD_AGAIN)
             header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", None) or {}
+            blocks = json.loads(metadata.get(BLOCKS_KEY, "{}"))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
-    except ValueError as error:
-        raise CheckpointError(str(path), "has a damaged safetensors header", _DOWNLOAD_AGAIN) from error
-    header.pop("__metadata__", None)
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(str(path), "has a damaged safetensors header", DOWNLOAD_AGAIN) from error
     tensors: dict[str, StoredTensor] = {}
     begins: dict[str, int] = {}
     end_of_data = 8 + length
     for name, entry in header.items():
         try:
-            tensor = StoredTensor(entry["dtype"], tuple(int(size) for size in entry["shape"]))
+            dtype, shape = blocks[name] if name in blocks else (entry["dtype"], entry["shape"])
+            tensor = StoredTensor(dtype, tuple(int(size) for size in shape))
             begin, end = entry["data_offsets"]
             fits = end - begin == tensor.bytes and begin >= 0
         except (KeyError, TypeError, ValueError) as error:
             problem = f"holds {name!r} in a form that is not known ({entry!r:.80})"
             raise CheckpointError(str(path), problem, _DTYPES) from error
         if not fits:
-            raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", _DOWNLOAD_AGAIN)
+            raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", DOWNLOAD_AGAIN)
         tensors[name] = tensor
         begins[name] = 8 + length + begin
         end_of_data = max(end_of_data, 8 + length + end)
     if size < end_of_data:
         problem = f"is cut short: {size} bytes of {end_of_data}"
-        raise CheckpointError(str(path), problem, _DOWNLOAD_AGAIN)
-    return tensors, begins
+        raise CheckpointError(str(path), problem, DOWNLOAD_AGAIN)
+    return tensors, begins, metadata
 
 
 class TorchFile:
@@ -181,6 +225,7 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.metadata: dict[str, str] = {}
         self._mapped: dict[str, torch.Tensor] = {}
         self._read = 0
         self.tensors: dict[str, StoredTensor] = {}
@@ -224,11 +269,10 @@ def _torch_load(path: Path) -> Any:
         with path.open("rb") as file:
             start = file.read(len(_GIT_LFS))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
-    if start == _GIT_LFS:
-        raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+    check_start(path, start)
     if not start.startswith(b"PK"):
-        raise CheckpointError(str(path), "is not a torch file (damaged, or older than torch 1.6)", _DOWNLOAD_AGAIN)
+        raise CheckpointError(str(path), "is not a torch file (damaged, or older than torch 1.6)", DOWNLOAD_AGAIN)
     try:
         return torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -236,7 +280,7 @@ def _torch_load(path: Path) -> Any:
         problem = "holds pickled code" + (f" ({named[1]})" if named else "") + ", which is never run"
         raise CheckpointError(str(path), problem, "ask its author for a safetensors file") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(str(path), "is a damaged torch file or one cut short", _DOWNLOAD_AGAIN) from error
+        raise CheckpointError(str(path), "is a damaged torch file or one cut short", DOWNLOAD_AGAIN) from error
 
 
 def _flatten(value: Any, name: str, others: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -287,6 +331,7 @@ class WeightSet:
         self.path = path
         self.files = files
         self.others = tuple(name for file in files for name in file.others)
+        self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self.tensors: dict[str, StoredTensor] = {}
         self._file: dict[str, WeightFile] = {}
         for file in files:
@@ -323,9 +368,9 @@ def read_index(path: Path) -> tuple[Path, ...]:
         table = json.loads(path.read_bytes())["weight_map"]
         names = sorted(set(table.values()))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CHECK) from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(str(path), "is not an index of weights", _DOWNLOAD_AGAIN) from error
+        raise CheckpointError(str(path), "is not an index of weights", DOWNLOAD_AGAIN) from error
     shards = tuple(path.parent / Path(name).name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
@@ -338,13 +383,17 @@ def open_weights(path: Path) -> WeightSet:
     """Open a weights file, or all that an index names.
 
     Args:
-        path: ``.safetensors``, ``.safetensors.index.json``, or a torch file.
+        path: ``.safetensors``, ``.safetensors.index.json``, ``.gguf``, or a torch file.
 
     Raises:
-        CheckpointError: see `SafetensorsFile`, `TorchFile`, `read_index`.
+        CheckpointError: see `SafetensorsFile`, `GgufFile`, `TorchFile`, `read_index`.
     """
+    from humo.checkpoints.gguf import GgufFile
+
     if path.suffix == ".json":
         return WeightSet(path, tuple(SafetensorsFile(shard) for shard in read_index(path)))
     if path.suffix in TORCH_SUFFIXES:
         return WeightSet(path, (TorchFile(path),))
+    if path.suffix == GGUF_SUFFIX:
+        return WeightSet(path, (GgufFile(path),))
     return WeightSet(path, (SafetensorsFile(path),))

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.reading import DTYPE_BYTES, StoredTensor
+from humo.checkpoints.reading import BLOCKS_KEY, DTYPE_BYTES, StoredTensor
 from humo.errors import StorageError
+from humo.model.blocks import GGML_BLOCKS
 
 SHARD_BYTES = 5 * 10**9
 """Largest file in bytes before weights are split: the habit of diffusers and transformers."""
@@ -99,14 +100,26 @@ def _split(outputs: Sequence[Output], shard_bytes: int | None) -> Iterator[list[
 
 
 def _write_file(path: Path, outputs: Iterable[Output], written: Callable[[int], None]) -> None:
-    """One safetensors file: length of the header, header, data. Wide elements first, so that all lie aligned."""
-    ordered = sorted(outputs, key=lambda output: -DTYPE_BYTES[output.tensor.dtype])
+    """One safetensors file: length of the header, header, data. Wide elements first, so that all lie aligned.
+
+    Blocks, which the format does not know, are bytes in it; the metadata says what they are.
+    """
+    ordered = sorted(outputs, key=lambda output: -DTYPE_BYTES.get(output.tensor.dtype, 1))
+    blocks = {
+        output.name: [output.tensor.dtype, list(output.tensor.shape)]
+        for output in ordered
+        if output.tensor.dtype in GGML_BLOCKS
+    }
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    if blocks:
+        header["__metadata__"][BLOCKS_KEY] = json.dumps(blocks, separators=(",", ":"))
     offset = 0
     for output in ordered:
         end = offset + output.tensor.bytes
-        shape = list(output.tensor.shape)
-        header[output.name] = {"dtype": output.tensor.dtype, "shape": shape, "data_offsets": [offset, end]}
+        dtype, shape = output.tensor.dtype, list(output.tensor.shape)
+        if output.name in blocks:
+            dtype, shape = "U8", [output.tensor.bytes]
+        header[output.name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
