@@ -120,7 +120,7 @@ def needs_of(
         geometry: of the clip.
         entry: how pictures enter.
         dtype: of the network and the text encoder; the rest is float32.
-        rungs: different passes of a step.
+        rungs: different passes of a step; text and sound each are there or not, so that two suffice for any number.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
     denoise, offered = _denoise(structures["transformer"], geometry, dtype)
@@ -135,7 +135,7 @@ def needs_of(
             "denoise": denoise,
             "decode": decode,
         },
-        offered=offered * rungs,
+        offered=offered * min(rungs, 2),
     )
 
 

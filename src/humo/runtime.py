@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ON_A_GPU = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
 
+BLOCKWISE = ("host", "disk")
+"""Placements that bring blocks one after another."""
+
 SMALL = 8
 """A model that would fit this often into what is free needs no looking into."""
 

@@ -66,7 +66,7 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
         kept = found.live
         found.peak = kept
         pipeline.transformer(inputs[0], inputs[1], heard=heard, return_dict=False)
-    assert needs.offered == 3 * kept
+    assert needs.offered == 2 * kept
     assert needs.working["denoise"] == found.peak - kept
     weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
     assert needs.weights["transformer"].whole == weights
