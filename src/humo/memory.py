@@ -33,9 +33,10 @@ from humo.geometry import Geometry
 from humo.meter import metered
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
+from humo.model.caches import caching
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.presets import ReferenceEntry
-from humo.request import PlacementName
+from humo.request import CacheName, PlacementName
 
 BLOCK = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
 """In the names of weights: those of a block, of which a part has many alike."""
@@ -92,12 +93,14 @@ class Needs:
         stored: part -> bytes of its weights on the disk.
         working: phase -> bytes that are computed with; ``denoise`` without what text and sound offer once for all.
         offered: bytes of that.
+        cached: bytes that a cache keeps between the passes.
     """
 
     weights: Mapping[str, Weights]
     stored: Mapping[str, int]
     working: Mapping[str, int]
     offered: int
+    cached: int = 0
 
 
 PHASES = {
@@ -111,7 +114,12 @@ PHASES = {
 
 
 def needs_of(
-    structures: Mapping[str, Structure], geometry: Geometry, entry: ReferenceEntry, dtype: torch.dtype, rungs: int
+    structures: Mapping[str, Structure],
+    geometry: Geometry,
+    entry: ReferenceEntry,
+    dtype: torch.dtype,
+    branches: int,
+    cache: CacheName = "none",
 ) -> Needs:
     """What a clip (or the longest window of one) takes.
 
@@ -120,10 +128,11 @@ def needs_of(
         geometry: of the clip.
         entry: how pictures enter.
         dtype: of the network and the text encoder; the rest is float32.
-        rungs: different passes of a step; text and sound each are there or not, so that two suffice for any number.
+        branches: different passes; text and sound each are there or not, so what they offer is kept twice at most.
+        cache: as in a request; it keeps something for each branch.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
-    denoise, offered = _denoise(structures["transformer"], geometry, dtype)
+    denoise, offered, cached = _denoise(structures["transformer"], geometry, dtype, cache)
     pictures, decode = _pixels(structures["vae"], geometry, entry)
     return Needs(
         weights={name: weights_of(structure, dtypes[name]) for name, structure in structures.items()},
@@ -135,7 +144,8 @@ def needs_of(
             "denoise": denoise,
             "decode": decode,
         },
-        offered=offered * min(rungs, 2),
+        offered=offered * min(branches, 2),
+        cached=cached * branches,
     )
 
 
@@ -166,8 +176,8 @@ def _empty(build: Callable[[], Any]) -> Any:
         return build().eval().requires_grad_(False)
 
 
-def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype) -> tuple[int, int]:
-    """What a pass computes with, and what text and sound offer to it."""
+def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype, cache: CacheName) -> tuple[int, int, int]:
+    """What a pass computes with, what text and sound offer to it, and what a cache keeps of it."""
     assert isinstance(structure, TransformerStructure)
     alike = min(2, structure.num_layers)  # what a pass computes with is that of one block after another
     network = _empty(lambda: HuMoTransformer3DModel(**asdict(structure) | {"num_layers": alike}))
@@ -184,7 +194,11 @@ def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype) -> tu
         kept = once.live
         once.peak = kept
         network(inputs, timestep, heard=offered, return_dict=False)
-        return once.peak - kept, kept * structure.num_layers // alike
+        needed = once.peak - kept
+        with caching(network, cache), network.cache_context("any"):
+            network(inputs, timestep, heard=offered, return_dict=False)
+            cached = once.live - kept
+        return needed, kept * structure.num_layers // alike, cached
 
 
 def _pixels(structure: Structure, geometry: Geometry, entry: ReferenceEntry) -> tuple[int, int]:
@@ -271,7 +285,8 @@ class Placement:
                 parts = needs.weights if self.whole else (part,)
                 there = sum(self._all(name, needs.weights[name]) for name in parts)
             offered = needs.offered if phase == "denoise" and not self.streams else 0
-            found[phase] = there + needs.working[phase] + offered
+            cached = needs.cached if phase == "denoise" else 0
+            found[phase] = there + needs.working[phase] + offered + cached
         return found
 
     def host_bytes(self, needs: Needs) -> int:

@@ -149,9 +149,9 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
 
     from humo.memory import choose, needs_of
 
-    passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
-    precision = getattr(torch, dtype)
-    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes)
+    branches = {rung.keep for turn in plan.guidance.turns(plan.timesteps) for rung, _ in turn.rungs}
+    sizes = model.structures, plan.window_geometry, plan.preset.reference_entry, getattr(torch, dtype)
+    needs = needs_of(*sizes, len(branches), plan.request.cache)
     return choose(needs, device, *there).placement.name
 
 
