@@ -67,5 +67,5 @@ def product(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def attend(queries_BSND: Tensor, keys_BLND: Tensor, values_BLND: Tensor) -> Tensor:
     """Torch's own attention."""
-    heads_first = (one.transpose(1, 2) for one in (queries_BSND, keys_BLND, values_BLND))
-    return F.scaled_dot_product_attention(*heads_first)
+    queries, keys, values = (one.transpose(1, 2) for one in (queries_BSND, keys_BLND, values_BLND))
+    return F.scaled_dot_product_attention(queries, keys, values)

@@ -257,7 +257,7 @@ def compare(preset: Preset, size: Size, layers: int, steps: int, rounds: int) ->
     pipeline = build(preset, size, layers)
     network = with_audio(pipeline.transformer)
     loop, given = PublishedLoop(pipeline, network, size), inputs(size, pipeline.transformer.config)
-    contestants = {
+    contestants: dict[str, Callable[[], Tensor]] = {
         "humo": lambda: by_pipeline(pipeline, size, steps, given),
         "published loop": lambda: loop(steps, given),
         "humo, a step's passes as one batch": lambda: by_pipeline(pipeline, size, steps, given, batch_passes=True),

@@ -10,7 +10,7 @@ anything is timed, the network with audio layers must give the output of HuMo's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def compare(size: Size, layers: int, dtype: str, rounds: int) -> Case:
     text = text.to(precision)
     heard = network.hear(text, audio)
     apart = agreed(network(latents, time, heard=heard).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype])
-    contestants = {
+    contestants: dict[str, Callable[[], Tensor]] = {
         "humo": lambda: network(latents, time, heard=heard),
         "Wan with audio layers": lambda: audio_wan(latents, time, text, audio),
         "Wan without audio": lambda: wan(latents.to(precision), time, text),

@@ -144,8 +144,8 @@ class HuMoTransformerBlock(nn.Module):
         """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
         shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
 
-        x = (self.norm1(hidden_BSD) * (1 + scale) + shift).to(dtype)
-        hidden_BSD = hidden_BSD + self.attn1(x, x, rotary) * gate
+        x = torch.addcmul(shift, self.norm1(hidden_BSD), 1 + scale).to(dtype)
+        hidden_BSD = torch.addcmul(hidden_BSD, self.attn1(x, x, rotary), gate)
 
         x = self.norm2(hidden_BSD).to(dtype)
         hidden_BSD = hidden_BSD + self.attn2(x, text)
@@ -158,9 +158,8 @@ class HuMoTransformerBlock(nn.Module):
     def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
         """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
         *_, shift, scale, gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
-        x = (normed_BSD * (1 + scale) + shift).to(dtype)
-        out: Tensor = hidden_BSD + self.ffn(x) * gate
-        return out
+        x = torch.addcmul(shift, normed_BSD, 1 + scale).to(dtype)
+        return torch.addcmul(hidden_BSD, self.ffn(x), gate)
 
 
 Offered = tuple[KeysValues, ...]
@@ -336,7 +335,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
                 hidden_BSD = block(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
 
         shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
-        out_BSD = self.norm_out(hidden_BSD) * (1 + scale) + shift
+        out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         if self.split is not None:
             patches = self.split.whole(patches, frames, rows * columns)
