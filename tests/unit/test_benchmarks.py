@@ -160,6 +160,14 @@ def test_a_command_is_timed_with_what_is_not_denoising_and_decoding(
     assert "outside denoising and decoding: " in capsys.readouterr().out
 
 
+def test_caches_are_told_by_blocks_time_and_likeness(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rounds", "1", "--clips", "1", "--steps", "5", "--threads", "1"]
+    found = importlib.import_module("caches").main(options)
+    assert [row["cache"] for row in found["rows"]] == ["first-block", "taylorseer"]
+    assert all(0 < row["blocks"] <= 1 and row["decibels"] > 15 for row in found["rows"])
+    assert "| taylorseer | " in capsys.readouterr().out
+
+
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round() -> None:
     timing = importlib.import_module("timing")
     order: list[str] = []
