@@ -2,6 +2,7 @@
 
     python benchmarks/generation.py
     python benchmarks/generation.py --family humo-1.7b --steps 20 --rounds 9 --json generation.json
+    python benchmarks/generation.py --family humo-nano --threads 2     # the model inside the package
 
 Words, a picture and a sound (the words and the sound as embeddings) become a video of 25 frames of 96 x 96 pixels.
 The published loop runs every pass its guidance formula names. Before anything is timed, both must give the same video.
@@ -23,15 +24,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
+from humo.checkpoints.hub import EMBEDDED
 from humo.conditioning.audio import window
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
-from humo.presets import HUMO_1_7B, HUMO_17B, Preset, ReferenceEntry, find_preset
+from humo.presets import HUMO_1_7B, HUMO_17B, HUMO_NANO, Preset, ReferenceEntry, find_preset
+from humo.runtime import load_pipeline
 from plain_wan import WanWithAudio, with_audio
 from timing import Case, agreed, alternate, arguments, positive, report
 
 BOUND = 1e-4  # on max |difference| of the videos / max |video|, float32; each condition moves the video more than that
-SEED = 7
+SEED, STEPS = 7, 10
 CPU = torch.device("cpu")
 
 
@@ -86,12 +89,26 @@ def guide_1_7b(velocity: Pass, timestep: float) -> Tensor:
 
     **Source:** method.md, 5.
     """
+    return constant(velocity, text=7.5, audio=7.5, image=4.0)
+
+
+def guide_nano(velocity: Pass, timestep: float) -> Tensor:
+    """The same formula with the scales of the model inside the package."""
+    return constant(velocity, text=2.0, audio=3.0, image=2.0)
+
+
+def constant(velocity: Pass, text: float, audio: float, image: float) -> Tensor:
+    """A term for each condition, the picture's on top."""
     full, faceless = velocity(True, True, True), velocity(True, False, True)
     mute, base = velocity(True, False, False), velocity(False, False, False)
-    return 4.0 * (full - faceless) + 7.5 * (faceless - mute) + 7.5 * (mute - base) + base
+    return image * (full - faceless) + audio * (faceless - mute) + text * (mute - base) + base
 
 
-PUBLISHED: dict[str, Guide] = {HUMO_17B.name: guide_17b, HUMO_1_7B.name: guide_1_7b}
+PUBLISHED: dict[str, Guide] = {
+    HUMO_17B.name: guide_17b,
+    HUMO_1_7B.name: guide_1_7b,
+    HUMO_NANO.name: guide_nano,
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +123,10 @@ class Inputs:
 
 def build(preset: Preset, size: Size, layers: int) -> HuMoPipeline:
     """A pipeline of that family with random weights; its inputs come as embeddings, so it has no encoders."""
+    if preset is HUMO_NANO:
+        whole = load_pipeline(EMBEDDED, device="cpu")
+        whole.set_progress_bar_config(disable=True)
+        return whole
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = HuMoTransformer3DModel(
@@ -129,16 +150,17 @@ def build(preset: Preset, size: Size, layers: int) -> HuMoPipeline:
 def inputs(size: Size, config: Any) -> Inputs:
     """Random ones; the prompts are shorter than the network's text length, as prompts are."""
     generator = torch.Generator().manual_seed(1)
+    length, width = config.text_length, config.text_dim
     pixels = torch.randint(0, 256, (size.height, size.width, 3), generator=generator, dtype=torch.uint8)
     return Inputs(
         picture=Image.fromarray(pixels.numpy()),
-        text=torch.randn(1, size.text_length // 4, size.text_dim, generator=generator),
-        no_text=torch.randn(1, size.text_length // 5, size.text_dim, generator=generator),
+        text=torch.randn(1, length // 4, width, generator=generator),
+        no_text=torch.randn(1, length // 5, width, generator=generator),
         audio_rows=torch.randn(size.frames, config.audio_bands, config.audio_width, generator=generator),
     )
 
 
-def by_pipeline(pipeline: HuMoPipeline, size: Size, steps: int, given: Inputs) -> Tensor:
+def by_pipeline(pipeline: HuMoPipeline, size: Size, steps: int, given: Inputs, *, batch_passes: bool = False) -> Tensor:
     """The video (1, F, 3, H, W) in [0, 1], by HuMo's pipeline."""
     video: Tensor = pipeline(
         images=[given.picture],
@@ -150,6 +172,7 @@ def by_pipeline(pipeline: HuMoPipeline, size: Size, steps: int, given: Inputs) -
         num_frames=size.frames,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(SEED),
+        batch_passes=batch_passes,
         output_type="pt",
     ).frames
     return video
@@ -179,7 +202,9 @@ class PublishedLoop:
         join = self._beside if self.preset.reference_entry is ReferenceEntry.CHANNELS else self._overwritten
 
         latents = torch.randn(self.blank_BCLHW.shape, generator=torch.Generator().manual_seed(SEED))
-        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+        scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.preset.shift
+        )
         scheduler.set_timesteps(sigmas=np.linspace(0.9990000128746033, 0.0, steps + 1)[:-1])
         for timestep in scheduler.timesteps:
             seen = {True: join(latents, reference), False: join(latents, None)}
@@ -232,25 +257,27 @@ def compare(preset: Preset, size: Size, layers: int, steps: int, rounds: int) ->
     pipeline = build(preset, size, layers)
     network = with_audio(pipeline.transformer)
     loop, given = PublishedLoop(pipeline, network, size), inputs(size, pipeline.transformer.config)
-    contestants = {
+    contestants: dict[str, Callable[[], Tensor]] = {
         "humo": lambda: by_pipeline(pipeline, size, steps, given),
         "published loop": lambda: loop(steps, given),
+        "humo, a step's passes as one batch": lambda: by_pipeline(pipeline, size, steps, given, batch_passes=True),
     }
     video, passes = counted(pipeline.transformer, contestants["humo"])
     published_video, published_passes = counted(network, contestants["published loop"])
-    apart = agreed(video, published_video, BOUND)
+    apart = {"published loop": agreed(video, published_video, BOUND)}
+    apart |= {name: agreed(run(), video, BOUND) for name, run in contestants.items() if name not in ("humo", *apart)}
     return Case(
         name=f"generation, {preset.name}, {passes} passes against {published_passes}",
         settings={
             **asdict(size),
             "tokens": loop.geometry.tokens,
-            "layers": layers,
+            "layers": pipeline.transformer.config.num_layers,
             "steps": steps,
             "passes": passes,
             "published_passes": published_passes,
             "rounds": rounds,
         },
-        differences={"published loop": apart},
+        differences=apart,
         seconds=alternate(contestants, rounds),
     )
 
@@ -258,17 +285,18 @@ def compare(preset: Preset, size: Size, layers: int, steps: int, rounds: int) ->
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure and report."""
     parser = arguments(__doc__, rounds=5, layers=6)
-    parser.add_argument("--family", choices=[*PUBLISHED, "both"], default="both", help="of the model (default both)")
-    parser.add_argument("--steps", type=positive, default=10, help="denoising steps (default 10)")
+    parser.add_argument("--family", choices=[*PUBLISHED, "both"], default="both", help="both, or one, or humo-nano")
+    parser.add_argument("--steps", type=positive, help="denoising steps (default 10; of humo-nano its own 16)")
     parser.add_argument("--size", choices=SIZES, default="small", help="tiny is for trying out (default small)")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    families = list(PUBLISHED) if options.family == "both" else [options.family]
-    cases = [
-        compare(find_preset(name), SIZES[options.size], options.layers, options.steps, options.rounds)
-        for name in families
-    ]
+    families = [HUMO_17B.name, HUMO_1_7B.name] if options.family == "both" else [options.family]
+    cases = []
+    for name in families:
+        preset = find_preset(name)
+        steps = options.steps or (preset.steps if preset is HUMO_NANO else STEPS)
+        cases.append(compare(preset, SIZES[options.size], options.layers, steps, options.rounds))
     return report("generation", cases, options.json)
 
 

@@ -1,20 +1,23 @@
-"""One pass of HuMo's network against diffusers' Wan transformer of the same shape, without audio layers and with them.
+"""One pass of HuMo's network against diffusers' Wan transformer of the same shape, and against its products alone.
 
     python benchmarks/network_pass.py
+    python benchmarks/network_pass.py --size wide --layers 2 --threads 2       # the width of HuMo-1.7B
     python benchmarks/network_pass.py --dtype bfloat16 --threads 1 --rounds 11 --layers 2 --json network_pass.json
 
-Before anything is timed, the network with audio layers must give the output of HuMo's.
+HuMo's is run as in a generation, which computes what text and sound offer to its blocks once for all timesteps. Before
+anything is timed, the network with audio layers must give the output of HuMo's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bare import Bare
 from humo import HuMoTransformer3DModel
 from plain_wan import in_precision, with_audio, without_audio
 from timing import Case, agreed, alternate, arguments, report
@@ -53,6 +56,7 @@ class Size:
 
 SIZES = {
     "middle": Size(12, 64, 4480, 4096, 512, 1280, frames=6, rows=20, columns=24),  # half as wide as HuMo-1.7B
+    "wide": Size(12, 128, 8960, 4096, 512, 1280, frames=6, rows=20, columns=24),  # as wide as HuMo-1.7B
     "tiny": Size(2, 24, 64, 24, 32, 16, frames=3, rows=2, columns=3),
 }
 
@@ -96,11 +100,13 @@ def compare(size: Size, layers: int, dtype: str, rounds: int) -> Case:
     for one in (network, audio_wan, wan):
         in_precision(one, precision)
     text = text.to(precision)
-    apart = agreed(network(latents, time, text, audio).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype])
-    contestants = {
-        "humo": lambda: network(latents, time, text, audio),
+    heard = network.hear(text, audio)
+    apart = agreed(network(latents, time, heard=heard).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype])
+    contestants: dict[str, Callable[[], Tensor]] = {
+        "humo": lambda: network(latents, time, heard=heard),
         "Wan with audio layers": lambda: audio_wan(latents, time, text, audio),
         "Wan without audio": lambda: wan(latents.to(precision), time, text),
+        "its matrix products and attention alone": Bare(network, heard, latents),
     }
     return Case(
         name=f"{layers}-layer network pass, {dtype}",
@@ -114,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure and report."""
     parser = arguments(__doc__, rounds=9, layers=4)
     parser.add_argument("--dtype", choices=BOUNDS, default="float32", help="precision of the blocks (default float32)")
-    parser.add_argument("--size", choices=SIZES, default="middle", help="tiny is for trying out (default middle)")
+    parser.add_argument("--size", choices=SIZES, default="middle", help="wide is HuMo-1.7B's, tiny for trying out")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

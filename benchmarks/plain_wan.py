@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from humo import HuMoTransformer3DModel
 from humo.model.audio import AudioProjection
+from humo.model.transformer import PREDICTABLE
 
 SHARED_SETTINGS = (
     "patch_size",
@@ -69,6 +70,7 @@ class WanWithAudio(WanTransformer3DModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(**{name: config[name] for name in SHARED_SETTINGS})
+        self.prediction = config.prediction
         heads, token_dim = config.num_attention_heads, config.audio_token_dim
         dim = heads * config.attention_head_dim
         self.audio_proj = AudioProjection(
@@ -88,8 +90,12 @@ class WanWithAudio(WanTransformer3DModel):
         audio_BFKE = self.audio_proj(audio.to(text_BLD.dtype))
         for block in self.blocks:
             block.audio_BFKE = audio_BFKE
-        velocity: Tensor = super().forward(latents_BCFHW.to(text_BLD.dtype), timestep_B, text_BLD, return_dict=False)[0]
-        return velocity
+        out: Tensor = super().forward(latents_BCFHW.to(text_BLD.dtype), timestep_B, text_BLD, return_dict=False)[0]
+        if self.prediction == "data":
+            level = (timestep_B / 1000).view(-1, 1, 1, 1, 1)
+            spread = PREDICTABLE**2 + level**2
+            return latents_BCFHW * level / spread - out / spread**0.5
+        return out
 
 
 def with_audio(network: HuMoTransformer3DModel) -> WanWithAudio:

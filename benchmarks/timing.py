@@ -128,11 +128,12 @@ def positive(text: str) -> int:
     return number
 
 
-def arguments(description: str | None, *, rounds: int, layers: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks have, with these defaults."""
+def arguments(description: str | None, *, rounds: int, layers: int | None = None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have, with these defaults; ``--layers`` where there are any."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=positive, default=rounds, help=f"rounds to time (default {rounds})")
-    parser.add_argument("--layers", type=positive, default=layers, help=f"transformer blocks (default {layers})")
+    if layers is not None:
+        parser.add_argument("--layers", type=positive, default=layers, help=f"transformer blocks (default {layers})")
     parser.add_argument("--threads", type=positive, help="CPU threads of torch (default: torch's own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     return parser

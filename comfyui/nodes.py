@@ -193,6 +193,7 @@ class Sample(io.ComfyNode):
                 widget("window", otherwise="as long as the model knows"),
                 widget("overlap"),
                 widget("speed", otherwise="exact"),
+                widget("cache", otherwise="none"),
             ],
             outputs=[Clip.Output("humo_latents", display_name="latents")],
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from humo.errors import RequestError
 from humo.progress import Event, Listener, deaf
-from humo.request import GenerateRequest, PlacementName, Plan
+from humo.request import GenerateRequest, PlacementName, Plan, check_cache
 
 if TYPE_CHECKING:
     from humo.pipeline import HuMoPipeline
@@ -48,11 +48,13 @@ class Engine:
 
         Raises:
             DependencyError: the device is not there.
-            RequestError: no placement fits, or one was asked for where several processes have the weights.
+            RequestError: no placement fits, or one was asked for where several processes have the weights; or the cache
+                does not go with either.
         """
         from humo.checkpoints.hub import open_model_folder
-        from humo.runtime import choose_placement, folder_of
+        from humo.runtime import BLOCKWISE, choose_placement, folder_of
 
+        check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
         device, dtype = self.settle(plan.request)
         model = open_model_folder(folder_of(plan.request.model))
         if self.crew is not None and plan.request.placement not in ("auto", "resident"):
@@ -61,6 +63,7 @@ class Engine:
         placement = "resident" if self.crew is not None else self._lies(model.path, device, dtype)
         if placement is None or plan.request.placement not in ("auto", placement):
             placement = choose_placement(plan, model, device, dtype)
+        check_cache(plan.request.cache, hooked=placement in BLOCKWISE)
         settled = {"device": device, "dtype": dtype, "placement": placement}
         return replace(plan, request=plan.request.model_copy(update=settled))
 

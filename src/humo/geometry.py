@@ -162,11 +162,6 @@ def frames_in_seconds(seconds: float) -> int:
     return int(seconds * FRAMES_PER_SECOND + 1e-6)
 
 
-def frames_of_latents(latents: int) -> int:
-    """Frames that ``latents`` latent frames decode to."""
-    return (latents - 1) * TEMPORAL_STRIDE + 1
-
-
 def encoder_rows(samples: int) -> int:
     """Rows (50 a second) kept of Whisper's output for ``samples`` of 16 kHz sound: two a whole frame."""
     return 2 * frames_in_samples(samples)

@@ -34,10 +34,11 @@ from humo.meter import metered
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
 from humo.model.blocks import row_bytes
+from humo.model.caches import caching
 from humo.model.quantised import Kinds, quantise_layers
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.presets import ReferenceEntry
-from humo.request import PlacementName
+from humo.request import CacheName, PlacementName
 
 BLOCK = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
 """In the names of weights: those of a block, of which a part has many alike."""
@@ -95,6 +96,7 @@ class Needs:
         working: phase -> bytes that are computed with; ``denoise`` without what text and sound offer once for all.
         offered: bytes of that.
         quantised: the network's blocks are quantised as they are stored, and no placement makes them less.
+        cached: bytes that a cache keeps between the passes.
     """
 
     weights: Mapping[str, Weights]
@@ -102,6 +104,7 @@ class Needs:
     working: Mapping[str, int]
     offered: int
     quantised: bool = False
+    cached: int = 0
 
 
 PHASES = {
@@ -123,7 +126,8 @@ def needs_of(
     geometry: Geometry,
     entry: ReferenceEntry,
     dtype: torch.dtype,
-    rungs: int,
+    branches: int,
+    cache: CacheName = "none",
     kinds: Kinds = NONE_QUANTISED,
 ) -> Needs:
     """What a clip (or the longest window of one) takes.
@@ -133,12 +137,13 @@ def needs_of(
         geometry: of the clip.
         entry: how pictures enter.
         dtype: of the network and the text encoder; the rest is float32.
-        rungs: different passes of a step.
+        branches: different passes; text and sound each are there or not, so what they offer is kept twice at most.
+        cache: as in a request; it keeps something for each branch.
         kinds: of the network's weights that are quantised.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
     kinds_of = {"transformer": kinds}
-    denoise, offered = _denoise(structures["transformer"], geometry, dtype, kinds)
+    denoise, offered, cached = _denoise(structures["transformer"], geometry, dtype, cache, kinds)
     pictures, decode = _pixels(structures["vae"], geometry, entry)
     return Needs(
         weights={
@@ -156,8 +161,9 @@ def needs_of(
             "denoise": denoise,
             "decode": decode,
         },
-        offered=offered * rungs,
+        offered=offered * min(branches, 2),
         quantised=bool(kinds),
+        cached=cached * branches,
     )
 
 
@@ -192,8 +198,10 @@ def _empty(build: Callable[[], Any]) -> Any:
         return build().eval().requires_grad_(False)
 
 
-def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype, kinds: Kinds) -> tuple[int, int]:
-    """What a pass computes with, and what text and sound offer to it."""
+def _denoise(
+    structure: Structure, geometry: Geometry, dtype: torch.dtype, cache: CacheName, kinds: Kinds
+) -> tuple[int, int, int]:
+    """What a pass computes with, what text and sound offer to it, and what a cache keeps of it."""
     assert isinstance(structure, TransformerStructure)
     alike = min(2, structure.num_layers)  # what a pass computes with is that of one block after another
     network = _empty(lambda: HuMoTransformer3DModel.from_config(structure.config() | {"num_layers": alike}))
@@ -211,7 +219,11 @@ def _denoise(structure: Structure, geometry: Geometry, dtype: torch.dtype, kinds
         kept = once.live
         once.peak = kept
         network(inputs, timestep, heard=offered, return_dict=False)
-        return once.peak - kept, kept * structure.num_layers // alike
+        needed = once.peak - kept
+        with caching(network, cache), network.cache_context("any"):
+            network(inputs, timestep, heard=offered, return_dict=False)
+            cached = once.live - kept
+        return needed, kept * structure.num_layers // alike, cached
 
 
 def _pixels(structure: Structure, geometry: Geometry, entry: ReferenceEntry) -> tuple[int, int]:
@@ -298,7 +310,8 @@ class Placement:
                 parts = needs.weights if self.whole else (part,)
                 there = sum(self._all(name, needs.weights[name]) for name in parts)
             offered = needs.offered if phase == "denoise" and not self.streams else 0
-            found[phase] = there + needs.working[phase] + offered
+            cached = needs.cached if phase == "denoise" else 0
+            found[phase] = there + needs.working[phase] + offered + cached
         return found
 
     def host_bytes(self, needs: Needs) -> int:

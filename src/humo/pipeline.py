@@ -18,7 +18,6 @@ from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from humo.clips import (
     Clip,
@@ -33,19 +32,19 @@ from humo.clips import (
 )
 from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import decode_video, encode_video
-from humo.encoding import EncodingMixin
 from humo.geometry import Geometry
 from humo.guidance import SPEEDS, Mode, SpeedName
 from humo.long import EMPTY, Shelf, Stretch, walk
 from humo.lora import HuMoLoraLoaderMixin
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import StreamingDecoder
-from humo.model.reference import network_input
-from humo.model.transformer import Heard, HuMoTransformer3DModel
+from humo.model.caches import caching
+from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import HUMO_17B, SCALE_NAMES
 from humo.progress import Event, Listener, deaf, never
-from humo.request import Plan
+from humo.request import CacheName, Plan
 from humo.sampling import ALL_PASSES, Held, OnStep, denoise, make_scheduler
+from humo.velocity import VelocityMixin
 
 
 @dataclass
@@ -55,21 +54,6 @@ class HuMoPipelineOutput(BaseOutput):
     frames: Any
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a pass of the network sees.
-
-    Args:
-        conditions: of the pass.
-        heard: what the network made of them, where that is kept.
-        scales: (1, 3) of text, audio and image, that a student is told.
-    """
-
-    conditions: Conditions
-    heard: Heard | None = None
-    scales: Tensor | None = None
-
-
 def scales_of(plan: Plan) -> Tensor | None:
     """What a student is told of a request's scales, (1, 3); None where the network is none."""
     if plan.preset.student is None:
@@ -77,7 +61,7 @@ def scales_of(plan: Plan) -> Tensor | None:
     return torch.tensor([[float(getattr(plan.request, f"scale_{name}")) for name in SCALE_NAMES]])
 
 
-class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
+class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
     """HuMo as a diffusers pipeline: words, pictures and a sound in, a video out.
 
     Args:
@@ -118,10 +102,6 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
-        self.let_go: Callable[[], None] | None = None
-        """Where the weights of blocks stay on the disk: lets go of what was read ahead."""
-        self.make_room: Callable[[], bool] = never
-        """Called where the device's memory runs out in a pass: whether there is more room now, and it is made again."""
         self.branches = ALL_PASSES
         """Who makes which passes of a step, where several ranks work on one clip."""
 
@@ -140,24 +120,30 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         """Video latents (B, C, k + 1, H, W) of a clip, or of a window of it, from noise (B, C, L, H, W).
 
         Reference slots are dropped.
+
+        Raises:
+            RequestError: the request's cache does not go with how the network is run here.
         """
         steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.student is not None
         assert steps is not None
         assert shift is not None
         scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
-        latents = denoise(
-            self.velocity,
-            conditions,
-            plan.guidance,
-            scheduler,
-            noise,
-            see=partial(self.see, scales=scales_of(plan)),
-            speed=SPEEDS[plan.request.speed],
-            held=held,
-            branches=self.branches,
-            batch_passes=batch_passes,
-            on_step=on_step,
-        )
+        self.check_cache(plan.request.cache, batch_passes=batch_passes)
+        see = self.ear(scales_of(plan))
+        with caching(self.transformer, plan.request.cache):
+            latents = denoise(
+                self.velocity,
+                conditions,
+                plan.guidance,
+                scheduler,
+                noise,
+                see=see,
+                speed=SPEEDS[plan.request.speed],
+                held=held,
+                branches=self.branches,
+                batch_passes=batch_passes,
+                on_step=on_step,
+            )
         return latents[:, :, : noise.shape[2] - plan.geometry.reference_slots]
 
     @torch.no_grad()
@@ -165,55 +151,11 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         """Pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
         return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
 
-    # -- noise and network --------------------------------------------------------------------------------------------
-
     def noise(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
         """Initial noise (1, C, L, H, W), drawn where the generator lives: on the CPU it is the same everywhere."""
         shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
         return noise.to(self._execution_device)
-
-    def see(self, conditions: Conditions, scales: Tensor | None = None) -> Seen:
-        """Conditions with what the network makes of them once for all timesteps, where its weights are at hand.
-
-        Args:
-            conditions: of a pass.
-            scales: (1, 3), that a student is told.
-        """
-        moved = self.let_go is not None or any(
-            isinstance(part, FSDPModule) or hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook")
-            for part in self.transformer.modules()
-        )
-        heard = None if moved else self.transformer.hear(conditions.text, conditions.audio)
-        return Seen(conditions, heard, None if scales is None else scales.to(conditions.text.device))
-
-    def velocity(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
-        """A pass of the network: noise - data, like the latents (B, C, L, H, W).
-
-        Args:
-            latents: noisy.
-            timestep: (B,).
-            seen: by the pass.
-        """
-        try:
-            return self._pass(latents, timestep, seen)
-        except torch.OutOfMemoryError:
-            if not self.make_room():
-                raise
-        return self.velocity(latents, timestep, seen)
-
-    def _pass(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
-        conditions, heard = seen.conditions, seen.heard
-        velocity: Tensor = self.transformer(
-            hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),
-            timestep=timestep,
-            encoder_hidden_states=conditions.text if heard is None else None,
-            audio_hidden_states=conditions.audio if heard is None else None,
-            heard=heard,
-            scales=None if seen.scales is None else seen.scales.expand(len(latents), -1),
-            return_dict=False,
-        )[0]
-        return velocity
 
     # -- doors --------------------------------------------------------------------------------------------------------
 
@@ -258,6 +200,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         """
         plan, seed = clip.plan, clip.plan.request.seed
         assert seed is not None
+        self.check_cache(plan.request.cache)
         conditions = self.encode(clip, listener)
         noise = self.noise(plan.window_geometry, torch.Generator().manual_seed(seed))
         steps = len(plan.timesteps)
@@ -338,6 +281,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         scale_image: float | None = None,
         switch_timestep: float | None = None,
         speed: SpeedName | None = None,
+        cache: CacheName | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
@@ -357,8 +301,8 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             audio: a sound (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
             mode: T, TI, TA or TIA; by default what is given.
             negative_prompt, width, height, num_frames, window, overlap, num_inference_steps, shift, scale_text,
-            scale_audio, scale_image, switch_timestep, speed: as `GenerateRequest`; by default the preset's published
-                values, and as long as the sound.
+            scale_audio, scale_image, switch_timestep, speed, cache: as `GenerateRequest`; by default the preset's
+                published values, and as long as the sound.
             generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
             latents: initial noise (B, C, L, H, W) instead.
             prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
@@ -389,6 +333,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
             "scale_image": scale_image,
             "switch_timestep": switch_timestep,
             "speed": speed,
+            "cache": cache,
         }
         check_choices(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         clips = clips_of_call(
@@ -396,6 +341,7 @@ class HuMoPipeline(DiffusionPipeline, EncodingMixin, HuMoLoraLoaderMixin):
         )
         check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
+        self.check_cache(plan.request.cache, batch_passes=batch_passes)
         conditions = stack([self.encode(clip) for clip in clips])
         generators = generators_of(generator, self.preset.seed, len(clips))
         if latents is None:

@@ -75,8 +75,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
     there = memory_there("cpu" if memory is not None else kind)
     sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
-    passes = len(preset.guidance["TIA"](preset.scales).late)
-    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, getattr(torch, dtype), passes, kinds)
+    branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
+    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, precision, branches, kinds=kinds)
     found = offers(needs, kind, *sizes)
     geometry = plan.window_geometry
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")

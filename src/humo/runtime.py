@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ON_A_GPU = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
 
+BLOCKWISE = ("host", "disk")
+"""Placements that bring blocks one after another."""
+
 SMALL = 8
 """A model that would fit this often into what is free needs no looking into."""
 
@@ -162,10 +165,10 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
 
     from humo.memory import choose, needs_of
 
-    passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
-    precision = getattr(torch, dtype)
+    branches = {rung.keep for turn in plan.guidance.turns(plan.timesteps) for rung, _ in turn.rungs}
+    sizes = model.structures, plan.window_geometry, plan.preset.reference_entry, getattr(torch, dtype)
     kinds = model.components["transformer"].kinds
-    needs = needs_of(model.structures, plan.window_geometry, plan.preset.reference_entry, precision, passes, kinds)
+    needs = needs_of(*sizes, len(branches), plan.request.cache, kinds)
     return choose(needs, device, *there).placement.name
 
 

@@ -24,6 +24,7 @@ from humo.schedule import unshifted_sigmas
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Any], Tensor]
+See = Callable[[Conditions, tuple[str, ...]], Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def denoise(
     scheduler: Any,
     latents_BCLHW: Tensor,
     *,
-    see: Callable[[Conditions], Any] = lambda conditions: conditions,
+    see: See = lambda conditions, _: conditions,
     speed: Speed = SPEEDS["exact"],
     held: Held | None = None,
     branches: Branches = ALL_PASSES,
@@ -124,7 +125,8 @@ def denoise(
         guidance: the ladders.
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
-        see: what the network takes for conditions; once for each rung, since they do not change with the timestep.
+        see: what the network takes for the conditions of a pass, and the letters that each of its batch keeps; once for
+            each such pass, since neither changes with the timestep.
         speed: which steps are spared passes.
         held: the first latent frames, where they are known already.
         branches: who makes which passes.
@@ -136,12 +138,13 @@ def denoise(
     """
 
     @cache
-    def view(*rungs: Rung) -> Any:
+    def view(*branches: str) -> Any:
+        rungs = map(Rung, branches)
         kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
-        return see(stack(kept))
+        return see(stack(kept), branches)
 
     def one_of(inputs: Tensor, times: Tensor, rungs: Sequence[tuple[Rung, float]]) -> Callable[[int], Tensor]:
-        return lambda number: velocity(inputs, times, view(rungs[number][0]))
+        return lambda number: velocity(inputs, times, view(rungs[number][0].keep))
 
     difference = torch.zeros_like(latents_BCLHW)
     turns = guidance.turns([float(timestep) for timestep in scheduler.timesteps], speed)
@@ -150,7 +153,7 @@ def denoise(
         shown = latents_BCLHW if held is None else held.show(latents_BCLHW)
         if batch_passes:
             inputs = shown.repeat(len(rungs), 1, 1, 1, 1)
-            seen = view(*(rung for rung, _ in rungs))
+            seen = view(*(rung.keep for rung, _ in rungs))
             passes = list(velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs)))
         else:
             times = timestep.expand(len(latents_BCLHW))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+PLAIN, BATCHED = ["Wan with audio layers", "Wan without audio"], "humo, a step's passes as one batch"
 RATIO_KEYS = {"name", "against", "median", "lowest", "highest"}
 
 
@@ -52,7 +53,7 @@ def check_report(result: dict[str, Any], benchmark: str, against: list[str], bou
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 5e-2)])
 def test_a_network_pass_is_timed_against_wan_of_the_same_output(dtype: str, bound: float, tmp_path: Path) -> None:
     result = run("network_pass", tmp_path / "result.json", "--dtype", dtype)
-    check_report(result, "network_pass", ["Wan with audio layers", "Wan without audio"], bound)
+    check_report(result, "network_pass", [*PLAIN, "its matrix products and attention alone"], bound)
     assert result["environment"]["threads"] == 1
     assert [case["settings"]["dtype"] for case in result["cases"]] == [dtype]
 
@@ -61,7 +62,7 @@ def test_a_generation_is_timed_against_the_published_loop_of_the_same_video(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run("generation", tmp_path / "result.json", "--steps", "2")
-    check_report(result, "generation", ["published loop"], 1e-4)
+    check_report(result, "generation", ["published loop", BATCHED], 1e-4)
     passes = {
         case["name"]: (case["settings"]["passes"], case["settings"]["published_passes"]) for case in result["cases"]
     }
@@ -74,6 +75,12 @@ def test_a_generation_is_timed_against_the_published_loop_of_the_same_video(
     head = importlib.import_module("timing").TABLE_HEAD
     assert head in printed
     assert head in (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_model_inside_the_package_is_timed_with_its_own_weights(tmp_path: Path) -> None:
+    result = run("generation", tmp_path / "result.json", "--family", "humo-nano", "--steps", "1")
+    check_report(result, "generation", ["published loop", BATCHED], 1e-4)
+    assert [case["name"] for case in result["cases"]] == ["generation, humo-nano, 4 passes against 4"]
 
 
 @torch.no_grad()
@@ -125,6 +132,40 @@ def test_refusals_and_a_cancel_of_a_running_service_are_measured(
     printed = capsys.readouterr().out
     assert importlib.import_module("refusals").TABLE_HEAD in printed
     assert "| a WAV cut short | 0 | " in printed
+
+
+def test_an_autoencoder_is_timed_piece_by_piece_and_its_memory_taken_at_two_lengths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent / "src"))
+    file = tmp_path / "result.json"
+    options = ["--size", "tiny", "--rounds", "1", "--threads", "1", "--json", str(file)]
+    given = importlib.import_module("autoencoder").main(options)
+    assert json.loads(file.read_text(encoding="utf-8")) == given
+    assert [case["ratios"][0]["against"] for case in given["cases"]] == ["diffusers", "diffusers"]
+    assert all(case["differences"]["diffusers"] <= 1e-4 for case in given["cases"])
+    assert [row["what"] for row in given["memory"]] == ["encoding", "decoding"]
+    assert all(row["5"] > 0 and row["9"] > 0 for row in given["memory"])
+    assert "independent of the length" in capsys.readouterr().out
+
+
+def test_a_command_is_timed_with_what_is_not_denoising_and_decoding(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent / "src"))
+    options = ["--rounds", "1", "--steps", "1", "--threads", "1"]
+    found = importlib.import_module("whole_command").main(options)["medians"]
+    assert found["outside"] == pytest.approx(found["whole"] - found["denoise"] - found["decode"])
+    assert 0 < found["load"] + found["encode"] < found["outside"]
+    assert "outside denoising and decoding: " in capsys.readouterr().out
+
+
+def test_caches_are_told_by_blocks_time_and_likeness(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rounds", "1", "--clips", "1", "--steps", "5", "--threads", "1"]
+    found = importlib.import_module("caches").main(options)
+    assert [row["cache"] for row in found["rows"]] == ["first-block", "taylorseer"]
+    assert all(0 < row["blocks"] <= 1 and row["decibels"] > 15 for row in found["rows"])
+    assert "| taylorseer | " in capsys.readouterr().out
 
 
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round() -> None:

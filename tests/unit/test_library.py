@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import humo
 from humo.model import library
+from humo.model.caches import is_hooked
 
 SOURCES = Path(humo.__file__).parent
 ADAPTER = SOURCES / "model" / "library.py"
@@ -194,7 +195,18 @@ def _streams_blocks_through_a_device(_: Path) -> None:
         use_stream=False,
     )
     assert layers(torch.ones(1, 3)).equal(expected)
-    assert any(hasattr(layer, "_diffusers_hook") for layer in layers.modules()), "by which it is known"
+    assert any(is_hooked(layer) for layer in layers.modules()), "by which it is known"
+
+
+@checks_name("TransformerBlockRegistry")
+@checks_name("TransformerBlockMetadata")
+def _tells_caches_where_a_block_has_its_stream(_: Path) -> None:
+    block = tiny_transformer("humo-1.7b").blocks[0]
+    metadata = library.TransformerBlockRegistry.get(type(block))
+    assert isinstance(metadata, library.TransformerBlockMetadata)
+    stream = some(1, 2, 3)
+    assert metadata._get_parameter_from_args_kwargs("hidden_states", (stream, "text"), {}) is stream
+    assert metadata.return_encoder_hidden_states_index is None
 
 
 @pytest.mark.parametrize("name", sorted(library.__all__))

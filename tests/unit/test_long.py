@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from diffusers.configuration_utils import FrozenDict
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.calls import HEIGHT, RED, WIDTH, tone
+from torch import nn
 
 from humo import HuMoPipeline
 from humo.clips import Clip
 from humo.errors import RequestError
 from humo.geometry import Window, windows_of
 from humo.long import held_weight, window_noise
-from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
+from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
 from humo.progress import Event
 from humo.request import Plan, parse_request, resolve
 from humo.sampling import Held
@@ -108,6 +110,36 @@ def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, par
             pieces = [decoder(part) for part in latents.split(parts, dim=2)]
         assert [piece.shape[2] for piece in pieces] == [4 * parts[0] - 3, *(4 * count for count in parts[1:])]
         assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [[1, 4, 4, 8], [9, 8], [17]])
+def test_encoding_piece_by_piece_is_encoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
+    torch.manual_seed(0)
+    small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
+    video = torch.rand(1, 3, sum(parts), 32, 16) * 2 - 1
+    for vae in (pipeline.vae, small):
+        with torch.no_grad():
+            whole = AutoencoderKLWan._encode(vae, video).chunk(2, dim=1)[0]
+            if vae is small:
+                whole = whole + vae.linear_encoder(to_blocks(video)).movedim(-1, 1)
+            encoder = StreamingEncoder(vae)
+            pieces = [encoder(part) for part in video.split(parts, dim=2)]
+        assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
+
+
+def test_pieces_bring_offloaded_weights_to_their_device() -> None:
+    """A hook of accelerate waits for the call of the whole, which pieces are not."""
+    called: list[nn.Module] = []
+
+    class Waiting:
+        def pre_forward(self, module: nn.Module) -> None:
+            called.append(module)
+
+    vae = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
+    vae._hf_hook = Waiting()
+    with torch.no_grad():
+        StreamingDecoder(vae)(StreamingEncoder(vae)(torch.zeros(1, 3, 1, 16, 16)))
+    assert called == [vae, vae]
 
 
 SOUND = tone(57)

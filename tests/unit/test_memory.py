@@ -66,10 +66,23 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
         kept = found.live
         found.peak = kept
         pipeline.transformer(inputs[0], inputs[1], heard=heard, return_dict=False)
-    assert needs.offered == 3 * kept
+    assert needs.offered == 2 * kept
     assert needs.working["denoise"] == found.peak - kept
     weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
     assert needs.weights["transformer"].whole == weights
+
+
+def test_a_cache_keeps_something_for_each_branch() -> None:
+    """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
+    geometry, structure = Geometry(64, 64, 9), RELEASED["humo-1.7b"]
+    asked = structure, geometry, ReferenceEntry.OVERWRITE, torch.bfloat16, 3
+    plain, first, line = (needs_of(*asked, name) for name in ("none", "first-block", "taylorseer"))
+    assert plain.cached == 0
+    assert first.cached == 3 * 3 * geometry.tokens * 1536 * 4
+    assert 0 < line.cached < first.cached / 10
+    resident = PLACEMENTS["resident"]
+    assert resident.device_bytes(first)["denoise"] == resident.device_bytes(plain)["denoise"] + first.cached
+    assert resident.device_bytes(first)["decode"] == resident.device_bytes(plain)["decode"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -402,7 +402,7 @@ def test_a_quantised_network_takes_what_is_said(tmp_path: Path, name: str) -> No
     model = open_model_folder(report.destination)
     kinds = model.components["transformer"].kinds
     geometry = Geometry(96, 64, 9, references=1)
-    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3, kinds)
+    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3, kinds=kinds)
     network = load_quantised(model, torch.float32)
     assert needs.weights["transformer"].whole == sum(weight.nbytes for weight in network.parameters())
     assert needs.weights["transformer"].two_blocks == 2 * sum(one.nbytes for one in network.blocks[0].parameters())

@@ -108,7 +108,7 @@ def test_an_unknown_field_is_answered_with_the_nearest_one(word: str, meant: str
 
 
 def test_an_unknown_field_unlike_any_is_answered_with_all() -> None:
-    assert "known are audio, consent, device, dtype" in str(refusal(zzzzzz=1))
+    assert "known are audio, cache, consent, device, dtype" in str(refusal(zzzzzz=1))
 
 
 def test_an_unknown_choice_is_answered_with_the_nearest_one() -> None:

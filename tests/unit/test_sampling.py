@@ -59,7 +59,7 @@ def test_what_conditions_are_to_the_network_is_asked_once_a_rung() -> None:
     for batched, times in ((False, len(LADDER)), (True, 1)):
         asked: list[Conditions] = []
 
-        def see(conditions: Conditions, asked: list[Conditions] = asked) -> Conditions:
+        def see(conditions: Conditions, _: tuple[str, ...], asked: list[Conditions] = asked) -> Conditions:
             asked.append(conditions)
             return conditions
 

@@ -15,14 +15,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from humo.geometry import SPATIAL_STRIDE, frames_of_latents
+from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo.media.image import letterbox, to_pixels
+from humo.model.autoencoder import StreamingEncoder
 
 
-def encode_video(video_BCFHW: Tensor, vae: Any) -> Tensor:
-    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalised latents (B, C, k + 1, H / 8, W / 8)."""
+def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalised latents (B, C, k + 1, H / 8, W / 8).
+
+    Args:
+        video_BCFHW: a whole video, or what an encoder goes on with.
+        vae: the autoencoder.
+        encoder: one that goes on where it left off, rather than encoding a whole video.
+    """
     mean, scale = _statistics(vae, video_BCFHW)
-    latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode()
+    latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode() if encoder is None else encoder(video_BCFHW)
     return (latents - mean) * scale
 
 
@@ -64,4 +71,7 @@ def encode_references(
 def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
     """Latents (1, C, L, H, W) of an all-zero (mid-grey) video of any length and size."""
     size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
-    return encode_video(torch.zeros(1, 3, frames_of_latents(latents), *size, device=device, dtype=vae.dtype), vae)
+    encoder = StreamingEncoder(vae)
+    lengths = [1, *[TEMPORAL_STRIDE] * (latents - 1)]
+    parts = (torch.zeros(1, 3, frames, *size, device=device, dtype=vae.dtype) for frames in lengths)
+    return torch.cat([encode_video(part, vae, encoder) for part in parts], dim=2)

@@ -26,11 +26,13 @@ class Rotary(NamedTuple):
 
     Args:
         cos, sin: (S, 1, head_dim / 2) of each token's rotary positions, float32.
+        turn: the two as one complex number.
         others: gives everybody's keys and values for one's own, where the tokens lie on several ranks.
     """
 
     cos: Tensor
     sin: Tensor
+    turn: Tensor
     others: Callable[[KeysValues], KeysValues] | None = None
 
 
@@ -41,21 +43,26 @@ def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: to
     Reference frames simply carry on the time index.
     """
     across = 2 * (head_dim // 6)
-    angles = []
+    cosines: list[Tensor] = []
+    sines: list[Tensor] = []
     for axis, (length, dim) in enumerate(((frames, head_dim - 2 * across), (rows, across), (columns, across))):
         frequency = 1.0 / ROPE_THETA ** (torch.arange(0, dim, 2, device=device, dtype=torch.float32) / dim)
         angle = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequency)
         shape = [1, 1, 1, dim // 2]
         shape[axis] = length
-        angles.append(angle.view(shape).expand(frames, rows, columns, -1))
-    table = torch.cat(angles, dim=-1).reshape(frames * rows * columns, 1, head_dim // 2)
-    return Rotary(table.cos(), table.sin())
+        for parts, table in ((cosines, angle.cos()), (sines, angle.sin())):
+            parts.append(table.view(shape).expand(frames, rows, columns, -1))
+    cos, sin = (torch.cat(parts, dim=-1).view(frames * rows * columns, 1, head_dim // 2) for parts in (cosines, sines))
+    return Rotary(cos, sin, torch.complex(cos, sin))
 
 
 def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle."""
-    cos, sin, _ = rotary
-    even, odd = x_BSND.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin, turn, _ = rotary
+    pairs = x_BSND.unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():  # a compiler joins real numbers to one loop, and knows no complex ones
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    even, odd = pairs.unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "ModelMixin",
     "ShortcutAutoencoder",
     "StreamingDecoder",
+    "StreamingEncoder",
     "from_blocks",
     "open_autoencoder",
     "to_blocks",
@@ -96,14 +97,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
 
     def _encode(self, x: Tensor) -> Tensor:
         """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
-        linear = self.linear_encoder(to_blocks(x)).movedim(-1, 1)
-        last: Any = self.encoder.conv_out
-        if adds_nothing(last):
-            moments = self.quant_conv(last.bias.view(1, -1, 1, 1, 1).expand(len(x), -1, *linear.shape[2:]))
-        else:
-            moments = super()._encode(x)
-        mean, log_variance = moments.chunk(2, dim=1)
-        return torch.cat([mean + linear, log_variance], dim=1)
+        return StreamingEncoder(self).moments(x)
 
     def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """(B, C, k + 1, H, W) -> (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
@@ -118,6 +112,52 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         """What the linear decoder makes of latents; ``before`` are those (at least `CONTEXT` - 1) before them."""
         blocks = self.linear_decoder(with_context(z, before)).movedim(1, -1)
         return from_blocks(blocks, begins=before is None)
+
+
+class StreamingEncoder:
+    """Encodes frames as they come: the first alone, then four at a time, whatever the calls they come in.
+
+    Memory does not depend on how many have come. The latents are those of encoding all frames at once.
+
+    Args:
+        vae: `AutoencoderKLWan`, or a `ShortcutAutoencoder`.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._vae = vae
+        self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["encoder"]
+        self._begins = True
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """(B, 3, 4k, 8 H, 8 W), the first time 4k - 3 frames -> latents (B, C, k, H, W): the means."""
+        return self.moments(video).chunk(2, dim=1)[0]
+
+    def moments(self, video: Tensor) -> Tensor:
+        """As a call, with the log variances: (B, 2 C, k, H, W)."""
+        vae, begins, self._begins = self._vae, self._begins, False
+        come_to_device(vae)
+        if not isinstance(vae, ShortcutAutoencoder):
+            return self._convolved(video, begins)
+        blocks = to_blocks(video) if begins else to_blocks(torch.cat([video[:, :, :1], video], dim=2))[:, 1:]
+        linear = vae.linear_encoder(blocks).movedim(-1, 1)
+        last: Any = vae.encoder.conv_out
+        if adds_nothing(last):
+            nothing: Tensor = last.bias.view(1, -1, 1, 1, 1).expand(len(video), -1, *linear.shape[2:])
+            moments = vae.quant_conv(nothing)
+        else:
+            moments = self._convolved(video, begins)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return torch.cat([mean + linear, log_variance], dim=1)
+
+    def _convolved(self, video: Tensor, begins: bool) -> Tensor:
+        """What the convolutions make of frames."""
+        vae = self._vae
+        pixels = video if vae.config.patch_size is None else _patch(video)
+        alone = [1] if begins else []
+        lengths = alone + [TEMPORAL_STRIDE] * ((pixels.shape[2] - sum(alone)) // TEMPORAL_STRIDE)
+        parts = [vae.encoder(part, feat_cache=self._features, feat_idx=[0]) for part in pixels.split(lengths, dim=2)]
+        moments: Tensor = vae.quant_conv(torch.cat(parts, dim=2))
+        return moments
 
 
 class StreamingDecoder:
@@ -141,6 +181,7 @@ class StreamingDecoder:
     def unclipped(self, z: Tensor) -> Tensor:
         """As a call, but not clipped."""
         vae, begins = self._vae, self._before is None
+        come_to_device(vae)
         video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
             video = vae.linear(z, self._before)
@@ -168,6 +209,13 @@ class StreamingDecoder:
             parts.append(vae.decoder(part, feat_cache=self._features, feat_idx=[0], first_chunk=first))
         video = torch.cat(parts, dim=2)
         return video if vae.config.patch_size is None else _unpatch(video)
+
+
+def come_to_device(vae: AutoencoderKLWan) -> None:
+    """Bring weights that are offloaded to their device, as `AutoencoderKLWan` does when it is called as a whole."""
+    hook = getattr(vae, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(vae)
 
 
 def adds_nothing(last: nn.Module) -> bool:
@@ -203,6 +251,12 @@ def from_blocks(blocks_BFHWP: Tensor, *, begins: bool = True) -> Tensor:
         return torch.cat([first, video[:, :, 1:].flatten(2, 3)], dim=2)
     whole: Tensor = video.flatten(2, 3)
     return whole
+
+
+def _patch(video_BCFHW: Tensor) -> Tensor:
+    """(B, 3, F, 2 H, 2 W) -> (B, 12, F, H, W), in the order in which diffusers cuts patches."""
+    patches: Tensor = video_BCFHW.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))
+    return patches.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)  # channel, column, row
 
 
 def _unpatch(patches_BCFHW: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ A test imports and exercises each, so that a new release that moves one fails th
 """
 
 from diffusers.hooks import apply_group_offloading
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders.lora_base import _fetch_state_dict as fetch_lora
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -21,6 +22,8 @@ __all__ = [
     "FeedForward",
     "PixArtAlphaTextProjection",
     "TimestepEmbedding",
+    "TransformerBlockMetadata",
+    "TransformerBlockRegistry",
     "WhisperEncoder",
     "apply_group_offloading",
     "apply_lora_scale",

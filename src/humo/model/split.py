@@ -69,8 +69,8 @@ class TokenSplit(Group):
 
     def rotary(self, whole: Rotary, frames: int, places: int) -> Rotary:
         """The positions of this rank's tokens, from those of all."""
-        cos, sin = (self.mine(table, frames, dim=0) for table in (whole.cos, whole.sin))
-        return Rotary(cos, sin, partial(self._keys_values, frames=frames, places=places))
+        cos, sin, turn = (self.mine(table, frames, dim=0) for table in (whole.cos, whole.sin, whole.turn))
+        return Rotary(cos, sin, turn, partial(self._keys_values, frames=frames, places=places))
 
     def _keys_values(self, mine: KeysValues, frames: int, places: int) -> KeysValues:
         """Keys and values (B, F * P, N, D) of all ranks' tokens, in an order that attention does not mind."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import CacheMixin, ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -33,6 +33,8 @@ from humo.model.library import (
     FP32LayerNorm,
     PixArtAlphaTextProjection,
     TimestepEmbedding,
+    TransformerBlockMetadata,
+    TransformerBlockRegistry,
     apply_lora_scale,
 )
 from humo.model.split import TokenSplit
@@ -143,7 +145,7 @@ class HuMoTransformerBlock(nn.Module):
 
     def forward(
         self,
-        hidden_BSD: Tensor,
+        hidden_states: Tensor,
         text: Tensor | KeysValues,
         modulation_B6D: Tensor,
         rotary: Rotary,
@@ -151,11 +153,12 @@ class HuMoTransformerBlock(nn.Module):
         frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """One block: the float32 residual stream in and out, sub-layers in the precision ``dtype``.
+        """One block: the float32 residual stream (B, S, D) in and out, sub-layers in the precision ``dtype``.
 
-        Text (B, L, D) and audio tokens (B * F, K, E), or the keys and values that this block makes of them.
+        Text (B, L, D) and audio tokens (B * F, K, E), or the keys and values that this block makes of them. The stream
+        has the name by which diffusers' caches know it.
         """
-        hidden_BSD = self.attend(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
+        hidden_BSD = self.attend(hidden_states, text, modulation_B6D, rotary, audio, frames, dtype)
         return self.feed(hidden_BSD, self.norm3(hidden_BSD), modulation_B6D, dtype)
 
     def attend(
@@ -171,8 +174,8 @@ class HuMoTransformerBlock(nn.Module):
         """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
         shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
 
-        x = (self.norm1(hidden_BSD) * (1 + scale) + shift).to(dtype)
-        hidden_BSD = hidden_BSD + self.attn1(x, x, rotary) * gate
+        x = torch.addcmul(shift, self.norm1(hidden_BSD), 1 + scale).to(dtype)
+        hidden_BSD = torch.addcmul(hidden_BSD, self.attn1(x, x, rotary), gate)
 
         x = self.norm2(hidden_BSD).to(dtype)
         hidden_BSD = hidden_BSD + self.attn2(x, text)
@@ -185,9 +188,14 @@ class HuMoTransformerBlock(nn.Module):
     def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
         """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
         *_, shift, scale, gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
-        x = (normed_BSD * (1 + scale) + shift).to(dtype)
-        out: Tensor = hidden_BSD + self.ffn(x) * gate
-        return out
+        x = torch.addcmul(shift, normed_BSD, 1 + scale).to(dtype)
+        return torch.addcmul(hidden_BSD, self.ffn(x), gate)
+
+
+Offered = tuple[KeysValues, ...]
+"""Keys and values for each block in turn."""
+
+TransformerBlockRegistry.register(HuMoTransformerBlock, TransformerBlockMetadata())  # for diffusers' caches
 
 
 @dataclass(frozen=True)
@@ -199,12 +207,12 @@ class Heard:
         dtype: that the blocks compute in.
     """
 
-    text: tuple[KeysValues, ...]
-    audio: tuple[KeysValues, ...]
+    text: Offered
+    audio: Offered
     dtype: torch.dtype
 
 
-class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin):
+class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
     """Predicts the velocity noise - data of noisy latents from time, text, audio and (in the input) pictures.
 
     Args:
@@ -301,19 +309,21 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
             encoder_hidden_states, audio_hidden_states: as in a pass.
         """
         dtype = encoder_hidden_states.dtype
-        text_BLD = self.condition_embedder.text_embedding(self._padded(encoder_hidden_states))
-        tokens = self._audio_tokens(audio_hidden_states)
+        return Heard(self.hear_text(encoder_hidden_states), self.hear_sound(audio_hidden_states, dtype), dtype)
 
-        def offered(attention: Any, context: Tensor) -> KeysValues:
-            keys, values = attention.keys_values(context)
-            return keys.to(dtype), values.to(dtype)
+    def hear_text(self, text_BLD: Tensor) -> Offered:
+        """What text (B, L, text_dim) offers to each block, in its precision."""
+        embedded = self.condition_embedder.text_embedding(self._padded(text_BLD))
+        return self._offered("attn2", embedded, text_BLD.dtype)
 
-        blocks: Any = self.blocks
-        return Heard(
-            text=tuple(offered(block.attn2, text_BLD) for block in blocks),
-            audio=tuple(offered(block.attn_audio, tokens) for block in blocks),
-            dtype=dtype,
-        )
+    def hear_sound(self, audio_BFWND: Tensor, dtype: torch.dtype) -> Offered:
+        """What windows of encoder rows (B, F, W, N, D) offer to each block, in the precision ``dtype``."""
+        return self._offered("attn_audio", self._audio_tokens(audio_BFWND), dtype)
+
+    def _offered(self, attention: str, context_BLD: Tensor, dtype: torch.dtype) -> Offered:
+        layers: list[Any] = [block.get_submodule(attention) for block in self.blocks]
+        pairs = (layer.keys_values(context_BLD) for layer in layers)
+        return tuple((keys.to(dtype), values.to(dtype)) for keys, values in pairs)
 
     def _padded(self, text_BLD: Tensor) -> Tensor:
         spare = self.config.text_length - text_BLD.shape[1]
@@ -384,7 +394,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Attentio
                 hidden_BSD = block(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
 
         shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
-        out_BSD = self.norm_out(hidden_BSD) * (1 + scale) + shift
+        out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         if self.split is not None:
             patches = self.split.whole(patches, frames, rows * columns)

@@ -163,7 +163,7 @@ class Walks:
             self.preset.guidance[mode](scales),
             self._scheduler(teacher.scheduler.config, device),
             noise,
-            see=teacher.see,
+            see=teacher.ear(),
             held=held,
             on_step=keep,
         )

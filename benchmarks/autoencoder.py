@@ -1,0 +1,165 @@
+"""Wan's autoencoder frame by frame, as HuMo runs it, against diffusers' calls of a whole video: time, and memory.
+
+    python benchmarks/autoencoder.py --threads 2
+    python benchmarks/autoencoder.py --size published --rounds 3 --json autoencoder.json
+
+Weights and pixels are random. Before anything is timed, both must give the same. Memory is the most that a process of
+its own ever had resident, at two lengths: what a piece leaves behind is thrown away, as `humo generate` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, latents_in_frames
+from humo.model.autoencoder import StreamingDecoder, StreamingEncoder
+from small_memory import resident
+from timing import Case, agreed, alternate, arguments, report
+
+BOUND = 1e-4  # on max |difference| / max |output|
+MEBIBYTE = 2**20
+EVEN = 1.1
+"""Memory of the longer video in that of the shorter one, up to which it counts as independent of the length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Sizes of an autoencoder and of its videos.
+
+    Args:
+        base_dim: width of the first level; Wan's is 96.
+        side: height and width in pixels.
+        frames: of the video that is timed, and of the shorter one whose memory is taken; 4k + 1.
+        longer: frames of the other one whose memory is taken; 4k + 1.
+    """
+
+    base_dim: int
+    side: int
+    frames: int
+    longer: int
+
+
+SIZES = {
+    "small": Size(base_dim=48, side=96, frames=17, longer=129),
+    "published": Size(base_dim=96, side=96, frames=17, longer=129),
+    "tiny": Size(base_dim=4, side=16, frames=5, longer=9),
+}
+
+
+def build(size: Size) -> AutoencoderKLWan:
+    """Random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae: AutoencoderKLWan = AutoencoderKLWan(base_dim=size.base_dim).eval().requires_grad_(False)
+    return vae
+
+
+def pixels(size: Size, frames: int) -> Iterator[Tensor]:
+    """Pieces of a video as they come: one frame (1, 3, 1, H, W), then four at a time."""
+    generator = torch.Generator().manual_seed(1)
+    for count in [1] + [TEMPORAL_STRIDE] * (latents_in_frames(frames) - 1):
+        yield torch.rand(1, 3, count, size.side, size.side, generator=generator) * 2 - 1
+
+
+def latents(size: Size, vae: AutoencoderKLWan, frames: int) -> Iterator[Tensor]:
+    """Latent frames (1, C, 1, H, W) as they come."""
+    generator, side = torch.Generator().manual_seed(2), size.side // SPATIAL_STRIDE
+    for _ in range(latents_in_frames(frames)):
+        yield torch.randn(1, vae.config.z_dim, 1, side, side, generator=generator)
+
+
+def piece_by_piece(make: Callable[[Tensor], Tensor], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """What is made of each piece."""
+    return (make(piece) for piece in pieces)
+
+
+@torch.no_grad()
+def compare(size: Size, rounds: int) -> list[Case]:
+    """Check that the outputs agree, then time: encoding, decoding."""
+    vae = build(size)
+    video, coded = torch.cat([*pixels(size, size.frames)], dim=2), torch.cat([*latents(size, vae, size.frames)], dim=2)
+
+    def encode() -> Tensor:
+        made = piece_by_piece(StreamingEncoder(vae), pixels(size, size.frames))
+        return torch.cat([*made], dim=2)
+
+    def decode() -> Tensor:
+        made = piece_by_piece(StreamingDecoder(vae), iter(coded.split(1, dim=2)))
+        return torch.cat([*made], dim=2)
+
+    pairs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+        "encoding": (encode, lambda: vae.encode(video).latent_dist.mode()),
+        "decoding": (decode, lambda: vae.decode(coded).sample),
+    }
+    return [
+        Case(
+            name=f"{name} {size.frames} frames of {size.side} x {size.side}",
+            settings={**asdict(size), "rounds": rounds},
+            differences={"diffusers": agreed(ours(), theirs(), BOUND)},
+            seconds=alternate({"humo": ours, "diffusers": theirs}, rounds),
+        )
+        for name, (ours, theirs) in pairs.items()
+    ]
+
+
+@torch.no_grad()
+def alone(name: str, what: str, frames: int) -> None:
+    """What a process of its own does, of which the memory is taken: ``encoding`` or ``decoding``."""
+    size = SIZES[name]
+    vae = build(size)
+    if what == "encoding":
+        made = piece_by_piece(StreamingEncoder(vae), pixels(size, frames))
+    else:
+        made = piece_by_piece(StreamingDecoder(vae), latents(size, vae, frames))
+    for one in made:
+        assert one.isfinite().all()
+
+
+def memory(name: str, threads: int | None) -> list[dict[str, Any]]:
+    """The most resident bytes of encoding and decoding at both lengths."""
+    size, found = SIZES[name], []
+    for what in ("encoding", "decoding"):
+        row: dict[str, Any] = {"what": what}
+        for frames in (size.frames, size.longer):
+            words = [__file__, "--alone", name, what, str(frames)]
+            row[str(frames)] = resident(words + ([] if threads is None else [str(threads)]))[0]
+        row["ratio"] = round(row[str(size.longer)] / row[str(size.frames)], 3)
+        found.append(row)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure and report."""
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--size", choices=SIZES, default="small", help="published is Wan's width, tiny for trying out")
+    options = parser.parse_args(argv)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    size = SIZES[options.size]
+    result = report("autoencoder", compare(size, options.rounds), None)
+    result["memory"] = memory(options.size, options.threads)
+    print(f"\n| memory | {size.frames} frames, MiB | {size.longer} frames, MiB | ratio | |\n|---|---|---|---|---|")
+    for row in result["memory"]:
+        short, long = (row[str(frames)] / MEBIBYTE for frames in (size.frames, size.longer))
+        word = "independent of the length" if row["ratio"] <= EVEN else "GROWS"
+        print(f"| {row['what']} | {short:.0f} | {long:.0f} | {row['ratio']:.2f} | {word} |")
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        if len(sys.argv) > 5:
+            torch.set_num_threads(int(sys.argv[5]))
+        alone(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        main()

@@ -1,0 +1,94 @@
+"""The caches of a request (`--cache`) on the model inside the package: blocks run, time, likeness to the exact video.
+
+python benchmarks/caches.py --threads 2
+python benchmarks/caches.py --rounds 5 --clips 4 --json caches.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from humo import HuMoPipeline
+from humo.checkpoints.hub import EMBEDDED
+from humo.presets import HUMO_NANO
+from humo.request import CacheName
+from humo.runtime import load_pipeline
+from timing import alternate, arguments, environment, positive, ratio
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
+
+
+def make(pipeline: HuMoPipeline, steps: int, cache: CacheName, seed: int) -> Tensor:
+    """A video (1, F, 3, H, W) in [0, 1] of the demo's words, picture and sound."""
+    video: Tensor = pipeline(
+        DEMO["prompt"],
+        images=EXAMPLES / DEMO["images"][0],
+        audio=EXAMPLES / DEMO["audio"],
+        num_frames=DEMO["frames"],
+        num_inference_steps=steps,
+        cache=cache,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+    ).frames
+    return video
+
+
+def blocks_run(pipeline: HuMoPipeline, run: Callable[[], object]) -> int:
+    """Blocks of the network that a run computes: told by their self-attention, as a cache stands before blocks."""
+    runs: list[None] = []
+    hooks = [
+        block.attn1.register_forward_pre_hook(lambda *_: runs.append(None)) for block in pipeline.transformer.blocks
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return len(runs)
+
+
+def decibels(video: Tensor, exact: Tensor) -> float:
+    """Peak signal to noise ratio; pixels in [0, 1]."""
+    error = (video - exact).square().mean().item()
+    return -10 * math.log10(error) if error else math.inf
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure and report."""
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("--clips", type=positive, default=4, help="seeds whose videos are compared (default 4)")
+    parser.add_argument("--steps", type=positive, default=HUMO_NANO.steps, help="denoising steps (default the model's)")
+    options = parser.parse_args(argv)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    pipeline = load_pipeline(EMBEDDED, device="cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    names: tuple[CacheName, ...] = get_args(CacheName)
+    exact = [make(pipeline, options.steps, "none", seed) for seed in range(options.clips)]
+    seconds = alternate({name: partial(make, pipeline, options.steps, name, 0) for name in names}, options.rounds)
+    all_blocks = blocks_run(pipeline, partial(make, pipeline, options.steps, "none", 0))
+    rows = []
+    for name in names[1:]:
+        apart = [decibels(make(pipeline, options.steps, name, seed), one) for seed, one in enumerate(exact)]
+        share = blocks_run(pipeline, partial(make, pipeline, options.steps, name, 0)) / all_blocks
+        median = ratio(name, "none", seconds).median
+        rows.append({"cache": name, "blocks": share, "decibels": sum(apart) / len(apart), "ratio": median})
+    result = {"benchmark": "caches", "environment": environment(), "rows": rows, "seconds": seconds}
+    print("| cache | blocks run | time, of that without | likeness to the exact video, dB |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['cache']} | {row['blocks']:.0%} | {row['ratio']:.2f} | {row['decibels']:.1f} |")
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+if __name__ == "__main__":
+    main()
