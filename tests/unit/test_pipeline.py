@@ -353,22 +353,17 @@ def test_without_a_dictionary_a_tuple_is_given(small: HuMoPipeline) -> None:
     assert torch.equal(result[0], small(**given, output_type="latent", generator=seeded()).frames)
 
 
-def test_the_blank_video_is_made_once_for_clips_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blank_video_is_made_once_for_clips_of_one_size() -> None:
+    """Piece by piece: a frame, then four at a time."""
     pipeline = tiny_pipeline("humo-17b")
     encoded: list[tuple[int, ...]] = []
-    encode = pipeline.vae.encode
-
-    def counting(video: Tensor, *arguments: Any, **keywords: Any) -> Any:
-        encoded.append(tuple(video.shape))
-        return encode(video, *arguments, **keywords)
-
-    monkeypatch.setattr(pipeline.vae, "encode", counting)
+    pipeline.vae.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(tuple(inputs[0].shape)))
     given: dict[str, Any] = {"images": None, "num_inference_steps": 1}
     first = call(pipeline, **given)
     assert torch.equal(call(pipeline, **given), first)
-    assert encoded == [(1, 3, FRAMES + 4, HEIGHT, WIDTH)]
+    assert encoded == [(1, 3, frames, HEIGHT, WIDTH) for frames in (1, 4, 4, 4)]
     call(pipeline, **given, width=32)
-    assert len(encoded) == 2
+    assert len(encoded) == 2 * 4
     assert torch.equal(call(pipeline, **given), first)
 
 
