@@ -87,7 +87,7 @@ def test_a_clip_without_a_cache_is_to_the_bit_what_it_was_before_one_with(deep: 
     assert torch.equal(first, again), "a generation begins with an empty cache"
     assert fewer == same
     assert not deep.transformer.is_cache_enabled
-    assert deep._ear()(conditions_of(deep), ("TIA",)).heard is not None, "text and sound are computed once as before"
+    assert deep.ear()(conditions_of(deep), ("TIA",)).heard is not None, "text and sound are computed once as before"
 
 
 def conditions_of(pipeline: HuMoPipeline) -> Conditions:
