@@ -33,7 +33,8 @@ from humo.checkpoints.released import RELEASED, UMT5_XXL, WHISPER_LARGE_V3
 from humo.checkpoints.structure import SpeechStructure, Structure
 from humo.checkpoints.writing import Output, write_json, write_weights
 from humo.geometry import Geometry
-from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, needs_of
+from humo.memory import Needs, needs_of
+from humo.placements import PLACEMENTS, PROCESS_BYTES
 from humo.presets import find_preset
 from timing import environment, positive
 

@@ -31,7 +31,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Memory, and several processes": (
         "`humo plan`, `--placement`; `--parallel` and `--shard` under torchrun.",
-        ("plancli", "memory", "streaming", "ranks", "velocity"),
+        ("plancli", "placements", "streaming", "ranks", "velocity", "model.caches"),
     ),
     "Models": (
         "`--model`, `humo models`: folders, downloads, sums.",

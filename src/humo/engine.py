@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from humo.errors import RequestError
 from humo.progress import Event, Listener, deaf
-from humo.request import GenerateRequest, PlacementName, Plan, check_cache
+from humo.request import GenerateRequest, PlacementName, Plan
 
 if TYPE_CHECKING:
     from humo.pipeline import HuMoPipeline
@@ -52,6 +52,7 @@ class Engine:
                 does not go with either.
         """
         from humo.checkpoints.hub import open_model_folder
+        from humo.model.caches import check_cache
         from humo.runtime import BLOCKWISE, choose_placement, folder_of
 
         check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
@@ -104,7 +105,7 @@ class Engine:
         """
         import torch
 
-        from humo.memory import WHAT_TAKES_LESS
+        from humo.placements import WHAT_TAKES_LESS
         from humo.streaming import step_down
 
         assert self._pipeline is not None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from humo.checkpoints.structure import Structure
     from humo.console import Quiet
-    from humo.memory import Needs, Offer
+    from humo.memory import Needs
+    from humo.placements import Offer
 
 SUMMARY = "how much memory a video takes, and what fits into it; no weights needed"
 
@@ -62,7 +63,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     import torch
 
-    from humo.memory import choose, needs_of, offers
+    from humo.memory import needs_of
+    from humo.placements import choose, offers
     from humo.request import parse_request, resolve
     from humo.runtime import choose_dtype, memory_there
 

@@ -297,46 +297,6 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
     return replace(plan, notes=tuple(notes))
 
 
-def check_cache(
-    cache: CacheName,
-    *,
-    processes: int = 1,
-    batched: bool = False,
-    hooked: bool = False,
-    compiled: bool = False,
-    blocks: int | None = None,
-) -> None:
-    """Whether a network can be run with a cache.
-
-    Args:
-        cache: as in a request.
-        processes: that work on a clip together.
-        batched: the passes of a step are made as one batch.
-        hooked: something else steps in between blocks: a placement that brings them one after another, another cache.
-        compiled: the network, or its blocks, are compiled.
-        blocks: of the network, if they are known.
-
-    Raises:
-        RequestError: it cannot.
-    """
-    if cache == "none":
-        return
-    if processes > 1:
-        problem = f"{cache!r} is for one process, and there are {processes}"
-        raise RequestError("cache", problem, "leave it out, or start one process")
-    if batched:
-        problem = f"{cache!r} keeps what each pass of a step has made, and batch_passes makes them as one"
-        raise RequestError("cache", problem, "leave one of the two out")
-    if hooked:
-        problem = f"{cache!r} passes over blocks, and something else brings them one after another, or has a cache"
-        raise RequestError("cache", problem, "leave it out, or choose placement resident, offload or fp8")
-    if compiled:
-        problem = f"{cache!r} steps in between blocks, and these are compiled"
-        raise RequestError("cache", problem, "leave one of the two out")
-    if blocks == 1:
-        raise RequestError("cache", f"{cache!r} needs more blocks than the one of this network", "leave it out")
-
-
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
 
 

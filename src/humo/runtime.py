@@ -163,7 +163,8 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
     if device == "mps" or model.bytes * SMALL < there[0 if device == "cuda" else 1]:
         return "resident"
 
-    from humo.memory import choose, needs_of
+    from humo.memory import needs_of
+    from humo.placements import choose
 
     branches = {rung.keep for turn in plan.guidance.turns(plan.timesteps) for rung, _ in turn.rungs}
     sizes = model.structures, plan.window_geometry, plan.preset.reference_entry, getattr(torch, dtype)
@@ -183,7 +184,7 @@ def load_pipeline(
     Args:
         folder: in our layout (`humo convert` makes it).
         device, dtype: as in a request.
-        placement: where the weights lie (`humo.memory.PLACEMENTS`).
+        placement: where the weights lie (`humo.placements.PLACEMENTS`).
 
     Raises:
         CheckpointError: the folder is not a whole model, or its weights do not fit it.

@@ -14,11 +14,11 @@ from humo.conditioning.conditions import Conditions
 from humo.encoding import EncodingMixin
 from humo.errors import RequestError
 from humo.guidance import Rung
-from humo.model.caches import is_compiled, is_hooked
+from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
 from humo.model.transformer import Heard, Offered
 from humo.progress import never
-from humo.request import CacheName, check_cache
+from humo.request import CacheName
 from humo.sampling import Branches, See
 
 

@@ -20,10 +20,10 @@ from humo.conditioning.conditions import Conditions
 from humo.engine import Engine
 from humo.errors import RequestError
 from humo.model import caches
-from humo.model.caches import CACHES
+from humo.model.caches import CACHES, check_cache
 from humo.model.split import TokenSplit
 from humo.ranks import Crew, Ranks
-from humo.request import CacheName, check_cache, parse_request, resolve
+from humo.request import CacheName, parse_request, resolve
 from humo.sampling import Branches
 from humo.velocity import Seen
 

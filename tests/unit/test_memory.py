@@ -20,8 +20,9 @@ from humo.engine import Engine
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.jobs import prepare
-from humo.memory import PLACEMENTS, PROCESS_BYTES, Needs, Weights, choose, needs_of, offers, weights_of
+from humo.memory import Needs, Weights, needs_of, weights_of
 from humo.meter import metered
+from humo.placements import PLACEMENTS, PROCESS_BYTES, choose, offers
 from humo.plancli import size_of
 from humo.presets import ReferenceEntry
 from humo.ranks import Crew, Ranks

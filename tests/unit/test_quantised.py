@@ -33,11 +33,12 @@ from humo.checkpoints.reading import open_weights
 from humo.cli import main
 from humo.errors import CheckpointError, HumoError, RequestError
 from humo.geometry import Geometry
-from humo.memory import needs_of, offers
+from humo.memory import needs_of
 from humo.meter import metered
 from humo.model.blocks import GGML_BLOCKS, row_bytes
 from humo.model.dequantise import SLICE, decode, dequantise
 from humo.model.quantised import QuantisedLinear
+from humo.placements import offers
 from humo.ranks import Crew, Ranks
 from humo.runtime import load_pipeline
 from humo.streaming import load_quantised, load_streaming, place

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -186,21 +186,6 @@ PUBLISHED: Mapping[int, Stage] = MappingProxyType(
 )
 """The published stages; 0 is Wan2.1's own, for a network that starts from nothing. A recipe's stage that says
 ``published = 1`` is that one but for the fields it gives."""
-
-
-class Pace(Protocol):
-    """How long, and at which learning rate: a `Stage`, or the recipe of a part."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def decay_from(self) -> float: ...
 
 
 class Loss(Table):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from humo.errors import CheckpointError
 from humo.ranks import ALONE, Ranks
-from humo.training.config import Optimiser, Pace
+from humo.training.config import Optimiser
 from humo.training.muon import Muon
 from humo.training.parallel import exchange, like, whole
 
@@ -23,6 +24,21 @@ SHARE = "share"
 
 HIDDEN = re.compile(r"\.blocks?\.(?!.*bias)")
 """In the names of the weights that Muon may take: the matrices of the blocks; biases of distances are tables."""
+
+
+class Pace(Protocol):
+    """How long, and at which learning rate: a `Stage`, or the recipe of a part."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def decay_from(self) -> float: ...
 
 
 def learning_rate(stage: Pace, step: int) -> float:

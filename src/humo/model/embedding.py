@@ -1,0 +1,77 @@
+"""What the network is told besides its tokens: the time, the text, and, of a student, the guidance scales.
+
+Shape suffixes: B batch, D width, L text positions, K scales.
+
+**Source:** method.md, 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from humo.model.library import PixArtAlphaTextProjection, TimestepEmbedding
+
+TIME_MAX_PERIOD = 10_000.0
+
+LEAST_RANGE = 1e-3
+"""Of a scale that a student is always told alike, what it is divided by."""
+
+
+def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
+    """[cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64, given in float32."""
+    half = dim // 2
+    place = torch.device("cpu") if timestep_B.device.type == "mps" else timestep_B.device  # MPS has no float64
+    exponent = torch.arange(half, device=place, dtype=torch.float64) / half
+    angle = torch.outer(timestep_B.to(place).double(), TIME_MAX_PERIOD**-exponent)
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep_B.device)
+
+
+class ConditionEmbedder(nn.Module):
+    """Time and text embeddings, under diffusers' names."""
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.time_embedder = TimestepEmbedding(in_channels=freq_dim, time_embed_dim=dim)
+        self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+
+    def text_embedding(self, text_BLD: Tensor) -> Tensor:
+        """Text (B, L, D') -> (B, L, D)."""
+        embedded: Tensor = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
+        return embedded
+
+    def forward(self, timestep_B: Tensor, told_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Time embedding (B, D), with what is told beside the time, and its six modulations (B, 6, D), both float32."""
+        sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
+        time_BD = self.time_embedder(sinusoid)
+        if told_BD is not None:
+            time_BD = time_BD + told_BD
+        modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
+        return time_BD.float(), modulation.float()
+
+
+class ScaleEmbedder(nn.Module):
+    """What a student is told of the guidance scales, as a change of its time embedding.
+
+    Args:
+        dim: of the time embedding.
+        ranges: the lowest and the highest of each scale; those are told as 0 and 1.
+    """
+
+    def __init__(self, dim: int, ranges: Sequence[tuple[float, float]]) -> None:
+        super().__init__()
+        self.ranges = tuple(ranges)
+        self.linear_1 = nn.Linear(len(ranges), dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, scales_BK: Tensor) -> Tensor:
+        """(B, K) scales -> (B, D)."""
+        low, high = scales_BK.new_tensor(self.ranges).unbind(dim=1)
+        told = (scales_BK - low) / (high - low).clamp(min=LEAST_RANGE)
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(told.to(self.linear_1.weight.dtype))))
+        return embedded
