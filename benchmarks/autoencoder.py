@@ -76,14 +76,18 @@ def latents(size: Size, vae: AutoencoderKLWan, frames: int) -> Iterator[Tensor]:
         yield torch.randn(1, vae.config.z_dim, 1, side, side, generator=generator)
 
 
+WHAT = ("encoding", "decoding")
+"""Directions."""
+
+
 def piece_by_piece(make: Callable[[Tensor], Tensor], pieces: Iterator[Tensor]) -> Iterator[Tensor]:
     """What is made of each piece."""
     return (make(piece) for piece in pieces)
 
 
 @torch.no_grad()
-def compare(size: Size, rounds: int) -> list[Case]:
-    """Check that the outputs agree, then time: encoding, decoding."""
+def compare(size: Size, rounds: int, asked: Sequence[str]) -> list[Case]:
+    """Check that the outputs agree, then time what is asked of encoding and decoding."""
     vae = build(size)
     video, coded = torch.cat([*pixels(size, size.frames)], dim=2), torch.cat([*latents(size, vae, size.frames)], dim=2)
 
@@ -107,6 +111,7 @@ def compare(size: Size, rounds: int) -> list[Case]:
             seconds=alternate({"humo": ours, "diffusers": theirs}, rounds),
         )
         for name, (ours, theirs) in pairs.items()
+        if name in asked
     ]
 
 
@@ -123,10 +128,10 @@ def alone(name: str, what: str, frames: int) -> None:
         assert one.isfinite().all()
 
 
-def memory(name: str, threads: int | None) -> list[dict[str, Any]]:
-    """The most resident bytes of encoding and decoding at both lengths."""
+def memory(name: str, threads: int | None, asked: Sequence[str]) -> list[dict[str, Any]]:
+    """The most resident bytes of what is asked, at both lengths."""
     size, found = SIZES[name], []
-    for what in ("encoding", "decoding"):
+    for what in asked:
         row: dict[str, Any] = {"what": what}
         for frames in (size.frames, size.longer):
             words = [__file__, "--alone", name, what, str(frames)]
@@ -140,12 +145,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure and report."""
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--size", choices=SIZES, default="small", help="published is Wan's width, tiny for trying out")
+    parser.add_argument("--what", choices=WHAT, nargs="+", default=WHAT, help="what is measured (default both)")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     size = SIZES[options.size]
-    result = report("autoencoder", compare(size, options.rounds), None)
-    result["memory"] = memory(options.size, options.threads)
+    result = report("autoencoder", compare(size, options.rounds, options.what), None)
+    result["memory"] = memory(options.size, options.threads, options.what)
     print(f"\n| memory | {size.frames} frames, MiB | {size.longer} frames, MiB | ratio | |\n|---|---|---|---|---|")
     for row in result["memory"]:
         short, long = (row[str(frames)] / MEBIBYTE for frames in (size.frames, size.longer))

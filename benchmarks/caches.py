@@ -28,13 +28,13 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
 
 
-def make(pipeline: HuMoPipeline, steps: int, cache: CacheName, seed: int) -> Tensor:
+def make(pipeline: HuMoPipeline, steps: int, frames: int, cache: CacheName, seed: int) -> Tensor:
     """A video (1, F, 3, H, W) in [0, 1] of the demo's words, picture and sound."""
     video: Tensor = pipeline(
         DEMO["prompt"],
         images=EXAMPLES / DEMO["images"][0],
         audio=EXAMPLES / DEMO["audio"],
-        num_frames=DEMO["frames"],
+        num_frames=frames,
         num_inference_steps=steps,
         cache=cache,
         generator=torch.Generator().manual_seed(seed),
@@ -66,19 +66,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--clips", type=positive, default=4, help="seeds whose videos are compared (default 4)")
     parser.add_argument("--steps", type=positive, default=HUMO_NANO.steps, help="denoising steps (default the model's)")
+    parser.add_argument("--frames", type=positive, default=DEMO["frames"], help="of each video (default the demo's)")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     pipeline = load_pipeline(EMBEDDED, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     names: tuple[CacheName, ...] = get_args(CacheName)
-    exact = [make(pipeline, options.steps, "none", seed) for seed in range(options.clips)]
-    seconds = alternate({name: partial(make, pipeline, options.steps, name, 0) for name in names}, options.rounds)
-    all_blocks = blocks_run(pipeline, partial(make, pipeline, options.steps, "none", 0))
+    exact = [make(pipeline, options.steps, options.frames, "none", seed) for seed in range(options.clips)]
+    seconds = alternate(
+        {name: partial(make, pipeline, options.steps, options.frames, name, 0) for name in names}, options.rounds
+    )
+    all_blocks = blocks_run(pipeline, partial(make, pipeline, options.steps, options.frames, "none", 0))
     rows = []
     for name in names[1:]:
-        apart = [decibels(make(pipeline, options.steps, name, seed), one) for seed, one in enumerate(exact)]
-        share = blocks_run(pipeline, partial(make, pipeline, options.steps, name, 0)) / all_blocks
+        apart = [
+            decibels(make(pipeline, options.steps, options.frames, name, seed), one) for seed, one in enumerate(exact)
+        ]
+        share = blocks_run(pipeline, partial(make, pipeline, options.steps, options.frames, name, 0)) / all_blocks
         median = ratio(name, "none", seconds).median
         rows.append({"cache": name, "blocks": share, "decibels": sum(apart) / len(apart), "ratio": median})
     result = {"benchmark": "caches", "environment": environment(), "rows": rows, "seconds": seconds}
