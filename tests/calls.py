@@ -51,11 +51,11 @@ def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
 
 
 def counted(pipeline: HuMoPipeline, **changes: Any) -> tuple[Any, int]:
-    """The result of such a call, and the passes of the network it took."""
+    """The result of such a call with its passes one by one, unless told otherwise, and how many that were."""
     passes: list[int] = []
     hook = pipeline.transformer.register_forward_hook(lambda *_: passes.append(1))
     try:
-        return call(pipeline, **changes), len(passes)
+        return call(pipeline, **{"batch_passes": False, **changes}), len(passes)
     finally:
         hook.remove()
 

@@ -114,12 +114,12 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         noise: Tensor,
         *,
         held: Held | None = None,
-        batch_passes: bool = False,
+        batch_passes: bool | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Video latents (B, C, k + 1, H, W) of a clip, or of a window of it, from noise (B, C, L, H, W).
 
-        Reference slots are dropped.
+        Reference slots are dropped. `batch_passes` as in `__call__`.
 
         Raises:
             RequestError: the request's cache does not go with how the network is run here.
@@ -128,7 +128,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         assert steps is not None
         assert shift is not None
         scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
-        self.check_cache(plan.request.cache, batch_passes=batch_passes)
+        batch_passes = self.batches(plan, batch_passes, clips=len(noise))
         see = self.ear(scales_of(plan))
         with caching(self.transformer, plan.request.cache):
             latents = denoise(
@@ -200,7 +200,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         """
         plan, seed = clip.plan, clip.plan.request.seed
         assert seed is not None
-        self.check_cache(plan.request.cache)
+        self.batches(plan)
         conditions = self.encode(clip, listener)
         noise = self.noise(plan.window_geometry, torch.Generator().manual_seed(seed))
         steps = len(plan.timesteps)
@@ -287,7 +287,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         audio_embeds: Tensor | list[Tensor] | None = None,
-        batch_passes: bool = False,
+        batch_passes: bool | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
@@ -307,7 +307,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             latents: initial noise (B, C, L, H, W) instead.
             prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
             audio_embeds: (T, N, D) encoder rows instead of a sound; for a batch, a list.
-            batch_passes: run the passes of a step as one batch.
+            batch_passes: run the passes of a step as one batch; by default where a pass is short, and so faster in one.
             output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
                 ``latent`` (B, C, k + 1, H, W).
             return_dict: give an object with ``frames``, rather than a tuple.
@@ -341,7 +341,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         )
         check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
-        self.check_cache(plan.request.cache, batch_passes=batch_passes)
+        self.batches(plan, batch_passes)
         conditions = stack([self.encode(clip) for clip in clips])
         generators = generators_of(generator, self.preset.seed, len(clips))
         if latents is None:

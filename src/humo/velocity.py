@@ -18,8 +18,11 @@ from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
 from humo.model.transformer import Heard, Offered
 from humo.progress import never
-from humo.request import CacheName
+from humo.request import Plan
 from humo.sampling import Branches, See
+
+SHORT = 512
+"""Tokens of a pass up to which a step's passes are faster as one batch (measured: docs/speed.md)."""
 
 
 class Seen(NamedTuple):
@@ -47,28 +50,30 @@ class VelocityMixin(EncodingMixin):
     make_room: Callable[[], bool] = staticmethod(never)
     """Called where the device's memory runs out in a pass: whether there is more room now, and it is made again."""
 
-    def check_cache(self, cache: CacheName, *, batch_passes: bool = False) -> None:
-        """Whether the network, as it lies here, can be run with a cache.
+    def batches(self, plan: Plan, wanted: bool | None = None, clips: int = 1) -> bool:
+        """Whether the passes of a step are made as one batch.
 
         Args:
-            cache: as in a request.
-            batch_passes: the passes of a step are made as one batch.
+            plan: the request, with the cache that it asks for.
+            wanted: None to have it so where a pass is short, by itself, and nothing needs the passes one by one.
+            clips: that are made together.
 
         Raises:
-            RequestError: it cannot.
+            RequestError: the cache does not go with this, or with how the network lies here.
         """
-        if cache == "none":
-            return
-        blocks = self.transformer.blocks
-        split = self.transformer.split
+        cache, blocks, split = plan.request.cache, self.transformer.blocks, self.transformer.split
         check_cache(
             cache,
             processes=self.branches.size * (1 if split is None else split.size),
-            batched=batch_passes,
+            batched=wanted is True,
             hooked=self.let_go is not None or any(map(is_hooked, blocks)),
             compiled=is_compiled(self.transformer),
             blocks=len(blocks),
         )
+        if wanted is not None:
+            return wanted
+        alone = self.branches.size == 1 and cache == "none" and not self.transformer.is_cache_enabled
+        return alone and clips * plan.window_geometry.tokens <= SHORT
 
     def ear(self, scales: Tensor | None = None) -> See:
         """Makes of conditions what passes are told; of text and sound once, where the network's weights are at hand.

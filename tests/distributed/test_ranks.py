@@ -114,7 +114,7 @@ def test_the_command_writes_one_video(models: Path, tmp_path: Path, capsys: pyte
         f"{name}.{kind}" for name in ("one", "two") for kind in ("mp4", "json")
     }
     one, two = (read_video(tmp_path / f"{name}.mp4").frames.astype(int) for name in ("one", "two"))
-    assert abs(one - two).max() <= 3
+    assert abs(one - two).mean() <= 0.1, "levels of 255: what is left of a rounding once the codec has had it"
 
 
 @pytest.mark.parametrize(

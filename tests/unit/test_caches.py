@@ -56,8 +56,8 @@ def counting(pipeline: HuMoPipeline) -> Iterator[Counter[int]]:
 
 def run(pipeline: HuMoPipeline, cache: CacheName, **changes: Any) -> tuple[Tensor, list[int]]:
     """Latents, and the runs of each block."""
-    with counting(pipeline) as runs:
-        latents = call(pipeline, cache=cache, num_inference_steps=STEPS, **changes)
+    with counting(pipeline) as runs:  # pass by pass, with a cache or without
+        latents = call(pipeline, cache=cache, num_inference_steps=STEPS, batch_passes=False, **changes)
     return latents, [runs[number] for number in range(BLOCKS)]
 
 

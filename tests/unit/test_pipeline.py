@@ -26,7 +26,7 @@ from tests.calls import (
 from tests.tiny import AUDIO_WIDTH, LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, tiny_pipeline
 from torch import Tensor
 
-from humo import HuMoPipeline
+from humo import HuMoPipeline, velocity
 from humo.errors import HumoError, RequestError
 from humo.guidance import MODES, Mode
 from humo.progress import PHASES, Event
@@ -198,6 +198,16 @@ def test_passes_run_as_one_batch_give_the_same_clip(pipeline: HuMoPipeline) -> N
     preset = pipeline.preset
     assert passes == preset.guidance["TIA"](preset.scales).passes([1] * STEPS) >= 3 * STEPS
     assert calls == STEPS
+
+
+@pytest.mark.parametrize(("short", "calls", "of_two"), [(23, 3, 3), (24, 1, 3), (48, 1, 1)])
+def test_short_passes_are_one_batch_by_themselves(
+    small: HuMoPipeline, short: int, calls: int, of_two: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(velocity, "SHORT", short)
+    assert counted(small, batch_passes=None)[1] == calls * STEPS
+    two = {"prompt": ["a", "b"], "images": [[RED], [RED]], "audio_embeds": [rows(), rows()], "generator": None}
+    assert counted(small, batch_passes=None, **two)[1] == of_two * STEPS, "the tokens of all clips count"
 
 
 def test_a_batch_may_batch_its_passes_too(pipeline: HuMoPipeline) -> None:
