@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
 from humo.checkpoints.keymap import names_of
+from humo.checkpoints.plan import quantised_as
 from humo.checkpoints.structure import (
     AutoencoderStructure,
     ShortcutStructure,
@@ -157,6 +158,28 @@ def needs_of(
         offered=offered * min(branches, 2),
         quantised=bool(kinds),
         cached=cached * branches,
+    )
+
+
+def packed_as(
+    needs: Needs, structure: Structure, geometry: Geometry, dtype: torch.dtype, kind: str, cache: CacheName = "none"
+) -> Needs:
+    """The same with the network's blocks quantised when they are loaded.
+
+    Args:
+        needs: of the clip, with a network that is not quantised.
+        structure: of the network.
+        geometry, dtype, cache: as in `needs_of`.
+        kind: of `humo.model.quantise`.
+    """
+    assert isinstance(structure, TransformerStructure)
+    kinds = quantised_as(structure, kind)
+    denoise, _, _ = _denoise(structure, geometry, dtype, cache, kinds)
+    return replace(
+        needs,
+        weights={**needs.weights, "transformer": weights_of(structure, dtype, kinds)},
+        working={**needs.working, "denoise": denoise},
+        quantised=True,
     )
 
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from humo.checkpoints.structure import Structure
 from humo.errors import RequestError
-from humo.memory import PHASES, Needs, Weights
-from humo.request import PlacementName
+from humo.geometry import Geometry
+from humo.memory import PHASES, Needs, Weights, packed_as
+from humo.request import CacheName, PlacementName
+
+NOTHING: Mapping[str, Needs] = {}
 
 PROCESS_BYTES = 560 * 2**20
 """Of the interpreter, the libraries and a small video's frames: measured on Linux with torch for CPUs."""
@@ -28,6 +34,7 @@ class Placement:
         streams: a part's blocks come one after another while it computes.
         from_disk: what is not on the device is not in the host's memory either.
         network: bytes of the network's blocks, as a share of those of its precision.
+        kind: that the network's blocks are quantised to when they are loaded.
     """
 
     name: PlacementName
@@ -37,15 +44,21 @@ class Placement:
     streams: bool = False
     from_disk: bool = False
     network: float = 1.0
+    kind: str | None = None
 
-    def device_bytes(self, needs: Needs) -> dict[str, int]:
-        """Phase -> the most that is on the device in it."""
+    def device_bytes(self, needs: Needs, *, together: bool = False) -> dict[str, int]:
+        """Phase -> the most that is on the device in it.
+
+        Args:
+            needs: of the clip.
+            together: the device's memory is the host's, so that a part that is not at work is there, too.
+        """
         found = {}
         for phase, part in PHASES.items():
             if self.streams:
                 there = sum(one.around - one.rows for one in needs.weights.values()) + needs.weights[part].two_blocks
             else:
-                parts = needs.weights if self.whole else (part,)
+                parts = needs.weights if self.whole or together else (part,)
                 there = sum(self._all(name, needs.weights[name]) for name in parts)
             offered = needs.offered if phase == "denoise" and not self.streams else 0
             cached = needs.cached if phase == "denoise" else 0
@@ -72,12 +85,14 @@ PLACEMENTS: Mapping[str, Placement] = {
         Placement("offload", "each part on the device while it computes"),
         Placement("host", "blocks streamed from the host's memory", streams=True),
         Placement("fp8", "each part in turn, the network's blocks stored in eight bits", exact=False, network=0.5),
+        Placement("int8", "each part in turn, the network's blocks as eight-bit integers", exact=False, kind="Q8_0"),
+        Placement("int4", "each part in turn, the network's blocks as four-bit integers", exact=False, kind="Q4_0"),
         Placement("disk", "blocks streamed from the disk", streams=True, from_disk=True),
     )
 }
 """From the fastest to the one that takes the least: what is streamed comes while the block before computes."""
 
-ON_A_CPU = ("resident", "disk")
+ON_A_CPU = ("resident", "int8", "int4", "disk")
 """Those that are something where the device's memory is the host's."""
 
 
@@ -99,40 +114,65 @@ class Offer:
     fits: bool
 
 
-def offers(needs: Needs, kind: str, device_memory: int, host_memory: int) -> list[Offer]:
+def packed_needs(
+    needs: Needs, structure: Structure, geometry: Geometry, dtype: torch.dtype, cache: CacheName = "none"
+) -> dict[str, Needs]:
+    """What a clip takes with each placement that quantises the network; none where it is quantised already.
+
+    Args:
+        needs: as the network is.
+        structure: of the network.
+        geometry, dtype, cache: as `needs_of` takes them.
+    """
+    if needs.quantised:
+        return {}
+    return {
+        name: packed_as(needs, structure, geometry, dtype, one.kind, cache)
+        for name, one in PLACEMENTS.items()
+        if one.kind is not None
+    }
+
+
+def offers(
+    needs: Needs, kind: str, device_memory: int, host_memory: int, *, packed: Mapping[str, Needs] = NOTHING
+) -> list[Offer]:
     """What each placement takes, from the fastest on.
 
     Args:
         needs: of the clip.
         kind: of device: ``cuda`` or ``cpu``.
         device_memory, host_memory: bytes there are; on a CPU the latter alone counts.
+        packed: what the clip takes with the placements that quantise; they are left out without it.
     """
     found = []
     for name, placement in PLACEMENTS.items():
-        if needs.quantised and not placement.exact:
+        if (placement.kind is not None and name not in packed) or (needs.quantised and not placement.exact):
             continue
-        phases = placement.device_bytes(needs)
+        its = packed.get(name, needs)
+        phases = placement.device_bytes(its, together=kind == "cpu")
         phase = max(phases, key=lambda one: phases[one])
         if kind == "cpu":
             if name in ON_A_CPU:
                 most = PROCESS_BYTES + phases[phase]
                 found.append(Offer(placement, 0, most, phase, most <= host_memory))
             continue
-        device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(needs)
+        device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(its)
         found.append(Offer(placement, device, host, phase, device <= device_memory and host <= host_memory))
     return found
 
 
-def choose(needs: Needs, kind: str, device_memory: int, host_memory: int) -> Offer:
+def choose(
+    needs: Needs, kind: str, device_memory: int, host_memory: int, *, packed: Mapping[str, Needs] = NOTHING
+) -> Offer:
     """The fastest placement that fits.
 
     Args:
-        needs, kind, device_memory, host_memory: as `offers` takes them.
+        needs, kind, device_memory, host_memory, packed: as `offers` takes them.
 
     Raises:
         RequestError: none does.
     """
-    found = offers(needs, kind, device_memory, host_memory)
+    found = offers(needs, kind, device_memory, host_memory, packed=packed)
     fitting = [one for one in found if one.fits]
     if not fitting:
         least = min(found, key=lambda one: (one.device, one.host))

@@ -64,7 +64,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     import torch
 
     from humo.memory import needs_of
-    from humo.placements import choose, offers
+    from humo.placements import choose, offers, packed_needs
     from humo.request import parse_request, resolve
     from humo.runtime import choose_dtype, memory_there
 
@@ -78,15 +78,16 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     there = memory_there("cpu" if memory is not None else kind)
     sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
-    needs = needs_of(structures, plan.window_geometry, preset.reference_entry, precision, branches, kinds=kinds)
-    found = offers(needs, kind, *sizes)
     geometry = plan.window_geometry
+    needs = needs_of(structures, geometry, preset.reference_entry, precision, branches, kinds=kinds)
+    packed = packed_needs(needs, structures["transformer"], geometry, precision)
+    found = offers(needs, kind, *sizes, packed=packed)
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
     for line, values in describe_needs(needs):
         console.result(line, values, kind="part")
     for offer in found:
         console.result(describe_offer(offer, kind), _values(offer), kind="placement")
-    best = choose(needs, kind, *sizes)
+    best = choose(needs, kind, *sizes, packed=packed)
     console.result(
         f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
         {"placement": best.placement.name},
@@ -121,17 +122,15 @@ def kinds_of(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
     Raises:
         RequestError: it is none that is read.
     """
-    from humo.checkpoints.keymap import names_of
-    from humo.checkpoints.plan import can_stay_quantised
+    from humo.checkpoints.plan import quantised_as
+    from humo.checkpoints.structure import TransformerStructure
     from humo.model.blocks import GGML_BLOCKS
 
     known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_BLOCKS}}
     if word not in known:
         raise RequestError("--quantised", f"{word!r} is not read", did_you_mean(word, known))
-    kind, scales = known[word]
-    return {
-        name.ours: (kind, scales) for name in names_of(structure) if can_stay_quantised(name.ours, name.shape, kind)
-    }
+    assert isinstance(structure, TransformerStructure)
+    return quantised_as(structure, *known[word])
 
 
 def size_of(field: str, word: str | None) -> int | None:

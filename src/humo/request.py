@@ -48,7 +48,7 @@ Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda given: (given,) i
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
 
-PlacementName = Literal["auto", "resident", "offload", "host", "fp8", "disk"]
+PlacementName = Literal["auto", "resident", "offload", "host", "fp8", "int8", "int4", "disk"]
 CacheName = Literal["none", "first-block", "taylorseer"]
 
 

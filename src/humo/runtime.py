@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ON_A_GPU = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
 
+ROUNDED = ("fp8", "int8", "int4")
+"""Placements that keep the network's blocks in fewer bits than they have."""
+
 BLOCKWISE = ("host", "disk")
 """Placements that bring blocks one after another."""
 
@@ -122,7 +125,7 @@ def check_placement(asked: PlacementName, device: str) -> None:
         RequestError: it takes a GPU.
     """
     if asked in ON_A_GPU and device != "cuda":
-        remedy = "allowed: resident, disk, auto"
+        remedy = "allowed: resident, int8, int4, disk, auto"
         raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
 
 
@@ -134,10 +137,10 @@ def check_quantised(asked: PlacementName, model: ModelFolder) -> None:
         model: its model folder.
 
     Raises:
-        RequestError: they are quantised already, and would be in eight bits.
+        RequestError: they are quantised already, and would be once more.
     """
-    if asked == "fp8" and model.components["transformer"].quantised:
-        problem = "'fp8' is for a network that is not quantised, as this one is"
+    if asked in ROUNDED and model.components["transformer"].quantised:
+        problem = f"{asked!r} is for a network that is not quantised, as this one is"
         raise RequestError("placement", problem, "take offload, which keeps it as it is")
 
 
@@ -164,13 +167,14 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
         return "resident"
 
     from humo.memory import needs_of
-    from humo.placements import choose
+    from humo.placements import choose, packed_needs
 
     branches = {rung.keep for turn in plan.guidance.turns(plan.timesteps) for rung, _ in turn.rungs}
     sizes = model.structures, plan.window_geometry, plan.preset.reference_entry, getattr(torch, dtype)
     kinds = model.components["transformer"].kinds
     needs = needs_of(*sizes, len(branches), plan.request.cache, kinds)
-    return choose(needs, device, *there).placement.name
+    packed = packed_needs(needs, model.structures["transformer"], sizes[1], sizes[3], plan.request.cache)
+    return choose(needs, device, *there, packed=packed).placement.name
 
 
 def load_pipeline(
@@ -189,7 +193,7 @@ def load_pipeline(
     Raises:
         CheckpointError: the folder is not a whole model, or its weights do not fit it.
         DependencyError: no such device here.
-        RequestError: its network is quantised already, and was to be placed in eight bits.
+        RequestError: its network is quantised already, and was to be once more.
     """
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -197,6 +201,7 @@ def load_pipeline(
 
     from humo.checkpoints.hub import open_model_folder
     from humo.pipeline import HuMoPipeline
+    from humo.placements import PLACEMENTS
     from humo.streaming import load_quantised, load_streaming, place
 
     model = open_model_folder(folder)
@@ -209,8 +214,9 @@ def load_pipeline(
         library.set_verbosity_error()
     if placement == "disk":
         return load_streaming(folder, device=chosen, dtype=precision)
-    quantised = model.components["transformer"].quantised
-    parts = {"transformer": load_quantised(model, precision)} if quantised else {}
+    kind = PLACEMENTS[placement].kind
+    quantised = kind is not None or model.components["transformer"].quantised
+    parts = {"transformer": load_quantised(model, precision, kind)} if quantised else {}
     try:
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:

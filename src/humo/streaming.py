@@ -18,12 +18,15 @@ from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
 from humo.checkpoints.hub import Component, ModelFolder, open_model_folder
 from humo.checkpoints.layout import OWN_QUANTISATION, QUANTISATION
+from humo.checkpoints.plan import quantised_as
 from humo.checkpoints.reading import SafetensorsFile
+from humo.checkpoints.structure import TransformerStructure
 from humo.errors import CheckpointError
 from humo.model.audio import SpeechEncoder
 from humo.model.blocks import row_bytes
 from humo.model.library import apply_group_offloading
-from humo.model.quantised import quantise_layers
+from humo.model.quantise import quantise
+from humo.model.quantised import Kinds, quantise_layers
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.pipeline import HuMoPipeline
 from humo.request import PlacementName
@@ -220,19 +223,28 @@ def cast_network(device: str, dtype: torch.dtype) -> Cast:
     return cast
 
 
-def load_quantised(model: ModelFolder, dtype: torch.dtype) -> HuMoTransformer3DModel:
-    """A model folder's network in the host's memory, its blocks' matrices as they are quantised.
+def load_quantised(model: ModelFolder, dtype: torch.dtype, kind: str | None = None) -> HuMoTransformer3DModel:
+    """A model folder's network in the host's memory, its blocks' matrices quantised.
 
     Args:
-        model: of whose transformer some weights are.
-        dtype: of the others.
+        model: the folder.
+        dtype: of what is not quantised.
+        kind: of `humo.model.quantise`, for a network that is not quantised yet; None for one that is.
 
     Raises:
         CheckpointError: its weights are stored in a form that nothing computes with.
     """
-    network: HuMoTransformer3DModel = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
-    store, cast = _store(model.components["transformer"]), cast_network("cpu", dtype)
-    network.load_state_dict({name: cast(name, store.read(name)) for name in network.state_dict()}, assign=True)
+    component, structure = model.components["transformer"], model.structures["transformer"]
+    assert isinstance(structure, TransformerStructure)
+    kinds = component.kinds if kind is None else quantised_as(structure, kind)
+    network: HuMoTransformer3DModel = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype, kinds)
+    store, cast = _store(component), cast_network("cpu", dtype)
+
+    def weight(name: str) -> Tensor:
+        stored = store.read(name)
+        return cast(name, stored) if kind is None or name not in kinds else quantise(stored, kind)
+
+    network.load_state_dict({name: weight(name) for name in network.state_dict()}, assign=True)
     return network
 
 
@@ -240,8 +252,14 @@ def _store(component: Component) -> Store:
     return Store(component.weights, component.quantised)
 
 
-def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any], dtype: torch.dtype) -> Any:
-    """A component without its weights.
+def _empty(
+    model: ModelFolder,
+    name: str,
+    build: Callable[[dict[str, Any]], Any],
+    dtype: torch.dtype,
+    kinds: Kinds | None = None,
+) -> Any:
+    """A component without its weights, its layers quantised as those are in the files, or as `kinds` say.
 
     Raises:
         CheckpointError: its weights are stored otherwise than its class has them.
@@ -255,7 +273,7 @@ def _empty(model: ModelFolder, name: str, build: Callable[[dict[str, Any]], Any]
         module = build(config).eval().requires_grad_(False)
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
-    quantise_layers(module, component.kinds)
+    quantise_layers(module, component.kinds if kinds is None else kinds)
     return module
 
 
@@ -280,7 +298,7 @@ def place(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: 
         device: where it computes.
         dtype: of the network.
     """
-    if placement == "resident":
+    if placement == "resident" or not (device.startswith("cuda") or placement == "host"):
         pipeline.to(device)
     elif placement == "host":
         streams = device.startswith("cuda")

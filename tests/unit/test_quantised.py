@@ -40,6 +40,7 @@ from humo.model.dequantise import SLICE, decode, dequantise
 from humo.model.quantised import QuantisedLinear
 from humo.placements import offers
 from humo.ranks import Crew, Ranks
+from humo.request import PlacementName
 from humo.runtime import load_pipeline
 from humo.streaming import load_quantised, load_streaming, place
 
@@ -198,10 +199,12 @@ def test_diffusers_alone_takes_no_bytes_for_weights(tmp_path: Path) -> None:
         HuMoPipeline.from_pretrained(str(report.destination))
 
 
-def test_weights_in_eight_bits_are_not_put_into_eight_bits_again(tmp_path: Path) -> None:
+def test_weights_that_are_quantised_are_not_quantised_again(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantised=True)
-    with pytest.raises(RequestError, match="'fp8' is for a network that is not quantised"):
-        load_pipeline(report.destination, device="cpu", placement="fp8")
+    placements: list[PlacementName] = ["fp8", "int8", "int4"]
+    for placement in placements:
+        with pytest.raises(RequestError, match=f"'{placement}' is for a network that is not quantised"):
+            load_pipeline(report.destination, device="cpu", placement=placement)
 
 
 def test_quantised_weights_are_not_divided_among_processes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ class ModelFolder:
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """Read a model folder's index and check that every component is there and whole.
 
-    Only headers are read, and torch is not imported.
+    Only headers are read, and torch is not imported; of the last folders nothing, while their files are what they were.
 
     Args:
         path: the folder that ``humo convert`` made.
@@ -160,12 +161,38 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
         CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
     """
     folder = Path(path)
+    marks = _marks(folder)
+    known = _OPENED.pop(folder, None)
+    found = known[1] if known is not None and known[0] == marks else _open(folder, str(path))
+    _OPENED[folder] = marks, found
+    for oldest in list(_OPENED)[:-MOST_OPENED]:
+        _OPENED.pop(oldest, None)
+    return found
+
+
+Marks = tuple[tuple[str, int, int], ...]
+"""Of files: path, moment of change, size."""
+
+MOST_OPENED = 8
+_OPENED: dict[Path, tuple[Marks, ModelFolder]] = {}
+"""The last folders that were opened, each as its files were then."""
+
+
+def _marks(folder: Path) -> Marks:
+    found = []
+    for place in (folder, *(folder / name for name in COMPONENTS)):
+        with suppress(OSError), os.scandir(place) as entries:
+            found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
+    return tuple(sorted(found))
+
+
+def _open(folder: Path, asked: str) -> ModelFolder:
     if folder == EMBEDDED and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
         remedy = "give the model folder that `humo convert` made"
-        if str(path) in CATALOGUE:
-            remedy = f"`humo models get {path}` downloads it; or {remedy}"
+        if asked in CATALOGUE:
+            remedy = f"`humo models get {asked}` downloads it; or {remedy}"
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))

@@ -115,6 +115,22 @@ def can_stay_quantised(name: str, shape: tuple[int, ...], kind: str) -> bool:
     return shape[1] % QUANTISED[kind].weights == 0
 
 
+def quantised_as(structure: TransformerStructure, kind: str, scales: int = 0) -> dict[str, tuple[str, int]]:
+    """What would be quantised of a network, were all of it that can be in one type.
+
+    Args:
+        structure: of the network.
+        kind: the type.
+        scales: beside each weight.
+
+    Returns:
+        weight -> its type and scales.
+    """
+    return {
+        name.ours: (kind, scales) for name in names_of(structure) if can_stay_quantised(name.ours, name.shape, kind)
+    }
+
+
 def plan_part(
     found: Found, naming: Naming, dtype: str | None, head_width: int | None, keep_quantised: bool = False
 ) -> PartPlan:

@@ -115,7 +115,7 @@ class Supervisor:
             [sys.executable, "-m", "humo.server.worker", *words],
             stdin=subprocess.PIPE,  # it ends when this process is gone, whatever it died of
             stdout=subprocess.DEVNULL,
-            env=ENVIRONMENT | dict(os.environ) | place.environment,
+            env={**ENVIRONMENT, **os.environ, **place.environment},
         )
         self._processes[place.name] = process
         if self._ends.is_set():

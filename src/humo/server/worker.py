@@ -6,6 +6,7 @@ It ends when the one that started it is gone, so that no two processes of one na
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import logging
 import os
@@ -75,6 +76,7 @@ class Worker:
     def __init__(self, store: Store, ledger: Ledger, device: str) -> None:
         self._store, self._ledger, self._device = store, ledger, device
         self._engine = Engine()
+        self._has_begun = False
         self._ends: dict[str, End] = {}
         self._unheard: dict[str, JSON] = {}
 
@@ -84,6 +86,17 @@ class Worker:
         Returns:
             what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
+        if not self._has_begun:
+            import humo.pipeline  # noqa: F401 - all the libraries
+
+            gc.freeze()  # what they are made of stays, and is not looked through after each job
+            self._has_begun = True
+        try:
+            return self._make_once(job_id, asked)
+        finally:
+            gc.collect()  # what a job leaves in circles would otherwise lie among what the next ones make
+
+    def _make_once(self, job_id: str, asked: JSON) -> JSON:
         begun = self._ledger.find(job_id)
         told = self._unheard.pop(job_id, None)
         if told is None or ("video" in told and not self._store.output(job_id).is_file()):
