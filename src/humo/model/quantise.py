@@ -33,9 +33,11 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
-    largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
-    scale = largest / -8
-    found = (blocks.double() * _inverse(scale).double() + 8.5).to(torch.uint8).clamp(0, 15)
+    sizes, width = blocks.abs(), blocks.shape[1]
+    places = torch.arange(width, device=blocks.device).expand_as(blocks)
+    first = places.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
+    scale = blocks.gather(1, first) / -8
+    found = (blocks * _inverse(scale) + 8.5).to(torch.uint8).clamp(0, 15)
     low, high = found.chunk(2, dim=1)
     return torch.cat([_bytes(scale), low | (high << 4)], dim=1)
 
