@@ -43,16 +43,20 @@ def make(pipeline: HuMoPipeline, steps: int, frames: int, cache: CacheName, seed
     return video
 
 
-def blocks_run(pipeline: HuMoPipeline, run: Callable[[], object]) -> int:
-    """Blocks of the network that a run computes: told by their self-attention, as a cache stands before blocks."""
-    runs: list[None] = []
+def counted(pipeline: HuMoPipeline, run: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What a run makes, and the blocks that it computes, once for each pass in a batch.
+
+    They are told by their self-attention, as a cache stands before blocks.
+    """
+    runs: list[int] = []
     hooks = [
-        block.attn1.register_forward_pre_hook(lambda *_: runs.append(None)) for block in pipeline.transformer.blocks
+        block.attn1.register_forward_hook(lambda *given: runs.append(len(given[-1])))
+        for block in pipeline.transformer.blocks
     ]
-    run()
+    made = run()
     for hook in hooks:
         hook.remove()
-    return len(runs)
+    return made, sum(runs)
 
 
 def decibels(video: Tensor, exact: Tensor) -> float:
@@ -73,17 +77,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     pipeline = load_pipeline(EMBEDDED, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     names: tuple[CacheName, ...] = get_args(CacheName)
-    exact = [make(pipeline, options.steps, options.frames, "none", seed) for seed in range(options.clips)]
+
+    def looked_at(name: CacheName) -> list[tuple[Tensor, int]]:
+        seeds = range(options.clips)
+        return [counted(pipeline, partial(make, pipeline, options.steps, options.frames, name, seed)) for seed in seeds]
+
+    exact = looked_at("none")
     seconds = alternate(
         {name: partial(make, pipeline, options.steps, options.frames, name, 0) for name in names}, options.rounds
     )
-    all_blocks = blocks_run(pipeline, partial(make, pipeline, options.steps, options.frames, "none", 0))
     rows = []
     for name in names[1:]:
-        apart = [
-            decibels(make(pipeline, options.steps, options.frames, name, seed), one) for seed, one in enumerate(exact)
-        ]
-        share = blocks_run(pipeline, partial(make, pipeline, options.steps, options.frames, name, 0)) / all_blocks
+        cached = looked_at(name)
+        apart = [decibels(made, one) for (made, _), (one, _) in zip(cached, exact, strict=True)]
+        share = sum(blocks for _, blocks in cached) / sum(blocks for _, blocks in exact)
         median = ratio(name, "none", seconds).median
         rows.append({"cache": name, "blocks": share, "decibels": sum(apart) / len(apart), "ratio": median})
     result = {"benchmark": "caches", "environment": environment(), "rows": rows, "seconds": seconds}

@@ -6,6 +6,10 @@
 The weights are made up: memory does not depend on them, and nothing is downloaded. HuMo-1.7B makes a whole small video
 of words, a picture and a sound, in two steps, by the command; of HuMo-17B the network makes one pass, and the other
 parts are small. Each runs in a process of its own, of which the system tells the most memory that it ever had resident.
+
+The plan is a bound: a disk that is slower than the computing has read less of the next block than is planned for. So
+that it is the plan that is measured, and not the disk, what takes the most of HuMo-1.7B (its text encoder, 11 GB) is
+read once before, so that it comes from the system's memory, and each block of HuMo-17B waits for the next one.
 """
 
 from __future__ import annotations
@@ -54,6 +58,9 @@ from pathlib import Path
 from humo.streaming import load_streaming
 pipeline = load_streaming(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
 net, config = pipeline.transformer, pipeline.transformer.config
+stream = pipeline.let_go.__self__
+for block in net.blocks:
+    block.register_forward_pre_hook(lambda *_: stream.wait())
 width, height, frames = map(int, sys.argv[2:])
 latents, text = torch.randn(1, config.in_channels, frames, height // 8, width // 8), torch.randn(1, 12, config.text_dim)
 audio = torch.randn(1, frames, config.audio_window, config.audio_bands, config.audio_width)
@@ -110,6 +117,14 @@ def outputs(structure: Structure, pattern: torch.Tensor) -> list[Output]:
     return [Output(name, tensor, partial(pieces, tensor.bytes)) for name, tensor in stored]
 
 
+def read_once(folder: Path) -> None:
+    """Have the system keep weights in its memory, if it has room."""
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
+
+
 def resident(words: list[str]) -> tuple[int, float]:
     """The most bytes that a program had resident, and its seconds.
 
@@ -140,6 +155,7 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
         words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
         words += [*inputs(folder), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
         predicted = disk_bytes(needs)
+        read_once(folder / "text_encoder")
     else:
         latents = geometry.latents
         words = ["-c", PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
