@@ -128,7 +128,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         assert steps is not None
         assert shift is not None
         scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
-        batch_passes = self.batches(plan, batch_passes, clips=len(noise))
+        batch_passes = self.batches(plan.request.cache, batch_passes, noise)
         see = self.ear(scales_of(plan))
         with caching(self.transformer, plan.request.cache):
             latents = denoise(
@@ -200,7 +200,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         """
         plan, seed = clip.plan, clip.plan.request.seed
         assert seed is not None
-        self.batches(plan)
+        self.batches(plan.request.cache)
         conditions = self.encode(clip, listener)
         noise = self.noise(plan.window_geometry, torch.Generator().manual_seed(seed))
         steps = len(plan.timesteps)
@@ -341,7 +341,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         )
         check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
-        self.batches(plan, batch_passes)
+        self.batches(plan.request.cache, batch_passes)
         conditions = stack([self.encode(clip) for clip in clips])
         generators = generators_of(generator, self.preset.seed, len(clips))
         if latents is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -13,16 +14,23 @@ from torch.distributed.fsdp import FSDPModule
 from humo.conditioning.conditions import Conditions
 from humo.encoding import EncodingMixin
 from humo.errors import RequestError
+from humo.geometry import PATCH
 from humo.guidance import Rung
 from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
 from humo.model.transformer import Heard, Offered
 from humo.progress import never
-from humo.request import Plan
+from humo.request import CacheName
 from humo.sampling import Branches, See
 
 SHORT = 512
 """Tokens of a pass up to which a step's passes are faster as one batch (measured: docs/speed.md)."""
+
+
+def is_short(noise: Tensor) -> bool:
+    """Whether a pass over such latents (B, C, L, H, W) is so short that several are faster as one batch."""
+    batch, _, *grid = noise.shape
+    return batch * math.prod(size // patch for size, patch in zip(grid, PATCH, strict=True)) <= SHORT
 
 
 class Seen(NamedTuple):
@@ -50,18 +58,18 @@ class VelocityMixin(EncodingMixin):
     make_room: Callable[[], bool] = staticmethod(never)
     """Called where the device's memory runs out in a pass: whether there is more room now, and it is made again."""
 
-    def batches(self, plan: Plan, wanted: bool | None = None, clips: int = 1) -> bool:
+    def batches(self, cache: CacheName, wanted: bool | None = None, noise: Tensor | None = None) -> bool:
         """Whether the passes of a step are made as one batch.
 
         Args:
-            plan: the request, with the cache that it asks for.
+            cache: as in a request.
             wanted: None to have it so where a pass is short, by itself, and nothing needs the passes one by one.
-            clips: that are made together.
+            noise: (B, C, L, H, W), from which they set out.
 
         Raises:
             RequestError: the cache does not go with this, or with how the network lies here.
         """
-        cache, blocks, split = plan.request.cache, self.transformer.blocks, self.transformer.split
+        blocks, split = self.transformer.blocks, self.transformer.split
         check_cache(
             cache,
             processes=self.branches.size * (1 if split is None else split.size),
@@ -73,7 +81,7 @@ class VelocityMixin(EncodingMixin):
         if wanted is not None:
             return wanted
         alone = self.branches.size == 1 and cache == "none" and not self.transformer.is_cache_enabled
-        return alone and clips * plan.window_geometry.tokens <= SHORT
+        return alone and noise is not None and is_short(noise)
 
     def ear(self, scales: Tensor | None = None) -> See:
         """Makes of conditions what passes are told; of text and sound once, where the network's weights are at hand.

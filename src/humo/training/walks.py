@@ -36,6 +36,7 @@ from humo.training.cache import Entry, Progress
 from humo.training.config import Distill, Recipe, Stage
 from humo.training.encoders import Encoders
 from humo.training.store import Digests, digest, read_tensors, write_tensors
+from humo.velocity import is_short
 
 STATES = "states"  # (steps + 1, C, F, H, W) in a walk's file, from noise to the clip's latents
 
@@ -165,6 +166,7 @@ class Walks:
             noise,
             see=teacher.ear(),
             held=held,
+            batch_passes=is_short(noise),
             on_step=keep,
         )
         return torch.stack(states)
