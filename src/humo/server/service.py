@@ -57,6 +57,7 @@ class Service:
     def __init__(self, settings: Settings, store: Store, ledger: Ledger) -> None:
         self.settings, self.store, self.ledger = settings, store, ledger
         self.gate = Gate(settings.limits)
+        self._taking_in = asyncio.Lock()
 
     async def accept(
         self, given: Given, owner: str, idempotency_key: str | None = None, kept: Kept | None = None
@@ -80,7 +81,8 @@ class Service:
         if files.images and not _agrees(asked.fields.get("consent")):
             remedy = "send consent=true if everybody who is shown or heard has agreed, or leave the pictures out"
             raise RequestError("consent", "is needed for pictures of people", remedy)
-        return await asyncio.to_thread(self._store, asked, model, files, owner, idempotency_key)
+        async with self._taking_in:  # several at a time would keep whoever asks for a job waiting
+            return await asyncio.to_thread(self._store, asked, model, files, owner, idempotency_key)
 
     async def keep(self, content: bytes, kind: Kind, field: str) -> str:
         """Let a file in.
