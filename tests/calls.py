@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from humo import HuMoPipeline
+from humo import HuMoPipeline, HuMoTransformer3DModel
+from humo.geometry import Geometry
+from humo.meter import metered
 from humo.presets import PRESETS
 from tests.tiny import AUDIO_WIDTH
 
@@ -48,6 +50,23 @@ def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
         "output_type": "latent",
     }
     return pipeline(**(arguments | changes)).frames
+
+
+@torch.no_grad()
+def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[int, int]:
+    """What a pass computes with, and what text and sound offered to it before, counted while it runs with numbers."""
+    config, rows, columns = network.config, geometry.latent_height, geometry.latent_width
+    inputs = (
+        torch.randn(1, config.in_channels, geometry.latents, rows, columns),
+        torch.tensor([500.0]),
+        torch.randn(1, config.text_length, config.text_dim),
+        torch.randn(1, geometry.latents, config.audio_window, config.audio_bands, config.audio_width),
+    )
+    with metered(network.parameters(), inputs) as found:
+        heard = network.hear(*inputs[2:])
+        kept = found.peak = found.live
+        network(*inputs[:2], heard=heard, return_dict=False)
+    return found.peak - kept, kept
 
 
 def counted(pipeline: HuMoPipeline, **changes: Any) -> tuple[Any, int]:

@@ -53,9 +53,11 @@ class Filling(Store):
 
     disk: SmallDisk
     pages: int
+    filled: str = ""
 
     def tell(self, job_id: str, said: dict[str, Any]) -> None:
-        if said["phase"] == "denoise" and said["done"] == 1:
+        if said["phase"] == "denoise" and said["done"] >= 1 and self.filled != job_id:  # a quick step is not told
+            object.__setattr__(self, "filled", job_id)
             self.disk.leave(self.pages)
         super().tell(job_id, said)
 

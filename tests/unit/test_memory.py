@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.calls import HEIGHT, RED, WIDTH
+from tests.calls import HEIGHT, RED, WIDTH, working_bytes
 from tests.tiny import save_tiny_model, tiny_pipeline
 from torch import Tensor
 
@@ -56,20 +56,9 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
     geometry = Geometry(160, 96, 13, references=1)
     needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
     pipeline = HuMoPipeline.from_pretrained(str(folder))
-    config = pipeline.transformer.config
-    inputs = (
-        torch.randn(1, config.in_channels, geometry.latents, 12, 20),
-        torch.tensor([500.0]),
-        torch.randn(1, config.text_length, config.text_dim),
-        torch.randn(1, geometry.latents, config.audio_window, config.audio_bands, config.audio_width),
-    )
-    with metered(pipeline.transformer.parameters(), inputs) as found:
-        heard = pipeline.transformer.hear(*inputs[2:])
-        kept = found.live
-        found.peak = kept
-        pipeline.transformer(inputs[0], inputs[1], heard=heard, return_dict=False)
-    assert needs.offered == 2 * kept
-    assert needs.working["denoise"] == found.peak - kept
+    working, offered = working_bytes(pipeline.transformer, geometry)
+    assert needs.offered == 2 * offered
+    assert needs.working["denoise"] == working
     weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
     assert needs.weights["transformer"].whole == weights
 
@@ -243,7 +232,7 @@ def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: p
     needs = needs_of(open_model_folder(folder).structures, plan.geometry, ReferenceEntry.OVERWRITE, torch.float32, 2)
     least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs).values())
     monkeypatch.setattr(runtime, "SMALL", 10**9)
-    for room, placement in ((10 * least, "resident"), (least, "disk")):  # of rows that are no whole blocks
+    for room, placement in ((10 * least, "resident"), (least, "disk")):
         monkeypatch.setattr(runtime, "memory_there", lambda device, room=room: (0, room))
         assert Engine().settled(plan).request.placement == placement
     monkeypatch.setattr(runtime, "memory_there", lambda device: (0, 10_000))

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tests.calls import call, distance
+from tests.calls import call, distance, working_bytes
 from tests.quantised_files import network, published
 
 from humo import cli, runtime
@@ -21,7 +21,6 @@ from humo.engine import Engine
 from humo.geometry import Geometry
 from humo.jobs import prepare
 from humo.memory import needs_of
-from humo.meter import metered
 from humo.model.dequantise import dequantise
 from humo.model.quantise import SLICE, quantise
 from humo.model.quantised import QuantisedLinear
@@ -84,15 +83,7 @@ def test_what_is_planned_is_taken(folder: Path, placement: PlacementName) -> Non
     net = load_pipeline(folder, device="cpu", dtype="float32", placement=placement).transformer
     assert packed.weights["transformer"].whole == sum(weight.nbytes for weight in net.parameters())
     assert packed.weights["text_encoder"] == needs.weights["text_encoder"]
-    inputs = torch.randn(1, net.config.in_channels, geometry.latents, 8, 12)
-    text = torch.randn(1, net.config.text_length, net.config.text_dim)
-    audio = torch.randn(1, geometry.latents, 8, 5, net.config.audio_width)
-    timestep = torch.tensor([500.0])
-    with metered(net.parameters(), (inputs, text, audio, timestep)) as found:
-        heard = net.hear(text, audio)
-        kept = found.peak = found.live
-        net(inputs, timestep, heard=heard, return_dict=False)
-    assert packed.working["denoise"] == found.peak - kept
+    assert packed.working["denoise"] == working_bytes(net, geometry)[0]
 
 
 def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(

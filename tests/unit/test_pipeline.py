@@ -8,21 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.calls import (
-    BLUE,
-    FRAMES,
-    GREEN,
-    HEIGHT,
-    RED,
-    STEPS,
-    WIDTH,
-    call,
-    counted,
-    distance,
-    rows,
-    seeded,
-    tone,
-)
+from tests.calls import BLUE, FRAMES, GREEN, HEIGHT, RED, STEPS, WIDTH, call, counted, distance, rows, seeded, tone
 from tests.tiny import AUDIO_WIDTH, LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, tiny_pipeline
 from torch import Tensor
 
@@ -38,6 +24,12 @@ INPUTS: dict[Mode, dict[str, Any]] = {
     "TA": {"images": None},
     "TIA": {},
 }
+TWO: dict[str, Any] = {
+    "prompt": ["a man talks", "a woman"],
+    "images": [[RED], [BLUE]],
+    "audio_embeds": [rows(), rows(seed=1)],
+}
+"""Clips of a batch."""
 
 
 # -- modes, sizes, lengths --------------------------------------------------------------------------------------------
@@ -206,18 +198,14 @@ def test_short_passes_are_one_batch_by_themselves(
 ) -> None:
     monkeypatch.setattr(velocity, "SHORT", short)
     assert counted(small, batch_passes=None)[1] == calls * STEPS
-    two = {"prompt": ["a", "b"], "images": [[RED], [RED]], "audio_embeds": [rows(), rows()], "generator": None}
-    assert counted(small, batch_passes=None, **two)[1] == of_two * STEPS, "the tokens of all clips count"
+    assert counted(small, batch_passes=None, generator=None, **TWO)[1] == of_two * STEPS, (
+        "the tokens of all clips count"
+    )
 
 
 def test_a_batch_may_batch_its_passes_too(pipeline: HuMoPipeline) -> None:
-    batch: dict[str, Any] = {
-        "prompt": ["a man talks", "a woman"],
-        "images": [[RED], [BLUE]],
-        "audio_embeds": [rows(), rows(seed=1)],
-    }
-    one_by_one = call(pipeline, **batch, generator=[seeded(1), seeded(2)])
-    at_once = call(pipeline, **batch, generator=[seeded(1), seeded(2)], batch_passes=True)
+    one_by_one = call(pipeline, **TWO, generator=[seeded(1), seeded(2)])
+    at_once = call(pipeline, **TWO, generator=[seeded(1), seeded(2)], batch_passes=True)
     assert distance(at_once, one_by_one) <= 1e-5
 
 

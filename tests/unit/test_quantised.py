@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.calls import call, distance
+from tests.calls import call, distance, working_bytes
 from tests.quantised_files import (
     is_matrix_of_a_block,
     network,
@@ -34,7 +34,6 @@ from humo.cli import main
 from humo.errors import CheckpointError, HumoError, RequestError
 from humo.geometry import Geometry
 from humo.memory import needs_of
-from humo.meter import metered
 from humo.model.blocks import GGML_BLOCKS, row_bytes
 from humo.model.dequantise import SLICE, decode, dequantise
 from humo.model.quantised import QuantisedLinear
@@ -412,15 +411,7 @@ def test_a_quantised_network_takes_what_is_said(tmp_path: Path, name: str) -> No
     assert needs.weights["transformer"].two_blocks == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
     plain = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
     assert plain.weights["transformer"].whole > 2 * needs.weights["transformer"].whole
-    text = torch.randn(1, network.config.text_length, network.config.text_dim)
-    audio = torch.randn(1, geometry.latents, 8, 5, network.config.audio_width)
-    inputs = torch.randn(1, 36, geometry.latents, 8, 12)
-    timestep = torch.tensor([500.0])
-    with metered(network.parameters(), (inputs, text, audio, timestep)) as found:
-        heard = network.hear(text, audio)
-        kept = found.peak = found.live
-        network(inputs, timestep, heard=heard, return_dict=False)
-    assert needs.working["denoise"] == found.peak - kept
+    assert needs.working["denoise"] == working_bytes(network, geometry)[0]
     assert "fp8" not in {offer.placement.name for offer in offers(needs, "cuda", 2**40, 2**40)}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import io
 import logging
 import os
@@ -87,8 +88,7 @@ class Worker:
             what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
         if not self._has_begun:
-            import humo.pipeline  # noqa: F401 - all the libraries
-
+            importlib.import_module("humo.pipeline")  # and with it all the libraries
             gc.freeze()  # what they are made of stays, and is not looked through after each job
             self._has_begun = True
         try:
