@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -245,4 +246,15 @@ def test_a_sampler_of_another_kind_of_model_is_refused(tiny_model_folder: Path, 
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({"_class_name": "UniPCMultistepScheduler"}))
     with pytest.raises(CheckpointError, match="use_flow_sigmas"):
+        open_model_folder(folder)
+
+
+def test_a_folder_is_read_anew_once_a_file_of_it_has_changed(tmp_path: Path, tiny_model_folder: Path) -> None:
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    found = open_model_folder(folder)
+    assert open_model_folder(folder) is found
+    os.utime(folder / "transformer" / "config.json", ns=(0, 0))
+    assert open_model_folder(folder) is not found
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
         open_model_folder(folder)
