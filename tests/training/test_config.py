@@ -32,6 +32,9 @@ def test_a_recipe_as_written_is_accepted_and_frozen() -> None:
         recipe.seed = 1
 
 
+TINY = {"num_attention_heads": 1, "attention_head_dim": 6, "ffn_dim": 1, "num_layers": 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -48,6 +51,7 @@ def test_a_recipe_as_written_is_accepted_and_frozen() -> None:
         ({"compute": {"precision": "float8"}}, "compute.precision: 'float8' is not known; did you mean 'float32'?"),
         ({"optimiser": {"ema": 1.0}}, "optimiser.ema: 1.0 is not allowed"),
         ({"data": {"folder": "x", "sizes": [[30, 32]]}}, "data.sizes.0.0: 30 is not allowed"),
+        ({"model": {"folder": "x", "fresh": "audio", "network": TINY}}, "fresh is for the network of a folder"),
         ({"model": {"network": None}}, "without a model folder, preset, network, vae"),
         ({"model": {"folder": "x", "preset": "humo-2b"}}, "preset 'humo-2b' is not known; did you mean"),
         ({"seed": -1}, "seed: -1 is not allowed"),

@@ -102,6 +102,22 @@ def test_each_stage_trains_exactly_its_parts(
             assert weight.equal(before[f"transformer.{name}"]), f"{name} moved"
 
 
+def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    def network(**changes: Any) -> dict[str, Tensor]:
+        model = {"folder": str(tiny_model_folder)} | changes
+        return Encoders(recipe(dataset, tiny_model_folder, tmp_path, model=model).model).network(seed=3).state_dict()
+
+    whole, partly, again = network(), network(fresh="audio"), network(fresh="audio")
+    for name, weight in whole.items():
+        assert torch.equal(partly[name], again[name])
+        if matches(f"transformer.{name}", ("audio",)):
+            assert "to_out.0.weight" not in name or not partly[name].any()
+        else:
+            assert torch.equal(partly[name], weight)
+    drawn = "blocks.0.attn_audio.to_q.weight"
+    assert not torch.equal(partly[drawn], whole[drawn])
+
+
 def test_the_parts_together_are_the_whole_network(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     learner = Learner(Encoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0))
     parts = [part for part in PATTERNS if part != "all"]

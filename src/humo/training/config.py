@@ -67,12 +67,14 @@ class Model(Table):
         folder: a model folder; every part that is not named otherwise is taken from it.
         preset: the family, where no folder tells.
         network: start the network from nothing.
+        fresh: parts of the folder's network that begin anew, as the audio modules when HuMo was made of Wan2.1.
         vae, text_encoder, tokenizer, audio_encoder, feature_extractor: folders of single parts.
     """
 
     folder: str | None = None
     preset: str | None = None
     network: Network | None = None
+    fresh: Annotated[tuple[Part, ...], BeforeValidator(_several)] = ()
     vae: str | None = None
     text_encoder: str | None = None
     tokenizer: str | None = None
@@ -87,6 +89,8 @@ class Model(Table):
             needed = ("preset", "network", "vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor")
             if missing := [name for name in needed if getattr(self, name) is None]:
                 raise ValueError(f"without a model folder, {', '.join(missing)} must be given; see recipes/nano.toml")
+        if self.fresh and self.network is not None:
+            raise ValueError("fresh is for the network of a folder, and network is all new; leave one of them out")
         return self
 
 

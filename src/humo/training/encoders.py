@@ -22,6 +22,7 @@ from humo.pipeline import HuMoPipeline
 from humo.presets import Preset, ReferenceEntry, find_preset
 from humo.training.config import Model
 from humo.training.learner import initialise
+from humo.training.parts import matches
 
 FROZEN = ("vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor")
 """Parts of a model folder that the trainer reads and never changes."""
@@ -109,7 +110,7 @@ class Encoders:
         """The network to start from: the folder's in float32, or a new one.
 
         Args:
-            seed: of a new one's weights.
+            seed: of new weights.
         """
         own = self._model.network
         if own is None:
@@ -117,7 +118,7 @@ class Encoders:
                 "folder", lambda _: HuMoTransformer3DModel.from_pretrained(f"{self._model.folder}/transformer")
             )
             loaded.float()
-            return loaded
+            return self._partly_new(loaded, seed)
         channels = int(AutoencoderKLWan.load_config(str(self.folder("vae")))["z_dim"])
         beside = self.preset.reference_entry is ReferenceEntry.CHANNELS
         with torch.random.fork_rng(devices=[]):
@@ -131,6 +132,18 @@ class Encoders:
             )
             initialise(fresh)
         return fresh
+
+    def _partly_new(self, network: HuMoTransformer3DModel, seed: int) -> HuMoTransformer3DModel:
+        """Let the parts begin anew that the recipe calls fresh."""
+        fresh = [name for name, _ in network.named_parameters() if matches(f"transformer.{name}", self._model.fresh)]
+        if fresh:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                other: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(network.config)
+                initialise(other)
+            drawn = other.state_dict()
+            network.load_state_dict({name: drawn[name] for name in fresh}, strict=False)
+        return network
 
     def pipeline(self, transformer: HuMoTransformer3DModel) -> HuMoPipeline:
         """The whole model around a network."""
