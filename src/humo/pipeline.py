@@ -6,6 +6,7 @@ H, W size. Pixels are in [-1, 1].
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from humo.checkpoints.hub import base_of
 from humo.clips import (
     Clip,
     OutputType,
@@ -104,6 +106,23 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         self._interrupt = False
         self.branches = ALL_PASSES
         """Who makes which passes of a step, where several ranks work on one clip."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **settings: Any) -> HuMoPipeline:
+        """As every pipeline's; a model folder that leans on another (``base`` in its index) has only its own network.
+
+        Raises:
+            CheckpointError: the folder that it leans on is no whole model folder.
+        """
+        path = pretrained_model_name_or_path
+        base = base_of(path)
+        if base is not None and "transformer" not in settings:
+            kinds = settings.get("dtype", settings.get("torch_dtype"))
+            kind = kinds.get("transformer", kinds.get("default")) if isinstance(kinds, dict) else kinds
+            network = f"{os.fspath(path)}/transformer"
+            settings["transformer"] = HuMoTransformer3DModel.from_pretrained(network, torch_dtype=kind)
+        pipeline: HuMoPipeline = super().from_pretrained(base or path, **settings)
+        return pipeline
 
     # -- the three parts ----------------------------------------------------------------------------------------------
 

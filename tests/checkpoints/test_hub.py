@@ -258,3 +258,61 @@ def test_a_folder_is_read_anew_once_a_file_of_it_has_changed(tmp_path: Path, tin
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
         open_model_folder(folder)
+
+
+# -- folders that lean on another ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaning(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    """A folder with a network of its own; the rest is beside it."""
+    shutil.copytree(tiny_model_folder, tmp_path / "whole")
+    folder = tmp_path / "leaning"
+    shutil.copytree(tiny_model_folder / "transformer", folder / "transformer")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 1.01 * tensor for name, tensor in load_file(weights).items()}, weights)
+    index = json.loads((tiny_model_folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "base": "../whole"}))
+    return folder
+
+
+@pytest.mark.parametrize("placement", ["resident", "disk", "int8"])
+def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(leaning: Path, placement: Any) -> None:
+    def latents(pipeline: Any) -> torch.Tensor:
+        random = torch.Generator().manual_seed(1)
+        found: torch.Tensor = pipeline(
+            "a man talks",
+            width=32,
+            height=32,
+            num_frames=5,
+            num_inference_steps=1,
+            generator=random,
+            output_type="latent",
+        ).frames
+        return found
+
+    model = open_model_folder(leaning)
+    homes = {name: part.folder.parent for name, part in model.components.items()}
+    assert homes.pop("transformer") == leaning
+    assert {home.resolve() for home in homes.values()} == {leaning.parent / "whole"}
+
+    made = latents(load_pipeline(leaning, placement=placement))
+    whole = leaning.parent / "whole"
+    assert not torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+    shutil.copytree(leaning / "transformer", whole / "transformer", dirs_exist_ok=True)
+    assert torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+
+
+def test_a_base_is_read_anew_once_it_has_changed(leaning: Path) -> None:
+    assert open_model_folder(leaning) is open_model_folder(leaning)
+    (leaning.parent / "whole" / "vae" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        open_model_folder(leaning)
+
+
+@pytest.mark.parametrize("base", ["../nowhere", "../leaning"])
+def test_a_base_that_is_no_whole_folder_is_refused(leaning: Path, base: str) -> None:
+    index = json.loads((leaning / "model_index.json").read_text())
+    (leaning / "model_index.json").write_text(json.dumps({**index, "base": base}))
+    with pytest.raises(CheckpointError, match=f"has its other parts from '{base}', which is no whole model folder"):
+        open_model_folder(leaning)

@@ -61,6 +61,12 @@ TIED = frozenset({"encoder.embed_tokens.weight"})
 EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
 """The model folder that comes inside the package."""
 
+NETWORK = "transformer"
+"""The component that a model folder with a base has of its own."""
+
+BASE = "base"
+"""In a model folder's index: the way from it to the folder that has its other parts."""
+
 _CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
 
 
@@ -92,7 +98,7 @@ class Component:
     @property
     def quantised(self) -> Mapping[str, StoredTensor]:
         """Weights of a transformer that are quantised, in the file and in memory."""
-        if self.folder.name != "transformer":
+        if self.folder.name != NETWORK:
             return {}
         return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANTISED}
 
@@ -128,11 +134,13 @@ class ModelFolder:
         path: the folder.
         preset: its family.
         components: name -> component, all of them.
+        base: the model folder that has all but the network, where this one leans on another.
     """
 
     path: Path
     preset: Preset
     components: Mapping[str, Component]
+    base: Path | None = None
 
     @property
     def structures(self) -> Mapping[str, Structure]:
@@ -161,10 +169,9 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
         CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
     """
     folder = Path(path)
-    marks = _marks(folder)
     known = _OPENED.pop(folder, None)
-    found = known[1] if known is not None and known[0] == marks else _open(folder, str(path))
-    _OPENED[folder] = marks, found
+    found = known[1] if known is not None and known[0] == _marks(known[1]) else _open(folder, str(path))
+    _OPENED[folder] = _marks(found), found
     for oldest in list(_OPENED)[:-MOST_OPENED]:
         _OPENED.pop(oldest, None)
     return found
@@ -178,9 +185,9 @@ _OPENED: dict[Path, tuple[Marks, ModelFolder]] = {}
 """The last folders that were opened, each as its files were then."""
 
 
-def _marks(folder: Path) -> Marks:
+def _marks(model: ModelFolder) -> Marks:
     found = []
-    for place in (folder, *(folder / name for name in COMPONENTS)):
+    for place in {model.path, model.base or model.path, *(part.folder for part in model.components.values())}:
         with suppress(OSError), os.scandir(place) as entries:
             found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
     return tuple(sorted(found))
@@ -196,11 +203,38 @@ def _open(folder: Path, asked: str) -> ModelFolder:
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
-    components = {name: _open_component(folder / name, *_class_of(folder, index, name)) for name in COMPONENTS}
+    base = base_of(folder)
+    homes = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
+    indexes = {home: index if home == folder else _read_index(home) for home in homes.values()}
+    components = {
+        name: _open_component(home / name, *_class_of(home, indexes[home], name)) for name, home in homes.items()
+    }
     for name, component in components.items():
         if name in MEASURES:
             _check_contents(component, MEASURES[name], preset)
-    return ModelFolder(folder, preset.taught(find_student(components["transformer"].config)), components)
+    return ModelFolder(folder, preset.taught(find_student(components[NETWORK].config)), components, base)
+
+
+def base_of(path: str | os.PathLike[str]) -> Path | None:
+    """The model folder that has all of a model but its network, which its index names as ``base``, from itself.
+
+    Args:
+        path: a model folder; of what is none, nothing is said.
+
+    Raises:
+        CheckpointError: its base is no whole model folder itself.
+    """
+    folder = Path(path)
+    if not (folder / MODEL_INDEX).is_file():
+        return None
+    told = _read_index(folder).get(BASE)
+    if told is None:
+        return None
+    base = folder / str(told)
+    if not (base / MODEL_INDEX).is_file() or BASE in _read_index(base):
+        problem = f"has its other parts from {told!r}, which is no whole model folder"
+        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"give {BASE!r} the path of one from here")
+    return base
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

@@ -42,8 +42,9 @@ class Encoders:
 
     def __init__(self, model: Model, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
         self._model, self.dtype, self.device = model, dtype, torch.device(device)
-        told = None if model.folder is None else open_model_folder(model.folder).preset.name
-        self.preset: Preset = find_preset(str(model.preset or told))
+        opened = None if model.folder is None else open_model_folder(model.folder)
+        self._folders = {} if opened is None else {name: part.folder for name, part in opened.components.items()}
+        self.preset: Preset = find_preset(str(model.preset or (opened and opened.preset.name)))
         for name in FROZEN:
             if not self.folder(name).is_dir():
                 raise CheckpointError(f"model.{name}", f"there is no folder {str(self.folder(name))!r}", "check it")
@@ -60,7 +61,7 @@ class Encoders:
     def folder(self, name: str) -> Path:
         """Where a frozen part lies."""
         own = getattr(self._model, name)
-        return Path(own) if own is not None else Path(str(self._model.folder)) / name
+        return Path(own) if own is not None else self._folders[name]
 
     @cached_property
     def audio_width(self) -> int:
