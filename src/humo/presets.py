@@ -140,7 +140,7 @@ HUMO_NANO = Preset(
     trained_frames=25,
     overlap=8,
     steps=16,
-    shift=8.0,
+    shift=16.0,
     seed=0,
     negative_prompt="",
 )

@@ -107,8 +107,8 @@ def test_its_figures_on_people_and_voices_held_out(people: Path) -> None:
     assert through["psnr"] > 29
     assert through["identity_distance"] < 0.35
     assert made["clips"] == 8
-    assert made["faces"] > 0.7
-    assert made["lips"] > 0.15
+    assert made["faces"] > 0.85
+    assert made["lips"] > 0.2
     assert made["lips"] > made["lips_other_sound"] + 0.15
-    assert made["background"] > 0.7  # of twelve
-    assert made["glasses"] > 0.7
+    assert made["background"] > 0.8  # of twelve
+    assert made["glasses"] > 0.8

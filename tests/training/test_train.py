@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -237,6 +238,19 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
     assert {"validation/loss_own_sound", "validation/loss_other_sound"} < validation[0].keys()
     assert len(list((tmp_path / "validation" / "step-00000002").glob("*.mp4"))) == 1
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_what_is_learnt_is_said_though_the_folder_did_not_know_the_word(
+    dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "older")
+    config = folder / "transformer" / "config.json"
+    words = json.loads(config.read_text())
+    del words["continues"]
+    config.write_text(json.dumps(words))
+    data = values(dataset, folder, tmp_path / "run")["data"] | {"continued": 0.5}
+    asked = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
+    assert open_model_folder(train(asked)).components["transformer"].config["continues"] is True
 
 
 def test_pictures_beside_the_latents_are_trained_too(

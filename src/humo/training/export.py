@@ -32,8 +32,10 @@ def averaged_network(trainee: Trainee, average: Average, recipe: Recipe, here: R
     )
     if not here.first:
         return None
+    config = dict(trainee.learner.transformer.config)
+    config.pop("_use_default_values", None)  # what the folder did not say: copied, it would be a default again
     with torch.random.fork_rng(devices=[]):  # of the first weights, which are replaced
-        network: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(trainee.learner.transformer.config)
+        network: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(config)
         if recipe.lora is not None:
             every = {part for stage in recipe.stages for part in stage.train if part not in HEADS}
             add_low_rank(network, sorted(every), recipe.lora)
