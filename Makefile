@@ -32,7 +32,7 @@ test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 10
 
 soak: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check

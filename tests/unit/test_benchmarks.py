@@ -118,6 +118,7 @@ def test_a_generation_that_took_a_wrong_condition_would_not_be_timed(family: str
             generation.agreed(video, loop(1, replace(given, **changed)), generation.BOUND)
 
 
+@pytest.mark.soak  # a service of its own and a whole job: a minute
 def test_refusals_and_a_cancel_of_a_running_service_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
