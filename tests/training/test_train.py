@@ -106,7 +106,8 @@ def test_each_stage_trains_exactly_its_parts(
 def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     def network(**changes: Any) -> dict[str, Tensor]:
         model = {"folder": str(tiny_model_folder)} | changes
-        return Encoders(recipe(dataset, tiny_model_folder, tmp_path, model=model).model).network(seed=3).state_dict()
+        asked = recipe(dataset, tiny_model_folder, tmp_path, model=model).model
+        return dict(Encoders(asked).network(seed=3).named_parameters())
 
     whole, partly, again = network(), network(fresh="audio"), network(fresh="audio")
     for name, weight in whole.items():
