@@ -143,7 +143,7 @@ class Encoders:
                 other: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(network.config)
                 initialise(other)
             drawn = other.state_dict()
-            network.load_state_dict({name: drawn[name] for name in fresh}, strict=False)
+            network.load_state_dict(network.state_dict() | {name: drawn[name] for name in fresh})
         return network
 
     def pipeline(self, transformer: HuMoTransformer3DModel) -> HuMoPipeline:
