@@ -1,26 +1,28 @@
 # make demo   a talking video from the example's words, picture and sound, by the embedded model
 # make test   every test, in its own virtual environment      make check   style, types, floors
-# make soak   whether the service stays up: kills, half an hour of jobs
+# make soak   whether the service stays up: kills, a lost machine, half an hour of jobs
 # make docs   the documentation as a site, in site/; its pages of reference are made from the code
 # make format what `make check` asks for, where a machine can do it
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
+# what is imported is compiled then; most of what these packages carry never is, and would take minutes
+INSTALL := $(INSTALL) --no-compile
 
 .PHONY: demo test soak check format docs clean
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(INSTALL) "$(TORCH)"
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[evaluate]"
+	$(INSTALL) --editable ".[evaluate]"
 	touch $@
 
 $(VENV)/.ready: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 demo: $(VENV)/.demo

@@ -1,4 +1,4 @@
-"""Workers in a Ray cluster: jobs shared between machines, one of which is lost; what cannot work is refused at once."""
+"""Workers in a Ray cluster; what cannot work is refused at once. With ``make soak``: machines, one of which is lost."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def workers_of(url: str) -> dict[str, str]:
     return dict(rows)
 
 
-def workers_ready(running: Running) -> float:
-    """How many workers the service says it has."""
+def told_of(running: Running, name: str) -> float:
+    """A figure among those the service tells of itself."""
     lines = httpx.get(f"{running.address}/metrics").text.splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("humo_workers ")))
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def both_take_jobs(running: Running, url: str) -> bool:
@@ -57,6 +57,7 @@ def both_take_jobs(running: Running, url: str) -> bool:
     return len({workers[job_id] for job_id in pair}) == 2
 
 
+@pytest.mark.soak
 def test_machines_share_the_jobs_and_one_that_is_lost_loses_none(ray: Nodes, tmp_path: Path) -> None:
     if programs() is None:
         pytest.skip("no PostgreSQL here; .ci/run installs one")
@@ -83,8 +84,8 @@ def test_machines_share_the_jobs_and_one_that_is_lost_loses_none(ray: Nodes, tmp
         assert len(set(after.values())) == 1, "the machine that was left made all that were not made"
         assert len([job_id for job_id in both if after[job_id] == before[job_id]]) == 1
         ray.ask("add")
-        wait_for(lambda: workers_ready(running) == 2)
-        assert "humo_worker_restarts_total 1.0" in httpx.get(f"{running.address}/metrics").text
+        wait_for(lambda: told_of(running, "humo_workers") == 2)
+        assert told_of(running, "humo_worker_restarts_total") >= 1  # Ray may have put its next one there as well
         assert made == {job_id: (videos / f"{job_id}.mp4").stat().st_mtime_ns for job_id in jobs}, "none made twice"
         assert len({read_video(videos / f"{job_id}.mp4").frames.tobytes() for job_id in jobs}) == len(jobs)
         check_clients_see_no_difference(running)
