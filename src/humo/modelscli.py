@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 SUMMARY = "list, download, verify, remove and import models"
 
-EMBEDDED_NAME = "nano"
-"""What the model inside the package is called here."""
-
 HUBS = ("huggingface", "modelscope")
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -79,7 +76,7 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
         console.result(*_described(name, folder), kind="model")
     for name, entry in CATALOGUE.items():
         if name not in here:
-            text = f"{name:12} not here    {entry.gigabytes:7.1f} GB to download; {entry.needs}"
+            text = f"{name:17} not here    {entry.gigabytes:7.1f} GB to download; {entry.needs}"
             console.result(text, {"name": name, "state": "not here", "gigabytes": entry.gigabytes}, kind="model")
     models = models_folder()
     there = models if models.is_dir() else models.parent if models.parent.is_dir() else Path.home()
@@ -90,9 +87,10 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
 
 def _here() -> Iterator[tuple[str, Path]]:
     """Name and folder of each model on this machine."""
-    from humo.runtime import folder_of, models_folder
+    from humo.checkpoints.hub import INSIDE
+    from humo.runtime import models_folder
 
-    yield EMBEDDED_NAME, folder_of(None)
+    yield from ((name, folder) for name, folder in INSIDE.items() if folder.is_dir())
     if models_folder().is_dir():
         for folder in sorted(models_folder().iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
@@ -106,12 +104,12 @@ def _described(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         found = open_model_folder(folder)
     except CheckpointError as error:
-        return f"{name:12} BROKEN      {error.problem}; {error.remedy}", {
+        return f"{name:17} BROKEN      {error.problem}; {error.remedy}", {
             **values,
             "state": "broken",
             "problem": str(error),
         }
-    text = f"{name:12} here        {found.bytes / 1e9:7.2f} GB; {found.preset.title}, {folder}"
+    text = f"{name:17} here        {found.bytes / 1e9:7.2f} GB; {found.preset.title}, {folder}"
     return text, {**values, "state": "here", "preset": found.preset.name, "bytes": found.bytes}
 
 
@@ -234,15 +232,18 @@ def _one(options: argparse.Namespace) -> str:
 
 def _checked(name: str) -> str:
     """A name that is one folder's and nothing else."""
-    if Path(name).parts != (name,) or name.startswith(".") or name == EMBEDDED_NAME:
-        raise RequestError("NAME", f"{name!r} is not allowed", f"a plain name, and not {EMBEDDED_NAME!r}")
+    from humo.checkpoints.hub import INSIDE
+
+    if Path(name).parts != (name,) or name.startswith(".") or name in INSIDE:
+        problem = f"{name!r} is not allowed"
+        raise RequestError("NAME", problem, f"a plain name, and none of the package's own ({', '.join(INSIDE)})")
     return name
 
 
 def _folder(name: str) -> Path:
     from humo.runtime import folder_of
 
-    folder = folder_of(None if name == EMBEDDED_NAME else name)
+    folder = folder_of(name)
     if not folder.is_dir():
         raise RequestError("NAME", f"there is no model {name!r} here", did_you_mean(name, dict(_here())))
     return folder

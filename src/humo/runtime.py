@@ -59,14 +59,15 @@ def modelscope_endpoint() -> str | None:
 
 def folder_of(model: str | os.PathLike[str] | None) -> Path:
     """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
-    if model is None:
-        from humo.checkpoints.hub import EMBEDDED
+    from humo.checkpoints.hub import EMBEDDED, INSIDE
 
+    if model is None:
         return EMBEDDED
     folder = Path(model)
-    kept = models_folder() / folder
-    is_name = folder.parts == (folder.name,) and not folder.name.startswith(".")
-    return kept if is_name and not folder.exists() and kept.is_dir() else folder
+    if folder.parts != (folder.name,) or folder.name.startswith(".") or folder.exists():
+        return folder
+    kept = INSIDE.get(folder.name) or models_folder() / folder
+    return kept if kept.is_dir() else folder
 
 
 def choose_device(device: str) -> str:

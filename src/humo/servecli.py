@@ -184,20 +184,17 @@ def _device(given: str) -> str:
 
 
 def _models(names: list[str] | None) -> dict[str, str | None]:
-    """Names to serve -> folders; the model inside the package under its preset's name."""
-    from humo.checkpoints.hub import open_model_folder
+    """Names to serve -> folders; None for the embedded one."""
+    from humo.checkpoints.hub import EMBEDDED, INSIDE, open_model_folder
     from humo.runtime import folder_of, models_folder
 
-    inside = "humo-nano"
     if names is None:
         here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
-        names = [inside, *here]
+        names = [*(name for name, folder in INSIDE.items() if folder.is_dir()), *here] or list(INSIDE)[:1]
     found: dict[str, str | None] = {}
     for name in names:
-        if name == inside:
-            found[name] = None
-            continue
         folder = folder_of(name)
         open_model_folder(folder)
-        found[folder.name] = str(folder.absolute())
+        label = name if name in INSIDE else folder.name
+        found[label] = None if folder == EMBEDDED else str(folder.absolute())
     return found

@@ -14,7 +14,7 @@ import pytest
 from humo import cli
 from humo.checkpoints import catalogue
 from humo.checkpoints.catalogue import CATALOGUE
-from humo.checkpoints.hub import open_model_folder
+from humo.checkpoints.hub import INSIDE, open_model_folder
 from humo.runtime import folder_of
 from tests.checkpoints import released
 from tests.checkpoints.hub_server import Hub, serving
@@ -226,7 +226,7 @@ def test_the_hub_may_be_a_setting(
         (("get", "humo-1.8b"), "did you mean 'humo-1.7b'?"),
         (("get",), "NAME: is missing"),
         (("remove", "../x"), "'../x' is not allowed"),
-        (("remove", "nano"), "is not allowed"),
+        (("remove", "humo-nano"), "is not allowed"),
         (("remove", "nosuch"), "there is no model 'nosuch' here"),
         (("verify", "nosuch"), "there is no model 'nosuch' here"),
         (("import",), "SOURCE: is missing"),
@@ -247,3 +247,15 @@ def test_bad_words_are_one_line(
 def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["generate", "--model", NAME, "--prompt", "A man.", "--dry-run"]) == 2
     assert "humo models get humo-1.7b" in capsys.readouterr().err
+
+
+def test_what_comes_inside_the_package_has_a_name(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert folder_of("humo-nano") == folder_of(None)
+    listed = {line["name"] for line in say(capsys, "list")[1] if line["event"] == "model" and line["state"] == "here"}
+    assert listed == {name for name, folder in INSIDE.items() if folder.is_dir()}
+    assert say(capsys, "verify", "humo-nano")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "humo-nano").mkdir()
+    assert folder_of("humo-nano") == Path("humo-nano"), "what lies in front of the user comes first"
