@@ -13,6 +13,7 @@ from PIL import Image
 from humo.media.audio import SoundTrack
 from humo.media.video import write_video
 from humo.training.config import Recipe
+from humo.training.journal import read_journal
 from humo.training.recipefile import parse_recipe
 
 SIDE, FRAMES = 32, 13
@@ -29,6 +30,14 @@ NETWORK = {
     "audio_tokens": 4,
     "audio_token_dim": 20,
 }
+
+
+Change = dict[str, Any]
+STAGES: list[Change] = [
+    {"name": "text to video", "steps": 2, "train": ["all"]},
+    {"name": "subject", "steps": 2, "train": ["self_attention"]},
+    {"name": "sync", "steps": 2, "train": ["self_attention", "audio", "focus", "lips"], "audio_share": [0.5, 1.0]},
+]
 
 
 def make_dataset(folder: Path, clips: int = 6, *, silent: tuple[int, ...] = (5,), truth: bool = True) -> Path:
@@ -82,3 +91,13 @@ def values(data: Path, model: Path, output: Path, /, **changes: Any) -> dict[str
 def recipe(data: Path, model: Path, output: Path, /, **changes: Any) -> Recipe:
     """The same, checked."""
     return parse_recipe(values(data, model, output, **changes))
+
+
+def stages(**changes: Any) -> list[Change]:
+    """Three small stages of the published order."""
+    return [stage | {"frames": [5, 9], "batch": 2, "learning_rate": 1e-3, "warmup": 0} | changes for stage in STAGES]
+
+
+def losses(output: Path) -> list[tuple[float, ...]]:
+    """What a run reported at each step."""
+    return [(row["step"], row["loss"], row["focus"], row["lips"], row["gradient"]) for row in read_journal(output)]
