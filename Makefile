@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 # what is imported is compiled then; most of what these packages carry never is, and would take minutes
-INSTALL := $(INSTALL) --no-compile
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: demo test soak check format docs clean
 
