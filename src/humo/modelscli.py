@@ -90,7 +90,7 @@ def _here() -> Iterator[tuple[str, Path]]:
     from humo.checkpoints.hub import INSIDE
     from humo.runtime import models_folder
 
-    yield from ((name, folder) for name, folder in INSIDE.items() if folder.is_dir())
+    yield from INSIDE.items()
     if models_folder().is_dir():
         for folder in sorted(models_folder().iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):

@@ -190,7 +190,7 @@ def _models(names: list[str] | None) -> dict[str, str | None]:
 
     if names is None:
         here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
-        names = [*(name for name, folder in INSIDE.items() if folder.is_dir()), *here] or list(INSIDE)[:1]
+        names = [*INSIDE, *here]
     found: dict[str, str | None] = {}
     for name in names:
         folder = folder_of(name)

@@ -58,13 +58,11 @@ MEASURES: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Structure]] = {
 TIED = frozenset({"encoder.embed_tokens.weight"})
 """Tensors that a file may hold a second time."""
 
-_ASSETS = Path(__file__).parents[1] / "assets"
+EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
+"""The model folder that is used where none is named."""
 
-INSIDE = {"humo-nano": _ASSETS / "nano", "humo-nano-teacher": _ASSETS / "nano-teacher"}
+INSIDE = {"humo-nano": EMBEDDED}
 """Names of the model folders that come inside the package."""
-
-EMBEDDED = INSIDE["humo-nano"]
-"""That which is used where none is named."""
 
 NETWORK = "transformer"
 """The component that a model folder with a base has of its own."""
