@@ -33,7 +33,7 @@ from transformers import T5Tokenizer
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import MODEL_INDEX, OURS, feature_config, model_index, scheduler_config
 from humo.checkpoints.reading import StoredTensor
-from humo.checkpoints.released import RELEASED, UMT5_XXL, WHISPER_LARGE_V3
+from humo.checkpoints.released import RELEASED, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
 from humo.checkpoints.structure import SpeechStructure, Structure
 from humo.checkpoints.writing import Output, write_json, write_weights
 from humo.geometry import Geometry
@@ -77,6 +77,7 @@ def structures_of(model: str) -> Mapping[str, Structure]:
     small: dict[str, Structure] = {
         "text_encoder": replace(UMT5_XXL, num_layers=1, vocab_size=1000),
         "audio_encoder": replace(WHISPER_LARGE_V3, encoder_layers=1),
+        "vae": replace(WAN_AUTOENCODER, base_dim=16),
     }
     return {**RELEASED[model], **small}
 
@@ -170,7 +171,7 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
 
 def disk_bytes(needs: Needs, phase: str | None = None) -> int:
     """What the plan says of placement ``disk`` on a CPU, in one phase or at most."""
-    phases = PLACEMENTS["disk"].device_bytes(needs)
+    phases = PLACEMENTS["disk"].device_bytes(needs, together=True)
     return PROCESS_BYTES + (max(phases.values()) if phase is None else phases[phase])
 
 

@@ -81,9 +81,9 @@ def _measure_clip(
 
 
 def _measure_model(
-    options: argparse.Namespace, words: list[str], console: Quiet
+    options: argparse.Namespace, changes: list[str], console: Quiet
 ) -> tuple[dict[str, object], dict[str, Any]]:
-    settings = dict(_setting(word) for word in words)
+    settings = dict(_setting(change) for change in changes)
     if options.data is None:
         make = "humo data synth people --clips 80 --split test --seed 0 --people 600 --close 0.8 --articulation 1.5"
         raise RequestError("--data", "is missing", f"make the clips first: {make}; then the same with test-seen")
@@ -92,12 +92,14 @@ def _measure_model(
     if not options.seeds.isdecimal() or int(options.seeds) < 1:
         raise RequestError("--seeds", f"{options.seeds!r} is not allowed", "give a whole number from 1 on")
     from humo.evaluation.nano import MODES, evaluate
+    from humo.guidance import SPEEDS
     from humo.runtime import folder_of, load_pipeline
 
     modes = tuple(options.mode or MODES)
-    for mode in modes:
-        if mode not in MODES:
-            raise RequestError("--mode", f"{mode!r} is not known", did_you_mean(mode, MODES))
+    words = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]
+    for name, word, known in words:
+        if word not in known:
+            raise RequestError(name, f"{word!r} is not known", did_you_mean(word, known))
     pipeline = load_pipeline(folder_of(options.model))
     pipeline.set_progress_bar_config(disable=True)
     seeds, clips = int(options.seeds), int(options.clips)
@@ -110,13 +112,14 @@ def _measure_model(
     return rows, figures
 
 
-SETTINGS: dict[str, type[int] | type[float]] = {
+SETTINGS: dict[str, type[int | float | str]] = {
     "num_frames": int,
     "num_inference_steps": int,
     "shift": float,
     "scale_text": float,
     "scale_audio": float,
     "scale_image": float,
+    "speed": str,
 }
 """What may be changed by key=value words, to try a model out."""
 

@@ -21,6 +21,9 @@ PROCESS_BYTES = 560 * 2**20
 CONTEXT_BYTES = 600 * 2**20
 """What CUDA keeps for itself, about; not measured here."""
 
+MAPPED = "vae"
+"""The part that computes with its weights as they are stored: on a CPU its file is mapped, and read when it is used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -54,9 +57,12 @@ class Placement:
             together: the device's memory is the host's, so that a part that is not at work is there, too.
         """
         found = {}
+        used = {name for name in needs.weights if name != MAPPED or not together}
         for phase, part in PHASES.items():
+            used.add(part)
             if self.streams:
-                there = sum(one.around - one.rows for one in needs.weights.values()) + needs.weights[part].two_blocks
+                around = sum(one.around - one.rows for name, one in needs.weights.items() if name in used)
+                there = around + needs.weights[part].two_blocks
             else:
                 parts = needs.weights if self.whole or together else (part,)
                 there = sum(self._all(name, needs.weights[name]) for name in parts)

@@ -61,6 +61,12 @@ BAD = {
         None,
     ),
     "an evaluation with a typo": (["evaluate", "nano", "--data", ".", "shft=3"], "shft", "did you mean 'shift'", None),
+    "an evaluation at no speed": (
+        ["evaluate", "nano", "--data", ".", "speed=fst"],
+        "speed",
+        "did you mean 'fast'",
+        None,
+    ),
     "an evaluation of no clip": (["evaluate", "clip"], "FILE", "is one video, and 0 were given", None),
     "a clip that is not there": (["evaluate", "clip", "none.mp4"], "FILE", "there is no file", None),
     "a part without its recipe": (["train", "vae"], "recipe", "is missing", None),

@@ -130,6 +130,14 @@ def test_what_each_placement_takes() -> None:
     }
 
 
+def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
+    """Its file is mapped; the blocks of two parts are at work before it is, the network's after."""
+    disk = PLACEMENTS["disk"]
+    on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), together=True)
+    spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
+    assert spared == {"text": 1, "sound": 1, "pictures": 0, "denoise": 0, "decode": 0}
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "host", "chosen"),
     [
@@ -230,7 +238,7 @@ def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: p
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
     assert Engine().settled(plan).request.placement == "resident"
     needs = needs_of(open_model_folder(folder).structures, plan.geometry, ReferenceEntry.OVERWRITE, torch.float32, 2)
-    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs).values())
+    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs, together=True).values())
     monkeypatch.setattr(runtime, "SMALL", 10**9)
     for room, placement in ((10 * least, "resident"), (least, "disk")):
         monkeypatch.setattr(runtime, "memory_there", lambda device, room=room: (0, room))

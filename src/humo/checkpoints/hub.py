@@ -163,7 +163,8 @@ class ModelFolder:
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """Read a model folder's index and check that every component is there and whole.
 
-    Only headers are read, and torch is not imported; of the last folders nothing, while their files are what they were.
+    Only headers are read, and torch is not imported; of the last folders no more than the index, while their files are
+    what they were.
 
     Args:
         path: the folder that ``humo convert`` made.
@@ -172,9 +173,11 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
         CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
     """
     folder = Path(path)
+    base = base_of(folder)
+    marks = _marks(folder, base)  # before anything is read: what changes meanwhile is read again next time
     known = _OPENED.pop(folder, None)
-    found = known[1] if known is not None and known[0] == _marks(known[1]) else _open(folder, str(path))
-    _OPENED[folder] = _marks(found), found
+    found = known[1] if known is not None and known[0] == marks else _open(folder, base, str(path))
+    _OPENED[folder] = marks, found
     for oldest in list(_OPENED)[:-MOST_OPENED]:
         _OPENED.pop(oldest, None)
     return found
@@ -188,15 +191,16 @@ _OPENED: dict[Path, tuple[Marks, ModelFolder]] = {}
 """The last folders that were opened, each as its files were then."""
 
 
-def _marks(model: ModelFolder) -> Marks:
+def _marks(folder: Path, base: Path | None) -> Marks:
+    homes = [folder] if base is None else [folder, base]
     found = []
-    for place in {model.path, model.base or model.path, *(part.folder for part in model.components.values())}:
+    for place in (*homes, *(home / name for home in homes for name in COMPONENTS)):
         with suppress(OSError), os.scandir(place) as entries:
             found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
     return tuple(sorted(found))
 
 
-def _open(folder: Path, asked: str) -> ModelFolder:
+def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
     if folder == EMBEDDED and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
@@ -206,7 +210,6 @@ def _open(folder: Path, asked: str) -> ModelFolder:
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
-    base = base_of(folder)
     homes = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
     indexes = {home: index if home == folder else _read_index(home) for home in homes.values()}
     components = {
