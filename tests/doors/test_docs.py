@@ -42,3 +42,19 @@ def test_the_film_of_the_guide_is_made(
     words = ["batch", "film.yaml", "--output-dir", "film", "--frames", "5", "--steps", "1"]
     assert main(words) == 0
     assert sorted(path.name for path in (tmp_path / "film").iterdir()) == ["one.mp4", "three.mp4", "two.mp4"]
+
+
+def test_the_map_names_every_module() -> None:
+    """A row's names are in the folder of its first one; a row that ends in dots stands for more."""
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "README.md").read_text().split("## Map")[1], re.MULTILINE)
+    told, more = set(), set()
+    for row in rows:
+        folder = ""
+        for name in re.findall(r"`([\w/]+)`", row):
+            folder = name.rpartition("/")[0] or folder
+            told.add(f"{folder}/{name.rpartition('/')[2]}".removeprefix("/"))
+        more |= {folder} if row.endswith("...") else set()
+    source = ROOT / "src" / "humo"
+    modules = {path.relative_to(source).with_suffix("") for path in source.rglob("*.py") if path.stem[0] != "_"}
+    assert {str(one) for one in modules if str(one.parent) not in more} - told == set()
+    assert told - {str(one) for one in modules} == {"reference/"}
