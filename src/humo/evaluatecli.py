@@ -96,8 +96,8 @@ def _measure_model(
     from humo.runtime import folder_of, load_pipeline
 
     modes = tuple(options.mode or MODES)
-    words = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]
-    for name, word, known in words:
+    asked = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]
+    for name, word, known in asked:
         if word not in known:
             raise RequestError(name, f"{word!r} is not known", did_you_mean(word, known))
     pipeline = load_pipeline(folder_of(options.model))
