@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py
     python benchmarks/generation.py --family humo-1.7b --steps 20 --rounds 9 --json generation.json
-    python benchmarks/generation.py --family humo-nano --threads 2     # the model inside the package
+    python benchmarks/generation.py --family humo-nano --threads 2     # the guided model inside the package
 
 Words, a picture and a sound (the words and the sound as embeddings) become a video of 25 frames of 96 x 96 pixels.
 The published loop runs every pass its guidance formula names. Before anything is timed, both must give the same video.
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
-from humo.checkpoints.hub import EMBEDDED
+from humo.checkpoints.hub import TEACHER
 from humo.conditioning.audio import window
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
@@ -124,7 +124,7 @@ class Inputs:
 def build(preset: Preset, size: Size, layers: int) -> HuMoPipeline:
     """A pipeline of that family with random weights; its inputs come as embeddings, so it has no encoders."""
     if preset is HUMO_NANO:
-        whole = load_pipeline(EMBEDDED, device="cpu")
+        whole = load_pipeline(TEACHER, device="cpu")
         whole.set_progress_bar_config(disable=True)
         return whole
     with torch.random.fork_rng():

@@ -259,11 +259,15 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
     guidance = preset.guidance[mode](scales)
     if preset.student is not None:
         _check_student(request, preset.student)
+        if request.steps not in (None, preset.student.steps):
+            notes.append(f"steps {request.steps}: this student learned {preset.student.steps}, and is best at these")
     for field, name in SCALES.items():
         if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
     if preset.student is not None and request.negative_prompt:
         notes.append("negative_prompt has no effect: a student makes no pass without the words")
+    if preset.student is not None and request.speed != "exact":
+        notes.append("speed has no effect: a student makes one pass a step, and spares none")
 
     frames = _frames(request, preset, sound_samples if audio else None, notes)
     window, overlap = _window(request, preset)
@@ -312,13 +316,11 @@ def _check_student(request: GenerateRequest, student: Student) -> None:
     """A student does what it learned, and nothing else.
 
     Raises:
-        RequestError: the request asks for other steps, another shift, or a scale that it was never told.
+        RequestError: the request asks for another shift, or a scale that it was never told.
     """
-    for field, learned in (("steps", student.steps), ("shift", student.shift)):
-        value = getattr(request, field)
-        if value is not None and value != learned:
-            remedy = f"leave it out, or give {learned:g}, or take the model that it learned from"
-            raise RequestError(field, f"{value:g} is not what this student learned", remedy)
+    if request.shift not in (None, student.shift):
+        remedy = f"leave it out, or give {student.shift:g}, or take the model that it learned from"
+        raise RequestError("shift", f"{request.shift:g} is not what this student learned", remedy)
     for name, (low, high) in student.scales.items():
         value = getattr(request, f"scale_{name}")
         if value is not None and low < high and not low <= value <= high:

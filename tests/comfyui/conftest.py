@@ -1,4 +1,4 @@
-"""The stand-in for ComfyUI, the nodes found as ComfyUI finds them, and the embedded model loaded by them."""
+"""The stand-in for ComfyUI, the nodes found as ComfyUI finds them, and a model from inside the package loaded by them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def comfy() -> Iterator[Comfy]:
 
 @pytest.fixture(scope="session")
 def model(comfy: Comfy) -> HuMoPipeline:
-    """The embedded model, as the node loads it."""
-    (pipeline,) = comfy.run("HuMo_LoadModel", model="", device="cpu", dtype="auto")
+    """The embedded model's teacher, which takes every setting, as the node loads it."""
+    (pipeline,) = comfy.run("HuMo_LoadModel", model="humo-nano-teacher", device="cpu", dtype="auto")
     assert isinstance(pipeline, HuMoPipeline)
     return pipeline
 

@@ -1,4 +1,4 @@
-"""The nodes on the embedded model: what they make is what the core makes of the same request."""
+"""The nodes on a model of the package: what they make is what the core makes of the same request."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_frames_and_sound_are_those_of_the_same_job(
     files = {"images": str(EXAMPLES / "woman.png"), "audio": str(EXAMPLES / "woman.wav")}
     letters = {"images": "I", "audio": "A"}
     named = {name: path for name, path in files.items() if letters[name] in mode}
-    plan = prepare(build_request({"prompt": PROMPT, **settings, **named, "output": str(tmp_path / "out.mp4")}))
+    asked = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
+    plan = prepare(build_request(asked | settings | named))
     pictures, sound, track = load_inputs(plan)
     expected = np.stack(list(model.run(plan, images=pictures, sound=sound)))
 
@@ -67,7 +68,10 @@ def test_frames_and_sound_are_those_of_the_same_job(
     assert images.dtype == torch.float32
     assert images.shape == (5, 112, 80, 3)
     assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
-    assert np.array_equal(written(images), expected)
+    # decoded in other pieces, which may round a value otherwise
+    apart = np.abs(written(images).astype(int) - expected.astype(int))
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 1e-4
     assert rate == 25.0
     assert isinstance(rate, float)
     if track is None:

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from humo.checkpoints.hub import EMBEDDED, open_model_folder
+from humo.checkpoints.hub import EMBEDDED, TEACHER, open_model_folder
 from humo.checkpoints.manifest import verify
 from humo.cli import main
 from humo.evaluation.nano import evaluate, find_cases
 from humo.media.video import read_video
-from humo.runtime import load_pipeline
+from humo.request import parse_request, resolve
+from humo.runtime import folder_of, load_pipeline
 from humo.synthetic.corpus import write_corpus
 from humo.synthetic.plan import Recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-MOST_BYTES = 64 * 10**6
+MOST_BYTES, MOST_WITH_TEACHER = 64 * 10**6, 96 * 10**6
+MOST_PASSES = 8
 
 
 def test_it_is_whole_and_small_and_says_where_it_comes_from() -> None:
@@ -30,6 +32,18 @@ def test_it_is_whole_and_small_and_says_where_it_comes_from() -> None:
     for name in folder.components:
         assert f"`{name}`" in origin
     assert verify(EMBEDDED)[0] == []
+
+
+def test_it_takes_few_passes_and_its_teacher_comes_with_it() -> None:
+    student, teacher = open_model_folder(EMBEDDED).preset, open_model_folder(TEACHER).preset
+    fields = {"prompt": "A man talks.", "images": ["man.png"], "audio": "man.wav"}
+    plans = [resolve(parse_request(fields), preset, 16_000) for preset in (student, teacher)]
+    assert plans[0].passes <= MOST_PASSES
+    assert plans[1].passes >= 10 * plans[0].passes
+    assert verify(TEACHER)[0] == []
+    files = [path for folder in (EMBEDDED, TEACHER) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_WITH_TEACHER
+    assert folder_of("humo-nano-teacher") == TEACHER
 
 
 def test_examples_are_whole_and_of_the_published_form() -> None:

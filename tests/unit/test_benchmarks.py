@@ -161,6 +161,16 @@ def test_a_command_is_timed_with_what_is_not_denoising_and_decoding(
     assert "outside denoising and decoding: " in capsys.readouterr().out
 
 
+def test_real_time_is_told_by_length(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rounds", "1", "--steps", "1", "--threads", "1", "--seconds", "0.2", "0.36"]
+    found = importlib.import_module("real_time").main(options)["medians"]
+    assert [values["plays"] for values in found.values()] == [0.2, 0.36]
+    assert all(0 < values["denoise"] < values["whole"] for values in found.values())
+    printed = capsys.readouterr().out
+    assert "| 0.20 | " in printed
+    assert "| 0.36 | " in printed
+
+
 def test_caches_are_told_by_blocks_time_and_likeness(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--rounds", "1", "--clips", "1", "--steps", "5", "--frames", "5", "--threads", "1"]
     found = importlib.import_module("caches").main(options)

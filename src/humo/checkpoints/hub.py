@@ -61,7 +61,10 @@ TIED = frozenset({"encoder.embed_tokens.weight"})
 EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
 """The model folder that is used where none is named."""
 
-INSIDE = {"humo-nano": EMBEDDED}
+TEACHER = EMBEDDED.with_name("nano-teacher")
+"""The model folder of what the embedded student learned from: guided, and not a student."""
+
+INSIDE = {"humo-nano": EMBEDDED, "humo-nano-teacher": TEACHER}
 """Names of the model folders that come inside the package."""
 
 NETWORK = "transformer"
