@@ -63,6 +63,7 @@ class Figures:
         overlap: frames that windows share.
         windows: how many.
         seam: change between frames where a window's part ends, in that of all other frames (medians).
+        seam_of_latents: the same in that of frames where any other latent frame ends.
         faces: share of frames with a face.
         start, end: the first and the last ten seconds.
         seconds: it took, for each second of the clip.
@@ -72,6 +73,7 @@ class Figures:
     overlap: int
     windows: int
     seam: float
+    seam_of_latents: float
     faces: float
     start: Part
     end: Part
@@ -99,6 +101,7 @@ def measure(plan: Plan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], pic
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
     at_border = np.zeros(len(change), bool)
     at_border[[number - 1 for number in borders(plan)]] = True
+    latent = np.arange(len(change)) % TEMPORAL_STRIDE == 0
     identity = FaceIdentity()
     wanted = identity.embed(np.asarray(picture))
     assert wanted is not None
@@ -119,6 +122,7 @@ def measure(plan: Plan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], pic
         overlap=plan.request.overlap,
         windows=len(plan.windows),
         seam=round(float(np.median(change[at_border]) / np.median(change[~at_border])), 3),
+        seam_of_latents=round(float(np.median(change[at_border]) / np.median(change[latent & ~at_border])), 3),
         faces=round(watched.found, 3),
         start=part(slice(0, length)),
         end=part(slice(len(frames) - length, len(frames))),

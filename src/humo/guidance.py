@@ -80,7 +80,7 @@ SpeedName = Literal["exact", "balanced", "fast"]
 
 SPEEDS: Mapping[SpeedName, Speed] = {
     "exact": Speed(),
-    "balanced": Speed(again=1),
+    "balanced": Speed(again=2),
     "fast": Speed(again=3, guided_above=400.0),
 }
 """What each costs in quality: docs/speed.md."""

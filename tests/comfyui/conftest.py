@@ -1,4 +1,4 @@
-"""The stand-in for ComfyUI, the nodes found as ComfyUI finds them, and a model from inside the package loaded by them."""
+"""The stand-in for ComfyUI, the nodes found as ComfyUI finds them, and a model of the package loaded by them."""
 
 from __future__ import annotations
 
