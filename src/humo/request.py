@@ -264,10 +264,11 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
     for field, name in SCALES.items():
         if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
-    if preset.student is not None and request.negative_prompt:
-        notes.append("negative_prompt has no effect: a student makes no pass without the words")
-    if preset.student is not None and request.speed != "exact":
-        notes.append("speed has no effect: a student makes one pass a step, and spares none")
+    if preset.student is not None:
+        if request.negative_prompt:
+            notes.append("negative_prompt has no effect: a student makes no pass without the words")
+        if request.speed != "exact":
+            notes.append("speed has no effect: a student makes one pass a step, and spares none")
 
     frames = _frames(request, preset, sound_samples if audio else None, notes)
     window, overlap = _window(request, preset)
