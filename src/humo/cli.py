@@ -7,6 +7,7 @@ Nothing heavy is imported until a command needs it: help costs a fraction of a s
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import signal
@@ -50,7 +51,9 @@ def entry() -> NoReturn:
         import warnings
 
         warnings.simplefilter("ignore")  # of libraries, about themselves; ours are notes
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    gc.freeze()  # or Python looks through all that the libraries made once more, for longer than a second
+    sys.exit(code)
 
 
 def main(words: Sequence[str]) -> int:

@@ -52,9 +52,10 @@ class Engine:
                 does not go with either.
         """
         from humo.checkpoints.hub import open_model_folder
-        from humo.model.caches import check_cache
-        from humo.runtime import BLOCKWISE, choose_placement, folder_of
+        from humo.runtime import BLOCKWISE, choose_placement, folder_of, uncollected
 
+        with uncollected():  # torch comes with it, and what builds on torch
+            from humo.model.caches import check_cache
         check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
         device, dtype = self.settle(plan.request)
         model = open_model_folder(folder_of(plan.request.model))
@@ -82,14 +83,15 @@ class Engine:
         Raises:
             CheckpointError: the folder's weights cannot be used.
         """
-        from humo.runtime import load_pipeline
+        from humo.runtime import load_pipeline, uncollected
 
         key = (folder.resolve(), device, dtype, placement)
         if self._pipeline is None or self._key != key:
             self._key = self._pipeline = None  # the old one leaves memory before the new one comes
             listener(Event("load", 0, 1))
             if self.crew is None:
-                self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
+                with uncollected():
+                    self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
                 self._pipeline.make_room = self._make_room
             else:
                 self._pipeline = self.crew.load(folder, dtype)

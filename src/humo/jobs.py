@@ -150,9 +150,10 @@ def run(
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
     from humo.media.watermark import mark
-    from humo.runtime import identity_folder
-    from humo.shelf import FolderShelf
+    from humo.runtime import identity_folder, uncollected
 
+    with uncollected():  # torch comes with it
+        from humo.shelf import FolderShelf
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
     watch = Stopwatch(listener)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,18 @@ SMALL = 8
 
 HOST, PORT = "127.0.0.1", 8848
 """Where the service listens unless it is told otherwise."""
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Python looks for no unreachable objects meanwhile: libraries make many when they are imported, and all stay."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def models_folder() -> Path:

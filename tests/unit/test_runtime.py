@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
 
 from humo.errors import CheckpointError, DependencyError
-from humo.runtime import choose_device, choose_dtype, load_pipeline
+from humo.runtime import choose_device, choose_dtype, load_pipeline, uncollected
 
 ABSENT = [
     name
@@ -92,3 +93,19 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
         load_pipeline(tmp_path, device="cpu")
     with pytest.raises(CheckpointError):
         load_pipeline(tmp_path / "missing", device="cpu")
+
+
+def test_unreachable_objects_are_looked_for_again_after_a_pause_that_failed_as_before_it() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ImportError), uncollected():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_a_pause_within_a_pause_does_not_end_it() -> None:
+    with uncollected():
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
