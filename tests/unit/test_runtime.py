@@ -95,17 +95,21 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
         load_pipeline(tmp_path / "missing", device="cpu")
 
 
-def test_unreachable_objects_are_looked_for_again_after_a_pause_that_failed_as_before_it() -> None:
+def test_unreachable_objects_are_looked_for_again_after_a_pause_that_failed() -> None:
     assert gc.isenabled()
     with pytest.raises(ImportError), uncollected():
-        assert not gc.isenabled()
-        raise ImportError
+        _fail_uncollected()
     assert gc.isenabled()
+
+
+def _fail_uncollected() -> None:
+    assert not gc.isenabled()
+    raise ImportError
 
 
 def test_a_pause_within_a_pause_does_not_end_it() -> None:
     with uncollected():
         with uncollected():
-            pass
+            assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
