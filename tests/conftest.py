@@ -2,8 +2,8 @@
 
 import os
 
-# The golden values were computed with AVX2 kernels; others round sums differently (1e-6 in the decoder). MKL besides takes
-# other kernels on Intel's processors than on AMD's, unless it is asked for the same results on both.
+# The golden values were computed with AVX2 kernels; others round sums differently (1e-6 in the decoder). MKL, besides,
+# takes other kernels on Intel's processors than on AMD's, unless it is asked for the same results on both.
 # Read by torch when it is first imported; without effect on other processors.
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
