@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,9 +80,13 @@ class Running:
                 worker.kill()
 
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
-        children = psutil.Process(self.process.pid).children()
-        return [one for one in children if "humo.server.worker" in " ".join(one.cmdline())]
+        """Its worker processes that are alive."""
+        alive = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):  # one that was killed a moment ago
+                if "humo.server.worker" in " ".join(child.cmdline()):
+                    alive.append(child)
+        return alive
 
     def ask(self, **fields: Any) -> str:
         """Ask for a video.
