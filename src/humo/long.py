@@ -5,7 +5,8 @@
                            ^ the last finished frame, as the first latent frame that every clip begins with
 
 The still is kept as it is, the shared latent frames less and less from the first to the last, so that one window
-passes into the next; a network that was trained to go on from clean latent frames is shown them so, and keeps all.
+passes into the next; a network that was trained to go on from clean latent frames is shown them so, and keeps all;
+what it adds has the mean of the first window, as its colours would wander off from window to window.
 What a window needs does not grow with the clip: memory and time a second are constant, and the noise of a latent frame
 follows from the seed and its place alone.
 
@@ -101,14 +102,19 @@ def walk(
     """
     windows, slots, held = plan.windows, plan.geometry.reference_slots, None
     shelf = shelf if len(windows) > 1 else EMPTY
+    level: Tensor | None = None
     for number, window in enumerate(windows):
         made, ends = shelf.get(number), False
         if made is None:
             noise = window_noise(noise_BCLHW, window, slots, seeds)
             made, ends = make(number, conditions.within(window, slots), noise, held)
+            if continues and held is not None and level is not None:
+                made = at_level(made, level, known=held.data.shape[2])
             if not ends:
                 shelf.put(number, made)
         made = made.to(noise_BCLHW.device)
+        if level is None:
+            level = made.mean(dim=(2, 3, 4), keepdim=True)
         following = None if ends or number + 1 == len(windows) else windows[number + 1]
         kept = window.latents if following is None else window.latents - following.shared
         stretch = Stretch(made[:, :, 1 if number else 0 : kept], decode)
@@ -118,6 +124,13 @@ def walk(
         known = torch.cat([still(stretch.pixels[:, :, -1:]), made[:, :, kept:]], dim=2)
         weight = torch.ones(known.shape[2]) if continues else held_weight(following.shared)
         held = Held(known, weight.to(known), shown=continues)
+
+
+def at_level(latents_BCLHW: Tensor, level: Tensor, *, known: int) -> Tensor:
+    """Latents whose new ones, those after the known ones, are moved to a mean (B, C, 1, 1, 1)."""
+    new = latents_BCLHW[:, :, known:]
+    moved = new + level - new.mean(dim=(2, 3, 4), keepdim=True)
+    return torch.cat([latents_BCLHW[:, :, :known], moved], dim=2)
 
 
 def held_weight(shared: int) -> Tensor:

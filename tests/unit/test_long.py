@@ -76,8 +76,21 @@ def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
     assert held_weight(0).tolist() == [1.0]
 
 
+class KeepingShelf:
+    """Keeps every window that is made, and gives none back."""
+
+    def __init__(self) -> None:
+        self.windows: list[torch.Tensor] = []
+
+    def get(self, number: int) -> torch.Tensor | None:
+        return None
+
+    def put(self, number: int, latents: torch.Tensor) -> None:
+        self.windows.append(latents)
+
+
 def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second window on, clean in place of noisy latents at every step; and keeps it as it is."""
+    """From the second window on, clean in place of noisy latents at every step; it keeps them, and the mean of all."""
     plan = plan_of(pipeline, 25)
     seen: list[torch.Tensor] = []
     velocity, config = pipeline.velocity, pipeline.transformer.config
@@ -88,7 +101,8 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
 
     monkeypatch.setattr(pipeline, "velocity", look)
     monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
-    stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND)))
+    kept = KeepingShelf()
+    stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND), shelf=kept))
     window, after = plan.windows[0], plan.windows[1]
     passes = len(seen) // len(plan.windows)
     known = seen[passes][:, :, : 1 + after.shared]
@@ -96,12 +110,15 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
     assert not seen[1][:, :, :1].equal(seen[passes - 1][:, :, :1])
     assert window.latents - after.shared == stretches[0].latents.shape[2]
     assert torch.allclose(stretches[1].latents[:, :, : after.shared], known[:, :, 1:], atol=1e-5)
+    level = kept.windows[0].mean(dim=(2, 3, 4))
+    for made, place in zip(kept.windows[1:], plan.windows[1:], strict=True):
+        assert torch.allclose(made[:, :, 1 + place.shared :].mean(dim=(2, 3, 4)), level, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [[1] * 6, [2, 4], [1, 3, 2]])
 def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
     torch.manual_seed(0)
-    small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
+    small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(0.1, 0.5)).eval()
     for vae in (pipeline.vae, small):
         latents = torch.randn(1, vae.config.z_dim, 6, 4, 2)
         with torch.no_grad():

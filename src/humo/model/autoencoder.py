@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo.model.deblocking import join_latents
 from humo.model.library import DecoderOutput
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
@@ -52,6 +53,8 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         dim_mult: widths of the three scales, as multiples.
         num_res_blocks: residual blocks a scale (one more in the decoder).
         latents_mean, latents_std: of the channels, for those who want them of unit size.
+        deblocking: sizes of a step between latent frames (`join_latents`) up to which it is smoothed, and from which on
+            it stays; None: latent frames stay as they are decoded.
     """
 
     @register_to_config
@@ -73,6 +76,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         patch_size: int = PATCH,
         scale_factor_temporal: int = TEMPORAL_STRIDE,
         scale_factor_spatial: int = SPATIAL_STRIDE,
+        deblocking: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             base_dim=base_dim,
@@ -101,11 +105,11 @@ class ShortcutAutoencoder(AutoencoderKLWan):
 
     def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """(B, C, k + 1, H, W) -> (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
-        video = self.reconstruct(z).clamp(-1.0, 1.0)
+        video = StreamingDecoder(self)(z)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        """As `decode`, but not clipped, so that training sees by how much a value is out of range."""
+        """As `decode`, but neither clipped nor joined: training sees by how much a value is out of range."""
         return StreamingDecoder(self).unclipped(z)
 
     def linear(self, z: Tensor, before: Tensor | None = None) -> Tensor:
@@ -173,13 +177,20 @@ class StreamingDecoder:
         self._vae = vae
         self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
         self._before: Tensor | None = None
+        self._last: Tensor | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
         """(B, C, k, H, W) -> (B, 3, 4k, 8 H, 8 W), the first time 3 frames fewer; clipped to [-1, 1]."""
-        return self.unclipped(z).clamp(-1.0, 1.0)
+        video = self.unclipped(z).clamp(-1.0, 1.0)
+        deblocking = self._vae.config.get("deblocking")
+        if deblocking is not None:
+            small, large = deblocking
+            video = join_latents(video, self._last, small, large)
+            self._last = video[:, :, -1]
+        return video
 
     def unclipped(self, z: Tensor) -> Tensor:
-        """As a call, but not clipped."""
+        """As a call, but neither clipped nor joined."""
         vae, begins = self._vae, self._before is None
         come_to_device(vae)
         video: Tensor

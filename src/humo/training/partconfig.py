@@ -11,13 +11,21 @@ from humo.training.config import Checkpoints, Compute, Data, Optimiser, Seed, Sh
 
 
 class AutoencoderNetwork(Table):
-    """Sizes of a `humo.model.autoencoder.ShortcutAutoencoder`."""
+    """Settings of a `humo.model.autoencoder.ShortcutAutoencoder`."""
 
     base_dim: int = Field(default=32, ge=4, multiple_of=4)
     decoder_base_dim: int | None = Field(default=None, ge=4, multiple_of=4)
     z_dim: int = Field(default=16, ge=1, le=256)
     dim_mult: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 2, 3)
     num_res_blocks: int = Field(default=1, ge=1)
+    deblocking: tuple[Annotated[float, Field(ge=0.0)], Annotated[float, Field(gt=0.0, le=2.0)]] | None = None
+
+    @field_validator("deblocking")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"{value[0]} is not below {value[1]}; a small step comes first, a large one after it")
+        return value
 
 
 class AutoencoderLoss(Table):

@@ -1,0 +1,57 @@
+"""Latent frames joined in time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from humo.model.deblocking import join_latents
+
+SMALL, LARGE = 0.1, 0.2
+
+
+def still(*values: float) -> Tensor:
+    """A frame of the first value, then four of each other one."""
+    frames = [values[0], *(value for value in values[1:] for _ in range(4))]
+    return torch.tensor(frames)[None, None, :, None, None].expand(1, 3, -1, 16, 16).clone()
+
+
+def test_a_small_step_becomes_a_slope_of_the_latents_frames() -> None:
+    joined = join_latents(still(0.0, 0.08, 0.0), None, SMALL, LARGE)
+    assert joined[0, 0, :, 3, 3].tolist() == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.06, 0.04, 0.02, 0.0])
+
+
+def test_a_large_step_stays() -> None:
+    video = still(0.0, 0.2, -0.5)
+    assert join_latents(video, None, SMALL, LARGE).equal(video)
+
+
+def test_half_of_a_step_between_small_and_large_is_spread() -> None:
+    joined = join_latents(still(0.0, 0.15), None, SMALL, LARGE)
+    assert joined[0, 0, 1, 3, 3].item() == pytest.approx(0.15 - 0.75 * 0.5 * 0.15)
+
+
+def test_a_lip_that_moves_is_left_alone_while_the_cheek_is_joined() -> None:
+    video = still(0.0, 0.04)
+    video[:, :, 1:, 10:, 10:] = 0.6
+    joined = join_latents(video, None, SMALL, LARGE)
+    assert joined[..., 10:, 10:].equal(video[..., 10:, 10:])
+    assert joined[0, 0, 1, 2, 2].item() == pytest.approx(0.01)
+
+
+def test_frames_within_a_latent_keep_what_moves_in_them() -> None:
+    video = still(0.0, 0.0)
+    video[:, :, 3] = 0.5
+    assert join_latents(video, None, SMALL, LARGE).equal(video)
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_one_latent_frame_alone(begins: bool) -> None:
+    if begins:
+        video = still(0.3)
+        assert join_latents(video, None, SMALL, LARGE).equal(video)
+    else:
+        video = still(0.0, 0.08)
+        again = join_latents(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
+        assert again.equal(join_latents(video, None, SMALL, LARGE)[:, :, 1:])
