@@ -129,6 +129,14 @@ def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, par
         assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
 
 
+def test_joined_latent_frames_are_clipped() -> None:
+    torch.manual_seed(0)
+    vae = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(1.0, 2.0)).eval()
+    with torch.no_grad():
+        video = vae.decode(20 * torch.randn(1, 8, 4, 2, 2)).sample
+    assert video.abs().max() == 1.0
+
+
 @pytest.mark.parametrize("parts", [[1, 4, 4, 8], [9, 8], [17]])
 def test_encoding_piece_by_piece_is_encoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
     torch.manual_seed(0)

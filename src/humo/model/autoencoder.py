@@ -185,7 +185,7 @@ class StreamingDecoder:
         deblocking = self._vae.config.get("deblocking")
         if deblocking is not None:
             small, large = deblocking
-            video = join_latents(video, self._last, small, large)
+            video = join_latents(video, self._last, small, large).clamp(-1.0, 1.0)
             self._last = video[:, :, -1]
         return video
 
