@@ -7,8 +7,6 @@ Nothing heavy is imported until a command needs it: help costs a fraction of a s
 from __future__ import annotations
 
 import argparse
-import gc
-import io
 import os
 import signal
 import sys
@@ -40,20 +38,6 @@ class Command:
     summary: str
     add_options: Callable[[Parser], None]
     act: Callable[[argparse.Namespace, list[str], Quiet], int]
-
-
-def entry() -> NoReturn:
-    """The installed command: like `main`, in a process of its own."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a prompt's letters is no reason to fail
-            stream.reconfigure(errors="backslashreplace")
-    if "--debug" not in sys.argv:
-        import warnings
-
-        warnings.simplefilter("ignore")  # of libraries, about themselves; ours are notes
-    code = main(sys.argv[1:])
-    gc.freeze()  # or Python looks through all that the libraries made once more, for longer than a second
-    sys.exit(code)
 
 
 def main(words: Sequence[str]) -> int:

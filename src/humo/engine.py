@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from humo.errors import RequestError
 from humo.progress import Event, Listener, deaf
 from humo.request import GenerateRequest, PlacementName, Plan
+from humo.runtime import uncollected
 
 if TYPE_CHECKING:
     from humo.pipeline import HuMoPipeline
@@ -43,6 +44,7 @@ class Engine:
         device = choose_device(request.device)
         return device, choose_dtype(request.dtype, device)
 
+    @uncollected()  # it imports torch, and what builds on torch
     def settled(self, plan: Plan) -> Plan:
         """A plan whose device, dtype and placement are those it will run with.
 
@@ -52,10 +54,9 @@ class Engine:
                 does not go with either.
         """
         from humo.checkpoints.hub import open_model_folder
-        from humo.runtime import BLOCKWISE, choose_placement, folder_of, uncollected
+        from humo.model.caches import check_cache
+        from humo.runtime import BLOCKWISE, choose_placement, folder_of
 
-        with uncollected():  # torch comes with it, and what builds on torch
-            from humo.model.caches import check_cache
         check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
         device, dtype = self.settle(plan.request)
         model = open_model_folder(folder_of(plan.request.model))
@@ -75,6 +76,7 @@ class Engine:
             return None
         return self._key[3]
 
+    @uncollected()
     def pipeline(
         self, folder: Path, device: str, dtype: str, placement: PlacementName = "resident", listener: Listener = deaf
     ) -> HuMoPipeline:
@@ -83,15 +85,14 @@ class Engine:
         Raises:
             CheckpointError: the folder's weights cannot be used.
         """
-        from humo.runtime import load_pipeline, uncollected
+        from humo.runtime import load_pipeline
 
         key = (folder.resolve(), device, dtype, placement)
         if self._pipeline is None or self._key != key:
             self._key = self._pipeline = None  # the old one leaves memory before the new one comes
             listener(Event("load", 0, 1))
             if self.crew is None:
-                with uncollected():
-                    self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
+                self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
                 self._pipeline.make_room = self._make_room
             else:
                 self._pipeline = self.crew.load(folder, dtype)

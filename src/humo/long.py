@@ -108,8 +108,8 @@ def walk(
         if made is None:
             noise = window_noise(noise_BCLHW, window, slots, seeds)
             made, ends = make(number, conditions.within(window, slots), noise, held)
-            if continues and held is not None and level is not None:
-                made = at_level(made, level, known=held.data.shape[2])
+            if continues and level is not None:
+                made = at_level(made, level, known=1 + window.shared)
             if not ends:
                 shelf.put(number, made)
         made = made.to(noise_BCLHW.device)
