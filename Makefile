@@ -46,7 +46,7 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m reference docs/reference
+	$(BIN)/python -m tools.docs_reference docs/reference
 	$(BIN)/zensical build --strict
 
 format: $(VENV)/.ready

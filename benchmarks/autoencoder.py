@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from small_memory import resident
+from timing import Case, agreed, alternate, arguments, report
 from torch import Tensor
 
 from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, latents_in_frames
 from humo.model.autoencoder import StreamingDecoder, StreamingEncoder
-from small_memory import resident
-from timing import Case, agreed, alternate, arguments, report
 
 BOUND = 1e-4  # on max |difference| / max |output|
 MEBIBYTE = 2**20

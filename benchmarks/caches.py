@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from timing import alternate, arguments, environment, positive, ratio
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.checkpoints.hub import TEACHER
+from humo.checkpoints.model_folder import TEACHER
 from humo.presets import HUMO_NANO
 from humo.request import CacheName
-from humo.runtime import load_pipeline
-from timing import alternate, arguments, environment, positive, ratio
+from humo.runtime.device import load_pipeline
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))

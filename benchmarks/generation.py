@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from PIL import Image
+from plain_wan import WanWithAudio, with_audio
+from timing import Case, agreed, alternate, arguments, positive, report
 from torch import Tensor, nn
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
-from humo.checkpoints.hub import TEACHER
+from humo.checkpoints.model_folder import TEACHER
 from humo.conditioning.audio import window
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
 from humo.presets import HUMO_1_7B, HUMO_17B, HUMO_NANO, Preset, ReferenceEntry, find_preset
-from humo.runtime import load_pipeline
-from plain_wan import WanWithAudio, with_audio
-from timing import Case, agreed, alternate, arguments, positive, report
+from humo.runtime.device import load_pipeline
 
 BOUND = 1e-4  # on max |difference| of the videos / max |video|, float32; each condition moves the video more than that
 SEED, STEPS = 7, 10

@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humo.checkpoints.hub import EMBEDDED
-from humo.evaluation.figures import correlation, watch
-from humo.evaluation.mesh import FaceMesh
-from humo.evaluation.sync import implied_jaw
-from humo.faces import FaceIdentity
+from humo.checkpoints.model_folder import EMBEDDED
+from humo.evaluation.face_mesh import FaceMesh
+from humo.evaluation.lip_sync import implied_jaw
+from humo.evaluation.metrics import correlation, watch
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
 from humo.media.audio import SoundTrack
+from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import write_video
 from humo.request import Plan, parse_request, resolve
-from humo.runtime import load_pipeline
-from humo.synthetic.speech import speak, usable_voices
+from humo.runtime.device import load_pipeline
+from humo.synthetic.speech.synthesis import speak, usable_voices
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PROMPT = "A middle-aged woman with red hair cut in a bob, wearing a plain yellow hoodie, speaks outdoors by the sea."

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from bare import Bare
-from humo import HuMoTransformer3DModel
 from plain_wan import in_precision, with_audio, without_audio
 from timing import Case, agreed, alternate, arguments, report
+from torch import Tensor
+
+from humo import HuMoTransformer3DModel
 
 BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}  # on max |difference| / max |output|; diffusers' residual is in bfloat16
 TIMESTEP = 700.0  # of 0..1000; time does not depend on it

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from humo.engine import Engine
-from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE
-from humo.jobs import build_request, prepare, run
-from humo.media.audio import fit_length, load_sound
 from timing import WARM_UPS, environment, positive
+
+from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE
+from humo.jobs.engine import Engine
+from humo.jobs.generate import build_request, prepare, run
+from humo.media.audio import fit_length, load_sound
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
-
 from timing import environment, positive
 
 if TYPE_CHECKING:

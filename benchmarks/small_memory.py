@@ -28,19 +28,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import environment, positive
 from transformers import T5Tokenizer
 
+from humo.checkpoints.architecture import SpeechStructure, Structure
+from humo.checkpoints.formats.open import StoredTensor
+from humo.checkpoints.formats.writer import Output, write_json, write_weights
+from humo.checkpoints.hubs.released import RELEASED, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import MODEL_INDEX, OURS, feature_config, model_index, scheduler_config
-from humo.checkpoints.reading import StoredTensor
-from humo.checkpoints.released import RELEASED, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
-from humo.checkpoints.structure import SpeechStructure, Structure
-from humo.checkpoints.writing import Output, write_json, write_weights
 from humo.geometry import Geometry
-from humo.memory import Needs, needs_of
-from humo.placements import PLACEMENTS, PROCESS_BYTES
 from humo.presets import find_preset
-from timing import environment, positive
+from humo.runtime.memory_estimate import Needs, needs_of
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
 GIBIBYTE = 2**30
@@ -55,7 +55,7 @@ LONG = "a woman talks and " * 40
 PASS = """
 import sys, torch
 from pathlib import Path
-from humo.streaming import load_streaming
+from humo.runtime.block_streaming import load_streaming
 pipeline = load_streaming(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
 net, config = pipeline.transformer, pipeline.transformer.config
 stream = pipeline.let_go.__self__

@@ -56,8 +56,8 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:
-        from humo.checkpoints.hub import open_model_folder
-        from humo.runtime import folder_of
+        from humo.checkpoints.model_folder import open_model_folder
+        from humo.runtime.device import folder_of
 
         try:
             open_model_folder(folder_of(model or None))
@@ -73,8 +73,8 @@ class LoadModel(io.ComfyNode):
         dtype: str | None = None,
         placement: str | None = None,
     ) -> str:
-        from humo.replay import fingerprint
-        from humo.runtime import folder_of
+        from humo.jobs.replay import fingerprint
+        from humo.runtime.device import folder_of
 
         return fingerprint(folder_of(model or None))
 
@@ -82,7 +82,7 @@ class LoadModel(io.ComfyNode):
     def execute(
         cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
     ) -> io.NodeOutput:
-        from humo.runtime import check_placement, choose_device, folder_of, load_pipeline
+        from humo.runtime.device import check_placement, choose_device, folder_of, load_pipeline
 
         place = choose_device(device)
         check_placement(placement, place)
@@ -219,7 +219,7 @@ class Sample(io.ComfyNode):
         sound: Sound | None = None,
         **settings: float | str | None,
     ) -> io.NodeOutput:
-        from humo.clips import clips_of_call
+        from humo.inference.inputs import clips_of_call
 
         options = given({**settings, "negative_prompt": text.negative_prompt})
         heard = None if sound is None else sound.heard

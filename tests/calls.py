@@ -11,8 +11,8 @@ from torch import Tensor
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.geometry import Geometry
-from humo.meter import metered
 from humo.presets import PRESETS
+from humo.runtime.allocation_tracker import metered
 from tests.tiny import AUDIO_WIDTH
 
 WIDTH, HEIGHT, FRAMES, STEPS = 48, 32, 9, 2

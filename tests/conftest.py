@@ -11,8 +11,12 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from humo import HuMoPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY.parent / "shared" / "golden" / "vectors"))
@@ -50,3 +54,27 @@ def tiny_model_folder_17b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-17b", "humo-17b")
+
+
+@pytest.fixture(scope="module", params=("humo-1.7b", "humo-17b"))
+def pipeline(request: pytest.FixtureRequest) -> "HuMoPipeline":
+    """A tiny pipeline of each family; tests do not change it."""
+    from tests.tiny import tiny_pipeline
+
+    return tiny_pipeline(request.param)
+
+
+@pytest.fixture(scope="module")
+def small() -> "HuMoPipeline":
+    """A tiny pipeline of the 1.7B family; tests do not change it."""
+    from tests.tiny import tiny_pipeline
+
+    return tiny_pipeline("humo-1.7b")
+
+
+@pytest.fixture(scope="module")
+def large() -> "HuMoPipeline":
+    """A tiny pipeline of the 17B family; tests do not change it."""
+    from tests.tiny import tiny_pipeline
+
+    return tiny_pipeline("humo-17b")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from humo.errors import HumoError
+    from humo.inference.pipeline import HuMoPipeline
     from humo.model.audio import SpeechEncoder
     from humo.model.transformer import HuMoTransformer3DModel
-    from humo.pipeline import HuMoPipeline
     from humo.request import GenerateRequest
 
 __version__ = "0.1.0"
@@ -16,7 +16,7 @@ __all__ = ["GenerateRequest", "HuMoPipeline", "HuMoTransformer3DModel", "HumoErr
 
 _HOMES = {
     "GenerateRequest": "humo.request",
-    "HuMoPipeline": "humo.pipeline",
+    "HuMoPipeline": "humo.inference.pipeline",
     "HuMoTransformer3DModel": "humo.model.transformer",
     "HumoError": "humo.errors",
     "SpeechEncoder": "humo.model.audio",

@@ -1,4 +1,4 @@
-"""The installed command ``humo``, and ``python -m humo``: `humo.cli.main` in a process of its own."""
+"""The installed command ``humo``, and ``python -m humo``: `humo.cli.main.main` in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import NoReturn
 
-from humo.cli import main
+from humo.cli.main import main
 
 
 def entry() -> NoReturn:

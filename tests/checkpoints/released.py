@@ -13,8 +13,8 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
+from humo.checkpoints.architecture import SpeechStructure, TransformerStructure
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import SpeechStructure, TransformerStructure
 from tests.conftest import GOLDEN
 
 SEED = 1

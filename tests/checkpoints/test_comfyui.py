@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Tokenizer
 
+from humo.checkpoints.architecture import SpeechStructure, measure_text
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import SpeechStructure, measure_text
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 

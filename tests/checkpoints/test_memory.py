@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from humo.checkpoints.architecture import TextStructure
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import TextStructure
 
 STRUCTURE = TextStructure(
     vocab_size=8192,

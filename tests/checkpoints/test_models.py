@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from humo import cli
-from humo.checkpoints import catalogue
-from humo.checkpoints.catalogue import CATALOGUE
-from humo.checkpoints.hub import INSIDE, open_model_folder
-from humo.runtime import folder_of
+from humo.checkpoints.hubs import catalogue
+from humo.checkpoints.hubs.catalogue import CATALOGUE
+from humo.checkpoints.model_folder import INSIDE, open_model_folder
+from humo.cli.main import main
+from humo.runtime.device import folder_of
 from tests.checkpoints import released
 from tests.checkpoints.hub_server import Hub, serving
 
@@ -61,7 +61,7 @@ def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]], str]:
-    code = cli.main(["models", *words, "--json"])
+    code = main(["models", *words, "--json"])
     told = capsys.readouterr()
     return code, [json.loads(line) for line in told.out.splitlines()], told.err
 
@@ -245,7 +245,7 @@ def test_bad_words_are_one_line(
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", "--model", NAME, "--prompt", "A man.", "--dry-run"]) == 2
+    assert main(["generate", "--model", NAME, "--prompt", "A man.", "--dry-run"]) == 2
     assert "humo models get humo-1.7b" in capsys.readouterr().err
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from humo.checkpoints.architecture import SpeechStructure
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import SpeechStructure
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 from humo import HuMoPipeline
-from humo.checkpoints.hub import EMBEDDED
+from humo.checkpoints.model_folder import EMBEDDED
 from humo.errors import CheckpointError, HumoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
-from humo.jobs import build_request, load_inputs, prepare
+from humo.jobs.generate import build_request, load_inputs, prepare
+from humo.jobs.replay import fingerprint
 from humo.media.audio import load_sound, load_track
 from humo.media.watermark import read
 from humo.presets import HUMO_NANO
-from humo.replay import fingerprint
 from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, written
 
 PROMPT = "A woman speaks by the sea."

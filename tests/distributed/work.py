@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from humo.clips import Clip
+from humo.distributed.process_group import Crew, ranks
 from humo.errors import RequestError
+from humo.inference.inputs import Clip
 from humo.presets import find_preset
-from humo.ranks import Crew, ranks
 from humo.request import Plan, parse_request, resolve
 from tests.calls import RED, tone
 

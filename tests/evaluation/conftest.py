@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from humo.synthetic.clip_plan import Recipe
 from humo.synthetic.corpus import write_corpus
-from humo.synthetic.plan import Recipe
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from humo.checkpoints.hub import EMBEDDED, TEACHER, open_model_folder
 from humo.checkpoints.manifest import verify
-from humo.cli import main
-from humo.evaluation.nano import evaluate, find_cases
+from humo.checkpoints.model_folder import EMBEDDED, TEACHER, open_model_folder
+from humo.cli.main import main
+from humo.evaluation.benchmark import evaluate, find_cases
 from humo.media.video import read_video
 from humo.request import parse_request, resolve
-from humo.runtime import folder_of, load_pipeline
+from humo.runtime.device import folder_of, load_pipeline
+from humo.synthetic.clip_plan import Recipe
 from humo.synthetic.corpus import write_corpus
-from humo.synthetic.plan import Recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MOST_BYTES, MOST_WITH_TEACHER = 64 * 10**6, 96 * 10**6

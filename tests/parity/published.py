@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from humo import HuMoPipeline, HuMoTransformer3DModel, SpeechEncoder
+from humo.checkpoints.architecture import measure_autoencoder, measure_text, measure_transformer
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import measure_autoencoder, measure_text, measure_transformer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAMILIES = {"humo_17b": "humo-17b", "humo_1_7b": "humo-1.7b"}

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from humo.checkpoints.keymap import Name, names_of
-from humo.checkpoints.structure import (
+from humo.checkpoints.architecture import (
     Hints,
     Shapes,
     SpeechStructure,
@@ -22,6 +21,7 @@ from humo.checkpoints.structure import (
     measure_text,
     measure_transformer,
 )
+from humo.checkpoints.keymap import Name, names_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("HUMO_CHECKPOINTS", REPOSITORY.parent / "shared" / "checkpoints"))

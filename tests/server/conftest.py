@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from humo.server.api_keys import Keys
 from humo.server.app import make_app
-from humo.server.keys import Keys
-from humo.server.ledger import Ledger
+from humo.server.file_store import Store
+from humo.server.job_queue import Ledger
 from humo.server.service import Service
 from humo.server.settings import Settings
-from humo.server.store import Store
 from tests.server.running import Running
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

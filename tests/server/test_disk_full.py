@@ -19,11 +19,11 @@ from humo.errors import StorageError
 from humo.media.credentials import open_identity
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.runtime import identity_folder
-from humo.server.intake import Gate, Limits
-from humo.server.ledger import Ledger, State
+from humo.runtime.device import identity_folder
+from humo.server.file_store import Store, write
+from humo.server.job_queue import Ledger, State
 from humo.server.service import Service
-from humo.server.store import Store, write
+from humo.server.upload_sanitizer import Gate, Limits
 from humo.server.worker import Worker
 from tests.server.conftest import EXAMPLES
 from tests.server.running import Running, wait_for

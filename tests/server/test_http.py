@@ -16,12 +16,12 @@ from fastapi.testclient import TestClient
 
 from humo.errors import RequestError
 from humo.request import GenerateRequest
+from humo.server.api_keys import Keys
 from humo.server.app import make_app
-from humo.server.intake import Limits
-from humo.server.keys import Keys
+from humo.server.schemas import PLAIN
 from humo.server.service import Service
 from humo.server.settings import Settings, is_loopback
-from humo.server.wire import PLAIN
+from humo.server.upload_sanitizer import Limits
 from tests.server.conftest import EXAMPLES
 
 SMALL = {"prompt": "a person speaks", "frames": 5, "steps": 1}

@@ -23,10 +23,10 @@ from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Mount
 from starlette.websockets import WebSocketDisconnect
 
+from humo.server.api_keys import Keys
 from humo.server.app import make_app
-from humo.server.keys import Keys
 from humo.server.service import Service
-from humo.server.uploads import Uploads
+from humo.server.webui.uploads import Uploads
 from tests.server.hostile import (
     PICTURE,
     POST,
@@ -142,7 +142,7 @@ def every(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
 
 def test_no_route_of_the_library_is_open_that_is_not_on_the_list(service: Service) -> None:
     """Whatever a later version of it brings."""
-    from humo.server.page import mount
+    from humo.server.webui.page import mount
 
     async def mounted() -> FastAPI:  # within a loop: otherwise the library leaves one of its own behind
         return mount(make_app(service, Keys(service.settings.keys)), service)

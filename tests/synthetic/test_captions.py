@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from humo.synthetic.appearance import Look
 from humo.synthetic.captions import Captions, captions
-from humo.synthetic.person import PERSON_WORDS, Person
-from humo.synthetic.visemes import MOODS
+from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.identity import PERSON_WORDS, Person
+from humo.synthetic.speech.visemes import MOODS
 
 PEOPLE = 400
 IDENTITY = ("sex", "age group", "skin tone", "hair style", "beard", "glasses", "freckles")

@@ -19,20 +19,20 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from humo import cli
+from humo.cli.main import DONE, USAGE, main
 from humo.errors import DependencyError, StorageError
 from humo.media.audio import load_sound
 from humo.media.video import read_video
 from humo.synthetic import sentences
-from humo.synthetic.appearance import Look
-from humo.synthetic.clip import speech_of
+from humo.synthetic.clip_plan import SPLITS, ClipPlan, Recipe, indices, name_of, plan_clip, split_of
 from humo.synthetic.corpus import write_corpus, write_words
-from humo.synthetic.mouth import mouth_curve
-from humo.synthetic.person import Person
-from humo.synthetic.plan import SPLITS, ClipPlan, Recipe, indices, name_of, plan_clip, split_of
-from humo.synthetic.speech import find_voice
-from humo.synthetic.track import UNIT
-from humo.synthetic.visemes import face_track, loudness, openness
+from humo.synthetic.make_clip import speech_of
+from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.identity import Person
+from humo.synthetic.person.mouth_curve import mouth_curve
+from humo.synthetic.speech.face_track import UNIT
+from humo.synthetic.speech.synthesis import find_voice
+from humo.synthetic.speech.visemes import face_track, loudness, openness
 
 RECIPE = Recipe(seed=21, size=32, frames=5, silent_share=0.4, supersample=1, people=60)
 CLIPS = 3
@@ -273,9 +273,9 @@ def test_a_disk_without_room_is_found_before_the_work(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on files' sizes")
 def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
     code = (
-        "import resource, sys, humo.cli\n"
+        "import resource, sys, humo.cli.main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
-        "sys.exit(humo.cli.main(sys.argv[1:]))"
+        "sys.exit(humo.cli.main.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *WORDS, str(tmp_path / "full"), "--workers", "1", "--quiet"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -319,7 +319,7 @@ def test_bad_options_are_refused_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(words) == cli.USAGE
+    assert main(words) == USAGE
     told = capsys.readouterr().err
     assert complaint in told
     assert told.count("\n") == 1
@@ -328,7 +328,7 @@ def test_bad_options_are_refused_by_name(
 
 def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(made)
-    assert cli.main([*WORDS, str(made), "--workers", "1", "--json"]) == cli.DONE
+    assert main([*WORDS, str(made), "--workers", "1", "--json"]) == DONE
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[0] == {"event": "progress", "phase": "clips", "done": CLIPS, "total": CLIPS}
     assert told[-1]["event"] == "result"
@@ -338,7 +338,7 @@ def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixtur
 
 
 def test_words_alone_are_those_of_the_corpus(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["data", "words", str(tmp_path / "words"), *WORDS[2:]]) == 0
+    assert main(["data", "words", str(tmp_path / "words"), *WORDS[2:]]) == 0
     assert f"{CLIPS} clips made" in capsys.readouterr().out
     for table in ("video_caption.parquet", "truth/attributes.parquet"):
         assert parquet.read_table(tmp_path / "words" / table) == parquet.read_table(made / table)

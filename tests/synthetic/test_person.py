@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from humo.synthetic.appearance import LOOK_WORDS, TIGHTEST, WIDEST, Look
-from humo.synthetic.body import neutral
-from humo.synthetic.mesh import base_mesh, target
-from humo.synthetic.person import PERSON_WORDS, Person
+from humo.synthetic.person.appearance import LOOK_WORDS, TIGHTEST, WIDEST, Look
+from humo.synthetic.person.base_mesh import base_mesh, target
+from humo.synthetic.person.body import neutral
+from humo.synthetic.person.identity import PERSON_WORDS, Person
 
 _SEEDS = 2000
 

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 
 from humo.errors import RequestError
-from humo.synthetic.appearance import BACKGROUNDS, CLOTHES, WIDEST, Look
-from humo.synthetic.hair import STYLES
-from humo.synthetic.person import BEARDS, HAIR_STYLES, Person
-from humo.synthetic.render import mouth_curve, render_clip, render_still
-from humo.synthetic.scene import backdrop
-from humo.synthetic.track import UNIT, UNITS, FaceTrack
+from humo.synthetic.person.appearance import BACKGROUNDS, CLOTHES, WIDEST, Look
+from humo.synthetic.person.hair import STYLES
+from humo.synthetic.person.identity import BEARDS, HAIR_STYLES, Person
+from humo.synthetic.render.render import mouth_curve, render_clip, render_still
+from humo.synthetic.render.scene import backdrop
+from humo.synthetic.speech.face_track import UNIT, UNITS, FaceTrack
 
 _DIGEST = """
 import hashlib
-from humo.synthetic.appearance import Look
-from humo.synthetic.person import Person
-from humo.synthetic.render import render_clip
-from humo.synthetic.track import FaceTrack
+from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.identity import Person
+from humo.synthetic.render.render import render_clip
+from humo.synthetic.speech.face_track import FaceTrack
 person = Person.from_seed(3)
 frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.still(2), 48)
 print(hashlib.sha256(frames.tobytes() + masks.tobytes()).hexdigest())

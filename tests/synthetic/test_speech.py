@@ -14,9 +14,10 @@ import pytest
 
 from humo.errors import DependencyError, RequestError
 from humo.geometry import SAMPLE_RATE
-from humo.synthetic import neural, sentences
-from humo.synthetic.speech import VOICES, Speech, Voice, find_voice, speak, usable_voices
-from humo.synthetic.visemes import visemes_of
+from humo.synthetic import sentences
+from humo.synthetic.speech import hibari
+from humo.synthetic.speech.synthesis import VOICES, Speech, Voice, find_voice, speak, usable_voices
+from humo.synthetic.speech.visemes import visemes_of
 
 TEXT = "She sees six small ships."
 HISSING = "She sees six small ships sailing south, and seven scissors lay on the glass shelf."
@@ -120,7 +121,7 @@ def test_what_cannot_be_said_is_refused_by_name() -> None:
 def test_without_hibari_espeak_speaks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hibari", None)
     assert {voice.engine for voice in usable_voices()} == {"espeak"}
-    neural._load.cache_clear()
+    hibari._load.cache_clear()
     with pytest.raises(DependencyError, match="pip install"):
         speak(TEXT, find_voice("hibari heart"))
 
@@ -134,8 +135,8 @@ def test_without_espeak_the_command_that_installs_it_is_named(monkeypatch: pytes
 
 
 def test_another_release_of_the_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neural, "DURATIONS", "/Cast_0_output_9")
-    neural._load.cache_clear()
+    monkeypatch.setattr(hibari, "DURATIONS", "/Cast_0_output_9")
+    hibari._load.cache_clear()
     with pytest.raises(DependencyError, match="is not the release that is known"):
         speak(TEXT, find_voice("hibari heart"))
 

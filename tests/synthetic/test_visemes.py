@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from humo.geometry import SAMPLE_RATE
 from humo.synthetic import sentences
-from humo.synthetic.speech import Phoneme, Speech, find_voice, speak
-from humo.synthetic.track import UNIT, FaceTrack
-from humo.synthetic.visemes import face_track, openness, visemes_of
+from humo.synthetic.speech.face_track import UNIT, FaceTrack
+from humo.synthetic.speech.synthesis import Phoneme, Speech, find_voice, speak
+from humo.synthetic.speech.visemes import face_track, openness, visemes_of
 
 TEXTS = (
     "My mother bought five beautiful apples today.",

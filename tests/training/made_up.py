@@ -13,8 +13,8 @@ from PIL import Image
 from humo.media.audio import SoundTrack
 from humo.media.video import write_video
 from humo.training.config import Recipe
-from humo.training.journal import read_journal
-from humo.training.recipefile import parse_recipe
+from humo.training.metrics_log import read_journal
+from humo.training.recipe_file import parse_recipe
 
 SIDE, FRAMES = 32, 13
 """Pixels; frames of each clip."""

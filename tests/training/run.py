@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from humo.training.recipefile import parse_recipe
+from humo.training.recipe_file import parse_recipe
 from humo.training.train import train
 
 if __name__ == "__main__":

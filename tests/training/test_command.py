@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from humo.cli import main
+from humo.cli.main import main
 from tests.training.made_up import values
 
 

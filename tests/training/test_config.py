@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from humo.errors import RequestError
+from humo.training.component_config import AutoencoderRecipe, TextRecipe
 from humo.training.config import PUBLISHED, Recipe, Table
-from humo.training.partconfig import AutoencoderRecipe, TextRecipe
-from humo.training.recipefile import parse_recipe, read_recipe, read_table
+from humo.training.recipe_file import parse_recipe, read_recipe, read_table
 from tests.training.made_up import values
 
 NOWHERE = Path("nowhere")

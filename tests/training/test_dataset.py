@@ -14,10 +14,14 @@ import torch
 from PIL import Image
 
 from humo.errors import HumoError, MediaError, RequestError
-from humo.faces import EMBEDDING
+from humo.media.face_identity import EMBEDDING
 from humo.presets import ReferenceEntry
-from humo.training.batches import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
-from humo.training.cache import (
+from humo.training.collate import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
+from humo.training.config import Data, Loss, Recipe
+from humo.training.dataset import of_split, read_truth, scan
+from humo.training.fitting import at_rate, nearest_size
+from humo.training.frozen_encoders import Encoders
+from humo.training.latent_cache import (
     Cache,
     face_name,
     load,
@@ -27,12 +31,8 @@ from humo.training.cache import (
     spread,
     view_name,
 )
-from humo.training.config import Data, Loss, Recipe
-from humo.training.dataset import of_split, read_truth, scan
-from humo.training.encoders import Encoders
-from humo.training.fitting import at_rate, nearest_size
+from humo.training.preprocessing import FACES, faces, views
 from humo.training.train import train
-from humo.training.views import FACES, faces, views
 from tests.training.made_up import FRAMES, SIDE, recipe, write_clip
 
 

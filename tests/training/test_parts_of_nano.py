@@ -15,24 +15,24 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from humo.checkpoints.architecture import ShortcutStructure, measure_autoencoder
 from humo.checkpoints.keymap import names_of
-from humo.checkpoints.structure import ShortcutStructure, measure_autoencoder
 from humo.conditioning.text import encode_text
 from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
-from humo.model.noise import seeded
-from humo.training import wording
-from humo.training.autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
+from humo.model.seeding import seeded
+from humo.training import train_text_encoder
+from humo.training.autoencoder_data import read_piece
+from humo.training.checkpoint import finished
+from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe, TextRecipe
 from humo.training.config import Data
 from humo.training.dataset import read_attributes, read_words, scan
-from humo.training.journal import read_journal
+from humo.training.metrics_log import read_journal
 from humo.training.muon import Muon
-from humo.training.partconfig import AutoencoderLoss, AutoencoderRecipe, TextRecipe
-from humo.training.pixels import read_piece
-from humo.training.recipefile import parse_recipe, parse_table
-from humo.training.state import finished
-from humo.training.wording import make_tokenizer, train_text
+from humo.training.recipe_file import parse_recipe, parse_table
+from humo.training.train_autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
+from humo.training.train_text_encoder import make_tokenizer, train_text
 from tests.training.made_up import FRAMES, SIDE, values
 
 SMALL = {"base_dim": 4, "z_dim": 6, "dim_mult": [1, 2, 2]}
@@ -304,7 +304,7 @@ def test_no_split_is_all_of_them(told: Path, tmp_path: Path, monkeypatch: pytest
         seen.extend(texts)
         return make_tokenizer(texts, vocabulary)
 
-    monkeypatch.setattr(wording, "make_tokenizer", listen)
+    monkeypatch.setattr(train_text_encoder, "make_tokenizer", listen)
     train_text(of_text(told, tmp_path / "out", data={"folder": str(told), "split": None}, batch=6, steps=1))
     assert sorted(text for text in seen if text.startswith("a person")) == [
         f"a person number {number} speaks" for number in range(len(table))

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.checkpoints.hub import open_model_folder
-from humo.training.encoders import Encoders
-from humo.training.journal import read_journal
-from humo.training.learner import Learner
-from humo.training.optimise import divide
-from humo.training.parts import PATTERNS, matches
-from humo.training.state import finished, read_checkpoint
+from humo.checkpoints.model_folder import open_model_folder
+from humo.training.checkpoint import finished, read_checkpoint
+from humo.training.frozen_encoders import Encoders
+from humo.training.metrics_log import read_journal
+from humo.training.optimizer import divide
 from humo.training.train import train
+from humo.training.trainable import PATTERNS, matches
+from humo.training.training_model import Learner
 from tests.training.made_up import losses, recipe, stages, values
 
 

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from humo.checkpoints.reading import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, WeightSet, torch_dtypes
+from humo.checkpoints.formats.open import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, WeightSet, torch_dtypes
 from humo.errors import CheckpointError, RequestError, did_you_mean
-from humo.model.blocks import EIGHT_BIT_FLOATS, GGML_BLOCKS, QUANTISED
+from humo.quantization.formats import EIGHT_BIT_FLOATS, GGML_BLOCKS, QUANTISED
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Element types that may be asked for, and the safetensors format's words for them."""
@@ -166,7 +166,7 @@ class Cast:
     def _cast(self, stored: StoredTensor) -> Iterator[memoryview]:
         import torch
 
-        from humo.model.dequantise import decode  # torch alone, without diffusers
+        from humo.quantization.dequantize import decode  # torch alone, without diffusers
 
         dtypes = torch_dtypes()
         scale = None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from humo.checkpoints.architecture import AutoencoderStructure, SpeechStructure, TextStructure, TransformerStructure
 from humo.checkpoints.casting import dtype_word
+from humo.checkpoints.conversion_plan import Dropped, PartPlan, plan_part
 from humo.checkpoints.discovery import FEATURE_FILE, TOKENIZER_FILES, Findings, Found, Ignored, find_parts
+from humo.checkpoints.formats.writer import SHARD_BYTES, new_folder, write_json, write_weights
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
@@ -28,10 +31,7 @@ from humo.checkpoints.layout import (
     scheduler_config,
     tokenizer_config,
 )
-from humo.checkpoints.plan import Dropped, PartPlan, plan_part
 from humo.checkpoints.signatures import Part
-from humo.checkpoints.structure import AutoencoderStructure, SpeechStructure, TextStructure, TransformerStructure
-from humo.checkpoints.writing import SHARD_BYTES, new_folder, write_json, write_weights
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 from humo.presets import PRESETS
 

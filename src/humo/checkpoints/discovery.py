@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.reading import GGUF_SUFFIX, TORCH_SUFFIXES, WeightSet, open_weights
+from humo.checkpoints.formats.open import GGUF_SUFFIX, TORCH_SUFFIXES, WeightSet, open_weights
 from humo.checkpoints.signatures import Part, recognise
 from humo.errors import CheckpointError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from humo.checkpoints.structure import (
+from humo.checkpoints.architecture import (
     AutoencoderStructure,
     ShortcutStructure,
     SpeechStructure,
@@ -47,7 +47,7 @@ def names_of(structure: Structure) -> Iterator[Name]:
     """All tensors that a part of this structure has.
 
     Args:
-        structure: see `humo.checkpoints.structure`.
+        structure: see `humo.checkpoints.architecture`.
     """
     match structure:
         case TransformerStructure():

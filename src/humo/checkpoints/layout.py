@@ -21,8 +21,8 @@ QUANTISATION = "quantization_config"
 """In a ``config.json``: the weights are stored otherwise than the class has them. diffusers looks for it, too."""
 
 OWN_QUANTISATION = {"quant_method": "humo"}
-"""What it says where blocks are quantised as `humo.model.quantised` reads them; diffusers knows no such method, and so
-does not take bytes for weights."""
+"""What it says where blocks are quantised as `humo.quantization.linear` reads them; diffusers knows no such method, and
+so does not take bytes for weights."""
 
 
 @dataclass(frozen=True, slots=True)

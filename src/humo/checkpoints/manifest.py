@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from humo.checkpoints.formats.writer import write_json
 from humo.checkpoints.layout import MANIFEST
-from humo.checkpoints.writing import write_json
 from humo.errors import CheckpointError
-from humo.media.files import hash_file
+from humo.files import hash_file
 
 Counted = Callable[[int], None]
 Progress = Callable[[str, int, int], None]

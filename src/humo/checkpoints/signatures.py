@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from humo.checkpoints.structure import SpeechStructure
+from humo.checkpoints.architecture import SpeechStructure
 
 
 class Part(StrEnum):

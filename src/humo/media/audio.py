@@ -16,9 +16,9 @@ import soxr
 from av.container import InputContainer
 
 from humo.errors import MediaError
+from humo.files import check_file, reason
 from humo.geometry import SAMPLE_RATE
 from humo.limits import MAX_AUDIO_SECONDS
-from humo.media.files import check_file, reason
 
 CONTAINERS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nut,ogg,w64,wav,webm,wv,3gp,m4a,mp4"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import DependencyError, MediaError, StorageError
-from humo.media.files import reason, replacing
+from humo.files import reason, replacing
 
 KEY, CHAIN = "key.pem", "chain.pem"
 """In an identity's folder: the private key, readable by its owner alone; its certificate and those above it."""

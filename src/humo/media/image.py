@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from humo.errors import MediaError
+from humo.files import check_file
 from humo.limits import MAX_IMAGE_PIXELS
-from humo.media.files import check_file
 
 PADDING_COLOUR = (255, 255, 255)
 """RGB around a fitted picture and under transparency: the white the checkpoints were trained with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import MediaError, StorageError
-from humo.media.files import check_file, reason, replacing
+from humo.files import check_file, reason, replacing
 from humo.media.video import read_metadata
 
 RECORD_VERSION = 1
@@ -30,6 +31,17 @@ _FORM = {
     "version": int,
 }
 """The type of each field in JSON."""
+
+WEIGHTS = "weights"
+"""Key of the record's environment: fingerprint of the weights."""
+
+CIRCUMSTANCES = frozenset(
+    {"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "placement", "consent"}
+)
+"""Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
+
+PLACES = ("device", "dtype", "placement")
+"""Of those, the ones that can change the last digits; ``auto`` is content with any."""
 
 Json = Mapping[str, Any]
 
@@ -130,3 +142,23 @@ def _to_json(record: Record, indent: int | None) -> str:
     """JSON whose text is valid Unicode: half a surrogate pair is written as its escape."""
     text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def mark_of(record: Record) -> int:
+    """The number that a video's watermark carries, 0 to 65,535: the same for whatever shows the same.
+
+    Args:
+        record: of the video.
+    """
+    return int.from_bytes(bytes.fromhex(digest_of(record))[:2], "big")
+
+
+def digest_of(record: Record) -> str:
+    """SHA-256 of all that a video's frames follow from, but for where they were computed.
+
+    Args:
+        record: of the video.
+    """
+    settled = {name: value for name, value in record.request.items() if name not in CIRCUMSTANCES}
+    told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()

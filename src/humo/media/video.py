@@ -21,8 +21,8 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from humo.errors import DependencyError, MediaError, StorageError
+from humo.files import folder_for, reason, replacing
 from humo.media.audio import SoundTrack, fit_length, load_track, open_media
-from humo.media.files import folder_for, reason, replacing
 
 CRF = 18
 """x264's constant rate factor, 0 (lossless) to 51: the value held to be free of visible loss."""

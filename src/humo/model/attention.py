@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humo.model.library import AttentionModuleMixin, dispatch_attention_fn
+from humo.model.upstream import AttentionModuleMixin, dispatch_attention_fn
 
 ROPE_THETA = 10_000.0
 

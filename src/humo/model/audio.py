@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from humo.model.library import FP32LayerNorm, WhisperEncoder
+from humo.model.upstream import FP32LayerNorm, WhisperEncoder
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
 __all__ = ["AudioProjection", "PreTrainedModel", "SpeechEncoder", "silence_like"]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo.model.deblocking import join_latents
-from humo.model.library import DecoderOutput
+from humo.model.upstream import DecoderOutput
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from humo.model.library import PixArtAlphaTextProjection, TimestepEmbedding
+from humo.model.upstream import PixArtAlphaTextProjection, TimestepEmbedding
 
 TIME_MAX_PERIOD = 10_000.0
 

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from humo.model.attention import Attention, KeysValues, Rotary, rotary_table
 from humo.model.audio import AudioProjection
+from humo.model.context_parallel import TokenSplit
 from humo.model.embedding import ConditionEmbedder, ScaleEmbedder
-from humo.model.library import (
+from humo.model.upstream import (
     AttentionMixin,
     FeedForward,
     FP32LayerNorm,
@@ -36,7 +37,6 @@ from humo.model.library import (
     TransformerBlockRegistry,
     apply_lora_scale,
 )
-from humo.model.split import TokenSplit
 from humo.presets import SCALE_NAMES, find_student
 from humo.schedule import TRAIN_TIMESTEPS
 

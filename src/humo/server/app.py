@@ -20,14 +20,14 @@ from starlette.formparsers import MultiPartException
 
 from humo import __version__
 from humo.errors import HumoError, RequestError, StorageError
-from humo.media.files import NO_ROOM, storage_error
-from humo.server.guard import BodyLimit, Guard, owner_in, refusal
-from humo.server.keys import Keys
-from humo.server.ledger import Job
+from humo.files import NO_ROOM, storage_error
+from humo.server.api_keys import Keys
+from humo.server.job_queue import Job
 from humo.server.metrics import exposition
+from humo.server.middleware import BodyLimit, Guard, owner_in, refusal
+from humo.server.schemas import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
 from humo.server.service import AbsentError, BusyError, ConflictError, Service
 from humo.server.supervisor import Workers
-from humo.server.wire import Deleted, Given, Model, ModelList, Refusal, Video, VideoList, body_schema
 
 POLL_MILLISECONDS = 500
 """Clients are asked to look no more often."""

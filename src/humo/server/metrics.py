@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from humo.server.ledger import Ledger, State
+from humo.server.job_queue import Ledger, State
 from humo.server.supervisor import Workers
 
 

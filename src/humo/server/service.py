@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import HumoError, RequestError
-from humo.jobs import build_request, prepare
+from humo.jobs.generate import build_request, prepare
 from humo.request import Plan
-from humo.server.intake import SUFFIXES, Gate, Kind, from_data_address
-from humo.server.ledger import JSON, Job, Ledger
-from humo.server.remote import fetch
+from humo.server.file_store import ENOUGH, Store, is_job_id, write
+from humo.server.job_queue import JSON, Job, Ledger
+from humo.server.schemas import OURS, Asked, Given, Video, address_in, sort, video_of
 from humo.server.settings import Settings
-from humo.server.store import ENOUGH, Store, is_job_id, write
-from humo.server.wire import OURS, Asked, Given, Video, address_in, sort, video_of
+from humo.server.upload_sanitizer import SUFFIXES, Gate, Kind, from_data_address
+from humo.server.url_fetch import fetch
 
 
 class BusyError(HumoError):

@@ -6,8 +6,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from humo.runtime import HOST, PORT
-from humo.server.intake import Limits
+from humo.runtime.device import HOST, PORT
+from humo.server.upload_sanitizer import Limits
 
 DAY = 86_400.0
 """Seconds."""

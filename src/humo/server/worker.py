@@ -22,13 +22,13 @@ from dbos import DBOS, DBOSConfig
 from numpy.typing import NDArray
 from PIL import Image
 
-from humo.engine import Engine
 from humo.errors import HumoError, StorageError
-from humo.jobs import build_request, prepare, run
-from humo.media.files import NO_ROOM, storage_error
+from humo.files import NO_ROOM, storage_error
+from humo.jobs.engine import Engine
+from humo.jobs.generate import build_request, prepare, run
 from humo.progress import Event
-from humo.server.ledger import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
-from humo.server.store import ENOUGH, Store, write
+from humo.server.file_store import ENOUGH, Store, write
+from humo.server.job_queue import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
 
 TELL_SECONDS = 0.2
 """At most so often the progress is written down."""
@@ -88,7 +88,7 @@ class Worker:
             what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
         if not self._has_begun:
-            importlib.import_module("humo.pipeline")  # and with it all the libraries
+            importlib.import_module("humo.inference.pipeline")  # and with it all the libraries
             gc.freeze()  # what they are made of stays, and is not looked through after each job
             self._has_begun = True
         try:

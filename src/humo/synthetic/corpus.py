@@ -34,9 +34,9 @@ import numpy as np
 
 from humo import errors
 from humo.errors import DependencyError, HumoError, MediaError, StorageError
-from humo.media.files import reason, replacing
-from humo.synthetic.plan import Recipe, Split, indices, name_of
-from humo.synthetic.speech import EXTRA
+from humo.files import reason, replacing
+from humo.synthetic.clip_plan import Recipe, Split, indices, name_of
+from humo.synthetic.speech.synthesis import EXTRA
 
 VIDEOS, REFERENCES, TRUTH = "video", "reference_image", "truth"
 CAPTIONS, ATTRIBUTES, RECIPE = "video_caption.parquet", "attributes.parquet", "synthetic.json"
@@ -132,7 +132,7 @@ def write_words(folder: Path, recipe: Recipe, *, clips: int, progress: Progress 
         StorageError: the folder holds something else, rendered clips among it, or cannot be written.
     """
     check_packages()
-    from humo.synthetic.clip import describe
+    from humo.synthetic.make_clip import describe
 
     if (folder / VIDEOS).exists():
         raise StorageError("FOLDER", f"{str(folder)!r} holds rendered clips, and their words", "name a new folder")
@@ -149,7 +149,7 @@ def write_words(folder: Path, recipe: Recipe, *, clips: int, progress: Progress 
 def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Generator[int, None, None]:
     """Make clips, and yield the number of each that is finished."""
     if workers == 1 or len(missing) < 2:
-        from humo.synthetic.clip import make_clip
+        from humo.synthetic.make_clip import make_clip
 
         for index in missing:
             make_clip(folder, recipe, index)
@@ -185,7 +185,7 @@ def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Gen
 
 def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...]]:
     """Make a clip in a worker; a failure comes back in words, as exceptions of several arguments cannot travel."""
-    from humo.synthetic.clip import make_clip
+    from humo.synthetic.make_clip import make_clip
 
     try:
         make_clip(folder, recipe, index)

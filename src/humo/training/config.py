@@ -273,7 +273,7 @@ Range = tuple[Annotated[float, Field(ge=0.0, le=MAX_SCALE)], Annotated[float, Fi
 
 
 class Distill(Table):
-    """A student of the network: one pass a step, few steps, told the guidance scales (`humo.training.walks`).
+    """A student of the network: one pass a step, few steps, told the guidance scales (`humo.training.distillation`).
 
     Args:
         steps: that the student takes.

@@ -7,19 +7,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from humo.checkpoints.formats.writer import new_folder
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
-from humo.checkpoints.writing import new_folder
-from humo.lora import student_tensors
+from humo.distributed.fsdp import whole_dict
+from humo.distributed.process_group import Ranks
+from humo.inference.lora import student_tensors
+from humo.inference.pipeline import HuMoPipeline
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.pipeline import HuMoPipeline
 from humo.presets import find_student
-from humo.ranks import Ranks
 from humo.training.config import Recipe
-from humo.training.encoders import Encoders
-from humo.training.network import Trainee
-from humo.training.optimise import Average
-from humo.training.parallel import whole_dict
-from humo.training.parts import HEADS, add_low_rank
+from humo.training.frozen_encoders import Encoders
+from humo.training.optimizer import Average
+from humo.training.stage_model import Trainee
+from humo.training.trainable import HEADS, add_low_rank
 
 _PREFIX = "transformer."
 

@@ -19,26 +19,26 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from humo.distributed.fsdp import average_gradients, synchronise, whole_dict
+from humo.distributed.process_group import Ranks, ranks
 from humo.errors import RequestError
-from humo.faces import EMBEDDING
+from humo.media.face_identity import EMBEDDING
 from humo.model.reference import network_input
 from humo.presets import ReferenceEntry
-from humo.ranks import Ranks, ranks
-from humo.training.batches import Batch, Bucket, Collator, Decks, Samples, audio_share, buckets_of, statistics
-from humo.training.cache import Cache, Entry, Progress
+from humo.training.auxiliary_heads import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
+from humo.training.checkpoint import Position, finished, read_checkpoint, read_position, save_checkpoint
+from humo.training.collate import Batch, Bucket, Collator, Decks, Samples, audio_share, buckets_of, statistics
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import Bad, ClipFiles, Folder, no_clips, of_split, refuse_if_bad, scan
-from humo.training.encoders import Encoders
+from humo.training.distillation import Walks
 from humo.training.export import averaged_network, export_lora, export_model
-from humo.training.focus import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
-from humo.training.journal import Journal
-from humo.training.network import Trainee, choose_attention, lower, prepare
-from humo.training.objective import add_noise, timestep_of, velocity_loss
-from humo.training.optimise import Average, StageOptimiser, learning_rate
-from humo.training.parallel import average_gradients, synchronise, whole_dict
-from humo.training.state import Position, finished, read_checkpoint, read_position, save_checkpoint
-from humo.training.validate import make_clips, measure_loss
-from humo.training.walks import Walks
+from humo.training.flow_matching import add_noise, timestep_of, velocity_loss
+from humo.training.frozen_encoders import Encoders
+from humo.training.latent_cache import Cache, Entry, Progress
+from humo.training.metrics_log import Journal
+from humo.training.optimizer import Average, StageOptimiser, learning_rate
+from humo.training.stage_model import Trainee, choose_attention, lower, prepare
+from humo.training.validation import make_clips, measure_loss
 
 CHECKPOINTS, VALIDATION, MODEL, LORA = "checkpoints", "validation", "model", "lora"
 """Folders of a run."""

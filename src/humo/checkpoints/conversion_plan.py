@@ -1,0 +1,287 @@
+"""Gives every tensor of a found part its place under the wanted names, or the reason why it has none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from humo.checkpoints.architecture import (
+    Shapes,
+    SpeechStructure,
+    Structure,
+    TransformerStructure,
+    measure_autoencoder,
+    measure_speech,
+    measure_text,
+    measure_transformer,
+)
+from humo.checkpoints.casting import Cast, check_quantisation, scale_names
+from humo.checkpoints.discovery import Found
+from humo.checkpoints.formats.open import GGUF_SUFFIX, WeightSet
+from humo.checkpoints.formats.writer import Output
+from humo.checkpoints.keymap import Name, Naming, names_of
+from humo.checkpoints.signatures import Part, find_prefixes, other_whisper, why_dropped
+from humo.errors import CheckpointError
+from humo.quantization.formats import EIGHT_BIT_FLOATS, QUANTISED
+
+FAMILIES = {36: "humo-17b", 16: "humo-1.7b"}
+"""Input channels of the transformer -> family: 16 of noise, in the larger one 4 of mask and 16 of image latents too."""
+
+SCALE_SUFFIX = ".weight_scale"
+"""How the scale of a weight that stays in fp8 is named in our layout."""
+
+SAMPLE_OF_NAMES = 3
+"""Tensors named in a message about many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A tensor, or another value of a file, that is not converted.
+
+    Args:
+        file: where it lies.
+        name: its name there.
+        reason: why.
+    """
+
+    file: Path
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartPlan:
+    """One part, ready to be written.
+
+    Args:
+        part: which.
+        weights: where it comes from.
+        structure: its sizes.
+        hints: its own configuration in the source, or nothing.
+        outputs: its tensors under the wanted names.
+        dropped: what is left out.
+        unscaled_fp8: how many weights are fp8 without a scale.
+        kept: how many weights stay quantised.
+    """
+
+    part: Part
+    weights: WeightSet
+    structure: Structure
+    hints: Mapping[str, Any]
+    outputs: tuple[Output, ...]
+    dropped: tuple[Dropped, ...]
+    unscaled_fp8: int
+    kept: int
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of what will be written."""
+        return sum(output.tensor.bytes for output in self.outputs)
+
+    @property
+    def family(self) -> str | None:
+        """The preset that a transformer belongs to; nothing for other parts."""
+        return family_of(self.structure) if isinstance(self.structure, TransformerStructure) else None
+
+
+def family_of(structure: TransformerStructure) -> str:
+    """The preset of a transformer.
+
+    Args:
+        structure: its sizes.
+
+    Raises:
+        CheckpointError: it takes another number of channels than either family.
+    """
+    if structure.in_channels not in FAMILIES:
+        problem = f"takes {structure.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
+        raise CheckpointError("transformer", problem, "give the weights of one of them")
+    return FAMILIES[structure.in_channels]
+
+
+def can_stay_quantised(name: str, shape: tuple[int, ...], kind: str) -> bool:
+    """Whether a weight of the transformer may stay quantised: a matrix in a block, its rows whole blocks of its type.
+
+    Args:
+        name: ours.
+        shape: of the weight.
+        kind: the type it is stored in.
+    """
+    if kind not in QUANTISED or len(shape) != 2 or not (name.startswith("blocks.") and name.endswith(".weight")):
+        return False
+    return shape[1] % QUANTISED[kind].weights == 0
+
+
+def quantised_as(structure: TransformerStructure, kind: str, scales: int = 0) -> dict[str, tuple[str, int]]:
+    """What would be quantised of a network, were all of it that can be in one type.
+
+    Args:
+        structure: of the network.
+        kind: the type.
+        scales: beside each weight.
+
+    Returns:
+        weight -> its type and scales.
+    """
+    return {
+        name.ours: (kind, scales) for name in names_of(structure) if can_stay_quantised(name.ours, name.shape, kind)
+    }
+
+
+def plan_part(
+    found: Found, naming: Naming, dtype: str | None, head_width: int | None, keep_quantised: bool = False
+) -> PartPlan:
+    """Match a part's tensors with what its structure implies.
+
+    Args:
+        found: the part.
+        naming: the names to write.
+        dtype: element type to write, in the safetensors format's words; nothing to keep what is stored.
+        head_width: channels of one of the transformer's attention heads, where no configuration tells.
+        keep_quantised: the matrices of the transformer's blocks stay in the quantisation that they are stored in.
+
+    Raises:
+        CheckpointError: a tensor is missing, has another shape, or has neither a place nor a reason to be dropped.
+    """
+    part, weights = found.part, found.weights
+    check_quantisation(weights)
+    inside, dropped = _strip(part, weights)
+    stored = {name: weights.tensors[original].shape for name, original in inside.items()}
+    scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
+    scaling = set(scales.values())
+    shapes = {name: shape for name, shape in stored.items() if inside[name] not in scaling}
+    structure = _measure(part, shapes, found.config, head_width, str(weights.path))
+    if isinstance(structure, SpeechStructure) and (other := other_whisper(structure, weights.tensors)):
+        raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
+    places = _match(part, weights, inside, shapes, list(names_of(structure)), dropped)
+    keep = keep_quantised and part is Part.TRANSFORMER
+    casts = [one for name, original in places for one in _casts(name, original, weights, scales, dtype, keep)]
+    return PartPlan(
+        part=part,
+        weights=weights,
+        structure=structure,
+        hints=found.config,
+        outputs=tuple(
+            Output(name.ours if naming is Naming.OURS else name.published, cast.tensor, cast.chunks)
+            for name, cast in casts
+        ),
+        dropped=tuple(dropped),
+        unscaled_fp8=sum(
+            weights.tensors[original].dtype in EIGHT_BIT_FLOATS and original not in scales for _, original in places
+        ),
+        kept=sum(cast.tensor.dtype in QUANTISED for _, cast in casts),
+    )
+
+
+def _casts(
+    name: Name, original: str, weights: WeightSet, scales: Mapping[str, str], dtype: str | None, keep: bool
+) -> Iterator[tuple[Name, Cast]]:
+    """A tensor as it is written; if it stays quantised, its scale beside it.
+
+    Where the blocks stay quantised, what else was is written in float32, which holds it exactly.
+    """
+    stored, scale = weights.tensors[original].dtype, scales.get(original)
+    if keep and can_stay_quantised(name.ours, name.shape, stored):
+        Cast(weights, original, None, scale)  # for its looking at the scale
+        yield name, Cast(weights, original, stored, shape=name.shape)
+        if scale is not None:
+            count = math.prod(weights.tensors[scale].shape)
+            beside = name.ours.removesuffix(".weight") + SCALE_SUFFIX
+            yield Name(beside, beside, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
+        return
+    exact = "F32" if keep and stored in QUANTISED else None
+    yield name, Cast(weights, original, dtype or exact, scale, name.shape)
+
+
+def _strip(part: Part, weights: WeightSet) -> tuple[dict[str, str], list[Dropped]]:
+    """Names without the file's prefix -> names in the file; and what does not belong to the model."""
+    prefixes = find_prefixes(part, weights.tensors)
+    if len(prefixes) > 1 and "ema" not in prefixes[0]:
+        problem = f"holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}"
+        raise CheckpointError(str(weights.path), problem, "give a file with one of them")
+    if not prefixes:
+        problem = f"looks like the {part} but for its names' unknown prefix"
+        raise CheckpointError(str(weights.path), problem, "take the file as released, or report where it is from")
+    chosen, others = prefixes[0], tuple(prefix for prefix in prefixes[1:] if prefix)
+    inside: dict[str, str] = {}
+    dropped = [Dropped(weights.path, name, "a value, not a tensor") for name in weights.others]
+    strange: list[str] = []
+    for name in weights.tensors:
+        if name.startswith(chosen) and not name.startswith(others):
+            inside[name.removeprefix(chosen)] = name
+        elif reason := why_dropped(part, name):
+            dropped.append(Dropped(weights.path, name, reason))
+        elif len(prefixes) > 1 and (name.startswith(others) or "" in prefixes):
+            dropped.append(Dropped(weights.path, name, "raw weights beside the averaged ones (EMA)"))
+        else:
+            strange.append(name)
+    _refuse(weights, strange, "has no place in the model")
+    if part is Part.TEXT_ENCODER and "shared.weight" not in inside and "encoder.embed_tokens.weight" in inside:
+        inside["shared.weight"] = inside.pop("encoder.embed_tokens.weight")
+    return inside, dropped
+
+
+def _match(
+    part: Part,
+    weights: WeightSet,
+    inside: Mapping[str, str],
+    shapes: Shapes,
+    names: list[Name],
+    dropped: list[Dropped],
+) -> list[tuple[Name, str]]:
+    """Each name of the structure and the tensor in the file that it comes from."""
+    ours = {name.ours: name for name in names}
+    published = {name.published: name for name in names}
+    known = ours if len(ours.keys() & shapes.keys()) >= len(published.keys() & shapes.keys()) else published
+    strange: list[str] = []
+    for name, original in inside.items():
+        if name not in shapes:
+            continue  # a scale
+        if name not in known:
+            if reason := why_dropped(part, original):
+                dropped.append(Dropped(weights.path, original, reason))
+            else:
+                strange.append(original)
+        elif not _fits(shapes[name], known[name].shape, weights):
+            problem = f"{original!r} has shape {shapes[name]}, not {known[name].shape} as its other tensors imply"
+            raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
+    _refuse(weights, strange, "has no place in the model")
+    missing = [name for name in known if name not in inside]
+    _refuse(weights, missing, "is missing")
+    return [(known[name], inside[name]) for name in known]
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
+    """Whether a shape is the wanted one; in GGUF files, which lose them, but for leading sizes of 1."""
+    if weights.path.suffix == GGUF_SUFFIX:
+        return _without_leading_ones(found) == _without_leading_ones(wanted)
+    return found == wanted
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[next((place for place, size in enumerate(shape) if size != 1), len(shape)) :]
+
+
+def _refuse(weights: WeightSet, names: list[str], problem: str) -> None:
+    if names:
+        listed = ", ".join(sorted(names)[:SAMPLE_OF_NAMES])
+        more = f" and {len(names) - SAMPLE_OF_NAMES} more" if len(names) > SAMPLE_OF_NAMES else ""
+        raise CheckpointError(str(weights.path), f"{listed}{more} {problem}", "take the complete, unchanged file")
+
+
+def _measure(part: Part, shapes: Shapes, hints: Mapping[str, Any], head_width: int | None, field: str) -> Structure:
+    try:
+        match part:
+            case Part.TRANSFORMER:
+                return measure_transformer(shapes, hints, head_width)
+            case Part.AUTOENCODER:
+                return measure_autoencoder(shapes, hints)
+            case Part.TEXT_ENCODER:
+                return measure_text(shapes, hints)
+            case Part.AUDIO_ENCODER:
+                return measure_speech(shapes, hints)
+    except CheckpointError as error:
+        raise CheckpointError(field, f"{error.field} {error.problem}", error.remedy) from error

@@ -1,0 +1,197 @@
+"""Reads tensors out of GGUF files, as ComfyUI-GGUF and its like make them of image and video networks.
+
+    "GGUF"  version  number of tensors  number of values  |  values: name, type, value  |  tensors: name, sizes, type,
+    offset  |  padding  |  the tensors' bytes, aligned
+
+Names are those of the file that was quantised, HuMo's published ones. What is stored otherwise than there:
+- sizes stand in reverse order;
+- leading sizes of 1 are lost where llama.cpp's own tool has written the file (`plan` gives them back);
+- a matrix whose rows are no whole number of blocks may be stored flat, its sizes in ``comfy.gguf.orig_shape.NAME``.
+
+What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not looked at: its tensors tell.
+
+**Source:** the format: ggml's ``docs/gguf.md``. ComfyUI-GGUF (city96): ``loader.py`` (reverse order, ``orig_shape``,
+prefix ``model.diffusion_model.``, architectures), ``tools/convert.py`` (names kept as they are),
+``tools/fix_5d_tensors.py`` (the patch embedding's five sizes, which ggml itself cannot have), issue 136 (lost sizes).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from humo.checkpoints.formats.open import CHECK, CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, check_start, read_pieces
+from humo.errors import CheckpointError
+from humo.quantization.formats import GGML_BLOCKS
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+"""That are read: the first one counted in 32 bits, and was gone before any video network came."""
+
+ALIGNMENT = 32
+"""Bytes that tensors are aligned to, unless the file tells."""
+
+MOST_DIMENSIONS = 8
+
+TYPES: Mapping[int, str] = {
+    0: "F32", 1: "F16", 30: "BF16",
+    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0",
+    10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS",
+}  # fmt: skip
+"""ggml's number of a type -> its name, which for floats is the safetensors format's, too."""
+
+NOT_READ: Mapping[int, str] = {
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
+    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
+"""Other types, by name in a message."""
+
+SCALARS: Mapping[int, str] = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+"""Type of a value -> its form, in `struct`'s letters."""
+
+STRING, ARRAY = 8, 9
+INTEGERS = "BbHhIiQq"
+
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+
+
+class GgufFile:
+    """A .gguf file; only its header is held.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: no such file, not of this format, damaged, cut short, or of a type that is not read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.others: tuple[str, ...] = ()
+        self.metadata: dict[str, str] = {}
+        try:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                self.tensors, self._begins = _Header(path, file, size).read()
+        except OSError as error:
+            raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+
+    def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """See `WeightFile.chunks`."""
+        return read_pieces(self.path, self._begins[name], self.tensors[name], chunk_bytes)
+
+
+class _Header:
+    """Goes through the header of a file.
+
+    Args:
+        path: of the file.
+        file: opened, at its start.
+        size: of the file in bytes.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self._path, self._file, self._size = path, file, size
+
+    def read(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
+        """The tensors, and the offset in bytes at which each begins."""
+        start = self._file.read(8)
+        check_start(self._path, start)
+        if len(start) < 8 or not start.startswith(MAGIC):
+            raise CheckpointError(str(self._path), "is not a whole GGUF file", DOWNLOAD_AGAIN)
+        version = int.from_bytes(start[4:], "little")
+        if version not in VERSIONS:
+            problem = f"is of GGUF's version {version}, or for processors of another byte order"
+            raise CheckpointError(str(self._path), problem, "take one of version 2 or 3, little-endian")
+        tensors, values = self._number("Q"), self._number("Q")
+        alignment, shapes = self._values(values)
+        entries = [self._entry() for _ in range(tensors)]
+        data = -(-self._file.tell() // alignment) * alignment
+        found: dict[str, StoredTensor] = {}
+        begins: dict[str, int] = {}
+        for name, shape, kind, offset in entries:
+            found[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
+            begins[name] = data + offset
+            if (end := begins[name] + found[name].bytes) > self._size:
+                problem = f"is cut short: {self._size} bytes, and {name!r} ends at {end}"
+                raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
+        if len(found) < len(entries):
+            raise CheckpointError(str(self._path), "holds two tensors of one name", DOWNLOAD_AGAIN)
+        return found, begins
+
+    def _values(self, count: int) -> tuple[int, dict[str, tuple[int, ...]]]:
+        """The alignment, and the true sizes of tensors that are stored flat."""
+        alignment = ALIGNMENT
+        shapes: dict[str, tuple[int, ...]] = {}
+        for _ in range(count):
+            name = self._text()
+            value = self._value(self._number("I"))
+            if name == "general.alignment" and len(value) == 1 and value[0] > 0:
+                alignment = value[0]
+            elif name.startswith(ORIGINAL_SHAPE):
+                shapes[name.removeprefix(ORIGINAL_SHAPE)] = value
+        return alignment, shapes
+
+    def _value(self, kind: int) -> tuple[int, ...]:
+        """A value's numbers, where they are integers; others are passed over."""
+        if kind == STRING:
+            self._take(self._number("Q"))
+            return ()
+        if kind == ARRAY:
+            kind, count = self._number("I"), self._number("Q")
+            if kind == STRING:
+                for _ in range(count):
+                    self._take(self._number("Q"))
+                return ()
+        else:
+            count = 1
+        if kind not in SCALARS:
+            raise self._damaged()
+        letter = SCALARS[kind]
+        raw = self._take(count * struct.calcsize(f"<{letter}"))
+        return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MOST_DIMENSIONS else ()
+
+    def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
+        """A tensor's name, sizes, type and offset."""
+        name, dimensions = self._text(), self._number("I")
+        if dimensions > MOST_DIMENSIONS:
+            raise self._damaged()
+        sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
+        return name, tuple(reversed(sizes)), self._number("I"), self._number("Q")
+
+    def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], kind: int) -> StoredTensor:
+        if kind not in TYPES:
+            word = NOT_READ.get(kind, "a type that is not known")
+            problem = f"holds {name!r} as {word} (ggml's number {kind}), which is not read"
+            remedy = f"take a file of {', '.join(GGML_BLOCKS)}, F16 or BF16"
+            raise CheckpointError(str(self._path), problem, remedy)
+        word = TYPES[kind]
+        whole = word not in GGML_BLOCKS or (bool(stored) and stored[-1] % GGML_BLOCKS[word].weights == 0)
+        if not whole or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
+            problem = f"gives {name!r} sizes {shape}, which {word} of sizes {stored} cannot have"
+            raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
+        return StoredTensor(word, shape)
+
+    def _text(self) -> str:
+        try:
+            return self._take(self._number("Q")).decode()
+        except UnicodeDecodeError as error:
+            raise self._damaged() from error
+
+    def _number(self, letter: str) -> int:
+        (number,) = struct.unpack(f"<{letter}", self._take(struct.calcsize(f"<{letter}")))
+        return int(number)
+
+    def _take(self, count: int) -> bytes:
+        """The next bytes; a count beyond the file's end is no reason to ask for that much memory."""
+        if count > self._size - self._file.tell():
+            raise self._damaged()
+        return self._file.read(count)
+
+    def _damaged(self) -> CheckpointError:
+        return CheckpointError(str(self._path), "has a damaged GGUF header, or is cut short in it", DOWNLOAD_AGAIN)

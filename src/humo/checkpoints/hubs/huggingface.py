@@ -1,0 +1,102 @@
+"""Hugging Face, or a mirror of it, as a hub: which files a repository holds, and one of them brought here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from humo.checkpoints.hubs.catalogue import RemoteFile
+from humo.errors import CheckpointError
+
+
+class HuggingFace:
+    """The hub.
+
+    Args:
+        endpoint: its address; the usual one by default.
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint = endpoint
+
+    def files(self, repository: str) -> list[RemoteFile]:
+        """All files of a repository.
+
+        Raises:
+            CheckpointError: the hub cannot be reached, or has no such repository.
+        """
+        from huggingface_hub import HfApi
+
+        with _reached(repository):
+            siblings = HfApi(endpoint=self._endpoint).model_info(repository, files_metadata=True).siblings or []
+        return [
+            RemoteFile(repository, one.rfilename, one.size or 0, None if one.lfs is None else one.lfs.sha256)
+            for one in siblings
+        ]
+
+    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+        """One file, whole; where an earlier run was cut off it goes on.
+
+        Args:
+            file: of `files`.
+            folder: of its repository here.
+            counted: called with the bytes that are there.
+
+        Raises:
+            CheckpointError: the hub cannot be reached, or the line was cut.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _reached(file.repository):
+            return Path(
+                hf_hub_download(
+                    file.repository,
+                    file.name,
+                    local_dir=folder,
+                    endpoint=self._endpoint,
+                    tqdm_class=_listening(counted),
+                )
+            )
+
+
+def _listening(counted: Callable[[int], None]) -> Any:
+    """A tqdm that shows nothing and tells how many bytes are there."""
+    from tqdm import tqdm
+
+    class Listener(tqdm):
+        """Bytes of one file."""
+
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            settings.pop("name", None)
+            super().__init__(*args, **{**settings, "disable": True})
+            self.n = settings.get("initial", 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            """Some bytes more."""
+            self.n += n or 0
+            counted(int(self.n))
+            return None
+
+    return Listener
+
+
+@contextmanager
+def _reached(repository: str) -> Iterator[None]:
+    """Whatever keeps a hub from answering is one line that says what to do."""
+    from huggingface_hub import errors
+
+    unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of whichever HTTP library it stands on
+    try:
+        yield
+    except errors.OfflineModeIsEnabled as error:
+        problem = "is not here, and HF_HUB_OFFLINE forbids to look"
+        raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have") from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, unreachable) as error:
+        remedy = "what has arrived is kept: run the same again, or name a mirror with --endpoint"
+        raise CheckpointError(repository, f"cannot be downloaded: {_first_line(error)}", remedy) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

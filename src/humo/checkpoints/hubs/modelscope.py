@@ -1,0 +1,129 @@
+"""ModelScope as a hub: which files a repository holds, and one of them brought here, by its plain HTTP interface.
+
+**Source:** the client that ModelScope publishes (modelscope-hub 0.5.1): ``_legacy_api.py`` lists a repository by
+``GET /api/v1/models/OWNER/NAME/repo/files?Revision=&Recursive=`` (``{"Code", "Data": {"Files": [{"Path", "Type",
+"Size", "Sha256"}]}, "Message", "Success"}``, of at most 3000 entries, silently) and fetches a file by
+``GET /api/v1/models/OWNER/NAME/repo?Revision=&FilePath=``, in part if a ``Range`` is asked for. These two calls are all
+that is needed of that client, which would bring requests, urllib3 and setuptools with it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from humo.checkpoints.hubs.catalogue import RemoteFile
+from humo.errors import CheckpointError
+
+ENDPOINT = "https://modelscope.cn"
+REVISION = "master"
+
+SECONDS = 60.0
+"""Of silence, after which a line is dead."""
+
+PIECE_BYTES = 2**20
+
+MOST_FILES = 3000
+"""Of a list; what is longer is cut off there without a word."""
+
+PART = ".part"
+"""Suffix of a file that is on its way."""
+
+
+class ModelScope:
+    """The hub.
+
+    Args:
+        endpoint: its address; the usual one by default.
+        offline: it may not be asked.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, offline: bool = False) -> None:
+        self._endpoint, self._offline = (endpoint or ENDPOINT).rstrip("/"), offline
+
+    def files(self, repository: str) -> list[RemoteFile]:
+        """All files of a repository.
+
+        Raises:
+            CheckpointError: the hub cannot be reached, or has no such repository.
+        """
+        with self._asked(repository, "repo/files", {"Recursive": "True"}) as answer:
+            told = json.loads(answer.read())
+            if not told.get("Success", True) or not isinstance(told.get("Data"), dict):
+                raise _refused(repository, str(told.get("Message", "the answer is not understood")))
+            entries = told["Data"].get("Files") or []
+            if len(entries) >= MOST_FILES:
+                raise _refused(repository, f"it holds more than the {MOST_FILES} files that can be listed")
+            return [
+                RemoteFile(repository, one["Path"], int(one["Size"]), one.get("Sha256") or None)
+                for one in entries
+                if one["Type"] == "blob"
+            ]
+
+    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+        """One file, whole; where an earlier run was cut off it goes on.
+
+        Args:
+            file: of `files`.
+            folder: of its repository here.
+            counted: called with the bytes that are there.
+
+        Raises:
+            CheckpointError: the hub cannot be reached, or the line was cut.
+        """
+        path = folder / file.name
+        if path.is_file() and path.stat().st_size == file.bytes:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + PART)
+        there = part.stat().st_size if part.is_file() else 0
+        if there > file.bytes:  # of another version
+            there = 0
+        if there < file.bytes or not part.is_file():
+            headers = {"Range": f"bytes={there}-"} if there else {}
+            with self._asked(file.repository, "repo", {"FilePath": file.name}, headers) as answer:
+                there = there if answer.status == http.client.PARTIAL_CONTENT else 0
+                with part.open("ab" if there else "wb") as stream:
+                    while piece := answer.read1(PIECE_BYTES):
+                        stream.write(piece)
+                        there += len(piece)
+                        counted(there)
+        if there != file.bytes:
+            raise _refused(f"{file.repository}/{file.name}", f"{there} of {file.bytes} bytes have come")
+        part.replace(path)
+        return path
+
+    @contextmanager
+    def _asked(
+        self, repository: str, what: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> Iterator[Any]:
+        """The answer to a question; whatever keeps it from coming is one line."""
+        if self._offline:
+            problem = "is not here, and HF_HUB_OFFLINE forbids to look"
+            raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have")
+        address = (
+            f"{self._endpoint}/api/v1/models/{quote(repository)}/{what}?{urlencode({'Revision': REVISION, **query})}"
+        )
+        request = urllib.request.Request(address, headers={"User-Agent": "humo", **(headers or {})})
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+                yield answer
+        except urllib.error.HTTPError as error:
+            problem = "there is no such thing on the hub" if error.code == http.client.NOT_FOUND else str(error)
+            raise _refused(repository, problem) from error
+        except urllib.error.URLError as error:
+            raise _refused(repository, str(error.reason)) from error
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            raise _refused(repository, f"{type(error).__name__}: {error}") from error
+
+
+def _refused(what: str, problem: str) -> CheckpointError:
+    remedy = "what has arrived is kept: run the same again, or name a mirror with --endpoint"
+    return CheckpointError(what, f"cannot be downloaded: {problem}", remedy)

@@ -1,0 +1,337 @@
+"""Opens a model folder: what is in it, whether it is whole, how large it is; weights stay on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from humo.checkpoints.architecture import (
+    Shapes,
+    Structure,
+    TransformerStructure,
+    measure_autoencoder,
+    measure_speech,
+    measure_text,
+    measure_transformer,
+)
+from humo.checkpoints.conversion_plan import SCALE_SUFFIX, can_stay_quantised
+from humo.checkpoints.discovery import FEATURE_FILE
+from humo.checkpoints.formats.open import SafetensorsFile, StoredTensor, read_index
+from humo.checkpoints.hubs.catalogue import CATALOGUE
+from humo.checkpoints.keymap import names_of
+from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS, OWN_QUANTISATION, QUANTISATION
+from humo.errors import CheckpointError
+from humo.presets import Preset, ReferenceEntry, find_preset, find_student
+from humo.quantization.formats import QUANTISED
+
+PUBLISHED_FILES = (
+    "humo.safetensors.index.json",
+    "humo*.safetensors",
+    "*HuMo*.safetensors",
+    "*.gguf",
+    "ema.pth",
+    "Wan2.1_VAE.*",
+    "models_t5_umt5-xxl-enc-bf16.*",
+)
+"""Files that tell the published layout, or part of it."""
+
+SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
+    "tokenizer": ("spiece.model", "tokenizer.json"),
+    "feature_extractor": (FEATURE_FILE,),
+    "scheduler": ("scheduler_config.json",),
+}
+"""Component without weights -> the files of which it must have one."""
+
+MEASURES: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Structure]] = {
+    "transformer": measure_transformer,
+    "vae": measure_autoencoder,
+    "text_encoder": measure_text,
+    "audio_encoder": measure_speech,
+}
+"""Component with weights -> what tells its sizes from them."""
+
+TIED = frozenset({"encoder.embed_tokens.weight"})
+"""Tensors that a file may hold a second time."""
+
+EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
+"""The model folder that is used where none is named."""
+
+TEACHER = EMBEDDED.with_name("nano-teacher")
+"""The model folder of what the embedded student learned from: guided, and not a student."""
+
+INSIDE = {"humo-nano": EMBEDDED, "humo-nano-teacher": TEACHER}
+"""Names of the model folders that come inside the package."""
+
+NETWORK = "transformer"
+"""The component that a model folder with a base has of its own."""
+
+BASE = "base"
+"""In a model folder's index: the way from it to the folder that has its other parts."""
+
+_CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One component of a model folder.
+
+    Args:
+        folder: where it lies.
+        library: that its class comes from.
+        class_name: of that class.
+        config: its ``config.json``; nothing for a component without weights.
+        weights: its weights files.
+        tensors: what they hold; nothing for a component without weights.
+    """
+
+    folder: Path
+    library: str
+    class_name: str
+    config: Mapping[str, Any]
+    weights: tuple[Path, ...]
+    tensors: Mapping[str, StoredTensor]
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self.tensors.values())
+
+    @property
+    def quantised(self) -> Mapping[str, StoredTensor]:
+        """Weights of a transformer that are quantised, in the file and in memory."""
+        if self.folder.name != NETWORK:
+            return {}
+        return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANTISED}
+
+    def scale_of(self, weight: str) -> StoredTensor | None:
+        """The scale beside a quantised weight, if there is one.
+
+        Args:
+            weight: its name.
+        """
+        return self.tensors.get(weight.removesuffix(".weight") + SCALE_SUFFIX)
+
+    @property
+    def kinds(self) -> Mapping[str, tuple[str, int]]:
+        """Quantised weight -> its type, and how many scales are beside it."""
+        scales = {name: self.scale_of(name) for name in self.quantised}
+        return {
+            name: (tensor.dtype, scale.shape[0] if (scale := scales[name]) is not None else 0)
+            for name, tensor in self.quantised.items()
+        }
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of all weights, as they are once they are no longer quantised."""
+        scales = {name.removesuffix(".weight") + SCALE_SUFFIX for name in self.quantised}
+        return {name: one.shape for name, one in self.tensors.items() if name not in TIED | scales}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A whole model folder.
+
+    Args:
+        path: the folder.
+        preset: its family.
+        components: name -> component, all of them.
+        base: the model folder that has all but the network, where this one leans on another.
+    """
+
+    path: Path
+    preset: Preset
+    components: Mapping[str, Component]
+    base: Path | None = None
+
+    @property
+    def structures(self) -> Mapping[str, Structure]:
+        """Component with weights -> its sizes."""
+        return {
+            name: measure(part.shapes, part.config)
+            for name, measure in MEASURES.items()
+            for part in (self.components[name],)
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes of all weights."""
+        return sum(component.bytes for component in self.components.values())
+
+
+def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
+    """Read a model folder's index and check that every component is there and whole.
+
+    Only headers are read, and torch is not imported; of the last folders no more than the index, while their files are
+    what they were.
+
+    Args:
+        path: the folder that ``humo convert`` made.
+
+    Raises:
+        CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
+    """
+    folder = Path(path)
+    base = base_of(folder)
+    marks = _marks(folder, base)  # before anything is read: what changes meanwhile is read again next time
+    known = _OPENED.pop(folder, None)
+    found = known[1] if known is not None and known[0] == marks else _open(folder, base, str(path))
+    _OPENED[folder] = marks, found
+    for oldest in list(_OPENED)[:-MOST_OPENED]:
+        _OPENED.pop(oldest, None)
+    return found
+
+
+Marks = tuple[tuple[str, int, int], ...]
+"""Of files: path, moment of change, size."""
+
+MOST_OPENED = 8
+_OPENED: dict[Path, tuple[Marks, ModelFolder]] = {}
+"""The last folders that were opened, each as its files were then."""
+
+
+def _marks(folder: Path, base: Path | None) -> Marks:
+    homes = [folder] if base is None else [folder, base]
+    found = []
+    for place in (*homes, *(home / name for home in homes for name in COMPONENTS)):
+        with suppress(OSError), os.scandir(place) as entries:
+            found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
+    return tuple(sorted(found))
+
+
+def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
+    if folder == EMBEDDED and not folder.is_dir():
+        raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
+    if not folder.is_dir():
+        remedy = "give the model folder that `humo convert` made"
+        if asked in CATALOGUE:
+            remedy = f"`humo models get {asked}` downloads it; or {remedy}"
+        raise CheckpointError(str(folder), "is not a folder", remedy)
+    index = _read_index(folder)
+    preset = find_preset(str(index.get("preset", "")))
+    homes = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
+    indexes = {home: index if home == folder else _read_index(home) for home in homes.values()}
+    components = {
+        name: _open_component(home / name, *_class_of(home, indexes[home], name)) for name, home in homes.items()
+    }
+    for name, component in components.items():
+        if name in MEASURES:
+            _check_contents(component, MEASURES[name], preset)
+    return ModelFolder(folder, preset.taught(find_student(components[NETWORK].config)), components, base)
+
+
+def base_of(path: str | os.PathLike[str]) -> Path | None:
+    """The model folder that has all of a model but its network, which its index names as ``base``, from itself.
+
+    Args:
+        path: a model folder; of what is none, nothing is said.
+
+    Raises:
+        CheckpointError: its base is no whole model folder itself.
+    """
+    folder = Path(path)
+    if not (folder / MODEL_INDEX).is_file():
+        return None
+    told = _read_index(folder).get(BASE)
+    if told is None:
+        return None
+    base = folder / str(told)
+    if not (base / MODEL_INDEX).is_file() or BASE in _read_index(base):
+        problem = f"has its other parts from {told!r}, which is no whole model folder"
+        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"give {BASE!r} the path of one from here")
+    return base
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / MODEL_INDEX
+    if not path.is_file():
+        if any(next(folder.rglob(pattern), None) for pattern in PUBLISHED_FILES):
+            remedy = f"run `humo convert {folder} {folder}-converted` and give that folder"
+            raise CheckpointError(str(folder), "holds released weights that are not converted yet", remedy)
+        remedy = "give the model folder that `humo convert` made"
+        raise CheckpointError(str(folder), f"is not a model folder: it has no {MODEL_INDEX}", remedy)
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", _CONVERT_AGAIN) from error
+    except ValueError as error:
+        raise CheckpointError(str(path), "is not JSON", _CONVERT_AGAIN) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(str(path), "is not a JSON object", _CONVERT_AGAIN)
+    return value
+
+
+def _class_of(folder: Path, index: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Library and class that the index gives a component."""
+    entry = index.get(name)
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+        raise CheckpointError(str(folder / MODEL_INDEX), f"names no {name}", _CONVERT_AGAIN)
+    return entry[0], entry[1]
+
+
+def _open_component(folder: Path, library: str, class_name: str) -> Component:
+    if not folder.is_dir():
+        raise CheckpointError(str(folder.parent), f"lacks its {folder.name}", _CONVERT_AGAIN)
+    if files := SETTINGS_FILES.get(folder.name):
+        if not any((folder / name).is_file() for name in files):
+            raise CheckpointError(str(folder), f"holds no {' or '.join(files)}", _CONVERT_AGAIN)
+        settings = {path.name: _read_json(path) for path in folder.glob("*_config.json")}
+        if folder.name == "scheduler" and not settings["scheduler_config.json"].get("use_flow_sigmas"):
+            raise CheckpointError(str(folder), "is not a sampler of flow models (use_flow_sigmas)", _CONVERT_AGAIN)
+        return Component(folder, library, class_name, {}, (), {})
+    config = _read_json(folder / "config.json")
+    stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if not index.is_file() and not single.is_file():
+        if other := next(folder.glob("*.gguf"), None):
+            remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantised` and give that"
+            raise CheckpointError(str(other), "is not converted yet", remedy)
+        raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
+    weights = read_index(index) if index.is_file() else (single,)
+    tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
+    return Component(folder, library, class_name, config, weights, tensors)
+
+
+def _check_contents(
+    component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Structure], preset: Preset
+) -> None:
+    """Every tensor is there, of the shape that its ``config.json`` says, and the network is of its preset's family."""
+    if component.config.get(QUANTISATION, OWN_QUANTISATION) != OWN_QUANTISATION:  # by a library
+        return
+    shapes = component.shapes
+    structure = measure(shapes, component.config)
+    needed = {name.ours: name.shape for name in names_of(structure)}
+    for name in sorted(needed.keys() ^ shapes.keys()):
+        problem = f"{'lacks' if name in needed else 'holds an unknown'} {name}"
+        raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for name, shape in shapes.items():
+        if needed[name] != shape:
+            problem = f"{name} is {shape}, and the rest implies {needed[name]}"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for name, tensor in component.quantised.items():
+        scale = component.scale_of(name)
+        sizes = (1, 1) if scale is None else scale.shape
+        if not can_stay_quantised(name, tensor.shape, tensor.dtype) or sizes not in ((1, 1), (tensor.shape[0], 1)):
+            problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    for setting, value in asdict(structure).items():
+        told = component.config.get(setting, value)
+        if (tuple(told) if isinstance(told, list) else told) != value:
+            problem = f"config.json says {setting} = {told}, and the weights say {value}"
+            raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
+    if isinstance(structure, TransformerStructure):
+        if bool(structure.scale_inputs) is not (find_student(component.config) is not None):
+            problem = "is told the guidance scales by its weights alone, or by its config.json alone"
+            raise CheckpointError(str(component.folder), problem, "distill it again")
+        beside = structure.in_channels > structure.out_channels
+        if beside is not (preset.reference_entry is ReferenceEntry.CHANNELS):
+            problem = f"takes {structure.in_channels} channels, which is not {preset.title}'s family"
+            raise CheckpointError(str(component.folder), problem, f"the {MODEL_INDEX} and the weights must be of one")

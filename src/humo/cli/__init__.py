@@ -1,0 +1,1 @@
+"""The command `humo`: one file a command."""

@@ -1,0 +1,105 @@
+"""``humo data``: a folder of rendered talking people to train on and to measure with, or of words about such."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from humo.cli.options import Parser, number, whole
+from humo.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from humo.cli.console import Quiet
+
+SUMMARY = "make a folder of clips to train on: rendered people that never lived"
+
+KINDS = {
+    "synth": "render people that never lived",
+    "words": "write what would be said of them, and render nothing; for a text encoder",
+}
+"""What there is to make, by the word after ``humo data``."""
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Environment variables that keep each process to one thread."""
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo data``."""
+    parser.usage = "humo data {synth,words} FOLDER --clips N [--seed S] [options]"
+    parser.add_argument(
+        "kind", metavar="{synth,words}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="where it goes; a run that was stopped goes on from there")
+    parser.add_argument("--clips", required=True, metavar="N", help="how many shall be there in the end (1 to 1000000)")
+    parser.add_argument("--seed", default="0", metavar="S", help="decides everything (default 0)")
+    parser.add_argument("--size", default="96", metavar="N", help="pixels of width and height, even (default 96)")
+    parser.add_argument("--frames", default="41", metavar="N", help="of a clip, 25 a second, 4k + 1 (default 41)")
+    parser.add_argument("--split", default="all", metavar="WORD", help="train, test, test-seen or all (default all)")
+    parser.add_argument("--silent-share", default="0.2", metavar="X", help="of clips without sound (default 0.2)")
+    parser.add_argument("--people", default="2400", metavar="N", help="identities, a sixth for tests (default 2400)")
+    parser.add_argument("--close", default="0", metavar="X", help="framing tighter and poses more frontal (0 to 1)")
+    parser.add_argument("--articulation", default="1", metavar="X", help="how wide mouths move (0.5 to 2, default 1)")
+    parser.add_argument("--supersample", default="2", metavar="N", help="samples a pixel and axis (default 2)")
+    parser.add_argument("--workers", metavar="N", help="processes of one thread each (default: one a core)")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Make the corpus, with a progress bar.
+
+    Returns:
+        the exit code.
+    """
+    if options.kind not in KINDS:
+        raise RequestError("data", f"{options.kind!r} is not known", did_you_mean(options.kind, KINDS))
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo data", "see humo data --help")
+    cores = os.cpu_count() or 1
+    clips = whole("--clips", options.clips, 1, 1_000_000)
+    seed = whole("--seed", options.seed, 0, 2**63 - 1)
+    size = whole("--size", options.size, 32, 1024)
+    frames = whole("--frames", options.frames, 1, 1001)
+    people = whole("--people", options.people, 6, 1_000_000)
+    supersample = whole("--supersample", options.supersample, 1, 4)
+    workers = cores if options.workers is None else whole("--workers", options.workers, 1, 256)
+    silent_share = number("--silent-share", options.silent_share, 0, 1)
+    closeness = number("--close", options.close, 0, 1)
+    articulation = number("--articulation", options.articulation, 0.5, 2)
+    if size % 2:
+        raise RequestError("--size", f"{size} is odd, and the video's pixels come in pairs", f"give {size + 1}")
+    if frames % 4 != 1:
+        near = frames - (frames - 1) % 4
+        raise RequestError("--frames", f"{frames} is not 4k + 1", f"give {near} or {near + 4}")
+
+    for name in ONE_THREAD:  # read by the libraries of this process and of those it starts
+        os.environ[name] = "1"
+    from humo.synthetic.clip_plan import SPLITS, Recipe
+    from humo.synthetic.corpus import check_packages, write_corpus, write_words
+    from humo.synthetic.speech.synthesis import usable_voices
+
+    if options.split not in (*SPLITS, "all"):
+        raise RequestError("--split", f"{options.split!r} is not known", did_you_mean(options.split, (*SPLITS, "all")))
+    check_packages()
+    there = {voice.engine for voice in usable_voices()}
+    engines = tuple(engine for engine in Recipe().engines if engine in there)
+    if "hibari" not in engines:
+        console.note(
+            "hibari-tts is not installed: espeak-ng alone speaks; pip install 'humo-video[synthetic]' for both"
+        )
+    recipe = Recipe(seed, size, frames, silent_share, supersample, people, engines, closeness, articulation)
+    folder = Path(options.folder)
+
+    def progress(done: int, total: int) -> None:
+        console.step("clips", done, total)
+
+    if options.kind == "words":
+        report = write_words(folder, recipe, clips=clips, progress=progress)
+    else:
+        split = None if options.split == "all" else options.split
+        report = write_corpus(folder, recipe, clips=clips, split=split, workers=workers, progress=progress)
+    splits = ", ".join(f"{count} {name}" for name, count in sorted(report.splits.items()))
+    text = f"{report.folder}: {report.made} clips made, {report.were_there} were there; in all {splits}"
+    values = {"folder": str(report.folder), "made": report.made, "were_there": report.were_there}
+    console.result(text, {**values, "splits": report.splits})
+    return 0

@@ -1,0 +1,185 @@
+"""``humo plan``: how much memory a clip takes, and where its weights had best lie; no weights are needed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.cli.options import Parser
+from humo.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from humo.checkpoints.architecture import Structure
+    from humo.cli.console import Quiet
+    from humo.runtime.memory_estimate import Needs
+    from humo.runtime.placement import Offer
+
+SUMMARY = "how much memory a video takes, and what fits into it; no weights needed"
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", re.IGNORECASE)
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo plan``."""
+    parser.usage = "humo plan [--model NAME] [--width N --height N --frames N] [--memory 24GB] [--host 64GB]"
+    parser.add_argument("--model", metavar="NAME", help="humo-17b, humo-1.7b, or a model folder (default: humo-17b)")
+    parser.add_argument("--width", metavar="N", help="of the video in pixels; default: the model's")
+    parser.add_argument("--height", metavar="N", help="of the video in pixels; default: the model's")
+    parser.add_argument("--frames", metavar="N", help="of the video, or of a window of it; default: the model's")
+    parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if there is one, or --memory")
+    kinds = "fp8, Q8_0, Q4_K ..."
+    parser.add_argument("--quantised", metavar="TYPE", help=f"of the network's blocks: {kinds}; default: as they are")
+    parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
+    parser.add_argument("--memory", metavar="SIZE", help="of the GPU, as 24GB or 24GiB; default: what is free here")
+    parser.add_argument("--host", metavar="SIZE", help="of the machine; default: what is free here")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Tell what every part and every placement takes.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        RequestError: nothing fits; all is told before.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo plan", "see humo plan --help")
+    device = options.device or ("cuda" if options.memory else None)
+    if device not in (None, "cuda", "cpu"):
+        raise RequestError("--device", f"{device!r} is not allowed", "give cuda or cpu")
+    memory, host = (size_of(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
+    if device == "cpu" and memory is not None and host is not None:
+        raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
+    title, preset, structures, kinds = _model(options.model or "humo-17b")
+    if options.quantised:
+        kinds = kinds_of(options.quantised, structures["transformer"])
+    asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
+
+    import torch
+
+    from humo.request import parse_request, resolve
+    from humo.runtime.device import choose_dtype, memory_there
+    from humo.runtime.memory_estimate import needs_of
+    from humo.runtime.placement import choose, offers, packed_needs
+
+    if "frames" in asked:
+        asked["window"] = asked["frames"]
+    plan = resolve(parse_request({"prompt": "x", **asked}), preset)
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(options.dtype or "auto", kind)
+    if dtype not in ("bfloat16", "float32"):
+        raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
+    there = memory_there("cpu" if memory is not None else kind)
+    sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
+    branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
+    geometry = plan.window_geometry
+    needs = needs_of(structures, geometry, preset.reference_entry, precision, branches, kinds=kinds)
+    packed = packed_needs(needs, structures["transformer"], geometry, precision)
+    found = offers(needs, kind, *sizes, packed=packed)
+    console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
+    for line, values in describe_needs(needs):
+        console.result(line, values, kind="part")
+    for offer in found:
+        console.result(describe_offer(offer, kind), _values(offer), kind="placement")
+    best = choose(needs, kind, *sizes, packed=packed)
+    console.result(
+        f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
+        {"placement": best.placement.name},
+    )
+    return 0
+
+
+def _model(name: str) -> tuple[str, Any, Mapping[str, Structure], Mapping[str, tuple[str, int]]]:
+    """The title, the family, the sizes of a released model or of a model folder, and what is quantised in it."""
+    from humo.checkpoints.hubs.released import RELEASED
+    from humo.checkpoints.model_folder import open_model_folder
+    from humo.presets import find_preset
+    from humo.runtime.device import folder_of
+
+    folder = folder_of(name)
+    if name in RELEASED and not folder.is_dir():
+        preset = find_preset(name)
+        return preset.title, preset, RELEASED[name], {}
+    if not Path(folder).exists():
+        raise RequestError("--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED))
+    model = open_model_folder(folder)
+    return model.preset.title, model.preset, model.structures, model.components["transformer"].kinds
+
+
+def kinds_of(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
+    """What is quantised of a network that was brought in a quantised file.
+
+    Args:
+        word: ``fp8``, or a type of GGUF's.
+        structure: of the network.
+
+    Raises:
+        RequestError: it is none that is read.
+    """
+    from humo.checkpoints.architecture import TransformerStructure
+    from humo.checkpoints.conversion_plan import quantised_as
+    from humo.quantization.formats import GGML_BLOCKS
+
+    known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_BLOCKS}}
+    if word not in known:
+        raise RequestError("--quantised", f"{word!r} is not read", did_you_mean(word, known))
+    assert isinstance(structure, TransformerStructure)
+    return quantised_as(structure, *known[word])
+
+
+def size_of(field: str, word: str | None) -> int | None:
+    """Bytes of a word like ``24GB`` (10^9) or ``24GiB`` (2^30).
+
+    Raises:
+        RequestError: it is none.
+    """
+    if word is None:
+        return None
+    found = SIZE.fullmatch(word.strip())
+    if found is None or float(found[1]) == 0:
+        raise RequestError(field, f"{word!r} is no size", "give a number and a unit, as 24GB or 24GiB")
+    return round(float(found[1]) * UNITS[found[2].upper()])
+
+
+def describe_needs(needs: Needs) -> list[tuple[str, dict[str, Any]]]:
+    """A line for each part and each phase."""
+    rows = []
+    for part, weights in needs.weights.items():
+        values = {"part": part, "weights": weights.whole, "block": weights.block, "disk": needs.stored[part]}
+        line = f"  {part:14} weights {_giga(weights.whole)}" + (
+            f", of which a block {_giga(weights.block)}" if weights.blocks else ""
+        )
+        rows.append((line, values))
+    for phase, size in needs.working.items():
+        offered = needs.offered if phase == "denoise" else 0
+        rows.append((f"  {phase:14} computes with {_giga(size + offered)}", {"phase": phase, "bytes": size + offered}))
+    return rows
+
+
+def describe_offer(offer: Offer, kind: str) -> str:
+    """A line for a placement."""
+    sizes = _giga(offer.host) if kind == "cpu" else f"GPU {_giga(offer.device)}, host {_giga(offer.host)}"
+    exact = "" if offer.placement.exact else ", not exact"
+    fits, placement = "fits" if offer.fits else "", offer.placement
+    return f"{fits:4}  {placement.name:9} {sizes} (most in {offer.phase}): {placement.title}{exact}"
+
+
+def _values(offer: Offer) -> dict[str, Any]:
+    return {
+        "placement": offer.placement.name,
+        "device": offer.device,
+        "host": offer.host,
+        "phase": offer.phase,
+        "exact": offer.placement.exact,
+        "fits": offer.fits,
+    }
+
+
+def _giga(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

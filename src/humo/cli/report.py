@@ -1,0 +1,126 @@
+"""What is said of a plan, a result, a batch row and a batch: a text for people, values for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from humo.cli.console import table
+from humo.geometry import AUDIO_WINDOW
+from humo.guidance import SPEEDS
+from humo.jobs.generate import Result
+from humo.request import Plan
+
+if TYPE_CHECKING:
+    from humo.checkpoints.convert import ConversionReport
+    from humo.jobs.batch import Outcome
+
+Told = tuple[str, dict[str, Any]]
+
+
+def describe_plan(plan: Plan) -> Told:
+    """What would be made: the resolved request, sizes in every unit, network passes, notes."""
+    geometry, request = plan.geometry, plan.request
+    fields = request.model_dump(mode="json", exclude_none=True)
+    per_step = Counter(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps, SPEEDS[request.speed]))
+    sizes = {
+        "width": geometry.width,
+        "height": geometry.height,
+        "frames": geometry.frames,
+        "seconds": geometry.seconds,
+        "latent_frames": geometry.latents,
+        "reference_frames": geometry.reference_slots,
+        "tokens_per_frame": geometry.tokens_per_frame,
+        "tokens": geometry.tokens,
+        "audio_windows": geometry.video_latents if request.audio else 0,
+    }
+    values = {
+        "request": fields,
+        "preset": plan.preset.name,
+        "geometry": sizes,
+        "passes": {"steps": request.steps, "per_step": sorted(per_step), "total": plan.passes},
+        "windows": len(plan.windows),
+        "notes": list(plan.notes),
+    }
+    windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none, silence"
+    each = " or ".join(str(passes) for passes in sorted(per_step))
+    shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in fields.items()}
+    rows = {
+        "family": plan.preset.title,
+        **{name: value for name, value in shown.items() if value not in ("", "auto", False)},
+        "length": f"{geometry.frames} frames, {geometry.seconds:g} s",
+        "latent frames": f"{geometry.latents}, of them {geometry.reference_slots} for references",
+        "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",
+        "audio windows": windows,
+        "windows": f"{len(plan.windows)} of up to {request.window} frames",
+        "network passes": f"{each} a step, {plan.passes} in all",
+    }
+    return table(rows), values
+
+
+def describe_result(result: Result) -> Told:
+    """A finished video."""
+    times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.timings.items())
+    size = f"{result.width}x{result.height}, {result.bytes / 1e6:.2f} MB"
+    return f"{result.path}: {result.frames} frames, {result.seconds:g} s, {size} ({times})", result.as_dict()
+
+
+def describe_outcome(outcome: Outcome) -> Told:
+    """What became of a row of a batch."""
+    row, error = outcome.row, outcome.error
+    values: dict[str, Any] = {"row": row.number, "name": row.name, "status": outcome.status}
+    if outcome.output is not None:
+        values["path"] = str(outcome.output)
+    start = f"row {row.number} ({row.name})"
+    if error is not None:
+        values["kind"] = type(error).__name__
+        values |= {part: getattr(error, part) for part in ("field", "problem", "remedy") if hasattr(error, part)}
+        return f"{start}: {error if hasattr(error, 'field') else f'{type(error).__name__}: {error}'}", values
+    if outcome.result is not None:
+        text, result = describe_result(outcome.result)
+        return f"{start}: {text}", values | result
+    return f"{start}: {outcome.output} {'is there' if outcome.status == 'skipped' else 'can be made'}", values
+
+
+def describe_summary(outcomes: list[Outcome], code: int) -> Told:
+    """How many rows were made, skipped and failed, and each of them."""
+    counts = dict.fromkeys(("made", "skipped", "failed"), 0)
+    counts |= Counter(outcome.status for outcome in outcomes)
+    rows = {
+        f"{outcome.row.number} {outcome.row.name}": f"{outcome.status:8}{outcome.error or outcome.output or ''}"
+        for outcome in outcomes
+    }
+    text = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return f"{table(rows)}\n{text}", {**counts, "rows": len(outcomes), "exit_code": code}
+
+
+def describe_conversion(report: ConversionReport) -> Told:
+    """What a conversion wrote, dropped and left alone, each with the reason."""
+    parts = [
+        {
+            "part": part.part,
+            "source": str(part.source),
+            "files": [str(path) for path in part.files],
+            "tensors": part.tensors,
+            "bytes": part.bytes,
+            "dtypes": part.dtypes,
+        }
+        for part in report.parts
+    ]
+    values = {
+        "path": str(report.destination),
+        "naming": str(report.naming),
+        "preset": report.preset,
+        "parts": parts,
+        "dropped": [{"name": dropped.name, "reason": dropped.reason} for dropped in report.dropped],
+        "ignored": [{"path": str(ignored.path), "reason": ignored.reason} for ignored in report.ignored],
+        "bytes": report.bytes,
+    }
+    rows = {
+        part.part: f"{part.tensors} tensors, {part.bytes / 1e6:.1f} MB, {', '.join(part.dtypes)}, from {part.source}"
+        for part in report.parts
+    }
+    text = [f"{report.destination}: {report.preset or 'no transformer'}, {report.bytes / 1e6:.1f} MB", table(rows)]
+    text += [f"dropped {count} tensors: {reason}" for reason, count in report.dropped_by_reason().items()]
+    text += [f"not used: {ignored.path} ({ignored.reason})" for ignored in report.ignored]
+    return "\n".join(text), values

@@ -1,0 +1,200 @@
+"""``humo serve`` and ``humo ui``: the HTTP service and its keys; the same with a web page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.cli.options import Parser, check_installed, check_ray_address, number, whole
+from humo.errors import RequestError
+from humo.runtime.device import HOST, PORT
+
+if TYPE_CHECKING:
+    from humo.cli.console import Quiet
+    from humo.server.api_keys import Keys
+    from humo.server.settings import Settings
+
+SUMMARY = "make videos for others over HTTP"
+PAGE_SUMMARY = "make videos in a web page"
+
+DONE = 0
+"""Exit code."""
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo serve``."""
+    parser.usage = (
+        "humo serve [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...] | humo serve keys ..."
+    )
+    parser.add_argument("words", nargs="*", metavar="keys", help="keys add NAME, keys remove NAME, keys list")
+    parser.add_argument("--ui", action="store_true", help="with the web page, at /ui")
+    _add_settings(parser)
+
+
+def add_page_options(parser: Parser) -> None:
+    """The options of ``humo ui``."""
+    parser.usage = "humo ui [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...]"
+    parser.add_argument("--no-browser", action="store_true", help="do not open it")
+    _add_settings(parser)
+
+
+def _add_settings(parser: Parser) -> None:
+    parser.add_argument("--host", default=HOST, help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", default=str(PORT), metavar="N", help=f"default {PORT}")
+    parser.add_argument("--data", metavar="FOLDER", help="where jobs and videos are kept (HUMO_SERVER)")
+    parser.add_argument("--database", metavar="URL", help="postgresql://... for the jobs, in place of a file")
+    parser.add_argument(
+        "--device",
+        action="append",
+        metavar="DEVICE",
+        help="a worker for this device (cpu, mps, cuda:0 ...), repeatable",
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="workers in the Ray cluster with its head at HOST:PORT, or local: made here"
+    )
+    parser.add_argument("--replicas", metavar="N", help="workers in the cluster (default: one a GPU, or one a machine)")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME", help="a model to serve, repeatable; default: all here"
+    )
+    parser.add_argument("--keep-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
+    parser.add_argument(
+        "--allow-host", action="append", metavar="HOST", help="fetch files that clients name from this host, repeatable"
+    )
+    parser.add_argument("--name", action="append", metavar="HOST", help="a further name that it may be called by")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Serve until interrupted, or look after the keys.
+
+    Raises:
+        HumoError: an option is at fault, something is missing.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
+    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
+    from humo.server.api_keys import Keys
+
+    settings = _settings(options, page=options.ui)
+    keys = Keys(settings.keys)
+    if options.words:
+        return _keys(options.words, keys, console)
+    return _serve(settings, keys, console, lambda address: None)
+
+
+def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Serve with the page until interrupted, and open it.
+
+    Raises:
+        HumoError: an option is at fault, something is missing.
+    """
+    if rest:
+        raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
+    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
+    import webbrowser
+
+    from humo.server.api_keys import Keys
+
+    settings = _settings(options, page=True)
+    opened = (lambda address: None) if options.no_browser else webbrowser.open
+    return _serve(settings, Keys(settings.keys), console, opened)
+
+
+def _serve(settings: Settings, keys: Keys, console: Quiet, opened: Callable[[str], object]) -> int:
+    from humo.server.serve import serve
+
+    if not settings.is_local and not len(keys):
+        remedy = "make a key with: humo serve keys add NAME; or leave the address at 127.0.0.1"
+        raise RequestError("--host", f"{settings.host} can be reached by others, and there is no key", remedy)
+
+    def say(text: str, values: dict[str, Any]) -> None:
+        console.result(text, values, kind="serving")
+        opened(values.get("page", values["address"]))
+
+    serve(settings, keys, say)
+    return DONE
+
+
+def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
+    if words[0] != "keys":
+        raise RequestError(words[0], "is not a word of humo serve", "see humo serve --help")
+    if words[1:] == ["list"]:
+        for name in keys.names:
+            console.result(name, {"name": name}, kind="key")
+    elif len(words) == 3 and words[1] == "add":
+        key = keys.add(words[2])
+        console.result(key, {"name": words[2], "key": key}, kind="key")
+    elif len(words) == 3 and words[1] == "remove":
+        keys.remove(words[2])
+        console.result(f"{words[2]} may come in no more", {"name": words[2]}, kind="key")
+    else:
+        raise RequestError(" ".join(words), "is not understood", "say keys add NAME, keys remove NAME or keys list")
+    return DONE
+
+
+def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
+    """Packages that what was asked for needs."""
+    return [*(["gradio"] if page else []), *(["ray"] if options.ray is not None else [])]
+
+
+def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
+    from humo.runtime.device import server_folder
+    from humo.server.settings import DAY, Settings
+
+    port = number("--port", options.port, 0, 65_535, said="allowed:")
+    days = number("--keep-days", options.keep_days, 0, 36_500, said="allowed:")
+    if port != int(port):
+        raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
+    if options.database is not None and not options.database.startswith("postgresql://"):
+        raise RequestError("--database", f"{options.database!r} is not known", "give postgresql://USER@HOST/NAME")
+    replicas = _replicas(options)
+    return Settings(
+        folder=Path(options.data).expanduser() if options.data else server_folder(),
+        database=options.database,
+        host=options.host,
+        port=int(port),
+        devices=tuple(_device(device) for device in options.device or ("auto",)),
+        cluster=options.ray,
+        replicas=replicas,
+        models=_models(options.model),
+        keep_seconds=days * DAY,
+        hosts=tuple(options.name or ()),
+        sources=tuple(options.allow_host or ()),
+        page=page,
+    )
+
+
+def _replicas(options: argparse.Namespace) -> int | None:
+    if options.ray is None:
+        if options.replicas is None:
+            return None
+        raise RequestError("--replicas", "is said of a Ray cluster", "give --ray ADDRESS, or --device for each worker")
+    check_ray_address(options.ray)
+    if options.device:
+        raise RequestError("--device", "is said of this machine, and --ray of others", "leave one of them out")
+    return None if options.replicas is None else whole("--replicas", options.replicas, 1, 10_000)
+
+
+def _device(given: str) -> str:
+    kind, colon, index = given.partition(":")
+    if kind not in ("auto", "cpu", "mps", "cuda") or (colon and (kind != "cuda" or not index.isdecimal())):
+        raise RequestError("--device", f"{given!r} is not known", "known are auto, cpu, mps, cuda, cuda:0, cuda:1 ...")
+    return given
+
+
+def _models(names: list[str] | None) -> dict[str, str | None]:
+    """Names to serve -> folders; None for the embedded one."""
+    from humo.checkpoints.model_folder import EMBEDDED, INSIDE, open_model_folder
+    from humo.runtime.device import folder_of, models_folder
+
+    if names is None:
+        here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
+        names = [*INSIDE, *here]
+    found: dict[str, str | None] = {}
+    for name in names:
+        folder = folder_of(name)
+        open_model_folder(folder)
+        label = name if name in INSIDE else folder.name
+        found[label] = None if folder == EMBEDDED else str(folder.absolute())
+    return found

@@ -1,0 +1,147 @@
+"""``humo train``: its options, what it says before it begins, and what it ends with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo.cli.console import Quiet
+from humo.cli.options import Parser
+from humo.errors import RequestError
+
+if TYPE_CHECKING:
+    from humo.training.config import Recipe
+
+SUMMARY = "train a network by a recipe"
+
+PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer"}
+"""What can be trained besides the network, by the word before the recipe."""
+
+
+DISTILL = "distill"
+"""The word before the recipe of a student."""
+
+
+def add_options(parser: Parser) -> None:
+    """The options of ``humo train``."""
+    parser.usage = "humo train [distill | vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
+    parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE.toml",
+        nargs="+",
+        help=f"what to train, on what, how long; see recipes/. Before it, {DISTILL} for a student of few steps that "
+        f"needs no guidance, or the part if it is not the network: {parts}",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
+    parser.add_argument("--dry-run", action="store_true", help="check recipe, data and model, and train nothing")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Train, or say what would be trained."""
+    words = [*options.recipe, *rest]
+    if words[0] in PARTS:
+        return _train_part(words[0], words[1:], options, console)
+    distills = words[0] == DISTILL
+    words = words[1:] if distills else words
+    if not words:
+        raise RequestError("recipe", "is missing", f"write `humo train {DISTILL} recipes/nano-student.toml`")
+    from humo.training.recipe_file import read_recipe
+
+    recipe = read_recipe(Path(words[0]), words[1:])
+    if distills is not (recipe.distill is not None):
+        problem = "has no [distill] table" if distills else "has a [distill] table"
+        right = "humo train" if distills else f"humo train {DISTILL}"
+        raise RequestError("recipe", problem, f"write `{right} {words[0]}`")
+    if options.dry_run:
+        console.result(*describe(recipe), kind="plan")
+        return 0
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from humo.training.train import train
+
+    for library in (diffusers_logging, transformers_logging):  # their bars would run into ours
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    made = train(recipe, resume=options.resume, progress=console.step, note=console.note)
+    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun, one tells
+        console.result(
+            f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps}
+        )
+    return 0
+
+
+def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
+    """Train an autoencoder or a text encoder."""
+    from humo.training.component_config import AutoencoderRecipe, TextRecipe
+    from humo.training.recipe_file import read_table
+
+    if not words:
+        raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")
+    path, changes = Path(words[0]), words[1:]
+    kind: type[AutoencoderRecipe] | type[TextRecipe] = AutoencoderRecipe if part == "vae" else TextRecipe
+    recipe: AutoencoderRecipe | TextRecipe = read_table(path, kind, changes)
+    if options.dry_run:
+        console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
+        return 0
+    if isinstance(recipe, AutoencoderRecipe):
+        from humo.training.train_autoencoder import train_autoencoder
+
+        made = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+    else:
+        from humo.training.train_text_encoder import train_text
+
+        made = train_text(recipe, resume=options.resume, progress=console.step, note=console.note)
+    if os.environ.get("RANK", "0") == "0":
+        console.result(f"{PARTS[part]}: {made}", {"path": str(made), "steps": recipe.steps})
+    return 0
+
+
+def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """What a recipe would do: for people, and as values.
+
+    Raises:
+        HumoError: data or model are at fault.
+    """
+    from humo.cli.console import table
+    from humo.training.dataset import of_split, refuse_if_bad, scan
+    from humo.training.frozen_encoders import Encoders
+    from humo.training.trainable import matches
+    from humo.training.training_model import Learner
+
+    folder = scan(recipe.data)
+    clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
+    refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
+    encoders = Encoders(recipe.model)
+    sizes = {name: weight.numel() for name, weight in Learner(encoders.network(recipe.seed)).named_parameters()}
+    stages: list[dict[str, Any]] = [
+        {
+            "name": stage.name,
+            "steps": stage.steps,
+            "samples": stage.steps * stage.batch,
+            "trained": sum(size for name, size in sizes.items() if matches(name, stage.train)),
+        }
+        for stage in recipe.stages
+    ]
+    network = sum(size for name, size in sizes.items() if name.startswith("transformer."))
+    values: dict[str, Any] = {
+        "output": recipe.output,
+        "family": encoders.preset.name,
+        "weights": network,
+        "clips": len(clips),
+        "bad": [{"name": one.name, "problem": one.problem} for one in folder.bad],
+        "stages": stages,
+    }
+    rows: dict[str, object] = {
+        "output": recipe.output,
+        "model": f"{encoders.preset.title}, {network / 1e6:.2f} M weights",
+        "data": f"{len(clips)} clips in {recipe.data.folder}, {len(folder.bad)} left out",
+    }
+    for number, stage in enumerate(stages):
+        words = f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "
+        low_rank = "low-rank additions to " if recipe.lora is not None else ""
+        rows[f"stage {number}"] = f"{words}trains {low_rank}{stage['trained'] / 1e6:.2f} M weights"
+    return table(rows), values

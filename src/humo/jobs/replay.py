@@ -1,0 +1,160 @@
+"""The record inside every video, and a request made again from it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from humo import __version__
+from humo.errors import CheckpointError, HumoError, MediaError
+from humo.files import hash_file
+from humo.media.provenance import CIRCUMSTANCES, PLACES, WEIGHTS
+from humo.request import GenerateRequest, Plan, parse_request
+from humo.runtime.device import folder_of
+
+if TYPE_CHECKING:
+    from humo.media.provenance import Record
+
+LIBRARIES = ("torch", "diffusers", "transformers")
+"""Libraries whose version can change the frames."""
+
+FILE_FIELDS = ("images", "audio", "vocals")
+"""Fields of a request that name files which are read."""
+
+
+def make_record(plan: Plan, *, keep_paths: bool = True) -> Record:
+    """How a video is made: enough to make it again anywhere. What it took is added when it is known.
+
+    Args:
+        plan: with device and dtype settled.
+        keep_paths: files are told by where they lie; otherwise by their names alone, which is nobody's business else.
+    """
+    from humo.media.provenance import Record
+
+    request, geometry = plan.request, plan.geometry
+    model = folder_of(request.model)
+    place = absolute if keep_paths else _name_of
+    paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
+    paths |= {name: place(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
+    if request.model is not None:  # the folder itself: its name means another one tomorrow
+        paths["model"] = place(str(model))
+    return Record(
+        request={**request.model_dump(mode="json", exclude_none=True), **paths},
+        model=model.name,
+        preset=plan.preset.name,
+        code_version=__version__,
+        geometry={
+            "width": geometry.width,
+            "height": geometry.height,
+            "frames": geometry.frames,
+            "seconds": geometry.seconds,
+            "latent_frames": geometry.latents,
+            "tokens": geometry.tokens,
+        },
+        inputs={place(path): hash_file(path) for path in _files(request)},
+        environment={
+            "device": request.device,
+            "dtype": request.dtype,
+            WEIGHTS: fingerprint(str(model)),
+            **{library: importlib.metadata.version(library) for library in LIBRARIES},
+        },
+    )
+
+
+def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the request that a video was made from, for making it again beside it.
+
+    Args:
+        path: the video, or its JSON file.
+        given: fields that are given anew; their recorded files need not be there.
+
+    Raises:
+        MediaError: no record there, or a file that it names is gone or no longer the same.
+        RequestError: the record's request is not one this version knows.
+        CheckpointError: the model folder is gone or holds other weights.
+    """
+    from humo.media.provenance import read_record
+
+    record = read_record(path, field="--from")
+    request = parse_request(record.request)
+    for name in FILE_FIELDS:
+        if name not in given:
+            value = getattr(request, name)
+            for file in [value] if isinstance(value, str) else value or ():
+                _check_same(file, record, path, name)
+    if "model" not in given:
+        _check_weights(request, record, path)
+    fields = request.model_dump(exclude_none=True)
+    return {**fields, "output": str(path.with_name(f"{path.stem}-again.mp4"))}
+
+
+def same_request(output: Path, plan: Plan) -> bool:
+    """Whether a video was made from this request: the same words and numbers, files and weights of the same content.
+
+    Args:
+        output: a video; one without a record was not.
+        plan: of the request.
+    """
+    from humo.media.provenance import read_record
+
+    request = plan.request
+    try:
+        record = read_record(output)
+        made = parse_request(record.request)
+        if made.model_dump(exclude=set(CIRCUMSTANCES)) != request.model_dump(exclude=set(CIRCUMSTANCES)):
+            return False
+        hashes = [[record.inputs.get(absolute(file)) for file in _files(made)], [hash_file(f) for f in _files(request)]]
+        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in PLACES)
+        weights = record.environment.get(WEIGHTS) == fingerprint(str(folder_of(request.model)))
+    except HumoError:
+        return False
+    return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
+
+
+def _check_same(file: str, record: Record, path: Path, field: str) -> None:
+    option = f"give it anew, with --{'image' if field == 'images' else field}"
+    if not Path(file).is_file():
+        raise MediaError(field, f"{file!r}, of which {path.name} was made, is gone", option)
+    if record.inputs.get(absolute(file)) != hash_file(file):
+        raise MediaError(field, f"{file!r} is not what it was when {path.name} was made", option)
+
+
+def _check_weights(request: GenerateRequest, record: Record, path: Path) -> None:
+    if record.environment.get(WEIGHTS) != fingerprint(str(folder_of(request.model))):
+        problem = f"{str(folder_of(request.model))!r} holds other weights than when {path.name} was made"
+        raise CheckpointError("model", problem, "give the folder anew, with --model")
+
+
+def fingerprint(folder: str | Path) -> str:
+    """What tells one model's weights from another's without reading them: SHA-256 of names, sizes and headers.
+
+    Raises:
+        CheckpointError: it is not a model folder.
+    """
+    from humo.checkpoints.model_folder import open_model_folder
+
+    digest = hashlib.sha256()
+    for name, component in sorted(open_model_folder(folder).components.items()):
+        for path in component.weights:
+            with path.open("rb") as stream:
+                length = stream.read(8)  # safetensors: the header's length, then the header
+                header = stream.read(int.from_bytes(length, "little"))
+            digest.update(f"{name}/{path.name} {path.stat().st_size} ".encode() + header)
+    return digest.hexdigest()
+
+
+def absolute(path: str) -> str:
+    """A path that means the same from everywhere."""
+    return str(Path(path).absolute())
+
+
+def _name_of(path: str) -> str:
+    return Path(path).name
+
+
+def _files(request: GenerateRequest) -> list[str]:
+    given = [request.audio, request.vocals]
+    return [*request.images, *(path for path in given if path is not None)]

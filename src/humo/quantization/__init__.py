@@ -1,0 +1,1 @@
+"""Quantized weights: types, packing, unpacking and the layers that keep them packed."""

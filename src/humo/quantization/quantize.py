@@ -1,0 +1,61 @@
+"""Makes small integers of weights, in blocks with a scale each: the two simplest of GGUF's types.
+
+**Source:** ggml's ``ggml-quants.c`` (``quantize_row_q8_0_ref``, ``quantize_row_q4_0_ref``), as its Python package
+`gguf` re-states it, with which a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from humo.quantization.formats import GGML_BLOCKS
+
+SLICE = 2**22
+"""Weights that are worked on at a time."""
+
+
+def _inverse(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0, torch.zeros_like(scale), scale.reciprocal())
+
+
+def _bytes(scale: Tensor) -> Tensor:
+    return scale.half().view(torch.uint8)
+
+
+def _q8_0(blocks: Tensor) -> Tensor:
+    scale = blocks.abs().amax(1, keepdim=True) / 127
+    found = blocks * _inverse(scale)
+    away_from_zero = found.sign() * (found.abs() + 0.5).floor()
+    return torch.cat([_bytes(scale), away_from_zero.to(torch.int8).view(torch.uint8)], dim=1)
+
+
+def _q4_0(blocks: Tensor) -> Tensor:
+    sizes, width = blocks.abs(), blocks.shape[1]
+    places = torch.arange(width, device=blocks.device).expand_as(blocks)
+    first = places.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
+    scale = blocks.gather(1, first) / -8
+    found = (blocks * _inverse(scale) + 8.5).to(torch.uint8).clamp(0, 15)
+    low, high = found.chunk(2, dim=1)
+    return torch.cat([_bytes(scale), low | (high << 4)], dim=1)
+
+
+_QUANTISERS: Mapping[str, Callable[[Tensor], Tensor]] = {"Q8_0": _q8_0, "Q4_0": _q4_0}
+
+
+def quantise(weight: Tensor, kind: str) -> Tensor:
+    """A matrix as the bytes of its blocks; `dequantise` is the way back.
+
+    Args:
+        weight: (R, C), C a whole number of blocks.
+        kind: ``Q8_0``, eight bits a weight and a scale for every 32, or ``Q4_0``, four bits.
+
+    Returns:
+        (R, bytes of a row) uint8, on the same device.
+    """
+    block = GGML_BLOCKS[kind]
+    blocks = weight.reshape(-1, block.weights)
+    made = [_QUANTISERS[kind](some.float()) for some in blocks.split(SLICE // block.weights)]
+    return torch.cat(made).view(len(weight), -1)

@@ -1,0 +1,1 @@
+"""Device, precision, estimated memory, placement and offloading."""

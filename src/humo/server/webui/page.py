@@ -1,0 +1,376 @@
+"""The web page at ``/ui``: one column, on the same service as the API, with no logic of its own.
+
+words, pictures, sound -> what would be made -> a bar, the picture taking shape -> the video -> again
+                                                                                 history
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.routing import Mount
+
+from humo.errors import HumoError
+from humo.jobs.generate import preset_of
+from humo.request import GenerateRequest, parse_request
+from humo.server.job_queue import Job
+from humo.server.middleware import owner_in
+from humo.server.schemas import OURS
+from humo.server.service import AbsentError, Kept, Service, kept_of
+from humo.server.upload_sanitizer import Kind
+from humo.server.webui import html
+from humo.server.webui.form import examples_folder, read_examples, widget
+from humo.server.webui.gradio_proxy import PageGuard
+from humo.server.webui.uploads import Uploads
+
+PATH = "/ui"
+LOOK_SECONDS = 0.3
+BOX = 226
+"""Pixels, of the height of what files are dropped into."""
+
+SESSIONS = 500
+"""Open pages that are remembered; the state of each is some tens of kilobytes."""
+
+WATCHED_SECONDS = 1.0
+"""Between two looks at the history while something in it is not finished."""
+
+SHOWN = 24
+"""Videos of the history on the page."""
+
+COMPARED = 20
+"""Videos from which it is told how long one takes."""
+
+USUAL = ("seconds", "seed", "steps")
+"""Settings in sight; the others are folded."""
+
+PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
+FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in OURS | PLACED)
+
+Change = dict[Any, Any]
+Told = Mapping[str, Any]
+"""What the library says of a file: its path, which is one of `Uploads`."""
+
+
+def mount(app: FastAPI, service: Service) -> FastAPI:
+    """Put the page on the application."""
+    os.environ["GRADIO_TEMP_DIR"] = str((service.store.folder / "uploads").absolute())  # files elsewhere it copies
+    uploads = Uploads(service.store, service.settings.limits)
+    page = Page(service, uploads)
+    font = ["system-ui", "sans-serif"]
+    mounted: FastAPI = gr.mount_gradio_app(
+        app,
+        page.blocks,
+        PATH,
+        run_history=False,
+        mcp_server=False,
+        max_file_size=service.settings.limits.audio_bytes,
+        allowed_paths=[],
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=gr.themes.Default(font=font, font_mono=["monospace"]),
+        css=html.STYLE,
+        footer_links=[],
+    )
+    library = mounted.routes[-1]
+    assert isinstance(library, Mount)
+    library.app = PageGuard(library.app, uploads)
+    return mounted
+
+
+class Page:
+    """The page.
+
+    Args:
+        service: does everything.
+        uploads: files that were dropped in.
+    """
+
+    def __init__(self, service: Service, uploads: Uploads) -> None:
+        self._service, self._uploads = service, uploads
+        with gr.Blocks(title="HuMo", analytics_enabled=False) as self.blocks, gr.Column(elem_classes="humo-column"):
+            self._build()
+        self.blocks.state_session_capacity = SESSIONS
+
+    # -- what is there ------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        models = list(self._service.settings.models)
+        preset = preset_of(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
+        gr.Markdown("# HuMo\nWords, pictures and a sound in; a video of that person saying it out.")
+        self.job = gr.State("")
+        self.kept = gr.State({"images": [], "audio": None})
+        self.prompt = gr.Textbox(label="What is to be seen", lines=3, max_length=10_000, elem_id="prompt")
+        with gr.Row():
+            self.pictures = gr.File(
+                label="Pictures of who or what is in it",
+                file_count="multiple",
+                file_types=["image"],
+                height=BOX,
+                elem_id="pictures",
+            )
+            self.sound = gr.Audio(
+                label="The sound that is spoken or sung",
+                sources=["upload", "microphone"],
+                type="filepath",
+                buttons=[],  # one of them sends the sound to a site elsewhere
+                elem_id="sound",
+            )
+        self.shown = gr.HTML()
+        self.empty = gr.Button("Take pictures and sound out", size="sm", visible=False, elem_id="empty")
+        self.consent = gr.Checkbox(
+            label="Everybody who is shown or heard here has agreed.", visible=False, elem_id="consent"
+        )
+        if (folder := examples_folder()) is not None:
+            self.example = gr.Dropdown(
+                label="Or begin with an example", choices=["", *read_examples(folder)], value="", elem_id="example"
+            )
+        with gr.Row():
+            self.settings = {name: widget(name, preset) for name in USUAL}
+        with gr.Accordion("More settings", open=False):
+            self.model = gr.Dropdown(label="model", choices=models, value=models[0], visible=len(models) > 1)
+            self.settings |= {name: widget(name, preset) for name in FOLDED}
+        self.forecast = gr.HTML(elem_id="forecast")
+        with gr.Row():
+            self.make = gr.Button("Make the video", variant="primary", elem_id="make")
+            self.finish = gr.Button("Stop and keep what is there", visible=False, elem_id="finish")
+            self.stop = gr.Button("Stop", visible=False, elem_id="stop")
+        self.progress = gr.HTML(elem_id="progress")
+        self.result = gr.HTML(elem_id="result")
+        with gr.Row():
+            self.again = gr.Button("Again with another seed", visible=False, elem_id="again")
+            self.change = gr.Button("Change and rerun", visible=False, elem_id="change")
+        gr.Markdown("## Made so far")
+        self.history = gr.HTML(elem_id="history")
+        self.clock = gr.Timer(WATCHED_SECONDS, active=False)
+        gr.HTML(html.note(html.LIMITS))
+        self._connect(folder)
+
+    def _connect(self, folder: Path | None) -> None:
+        form = [self.prompt, self.kept, self.consent, self.model, *self.settings.values()]
+        past = [self.history, self.clock]
+        following = [self.job, self.progress, self.result, *past, self.make, self.stop, self.finish, self.again]
+        following += [self.change, self.forecast]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        filled = [*form, self.shown, self.empty]
+
+        self.make.click(self._make, form, following, **quiet)
+        self.again.click(self._again, [self.job], following, **quiet)
+        self.stop.click(self._stop, [self.job], None, **quiet)
+        self.finish.click(self._finish, [self.job], None, **quiet)
+        to_words = "() => {document.querySelector('#prompt textarea').focus()}"
+        self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
+        files = [self.pictures, self.sound, self.kept]
+        for upload in (self.pictures, self.sound):
+            changed = [self.kept, self.shown, self.consent, self.empty]
+            # not "preprocess": the library would look into the files before they have passed the gate
+            upload.change(self._let_in, files, changed, preprocess=False, **quiet)
+        self.empty.click(self._let_out, None, [*files, self.shown, self.consent, self.empty], **quiet)
+        if folder is not None:
+            told = read_examples(folder)
+
+            async def begin(name: str) -> Change:
+                return await self._fill_from_example(folder, told.get(name))
+
+            # not "input", which comes once more when the list is left, over what was typed meanwhile
+            self.example.select(begin, [self.example], filled, **quiet)
+        # one listener for all, so that what was asked last is what is said last
+        gr.on([one.change for one in form], self._explain, form, self.forecast, trigger_mode="always_last", **quiet)
+        self.blocks.load(self._arrive, None, following, **quiet)
+        self.clock.tick(self._look_back, None, past, **quiet)
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    async def _let_in(
+        self, pictures: Sequence[Told] | None, sound: Told | None, kept: Mapping[str, Any], request: gr.Request
+    ) -> Change:
+        """New files pass the gate; without new ones those of an example or an earlier video stay."""
+        found, owner = dict(kept), owner_of(request)
+        try:
+            if pictures:
+                most = self._service.settings.limits.images
+                if len(pictures) > most:
+                    raise HumoError("pictures", f"are {len(pictures)}", f"at most {most}")
+                found["images"] = [await self._keep(one, owner, "image") for one in pictures]
+            if sound:
+                found["audio"] = await self._keep(sound, owner, "audio")
+        except HumoError as error:
+            return {self.shown: html.wrong(error)}
+        return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
+
+    async def _keep(self, told: Told, owner: str, kind: Kind) -> str:
+        """One of the files that wait, let in."""
+        found = self._uploads.find(Path(told["path"]).name, owner)
+        if found is None:
+            raise HumoError("file", "is not there any more", "give it once more")
+        return await self._service.keep(found.path.read_bytes(), kind, found.title if kind == "image" else "sound")
+
+    def _let_out(self) -> Change:
+        nothing: dict[str, Any] = {"images": [], "audio": None}
+        return self._files(nothing) | {self.pictures: None, self.sound: None, self.consent: gr.update(visible=False)}
+
+    def _files(self, kept: Mapping[str, Any]) -> Change:
+        """What files there are, and the button that takes them out."""
+        there = bool(kept["images"]) or kept["audio"] is not None
+        return {self.kept: kept, self.shown: self._given(kept), self.empty: gr.update(visible=there)}
+
+    def _given(self, kept: Mapping[str, Any]) -> str:
+        pictures = [self._service.store.input(name) for name in kept["images"]]
+        return html.given(pictures, kept["audio"] is not None)
+
+    def _explain(self, *form: Any) -> str:
+        """What would be made."""
+        given, kept = self._read(form)
+        if not str(form[0]).strip():
+            return ""
+        try:
+            plan = self._service.plan(given, kept)
+        except HumoError as error:
+            return html.wrong(error)
+        jobs = [job for job in self._service.ledger.jobs(limit=COMPARED) if job.asked["model"] == form[3]]
+        peaks = [peak for job in jobs if (peak := job.told.get("video", {}).get("peak_bytes"))]
+        return html.forecast(plan, html.seconds_of(jobs, plan), max(peaks, default=None))
+
+    def _read(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], Kept]:
+        prompt, kept, consent, model, *values = form
+        given = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
+        given += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
+        return given, Kept(tuple(kept["images"]), kept["audio"])
+
+    async def _make(self, request: gr.Request, *form: Any) -> AsyncIterator[Change]:
+        """A job, followed to its end."""
+        given, kept = self._read(form)
+        owner = owner_of(request)
+        try:
+            video = await self._service.accept(given, owner, kept=kept)
+        except HumoError as error:
+            yield {self.result: html.wrong(error), self.progress: ""}
+            return
+        async for change in self._follow(video.id, owner):
+            yield change
+
+    async def _again(self, job_id: str, request: gr.Request) -> AsyncIterator[Change]:
+        owner = owner_of(request)
+        try:
+            job = self._service.job(job_id, owner)
+            video = await asyncio.to_thread(self._service.again, job, {"seed": secrets.randbelow(2**31)})
+        except HumoError as error:
+            yield {self.result: html.wrong(error)}
+            return
+        async for change in self._follow(video.id, owner):
+            yield change
+
+    async def _arrive(self, request: gr.Request) -> AsyncIterator[Change]:
+        """The page is opened: what it was about, or what is being made, is shown."""
+        owner = owner_of(request)
+        wanted = dict(request.query_params).get("video", "")
+        if not wanted:
+            running = [job for job in self._service.ledger.unfinished() if job.owner == owner]
+            wanted = running[-1].id if running else ""
+        if wanted:
+            async for change in self._follow(wanted, owner):
+                yield change
+        else:
+            yield self._past(owner)
+
+    async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Change]:
+        last: tuple[Any, ...] = ()
+        first = True
+        while True:
+            try:
+                job = await asyncio.to_thread(self._service.job, job_id, owner)
+            except AbsentError as error:
+                yield {self.result: html.wrong(error), self.job: ""} | self._past(owner)
+                return
+            if job.state.has_ended:
+                yield self._ended(job, owner)
+                return
+            video, shape = self._service.told(job), self._shape(job)
+            ahead = sum(other.created < job.created for other in self._service.ledger.unfinished())
+            now = (video.humo, shape, ahead)
+            if now != last:
+                last = now
+                change: Change = {self.progress: html.progress(video, shape, ahead)}
+                if first:
+                    change |= self._buttons(running=True) | {self.job: job_id, self.result: ""}
+                    change |= self._past(owner)
+                first = False
+                yield change
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _ended(self, job: Job, owner: str) -> Change:
+        video = self._service.told(job)
+        return {
+            self.job: job.id,
+            self.progress: "",
+            self.result: html.result(video),
+            **self._past(owner),
+            **self._buttons(running=False),
+        }
+
+    def _buttons(self, *, running: bool) -> Change:
+        shown = {self.make: not running, self.stop: running, self.finish: running}
+        shown |= {self.again: not running, self.change: not running}
+        return {button: gr.update(visible=is_shown) for button, is_shown in shown.items()}
+
+    def _shape(self, job: Job) -> bytes | None:
+        try:
+            return self._service.store.running(job.id, ".png").read_bytes()
+        except OSError:
+            return None
+
+    def _past(self, owner: str) -> Change:
+        """The history, which is looked at again while something in it is not finished."""
+        videos, _ = self._service.jobs(owner, limit=SHOWN, after=None, newest_first=True)
+        changes = any(not video.humo.state.has_ended for video in videos)
+        return {self.history: html.history(videos, f"{PATH}/"), self.clock: gr.update(active=changes)}
+
+    def _look_back(self, request: gr.Request) -> Change:
+        return self._past(owner_of(request))
+
+    def _stop(self, job_id: str, request: gr.Request) -> None:
+        if job_id:
+            self._service.cancel(self._service.job(job_id, owner_of(request)))
+
+    def _finish(self, job_id: str, request: gr.Request) -> None:
+        if job_id:
+            self._service.finish(self._service.job(job_id, owner_of(request)))
+
+    # -- the form filled ----------------------------------------------------------------------------------------------
+
+    def _fill_from_job(self, job_id: str, request: gr.Request) -> Change:
+        job = self._service.job(job_id, owner_of(request))
+        fields, kept = job.asked["fields"], kept_of(job)
+        return self._fill(fields, {"images": list(kept.images), "audio": kept.audio}, job.asked["model"])
+
+    async def _fill_from_example(self, folder: Path, told: Mapping[str, Any] | None) -> Change:
+        if told is None:
+            return {self.shown: ""}
+        images = [await self._service.keep((folder / name).read_bytes(), "image", name) for name in told["img_paths"]]
+        audio = await self._service.keep((folder / told["audio_path"]).read_bytes(), "audio", "sound")
+        fields = {"prompt": told["prompt"], "consent": True}  # people that were never born
+        return self._fill(fields, {"images": images, "audio": audio}, None)
+
+    def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Change:
+        change: Change = {self.prompt: fields["prompt"], **self._files(kept)}
+        agreed = bool(fields.get("consent"))
+        change |= {self.consent: gr.update(value=agreed, visible=bool(kept["images"]))}
+        change |= {widget: _shown(fields.get(name, widget.value)) for name, widget in self.settings.items()}
+        return change | ({} if model is None else {self.model: model})
+
+
+def _shown(value: Any) -> Any:
+    """A field's value in its input."""
+    return value if isinstance(value, bool | str) else str(value)
+
+
+def owner_of(request: gr.Request) -> str:
+    """Whose page it is."""
+    return owner_in(getattr(request.request, "scope", {}))

@@ -1,0 +1,1 @@
+"""Synthesized speech and the face that speaks it."""

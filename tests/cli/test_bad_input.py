@@ -1,0 +1,251 @@
+"""Whatever is wrong with what is given: one line that says what, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Humo
+from tools.docs_reference.messages import Message
+
+GOOD = ["--model", "MODEL", "--prompt", "a man", "--width", "96", "--height", "64", "--frames", "5", "--steps", "1"]
+
+
+def text(name: str, content: str | bytes) -> Callable[[], object]:
+    return lambda: Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def huge_picture() -> None:
+    """A PNG whose header says 20000 x 20000 pixels."""
+    Image.new("L", (1, 1)).save("huge.png")
+    data = Path("huge.png").read_bytes()
+    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + data[24:29]
+    Path("huge.png").write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:])
+
+
+def cut_weights() -> None:
+    shutil.copytree("MODEL", "cut")
+    weights = next(Path("cut/transformer").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def pickled_weights() -> None:
+    Path("pickled").mkdir()
+    Path("pickled/ema.pth").write_bytes(b"\x80\x04cos\nsystem\n.")
+
+
+BAD = {
+    "a typo in an option": (["generate", *GOOD, "--widht", "96"], "--widht", "did you mean '--width'", None),
+    "an option without its value": (["generate", *GOOD, "--seed"], "--seed", "expected one argument", None),
+    "a typo in a command": (["genrate"], "genrate", "did you mean 'generate'", None),
+    "no command": ([], "command", "is missing", None),
+    "an unknown option alone": (["--frobnicate"], "--frobnicate", "not an option", None),
+    "no prompt": (["generate", "--model", "MODEL"], "prompt", "is missing", None),
+    "an empty prompt": (["generate", "--model", "MODEL", "--prompt", ""], "prompt", "not allowed", None),
+    "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "did you mean 'nano'", None),
+    "an evaluation without data": (["evaluate", "nano"], "--data", "is missing", None),
+    "an evaluation of no clips": (["evaluate", "nano", "--data", ".", "--clips", "1"], "--clips", "from 2 on", None),
+    "an evaluation of no seeds": (["evaluate", "nano", "--data", ".", "--seeds", "0"], "--seeds", "from 1 on", None),
+    "an evaluation of no mode": (
+        ["evaluate", "nano", "--data", ".", "--mode", "TIB"],
+        "--mode",
+        "did you mean 'TIA'",
+        None,
+    ),
+    "an evaluation with a typo": (["evaluate", "nano", "--data", ".", "shft=3"], "shft", "did you mean 'shift'", None),
+    "an evaluation at no speed": (
+        ["evaluate", "nano", "--data", ".", "speed=fst"],
+        "speed",
+        "did you mean 'fast'",
+        None,
+    ),
+    "an evaluation of no clip": (["evaluate", "clip"], "FILE", "is one video, and 0 were given", None),
+    "a clip that is not there": (["evaluate", "clip", "none.mp4"], "FILE", "there is no file", None),
+    "a part without its recipe": (["train", "vae"], "recipe", "is missing", None),
+    "a part's recipe that is not there": (["train", "text", "none.toml"], "none.toml", "", None),
+    "a closeness beyond all": (["data", "synth", "x", "--clips", "1", "--close", "2"], "--close", "from 0 to 1", None),
+    "a model that is not there": (["generate", *GOOD, "--model", "none"], "none", "is not a folder", None),
+    "a model that is a file": (["generate", *GOOD, "--model", "face.png"], "face.png", "is not a folder", None),
+    "a folder without a model": (["generate", *GOOD, "--model", "."], ".", "not a model folder", None),
+    "weights cut short": (["generate", *GOOD, "--model", "cut"], "cut", "", cut_weights),
+    "a width that is not a multiple": (["generate", *GOOD, "--width", "90"], "width", "a multiple of 16", None),
+    "a width that is no number": (["generate", *GOOD, "--width", "wide"], "width", "whole number", None),
+    "a huge height": (["generate", *GOOD, "--height", "16000"], "height", "8192", None),
+    "no frames": (["generate", *GOOD, "--frames", "0"], "frames", "not allowed", None),
+    "frames and seconds": (["generate", *GOOD, "--seconds", "1"], "frames and seconds", "not both", None),
+    "NaN": (["generate", *GOOD, "--scale-text", "nan"], "scale_text", "not allowed", None),
+    "infinity": (["generate", *GOOD, "--scale-audio", "inf"], "scale_audio", "not allowed", None),
+    "an absurd scale": (["generate", *GOOD, "--scale-image", "1e9"], "scale_image", "0 to 50", None),
+    "a negative seed": (["generate", *GOOD, "--seed", "-5"], "seed", "not allowed", None),
+    "no steps": (["generate", *GOOD, "--steps", "0"], "steps", "1 to 1000", None),
+    "an unknown mode": (["generate", *GOOD, "--mode", "TAI"], "mode", "did you mean", None),
+    "a mode without its sound": (["generate", *GOOD, "--mode", "TA"], "mode", "needs audio", None),
+    "a mode without its picture": (["generate", *GOOD, "--mode", "TI"], "mode", "needs images", None),
+    "the sound's length without a sound": (["generate", *GOOD, "--frames", "-1"], "frames", "no sound", None),
+    "an unknown device": (["generate", *GOOD, "--device", "tpu"], "device", "not known", None),
+    "a device that is not there": (["generate", *GOOD, "--device", "mps"], "device", "not available", None),
+    "a missing picture": (["generate", *GOOD, "--image", "no.png"], "images", "no file", None),
+    "an empty picture": (["generate", *GOOD, "--image", "e.png"], "images", "is empty", text("e.png", "")),
+    "a picture that is text": (["generate", *GOOD, "--image", "t.png"], "images", "not a picture", text("t.png", "hi")),
+    "a picture cut short": (
+        ["generate", *GOOD, "--image", "cut.png"],
+        "images",
+        "cannot be decoded",
+        lambda: Path("cut.png").write_bytes(Path("face.png").read_bytes()[:90]),
+    ),
+    "a picture that is a folder": (["generate", *GOOD, "--image", "."], "images", "folder", None),
+    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_picture),
+    "a missing sound": (["generate", *GOOD, "--audio", "no.wav"], "audio", "no file", None),
+    "an empty sound": (["generate", *GOOD, "--audio", "e.wav"], "audio", "is empty", text("e.wav", "")),
+    "a sound that is a picture": (["generate", *GOOD, "--audio", "face.png"], "audio", "", None),
+    "a sound that is text": (["generate", *GOOD, "--audio", "t.mp3"], "audio", "", text("t.mp3", "la la la" * 99)),
+    "a separator that is not there": (
+        ["generate", *GOOD, "--audio", "a.wav", "--vocals", "no.onnx"],
+        "vocals",
+        "no file",
+        None,
+    ),
+    "an output that is no video": (["generate", *GOOD, "--output", "out.avi"], "output", ".mp4", None),
+    "an output that is a folder": (
+        ["generate", *GOOD, "--output", "d.mp4"],
+        "output",
+        "folder",
+        lambda: Path("d.mp4").mkdir(),
+    ),
+    "an output below a file": (
+        ["generate", *GOOD, "--output", "face.png/out.mp4"],
+        "output",
+        "cannot be written",
+        None,
+    ),
+    "an output nobody may write": (
+        ["generate", *GOOD, "--output", "/proc/out.mp4"],
+        "output",
+        "cannot be written",
+        None,
+    ),
+    "an output that is an input": (
+        ["generate", *GOOD, "--audio", "a.mp4", "--output", "a.mp4"],
+        "output",
+        "one of the inputs",
+        lambda: shutil.copy("a.wav", "a.mp4"),
+    ),
+    "an override without a configuration": (["generate", *GOOD, "seed=1"], "seed=1", "no --config", None),
+    "a configuration that is not there": (["generate", "--config", "no.yaml"], "no.yaml", "no such file", None),
+    "a typo in a job file": (
+        ["generate", "--config", "job.yaml"],
+        "job.yaml: promt",
+        "did you mean 'prompt'",
+        text("job.yaml", "promt: a"),
+    ),
+    "a job file that runs code": (
+        ["generate", "--config", "job.yaml"],
+        "job.yaml",
+        "not YAML",
+        text("job.yaml", "!!python/object/apply:os.system ['true']"),
+    ),
+    "from a video of somebody else": (["generate", "--from", "a.wav"], "--from", "does not say", None),
+    "from a file that is not there": (["generate", "--from", "no.mp4"], "--from", "no file", None),
+    "from and configuration": (["generate", "--from", "a.mp4", "--config", "b.yaml"], "--from", "cannot both", None),
+    "a batch file that is not there": (["batch", "no.json"], "no.json", "no such file", None),
+    "a batch without its file": (["batch"], "FILE", "is missing", None),
+    "a batch file without rows": (["batch", "rows.json"], "rows.json", "no rows", text("rows.json", "[]")),
+    "a batch file of another kind": (["batch", "a.wav"], "a.wav", "not a kind of file", None),
+    "a record where a job file is": (
+        ["generate", *GOOD, "--output", "job.mp4", "--sidecar"],
+        "sidecar",
+        "not the record of a video",
+        text("job.json", "{}"),
+    ),
+    "a record where a folder is": (
+        ["generate", *GOOD, "--output", "films.mp4", "--sidecar"],
+        "sidecar",
+        "not the record of a video",
+        lambda: Path("films.json").mkdir(),
+    ),
+    "an output in a new folder, and another fault": (
+        ["generate", *GOOD, "--output", "new/folder/a.avi"],
+        "output",
+        "end in .mp4",
+        None,
+    ),
+    "one output for a batch": (["batch", "rows.json", "--output", "a.mp4"], "--output", "--output-dir", None),
+    "an output folder that is a file": (
+        ["batch", "rows.json", "--output-dir", "a.wav"],
+        "output folder",
+        "cannot be made",
+        text("rows.json", '[{"prompt": "a"}]'),
+    ),
+    "a conversion without destination": (["convert", "MODEL"], "DESTINATION", "is missing", None),
+    "a conversion of nothing": (["convert", "no", "new"], "no", "", None),
+    "a conversion to an unknown type": (["convert", "MODEL", "new", "--dtype", "int4"], "dtype", "", None),
+    "a conversion to an unknown layout": (["convert", "MODEL", "new", "--to", "theirs"], "naming", "", None),
+    "a conversion with an odd head": (["convert", "MODEL", "new", "--head-width", "x"], "--head-width", "whole", None),
+    "pickled code": (["convert", "pickled", "new"], "pickled", "", pickled_weights),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
+    humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
+) -> None:
+    words, field, problem, make = BAD[name]
+    Path("MODEL").symlink_to(tiny_model_folder)
+    if make is not None:
+        make()
+    before = sorted(desk.rglob("*"))
+    said = humo(*words)
+    assert said.code == 2, said.err
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("humo: ")
+    assert field in said.err
+    assert problem in said.err
+    assert "Traceback" not in said.err
+    line = said.err.removeprefix("humo: ").strip()
+    assert any(message.matches(line) for message in known_messages), line
+    assert sorted(desk.rglob("*")) == before
+
+
+def test_bad_input_is_told_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+    said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", "--width", "90", "--json")
+    (error,) = said.events
+    assert error == {
+        "event": "error",
+        "kind": "RequestError",
+        "field": "width",
+        "problem": "'90' is not allowed",
+        "remedy": "allowed: a whole number, 16 to 8192, a multiple of 16",
+        "message": said.err.removeprefix("humo: ").strip(),
+    }
+
+
+@pytest.mark.parametrize("words", [["generate", "--prompt", "a", "--wdith", "3"], ["batch", "none.csv"], ["frob"]])
+def test_the_installed_command_ends_with_2_and_one_line(desk: Path, words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "humo", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def test_an_unexpected_failure_is_one_line_that_says_how_to_see_more(
+    humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
+    """Settings that no pipeline understands pass the look at the folder, and fail in a library."""
+    shutil.copytree(tiny_model_folder, "odd")
+    path = Path("odd/scheduler/scheduler_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"solver_order": "two"}))
+    words = ["generate", *GOOD, "--model", "odd"]
+    said = humo(*words)
+    assert (said.code, said.out) == (1, "")
+    assert said.err.splitlines()[-1].startswith("humo: failed: TypeError: ")
+    assert "--debug" in said.err
+    assert "Traceback" not in said.err
+    assert "Traceback" in humo(*words, "--debug").err
+    assert not list(desk.glob("*.mp4"))

@@ -1,0 +1,104 @@
+"""A terminal gets bars, a log gets a line now and then, a program gets JSON, and each gets the pace."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from humo.cli.console import BYTES, Bar, Json, Lines, Pace, Quiet, choose_console, table
+from humo.errors import RequestError
+from humo.progress import Event
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("humo.cli.console.time", clock)
+    return clock
+
+
+def test_the_pace_is_seconds_a_unit_and_seconds_left(clock: Clock) -> None:
+    pace = Pace()
+    pace.take("denoise", 0, 50)
+    assert pace.values() == {}
+    clock.now += 25
+    pace.take("denoise", 10, 50)
+    assert pace.values() == {"seconds_per_unit": 2.5, "seconds_left": 100.0}
+    assert pace.words("") == ", 2.50 s each, 1:40 left"
+    assert pace.words(BYTES) == ", 1:40 left"
+
+
+def test_each_phase_has_its_own_pace(clock: Clock) -> None:
+    pace = Pace()
+    pace.take("load", 0, 1)
+    clock.now += 60
+    pace.take("denoise", 0, 4)
+    clock.now += 2
+    pace.take("denoise", 1, 4)
+    assert pace.values() == {"seconds_per_unit": 2.0, "seconds_left": 6.0}
+
+
+def test_a_log_gets_a_line_every_five_seconds_and_at_the_end_of_a_phase(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = Lines()
+    for step in range(21):
+        console.progress(Event("denoise", step, 20))
+        clock.now += 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"denoise {step}/20" for step in (5, 10, 15, 20)]
+    assert lines[1].endswith("1.00 s each, 0:10 left")
+
+
+def test_a_terminal_gets_a_bar_for_each_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Bar()
+    console.progress(Event("encode", 0, 3))
+    console.progress(Event("encode", 3, 3))
+    console.note("said [between] the bars")
+    console.progress(Event("denoise", 1, 50))
+    console.step("transformer", 250_000_000, 500_000_000, BYTES)
+    console.close()
+    text = capsys.readouterr().err
+    assert "encode" in text
+    assert "3/3" in text
+    assert "note: said [between] the bars" in text
+    assert "1/50" in text
+    assert "250/500 MB" in text
+
+
+def test_a_program_gets_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Json()
+    console.note("one")
+    console.progress(Event("write", 1, 2))
+    console.result("for people", {"path": "ö.mp4"})
+    console.error(RequestError("width", "90 is not allowed", "take 96"))
+    said = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in said.out.splitlines()] == ["note", "progress", "result", "error"]
+    assert '"path": "ö.mp4"' in said.out
+    assert said.err == "humo: width: 90 is not allowed; take 96\n"
+
+
+def test_an_error_of_many_lines_is_told_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Quiet().error("first\n  second")
+    assert capsys.readouterr().err == "humo: first second\n"
+
+
+def test_the_console_is_chosen_by_what_was_asked_and_where_it_goes() -> None:
+    assert type(choose_console(as_json=True, quiet=True)) is Json
+    assert type(choose_console(as_json=False, quiet=True)) is Quiet
+    assert type(choose_console(as_json=False, quiet=False)) is Lines
+
+
+def test_a_table_is_two_columns() -> None:
+    assert table({"a": 1, "long": "x\ny"}) == "a     1\nlong  x y"

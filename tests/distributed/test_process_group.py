@@ -1,0 +1,173 @@
+"""One clip by several ranks (gloo) is the clip of one: passes, places of the frame and weights divided."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from humo.cli.main import main
+from humo.distributed.process_group import Layout, choose_layout
+from humo.errors import RequestError
+from humo.inference.inputs import Clip
+from humo.media.video import read_video
+from humo.runtime.device import load_pipeline
+from tests.calls import RED
+from tests.distributed.work import SOUND, plan_of
+from tests.tiny import save_tiny_model
+
+ROOT = Path(__file__).parents[2]
+PRESETS = ("humo-1.7b", "humo-17b")
+ODD = {"width": 80, "height": 48, "frames": 13}
+"""Fifteen places of a frame, four latent frames and one of the picture: nothing that two or four divide."""
+
+LONG = ODD | {"frames": 25, "window": 13, "overlap": 4}
+
+
+def start(ranks: int, words: list[str]) -> None:
+    """Run a program as so many ranks, told of each other as torchrun tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WORLD_SIZE": str(ranks)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=ROOT,
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(ranks)
+    ]
+    ends = [process.communicate(timeout=240)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, ends
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for preset in PRESETS:
+        save_tiny_model(folder / preset, preset)
+    return folder
+
+
+def alone(models: Path, case: dict[str, Any]) -> torch.Tensor:
+    pipeline = load_pipeline(models / case["preset"], device="cpu", dtype=case.get("dtype", "float32"))
+    return pipeline.sample(Clip(plan_of(case["preset"], case["fields"]), [RED], SOUND))
+
+
+@pytest.mark.parametrize(
+    ("size", "layouts"),
+    [(2, ("auto", "1x2", "2x1")), (4, ("auto", "1x4", "4x1", "2x2"))],
+    ids=["two ranks", "four ranks"],
+)
+def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tuple[str, ...]) -> None:
+    cases: list[dict[str, Any]] = [
+        {"preset": preset, "parallel": layout, "fields": ODD} for preset in PRESETS for layout in layouts
+    ]
+    cases += [
+        {"preset": "humo-17b", "parallel": f"2x{size // 2}", "fields": LONG},
+        {"preset": "humo-1.7b", "parallel": f"2x{size // 2}", "fields": ODD | {"speed": "balanced"}},
+        {"preset": "humo-1.7b", "parallel": f"1x{size}", "fields": ODD, "shard": True},
+        {"preset": "humo-17b", "parallel": f"{size}x1", "fields": ODD, "shard": True},
+        {"preset": "humo-1.7b", "parallel": f"{size}x1", "fields": ODD, "shard": True, "dtype": "bfloat16"},
+        {
+            "preset": "humo-1.7b",
+            "parallel": "auto" if size == 2 else "1x4",
+            "fields": ODD | {"width": 32, "height": 16},
+        },
+    ]
+    start(size, ["tests.distributed.work", str(models), json.dumps(cases)])
+    made = load_file(models / f"made-{size}.safetensors")
+    told = json.loads((models / f"told-{size}.json").read_text())
+    if size == 4:
+        assert told == {
+            str(
+                len(cases) - 1
+            ): "--parallel: 4 processes cannot share the 2 places of a frame; start fewer, make a larger "
+            "video, or give more to the passes"
+        }
+    assert len(made) + len(told) == len(cases)
+    for number, latents in made.items():
+        case = cases[int(number)]
+        expected = alone(models, case)
+        within = 2e-2 if case.get("dtype") == "bfloat16" else 1e-4
+        assert torch.allclose(latents, expected, atol=within * float(expected.abs().max())), case
+
+
+def test_the_command_writes_one_video(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ["--prompt", "x", "--seed", "3", "--steps", "2", "--width", "80", "--height", "48", "--frames", "25"]
+    words = ["generate", "--sidecar", "--model", str(models / "humo-17b"), *fields, "--window", "13", "--overlap", "4"]
+    start(2, ["humo", *words, "--parallel", "auto", "--output", str(tmp_path / "two.mp4")])
+    assert main([*words, "--output", str(tmp_path / "one.mp4")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in ("one", "two") for kind in ("mp4", "json")
+    }
+    one, two = (read_video(tmp_path / f"{name}.mp4").frames.astype(int) for name in ("one", "two"))
+    assert abs(one - two).mean() <= 0.1, "levels of 255: what is left of a rounding once the codec has had it"
+
+
+@pytest.mark.parametrize(
+    ("size", "passes", "layout"),
+    [
+        (1, 3, (1, 1)),
+        (2, 3, (1, 2)),
+        (2, 4, (2, 1)),
+        (3, 3, (3, 1)),
+        (4, 4, (4, 1)),
+        (4, 3, (1, 4)),
+        (6, 3, (3, 2)),
+        (8, 4, (4, 2)),
+    ],
+)
+def test_passes_are_divided_where_no_rank_is_left_waiting(size: int, passes: int, layout: tuple[int, int]) -> None:
+    assert choose_layout("auto", size, passes) == Layout(*layout)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("2x3", "2x3 is for 6 processes, and there are 4"),
+        ("many", "'many' is not allowed; give auto, or passes x places, as 2x4"),
+        ("0x4", "'0x4' is not allowed"),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused(asked: str, said: str) -> None:
+    with pytest.raises(RequestError, match="--parallel: ") as caught:
+        choose_layout(asked, 4, 3)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words", "said"),
+    [
+        ("1", ["--shard"], "--shard: is for several processes"),
+        ("2", [], "--parallel: is missing, and there are several processes; add --parallel auto"),
+    ],
+)
+def test_half_of_what_is_needed_is_refused(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ranks: str,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setenv("RANK", "0")
+    output = tmp_path / "a.mp4"
+    model = str(models / "humo-17b")
+    assert main(["generate", "--model", model, "--prompt", "x", "--output", str(output), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

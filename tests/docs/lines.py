@@ -1,0 +1,223 @@
+"""Command lines of the documentation, run on small things (`SMALLER`) or looked at with the reason why (`CHECKED`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from humo.cli.main import main, parser_of
+from humo.cli.serve import _settings
+from humo.cli.train import DISTILL
+from humo.training.component_config import AutoencoderRecipe, TextRecipe
+from humo.training.config import Recipe
+from humo.training.recipe_file import read_table
+from tests.docs.blocks import ROOT, is_usage
+
+SIDE = 96
+"""Pixels of width and height of what is made here."""
+
+SMALL = ["--width", str(SIDE), "--height", str(SIDE), "--frames", "5", "--steps", "1"]
+
+
+def _made_small(words: list[str]) -> list[str]:
+    return words if "--from" in words else [*words, *SMALL]
+
+
+def _of_the_tiny_weights(words: list[str]) -> list[str]:
+    """Heads are 24 channels wide there; and the folders to make are there already."""
+    return [*words, "--head-width", "24", *([] if "--to" in words else ["--overwrite"])]
+
+
+def _words_of_one_clip(words: list[str]) -> list[str]:
+    """The same options, for one clip that is not rendered: its captions."""
+    words = ["data", "words", *words[2:]]
+    words[words.index("--clips") + 1] = "1"
+    return [word.replace("people", "captions") for word in words]
+
+
+def _of_a_true_clip(words: list[str]) -> list[str]:
+    return [str(ROOT / "docs" / "nano-woman.mp4") if word == "out.mp4" else word for word in words]
+
+
+def _of_a_folder(words: list[str]) -> list[str]:
+    """Which tells how wide heads are; of files alone they are as wide as the published ones."""
+    return ["humo-1.7b" if word == "weights" else word for word in words]
+
+
+SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
+    ("generate",): _made_small,
+    ("batch",): _made_small,
+    ("convert",): _of_the_tiny_weights,
+    ("data", "synth"): _words_of_one_clip,
+    ("evaluate", "clip"): _of_a_true_clip,
+    ("verify",): list,
+    ("doctor",): list,
+    ("plan",): lambda words: [*words, "--width", "64", "--height", "64", "--frames", "5"],
+    ("models", "import"): _of_a_folder,
+    ("models",): list,
+}
+"""Commands that are run -> what is changed in them, so that they take a moment."""
+
+
+def _reads_its_recipe(words: list[str]) -> None:
+    options, rest = parser_of("train").parse_with_rest(words[1:])
+    given = [*options.recipe, *rest]
+    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextRecipe]] = {"vae": AutoencoderRecipe, "text": TextRecipe}
+    kind = kinds.get(given[0], Recipe)
+    recipe, *changes = given[given[0] in (*kinds, DISTILL) :]
+    read_table(Path(recipe), kind, changes)
+
+
+def _has_its_settings(words: list[str]) -> None:
+    options, rest = parser_of(words[0]).parse_with_rest(words[1:])
+    assert not rest
+    _settings(options, page=words[0] == "ui")
+
+
+def _is_parsed(words: list[str]) -> None:
+    _, rest = parser_of(words[0]).parse_with_rest(words[1:])
+    assert not [word for word in rest if "=" not in word]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Why a command is not run, and what is looked at."""
+
+    reason: str
+    look: Callable[[list[str]], None]
+
+
+CHECKED: Mapping[tuple[str, ...], Checked] = {
+    ("serve",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
+    ("ui",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
+    ("train",): Checked("needs a corpus and hours; tests/training runs it", _reads_its_recipe),
+    ("evaluate", "nano"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
+    ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
+    ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
+    ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/quantization/test_quantized runs it", _is_parsed),
+    ("convert", "Wan2_1-HuMo-14B_fp8_e4m3fn_scaled_KJ.safetensors"): Checked(
+        "tests/quantization/test_quantized runs it", _is_parsed
+    ),
+    ("convert", "humo.safetensors"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
+}
+
+
+_DONE: set[tuple[str, ...]] = set()
+"""Commands that were run for an earlier page."""
+
+_ALONE = frozenset({"out.mp4", "humo-1.7b", "humo-17b", "mine"})
+"""Commands with these words take or make what others of their page need."""
+
+
+def found(table: Mapping[tuple[str, ...], Any], words: list[str]) -> Any:
+    return next((table[key] for key in (tuple(words[:2]), tuple(words[:1])) if key in table), None)
+
+
+def do(words: list[str]) -> None:
+    """Run ``humo`` with words, or look at them."""
+    checked, smaller = found(CHECKED, words), found(SMALLER, words)
+    if checked is not None:
+        checked.look(words)
+        return
+    if tuple(words) in _DONE:
+        return
+    assert smaller is not None, f"say in SMALLER or CHECKED what to do with humo {' '.join(words[:2])}"
+    assert main([*smaller(words), "--quiet"]) == 0, words
+    if _ALONE.isdisjoint(words):
+        _DONE.add(tuple(words))
+
+
+parser = cache(parser_of)
+
+
+def look_at_usage(line: str) -> None:
+    """What a line of usage names is there: the command, and its options."""
+    words = line.partition("#")[0].split()
+    known = parser(words[1])._option_string_actions
+    for flag in re.findall(r"--[a-z][a-z-]*", " ".join(words)):
+        assert flag in known, flag
+
+
+def _humo(words: list[str], line: str) -> None:
+    if is_usage(line):
+        look_at_usage(line)
+    else:
+        do(words[1:])
+
+
+def _pip(words: list[str], line: str) -> None:
+    """Packages are ours, and their extras are there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert words[1] == "install"
+    for word in words[2:]:
+        if word.startswith("-") or word.endswith("requirements.txt"):
+            continue
+        given = Requirement(word.replace(".", "humo-video", 1) if word.startswith(".") else word)
+        assert given.name == project["name"]
+        assert given.extras <= project["optional-dependencies"].keys()
+
+
+def _make(words: list[str], line: str) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(words[1:]) <= set(targets)
+
+
+def _python(words: list[str], line: str) -> None:
+    """The program is there."""
+    if words[1:3] == ["-m", "pip"]:
+        _pip(words[2:], line)
+    elif words[1] == "-m":
+        assert importlib.util.find_spec(words[2]) is not None
+        assert all((ROOT / word).exists() for word in words[3:])
+    else:
+        assert (ROOT / words[1]).is_file()
+
+
+def _torchrun(words: list[str], line: str) -> None:
+    """Several processes are started elsewhere (tests/distributed, tests/training)."""
+    after = words[words.index("humo") + 1 :]
+    if after[0] == "train":
+        do(after)
+    else:
+        _is_parsed(after)
+
+
+def _docker(words: list[str], line: str) -> None:
+    """The file is there; what runs in the container is a command of ours."""
+    if words[1] == "build":
+        assert Path(words[words.index("-f") + 1]).is_file()
+        return
+    assert words[1] == "run"
+    inside = words[max(place for place, word in enumerate(words) if word == "humo") + 1 :]
+    if inside:
+        do(inside)
+
+
+def _ray(words: list[str], line: str) -> None:
+    """A head, or a machine that joins one."""
+    assert words[1] == "start"
+    assert words[2] in ("--head", "--address")
+
+
+def _cp(words: list[str], line: str) -> None:
+    assert (ROOT / words[-2]).exists()
+
+
+HANDLERS: Mapping[str, Callable[[list[str], str], None]] = {
+    "humo": _humo,
+    "pip": _pip,
+    "make": _make,
+    "python": _python,
+    "torchrun": _torchrun,
+    "docker": _docker,
+    "cp": _cp,
+    "ray": _ray,
+}

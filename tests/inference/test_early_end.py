@@ -1,0 +1,28 @@
+"""A clip that is finished before its last step, and what it looks like on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from humo import HuMoPipeline
+from humo.inference.inputs import Clip
+from humo.progress import Event
+from humo.request import parse_request, resolve
+from tests.calls import FRAMES, HEIGHT, WIDTH
+
+
+def test_a_clip_may_be_what_it_has_come_to(small: HuMoPipeline) -> None:
+    """Enough after a step: the data that the step's velocity implies, which differs from the noisy latents."""
+    plan = resolve(
+        parse_request({"prompt": "x", "width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 4}), small.preset
+    )
+    seen: list[Event] = []
+    latents = small.sample(Clip(plan, (), None), seen.append, lambda: seen[-1].done == 2)
+    assert [event.done for event in seen if event.phase == "denoise"] == [0, 1, 2]
+    last = seen[-1]
+    assert last.look is not None
+    middle = plan.geometry.video_latents // 2
+    expected = next(small.frames(latents[:, :, middle : middle + 1]))
+    assert np.array_equal(last.look(), expected)
+    assert not torch.equal(latents, small.sample(Clip(plan, (), None)))

@@ -1,0 +1,278 @@
+"""Clips longer than the network knows: windows, what passes from one to the next, and going on after a stop."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.configuration_utils import FrozenDict
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from humo import HuMoPipeline
+from humo.errors import RequestError
+from humo.geometry import Window, windows_of
+from humo.inference.denoise import Held
+from humo.inference.inputs import Clip
+from humo.inference.long_video import held_weight, window_noise
+from humo.inference.window_cache import FolderShelf
+from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
+from humo.progress import Event
+from humo.request import Plan, parse_request, resolve
+from tests.calls import HEIGHT, RED, WIDTH, tone
+
+
+@given(st.integers(1, 400), st.integers(2, 30), st.data())
+def test_windows_cover_a_clip_and_share_what_they_should(latents: int, longest: int, data: st.DataObject) -> None:
+    shared = data.draw(st.integers(0, longest - 2))
+    windows = windows_of(latents, longest, shared)
+    assert windows[0].start == 0
+    assert windows[-1].end == latents
+    assert all(1 <= one.latents <= longest for one in windows)
+    for before, after in itertools.pairwise(windows):
+        assert after.start + 1 + after.shared == before.end, "a still of what is finished, then what both make"
+        assert after.latents > 1 + shared, "something new"
+    longer = windows_of(latents + 50, longest, shared)
+    assert longer[: len(windows) - 1] == windows[:-1], "what comes does not change what is there"
+
+
+def test_windows_that_make_nothing_new_are_refused() -> None:
+    with pytest.raises(ValueError, match="leave nothing new"):
+        windows_of(20, 7, 6)
+
+
+def test_noise_follows_from_the_place_alone() -> None:
+    first = torch.randn(2, 3, 7 + 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    seeds = [(5, 0), (5, 1)]
+    assert window_noise(first, Window(0, 7), 1, seeds).equal(first)
+    one, other = (window_noise(first, window, 1, seeds) for window in (Window(4, 7), Window(8, 5)))
+    assert one[:, :, :3].equal(first[:, :, 4:7])
+    assert one[:, :, 4:7].equal(other[:, :, :3]), "latent frames 8 to 10 in both"
+    assert one[:, :, -1:].equal(first[:, :, -1:])
+    assert not one[0, :, 4].equal(one[1, :, 4])
+    everything = torch.cat([window_noise(first, Window(0, 7), 1, seeds), one[:, :, 3:]], dim=2)
+    assert abs(float(everything.mean())) < 0.2
+    assert 0.9 < float(everything.std()) < 1.1
+
+
+def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
+    random = torch.Generator().manual_seed(0)
+    noisy, velocity = torch.randn(2, 1, 3, 6, 2, 2, generator=random)
+    known = torch.randn(1, 3, 3, 2, 2, generator=random)
+    level = torch.tensor(0.7)
+    steered = Held(known, torch.tensor([1.0, 0.5, 0.0])).steer(velocity, noisy, level)
+    data, plain = noisy - level * steered, noisy - level * velocity
+    assert torch.allclose(data[:, :, 0], known[:, :, 0], atol=1e-6)
+    assert torch.allclose(data[:, :, 1], (known[:, :, 1] + plain[:, :, 1]) / 2, atol=1e-6)
+    assert torch.allclose(data[:, :, 2:], plain[:, :, 2:], atol=1e-6)
+    assert held_weight(4).tolist() == [1.0, 1.0, 0.75, 0.5, 0.25]
+    assert held_weight(0).tolist() == [1.0]
+
+
+class KeepingShelf:
+    """Keeps every window that is made, and gives none back."""
+
+    def __init__(self) -> None:
+        self.windows: list[torch.Tensor] = []
+
+    def get(self, number: int) -> torch.Tensor | None:
+        return None
+
+    def put(self, number: int, latents: torch.Tensor) -> None:
+        self.windows.append(latents)
+
+
+def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second window on, clean in place of noisy latents at every step; it keeps them, and the mean of all."""
+    plan = plan_of(pipeline, 25)
+    seen: list[torch.Tensor] = []
+    velocity, config = pipeline.velocity, pipeline.transformer.config
+
+    def look(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(latents)
+        return velocity(latents, *rest)
+
+    monkeypatch.setattr(pipeline, "velocity", look)
+    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
+    kept = KeepingShelf()
+    stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND), shelf=kept))
+    window, after = plan.windows[0], plan.windows[1]
+    passes = len(seen) // len(plan.windows)
+    known = seen[passes][:, :, : 1 + after.shared]
+    assert all(latents[:, :, : 1 + after.shared].equal(known) for latents in seen[passes : 2 * passes])
+    assert not seen[1][:, :, :1].equal(seen[passes - 1][:, :, :1])
+    assert window.latents - after.shared == stretches[0].latents.shape[2]
+    assert torch.allclose(stretches[1].latents[:, :, : after.shared], known[:, :, 1:], atol=1e-5)
+    level = kept.windows[0].mean(dim=(2, 3, 4))
+    for made, place in zip(kept.windows[1:], plan.windows[1:], strict=True):
+        assert torch.allclose(made[:, :, 1 + place.shared :].mean(dim=(2, 3, 4)), level, atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [[1] * 6, [2, 4], [1, 3, 2]])
+def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
+    torch.manual_seed(0)
+    small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(0.1, 0.5)).eval()
+    for vae in (pipeline.vae, small):
+        latents = torch.randn(1, vae.config.z_dim, 6, 4, 2)
+        with torch.no_grad():
+            whole = vae.decode(latents).sample
+            decoder = StreamingDecoder(vae)
+            pieces = [decoder(part) for part in latents.split(parts, dim=2)]
+        assert [piece.shape[2] for piece in pieces] == [4 * parts[0] - 3, *(4 * count for count in parts[1:])]
+        assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
+
+
+def test_joined_latent_frames_are_clipped() -> None:
+    torch.manual_seed(0)
+    vae = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(1.0, 2.0)).eval()
+    with torch.no_grad():
+        video = vae.decode(20 * torch.randn(1, 8, 4, 2, 2)).sample
+    assert video.abs().max() == 1.0
+
+
+@pytest.mark.parametrize("parts", [[1, 4, 4, 8], [9, 8], [17]])
+def test_encoding_piece_by_piece_is_encoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
+    torch.manual_seed(0)
+    small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
+    video = torch.rand(1, 3, sum(parts), 32, 16) * 2 - 1
+    for vae in (pipeline.vae, small):
+        with torch.no_grad():
+            whole = AutoencoderKLWan._encode(vae, video).chunk(2, dim=1)[0]
+            if vae is small:
+                whole = whole + vae.linear_encoder(to_blocks(video)).movedim(-1, 1)
+            encoder = StreamingEncoder(vae)
+            pieces = [encoder(part) for part in video.split(parts, dim=2)]
+        assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
+
+
+def test_pieces_bring_offloaded_weights_to_their_device() -> None:
+    """A hook of accelerate waits for the call of the whole, which pieces are not."""
+    called: list[nn.Module] = []
+
+    class Waiting:
+        def pre_forward(self, module: nn.Module) -> None:
+            called.append(module)
+
+    vae = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
+    vae._hf_hook = Waiting()
+    with torch.no_grad():
+        StreamingDecoder(vae)(StreamingEncoder(vae)(torch.zeros(1, 3, 1, 16, 16)))
+    assert called == [vae, vae]
+
+
+SOUND = tone(57)
+
+
+def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> Plan:
+    asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "window": 13, "overlap": 4, "seed": 3}
+    asked |= {"width": WIDTH, "height": HEIGHT, "frames": frames, **fields}
+    return resolve(parse_request(asked), pipeline.preset, len(SOUND))
+
+
+def frames_of(pipeline: HuMoPipeline, plan: Plan, **options: Any) -> list[NDArray[np.uint8]]:
+    return list(pipeline.run(plan, images=[RED], sound=SOUND, **options))
+
+
+def test_a_long_clip_is_whole_and_its_beginning_does_not_depend_on_its_length(pipeline: HuMoPipeline) -> None:
+    """Both families; the first window is the plain clip, but for what the second one makes anew of it."""
+    long = frames_of(pipeline, plan_of(pipeline, 41))
+    assert len(long) == 41
+    assert {frame.shape for frame in long} == {(HEIGHT, WIDTH, 3)}
+    longer = frames_of(pipeline, plan_of(pipeline, 57))
+    assert all(np.array_equal(one, other) for one, other in zip(long[:33], longer[:33], strict=True))
+    plain = frames_of(pipeline, plan_of(pipeline, 13))
+    assert all(np.array_equal(one, other) for one, other in zip(long[:9], plain[:9], strict=True))
+
+
+def test_a_clip_that_fits_is_what_it_was_without_windows(pipeline: HuMoPipeline) -> None:
+    fits, alone = plan_of(pipeline, 13), plan_of(pipeline, 13, window=None, overlap=None)
+    assert len(fits.windows) == len(alone.windows) == 1
+    assert np.array_equal(frames_of(pipeline, fits), frames_of(pipeline, alone))
+
+
+def test_every_window_hears_its_own_part_of_the_sound(pipeline: HuMoPipeline) -> None:
+    plan = plan_of(pipeline, 41)
+    conditions = pipeline.encode(Clip(plan, [RED], SOUND))
+    slots = plan.geometry.reference_slots
+    assert conditions.audio.shape[1] == 11 + slots
+    for window in plan.windows:
+        part = conditions.within(window, slots)
+        assert part.audio[:, :-slots].equal(conditions.audio[:, window.start : window.end])
+        assert not part.audio[:, -slots:].any()
+        latents = pipeline.noise(plan.window_geometry, torch.Generator())[:, :, : window.latents + slots]
+        assert part.image.shape[2] in (slots, latents.shape[2])
+
+
+def test_progress_counts_the_steps_of_all_windows(pipeline: HuMoPipeline) -> None:
+    events: list[Event] = []
+    plan = plan_of(pipeline, 25)
+    frames_of(pipeline, plan, listener=events.append)
+    assert len(plan.windows) == 3
+    assert [event.done for event in events if event.phase == "denoise"] == list(range(10))
+    assert {event.total for event in events if event.phase == "denoise"} == {9}
+    assert events[-1] == Event("decode", 3, 3)
+
+
+def test_a_long_clip_may_end_early(pipeline: HuMoPipeline) -> None:
+    """What the second window has come to is the end of it."""
+    events: list[Event] = []
+    made = frames_of(pipeline, plan_of(pipeline, 41), listener=events.append, is_enough=lambda: events[-1].done == 4)
+    assert len(made) == 9 + 12, "the first window's finished frames, and the second's"
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_last_window(pipeline: HuMoPipeline, tmp_path: Path) -> None:
+    plan = plan_of(pipeline, 41)
+    whole = frames_of(pipeline, plan)
+
+    class StoppedError(Exception):
+        pass
+
+    steps: list[int] = []
+
+    def stop(event: Event) -> None:
+        if event.phase == "denoise" and event.done:
+            steps.append(event.done)
+            if event.done == 8:
+                raise StoppedError
+
+    shelf = FolderShelf(tmp_path / "windows", "this clip")
+    with pytest.raises(StoppedError):
+        frames_of(pipeline, plan, listener=stop, shelf=shelf)
+    assert len(list((tmp_path / "windows").iterdir())) == 2
+    went_on: list[Event] = []
+    again = frames_of(pipeline, plan, listener=went_on.append, shelf=shelf)
+    assert np.array_equal(again, whole)
+    assert next(event.done for event in went_on if event.phase == "denoise" and event.done) == 7
+    other = FolderShelf(tmp_path / "windows", "another clip")
+    assert other.get(0) is None, "windows of another clip are as good as none"
+    (tmp_path / "windows" / "00000.safetensors").write_bytes(b"cut")
+    assert shelf.get(0) is None
+    shelf.clear()
+    assert not (tmp_path / "windows").exists()
+
+
+def test_a_call_makes_long_clips_too(pipeline: HuMoPipeline) -> None:
+    plan = plan_of(pipeline, 25)
+    expected = frames_of(pipeline, plan)
+    output = pipeline(
+        "x",
+        images=[RED],
+        audio=SOUND,
+        width=WIDTH,
+        height=HEIGHT,
+        num_frames=25,
+        num_inference_steps=3,
+        window=13,
+        overlap=4,
+        generator=torch.Generator().manual_seed(3),
+    )
+    assert np.array_equal([np.asarray(frame) for frame in output.frames[0]], expected)
+    with pytest.raises(RequestError, match=r"^window: 20 frames are not 4k \+ 1"):
+        pipeline("x", num_frames=25, window=20)

@@ -1,0 +1,131 @@
+"""LoRA files under every naming in use act on the network as they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from humo import HumoError, HuMoPipeline
+from tests.tiny import tiny_pipeline
+
+RANK = 3
+LAYERS = {  # published layer -> ours
+    "blocks.0.self_attn.q": "blocks.0.attn1.to_q",
+    "blocks.1.cross_attn.v": "blocks.1.attn2.to_v",
+    "blocks.0.audio_cross_attn_wrapper.audio_cross_attn.k": "blocks.0.attn_audio.to_k",
+    "blocks.1.audio_cross_attn_wrapper.audio_cross_attn.o": "blocks.1.attn_audio.to_out.0",
+    "blocks.0.ffn.2": "blocks.0.ffn.net.2",
+    "audio_proj.audio_proj_glob_1.layer": "audio_proj.proj_1",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.head": "proj_out",
+}
+NAMINGS: dict[str, Callable[[str], tuple[str, str]]] = {
+    "comfyui": lambda layer: (f"diffusion_model.{layer}.lora_A.weight", f"diffusion_model.{layer}.lora_B.weight"),
+    "published": lambda layer: (f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"),
+    "kohya": lambda layer: (
+        f"lora_unet_{layer.replace('.', '_')}.lora_down.weight",
+        f"lora_unet_{layer.replace('.', '_')}.lora_up.weight",
+    ),
+    "peft": lambda layer: (
+        f"base_model.model.{layer}.lora_A.default.weight",
+        f"base_model.model.{layer}.lora_B.default.weight",
+    ),
+    "diffusers": lambda layer: (
+        f"transformer.{LAYERS[layer]}.lora_A.weight",
+        f"transformer.{LAYERS[layer]}.lora_B.weight",
+    ),
+}
+
+
+def factors(pipeline: HuMoPipeline) -> dict[str, tuple[Tensor, Tensor]]:
+    """Random low-rank factors for each layer."""
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for published, ours in LAYERS.items():
+        out, into = pipeline.transformer.get_submodule(ours).weight.shape
+        made[published] = (
+            torch.randn(RANK, into, generator=generator),
+            0.1 * torch.randn(out, RANK, generator=generator),
+        )
+    return made
+
+
+def predict(pipeline: HuMoPipeline) -> Tensor:
+    """One pass on fixed input."""
+    config = pipeline.transformer.config
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        velocity: Tensor = pipeline.transformer(
+            torch.randn(1, config.in_channels, 2, 4, 4, generator=generator),
+            torch.tensor([300.0]),
+            torch.randn(1, 6, config.text_dim, generator=generator),
+            torch.randn(1, 2, 8, 5, config.audio_width, generator=generator),
+        ).sample
+    return velocity
+
+
+def merged() -> Tensor:
+    """What the LoRA at full strength should give: its products added to the weights."""
+    pipeline = tiny_pipeline()
+    for published, (down, up) in factors(pipeline).items():
+        pipeline.transformer.get_submodule(LAYERS[published]).weight.data += up @ down
+    return predict(pipeline)
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_a_lora_of_any_naming_changes_every_layer_it_names(naming: str, tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    plain = predict(pipeline)
+    state: dict[str, Tensor] = {}
+    for published, pair in factors(pipeline).items():
+        state |= dict(zip(NAMINGS[naming](published), pair, strict=True))
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "style.safetensors")
+    pipeline.load_lora_weights(str(tmp_path), weight_name="style.safetensors", adapter_name="style")
+    assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
+    pipeline.set_adapters("style", 0.0)
+    assert torch.allclose(predict(pipeline), plain, atol=1e-6)
+    pipeline.set_adapters("style", 1.0)
+    assert not torch.allclose(predict(pipeline), plain, atol=1e-3)
+    pipeline.delete_adapters("style")
+    assert torch.equal(predict(pipeline), plain)
+
+
+def test_alpha_scales_a_lora() -> None:
+    pipeline = tiny_pipeline()
+    state: dict[str, Tensor] = {}
+    for published, (down, up) in factors(pipeline).items():
+        state[f"diffusion_model.{published}.lora_down.weight"] = down
+        state[f"diffusion_model.{published}.lora_up.weight"] = 2 * up
+        state[f"diffusion_model.{published}.alpha"] = torch.tensor(RANK / 2)
+    pipeline.load_lora_weights(state, adapter_name="style")
+    assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
+
+
+def test_layers_that_humo_lacks_are_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = tiny_pipeline()
+    state: dict[str, Tensor] = {"diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight": torch.ones(RANK, 48)}
+    for published, (down, up) in factors(pipeline).items():
+        state[f"diffusion_model.{published}.lora_A.weight"] = down
+        state[f"diffusion_model.{published}.lora_B.weight"] = up
+    pipeline.load_lora_weights(state, adapter_name="style")
+    assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
+    assert "k_img" in caplog.text
+
+
+def test_a_lora_of_another_model_is_refused() -> None:
+    with pytest.raises(HumoError, match="belongs to no layer"):
+        tiny_pipeline().load_lora_weights({"diffusion_model.double_blocks.0.img_attn.lora_A.weight": torch.ones(3, 3)})
+
+
+def test_a_lora_file_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    with pytest.raises(HumoError, match="cannot be read"):
+        pipeline.load_lora_weights(str(tmp_path / "missing.safetensors"))
+    (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(HumoError, match="cannot be read"):
+        pipeline.load_lora_weights(str(tmp_path), weight_name="broken.safetensors")

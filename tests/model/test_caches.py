@@ -1,0 +1,274 @@
+"""Caches of diffusers: what is run, what comes of it, that branches keep apart, what does not go together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers import FirstBlockCacheConfig
+from torch import Tensor
+
+from humo import HuMoPipeline
+from humo.conditioning.conditions import Conditions
+from humo.distributed.process_group import Crew, Ranks
+from humo.errors import RequestError
+from humo.inference.denoise import Branches
+from humo.inference.predictor import Seen
+from humo.jobs.engine import Engine
+from humo.model import caches
+from humo.model.caches import CACHES, check_cache
+from humo.model.context_parallel import TokenSplit
+from humo.request import CacheName, parse_request, resolve
+from tests.calls import FAMILIES, RED, call, distance, seeded
+from tests.tiny import LATENT_CHANNELS, tiny_pipeline, tiny_transformer
+
+NAMES: list[CacheName] = sorted(CACHES)
+BLOCKS, STEPS = 4, 12
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def deep(request: pytest.FixtureRequest) -> HuMoPipeline:
+    """One of each family, of four blocks; tests do not change it."""
+    pipeline = tiny_pipeline(request.param)
+    pipeline.transformer = tiny_transformer(request.param, num_layers=BLOCKS)
+    return pipeline
+
+
+@contextmanager
+def counting(pipeline: HuMoPipeline) -> Iterator[Counter[int]]:
+    """How often each block was run: its self-attention, as a cache stands in front of blocks themselves."""
+    runs: Counter[int] = Counter()
+    hooks = [
+        block.attn1.register_forward_pre_hook(lambda *_, number=number: runs.update([number]))
+        for number, block in enumerate(pipeline.transformer.blocks)
+    ]
+    try:
+        yield runs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def run(pipeline: HuMoPipeline, cache: CacheName, **changes: Any) -> tuple[Tensor, list[int]]:
+    """Latents, and the runs of each block."""
+    with counting(pipeline) as runs:  # pass by pass, with a cache or without
+        latents = call(pipeline, cache=cache, num_inference_steps=STEPS, batch_passes=False, **changes)
+    return latents, [runs[number] for number in range(BLOCKS)]
+
+
+def test_every_cache_of_a_request_is_there() -> None:
+    assert set(get_args(CacheName)) == {"none", *CACHES}
+
+
+@pytest.mark.parametrize("cache", NAMES)
+def test_fewer_blocks_are_run_and_the_clip_is_much_the_same(deep: HuMoPipeline, cache: CacheName) -> None:
+    exact, all_runs = run(deep, "none")
+    assert len(set(all_runs)) == 1
+    cached, runs = run(deep, cache)
+    first, *others = runs
+    assert first == all_runs[0] if cache == "first-block" else first < 0.75 * all_runs[0]
+    assert all(0 < one < 0.75 * all_runs[0] for one in others)
+    assert 0 < distance(cached, exact) < 0.1
+
+
+@pytest.mark.parametrize("cache", NAMES)
+def test_a_clip_without_a_cache_is_to_the_bit_what_it_was_before_one_with(deep: HuMoPipeline, cache: CacheName) -> None:
+    before, runs = run(deep, "none")
+    first, fewer = run(deep, cache)
+    again, same = run(deep, cache)
+    after, all_runs = run(deep, "none")
+    assert torch.equal(before, after)
+    assert runs == all_runs
+    assert torch.equal(first, again), "a generation begins with an empty cache"
+    assert fewer == same
+    assert not deep.transformer.is_cache_enabled
+    assert deep.ear()(conditions_of(deep), ("TIA",)).heard is not None, "text and sound are computed once as before"
+
+
+def conditions_of(pipeline: HuMoPipeline) -> Conditions:
+    """Of a short clip."""
+    asked = {"prompt": "p", "images": ["red"], "frames": 5, "width": 32, "height": 32}
+    plan = resolve(parse_request(asked), pipeline.preset)
+    from humo.inference.inputs import Clip
+
+    return pipeline.encode(Clip(plan, [RED]))
+
+
+@pytest.mark.parametrize("speed", ["exact", "balanced", "fast"])
+@pytest.mark.parametrize("cache", NAMES)
+def test_each_branch_has_a_cache_of_its_own(
+    deep: HuMoPipeline, cache: CacheName, speed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pass gives what it would give if its branch were alone; a step that spares it changes nothing."""
+    passes: list[tuple[str, Tensor, Tensor, Seen, Tensor]] = []
+    made = deep._pass
+
+    def note(latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+        velocity = made(latents, timestep, seen)
+        passes.append((seen.branch, latents, timestep, seen, velocity))
+        return velocity
+
+    monkeypatch.setattr(deep, "_pass", note)
+    run(deep, cache, speed=speed)
+    monkeypatch.setattr(deep, "_pass", made)
+    branches = {branch for branch, *_ in passes}
+    assert len(branches) >= 3
+    assert branches == ({"", "I", "TI", "TIA"} if deep.preset.name == "humo-17b" else branches)
+    with torch.no_grad():
+        for branch in branches:
+            with caches.caching(deep.transformer, cache):
+                for _, latents, timestep, seen, velocity in [one for one in passes if one[0] == branch]:
+                    assert torch.equal(deep._pass(latents, timestep, seen), velocity)
+        with caches.caching(deep.transformer, cache):
+            shared = [
+                torch.equal(deep._pass(latents, timestep, seen._replace(branch="one")), velocity)
+                for _, latents, timestep, seen, velocity in passes
+            ]
+    assert not all(shared), "which shows that it matters"
+
+
+@pytest.mark.parametrize("cache", NAMES)
+def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline("humo-1.7b")
+    pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=BLOCKS)
+    windows: list[list[int]] = []
+    denoise = pipeline.denoise
+
+    def watched(*words: Any, **settings: Any) -> Tensor:
+        with counting(pipeline) as runs:
+            latents = denoise(*words, **settings)
+        windows.append([runs[number] for number in range(BLOCKS)])
+        return latents
+
+    monkeypatch.setattr(pipeline, "denoise", watched)
+    long: dict[str, Any] = {"num_frames": 17, "window": 9, "overlap": 4, "audio_embeds": None}
+    run(pipeline, cache, **long)
+    cached = windows.copy()
+    windows.clear()
+    run(pipeline, "none", **long)
+    assert len(cached) == len(windows) == 3
+    assert all(one[-1] < all_runs[-1] for one, all_runs in zip(cached, windows, strict=True))
+    if cache == "taylorseer":  # the steps that it spares are always the same ones
+        assert cached[0] == cached[1] == cached[2]
+
+
+def test_a_cache_that_was_enabled_on_the_network_itself_acts_and_begins_anew(deep: HuMoPipeline) -> None:
+    expected, runs = run(deep, "first-block")
+    deep.transformer.enable_cache(FirstBlockCacheConfig(threshold=caches.THRESHOLD))
+    try:
+        for _ in range(2):
+            latents, same = run(deep, "none")
+            assert torch.allclose(latents, expected, atol=1e-5)
+            assert same == runs
+        with pytest.raises(RequestError, match="something else brings them one after another, or has a cache"):
+            run(deep, "taylorseer")
+    finally:
+        deep.transformer.disable_cache()
+
+
+def test_a_batch_of_clips_may_have_a_cache(deep: HuMoPipeline) -> None:
+    inputs: dict[str, Any] = {"prompt": ["a", "b"], "images": [RED, RED], "audio_embeds": None}
+    latents, runs = run(deep, "taylorseer", **inputs, generator=[seeded(1), seeded(2)])
+    assert latents.shape[:2] == (2, LATENT_CHANNELS)
+    assert runs[0] < run(deep, "none", **inputs, generator=[seeded(1), seeded(2)])[1][0]
+
+
+# -- what does not go together ----------------------------------------------------------------------------------------
+
+
+def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
+    """The one line with which a cached clip is refused, before the network is run."""
+    with counting(pipeline) as runs, pytest.raises(RequestError) as refused:
+        call(pipeline, cache="first-block", **changes)
+    assert not runs
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_passes_made_as_one_batch_are_refused() -> None:
+    assert refusal(tiny_pipeline(), batch_passes=True) == (
+        "cache: 'first-block' keeps what each pass of a step has made, and batch_passes makes them as one; "
+        "leave one of the two out"
+    )
+
+
+def test_several_processes_are_refused() -> None:
+    pipeline = tiny_pipeline()
+    pipeline.branches = Branches(0, 2)
+    expected = "cache: 'first-block' is for one process, and there are 2; leave it out, or start one process"
+    assert refusal(pipeline) == expected
+    pipeline = tiny_pipeline()
+    pipeline.transformer.split = TokenSplit(0, 2)
+    assert refusal(pipeline) == expected
+    engine = Engine(Crew(Ranks(0, 2)))
+    plan = resolve(parse_request({"prompt": "p", "cache": "first-block"}), pipeline.preset)
+    with pytest.raises(RequestError, match="is for one process, and there are 2"):
+        engine.settled(plan)
+
+
+def test_blocks_that_come_one_after_another_are_refused() -> None:
+    pipeline = tiny_pipeline()
+    pipeline.let_go = lambda: None
+    expected = (
+        "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
+        "leave it out, or choose placement resident, offload or fp8"
+    )
+    assert refusal(pipeline) == expected
+    from humo.runtime.block_streaming import place
+
+    pipeline = tiny_pipeline()
+    place(pipeline, "host", "cpu", torch.float32)
+    assert refusal(pipeline) == expected
+    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "placement": "disk"}), pipeline.preset)
+    with pytest.raises(RequestError, match="brings them one after another"):
+        Engine().settled(plan)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the compiler's own code
+def test_compiled_blocks_are_refused() -> None:
+    expected = "cache: 'first-block' steps in between blocks, and these are compiled; leave one of the two out"
+    pipeline = tiny_pipeline()
+    pipeline.transformer.compile_repeated_blocks(backend="eager")
+    assert refusal(pipeline) == expected
+    pipeline = tiny_pipeline()
+    pipeline.transformer = torch.compile(pipeline.transformer, backend="eager")
+    assert refusal(pipeline) == expected
+
+
+def test_a_network_of_one_block_is_refused() -> None:
+    pipeline = tiny_pipeline()
+    pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=1)
+    assert refusal(pipeline) == ("cache: 'first-block' needs more blocks than the one of this network; leave it out")
+
+
+def test_without_a_cache_everything_goes_together() -> None:
+    check_cache("none", processes=4, batched=True, hooked=True, compiled=True, blocks=1)
+
+
+def test_memory_that_runs_out_in_a_cached_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = tiny_pipeline()
+
+    def cramped(*_: Any) -> Tensor:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(pipeline, "_pass", cramped)
+    pipeline.make_room = lambda: True  # which would place weights block by block
+    with pytest.raises(RequestError) as refused:
+        call(pipeline, cache="first-block")
+    assert str(refused.value) == (
+        "memory: of the device ran out in a pass with a cache; "
+        "leave the cache out, and the weights are placed so that they take less"
+    )
+    assert not pipeline.transformer.is_cache_enabled
+
+
+def test_a_plan_keeps_the_cache_that_was_asked_for() -> None:
+    plan = resolve(parse_request({"prompt": "p", "cache": "taylorseer"}), tiny_pipeline().preset)
+    assert replace(plan).request.cache == "taylorseer"
+    with pytest.raises(RequestError, match="cache: 'magcache' is not known"):
+        parse_request({"prompt": "p", "cache": "magcache"})

@@ -1,0 +1,347 @@
+"""What a clip is said to take is what it takes; the fastest placement that fits is chosen, and left if it does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from humo import HuMoPipeline
+from humo.checkpoints.hubs.released import RELEASED
+from humo.checkpoints.model_folder import open_model_folder
+from humo.cli.main import main
+from humo.cli.plan import size_of
+from humo.distributed.process_group import Crew, Ranks
+from humo.errors import RequestError
+from humo.geometry import Geometry
+from humo.inference import predictor
+from humo.inference.inputs import Clip
+from humo.jobs.engine import Engine
+from humo.jobs.generate import prepare
+from humo.presets import ReferenceEntry
+from humo.request import Plan, parse_request, resolve
+from humo.runtime import device
+from humo.runtime.allocation_tracker import metered
+from humo.runtime.block_streaming import place, step_down
+from humo.runtime.device import choose_placement
+from humo.runtime.memory_estimate import Needs, Weights, needs_of, weights_of
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, choose, offers
+from tests.calls import HEIGHT, RED, WIDTH, working_bytes
+from tests.tiny import save_tiny_model, tiny_pipeline
+
+GIGA = 10**9
+EXACT_OR_FP8 = {name: one for name, one in PLACEMENTS.items() if one.kind is None}
+
+
+def test_what_is_made_is_counted_until_it_goes() -> None:
+    there = torch.empty(1000, device="meta")
+    with metered([there]) as found:
+        first = there + 1
+        view = first.view(10, 100)
+        assert found.live == 4000
+        del first
+        assert found.live == 4000, "a view keeps what it shows"
+        (view.double() * 2).sum()
+        del view
+    assert found.live == 0
+    assert found.peak == 4000 + 8000 + 8000
+
+
+@pytest.mark.parametrize("preset", ["humo-1.7b", "humo-17b"])
+def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
+    """The same operations with numbers, counted alike."""
+    folder = save_tiny_model(tmp_path / "model", preset)
+    model = open_model_folder(folder)
+    geometry = Geometry(160, 96, 13, references=1)
+    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    pipeline = HuMoPipeline.from_pretrained(str(folder))
+    working, offered = working_bytes(pipeline.transformer, geometry)
+    assert needs.offered == 2 * offered
+    assert needs.working["denoise"] == working
+    weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
+    assert needs.weights["transformer"].whole == weights
+
+
+def test_a_cache_keeps_something_for_each_branch() -> None:
+    """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
+    geometry, structure = Geometry(64, 64, 9), RELEASED["humo-1.7b"]
+    asked = structure, geometry, ReferenceEntry.OVERWRITE, torch.bfloat16, 3
+    plain, first, line = (needs_of(*asked, name) for name in ("none", "first-block", "taylorseer"))
+    assert plain.cached == 0
+    assert first.cached == 3 * 3 * geometry.tokens * 1536 * 4
+    assert 0 < line.cached < first.cached / 10
+    resident = PLACEMENTS["resident"]
+    assert resident.device_bytes(first)["denoise"] == resident.device_bytes(plain)["denoise"] + first.cached
+    assert resident.device_bytes(first)["decode"] == resident.device_bytes(plain)["decode"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = save_tiny_model(tmp_path / "model", "humo-17b")
+    structures = open_model_folder(folder).structures
+    pipeline = device.load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
+    for name in ("transformer", "text_encoder"):
+        said = weights_of(structures[name], dtype)
+        weights = dict(getattr(pipeline, name).named_parameters())
+        assert said.whole == sum(weight.nbytes for weight in weights.values())
+        assert said.blocks == 2
+        blocks = {key: one for key, one in weights.items() if key.startswith(("blocks.0.", "encoder.block.0."))}
+        assert said.block == sum(weight.nbytes for weight in blocks.values())
+
+
+def test_far_more_frames_follow_from_a_few() -> None:
+    few, many, more = (
+        needs_of(RELEASED["humo-1.7b"], Geometry(64, 64, frames), ReferenceEntry.OVERWRITE, torch.bfloat16, 3).working[
+            "decode"
+        ]
+        for frames in (33, 65, 97)
+    )
+    assert more - many == many - few > 0
+
+
+def some_needs() -> Needs:
+    """A network of 10 GB, a text encoder of 4, an autoencoder of 1; a pass computes with 2 GB."""
+    weights = {
+        "transformer": Weights(around=0, block=1 * GIGA, blocks=10, ahead=GIGA),
+        "text_encoder": Weights(around=2 * GIGA, block=GIGA, blocks=2, ahead=GIGA, rows=2 * GIGA),
+        "audio_encoder": Weights(around=0, block=0, blocks=0),
+        "vae": Weights(around=GIGA, block=0, blocks=0),
+    }
+    working = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
+    return Needs(weights, {name: one.whole for name, one in weights.items()}, working, offered=GIGA)
+
+
+def test_what_each_placement_takes() -> None:
+    sizes = {name: max(one.device_bytes(some_needs()).values()) / GIGA for name, one in EXACT_OR_FP8.items()}
+    assert sizes == {
+        "resident": 10 + 4 + 1 + 2 + 1,
+        "offload": 10 + 2 + 1,
+        "host": 1 + 2 + 2,
+        "fp8": 5 + 2 + 1,
+        "disk": 1 + 2 + 2,
+    }
+    assert {name: one.host_bytes(some_needs()) / GIGA for name, one in EXACT_OR_FP8.items()} == {
+        "resident": 0,
+        "offload": 15,
+        "host": 15,
+        "fp8": 10,
+        "disk": 2,
+    }
+
+
+def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
+    """Its file is mapped; the blocks of two parts are at work before it is, the network's after."""
+    disk = PLACEMENTS["disk"]
+    on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), together=True)
+    spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
+    assert spared == {"text": 1, "sound": 1, "pictures": 0, "denoise": 0, "decode": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "host", "chosen"),
+    [
+        ("cuda", 24, 64, "resident"),
+        ("cuda", 16, 64, "offload"),
+        ("cuda", 12, 64, "host"),
+        ("cuda", 12, 12, "fp8"),
+        ("cuda", 6, 4, "disk"),
+        ("cpu", 0, 24, "resident"),
+        ("cpu", 0, 8, "disk"),
+    ],
+)
+def test_the_fastest_that_fits_is_chosen(kind: str, device: int, host: int, chosen: str) -> None:
+    assert choose(some_needs(), kind, device * GIGA, host * GIGA).placement.name == chosen
+
+
+def test_on_a_cpu_there_is_one_memory() -> None:
+    found = offers(some_needs(), "cpu", 0, 24 * GIGA)
+    assert [(one.placement.name, one.device) for one in found] == [("resident", 0), ("disk", 0)]
+    assert found[0].host == 18 * GIGA + PROCESS_BYTES
+
+
+def test_where_nothing_fits_it_is_said_what_would() -> None:
+    with pytest.raises(RequestError) as caught:
+        choose(some_needs(), "cuda", 2 * GIGA, 64 * GIGA)
+    assert str(caught.value) == (
+        "memory: 2.0 and 64.0 GB on the GPU and beside it are too little: even placement disk takes 5.6 and 2.6 GB; "
+        "make a smaller or shorter video, or a long one in shorter windows (--window)"
+    )
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--model", "humo-17b", "--frames", "25", "--memory", "16GB", "--host", "64GiB", "--json"]
+    assert main([*words, "--width", "320", "--height", "192"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    parts = {one["part"]: one["weights"] for one in told if one["event"] == "part" and "part" in one}
+    assert parts["transformer"] == pytest.approx(34.66e9, rel=1e-3)
+    assert parts["text_encoder"] == pytest.approx(11.36e9, rel=1e-3)
+    fits = {one["placement"]: one["fits"] for one in told if one["event"] == "placement"}
+    none = dict.fromkeys(("resident", "offload", "fp8", "int8"), False)
+    assert fits == none | {"host": True, "int4": True, "disk": True}
+    assert told[-1]["placement"] == "host"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "humo-18b"], "--model: 'humo-18b' is no model folder and no known name; did you mean"),
+        (["--memory", "much"], "--memory: 'much' is no size; give a number and a unit, as 24GB or 24GiB"),
+        (["--host", "0GB"], "--host: '0GB' is no size"),
+        (["--device", "tpu"], "--device: 'tpu' is not allowed; give cuda or cpu"),
+        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: and --host are one on a CPU"),
+        (["--dtype", "float16"], "--dtype: 'float16' is not allowed"),
+        (["--width", "3"], "width: '3' is not allowed"),
+        (["more"], "more: is not an option of humo plan"),
+        (
+            ["--device", "cpu", "--memory", "1GB", "--width", "64", "--height", "64", "--frames", "5"],
+            "memory: 1.0 GB are",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["plan", *words]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+def test_sizes_are_read_in_both_kinds_of_units() -> None:
+    assert [size_of("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
+        24 * GIGA,
+        24 * 2**30,
+        1_500 * GIGA,
+        512 * 10**6,
+        7,
+    ]
+
+
+# -- at work ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_tiny_model(tmp_path / "model", "humo-1.7b")
+
+
+def plan_of(folder: Path, output: Path, **fields: Any) -> Plan:
+    asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
+    return prepare(parse_request(asked | {"output": str(output)} | fields))
+
+
+def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
+    assert Engine().settled(plan).request.placement == "resident"
+    needs = needs_of(open_model_folder(folder).structures, plan.geometry, ReferenceEntry.OVERWRITE, torch.float32, 2)
+    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs, together=True).values())
+    monkeypatch.setattr(device, "SMALL", 10**9)
+    for room, placement in ((10 * least, "resident"), (least, "disk")):
+        monkeypatch.setattr(device, "memory_there", lambda device, room=room: (0, room))
+        assert Engine().settled(plan).request.placement == placement
+    monkeypatch.setattr(device, "memory_there", lambda device: (0, 10_000))
+    with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
+        Engine().settled(plan)
+
+
+def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4")
+    model = open_model_folder(folder)
+    monkeypatch.setattr(device, "memory_there", lambda device: (700 * 2**20, 2**40))  # CUDA itself takes most of it
+    assert choose_placement(plan, model, "cuda", "float32") == "resident"
+    monkeypatch.setattr(device, "memory_there", lambda device: (model.bytes, 2**40))
+    with pytest.raises(RequestError, match="on the GPU and beside it are too little"):
+        choose_placement(plan, model, "cuda", "float32")
+
+
+def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: Path) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement="disk")
+    with pytest.raises(RequestError, match="placement: 'disk' is for one process"):
+        Engine(Crew(Ranks(0, 2))).settled(plan)
+
+
+def test_the_disk_has_the_small_parts_in_float32() -> None:
+    """As they are published; the large ones are there in two bytes whatever they compute in."""
+    structures = RELEASED["humo-1.7b"]
+    needs = needs_of(structures, Geometry(64, 64, 5), ReferenceEntry.OVERWRITE, torch.float32, 3)
+    assert needs.stored["vae"] == needs.weights["vae"].whole
+    assert needs.stored["audio_encoder"] == needs.weights["audio_encoder"].whole
+    assert needs.stored["text_encoder"] * 2 == needs.weights["text_encoder"].whole
+
+
+@pytest.mark.parametrize("placement", ["offload", "host", "fp8"])
+def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, placement: str) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement=placement)
+    with pytest.raises(RequestError, match=f"placement: '{placement}' is for a GPU, and this is cpu"):
+        Engine().settled(plan)
+
+
+def sample(pipeline: HuMoPipeline) -> Tensor:
+    asked = {"prompt": "a man", "images": ["red"], "width": WIDTH, "height": HEIGHT, "frames": 9, "steps": 3, "seed": 3}
+    plan = resolve(parse_request(asked), pipeline.preset)
+    return pipeline.sample(Clip(plan, [RED]))
+
+
+def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
+    pipeline = tiny_pipeline("humo-17b")
+    expected = sample(pipeline)
+    place(pipeline, "host", "cpu", torch.float32)
+    assert torch.allclose(sample(pipeline), expected, atol=1e-6)
+
+
+class Cramped:
+    """A network whose memory runs out in some pass."""
+
+    def __init__(self, pipeline: HuMoPipeline, runs_out: int) -> None:
+        self.passes, self._runs_out, self._pass = 0, runs_out, pipeline._pass
+
+    def __call__(self, *words: Any) -> Tensor:
+        self.passes += 1
+        if self.passes == self._runs_out:
+            raise torch.OutOfMemoryError("too much")
+        return self._pass(*words)
+
+
+def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "SHORT", 0)  # one pass after another, of which one is too much
+    pipeline = tiny_pipeline("humo-1.7b")
+    expected = sample(pipeline)
+    told: list[str] = []
+    engine = Engine(note=told.append)
+    engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
+    steps = {"resident": "host"}  # what lies between needs a GPU
+    monkeypatch.setattr("humo.runtime.block_streaming.STEPS_DOWN", steps)
+    pipeline.make_room = engine._make_room
+    cramped = Cramped(pipeline, runs_out=4)
+    monkeypatch.setattr(pipeline, "_pass", cramped)
+    assert torch.allclose(sample(pipeline), expected, atol=1e-6)
+    assert told == ["the GPU's memory ran out: going on with placement host in place of resident"]
+    assert engine._key == (folder, "cpu", "float32", "host")
+    passes = cramped.passes
+    monkeypatch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
+    with pytest.raises(RequestError, match="memory: of the GPU ran out, with placement host; make a smaller"):
+        sample(pipeline)
+    assert passes == 3 * 3 + 1
+
+
+def test_there_is_an_end_to_stepping_down() -> None:
+    pipeline = tiny_pipeline("humo-1.7b")
+    assert step_down(pipeline, "disk", "cpu", torch.float32) is None
+    with pytest.raises(torch.OutOfMemoryError):
+        cramped_alone(pipeline)
+
+
+def cramped_alone(pipeline: HuMoPipeline) -> Tensor:
+    """Without an engine nobody makes room."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
+        return sample(pipeline)

@@ -1,0 +1,114 @@
+"""Networks that are quantised when they are loaded: the numbers, what becomes of a clip, what is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from humo.checkpoints.convert import convert
+from humo.checkpoints.model_folder import open_model_folder
+from humo.cli.main import main
+from humo.geometry import Geometry
+from humo.jobs.engine import Engine
+from humo.jobs.generate import prepare
+from humo.quantization.dequantize import dequantise
+from humo.quantization.linear import QuantisedLinear
+from humo.quantization.quantize import SLICE, quantise
+from humo.request import PlacementName, parse_request
+from humo.runtime import device
+from humo.runtime.device import load_pipeline
+from humo.runtime.memory_estimate import needs_of
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, offers, packed_needs
+from tests.calls import call, distance, working_bytes
+from tests.quantized_files import network, published
+
+KINDS = {name: one.kind for name, one in PLACEMENTS.items() if one.kind is not None}
+SHARES = {"int8": 34 / 128, "int4": 18 / 128}
+"""Of a matrix in float32."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A model whose network has rows of whole blocks, in float32."""
+    place = tmp_path_factory.mktemp("wide")
+    save_file(published(network("humo-1.7b")), place / "network.safetensors")
+    return convert([place / "network.safetensors", tiny_model_folder], place / "model", dtype="fp32").destination
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-6, 0.02, 1.0, 300.0]))
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: float) -> None:
+    weight = (np.random.default_rng(seed).standard_normal((5, 96)) * size).astype(np.float32)
+    weight[0, :32] = 0
+    weight[1] = np.round(weight[1], 1)
+    made = quantise(torch.from_numpy(weight), kind)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
+    assert np.array_equal(made.numpy(), expected)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("int8", 0.006), ("int4", 0.1)])
+def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> None:
+    weight = torch.randn(3, SLICE // 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    made = quantise(weight, KINDS[name])
+    assert made.nbytes == pytest.approx(SHARES[name] * weight.nbytes * 2)
+    assert made.equal(torch.cat([quantise(row[None], KINDS[name]) for row in weight]))
+    assert distance(dequantise(made, KINDS[name], SLICE // 2, torch.float32), weight.float()) < bound
+
+
+@pytest.mark.parametrize(("placement", "bound"), [("int8", 0.02), ("int4", 0.3)])
+def test_a_clip_is_much_the_same(folder: Path, placement: PlacementName, bound: float) -> None:
+    exact = load_pipeline(folder, device="cpu", dtype="float32")
+    packed = load_pipeline(folder, device="cpu", dtype="float32", placement=placement)
+    matrices = [one for one in packed.transformer.modules() if isinstance(one, QuantisedLinear)]
+    assert {one.kind for one in matrices} == {KINDS[placement]}
+    assert 0 < distance(call(packed), call(exact)) < bound
+    block, packed_block = (sum(one.nbytes for one in net.transformer.blocks.parameters()) for net in (exact, packed))
+    assert packed_block < (SHARES[placement] + 0.05) * block
+
+
+@pytest.mark.parametrize("placement", KINDS)
+def test_what_is_planned_is_taken(folder: Path, placement: PlacementName) -> None:
+    model, geometry = open_model_folder(folder), Geometry(96, 64, 9, references=1)
+    structure = model.structures["transformer"]
+    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    packed = packed_needs(needs, structure, geometry, torch.float32)[placement]
+    net = load_pipeline(folder, device="cpu", dtype="float32", placement=placement).transformer
+    assert packed.weights["transformer"].whole == sum(weight.nbytes for weight in net.parameters())
+    assert packed.weights["text_encoder"] == needs.weights["text_encoder"]
+    assert packed.working["denoise"] == working_bytes(net, geometry)[0]
+
+
+def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
+    plan = prepare(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
+    model = open_model_folder(folder)
+    sizes = model.structures, plan.geometry, model.preset.reference_entry, torch.float32
+    needs = needs_of(*sizes, 2)
+    packed = packed_needs(needs, sizes[0]["transformer"], sizes[1], torch.float32)
+    takes = {one.placement.name: one.host for one in offers(needs, "cpu", 0, 0, packed=packed)}
+    assert list(takes) == ["resident", "int8", "int4", "disk"]
+    whole, eight = (sum(one.whole for one in some.weights.values()) for some in (needs, packed["int8"]))
+    assert takes["int8"] == PROCESS_BYTES + eight + max(packed["int8"].working.values())
+    assert eight < whole
+    monkeypatch.setattr(device, "SMALL", 10**9)
+    for placement, size in sorted(takes.items(), key=lambda one: one[1]):
+        monkeypatch.setattr(device, "memory_there", lambda device, size=size: (0, size))
+        assert Engine().settled(plan).request.placement == placement
+
+
+def test_the_command_makes_a_video_with_one(folder: Path, tmp_path: Path) -> None:
+    small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--device", "cpu"]
+    words = ["generate", "--model", str(folder), "--prompt", "a man", *small, "--placement", "int4"]
+    assert main([*words, "--output", str(tmp_path / "out.mp4"), "--quiet"]) == 0
+    assert (tmp_path / "out.mp4").stat().st_size > 0

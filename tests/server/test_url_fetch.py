@@ -1,0 +1,134 @@
+"""No address leads where it should not, however it is spelt."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Collection
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from humo.errors import RequestError
+from humo.server.url_fetch import allowed, fetch, public
+
+HOSTS = ("files.example.com",)
+
+SPELLINGS = [
+    "http://files.example.com/a",
+    "ftp://files.example.com/a",
+    "file:///etc/passwd",
+    "gopher://127.0.0.1:6379/_x",
+    "https://127.0.0.1/a",
+    "https://127.1/a",
+    "https://2130706433/a",
+    "https://0x7f000001/a",
+    "https://0x7f.0.0.1/a",
+    "https://0177.0.0.1/a",
+    "https://017700000001/a",
+    "https://127.0.0.1.:443/a",
+    "https://[::1]/a",
+    "https://[::ffff:127.0.0.1]/a",
+    "https://[0:0:0:0:0:ffff:7f00:1]/a",
+    "https://[fe80::1%25lo]/a",
+    "https://localhost/a",
+    "https://LOCALHOST/a",
+    "https://localhost./a",
+    "https://169.254.169.254/latest/meta-data",
+    "https://metadata.google.internal/a",
+    "https://10.0.0.1/a",
+    "https://192.168.0.1/a",
+    "https://100.64.0.1/a",
+    "https://0/a",
+    "https://0.0.0.0/a",
+    "https://①②⑦.⓪.⓪.①/a",
+    "https://127。0。0。1/a",
+    "https://files.example.com@127.0.0.1/a",
+    "https://files.example.com:443@127.0.0.1/a",
+    "https://user:files.example.com@127.0.0.1/a",
+    "https://127.0.0.1\\@files.example.com/a",
+    "https://files.example.com\\@127.0.0.1/a",
+    "https://127.0.0.1#@files.example.com/a",
+    "https://127.0.0.1?@files.example.com/a",
+    "https://files.example.com.127.0.0.1.nip.io/a",
+    "https://files.example.com.evil.com/a",
+    "https://evil.com/files.example.com",
+    "https://files.example.com:8080/a",
+    "https://files.example.com:22/a",
+    "https://files.example.com%2eevil.com/a",
+    "https://files.example.com%00.evil.com/a",
+    "https://files.example.com\t.evil.com/a",
+    "https://files.example.com/a\r\nHost: evil.com",
+    " https://files.example.com/a",
+    "https:///a",
+    "https:files.example.com/a",
+    "//files.example.com/a",
+    "https://fıles.example.com/a",
+    "https://files。example.com/a",
+]
+
+
+@pytest.mark.parametrize("address", SPELLINGS)
+def test_no_spelling_gets_through(address: str) -> None:
+    def never(host: str) -> Collection[str]:
+        raise AssertionError(f"{host} was looked up")
+
+    with pytest.raises(RequestError) as caught:
+        fetch(address, hosts=HOSTS, most=10, field="image", resolve=never)
+    assert str(caught.value) == (
+        "image: cannot be fetched from there; upload the file itself, or name one at files.example.com"
+    )
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        ["127.0.0.1"],
+        ["93.184.216.34", "127.0.0.1"],
+        ["10.1.2.3"],
+        ["169.254.169.254"],
+        ["100.64.0.1"],
+        ["0.0.0.0"],
+        ["224.0.0.1"],
+        ["255.255.255.255"],
+        ["::1"],
+        ["::ffff:10.0.0.1"],
+        ["::ffff:93.184.216.34", "::ffff:127.0.0.1"],
+        ["fe80::1"],
+        ["fc00::1"],
+        ["2002:7f00:1::"],
+        [],
+    ],
+)
+def test_a_good_name_of_a_private_number_is_refused(numbers: list[str]) -> None:
+    with pytest.raises(RequestError, match="cannot be fetched from there"):
+        fetch("https://files.example.com/a", hosts=HOSTS, most=10, field="image", resolve=lambda _: numbers)
+
+
+@given(st.ip_addresses())
+def test_only_public_numbers_pass(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if not number.is_global:
+        with pytest.raises(ValueError, match="not public"):
+            public([str(number)])
+
+
+def test_the_connection_goes_to_the_number_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that means another number by then is not looked up again."""
+    asked: list[tuple[str, int]] = []
+
+    def connect(place: tuple[str, int], _: float) -> socket.socket:
+        asked.append(place)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up again"))
+    with pytest.raises(RequestError):
+        fetch(
+            "https://files.example.com/a?b=c", hosts=HOSTS, most=10, field="image", resolve=lambda _: ["93.184.216.34"]
+        )
+    assert asked == [("93.184.216.34", 443)]
+
+
+def test_a_plain_address_at_a_listed_host_passes() -> None:
+    assert allowed("https://files.example.com:443/a/b.png?x=%20y", HOSTS).path == "/a/b.png"

@@ -1,0 +1,249 @@
+"""A student learns its teacher's walks: its steps are theirs, its scales are told, and it generates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from humo import HuMoPipeline
+from humo.checkpoints.model_folder import open_model_folder
+from humo.errors import CheckpointError, HumoError, RequestError
+from humo.inference.denoise import make_scheduler
+from humo.presets import HUMO_1_7B, HUMO_17B, Student, find_student
+from humo.request import parse_request, resolve
+from humo.training.distillation import STATES, Walks, mode_of
+from humo.training.metrics_log import read_journal
+from humo.training.recipe_file import parse_recipe
+from humo.training.tensor_files import read_tensors
+from humo.training.train import train
+from tests.training.made_up import SIDE, values
+
+DISTILL = {"steps": 3, "teacher_steps": 2, "walks": 4, "scales": {"text": [1, 4], "audio": [1, 5]}}
+STUDENT = Student(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image": (2.0, 2.0)})
+
+
+def asked(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe of a student, as values."""
+    stage = {"name": "walks", "steps": 3, "train": ["all"], "frames": [9], "batch": 2, "learning_rate": 1e-3}
+    stage |= {"audio_share": [1, 1], "keep": {"TIA": 0.5, "TA": 0.25, "T": 0.25}, "warmup": 0}
+    return values(dataset, teacher, output, model={"folder": str(teacher)}, stages=[stage], distill=DISTILL) | changes
+
+
+@pytest.mark.parametrize("family", ["1.7b", "17b"])
+def test_a_student_is_a_model_that_makes_one_pass_a_step(
+    family: str, dataset: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path, tmp_path: Path
+) -> None:
+    teacher = tiny_model_folder if family == "1.7b" else tiny_model_folder_17b
+    made = train(parse_recipe(asked(dataset, teacher, tmp_path)))
+    folder = open_model_folder(made)
+    assert folder.preset.student is not None
+    assert (folder.preset.student.steps, folder.preset.steps) == (3, 3)
+    pipeline = HuMoPipeline.from_pretrained(str(made))
+    told: list[list[float]] = []
+    pipeline.transformer.scale_embedder.register_forward_pre_hook(lambda _, given: told.append(given[0][0].tolist()))
+    frames = pipeline("hello", width=SIDE, height=SIDE, num_frames=5, scale_text=3.0, output_type="np").frames
+    assert frames.shape == (1, 5, SIDE, SIDE, 3)
+    assert len(told) == 3
+    assert told[0][0] == 3.0
+
+
+def test_strides_lead_from_one_state_of_a_walk_to_the_next(
+    dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """What the trainer is shown is the state, and what it asks for leads to the next one by a straight step."""
+    recipe_ = parse_recipe(asked(dataset, tiny_model_folder, tmp_path))
+    seen: list[Any] = []
+
+    def look(self: Walks, bucket: Any, strides: Any) -> Any:
+        batch = make(self, bucket, strides)
+        seen.append((strides, batch, self.levels))
+        return batch
+
+    make = Walks.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Walks, "__call__", look)
+        train(recipe_)
+    scheduler = make_scheduler(None, 3, 5.0, "cpu", straight=True)
+    for strides, batch, levels in seen:
+        for number, stride in enumerate(strides):
+            states = read_tensors(stride.walk.path)[STATES]
+            assert len(states) == 4
+            data, noise = batch.data[number], batch.noise[number, :, : states.shape[2]]
+            level = levels[stride.step]
+            assert float(batch.level[number]) == pytest.approx(level)
+            torch.testing.assert_close((1 - level) * data + level * noise, states[stride.step], atol=1e-4, rtol=0)
+            scheduler = make_scheduler(None, 3, 5.0, "cpu", straight=True)
+            scheduler.set_begin_index(stride.step)
+            stepped = scheduler.step(noise - data, scheduler.timesteps[stride.step], states[stride.step])[0]
+            torch.testing.assert_close(stepped, states[stride.step + 1], atol=1e-4, rtol=0)
+            assert torch.equal(batch.scales[number], torch.tensor(stride.walk.scales))
+
+
+def test_a_walk_is_what_the_teacher_makes(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The last state of a walk is the clip that a request with its words, scales and noise gets."""
+    drawn: list[Any] = []
+
+    def look(self: Walks, teacher: HuMoPipeline, bucket: Any, walk: Any) -> Any:
+        states = take(self, teacher, bucket, walk)
+        drawn.append((self.collate(bucket, [walk.slot]), walk, states))
+        return states
+
+    take = Walks._take
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Walks, "_take", look)
+        train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path)))
+    teacher = HuMoPipeline.from_pretrained(str(tiny_model_folder))
+    assert len({walk.scales for _, walk, _ in drawn}) == 4
+    for batch, walk, states in drawn:
+        text, audio, image = walk.scales
+        assert 1 <= text <= 4
+        assert 1 <= audio <= 5
+        assert image == HUMO_1_7B.scales.image
+        mode = mode_of(batch.kept[0], hears=walk.slot.hears)
+        fields: dict[str, Any] = {
+            "prompt": "hello",
+            "images": ["one.png"] * ("I" in mode),
+            "audio": "sound" if "A" in mode else None,
+        }
+        fields |= {"steps": 6, "frames": 9, "width": SIDE, "height": SIDE, "mode": mode}
+        fields |= {"scale_text": text, "scale_audio": audio, "scale_image": image}
+        plan = resolve(parse_request(fields), HUMO_1_7B, 16_000)
+        # a batch has a slot for a picture in every mode
+        plan = plan if "I" in mode else _with_a_slot(plan)
+        found = teacher.denoise(plan, batch.conditions, batch.noise)
+        torch.testing.assert_close(found[0], states[-1], atol=1e-5, rtol=0)
+
+
+def _with_a_slot(plan: Any) -> Any:
+    from dataclasses import replace
+
+    return replace(plan, geometry=replace(plan.geometry, references=1))
+
+
+def test_walks_are_taken_once(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    cache = {"data": {"folder": str(dataset), "sizes": [[SIDE, SIDE]], "cache": str(tmp_path / "cache")}}
+    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "first", **cache)))
+    files = sorted((tmp_path / "cache" / "walks").rglob("*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in files]
+    more = cache | {"distill": DISTILL | {"walks": 5}}
+    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "second", **more)))
+    assert len(files) == 4
+    assert [path.stat().st_mtime_ns for path in files] == times
+    assert len(sorted((tmp_path / "cache" / "walks").rglob("*.safetensors"))) == 5
+
+
+def test_the_loss_of_a_student_goes_down(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    stage = asked(dataset, tiny_model_folder, tmp_path)["stages"][0] | {"steps": 60, "learning_rate": 3e-3, "batch": 4}
+    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage])))
+    losses = [row["loss"] for row in read_journal(tmp_path)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_a_lora_makes_a_student_of_its_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    made = train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path, lora={"rank": 2})))
+    pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
+    guided = pipeline.preset
+    pipeline.load_lora_weights(str(made))
+    assert pipeline.preset.student == find_student({"student": {**DISTILL, "shift": 5.0, "scales": _ranges()}})
+    stored = load_file(next(made.glob("*.safetensors")))
+    for name, weight in pipeline.transformer.scale_embedder.state_dict().items():
+        assert weight.equal(stored[f"transformer.scale_embedder.{name}"])
+    assert pipeline("hello", width=SIDE, height=SIDE, num_frames=5, output_type="np").frames.shape[1] == 5
+    repr(pipeline)
+    pipeline.unload_lora_weights()
+    assert pipeline.preset == guided
+    assert pipeline.transformer.scale_embedder is None
+
+
+def _ranges() -> dict[str, list[float]]:
+    image = HUMO_1_7B.scales.image
+    return {"text": [1, 4], "audio": [1, 5], "image": [image, image]}
+
+
+def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path) -> None:
+    network = HuMoPipeline.from_pretrained(str(tiny_model_folder)).transformer
+    given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
+    before = network(*given, return_dict=False)[0]
+    network.become_student({"steps": 3, "shift": 5.0, "scales": _ranges()})
+    assert network(*given, scales=torch.tensor([[2.0, 3.0, 4.0]]), return_dict=False)[0].equal(before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"shift": 8.0}, "shift: 8 is not what this student learned; leave it out, or give 5"),
+        ({"scale_text": 7.0}, "scale_text: 7 is outside what this student learned; allowed: 1 to 4"),
+        ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside what this student learned; allowed: 1 to 5"),
+    ],
+)
+def test_a_student_refuses_what_it_did_not_learn(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        resolve(parse_request({"prompt": "hello"} | fields), HUMO_17B.taught(STUDENT))
+    assert str(refusal.value).startswith(said)
+
+
+def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> None:
+    fields = {"prompt": "hello", "scale_audio": 2.0, "scale_image": 3.0, "negative_prompt": "blur", "frames": 9}
+    plan = resolve(parse_request(fields), HUMO_17B.taught(STUDENT))
+    assert plan.passes == 3
+    idle = ["scale_audio", "scale_image", "negative_prompt"]
+    assert [note.split(" ")[0] for note in plan.notes] == idle
+    fewer = resolve(parse_request(fields | {"steps": 2, "speed": "fast"}), HUMO_17B.taught(STUDENT))
+    assert fewer.passes == 2
+    assert [note.split(" ")[0] for note in fewer.notes] == ["steps", *idle, "speed"]
+    # defaults that the student was never told are moved to the nearest that it was
+    assert plan.request.scale_audio == 2.0
+    assert resolve(parse_request({"prompt": "hello"}), HUMO_17B.taught(STUDENT)).request.scale_text == 4.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"distill": DISTILL | {"scales": {"text": [4, 1]}}}, "4 to 1 is no range"),
+        ({"distill": DISTILL | {"scales": {"colour": [1, 4]}}}, "colour"),
+        ({"distill": DISTILL | {"steps": 0}}, "steps"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(
+    changes: dict[str, Any], said: str, dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HumoError, match=said):
+        parse_recipe(asked(dataset, tiny_model_folder, tmp_path, **changes))
+
+
+def test_stages_of_a_student_are_refused_that_walks_do_not_have(
+    dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    stage = asked(dataset, tiny_model_folder, tmp_path)["stages"][0]
+    for change, said in (
+        ({"train": ["all", "focus"]}, "learns no focus"),
+        ({"keep": {"TIA": 0.9, "-": 0.1}}, "without text"),
+    ):
+        with pytest.raises(HumoError, match=said):
+            parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage | change]))
+    with pytest.raises(HumoError, match="than the first stage"):
+        parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage, stage | {"frames": [5]}]))
+
+
+def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    made = train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path)))
+    path = made / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"student": None}))
+    with pytest.raises(CheckpointError, match="by its weights alone"):
+        open_model_folder(made)
+    path.write_text(json.dumps(config | {"student": {"steps": 3}}))
+    with pytest.raises(CheckpointError, match="is not whole"):
+        open_model_folder(made)
+
+
+def test_a_student_needs_a_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(HumoError, match=r"no model\.network"):
+        parse_recipe(
+            asked(dataset, tiny_model_folder, tmp_path, model=values(dataset, tiny_model_folder, tmp_path)["model"])
+        )
