@@ -21,7 +21,7 @@ from small_memory import resident
 from timing import Case, agreed, alternate, arguments, report
 from torch import Tensor
 
-from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, latents_in_frames
+from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, latent_frames_of
 from humo.model.autoencoder import StreamingDecoder, StreamingEncoder
 
 BOUND = 1e-4  # on max |difference| / max |output|
@@ -65,14 +65,14 @@ def build(size: Size) -> AutoencoderKLWan:
 def pixels(size: Size, frames: int) -> Iterator[Tensor]:
     """Pieces of a video as they come: one frame (1, 3, 1, H, W), then four at a time."""
     generator = torch.Generator().manual_seed(1)
-    for count in [1] + [TEMPORAL_STRIDE] * (latents_in_frames(frames) - 1):
+    for count in [1] + [TEMPORAL_STRIDE] * (latent_frames_of(frames) - 1):
         yield torch.rand(1, 3, count, size.side, size.side, generator=generator) * 2 - 1
 
 
 def latents(size: Size, vae: AutoencoderKLWan, frames: int) -> Iterator[Tensor]:
     """Latent frames (1, C, 1, H, W) as they come."""
     generator, side = torch.Generator().manual_seed(2), size.side // SPATIAL_STRIDE
-    for _ in range(latents_in_frames(frames)):
+    for _ in range(latent_frames_of(frames)):
         yield torch.randn(1, vae.config.z_dim, 1, side, side, generator=generator)
 
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.checkpoints.model_folder import TEACHER
-from humo.conditioning.audio import window
+from humo.conditioning.audio import audio_windows
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
-from humo.presets import HUMO_1_7B, HUMO_17B, HUMO_NANO, Preset, ReferenceEntry, find_preset
+from humo.presets import HUMO_1_7B, HUMO_17B, HUMO_NANO, Preset, ReferenceInjection, find_preset
 from humo.runtime.device import load_pipeline
 
 BOUND = 1e-4  # on max |difference| of the videos / max |video|, float32; each condition moves the video more than that
@@ -132,7 +132,7 @@ def build(preset: Preset, size: Size, layers: int) -> HuMoPipeline:
         transformer = HuMoTransformer3DModel(
             num_attention_heads=size.heads,
             attention_head_dim=size.head_dim,
-            in_channels=36 if preset.reference_entry is ReferenceEntry.CHANNELS else 16,
+            in_channels=36 if preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT else 16,
             text_dim=size.text_dim,
             text_length=size.text_length,
             ffn_dim=size.ffn_dim,
@@ -190,7 +190,7 @@ class PublishedLoop:
         self.geometry = Geometry(size.width, size.height, size.frames, references=1)
         self.network, self.vae, self.preset = network, pipeline.vae, pipeline.preset
         self.text_length = pipeline.transformer.config.text_length
-        shape = self.geometry.latents, self.geometry.latent_height, self.geometry.latent_width
+        shape = self.geometry.latent_frames, self.geometry.latent_height, self.geometry.latent_width
         self.blank_BCLHW = encode_blank(*shape, self.vae, CPU)
 
     @torch.no_grad()
@@ -199,9 +199,11 @@ class PublishedLoop:
         geometry, guide = self.geometry, PUBLISHED[self.preset.name]
         reference = encode_references([given.picture], self.vae, geometry.width, geometry.height, CPU)
         text, no_text = self._padded(given.text), self._padded(given.no_text)
-        audio = window(given.audio_rows, geometry.video_latents, geometry.reference_slots)[None]
+        audio = audio_windows(given.audio_rows, geometry.video_latent_frames, geometry.reference_slots)[None]
         no_audio = torch.zeros_like(audio)
-        join = self._beside if self.preset.reference_entry is ReferenceEntry.CHANNELS else self._overwritten
+        join = (
+            self._beside if self.preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT else self._overwritten
+        )
 
         latents = torch.randn(self.blank_BCLHW.shape, generator=torch.Generator().manual_seed(SEED))
         scheduler = UniPCMultistepScheduler(
@@ -224,7 +226,7 @@ class PublishedLoop:
 
             total = guide(velocity, float(timestep))
             latents = scheduler.step(total, timestep, latents, return_dict=False)[0]
-        video = decode_video(latents[:, :, : geometry.video_latents], self.vae).clamp(-1, 1)
+        video = decode_video(latents[:, :, : geometry.video_latent_frames], self.vae).clamp(-1, 1)
         return (video / 2 + 0.5).transpose(1, 2)
 
     def _padded(self, text_BLD: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from humo.media.audio import SoundTrack
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import write_video
-from humo.request import Plan, parse_request, resolve
+from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime.device import load_pipeline
 from humo.synthetic.speech.synthesis import speak, usable_voices
 
@@ -90,12 +90,14 @@ def say(seconds: float) -> NDArray[np.float32]:
     return np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
 
 
-def borders(plan: Plan) -> list[int]:
+def borders(plan: GenerationPlan) -> list[int]:
     """Numbers of the frames with which a window's own part begins."""
     return [TEMPORAL_STRIDE * window.start + 1 for window in plan.windows[1:]]
 
 
-def measure(plan: Plan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], picture: Any, took: float) -> Figures:
+def measure(
+    plan: GenerationPlan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], picture: Any, took: float
+) -> Figures:
     """All figures of a clip."""
     watched = watch(frames, FaceMesh())
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))

@@ -150,7 +150,7 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
     """What is measured, by name."""
     preset = find_preset(model)
     geometry = Geometry(**FRAME, references=1)
-    needs = needs_of(structures_of(model), geometry, preset.reference_entry, torch.float32, 3)
+    needs = needs_of(structures_of(model), geometry, preset.reference_injection, torch.float32, 3)
     if model == "humo-1.7b":
         size = [word for name, value in FRAME.items() for word in (f"--{name}", str(value))]
         words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
@@ -158,7 +158,7 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
         predicted = disk_bytes(needs)
         read_once(folder / "text_encoder")
     else:
-        latents = geometry.latents
+        latents = geometry.latent_frames
         words = ["-c", PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
         predicted = disk_bytes(needs, phase="denoise")
     measured, seconds = resident(words)

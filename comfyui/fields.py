@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from humo.request import GenerateRequest, allowed
+from humo.request import GenerateRequest, describe_limits
 
 AUTO = "auto"
 """The word for a choice that is left open."""
@@ -67,7 +67,7 @@ def description(field: str) -> str:
 
 
 def _help(field: str, otherwise: str) -> str:
-    limits = f" ({allowed(field)})" if "minimum" in _schema(field) else ""
+    limits = f" ({describe_limits(field)})" if "minimum" in _schema(field) else ""
     empty = left_open(field)
     return f"{description(field)}{limits}; {'empty' if empty == '' else empty}: {otherwise}"
 

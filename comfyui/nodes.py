@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import ComfyExtension, io
 
-from humo.errors import HumoError, RequestError
+from humo.errors import HuMoError, RequestError
 from humo.geometry import FRAMES_PER_SECOND
 from humo.request import parse_request
 
@@ -61,7 +61,7 @@ class LoadModel(io.ComfyNode):
 
         try:
             open_model_folder(folder_of(model or None))
-        except HumoError as error:
+        except HuMoError as error:
             return str(error)
         return True
 
@@ -276,7 +276,7 @@ def _problem(fields: dict[str, Any]) -> bool | str:
     """True, or what is wrong with fields of a request, in one line."""
     try:
         parse_request(fields)
-    except HumoError as error:
+    except HuMoError as error:
         return str(error)
     return True
 

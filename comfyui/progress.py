@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyAPISync
 
-from humo.progress import Event, Listener
+from humo.progress import Event, ProgressCallback
 
 
-def progress_bar() -> Listener:
+def progress_bar() -> ProgressCallback:
     """A listener that shows each phase on the bar of the node that is running.
 
     The listener raises ComfyUI's own exception once the user has stopped the run; it goes through the core as it is.

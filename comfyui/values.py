@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from humo.media.audio import SoundTrack
-    from humo.request import Plan
+    from humo.request import GenerationPlan
 
     Frame = npt.NDArray[np.uint8]
 
@@ -64,7 +64,7 @@ class Latents:
     """
 
     samples: Tensor
-    plan: Plan
+    plan: GenerationPlan
     track: SoundTrack | None
 
 

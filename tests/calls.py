@@ -57,10 +57,10 @@ def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[
     """What a pass computes with, and what text and sound offered to it before, counted while it runs with numbers."""
     config, rows, columns = network.config, geometry.latent_height, geometry.latent_width
     inputs = (
-        torch.randn(1, config.in_channels, geometry.latents, rows, columns),
+        torch.randn(1, config.in_channels, geometry.latent_frames, rows, columns),
         torch.tensor([500.0]),
         torch.randn(1, config.text_length, config.text_dim),
-        torch.randn(1, geometry.latents, config.audio_window, config.audio_bands, config.audio_width),
+        torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
     with metered(network.parameters(), inputs) as found:
         heard = network.hear(*inputs[2:])

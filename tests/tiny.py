@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel, WhisperConfig, WhisperFeatureExtractor
 
 from humo import HuMoPipeline, HuMoTransformer3DModel, SpeechEncoder
-from humo.presets import ReferenceEntry, find_preset
+from humo.presets import ReferenceInjection, find_preset
 
 LATENT_CHANNELS = 16
 TEXT_WIDTH, TEXT_LENGTH = 24, 32
@@ -19,7 +19,7 @@ AUDIO_WIDTH = 16
 
 def tiny_transformer(preset: str, **changes: object) -> HuMoTransformer3DModel:
     """Two blocks, 48 wide."""
-    beside = find_preset(preset).reference_entry is ReferenceEntry.CHANNELS
+    beside = find_preset(preset).reference_injection is ReferenceInjection.CHANNEL_CONCAT
     config: dict[str, object] = {
         "num_attention_heads": 2,
         "attention_head_dim": 24,

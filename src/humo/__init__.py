@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from humo.errors import HumoError
+    from humo.errors import HuMoError
     from humo.inference.pipeline import HuMoPipeline
     from humo.model.audio import SpeechEncoder
     from humo.model.transformer import HuMoTransformer3DModel
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["GenerateRequest", "HuMoPipeline", "HuMoTransformer3DModel", "HumoError", "SpeechEncoder", "__version__"]
+__all__ = ["GenerateRequest", "HuMoError", "HuMoPipeline", "HuMoTransformer3DModel", "SpeechEncoder", "__version__"]
 
 _HOMES = {
     "GenerateRequest": "humo.request",
     "HuMoPipeline": "humo.inference.pipeline",
     "HuMoTransformer3DModel": "humo.model.transformer",
-    "HumoError": "humo.errors",
+    "HuMoError": "humo.errors",
     "SpeechEncoder": "humo.model.audio",
 }
 

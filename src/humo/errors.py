@@ -1,6 +1,6 @@
 """What can go wrong for a user, each in one line that says what to do.
 
-HumoError                  what the user gave or has is at fault; exit code 2, never a traceback
+HuMoError                  what the user gave or has is at fault; exit code 2, never a traceback
 ├── RequestError           a field of a request: missing, out of range, unknown, contradictory
 ├── MediaError             a picture, sound or video that cannot be read or is too large
 ├── CheckpointError        weights or a model folder: missing, damaged, of another model
@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class HumoError(Exception):
+class HuMoError(Exception):
     """Something the user can put right, told in one line.
 
     Args:
@@ -30,33 +30,33 @@ class HumoError(Exception):
         super().__init__(f"{field}: {self.problem}" + (f"; {self.remedy}" if self.remedy else ""))
 
 
-class RequestError(HumoError):
+class RequestError(HuMoError):
     """A field of a request is missing, out of range, unknown or contradicts another."""
 
 
-class MediaError(HumoError):
+class MediaError(HuMoError):
     """A picture, sound or video cannot be read, holds nothing, or is larger than allowed."""
 
 
-class CheckpointError(HumoError):
+class CheckpointError(HuMoError):
     """Weights or a model folder are missing, damaged, or belong to another model."""
 
 
-class StorageError(HumoError):
+class StorageError(HuMoError):
     """An output cannot be written: no such folder, no permission, no space."""
 
 
-class DependencyError(HumoError):
+class DependencyError(HuMoError):
     """An optional package or a device that was asked for is not there."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """``did you mean 'x'?`` for the nearest of the known words, or the list of them.
 
     Args:
         word: what was given.
         known: what is allowed.
     """
-    choices = sorted(known)
+    choices = sorted(choices)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(choices)}"

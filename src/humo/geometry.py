@@ -11,7 +11,7 @@ from dataclasses import dataclass
 FRAMES_PER_SECOND = 25
 TEMPORAL_STRIDE = 4  # frames per latent frame, after the first, which stands alone
 SPATIAL_STRIDE = 8  # pixels per latent cell
-BLOCK_VALUES = 3 * TEMPORAL_STRIDE * SPATIAL_STRIDE**2  # red, green and blue of the pixels a latent stands for
+VALUES_PER_LATENT = 3 * TEMPORAL_STRIDE * SPATIAL_STRIDE**2  # red, green and blue of the pixels a latent stands for
 PATCH = (1, 2, 2)  # latent (frames, rows, columns) per token
 SIZE_MULTIPLE = SPATIAL_STRIDE * PATCH[1]  # pixels; width and height are multiples of it
 
@@ -61,9 +61,9 @@ class Geometry:
         return self.frames / FRAMES_PER_SECOND
 
     @property
-    def video_latents(self) -> int:
+    def video_latent_frames(self) -> int:
         """Latent frames of the video alone."""
-        return latents_in_frames(self.frames)
+        return latent_frames_of(self.frames)
 
     @property
     def reference_slots(self) -> int:
@@ -71,9 +71,9 @@ class Geometry:
         return max(1, self.references)
 
     @property
-    def latents(self) -> int:
+    def latent_frames(self) -> int:
         """Latent frames of the whole sequence, video and references."""
-        return self.video_latents + self.reference_slots
+        return self.video_latent_frames + self.reference_slots
 
     @property
     def latent_height(self) -> int:
@@ -93,11 +93,11 @@ class Geometry:
     @property
     def tokens(self) -> int:
         """Transformer tokens of the whole sequence."""
-        return self.latents // PATCH[0] * self.tokens_per_frame
+        return self.latent_frames // PATCH[0] * self.tokens_per_frame
 
     def latent_shape(self, channels: int) -> tuple[int, int, int, int]:
         """(C, F, H, W) of the sequence the network denoises."""
-        return channels, self.latents, self.latent_height, self.latent_width
+        return channels, self.latent_frames, self.latent_height, self.latent_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +114,16 @@ class Window:
     """
 
     start: int
-    latents: int
-    shared: int = 0
+    latent_frames: int
+    overlap: int = 0
 
     @property
     def end(self) -> int:
         """Latent frame of the whole clip after its last one."""
-        return self.start + self.latents
+        return self.start + self.latent_frames
 
 
-def windows_of(latents: int, longest: int, shared: int) -> tuple[Window, ...]:
+def split_into_windows(latent_frames: int, window: int, overlap: int) -> tuple[Window, ...]:
     """The windows of a clip, overlapping, none longer than ``longest``.
 
     What comes before a window does not depend on how long the clip will be.
@@ -133,13 +133,13 @@ def windows_of(latents: int, longest: int, shared: int) -> tuple[Window, ...]:
         longest: latent frames a window may have.
         shared: latent frames that neighbours both make, at most ``longest - 2``.
     """
-    if latents > longest and not 0 <= shared <= longest - 2:
-        raise ValueError(f"{shared} shared latent frames leave nothing new in windows of {longest}")
-    found = [Window(0, min(latents, longest))]
-    while (end := found[-1].end) < latents:
-        start = end - shared - 1
-        found.append(Window(start, min(longest, latents - start), shared))
-    return tuple(found)
+    if latent_frames > window and not 0 <= overlap <= window - 2:
+        raise ValueError(f"{overlap} shared latent frames leave nothing new in windows of {window}")
+    windows = [Window(0, min(latent_frames, window))]
+    while (end := windows[-1].end) < latent_frames:
+        start = end - overlap - 1
+        windows.append(Window(start, min(window, latent_frames - start), overlap))
+    return tuple(windows)
 
 
 def snap_frames(frames: int) -> int:
@@ -147,24 +147,24 @@ def snap_frames(frames: int) -> int:
     return max(0, frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
 
 
-def latents_in_frames(frames: int) -> int:
+def latent_frames_of(frames: int) -> int:
     """Latent frames that hold ``frames`` (4k + 1) video frames."""
     return (frames - 1) // TEMPORAL_STRIDE + 1
 
 
-def frames_in_samples(samples: int) -> int:
+def frames_of_samples(samples: int) -> int:
     """Whole frames that ``samples`` of 16 kHz sound last."""
     return samples // SAMPLES_PER_FRAME
 
 
-def frames_in_seconds(seconds: float) -> int:
+def frames_of_seconds(seconds: float) -> int:
     """Whole frames in ``seconds``; a hair below a whole frame (rounding of decimals) still counts as that frame."""
     return int(seconds * FRAMES_PER_SECOND + 1e-6)
 
 
 def encoder_rows(samples: int) -> int:
     """Rows (50 a second) kept of Whisper's output for ``samples`` of 16 kHz sound: two a whole frame."""
-    return 2 * frames_in_samples(samples)
+    return 2 * frames_of_samples(samples)
 
 
 def audio_rows(encoder_rows: int) -> int:
@@ -188,4 +188,4 @@ def audio_window(latent_frame: int) -> range:
 
 def audio_rows_needed(frames: int) -> int:
     """Audio rows a clip of ``frames`` can hear: those of its last window."""
-    return audio_window(latents_in_frames(frames) - 1).stop
+    return audio_window(latent_frames_of(frames) - 1).stop

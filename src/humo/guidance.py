@@ -4,7 +4,7 @@ A ladder is a tuple of rungs. The velocity is
 
     total = p(rung 0);  for each further rung: total += rung.scale * (p(rung) - p(rung before))
 
-which is a weighted sum of the passes; a pass whose weight is zero need not be run (`weigh`). Every published formula
+which is a weighted sum of the passes; a pass whose weight is zero need not be run (`pass_weights`). Every published formula
 (method.md, 5) is a row of the two tables below, and so are the modes that were announced and never released.
 """
 
@@ -23,7 +23,7 @@ MAX_SCALE = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scales:
+class GuidanceScales:
     """How strongly each condition is followed, in the field's words.
 
     Args:
@@ -64,30 +64,30 @@ Ladder = tuple[Rung, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Speed:
+class GuidanceReuse:
     """Which steps run every pass of their ladder, and which the last rung's alone.
 
     Args:
-        again: steps after a whole one in which the difference that guidance made there is added once more.
-        guided_above: timestep (0..1000) at and below which there is no guidance: the picture is laid out by then.
+        steps: steps after a full one that reuse its guidance difference.
+        guidance_above_timestep: timestep (0..1000) at and below which no guidance is applied.
     """
 
-    again: int = 0
-    guided_above: float = 0.0
+    steps: int = 0
+    guidance_above_timestep: float = 0.0
 
 
 SpeedName = Literal["exact", "balanced", "fast"]
 
-SPEEDS: Mapping[SpeedName, Speed] = {
-    "exact": Speed(),
-    "balanced": Speed(again=2),
-    "fast": Speed(again=3, guided_above=400.0),
+SPEEDS: Mapping[SpeedName, GuidanceReuse] = {
+    "exact": GuidanceReuse(),
+    "balanced": GuidanceReuse(steps=2),
+    "fast": GuidanceReuse(steps=3, guidance_above_timestep=400.0),
 }
 """What each costs in quality: docs/speed.md."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class GuidanceStep:
     """What one step runs.
 
     Args:
@@ -96,7 +96,7 @@ class Turn:
     """
 
     rungs: tuple[tuple[Rung, float], ...]
-    again: bool = False
+    reuse_difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,30 +111,30 @@ class Guidance:
         """The ladder for a timestep (0..1000)."""
         return self.early if timestep > self.switch_timestep else self.late
 
-    def turns(self, timesteps: Sequence[float], speed: Speed = SPEEDS["exact"]) -> list[Turn]:
+    def plan_steps(self, timesteps: Sequence[float], reuse: GuidanceReuse = SPEEDS["exact"]) -> list[GuidanceStep]:
         """What each step runs; of a ladder whose last pass counts for nothing, always every pass."""
-        turns: list[Turn] = []
-        whole: Ladder = ()
-        since = 0
+        steps: list[GuidanceStep] = []
+        full_ladder: Ladder = ()
+        steps_reused = 0
         for timestep in timesteps:
             ladder = self.at(timestep)
-            weighed = tuple(weigh(ladder))
-            spares = len(weighed) > 1 and weighed[-1][0] == ladder[-1]
-            guided = timestep > speed.guided_above
-            if spares and (not guided or (whole == ladder and since < speed.again)):
-                since += 1
-                turns.append(Turn(((ladder[-1], 1.0),), again=guided))
+            weighted = tuple(pass_weights(ladder))
+            reusable = len(weighted) > 1 and weighted[-1][0] == ladder[-1]
+            guided = timestep > reuse.guidance_above_timestep
+            if reusable and (not guided or (full_ladder == ladder and steps_reused < reuse.steps)):
+                steps_reused += 1
+                steps.append(GuidanceStep(((ladder[-1], 1.0),), reuse_difference=guided))
             else:
-                whole, since = ladder, 0
-                turns.append(Turn(weighed))
-        return turns
+                full_ladder, steps_reused = ladder, 0
+                steps.append(GuidanceStep(weighted))
+        return steps
 
-    def passes(self, timesteps: Sequence[float], speed: Speed = SPEEDS["exact"]) -> int:
+    def passes(self, timesteps: Sequence[float], reuse: GuidanceReuse = SPEEDS["exact"]) -> int:
         """Network passes that denoising over these timesteps takes."""
-        return sum(len(turn.rungs) for turn in self.turns(timesteps, speed))
+        return sum(len(turn.rungs) for turn in self.plan_steps(timesteps, reuse))
 
 
-def weigh(ladder: Ladder) -> list[tuple[Rung, float]]:
+def pass_weights(ladder: Ladder) -> list[tuple[Rung, float]]:
     """The rungs that count, each with its weight in the sum of passes; the weights add up to 1.
 
     Rung k enters with its own scale and leaves with the next one's: weight = scale_k - scale_(k+1), with scale_0 = 1.
@@ -145,18 +145,18 @@ def weigh(ladder: Ladder) -> list[tuple[Rung, float]]:
     return [(rung, weight) for rung, weight in weighted if weight != 0.0]
 
 
-def steady(*ladder: Rung) -> Guidance:
+def constant(*ladder: Rung) -> Guidance:
     """The same ladder at every timestep."""
     return Guidance(early=ladder, late=ladder)
 
 
 LATE_TEXT_OFFSET = -2.0  # added to the text scale once the scene is laid out (published constant)
 
-Table = Mapping[Mode, Callable[[Scales], Guidance]]
+GuidanceTable = Mapping[Mode, Callable[[GuidanceScales], Guidance]]
 
-TIME_ADAPTIVE: Table = {
-    "T": lambda s: steady(Rung(""), Rung("T", s.text)),
-    "TA": lambda s: steady(Rung(""), Rung("T", s.text), Rung("TA", s.audio)),
+TIME_ADAPTIVE: GuidanceTable = {
+    "T": lambda s: constant(Rung(""), Rung("T", s.text)),
+    "TA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio)),
     "TI": lambda s: Guidance(
         early=(Rung("I"), Rung("TI", s.text)),
         late=(Rung(""), Rung("TI", s.text + LATE_TEXT_OFFSET)),
@@ -170,18 +170,18 @@ TIME_ADAPTIVE: Table = {
 }
 """HuMo-17B: text first lays the scene out with the picture in sight, then sound and picture take over."""
 
-CONSTANT: Table = {
-    "T": lambda s: steady(Rung(""), Rung("T", s.text)),
-    "TA": lambda s: steady(Rung(""), Rung("T", s.text), Rung("TA", s.audio)),
-    "TI": lambda s: steady(Rung(""), Rung("T", s.text), Rung("TI", s.image)),
-    "TIA": lambda s: steady(Rung(""), Rung("T", s.text), Rung("TA", s.audio), Rung("TIA", s.image)),
+CONSTANT: GuidanceTable = {
+    "T": lambda s: constant(Rung(""), Rung("T", s.text)),
+    "TA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio)),
+    "TI": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TI", s.image)),
+    "TIA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio), Rung("TIA", s.image)),
 }
 """HuMo-1.7B: one rung a condition, the picture on top."""
 
 
-def _one_pass(mode: Mode) -> Callable[[Scales], Guidance]:
-    return lambda scales: steady(Rung(mode))
+def _one_pass(mode: Mode) -> Callable[[GuidanceScales], Guidance]:
+    return lambda scales: constant(Rung(mode))
 
 
-ONE_PASS: Table = {mode: _one_pass(mode) for mode in MODES}
+DISTILLED: GuidanceTable = {mode: _one_pass(mode) for mode in MODES}
 """A student's: it sees everything at once, and is told the scales."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, get_args
 
 from humo.errors import CheckpointError, did_you_mean
-from humo.guidance import CONSTANT, ONE_PASS, TIME_ADAPTIVE, Scales, Table
+from humo.guidance import CONSTANT, DISTILLED, TIME_ADAPTIVE, GuidanceScales, GuidanceTable
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
@@ -22,17 +22,17 @@ SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
 """The scales that a student is told, in this order."""
 
 
-class ReferenceEntry(StrEnum):
+class ReferenceInjection(StrEnum):
     """How reference pictures enter the network's input."""
 
-    CHANNELS = "channels"
+    CHANNEL_CONCAT = "channels"
     """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""
-    OVERWRITE = "overwrite"
+    FRAME_REPLACE = "overwrite"
     """In place of the last noisy latent frames: HuMo-1.7B."""
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class Distillation:
     """What a network has learned whose passes need no guidance (`humo train distill`): few steps, told the scales.
 
     Args:
@@ -46,7 +46,7 @@ class Student:
     scales: Mapping[ScaleName, tuple[float, float]]
 
 
-def find_student(config: Mapping[str, Any]) -> Student | None:
+def read_distillation(config: Mapping[str, Any]) -> Distillation | None:
     """What a network's configuration says of it as a student; None of one that is none.
 
     Args:
@@ -55,14 +55,14 @@ def find_student(config: Mapping[str, Any]) -> Student | None:
     Raises:
         CheckpointError: what it says is not whole.
     """
-    told = config.get("student")
-    if not told:
+    stored = config.get("student")
+    if not stored:
         return None
     try:
-        scales = {name: (float(told["scales"][name][0]), float(told["scales"][name][1])) for name in SCALE_NAMES}
-        return Student(int(told["steps"]), float(told["shift"]), scales)
+        scales = {name: (float(stored["scales"][name][0]), float(stored["scales"][name][1])) for name in SCALE_NAMES}
+        return Distillation(int(stored["steps"]), float(stored["shift"]), scales)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError("config.json", f"student = {told!r} is not whole", "distill it again") from error
+        raise CheckpointError("config.json", f"student = {stored!r} is not whole", "distill it again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Preset:
         title: for people.
         guidance: mode -> ladder.
         scales: default guidance scales and switch.
-        reference_entry: how reference pictures enter.
+        reference_injection: how reference pictures enter.
         width, height: default size in pixels.
         trained_frames: longest clip seen in training: of longer ones, the length of a window.
         overlap: frames that neighbouring windows share; not published.
@@ -87,9 +87,9 @@ class Preset:
 
     name: str
     title: str
-    guidance: Table
-    scales: Scales
-    reference_entry: ReferenceEntry
+    guidance: GuidanceTable
+    scales: GuidanceScales
+    reference_injection: ReferenceInjection
     width: int = 832
     height: int = 480
     trained_frames: int = 97
@@ -98,20 +98,22 @@ class Preset:
     shift: float = 5.0
     seed: int = 666666
     negative_prompt: str = NEGATIVE_PROMPT
-    student: Student | None = None
+    distillation: Distillation | None = None
 
-    def taught(self, student: Student | None) -> Preset:
+    def distilled(self, distillation: Distillation | None) -> Preset:
         """The preset of this family's networks that are such a student."""
-        if student is None:
+        if distillation is None:
             return self
-        within = {name: min(max(getattr(self.scales, name), low), high) for name, (low, high) in student.scales.items()}
+        clamped = {
+            name: min(max(getattr(self.scales, name), low), high) for name, (low, high) in distillation.scales.items()
+        }
         return replace(
             self,
-            guidance=ONE_PASS,
-            scales=replace(self.scales, **within),
-            steps=student.steps,
-            shift=student.shift,
-            student=student,
+            guidance=DISTILLED,
+            scales=replace(self.scales, **clamped),
+            steps=distillation.steps,
+            shift=distillation.shift,
+            distillation=distillation,
         )
 
 
@@ -119,22 +121,22 @@ HUMO_17B = Preset(
     name="humo-17b",
     title="HuMo-17B",
     guidance=TIME_ADAPTIVE,
-    scales=Scales(text=5.0, audio=5.5, switch_timestep=980.0),  # generate.yaml: scale_t, scale_a, step_change
-    reference_entry=ReferenceEntry.CHANNELS,
+    scales=GuidanceScales(text=5.0, audio=5.5, switch_timestep=980.0),  # generate.yaml: scale_t, scale_a, step_change
+    reference_injection=ReferenceInjection.CHANNEL_CONCAT,
 )
 HUMO_1_7B = Preset(
     name="humo-1.7b",
     title="HuMo-1.7B",
     guidance=CONSTANT,
-    scales=Scales(text=7.5, audio=7.5, image=4.0),  # generate_1_7B.yaml: scale_t, scale_a, scale_i
-    reference_entry=ReferenceEntry.OVERWRITE,
+    scales=GuidanceScales(text=7.5, audio=7.5, image=4.0),  # generate_1_7B.yaml: scale_t, scale_a, scale_i
+    reference_injection=ReferenceInjection.FRAME_REPLACE,
 )
 HUMO_NANO = Preset(
     name="humo-nano",
     title="HuMo nano",
     guidance=CONSTANT,
-    scales=Scales(text=2.0, audio=3.0, image=2.0),
-    reference_entry=ReferenceEntry.OVERWRITE,
+    scales=GuidanceScales(text=2.0, audio=3.0, image=2.0),
+    reference_injection=ReferenceInjection.FRAME_REPLACE,
     width=96,
     height=96,
     trained_frames=25,

@@ -21,16 +21,16 @@ class Event:
     phase: Phase
     done: int
     total: int
-    look: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
+    preview: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
 
-Listener = Callable[[Event], None]
+ProgressCallback = Callable[[Event], None]
 
 
-def never() -> bool:
+def never_stop() -> bool:
     """Nothing is enough."""
     return False
 
 
-def deaf(_: Event) -> None:
+def no_progress(_: Event) -> None:
     """A listener that takes no notice."""

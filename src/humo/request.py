@@ -28,15 +28,15 @@ from humo.geometry import (
     TEMPORAL_STRIDE,
     Geometry,
     Window,
-    frames_in_samples,
-    frames_in_seconds,
-    latents_in_frames,
+    frames_of_samples,
+    frames_of_seconds,
+    latent_frames_of,
     snap_frames,
-    windows_of,
+    split_into_windows,
 )
-from humo.guidance import MAX_SCALE, MODES, SPEEDS, Guidance, Mode, Scales, SpeedName
+from humo.guidance import MAX_SCALE, MODES, SPEEDS, Guidance, GuidanceScales, Mode, SpeedName
 from humo.limits import MAX_AUDIO_SECONDS
-from humo.presets import Preset, Student
+from humo.presets import Distillation, Preset
 from humo.schedule import timesteps
 
 MAX_SIDE = 8192  # pixels
@@ -95,14 +95,14 @@ class GenerateRequest(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML and JSON know yes and no, which Python would count as 1 and 0."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("yes or no is neither a number nor text")
         return value
 
     @model_validator(mode="after")
-    def _one_length(self) -> GenerateRequest:
+    def _only_one_length(self) -> GenerateRequest:
         if self.frames is not None and self.seconds is not None:
             raise ValueError("are both given; give frames or seconds, not both")
         return self
@@ -135,26 +135,26 @@ def _in_one_line(failure: ValidationError) -> RequestError:
     if kind == "literal_error":
         return RequestError(field, f"{value!r} is not known", did_you_mean(str(value), _choices(field)))
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "..."
-    return RequestError(field, f"{shown} is not allowed", f"allowed: {allowed(field.split('.')[0])}")
+    return RequestError(field, f"{shown} is not allowed", f"allowed: {describe_limits(field.split('.')[0])}")
 
 
-def _schema(field: str) -> dict[str, Any]:
+def field_schema(field: str) -> dict[str, Any]:
     """The field's JSON schema without its ``null`` alternative."""
     schema: dict[str, Any] = GenerateRequest.model_json_schema()["properties"].get(field, {})
     return next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
 
 
 def _choices(field: str) -> list[str]:
-    return [str(choice) for choice in _schema(field).get("enum", [])]
+    return [str(choice) for choice in field_schema(field).get("enum", [])]
 
 
-def allowed(field: str) -> str:
+def describe_limits(field: str) -> str:
     """What a field may be, in words: range, step, choices.
 
     Args:
         field: a field of `GenerateRequest`.
     """
-    schema = _schema(field)
+    schema = field_schema(field)
     if "enum" in schema:
         return "one of " + ", ".join(_choices(field))
     words = {
@@ -181,7 +181,7 @@ def allowed(field: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GenerationPlan:
     """A request with every choice made, and what follows from it.
 
     Args:
@@ -210,8 +210,8 @@ class Plan:
         """The pieces it is made in."""
         assert self.request.window is not None
         assert self.request.overlap is not None
-        longest, shared = latents_in_frames(self.request.window), self.request.overlap // TEMPORAL_STRIDE
-        return windows_of(self.geometry.video_latents, longest, shared)
+        longest, shared = latent_frames_of(self.request.window), self.request.overlap // TEMPORAL_STRIDE
+        return split_into_windows(self.geometry.video_latent_frames, longest, shared)
 
     @property
     def window_geometry(self) -> Geometry:
@@ -225,7 +225,7 @@ class Plan:
         return self.guidance.passes(self.timesteps, SPEEDS[self.request.speed]) * len(self.windows)
 
 
-def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None = None) -> Plan:
+def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None = None) -> GenerationPlan:
     """Fill in whatever the request leaves open.
 
     Args:
@@ -250,28 +250,30 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
     images = request.images if "I" in mode else ()
     audio = request.audio if "A" in mode else None
 
-    scales = Scales(
-        text=_or(request.scale_text, preset.scales.text),
-        audio=_or(request.scale_audio, preset.scales.audio),
-        image=_or(request.scale_image, preset.scales.image),
-        switch_timestep=_or(request.switch_timestep, preset.scales.switch_timestep),
+    scales = GuidanceScales(
+        text=_default(request.scale_text, preset.scales.text),
+        audio=_default(request.scale_audio, preset.scales.audio),
+        image=_default(request.scale_image, preset.scales.image),
+        switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
     )
     guidance = preset.guidance[mode](scales)
-    if preset.student is not None:
-        _check_student(request, preset.student)
-        if request.steps not in (None, preset.student.steps):
-            notes.append(f"steps {request.steps}: this student learned {preset.student.steps}, and is best at these")
+    if preset.distillation is not None:
+        _check_distillation(request, preset.distillation)
+        if request.steps not in (None, preset.distillation.steps):
+            notes.append(
+                f"steps {request.steps}: this student learned {preset.distillation.steps}, and is best at these"
+            )
     for field, name in SCALES.items():
         if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
             notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
-    if preset.student is not None:
+    if preset.distillation is not None:
         if request.negative_prompt:
             notes.append("negative_prompt has no effect: a student makes no pass without the words")
         if request.speed != "exact":
             notes.append("speed has no effect: a student makes one pass a step, and spares none")
 
-    frames = _frames(request, preset, sound_samples if audio else None, notes)
-    window, overlap = _window(request, preset)
+    frames = _resolve_frames(request, preset, audio_samples if audio else None, notes)
+    window, overlap = _resolve_window(request, preset)
     width, height = request.width or preset.width, request.height or preset.height
     resolved = request.model_copy(
         update={
@@ -286,7 +288,7 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             "window": window,
             "overlap": overlap,
             "steps": request.steps or preset.steps,
-            "shift": _or(request.shift, preset.shift),
+            "shift": _default(request.shift, preset.shift),
             "seed": request.seed if request.seed is not None else preset.seed,
             # the published code reads its default for an empty negative prompt
             "negative_prompt": request.negative_prompt or preset.negative_prompt,
@@ -296,7 +298,7 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
             "switch_timestep": scales.switch_timestep,
         }
     )
-    plan = Plan(resolved, preset, Geometry(width, height, frames, len(images)), guidance)
+    plan = GenerationPlan(resolved, preset, Geometry(width, height, frames, len(images)), guidance)
     if (pieces := len(plan.windows)) > 1:
         notes.append(f"{frames} frames are made in {pieces} windows of {window}, each sharing {overlap} with the next")
     return replace(plan, notes=tuple(notes))
@@ -305,54 +307,54 @@ def resolve(request: GenerateRequest, preset: Preset, sound_samples: int | None 
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
 
 
-def _is_idle(preset: Preset, mode: Mode, scales: Scales, name: str) -> bool:
+def _is_idle(preset: Preset, mode: Mode, scales: GuidanceScales, name: str) -> bool:
     """Whether a scale changes nothing."""
-    if preset.student is not None:
-        told = [known for known, (low, high) in preset.student.scales.items() if low < high]
+    if preset.distillation is not None:
+        told = [known for known, (low, high) in preset.distillation.scales.items() if low < high]
         return name not in told or name[0].upper() not in mode
     return preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == preset.guidance[mode](scales)
 
 
-def _check_student(request: GenerateRequest, student: Student) -> None:
+def _check_distillation(request: GenerateRequest, distillation: Distillation) -> None:
     """A student does what it learned, and nothing else.
 
     Raises:
         RequestError: the request asks for another shift, or a scale that it was never told.
     """
-    if request.shift not in (None, student.shift):
-        remedy = f"leave it out, or give {student.shift:g}, or take the model that it learned from"
+    if request.shift not in (None, distillation.shift):
+        remedy = f"leave it out, or give {distillation.shift:g}, or take the model that it learned from"
         raise RequestError("shift", f"{request.shift:g} is not what this student learned", remedy)
-    for name, (low, high) in student.scales.items():
+    for name, (low, high) in distillation.scales.items():
         value = getattr(request, f"scale_{name}")
         if value is not None and low < high and not low <= value <= high:
             problem = f"{value:g} is outside what this student learned"
             raise RequestError(f"scale_{name}", problem, f"allowed: {low:g} to {high:g}")
 
 
-def _or(value: float | None, default: float) -> float:
+def _default(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _frames(request: GenerateRequest, preset: Preset, sound_samples: int | None, notes: list[str]) -> int:
+def _resolve_frames(request: GenerateRequest, preset: Preset, audio_samples: int | None, notes: list[str]) -> int:
     """The clip's length in frames, and what is worth saying about it."""
-    sound = None if sound_samples is None else frames_in_samples(sound_samples)
-    if sound == 0:
+    audio_frames = None if audio_samples is None else frames_of_samples(audio_samples)
+    if audio_frames == 0:
         raise RequestError("audio", "lasts less than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of sound")
     if request.frames is not None:
-        wanted = request.frames
+        requested = request.frames
     elif request.seconds is not None:
-        wanted = frames_in_seconds(request.seconds)
+        requested = frames_of_seconds(request.seconds)
     else:
-        wanted = sound or preset.trained_frames
-    frames = snap_frames(wanted)
-    if frames != wanted:
-        notes.append(f"{wanted} frames became {frames}: the model makes 4k + 1")
-    if sound is not None and sound < frames and (request.frames or request.seconds):
-        notes.append(f"the sound ends after {sound} frames; the rest of the clip is silent")
+        requested = audio_frames or preset.trained_frames
+    frames = snap_frames(requested)
+    if frames != requested:
+        notes.append(f"{requested} frames became {frames}: the model makes 4k + 1")
+    if audio_frames is not None and audio_frames < frames and (request.frames or request.seconds):
+        notes.append(f"the sound ends after {audio_frames} frames; the rest of the clip is silent")
     return frames
 
 
-def _window(request: GenerateRequest, preset: Preset) -> tuple[int, int]:
+def _resolve_window(request: GenerateRequest, preset: Preset) -> tuple[int, int]:
     """Frames of a window, and those that neighbours share."""
     longest = preset.trained_frames
     window = longest if request.window is None else request.window
@@ -360,9 +362,9 @@ def _window(request: GenerateRequest, preset: Preset) -> tuple[int, int]:
         raise RequestError("window", f"{window} frames are more than {preset.title} knows", f"at most {longest}")
     if window != snap_frames(window):
         raise RequestError("window", f"{window} frames are not 4k + 1", f"the nearest below is {snap_frames(window)}")
-    most = max(0, window - 1 - TEMPORAL_STRIDE)
-    overlap = min(preset.overlap, most) if request.overlap is None else request.overlap
-    if overlap > most:
+    largest_overlap = max(0, window - 1 - TEMPORAL_STRIDE)
+    overlap = min(preset.overlap, largest_overlap) if request.overlap is None else request.overlap
+    if overlap > largest_overlap:
         problem = f"{overlap} frames leave nothing new in windows of {window}"
-        raise RequestError("overlap", problem, f"at most {most}")
+        raise RequestError("overlap", problem, f"at most {largest_overlap}")
     return window, overlap

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from humo.checkpoints.architecture import SpeechStructure
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import names_of
-from humo.errors import CheckpointError, HumoError, RequestError, StorageError
+from humo.errors import CheckpointError, HuMoError, RequestError, StorageError
 from tests.checkpoints import released
 
 FAMILIES = ("humo-17b", "humo-1.7b")
@@ -286,7 +286,7 @@ def test_a_source_that_is_not_there_or_holds_nothing_is_an_error(tmp_path: Path)
     with pytest.raises(CheckpointError, match="is not there"):
         convert(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HumoError, match="holds no weights of HuMo"):
+    with pytest.raises(HuMoError, match="holds no weights of HuMo"):
         convert(tmp_path / "empty", tmp_path / "out")
 
 

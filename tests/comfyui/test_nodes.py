@@ -15,7 +15,7 @@ from PIL import Image
 
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import EMBEDDED
-from humo.errors import CheckpointError, HumoError, MediaError, RequestError
+from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
 from humo.jobs.generate import build_request, load_inputs, prepare
 from humo.jobs.replay import fingerprint
@@ -368,7 +368,7 @@ def _model_elsewhere(comfy: Comfy, model: HuMoPipeline) -> None:
     ],
 )
 def test_what_is_found_wrong_while_it_runs_is_told_in_one_line(
-    wrong: Callable[[Comfy, HuMoPipeline], None], kind: type[HumoError], words: str, comfy: Comfy, model: HuMoPipeline
+    wrong: Callable[[Comfy, HuMoPipeline], None], kind: type[HuMoError], words: str, comfy: Comfy, model: HuMoPipeline
 ) -> None:
     with pytest.raises(kind) as caught:
         wrong(comfy, model)

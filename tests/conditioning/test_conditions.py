@@ -34,8 +34,8 @@ def assert_equal(one: Conditions, other: Conditions) -> None:
 def test_what_is_kept_stays_and_what_is_not_becomes_its_absence(text: bool, image: bool, audio: bool) -> None:
     given = conditions()
     kept = given.keep(text=text, image=image, audio=audio)
-    assert torch.equal(kept.text, given.text if text else pad_text(given.no_text, 5))
-    assert torch.equal(kept.image, given.image if image else given.no_image)
+    assert torch.equal(kept.text, given.text if text else pad_text(given.null_text, 5))
+    assert torch.equal(kept.image, given.image if image else given.null_image)
     assert torch.equal(kept.audio, given.audio if audio else torch.zeros_like(given.audio))
 
 
@@ -84,18 +84,18 @@ def test_absence_that_is_switched_off_hides_even_values_that_are_not_numbers() -
 def test_texts_of_different_lengths_are_padded_with_zeros_to_the_longest() -> None:
     one, other = conditions(text=5, no_text=3), conditions(text=2, no_text=9, seed=1)
     both = stack([one, other])
-    assert both.text.shape == both.no_text.shape == (2, 9, 7)
+    assert both.text.shape == both.null_text.shape == (2, 9, 7)
     assert torch.equal(both.text[0, :5], one.text[0])
     assert not both.text[0, 5:].any()
     assert torch.equal(both.text[1, :2], other.text[0])
     assert not both.text[1, 2:].any()
-    assert torch.equal(both.no_text[1], other.no_text[0])
+    assert torch.equal(both.null_text[1], other.null_text[0])
 
 
 def test_a_stack_holds_its_parts_in_order() -> None:
     parts = [conditions(seed=seed) for seed in range(3)]
     both = stack(parts)
-    for name in ("image", "no_image", "audio"):
+    for name in ("image", "null_image", "audio"):
         assert torch.equal(getattr(both, name), torch.cat([getattr(part, name) for part in parts]))
 
 
@@ -104,8 +104,8 @@ def test_passes_of_different_texts_stack() -> None:
     passes = stack([given.keep(), given.keep(text=False), given.keep(image=False)])
     assert passes.text.shape == (3, 6, 7)
     assert torch.equal(passes.text[0], passes.text[2])
-    assert torch.equal(passes.text[1], given.no_text[0])
-    assert torch.equal(passes.image[2], given.no_image[0])
+    assert torch.equal(passes.text[1], given.null_text[0])
+    assert torch.equal(passes.image[2], given.null_image[0])
 
 
 def test_padding_to_the_present_length_changes_nothing() -> None:

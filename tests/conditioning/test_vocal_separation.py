@@ -149,11 +149,11 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
     network(tmp_path / "a.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"\x08\x08garbage")
     script = (
-        "import sys, numpy as np; from humo.errors import HumoError\n"
+        "import sys, numpy as np; from humo.errors import HuMoError\n"
         "from humo.conditioning.vocal_separation import VocalSeparator\n"
         "VocalSeparator(sys.argv[1], fft_size=2048).separate(np.ones((2, 9999), np.float32), 16000)\n"
         "try: VocalSeparator(sys.argv[2])\n"
-        "except HumoError: pass\n"
+        "except HuMoError: pass\n"
     )
     arguments = [sys.executable, "-c", script, str(tmp_path / "a.onnx"), str(tmp_path / "bad.onnx")]
     ran = subprocess.run(arguments, capture_output=True, check=True)

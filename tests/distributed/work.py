@@ -14,13 +14,13 @@ from humo.distributed.process_group import Crew, ranks
 from humo.errors import RequestError
 from humo.inference.inputs import Clip
 from humo.presets import find_preset
-from humo.request import Plan, parse_request, resolve
+from humo.request import GenerationPlan, parse_request, resolve
 from tests.calls import RED, tone
 
 SOUND = tone(30)
 
 
-def plan_of(preset: str, fields: dict[str, Any]) -> Plan:
+def plan_of(preset: str, fields: dict[str, Any]) -> GenerationPlan:
     """The plan of a clip with a picture and a sound."""
     asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "seed": 3, **fields}
     return resolve(parse_request(asked), find_preset(preset), len(SOUND))

@@ -28,7 +28,7 @@ from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import Naming
 from humo.cli.main import COMMANDS
 from humo.config_files import read_values
-from humo.errors import HumoError
+from humo.errors import HuMoError
 from humo.presets import Preset, find_preset
 from humo.server.api_keys import Keys
 from humo.server.app import make_app
@@ -206,7 +206,7 @@ def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, pyt
 @pytest.mark.parametrize("words", ["serve --prot 1", "ui --port x", "train recipes/none.toml", "generate --widht 3"])
 def test_a_wrong_word_in_a_page_is_found(words: str, desk: Path) -> None:
     checked = found(CHECKED, words.split())
-    with pytest.raises((HumoError, AssertionError)):
+    with pytest.raises((HuMoError, AssertionError)):
         do(words.split()) if checked is None else checked.look(words.split())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import humo
 from humo.cli.main import COMMANDS, parser_of
-from humo.errors import HumoError
+from humo.errors import HuMoError
 from humo.request import GenerateRequest
 from humo.server.app import router
 from tools.docs_reference import commands, errors, python, service
@@ -68,14 +68,14 @@ def test_a_message_that_belongs_nowhere_is_told(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "said",
     [
-        HumoError("width", "'90' is not allowed", "allowed: a whole number, 16 to 8192, a multiple of 16"),
-        HumoError("--sed", "is not an option of humo generate", "did you mean '--seed'?"),
-        HumoError("x.txt", "'.txt' is not a kind of file read here", "known are .csv, .json"),
-        HumoError("stages.0.keep", "the shares add up to 0.5, and must to 1", "change one of them"),
+        HuMoError("width", "'90' is not allowed", "allowed: a whole number, 16 to 8192, a multiple of 16"),
+        HuMoError("--sed", "is not an option of humo generate", "did you mean '--seed'?"),
+        HuMoError("x.txt", "'.txt' is not a kind of file read here", "known are .csv, .json"),
+        HuMoError("stages.0.keep", "the shares add up to 0.5, and must to 1", "change one of them"),
     ],
     ids=str,
 )
-def test_what_is_said_is_recognised(said: HumoError, known_messages: tuple[Message, ...]) -> None:
+def test_what_is_said_is_recognised(said: HuMoError, known_messages: tuple[Message, ...]) -> None:
     assert any(message.matches(str(said)) for message in known_messages)
 
 

@@ -11,7 +11,7 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from humo.conditioning.conditions import Conditions
-from humo.guidance import SPEEDS, Rung, Speed, SpeedName, steady
+from humo.guidance import SPEEDS, GuidanceReuse, Rung, SpeedName, constant
 from humo.inference.denoise import denoise
 from humo.schedule import unshifted_sigmas
 
@@ -19,7 +19,7 @@ STEPS = 8
 LADDER = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
 
 
-def walk(speed: Speed = SPEEDS["exact"], slope: float = 0.0, **options: Any) -> tuple[Tensor, int]:
+def walk(speed: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0, **options: Any) -> tuple[Tensor, int]:
     """Latents, and the passes it took, of a network whose passes differ by ``slope`` times the noise level."""
     passes: list[int] = []
 
@@ -34,15 +34,15 @@ def walk(speed: Speed = SPEEDS["exact"], slope: float = 0.0, **options: Any) -> 
     one, image = torch.ones(1, 4, 2), torch.zeros(1, 2, 1, 2, 2)
     conditions = Conditions(one, 0 * one, image, image, torch.ones(1, 3, 8, 2, 2))
     noise = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    return denoise(velocity, conditions, steady(*LADDER), scheduler, noise, speed=speed, **options), len(passes)
+    return denoise(velocity, conditions, constant(*LADDER), scheduler, noise, speed=speed, **options), len(passes)
 
 
 def test_passes_that_differ_alike_at_every_step_are_spared_without_a_trace() -> None:
     exact, all_passes = walk(SPEEDS["exact"], slope=0.0)
-    spared, fewer = walk(Speed(again=3), slope=0.0)
+    spared, fewer = walk(GuidanceReuse(steps=3), slope=0.0)
     assert (all_passes, fewer) == (3 * STEPS, 2 * 3 + 6)
     assert torch.allclose(spared, exact, atol=1e-5)
-    changed, _ = walk(Speed(again=3), slope=1.0)
+    changed, _ = walk(GuidanceReuse(steps=3), slope=1.0)
     assert not torch.allclose(changed, walk(SPEEDS["exact"], slope=1.0)[0], atol=1e-2)
 
 

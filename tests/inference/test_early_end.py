@@ -21,8 +21,8 @@ def test_a_clip_may_be_what_it_has_come_to(small: HuMoPipeline) -> None:
     latents = small.sample(Clip(plan, (), None), seen.append, lambda: seen[-1].done == 2)
     assert [event.done for event in seen if event.phase == "denoise"] == [0, 1, 2]
     last = seen[-1]
-    assert last.look is not None
-    middle = plan.geometry.video_latents // 2
+    assert last.preview is not None
+    middle = plan.geometry.video_latent_frames // 2
     expected = next(small.frames(latents[:, :, middle : middle + 1]))
-    assert np.array_equal(last.look(), expected)
+    assert np.array_equal(last.preview(), expected)
     assert not torch.equal(latents, small.sample(Clip(plan, (), None)))

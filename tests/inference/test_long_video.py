@@ -18,34 +18,34 @@ from torch import nn
 
 from humo import HuMoPipeline
 from humo.errors import RequestError
-from humo.geometry import Window, windows_of
+from humo.geometry import Window, split_into_windows
 from humo.inference.denoise import Held
 from humo.inference.inputs import Clip
 from humo.inference.long_video import held_weight, window_noise
 from humo.inference.window_cache import FolderShelf
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
 from humo.progress import Event
-from humo.request import Plan, parse_request, resolve
+from humo.request import GenerationPlan, parse_request, resolve
 from tests.calls import HEIGHT, RED, WIDTH, tone
 
 
 @given(st.integers(1, 400), st.integers(2, 30), st.data())
 def test_windows_cover_a_clip_and_share_what_they_should(latents: int, longest: int, data: st.DataObject) -> None:
     shared = data.draw(st.integers(0, longest - 2))
-    windows = windows_of(latents, longest, shared)
+    windows = split_into_windows(latents, longest, shared)
     assert windows[0].start == 0
     assert windows[-1].end == latents
-    assert all(1 <= one.latents <= longest for one in windows)
+    assert all(1 <= one.latent_frames <= longest for one in windows)
     for before, after in itertools.pairwise(windows):
-        assert after.start + 1 + after.shared == before.end, "a still of what is finished, then what both make"
-        assert after.latents > 1 + shared, "something new"
-    longer = windows_of(latents + 50, longest, shared)
+        assert after.start + 1 + after.overlap == before.end, "a still of what is finished, then what both make"
+        assert after.latent_frames > 1 + shared, "something new"
+    longer = split_into_windows(latents + 50, longest, shared)
     assert longer[: len(windows) - 1] == windows[:-1], "what comes does not change what is there"
 
 
 def test_windows_that_make_nothing_new_are_refused() -> None:
     with pytest.raises(ValueError, match="leave nothing new"):
-        windows_of(20, 7, 6)
+        split_into_windows(20, 7, 6)
 
 
 def test_noise_follows_from_the_place_alone() -> None:
@@ -105,14 +105,14 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
     stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND), shelf=kept))
     window, after = plan.windows[0], plan.windows[1]
     passes = len(seen) // len(plan.windows)
-    known = seen[passes][:, :, : 1 + after.shared]
-    assert all(latents[:, :, : 1 + after.shared].equal(known) for latents in seen[passes : 2 * passes])
+    known = seen[passes][:, :, : 1 + after.overlap]
+    assert all(latents[:, :, : 1 + after.overlap].equal(known) for latents in seen[passes : 2 * passes])
     assert not seen[1][:, :, :1].equal(seen[passes - 1][:, :, :1])
-    assert window.latents - after.shared == stretches[0].latents.shape[2]
-    assert torch.allclose(stretches[1].latents[:, :, : after.shared], known[:, :, 1:], atol=1e-5)
+    assert window.latent_frames - after.overlap == stretches[0].latents.shape[2]
+    assert torch.allclose(stretches[1].latents[:, :, : after.overlap], known[:, :, 1:], atol=1e-5)
     level = kept.windows[0].mean(dim=(2, 3, 4))
     for made, place in zip(kept.windows[1:], plan.windows[1:], strict=True):
-        assert torch.allclose(made[:, :, 1 + place.shared :].mean(dim=(2, 3, 4)), level, atol=1e-5)
+        assert torch.allclose(made[:, :, 1 + place.overlap :].mean(dim=(2, 3, 4)), level, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [[1] * 6, [2, 4], [1, 3, 2]])
@@ -170,13 +170,13 @@ def test_pieces_bring_offloaded_weights_to_their_device() -> None:
 SOUND = tone(57)
 
 
-def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> Plan:
+def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> GenerationPlan:
     asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "window": 13, "overlap": 4, "seed": 3}
     asked |= {"width": WIDTH, "height": HEIGHT, "frames": frames, **fields}
     return resolve(parse_request(asked), pipeline.preset, len(SOUND))
 
 
-def frames_of(pipeline: HuMoPipeline, plan: Plan, **options: Any) -> list[NDArray[np.uint8]]:
+def frames_of(pipeline: HuMoPipeline, plan: GenerationPlan, **options: Any) -> list[NDArray[np.uint8]]:
     return list(pipeline.run(plan, images=[RED], sound=SOUND, **options))
 
 
@@ -206,7 +206,7 @@ def test_every_window_hears_its_own_part_of_the_sound(pipeline: HuMoPipeline) ->
         part = conditions.within(window, slots)
         assert part.audio[:, :-slots].equal(conditions.audio[:, window.start : window.end])
         assert not part.audio[:, -slots:].any()
-        latents = pipeline.noise(plan.window_geometry, torch.Generator())[:, :, : window.latents + slots]
+        latents = pipeline.noise(plan.window_geometry, torch.Generator())[:, :, : window.latent_frames + slots]
         assert part.image.shape[2] in (slots, latents.shape[2])
 
 

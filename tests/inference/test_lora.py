@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from humo import HumoError, HuMoPipeline
+from humo import HuMoError, HuMoPipeline
 from tests.tiny import tiny_pipeline
 
 RANK = 3
@@ -118,14 +118,14 @@ def test_layers_that_humo_lacks_are_named_and_left_out(caplog: pytest.LogCapture
 
 
 def test_a_lora_of_another_model_is_refused() -> None:
-    with pytest.raises(HumoError, match="belongs to no layer"):
+    with pytest.raises(HuMoError, match="belongs to no layer"):
         tiny_pipeline().load_lora_weights({"diffusion_model.double_blocks.0.img_attn.lora_A.weight": torch.ones(3, 3)})
 
 
 def test_a_lora_file_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
-    with pytest.raises(HumoError, match="cannot be read"):
+    with pytest.raises(HuMoError, match="cannot be read"):
         pipeline.load_lora_weights(str(tmp_path / "missing.safetensors"))
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(HumoError, match="cannot be read"):
+    with pytest.raises(HuMoError, match="cannot be read"):
         pipeline.load_lora_weights(str(tmp_path), weight_name="broken.safetensors")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.errors import HumoError, RequestError
+from humo.errors import HuMoError, RequestError
 from humo.guidance import MODES, Mode
 from humo.inference import predictor
 from humo.progress import PHASES, Event
@@ -212,7 +212,7 @@ def test_a_batch_may_batch_its_passes_too(pipeline: HuMoPipeline) -> None:
 
 def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
     """The one line such a call is refused with, before the network is run."""
-    with pytest.raises(HumoError) as refused:
+    with pytest.raises(HuMoError) as refused:
         call(pipeline, **changes)
     assert isinstance(refused.value, RequestError)
     assert "\n" not in str(refused.value)

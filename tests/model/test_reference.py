@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from humo.model.reference import MASK_CHANNELS, network_input, with_references, without_references
-from humo.presets import ReferenceEntry
+from humo.presets import ReferenceInjection
 
 CHANNELS, LATENTS, HEIGHT, WIDTH = 16, 6, 4, 2
-BESIDE, OVERWRITE = ReferenceEntry.CHANNELS, ReferenceEntry.OVERWRITE
+BESIDE, OVERWRITE = ReferenceInjection.CHANNEL_CONCAT, ReferenceInjection.FRAME_REPLACE
 
 
 def some(*shape: int, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from humo.conditioning.audio import _resample, _step, encode_sound, window
+from humo.conditioning.audio import _resample, _step, audio_windows, encode_audio
 from humo.geometry import Geometry, audio_rows, audio_rows_needed, encoder_rows
 from humo.media.audio import load_sound
 from tests.parity.published import Golden, within
@@ -18,25 +18,25 @@ def test_features_and_windows_equal_the_published_ones(published: Golden) -> Non
     for seconds in published.meta["audio_seconds"]:
         sound = load_sound(published.folder / f"sound_{seconds}s.wav")
         bands = vectors[f"features_{seconds}s"].shape[1]
-        rows = encode_sound(sound, published.feature_extractor, published.audio_encoder, bands)
+        rows = encode_audio(sound, published.feature_extractor, published.audio_encoder, bands)
         assert within(1e-6, f"audio features, {seconds} s", rows, vectors[f"features_{seconds}s"])
         prefix = f"window_{seconds}s_"
         names = [name for name in vectors if name.startswith(prefix)]
         assert names
         for name in names:
             frames = int(name.removeprefix(prefix).removesuffix("f"))
-            latents = Geometry(16, 16, frames).video_latents
-            windows = window(rows, latents, slots=0)
+            latents = Geometry(16, 16, frames).video_latent_frames
+            windows = audio_windows(rows, latents, slots=0)
             assert within(1e-6, f"audio {name}", windows[..., : vectors[name].shape[-1]], vectors[name])
 
 
 def test_the_part_of_a_sound_that_a_clip_hears_is_encoded_as_within_the_whole(published: Golden) -> None:
     seconds = max(published.meta["audio_seconds"])
     sound = load_sound(published.folder / f"sound_{seconds}s.wav")
-    whole = encode_sound(sound, published.feature_extractor, published.audio_encoder, BANDS)
+    whole = encode_audio(sound, published.feature_extractor, published.audio_encoder, BANDS)
     for frames in (1, 13, 97, len(whole) - 40):
         rows = audio_rows_needed(frames)
-        part = encode_sound(sound, published.feature_extractor, published.audio_encoder, BANDS, rows)
+        part = encode_audio(sound, published.feature_extractor, published.audio_encoder, BANDS, rows)
         assert torch.equal(part, whole[:rows])
 
 
@@ -52,7 +52,7 @@ def test_resampling_is_torchs_interpolation_with_aligned_corners(samples: int) -
 
 def test_reference_slots_and_what_lies_outside_the_sound_are_silent() -> None:
     rows = torch.ones(20, BANDS, 2)
-    windows = window(rows, latents=6, slots=2)
+    windows = audio_windows(rows, latents=6, slots=2)
     assert windows.shape == (8, 8, BANDS, 2)
     heard = windows[:, :, 0, 0].numpy()
     assert np.array_equal(heard[0], [0, 0, 0, 0, 0, 1, 1, 1])

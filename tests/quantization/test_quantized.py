@@ -19,7 +19,7 @@ from humo.checkpoints.convert import ConversionReport, convert
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
 from humo.distributed.process_group import Crew, Ranks
-from humo.errors import CheckpointError, HumoError, RequestError
+from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.geometry import Geometry
 from humo.quantization.dequantize import SLICE, decode, dequantise
 from humo.quantization.formats import GGML_BLOCKS, row_bytes
@@ -228,7 +228,7 @@ def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
 
 
 def test_quantised_weights_are_not_for_the_published_layout(tmp_path: Path) -> None:
-    with pytest.raises(HumoError, match="keep_quantised: is for a model folder"):
+    with pytest.raises(HuMoError, match="keep_quantised: is for a model folder"):
         convert(tmp_path, tmp_path / "out", naming="published", keep_quantised=True)
 
 
@@ -245,11 +245,11 @@ def test_a_quantised_network_takes_what_is_said(tmp_path: Path, name: str) -> No
     model = open_model_folder(report.destination)
     kinds = model.components["transformer"].kinds
     geometry = Geometry(96, 64, 9, references=1)
-    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3, kinds=kinds)
+    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3, kinds=kinds)
     network = load_quantised(model, torch.float32)
     assert needs.weights["transformer"].whole == sum(weight.nbytes for weight in network.parameters())
     assert needs.weights["transformer"].two_blocks == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
-    plain = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    plain = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
     assert plain.weights["transformer"].whole > 2 * needs.weights["transformer"].whole
     assert needs.working["denoise"] == working_bytes(network, geometry)[0]
     assert "fp8" not in {offer.placement.name for offer in offers(needs, "cuda", 2**40, 2**40)}

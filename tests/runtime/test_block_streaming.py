@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from humo import HuMoPipeline
 from humo.errors import CheckpointError
 from humo.inference.inputs import Clip
-from humo.request import Plan, parse_request, resolve
+from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime.block_streaming import RowsOnDisk, Store, Stream, cast_to, load_streaming
 from humo.runtime.device import load_pipeline
 from tests.calls import HEIGHT, RED, WIDTH, tone
@@ -21,7 +21,7 @@ from tests.tiny import save_tiny_model
 SOUND = tone(12)
 
 
-def plan_of(pipeline: HuMoPipeline) -> Plan:
+def plan_of(pipeline: HuMoPipeline) -> GenerationPlan:
     asked = {"prompt": "a man, who sings", "images": ["red"], "audio": "sound", "steps": 3, "seed": 3}
     asked |= {"width": WIDTH, "height": HEIGHT, "frames": 9}
     return resolve(parse_request(asked), pipeline.preset, len(SOUND))

@@ -22,8 +22,8 @@ from humo.inference import predictor
 from humo.inference.inputs import Clip
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare
-from humo.presets import ReferenceEntry
-from humo.request import Plan, parse_request, resolve
+from humo.presets import ReferenceInjection
+from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime import device
 from humo.runtime.allocation_tracker import metered
 from humo.runtime.block_streaming import place, step_down
@@ -57,7 +57,7 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
     folder = save_tiny_model(tmp_path / "model", preset)
     model = open_model_folder(folder)
     geometry = Geometry(160, 96, 13, references=1)
-    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
     pipeline = HuMoPipeline.from_pretrained(str(folder))
     working, offered = working_bytes(pipeline.transformer, geometry)
     assert needs.offered == 2 * offered
@@ -69,7 +69,7 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
 def test_a_cache_keeps_something_for_each_branch() -> None:
     """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
     geometry, structure = Geometry(64, 64, 9), RELEASED["humo-1.7b"]
-    asked = structure, geometry, ReferenceEntry.OVERWRITE, torch.bfloat16, 3
+    asked = structure, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
     plain, first, line = (needs_of(*asked, name) for name in ("none", "first-block", "taylorseer"))
     assert plain.cached == 0
     assert first.cached == 3 * 3 * geometry.tokens * 1536 * 4
@@ -95,9 +95,9 @@ def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_far_more_frames_follow_from_a_few() -> None:
     few, many, more = (
-        needs_of(RELEASED["humo-1.7b"], Geometry(64, 64, frames), ReferenceEntry.OVERWRITE, torch.bfloat16, 3).working[
-            "decode"
-        ]
+        needs_of(
+            RELEASED["humo-1.7b"], Geometry(64, 64, frames), ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
+        ).working["decode"]
         for frames in (33, 65, 97)
     )
     assert more - many == many - few > 0
@@ -232,7 +232,7 @@ def folder(tmp_path: Path) -> Path:
     return save_tiny_model(tmp_path / "model", "humo-1.7b")
 
 
-def plan_of(folder: Path, output: Path, **fields: Any) -> Plan:
+def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
     asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
     return prepare(parse_request(asked | {"output": str(output)} | fields))
 
@@ -240,7 +240,9 @@ def plan_of(folder: Path, output: Path, **fields: Any) -> Plan:
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
     assert Engine().settled(plan).request.placement == "resident"
-    needs = needs_of(open_model_folder(folder).structures, plan.geometry, ReferenceEntry.OVERWRITE, torch.float32, 2)
+    needs = needs_of(
+        open_model_folder(folder).structures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
+    )
     least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs, together=True).values())
     monkeypatch.setattr(device, "SMALL", 10**9)
     for room, placement in ((10 * least, "resident"), (least, "disk")):
@@ -272,7 +274,7 @@ def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: P
 def test_the_disk_has_the_small_parts_in_float32() -> None:
     """As they are published; the large ones are there in two bytes whatever they compute in."""
     structures = RELEASED["humo-1.7b"]
-    needs = needs_of(structures, Geometry(64, 64, 5), ReferenceEntry.OVERWRITE, torch.float32, 3)
+    needs = needs_of(structures, Geometry(64, 64, 5), ReferenceInjection.FRAME_REPLACE, torch.float32, 3)
     assert needs.stored["vae"] == needs.weights["vae"].whole
     assert needs.stored["audio_encoder"] == needs.weights["audio_encoder"].whole
     assert needs.stored["text_encoder"] * 2 == needs.weights["text_encoder"].whole

@@ -79,7 +79,7 @@ def test_a_clip_is_much_the_same(folder: Path, placement: PlacementName, bound: 
 def test_what_is_planned_is_taken(folder: Path, placement: PlacementName) -> None:
     model, geometry = open_model_folder(folder), Geometry(96, 64, 9, references=1)
     structure = model.structures["transformer"]
-    needs = needs_of(model.structures, geometry, model.preset.reference_entry, torch.float32, 3)
+    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
     packed = packed_needs(needs, structure, geometry, torch.float32)[placement]
     net = load_pipeline(folder, device="cpu", dtype="float32", placement=placement).transformer
     assert packed.weights["transformer"].whole == sum(weight.nbytes for weight in net.parameters())
@@ -93,7 +93,7 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
     plan = prepare(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
     model = open_model_folder(folder)
-    sizes = model.structures, plan.geometry, model.preset.reference_entry, torch.float32
+    sizes = model.structures, plan.geometry, model.preset.reference_injection, torch.float32
     needs = needs_of(*sizes, 2)
     packed = packed_needs(needs, sizes[0]["transformer"], sizes[1], torch.float32)
     takes = {one.placement.name: one.host for one in offers(needs, "cpu", 0, 0, packed=packed)}

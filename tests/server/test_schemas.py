@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from humo.errors import HumoError, RequestError
+from humo.errors import HuMoError, RequestError
 from humo.request import GenerateRequest
 from humo.server.schemas import ALIASES, FILES, OTHERS, PLAIN, Given, address_in, body_schema, sort
 from humo.server.upload_sanitizer import from_data_address
@@ -86,7 +86,7 @@ NAMES = st.sampled_from([*PLAIN, *ALIASES, *FILES, *OTHERS, "images[]", "audio_r
 
 @given(st.lists(st.tuples(NAMES, JSON_VALUES), max_size=6))
 def test_nothing_but_a_refusal_comes_of_nonsense(body: list[tuple[str, Any]]) -> None:
-    with suppress(HumoError):
+    with suppress(HuMoError):
         for name, _, value in sort(body).files:
             address_in(value, name)
 

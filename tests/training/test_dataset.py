@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from humo.errors import HumoError, MediaError, RequestError
+from humo.errors import HuMoError, MediaError, RequestError
 from humo.media.face_identity import EMBEDDING
-from humo.presets import ReferenceEntry
+from humo.presets import ReferenceInjection
 from humo.training.collate import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
 from humo.training.config import Data, Loss, Recipe
 from humo.training.dataset import of_split, read_truth, scan
@@ -75,7 +75,7 @@ def test_splits_are_kept_apart(own_dataset: Path) -> None:
 @pytest.mark.parametrize("name", ["video", "video_caption.parquet"])
 def test_a_folder_of_another_layout_is_refused(own_dataset: Path, name: str) -> None:
     (own_dataset / name).rename(own_dataset / "elsewhere")
-    with pytest.raises(HumoError, match=f"has no .*{name}"):
+    with pytest.raises(HuMoError, match=f"has no .*{name}"):
         scan(Data(folder=str(own_dataset)))
 
 
@@ -182,7 +182,7 @@ def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folde
 def collator(asked: Recipe, cache: Cache) -> Collator:
     """One that keeps every condition, and does nothing beside."""
     return Collator(
-        entry=ReferenceEntry.OVERWRITE,
+        entry=ReferenceInjection.FRAME_REPLACE,
         loss=asked.loss,
         keep={"TIA": 1.0},
         paraphrases=0.0,

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import open_model_folder
-from humo.errors import CheckpointError, HumoError, RequestError
+from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.inference.denoise import make_scheduler
-from humo.presets import HUMO_1_7B, HUMO_17B, Student, find_student
+from humo.presets import HUMO_1_7B, HUMO_17B, Distillation, read_distillation
 from humo.request import parse_request, resolve
 from humo.training.distillation import STATES, Walks, mode_of
 from humo.training.metrics_log import read_journal
@@ -24,7 +24,7 @@ from humo.training.train import train
 from tests.training.made_up import SIDE, values
 
 DISTILL = {"steps": 3, "teacher_steps": 2, "walks": 4, "scales": {"text": [1, 4], "audio": [1, 5]}}
-STUDENT = Student(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image": (2.0, 2.0)})
+STUDENT = Distillation(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image": (2.0, 2.0)})
 
 
 def asked(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def test_a_student_is_a_model_that_makes_one_pass_a_step(
     teacher = tiny_model_folder if family == "1.7b" else tiny_model_folder_17b
     made = train(parse_recipe(asked(dataset, teacher, tmp_path)))
     folder = open_model_folder(made)
-    assert folder.preset.student is not None
-    assert (folder.preset.student.steps, folder.preset.steps) == (3, 3)
+    assert folder.preset.distillation is not None
+    assert (folder.preset.distillation.steps, folder.preset.steps) == (3, 3)
     pipeline = HuMoPipeline.from_pretrained(str(made))
     told: list[list[float]] = []
     pipeline.transformer.scale_embedder.register_forward_pre_hook(lambda _, given: told.append(given[0][0].tolist()))
@@ -149,7 +149,9 @@ def test_a_lora_makes_a_student_of_its_teacher(dataset: Path, tiny_model_folder:
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     guided = pipeline.preset
     pipeline.load_lora_weights(str(made))
-    assert pipeline.preset.student == find_student({"student": {**DISTILL, "shift": 5.0, "scales": _ranges()}})
+    assert pipeline.preset.distillation == read_distillation(
+        {"student": {**DISTILL, "shift": 5.0, "scales": _ranges()}}
+    )
     stored = load_file(next(made.glob("*.safetensors")))
     for name, weight in pipeline.transformer.scale_embedder.state_dict().items():
         assert weight.equal(stored[f"transformer.scale_embedder.{name}"])
@@ -183,22 +185,22 @@ def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path)
 )
 def test_a_student_refuses_what_it_did_not_learn(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        resolve(parse_request({"prompt": "hello"} | fields), HUMO_17B.taught(STUDENT))
+        resolve(parse_request({"prompt": "hello"} | fields), HUMO_17B.distilled(STUDENT))
     assert str(refusal.value).startswith(said)
 
 
 def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> None:
     fields = {"prompt": "hello", "scale_audio": 2.0, "scale_image": 3.0, "negative_prompt": "blur", "frames": 9}
-    plan = resolve(parse_request(fields), HUMO_17B.taught(STUDENT))
+    plan = resolve(parse_request(fields), HUMO_17B.distilled(STUDENT))
     assert plan.passes == 3
     idle = ["scale_audio", "scale_image", "negative_prompt"]
     assert [note.split(" ")[0] for note in plan.notes] == idle
-    fewer = resolve(parse_request(fields | {"steps": 2, "speed": "fast"}), HUMO_17B.taught(STUDENT))
+    fewer = resolve(parse_request(fields | {"steps": 2, "speed": "fast"}), HUMO_17B.distilled(STUDENT))
     assert fewer.passes == 2
     assert [note.split(" ")[0] for note in fewer.notes] == ["steps", *idle, "speed"]
     # defaults that the student was never told are moved to the nearest that it was
     assert plan.request.scale_audio == 2.0
-    assert resolve(parse_request({"prompt": "hello"}), HUMO_17B.taught(STUDENT)).request.scale_text == 4.0
+    assert resolve(parse_request({"prompt": "hello"}), HUMO_17B.distilled(STUDENT)).request.scale_text == 4.0
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> Non
 def test_a_recipe_that_cannot_be_is_refused(
     changes: dict[str, Any], said: str, dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(HumoError, match=said):
+    with pytest.raises(HuMoError, match=said):
         parse_recipe(asked(dataset, tiny_model_folder, tmp_path, **changes))
 
 
@@ -224,9 +226,9 @@ def test_stages_of_a_student_are_refused_that_walks_do_not_have(
         ({"train": ["all", "focus"]}, "learns no focus"),
         ({"keep": {"TIA": 0.9, "-": 0.1}}, "without text"),
     ):
-        with pytest.raises(HumoError, match=said):
+        with pytest.raises(HuMoError, match=said):
             parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage | change]))
-    with pytest.raises(HumoError, match="than the first stage"):
+    with pytest.raises(HuMoError, match="than the first stage"):
         parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage, stage | {"frames": [5]}]))
 
 
@@ -243,7 +245,7 @@ def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_fold
 
 
 def test_a_student_needs_a_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(HumoError, match=r"no model\.network"):
+    with pytest.raises(HuMoError, match=r"no model\.network"):
         parse_recipe(
             asked(dataset, tiny_model_folder, tmp_path, model=values(dataset, tiny_model_folder, tmp_path)["model"])
         )

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training.auxiliary_heads import focus_loss, identity_loss, lips_loss
 from humo.training.config import Loss, Stage
 from humo.training.flow_matching import add_noise, draw_level, timestep_of, velocity_loss
@@ -38,13 +38,13 @@ def test_a_weighted_loss_is_the_weighted_mean() -> None:
 
 
 def test_noise_levels_are_logit_normal_and_shifted() -> None:
-    generator = seeded(0)
+    generator = seeded_generator(0)
     levels = torch.tensor([draw_level(Loss(), generator) for _ in range(4000)])
     logit = (levels / (1 - levels)).log()
     assert logit.mean() == pytest.approx(0, abs=0.06)
     assert logit.std() == pytest.approx(1, abs=0.05)
-    shifted = torch.tensor([draw_level(Loss(shift=3.0), seeded(1)) for _ in range(1)])
-    plain = draw_level(Loss(), seeded(1))
+    shifted = torch.tensor([draw_level(Loss(shift=3.0), seeded_generator(1)) for _ in range(1)])
+    plain = draw_level(Loss(), seeded_generator(1))
     assert float(shifted) == pytest.approx(3 * plain / (1 + 2 * plain))
     even = torch.tensor([draw_level(Loss(uniform=1.0), generator) for _ in range(4000)])
     assert even.var() == pytest.approx(1 / 12, abs=0.005)

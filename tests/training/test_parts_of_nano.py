@@ -21,7 +21,7 @@ from humo.conditioning.text import encode_text
 from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training import train_text_encoder
 from humo.training.autoencoder_data import read_piece
 from humo.training.checkpoint import finished
@@ -235,8 +235,8 @@ def test_a_place_that_weighs_more_counts_more() -> None:
     half[..., :8] = 0
     loss = AutoencoderLoss(square=0, gradient=0, kl=0)
     vae.encoder.conv_out.weight.data.zero_()
-    quiet = losses(vae, video, half, loss, seeded(0))[1]
-    expected = losses(vae, video, even, loss, seeded(0))[1]
+    quiet = losses(vae, video, half, loss, seeded_generator(0))[1]
+    expected = losses(vae, video, even, loss, seeded_generator(0))[1]
     assert not torch.isclose(quiet, expected)
     assert again.shape == video.shape
 
@@ -247,7 +247,7 @@ def test_pieces_are_cut_where_their_masks_are(dataset: Path) -> None:
     assert whole.video.shape == (3, FRAMES, SIDE, SIDE)
     assert np.unique(whole.weight[:, :16, :16]).tolist() == [2.0]
     assert np.unique(whole.weight[:, 16:]).tolist() == [1.0]
-    one = read_piece(clip, AutoencoderLoss(face=1.0), 5, 16, seeded("a"))
+    one = read_piece(clip, AutoencoderLoss(face=1.0), 5, 16, seeded_generator("a"))
     assert one.video.shape == (3, 5, 16, 16)
     assert one.weight.shape == (5, 16, 16)
 

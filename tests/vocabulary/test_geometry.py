@@ -12,8 +12,8 @@ from humo.geometry import (
     audio_rows_needed,
     audio_window,
     encoder_rows,
-    frames_in_samples,
-    frames_in_seconds,
+    frames_of_samples,
+    frames_of_seconds,
     snap_frames,
 )
 
@@ -42,8 +42,8 @@ def test_a_clip_is_counted_alike_in_frames_latents_and_tokens(
     channels, latents, rows, columns = geometry.latent_shape(16)
     assert channels == 16
     assert (rows * 8, columns * 8) == (height, width)
-    assert latents == geometry.video_latents + max(1, references)
-    assert 4 * geometry.video_latents - 3 == frames
+    assert latents == geometry.video_latent_frames + max(1, references)
+    assert 4 * geometry.video_latent_frames - 3 == frames
     assert geometry.tokens_per_frame == (height // 16) * (width // 16)
     assert geometry.tokens == latents * geometry.tokens_per_frame
     assert geometry.seconds == pytest.approx(frames / 25)
@@ -52,7 +52,7 @@ def test_a_clip_is_counted_alike_in_frames_latents_and_tokens(
 def test_the_published_clip_is_counted_as_published() -> None:
     geometry = Geometry(832, 480, 97, references=2)
     assert geometry.latent_shape(16) == (16, 27, 60, 104)
-    assert geometry.video_latents == 25
+    assert geometry.video_latent_frames == 25
     assert geometry.tokens_per_frame == 1560
     assert geometry.tokens == 27 * 1560
 
@@ -82,14 +82,14 @@ def test_a_negative_number_of_references_is_refused() -> None:
 
 @given(frames=st.integers(0, 90_000))
 def test_seconds_written_as_decimals_give_the_frames_they_came_from(frames: int) -> None:
-    assert frames_in_seconds(frames / 25) == frames
-    assert frames_in_seconds(float(f"{frames / 25:.2f}")) == frames
-    assert frames_in_seconds(frames / 25 + 0.039) == frames
+    assert frames_of_seconds(frames / 25) == frames
+    assert frames_of_seconds(float(f"{frames / 25:.2f}")) == frames
+    assert frames_of_seconds(frames / 25 + 0.039) == frames
 
 
 @given(frames=st.integers(0, 90_000), rest=st.integers(0, 639))
 def test_a_part_of_a_frame_of_sound_is_no_frame(frames: int, rest: int) -> None:
-    assert frames_in_samples(640 * frames + rest) == frames
+    assert frames_of_samples(640 * frames + rest) == frames
 
 
 @given(samples=st.integers(0, 60_000_000))
@@ -97,7 +97,7 @@ def test_the_encoder_gives_two_rows_a_frame_of_which_one_is_left(samples: int) -
     fast = encoder_rows(samples)
     assert fast == 2 * (samples // 640)
     assert audio_rows(fast) == int(fast / 50.0 * 25)
-    assert frames_in_samples(samples) - 1 <= audio_rows(fast) <= frames_in_samples(samples)
+    assert frames_of_samples(samples) - 1 <= audio_rows(fast) <= frames_of_samples(samples)
 
 
 @pytest.mark.parametrize(("fast", "slow"), [(0, 0), (2, 1), (56, 28), (58, 28), (60, 30), (114, 56), (3150, 1575)])
@@ -121,6 +121,6 @@ def test_the_first_latent_frame_hears_three_silent_rows_and_then_minus_2_to_2() 
 
 @given(frames=lengths)
 def test_a_clip_hears_rows_up_to_the_end_of_its_last_window(frames: int) -> None:
-    latents = Geometry(16, 16, frames).video_latents
+    latents = Geometry(16, 16, frames).video_latent_frames
     assert audio_rows_needed(frames) == max(audio_window(latent).stop for latent in (0, latents - 1))
     assert audio_rows_needed(frames) == frames + 2

@@ -17,14 +17,14 @@ from humo.guidance import (
     SPEEDS,
     TIME_ADAPTIVE,
     Guidance,
+    GuidanceReuse,
+    GuidanceScales,
+    GuidanceStep,
+    GuidanceTable,
     Ladder,
     Rung,
-    Scales,
-    Speed,
-    Table,
-    Turn,
-    steady,
-    weigh,
+    constant,
+    pass_weights,
 )
 from humo.presets import HUMO_1_7B, HUMO_17B
 from humo.schedule import timesteps
@@ -46,7 +46,7 @@ def predictions() -> V:
 def climb(ladder: Ladder, v: V) -> Tensor:
     """The sum of passes that the pipeline runs."""
     total = torch.zeros_like(v(""))
-    for rung, weight in weigh(ladder):
+    for rung, weight in pass_weights(ladder):
         total += weight * v(rung.keep)
     return total
 
@@ -68,7 +68,7 @@ FORMULAS: dict[tuple[str, str, str], Formula] = {
     ("1.7B", "T", "early"): lambda v, t, i, a: t * (v("T") - v("")) + v(""),
 }
 FORMULAS |= {(family, mode, "late"): f for (family, mode, _), f in FORMULAS.items() if family == "1.7B"}
-TABLES: dict[str, Table] = {"17B": TIME_ADAPTIVE, "1.7B": CONSTANT}
+TABLES: dict[str, GuidanceTable] = {"17B": TIME_ADAPTIVE, "1.7B": CONSTANT}
 TIMESTEPS = {"early": (981.0, 980.0001, 999.0), "late": (980.0, 979.0, 1.0)}
 SCALES = [(5.0, 4.0, 5.5), (7.5, 4.0, 7.5), (7.0, 4.0, 7.5), (1.0, 1.0, 1.0), (2.0, 0.0, 2.0), (0.3, 9.1, 0.0)]
 
@@ -78,7 +78,7 @@ SCALES = [(5.0, 4.0, 5.5), (7.5, 4.0, 7.5), (7.0, 4.0, 7.5), (1.0, 1.0, 1.0), (2
 def test_a_ladder_is_the_published_formula(
     family: str, mode: str, phase: str, text: float, image: float, audio: float
 ) -> None:
-    guidance = TABLES[family][mode](Scales(text=text, audio=audio, image=image))  # type: ignore[index]
+    guidance = TABLES[family][mode](GuidanceScales(text=text, audio=audio, image=image))  # type: ignore[index]
     v = predictions()
     expected = FORMULAS[family, mode, phase](v, text, image, audio)
     for timestep in TIMESTEPS[phase]:
@@ -91,7 +91,7 @@ def test_every_mode_of_both_families_is_written_out_above() -> None:
 
 @given(switch=st.floats(0, 1000))
 def test_the_switch_is_passed_strictly_above_its_timestep(switch: float) -> None:
-    guidance = TIME_ADAPTIVE["TIA"](Scales(text=5.0, audio=5.5, switch_timestep=switch))
+    guidance = TIME_ADAPTIVE["TIA"](GuidanceScales(text=5.0, audio=5.5, switch_timestep=switch))
     assert guidance.at(switch) is guidance.late
     assert guidance.at(switch + 0.5) is guidance.early
     assert guidance.early != guidance.late
@@ -105,7 +105,7 @@ ladders = st.lists(st.tuples(st.sampled_from(["", "T", "I", "TI", "TA", "TIA"]),
 
 @given(ladder=ladders)
 def test_the_weights_of_any_ladder_add_up_to_one(ladder: Ladder) -> None:
-    weighted = weigh(ladder)
+    weighted = pass_weights(ladder)
     assert sum(weight for _, weight in weighted) == pytest.approx(1.0, abs=1e-9)
     assert all(weight != 0 for _, weight in weighted)
 
@@ -130,14 +130,14 @@ def test_a_rung_says_which_conditions_it_sees() -> None:
 
 def kept(ladder: Ladder) -> list[str]:
     """The passes that are run."""
-    return [rung.keep for rung, _ in weigh(ladder)]
+    return [rung.keep for rung, _ in pass_weights(ladder)]
 
 
 def test_the_published_scales_of_the_small_family_save_a_pass() -> None:
     guidance = HUMO_1_7B.guidance
     assert kept(guidance["TIA"](HUMO_1_7B.scales).late) == ["", "TA", "TIA"]
     assert kept(guidance["TA"](HUMO_1_7B.scales).late) == ["", "TA"]
-    script = Scales(text=7.0, audio=7.5, image=4.0)  # of the published scripts
+    script = GuidanceScales(text=7.0, audio=7.5, image=4.0)  # of the published scripts
     assert kept(guidance["TIA"](script).late) == ["", "T", "TA", "TIA"]
     assert kept(guidance["TA"](script).late) == ["", "T", "TA"]
 
@@ -149,7 +149,7 @@ def test_the_large_family_takes_three_passes_a_step() -> None:
 
 
 def test_scales_of_one_take_a_single_pass() -> None:
-    guidance = CONSTANT["TIA"](Scales(text=1.0, audio=1.0, image=1.0))
+    guidance = CONSTANT["TIA"](GuidanceScales(text=1.0, audio=1.0, image=1.0))
     assert kept(guidance.early) == ["TIA"]
 
 
@@ -161,27 +161,33 @@ def test_passes_are_counted_over_the_timesteps_of_a_run() -> None:
     early = sum(timestep > 980 for timestep in run)
     assert 0 < early < 50
     assert adaptive.passes(run) == 2 * early + (50 - early)
-    assert steady(Rung("T")).passes(run) == 50
+    assert constant(Rung("T")).passes(run) == 50
 
 
 def test_at_less_than_exact_speed_some_steps_run_their_last_pass_alone() -> None:
     ladder = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
-    guidance = steady(*ladder)
-    turns = guidance.turns([900, 800, 700, 600, 500], Speed(again=1, guided_above=600.0))
+    guidance = constant(*ladder)
+    turns = guidance.plan_steps([900, 800, 700, 600, 500], GuidanceReuse(steps=1, guidance_above_timestep=600.0))
     alone = ((Rung("TA", 3.0), 1.0),)
-    whole = tuple(weigh(ladder))
-    assert turns == [Turn(whole), Turn(alone, again=True), Turn(whole), Turn(alone), Turn(alone)]
-    assert guidance.passes([900, 800, 700, 600, 500], Speed(again=1, guided_above=600.0)) == 9
-    assert [turn.rungs for turn in guidance.turns([900, 100])] == [whole, whole]
+    whole = tuple(pass_weights(ladder))
+    assert turns == [
+        GuidanceStep(whole),
+        GuidanceStep(alone, reuse_difference=True),
+        GuidanceStep(whole),
+        GuidanceStep(alone),
+        GuidanceStep(alone),
+    ]
+    assert guidance.passes([900, 800, 700, 600, 500], GuidanceReuse(steps=1, guidance_above_timestep=600.0)) == 9
+    assert [turn.rungs for turn in guidance.plan_steps([900, 100])] == [whole, whole]
 
 
 def test_a_difference_is_not_carried_over_from_one_ladder_to_another() -> None:
     early, late = (Rung("I"), Rung("TI", 5.0)), (Rung(""), Rung("TI", 3.0))
-    turns = Guidance(early, late, 750.0).turns([900, 800, 700, 600], Speed(again=3))
-    assert [turn.again for turn in turns] == [False, True, False, True]
+    turns = Guidance(early, late, 750.0).plan_steps([900, 800, 700, 600], GuidanceReuse(steps=3))
+    assert [turn.reuse_difference for turn in turns] == [False, True, False, True]
 
 
 def test_a_ladder_whose_last_pass_counts_for_nothing_is_spared_nothing() -> None:
-    guidance = steady(Rung(""), Rung("T", 2.0), Rung("TA", 0.0))
-    turns = guidance.turns([900, 800, 10], SPEEDS["fast"])
-    assert all(len(turn.rungs) == 2 and not turn.again for turn in turns)
+    guidance = constant(Rung(""), Rung("T", 2.0), Rung("TA", 0.0))
+    turns = guidance.plan_steps([900, 800, 10], SPEEDS["fast"])
+    assert all(len(turn.rungs) == 2 and not turn.reuse_difference for turn in turns)

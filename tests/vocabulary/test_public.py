@@ -27,7 +27,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 
 def test_the_words_of_a_request_come_without_torch() -> None:
-    program = "import json, sys; from humo import GenerateRequest, HumoError; print(json.dumps(list(sys.modules)))"
+    program = "import json, sys; from humo import GenerateRequest, HuMoError; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(in_a_new_process(program))
     assert "humo.request" in loaded
     assert not {"torch", "numpy", "diffusers", "transformers"} & set(loaded)
@@ -49,13 +49,13 @@ def test_every_public_name_is_there_and_listed_before_its_first_use() -> None:
 
 
 def test_public_classes_are_the_modules_own() -> None:
-    from humo.errors import HumoError
+    from humo.errors import HuMoError
     from humo.inference.pipeline import HuMoPipeline
     from humo.request import GenerateRequest
 
     assert humo.HuMoPipeline is HuMoPipeline
     assert humo.GenerateRequest is GenerateRequest
-    assert humo.HumoError is HumoError
+    assert humo.HuMoError is HuMoError
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

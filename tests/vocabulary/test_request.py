@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from humo.errors import HumoError, RequestError
-from humo.guidance import Scales
+from humo.errors import HuMoError, RequestError
+from humo.guidance import GuidanceScales
 from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset
-from humo.request import GenerateRequest, Plan, allowed, parse_request, resolve
+from humo.request import GenerateRequest, GenerationPlan, describe_limits, parse_request, resolve
 
 FRAME = 640  # samples of 16 kHz sound
 FAMILIES = [HUMO_17B, HUMO_1_7B]
 
 
-def plan_for(preset: Preset = HUMO_17B, *, sound_samples: int | None = None, **fields: Any) -> Plan:
+def plan_for(preset: Preset = HUMO_17B, *, sound_samples: int | None = None, **fields: Any) -> GenerationPlan:
     """The plan of a request; a sound is given by its length."""
     if sound_samples is not None:
         fields["audio"] = "speech.wav"
@@ -91,8 +91,8 @@ def test_what_is_allowed_is_said() -> None:
     assert str(refusal(width=481)) == "width: 481 is not allowed; allowed: a whole number, 16 to 8192, a multiple of 16"
     assert str(refusal(scale_text=99)) == "scale_text: 99 is not allowed; allowed: a number, 0 to 50"
     assert str(refusal(seconds=math.nan)) == "seconds: nan is not allowed; allowed: a number, 0.04 to 3600"
-    assert allowed("dtype") == "one of auto, float32, bfloat16, float16"
-    assert allowed("prompt") == "text, 1 to 10000 characters"
+    assert describe_limits("dtype") == "one of auto, float32, bfloat16, float16"
+    assert describe_limits("prompt") == "text, 1 to 10000 characters"
 
 
 def test_a_missing_prompt_is_named() -> None:
@@ -125,7 +125,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 
 def test_a_refusal_is_an_error_of_the_users() -> None:
     refused = refusal(width=1)
-    assert isinstance(refused, HumoError)
+    assert isinstance(refused, HuMoError)
     assert refused.problem == "1 is not allowed"
     assert "multiple of 16" in refused.remedy
 
@@ -253,7 +253,7 @@ def test_a_window_that_cannot_be_is_refused(given: dict[str, int], message: str)
 
 def test_windows_may_be_shorter_than_the_model_knows() -> None:
     plan = plan_for(HUMO_1_7B, frames=41, window=25, overlap=8)
-    assert [(one.start, one.latents, one.shared) for one in plan.windows] == [(0, 7, 0), (4, 7, 2)]
+    assert [(one.start, one.latent_frames, one.overlap) for one in plan.windows] == [(0, 7, 0), (4, 7, 2)]
     assert plan.window_geometry.frames == 25
     assert plan_for(HUMO_1_7B, frames=9, window=5).request.overlap == 0, "what fits, where less than the preset's does"
 
@@ -297,7 +297,7 @@ def test_what_is_left_open_is_the_presets(preset: Preset) -> None:
     request = plan_for(preset, images=["a.png"], sound_samples=9 * FRAME).request
     assert (request.width, request.height, request.steps, request.shift, request.seed) == (832, 480, 50, 5.0, 666666)
     assert request.negative_prompt == NEGATIVE_PROMPT
-    scales = Scales(
+    scales = GuidanceScales(
         text=request.scale_text or 0,
         audio=request.scale_audio or 0,
         image=request.scale_image or 0,
@@ -308,8 +308,8 @@ def test_what_is_left_open_is_the_presets(preset: Preset) -> None:
 
 
 def test_the_published_defaults_are_those_of_the_published_configurations() -> None:
-    assert HUMO_17B.scales == Scales(text=5.0, audio=5.5, switch_timestep=980.0)
-    assert HUMO_1_7B.scales == Scales(text=7.5, audio=7.5, image=4.0)
+    assert HUMO_17B.scales == GuidanceScales(text=5.0, audio=5.5, switch_timestep=980.0)
+    assert HUMO_1_7B.scales == GuidanceScales(text=7.5, audio=7.5, image=4.0)
 
 
 def test_zeros_are_values_and_not_gaps() -> None:

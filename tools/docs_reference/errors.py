@@ -157,7 +157,7 @@ humo: width: '90' is not allowed; allowed: a whole number, 16 to 8192, a multipl
 
 At the command the exit code is then 2 ([exit codes](../command-line.md#exit-codes)); with `--json` the parts come apart
 (`field`, `problem`, `remedy`); over HTTP the line is `error.message`, and `error.param` the field; in Python it is a
-`humo.HumoError` with `field`, `problem` and `remedy`. Whatever says `failed:` is a fault of this program or of the
+`humo.HuMoError` with `field`, `problem` and `remedy`. Whatever says `failed:` is a fault of this program or of the
 machine: `--debug` shows more, and `humo doctor` looks at the installation.
 
 Below stands every message there is. `‹word›` stands for what was given or found.

@@ -25,7 +25,7 @@ from tools.docs_reference.sources import (
     walk,
 )
 
-FAMILY = "HumoError"
+FAMILY = "HuMoError"
 NEAREST = "did you mean ‹the nearest›? or: known are ‹all that there are›"
 """What `humo.errors.did_you_mean` comes to."""
 
@@ -108,7 +108,7 @@ def messages() -> tuple[Message, ...]:
 
 
 def error_classes() -> frozenset[str]:
-    """The names of `HumoError` and of all that descend from it."""
+    """The names of `HuMoError` and of all that descend from it."""
     parents = {
         node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
         for module in modules()

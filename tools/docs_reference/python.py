@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import humo
-from humo.request import GenerateRequest, allowed
+from humo.request import GenerateRequest, describe_limits
 from tools.docs_reference.markdown import code, docstring, plain
 from tools.docs_reference.sources import Function, parameters, top, tree
 
@@ -91,7 +91,7 @@ def _fields() -> Iterator[str]:
     yield from ("| field | takes | means |", "|---|---|---|")
     for name, field in GenerateRequest.model_fields.items():
         needed = " (required)" if field.is_required() else ""
-        yield f"| {code(name)}{needed} | {plain(allowed(name))} | {plain(field.description or '')} |"
+        yield f"| {code(name)}{needed} | {plain(describe_limits(name))} | {plain(field.description or '')} |"
     yield ""
 
 

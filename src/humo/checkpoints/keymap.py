@@ -15,7 +15,7 @@ from humo.checkpoints.architecture import (
     TextStructure,
     TransformerStructure,
 )
-from humo.geometry import BLOCK_VALUES
+from humo.geometry import VALUES_PER_LATENT
 
 Shape = tuple[int, ...]
 
@@ -175,8 +175,8 @@ def autoencoder_names(structure: AutoencoderStructure) -> Iterator[Name]:
             step += 1
     yield from _head("decoder", widths[0], structure.pixel_channels)
     if isinstance(structure, ShortcutStructure):
-        yield from _layer("linear_encoder", "linear_encoder", (latent, BLOCK_VALUES))
-        yield from _layer("linear_decoder", "linear_decoder", (BLOCK_VALUES, latent, 3, 3, 3))
+        yield from _layer("linear_encoder", "linear_encoder", (latent, VALUES_PER_LATENT))
+        yield from _layer("linear_decoder", "linear_decoder", (VALUES_PER_LATENT, latent, 3, 3, 3))
 
 
 def _residual(published: str, ours: str, width: int, out: int) -> Iterator[Name]:

@@ -26,7 +26,7 @@ from humo.checkpoints.hubs.catalogue import CATALOGUE
 from humo.checkpoints.keymap import names_of
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS, OWN_QUANTISATION, QUANTISATION
 from humo.errors import CheckpointError
-from humo.presets import Preset, ReferenceEntry, find_preset, find_student
+from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
 from humo.quantization.formats import QUANTISED
 
 PUBLISHED_FILES = (
@@ -221,7 +221,7 @@ def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
     for name, component in components.items():
         if name in MEASURES:
             _check_contents(component, MEASURES[name], preset)
-    return ModelFolder(folder, preset.taught(find_student(components[NETWORK].config)), components, base)
+    return ModelFolder(folder, preset.distilled(read_distillation(components[NETWORK].config)), components, base)
 
 
 def base_of(path: str | os.PathLike[str]) -> Path | None:
@@ -328,10 +328,10 @@ def _check_contents(
             problem = f"config.json says {setting} = {told}, and the weights say {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     if isinstance(structure, TransformerStructure):
-        if bool(structure.scale_inputs) is not (find_student(component.config) is not None):
+        if bool(structure.scale_inputs) is not (read_distillation(component.config) is not None):
             problem = "is told the guidance scales by its weights alone, or by its config.json alone"
             raise CheckpointError(str(component.folder), problem, "distill it again")
         beside = structure.in_channels > structure.out_channels
-        if beside is not (preset.reference_entry is ReferenceEntry.CHANNELS):
+        if beside is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):
             problem = f"takes {structure.in_channels} channels, which is not {preset.title}'s family"
             raise CheckpointError(str(component.folder), problem, f"the {MODEL_INDEX} and the weights must be of one")

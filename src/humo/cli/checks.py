@@ -22,7 +22,7 @@ from typing import Any
 
 from humo import __version__
 from humo.checkpoints.model_folder import open_model_folder
-from humo.errors import HumoError
+from humo.errors import HuMoError
 from humo.runtime.device import HOST, PORT, folder_of
 
 PACKAGE = "humo-video"
@@ -220,7 +220,7 @@ def _models(model: Path | None) -> Found:
         name = "the embedded model" if folder is None else str(folder)
         try:
             found = open_model_folder(folder_of(folder))
-        except HumoError as error:
+        except HuMoError as error:
             yield State.ERROR, f"{name}: {error.problem}", error.remedy
             continue
         yield State.GOOD, f"{name} is whole: {found.preset.title}, {found.bytes / 1e6:.1f} MB of weights", ""

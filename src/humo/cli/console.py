@@ -13,7 +13,7 @@ from humo.progress import Event
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from humo.errors import HumoError
+    from humo.errors import HuMoError
 
 SECONDS_BETWEEN_LINES = 5.0  # between two lines about one phase, where there is no terminal
 
@@ -35,7 +35,7 @@ class Quiet:
         """The progress that follows is that of a batch's row."""
 
     def progress(self, event: Event) -> None:
-        """A step was done; a `humo.progress.Listener`."""
+        """A step was done; a `humo.progress.ProgressCallback`."""
         self.step(event.phase, event.done, event.total)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
@@ -44,7 +44,7 @@ class Quiet:
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """Something is finished: a line for people, values for programs."""
 
-    def error(self, error: HumoError | str, **values: Any) -> None:
+    def error(self, error: HuMoError | str, **values: Any) -> None:
         """Something went wrong."""
         self.close()
         print(_one_line(f"humo: {error}"), file=sys.stderr)
@@ -153,7 +153,7 @@ class Json(Quiet):
         """``{"event": "result"}``, or another kind, with the values."""
         _write({"event": kind, **values}, self._out)
 
-    def error(self, error: HumoError | str, **values: Any) -> None:
+    def error(self, error: HuMoError | str, **values: Any) -> None:
         """``{"event": "error"}`` with the class, field, problem and remedy."""
         parts = {"kind": type(error).__name__} if isinstance(error, Exception) else {"kind": "failed"}
         told = {name: getattr(error, name) for name in ("field", "problem", "remedy") if hasattr(error, name)}

@@ -28,12 +28,12 @@ from humo.cli import train as train_command
 from humo.cli import verify as verify_command
 from humo.cli.console import BYTES, Quiet, choose_console
 from humo.cli.options import Parser, add_request_options, check_installed, check_ray_address, given_fields, whole
-from humo.errors import HumoError, RequestError, did_you_mean
+from humo.errors import HuMoError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from humo.jobs.batch import Make
     from humo.jobs.request_files import JobFile, Row
-    from humo.request import Plan
+    from humo.request import GenerationPlan
 
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes."""
@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> int:
     try:
         with _terminable():
             return _dispatch(list(words), console)
-    except HumoError as error:
+    except HuMoError as error:
         console.error(f"rank {os.environ['RANK']}: {error}" if helps else error)
         return USAGE
     except KeyboardInterrupt:
@@ -196,7 +196,7 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
     return DONE
 
 
-def _generate_together(plan: Plan, options: argparse.Namespace, console: Quiet) -> int:
+def _generate_together(plan: GenerationPlan, options: argparse.Namespace, console: Quiet) -> int:
     """As one of several ranks; the first one writes the video and tells of it."""
     from humo.cli.report import describe_result
     from humo.distributed.process_group import Crew, ranks

@@ -55,11 +55,11 @@ class _Help(argparse.HelpFormatter):
 
 def add_request_options(parser: Parser) -> None:
     """One option for each field of a request, with its description, range and published defaults."""
-    from humo.request import GenerateRequest, allowed
+    from humo.request import GenerateRequest, describe_limits
 
     group = parser.add_argument_group("request", "what to make; whatever is left out is the model's published value")
     for name, field in GenerateRequest.model_fields.items():
-        words = allowed(name)
+        words = describe_limits(name)
         text = f"{field.description}{_values(name, field.default, words)}".replace("%", "%%")
         flag = "--" + REPEATABLE.get(name, name).replace("_", "-")
         settings: dict[str, Any] = {"dest": name, "help": text, "default": argparse.SUPPRESS}

@@ -79,7 +79,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
     geometry = plan.window_geometry
-    needs = needs_of(structures, geometry, preset.reference_entry, precision, branches, kinds=kinds)
+    needs = needs_of(structures, geometry, preset.reference_injection, precision, branches, kinds=kinds)
     packed = packed_needs(needs, structures["transformer"], geometry, precision)
     found = offers(needs, kind, *sizes, packed=packed)
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")

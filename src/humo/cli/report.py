@@ -9,7 +9,7 @@ from humo.cli.console import table
 from humo.geometry import AUDIO_WINDOW
 from humo.guidance import SPEEDS
 from humo.jobs.generate import Result
-from humo.request import Plan
+from humo.request import GenerationPlan
 
 if TYPE_CHECKING:
     from humo.checkpoints.convert import ConversionReport
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 Told = tuple[str, dict[str, Any]]
 
 
-def describe_plan(plan: Plan) -> Told:
+def describe_plan(plan: GenerationPlan) -> Told:
     """What would be made: the resolved request, sizes in every unit, network passes, notes."""
     geometry, request = plan.geometry, plan.request
     fields = request.model_dump(mode="json", exclude_none=True)
-    per_step = Counter(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps, SPEEDS[request.speed]))
+    per_step = Counter(len(turn.rungs) for turn in plan.guidance.plan_steps(plan.timesteps, SPEEDS[request.speed]))
     sizes = {
         "width": geometry.width,
         "height": geometry.height,
         "frames": geometry.frames,
         "seconds": geometry.seconds,
-        "latent_frames": geometry.latents,
+        "latent_frames": geometry.latent_frames,
         "reference_frames": geometry.reference_slots,
         "tokens_per_frame": geometry.tokens_per_frame,
         "tokens": geometry.tokens,
-        "audio_windows": geometry.video_latents if request.audio else 0,
+        "audio_windows": geometry.video_latent_frames if request.audio else 0,
     }
     values = {
         "request": fields,
@@ -49,7 +49,7 @@ def describe_plan(plan: Plan) -> Told:
         "family": plan.preset.title,
         **{name: value for name, value in shown.items() if value not in ("", "auto", False)},
         "length": f"{geometry.frames} frames, {geometry.seconds:g} s",
-        "latent frames": f"{geometry.latents}, of them {geometry.reference_slots} for references",
+        "latent frames": f"{geometry.latent_frames}, of them {geometry.reference_slots} for references",
         "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",
         "audio windows": windows,
         "windows": f"{len(plan.windows)} of up to {request.window} frames",

@@ -69,7 +69,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """Serve until interrupted, or look after the keys.
 
     Raises:
-        HumoError: an option is at fault, something is missing.
+        HuMoError: an option is at fault, something is missing.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
@@ -87,7 +87,7 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     """Serve with the page until interrupted, and open it.
 
     Raises:
-        HumoError: an option is at fault, something is missing.
+        HuMoError: an option is at fault, something is missing.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")

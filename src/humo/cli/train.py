@@ -104,7 +104,7 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     """What a recipe would do: for people, and as values.
 
     Raises:
-        HumoError: data or model are at fault.
+        HuMoError: data or model are at fault.
     """
     from humo.cli.console import table
     from humo.training.dataset import of_split, refuse_if_bad, scan

@@ -30,8 +30,8 @@ from humo.geometry import (
 
 
 @torch.no_grad()
-def encode_sound(
-    sound: NDArray[np.float32], extractor: Any, encoder: Any, bands: int, rows: int | None = None
+def encode_audio(
+    samples: NDArray[np.float32], extractor: Any, encoder: Any, bands: int, rows: int | None = None
 ) -> Tensor:
     """Encoder rows of a sound, 25 a second, (T, N, D).
 
@@ -43,14 +43,14 @@ def encode_sound(
         rows: how many rows are wanted, default all; the rest of a long sound is not encoded, and the rows are the
             same as if it were.
     """
-    fast = encoder_rows(len(sound))
+    fast = encoder_rows(len(samples))
     slow = audio_rows(fast)
     wanted = slow if rows is None else min(rows, slow)
     step = _step(fast, slow)
     last = min(int(step * (wanted - 1)) + 1, fast - 1)  # the last of the fast rows that a wanted row is mixed from
     parts = [
-        _encode_window(sound[start : start + ENCODER_WINDOW_SAMPLES], extractor, encoder, bands)
-        for start in range(0, len(sound), ENCODER_WINDOW_SAMPLES)[: last // ENCODER_WINDOW_ROWS + 1]
+        _encode_window(samples[start : start + ENCODER_WINDOW_SAMPLES], extractor, encoder, bands)
+        for start in range(0, len(samples), ENCODER_WINDOW_SAMPLES)[: last // ENCODER_WINDOW_ROWS + 1]
     ]
     return _resample(torch.cat(parts)[: last + 1], step, wanted)
 
@@ -91,7 +91,7 @@ def _resample(rows_TND: Tensor, step: np.float32, wanted: int) -> Tensor:
     return (1 - fraction) * rows_TND[below] + fraction * rows_TND[above]
 
 
-def window(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
+def audio_windows(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
     """The rows each latent frame hears, silence (zeros) outside the sound and on reference slots, (F, W, N, D).
 
     Args:
@@ -105,6 +105,6 @@ def window(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
     return F.pad(windows, (0, 0, 0, 0, 0, 0, 0, slots))
 
 
-def silence(latents: int, bands: int, width: int) -> Tensor:
+def null_audio_windows(latents: int, bands: int, width: int) -> Tensor:
     """The windows of no sound at all, (F, W, N, D), for a sequence of ``latents`` latent frames."""
     return torch.zeros(latents, AUDIO_WINDOW, bands, width)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from humo.geometry import Window
-from humo.model.audio import silence_like
+from humo.model.audio import null_audio_like
 
-Switch = bool | Tensor
+Keep = bool | Tensor
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,32 @@ class Conditions:
     """
 
     text: Tensor
-    no_text: Tensor
+    null_text: Tensor
     image: Tensor
-    no_image: Tensor
+    null_image: Tensor
     audio: Tensor
 
-    def keep(self, *, text: Switch = True, image: Switch = True, audio: Switch = True) -> Conditions:
+    def keep(self, *, text: Keep = True, image: Keep = True, audio: Keep = True) -> Conditions:
         """The same with some conditions switched off.
 
         Args:
             text, image, audio: True keeps it, False switches it off; or one boolean for each of the batch, (B,).
         """
-        length = max(self.text.shape[1], self.no_text.shape[1])
+        length = max(self.text.shape[1], self.null_text.shape[1])
         return replace(
             self,
-            text=_choose(text, pad_text(self.text, length), pad_text(self.no_text, length)),
-            image=_choose(image, self.image, self.no_image),
-            audio=_choose(audio, self.audio, silence_like(self.audio)),
+            text=_select(text, pad_text(self.text, length), pad_text(self.null_text, length)),
+            image=_select(image, self.image, self.null_image),
+            audio=_select(audio, self.audio, null_audio_like(self.audio)),
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
         """The same on a device, the texts in the precision to be computed in."""
         return Conditions(
             text=self.text.to(device, dtype),
-            no_text=self.no_text.to(device, dtype),
+            null_text=self.null_text.to(device, dtype),
             image=self.image.to(device),
-            no_image=self.no_image.to(device),
+            null_image=self.null_image.to(device),
             audio=self.audio.to(device),
         )
 
@@ -69,24 +69,24 @@ class Conditions:
         def picture(image: Tensor) -> Tensor:
             if image.shape[2] == slots:  # references alone
                 return image
-            return torch.cat([image[:, :, : window.latents], image[:, :, -slots:]], dim=2)
+            return torch.cat([image[:, :, : window.latent_frames], image[:, :, -slots:]], dim=2)
 
         return replace(
             self,
             image=picture(self.image),
-            no_image=picture(self.no_image),
+            null_image=picture(self.null_image),
             audio=torch.cat([self.audio[:, window.start : window.end], self.audio[:, -slots:]], dim=1),
         )
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:
     """Several conditions as one batch: several requests, or several passes in one call of the network."""
-    length = max(text.shape[1] for one in conditions for text in (one.text, one.no_text))
+    length = max(text.shape[1] for one in conditions for text in (one.text, one.null_text))
     return Conditions(
         text=torch.cat([pad_text(one.text, length) for one in conditions]),
-        no_text=torch.cat([pad_text(one.no_text, length) for one in conditions]),
+        null_text=torch.cat([pad_text(one.null_text, length) for one in conditions]),
         image=torch.cat([one.image for one in conditions]),
-        no_image=torch.cat([one.no_image for one in conditions]),
+        null_image=torch.cat([one.null_image for one in conditions]),
         audio=torch.cat([one.audio for one in conditions]),
     )
 
@@ -96,7 +96,7 @@ def pad_text(text_BLD: Tensor, length: int) -> Tensor:
     return F.pad(text_BLD, (0, 0, 0, length - text_BLD.shape[1]))
 
 
-def _choose(switch: Switch, there: Tensor, absent: Tensor) -> Tensor:
+def _select(switch: Keep, there: Tensor, absent: Tensor) -> Tensor:
     if isinstance(switch, bool):
         return there if switch else absent
     return torch.where(switch.view(-1, *[1] * (there.ndim - 1)), there, absent)

@@ -24,7 +24,7 @@ from humo.inference.denoise import Branches
 from humo.inference.long_video import Shelf
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.context_parallel import TokenSplit
-from humo.request import Plan
+from humo.request import GenerationPlan
 from humo.runtime.device import choose_device, load_pipeline
 
 
@@ -155,13 +155,13 @@ class Crew:
         self.here, self._asked, self._shard = here, asked, shard
         self._layout: Layout | None = None
 
-    def join(self, pipeline: HuMoPipeline, plan: Plan) -> None:
+    def join(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> None:
         """Let a pipeline do this rank's part of a clip, from now on.
 
         Raises:
             RequestError: the ranks cannot divide it.
         """
-        passes = max(len(turn.rungs) for turn in plan.guidance.turns(plan.timesteps))
+        passes = max(len(turn.rungs) for turn in plan.guidance.plan_steps(plan.timesteps))
         layout = choose_layout(self._asked, self.here.size, passes)
         places = plan.geometry.tokens_per_frame
         if layout.places > places:

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from humo.evaluation.face_mesh import MODELS
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training.dataset import ClipFiles
 from humo.training.tensor_files import write_tensors
 
@@ -111,7 +111,7 @@ def train_reader(
     optimiser = torch.optim.AdamW(reader.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     for step in range(steps):
-        generator = seeded("attributes", step)
+        generator = seeded_generator("attributes", step)
         chosen = torch.randint(len(pictures), (BATCH,), generator=generator)
         seen = _as_input(pictures[chosen])
         if torch.rand((), generator=generator) < 0.5:

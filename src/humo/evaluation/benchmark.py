@@ -143,7 +143,7 @@ def evaluate(
         and ``..._spread`` is their standard deviation.
 
     Raises:
-        HumoError: the corpus has too few clips, or a package is missing.
+        HuMoError: the corpus has too few clips, or a package is missing.
     """
     frames = int(settings.get("num_frames") or pipeline.preset.trained_frames)
     cases = find_cases(folder, count, frames)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from humo.checkpoints.model_folder import EMBEDDED
-from humo.conditioning.audio import encode_sound
+from humo.conditioning.audio import encode_audio
 from humo.errors import CheckpointError, MediaError
 from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import implied_jaw
@@ -74,4 +74,4 @@ def _rows(sound: Any) -> Any:
         extractor = WhisperFeatureExtractor.from_pretrained(str(EMBEDDED / "feature_extractor"))
     except OSError as error:
         raise CheckpointError("model", "the embedded audio encoder is missing", "install the whole package") from error
-    return encode_sound(sound, extractor, encoder, BANDS)
+    return encode_audio(sound, extractor, encoder, BANDS)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from humo.checkpoints.layout import scheduler_config
 from humo.conditioning.conditions import Conditions, stack
-from humo.guidance import SPEEDS, Guidance, Rung, Speed
+from humo.guidance import SPEEDS, Guidance, GuidanceReuse, Rung
 from humo.model.context_parallel import Group
 from humo.schedule import unshifted_sigmas
 
@@ -111,7 +111,7 @@ def denoise(
     latents_BCLHW: Tensor,
     *,
     see: See = lambda conditions, _: conditions,
-    speed: Speed = SPEEDS["exact"],
+    speed: GuidanceReuse = SPEEDS["exact"],
     held: Held | None = None,
     branches: Branches = ALL_PASSES,
     batch_passes: bool = False,
@@ -147,7 +147,7 @@ def denoise(
         return lambda number: velocity(inputs, times, view(rungs[number][0].keep))
 
     difference = torch.zeros_like(latents_BCLHW)
-    turns = guidance.turns([float(timestep) for timestep in scheduler.timesteps], speed)
+    turns = guidance.plan_steps([float(timestep) for timestep in scheduler.timesteps], speed)
     for step, (timestep, turn) in enumerate(zip(scheduler.timesteps, turns, strict=True)):
         rungs = turn.rungs
         shown = latents_BCLHW if held is None else held.show(latents_BCLHW)
@@ -161,7 +161,7 @@ def denoise(
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one
-        if turn.again:
+        if turn.reuse_difference:
             total += difference
         else:
             difference = total - passes[-1]

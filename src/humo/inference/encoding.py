@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from humo.conditioning.audio import encode_sound, silence, window
+from humo.conditioning.audio import audio_windows, encode_audio, null_audio_windows
 from humo.conditioning.conditions import Conditions
 from humo.conditioning.image import encode_blank, encode_references
 from humo.conditioning.text import encode_text
 from humo.geometry import Geometry, audio_rows_needed
 from humo.inference.inputs import Clip, Sound
 from humo.model.reference import with_references, without_references
-from humo.presets import Preset, ReferenceEntry, find_preset, find_student
-from humo.progress import Event, Listener, deaf
+from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
+from humo.progress import Event, ProgressCallback, no_progress
 
 
 class EncodingMixin:
@@ -40,9 +40,9 @@ class EncodingMixin:
     def preset(self) -> Preset:
         """The family, and what the network learned if it is a student."""
         family = find_preset(self.config.preset)
-        return family if self.transformer is None else family.taught(find_student(self.transformer.config))
+        return family if self.transformer is None else family.distilled(read_distillation(self.transformer.config))
 
-    def encode(self, clip: Clip, listener: Listener = deaf) -> Conditions:
+    def encode(self, clip: Clip, listener: ProgressCallback = no_progress) -> Conditions:
         """Everything that steers one clip, as a batch of one; of a long clip, all its sound and a window's pictures."""
         plan, geometry = clip.plan, clip.plan.geometry
         request, device = plan.request, self._execution_device
@@ -58,9 +58,9 @@ class EncodingMixin:
         listener(Event("encode", 3, 3))
         return Conditions(
             text=text.to(device, self.transformer.dtype),
-            no_text=no_text.to(device, self.transformer.dtype),
+            null_text=no_text.to(device, self.transformer.dtype),
             image=image,
-            no_image=no_image,
+            null_image=no_image,
             audio=self.window_audio(rows, geometry),
         )
 
@@ -73,21 +73,21 @@ class EncodingMixin:
         """The encoder rows (T, N, D) of a 16 kHz sound that a clip of this length can hear."""
         bands = self.transformer.config.audio_bands
         rows = audio_rows_needed(geometry.frames)
-        return encode_sound(sound, self.feature_extractor, self.audio_encoder, bands, rows)
+        return encode_audio(sound, self.feature_extractor, self.audio_encoder, bands, rows)
 
     def window_audio(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
         """Windows (1, L, W, N, D) of encoder rows, or of silence where there are none."""
         config = self.transformer.config
         if rows is None:
-            windows = silence(geometry.latents, config.audio_bands, config.audio_width)
+            windows = null_audio_windows(geometry.latent_frames, config.audio_bands, config.audio_width)
         else:
-            windows = window(rows, geometry.video_latents, geometry.reference_slots)
+            windows = audio_windows(rows, geometry.video_latent_frames, geometry.reference_slots)
         return windows[None].to(self._execution_device, torch.float32)
 
     def encode_pictures(self, pictures: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
         """The image condition with and without references, each (1, ...), as `model.reference` has them."""
-        entry, device = self.preset.reference_entry, self._execution_device
-        blank = self.blank_video(geometry).to(device) if entry is ReferenceEntry.CHANNELS else None
+        entry, device = self.preset.reference_injection, self._execution_device
+        blank = self.blank_video(geometry).to(device) if entry is ReferenceInjection.CHANNEL_CONCAT else None
         if not pictures:
             size = (geometry.reference_slots, geometry.latent_height, geometry.latent_width)
             slots = torch.zeros(1, self.transformer.config.out_channels, *size, device=device)
@@ -98,7 +98,7 @@ class EncodingMixin:
 
     def blank_video(self, geometry: Geometry) -> Tensor:
         """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; the last one made is kept."""
-        size = (geometry.latents, geometry.latent_height, geometry.latent_width)
+        size = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         if self._blank is None or self._blank[0] != size:
             self._blank = size, encode_blank(*size, self.vae, self._execution_device).float().cpu()
         return self._blank[1]

@@ -18,7 +18,7 @@ from humo.media.audio import load_sound
 from humo.media.image import load_image
 from humo.media.video import to_uint8
 from humo.presets import Preset
-from humo.request import MAX_FRAMES, Plan, parse_request, resolve
+from humo.request import MAX_FRAMES, GenerationPlan, parse_request, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Clip:
         audio_rows: (T, N, D) encoder rows, where they are already there.
     """
 
-    plan: Plan
+    plan: GenerationPlan
     pictures: Sequence[Image.Image] = ()
     sound: Sound | None = None
     text: Tensor | None = None

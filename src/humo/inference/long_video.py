@@ -26,8 +26,8 @@ from torch import Tensor
 from humo.conditioning.conditions import Conditions
 from humo.geometry import Window
 from humo.inference.denoise import Held
-from humo.model.seeding import seeded
-from humo.request import Plan
+from humo.model.seeding import seeded_generator
+from humo.request import GenerationPlan
 
 Make = Callable[[int, Conditions, Tensor, Held | None], tuple[Tensor, bool]]
 """(number of the window, its conditions, its noise, what is known) -> its latents, and whether the clip ends there."""
@@ -76,7 +76,7 @@ class Stretch:
 
 
 def walk(
-    plan: Plan,
+    plan: GenerationPlan,
     conditions: Conditions,
     noise_BCLHW: Tensor,
     seeds: Sequence[tuple[int, int]],
@@ -109,20 +109,20 @@ def walk(
             noise = window_noise(noise_BCLHW, window, slots, seeds)
             made, ends = make(number, conditions.within(window, slots), noise, held)
             if continues and level is not None:
-                made = at_level(made, level, known=1 + window.shared)
+                made = at_level(made, level, known=1 + window.overlap)
             if not ends:
                 shelf.put(number, made)
         made = made.to(noise_BCLHW.device)
         if level is None:
             level = made.mean(dim=(2, 3, 4), keepdim=True)
         following = None if ends or number + 1 == len(windows) else windows[number + 1]
-        kept = window.latents if following is None else window.latents - following.shared
+        kept = window.latent_frames if following is None else window.latent_frames - following.overlap
         stretch = Stretch(made[:, :, 1 if number else 0 : kept], decode)
         yield stretch
         if following is None:
             return
         known = torch.cat([still(stretch.pixels[:, :, -1:]), made[:, :, kept:]], dim=2)
-        weight = torch.ones(known.shape[2]) if continues else held_weight(following.shared)
+        weight = torch.ones(known.shape[2]) if continues else held_weight(following.overlap)
         held = Held(known, weight.to(known), shown=continues)
 
 
@@ -151,6 +151,6 @@ def window_noise(first_BCLHW: Tensor, window: Window, slots: int, seeds: Sequenc
     shape = (first_BCLHW.shape[1], 1, *first_BCLHW.shape[3:])
     parts = [first_BCLHW[:, :, window.start : min(window.end, drawn)]] if window.start < drawn else []
     for place in range(max(window.start, drawn), window.end):
-        fresh = [torch.randn(shape, generator=seeded("noise", *words, place)) for words in seeds]
+        fresh = [torch.randn(shape, generator=seeded_generator("noise", *words, place)) for words in seeds]
         parts.append(torch.stack(fresh).to(first_BCLHW))
     return torch.cat([*parts, first_BCLHW[:, :, drawn:]], dim=2)

@@ -20,7 +20,7 @@ from humo.checkpoints.architecture import TransformerStructure
 from humo.checkpoints.keymap import names_of
 from humo.errors import CheckpointError
 from humo.model.upstream import fetch_lora
-from humo.presets import SCALE_NAMES, Student
+from humo.presets import SCALE_NAMES, Distillation
 
 OF_A_STUDENT = "transformer.scale_embedder."
 """How the keys begin of what a distilled LoRA brings besides low-rank additions."""
@@ -93,7 +93,7 @@ def rename_lora(
     return renamed, dropped
 
 
-def student_tensors(student: Student, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def student_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the LoRA of a student holds besides low-rank additions, by key.
 
     Args:

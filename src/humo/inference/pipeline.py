@@ -45,8 +45,8 @@ from humo.model.autoencoder import StreamingDecoder
 from humo.model.caches import caching
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import HUMO_17B, SCALE_NAMES
-from humo.progress import Event, Listener, deaf, never
-from humo.request import CacheName, Plan
+from humo.progress import Event, ProgressCallback, never_stop, no_progress
+from humo.request import CacheName, GenerationPlan
 
 
 @dataclass
@@ -56,9 +56,9 @@ class HuMoPipelineOutput(BaseOutput):
     frames: Any
 
 
-def scales_of(plan: Plan) -> Tensor | None:
+def scales_of(plan: GenerationPlan) -> Tensor | None:
     """What a student is told of a request's scales, (1, 3); None where the network is none."""
-    if plan.preset.student is None:
+    if plan.preset.distillation is None:
         return None
     return torch.tensor([[float(getattr(plan.request, f"scale_{name}")) for name in SCALE_NAMES]])
 
@@ -128,7 +128,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
 
     def denoise(
         self,
-        plan: Plan,
+        plan: GenerationPlan,
         conditions: Conditions,
         noise: Tensor,
         *,
@@ -143,7 +143,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         Raises:
             RequestError: the request's cache does not go with how the network is run here.
         """
-        steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.student is not None
+        steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.distillation is not None
         assert steps is not None
         assert shift is not None
         scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
@@ -180,12 +180,12 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
 
     def run(
         self,
-        plan: Plan,
+        plan: GenerationPlan,
         *,
         images: Sequence[Image.Image] = (),
         sound: Sound | None = None,
-        listener: Listener = deaf,
-        is_enough: Callable[[], bool] = never,
+        listener: ProgressCallback = no_progress,
+        is_enough: Callable[[], bool] = never_stop,
         shelf: Shelf = EMPTY,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make one clip; its frames, (H, W, 3) each, are given one by one, those of a long clip as they are finished.
@@ -207,7 +207,11 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         self._rest()
 
     def stretches(
-        self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never, shelf: Shelf = EMPTY
+        self,
+        clip: Clip,
+        listener: ProgressCallback = no_progress,
+        is_enough: Callable[[], bool] = never_stop,
+        shelf: Shelf = EMPTY,
     ) -> Iterator[Stretch]:
         """A clip's latents, piece by piece as they are finished, from the noise of its seed.
 
@@ -230,7 +234,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             early: list[Tensor] = []
 
             def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
-                listener(Event("denoise", number * steps + step + 1, total, look=partial(self._glimpse, data, plan)))
+                listener(Event("denoise", number * steps + step + 1, total, preview=partial(self._glimpse, data, plan)))
                 if is_enough():
                     early.append(data[:, :, : noise.shape[2] - plan.geometry.reference_slots])
                 return None if early else latents
@@ -247,7 +251,9 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             self.let_go()
         self.maybe_free_model_hooks()
 
-    def sample(self, clip: Clip, listener: Listener = deaf, is_enough: Callable[[], bool] = never) -> Tensor:
+    def sample(
+        self, clip: Clip, listener: ProgressCallback = no_progress, is_enough: Callable[[], bool] = never_stop
+    ) -> Tensor:
         """The video latents (1, C, k + 1, H, W) of `stretches`, together."""
         return torch.cat([one.latents for one in self.stretches(clip, listener, is_enough)], dim=2)
 
@@ -266,12 +272,12 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         """The latent frame (B, C, 1, H, W) of one video frame (B, 3, 1, H, W)."""
         return encode_video(frame.to(self.vae.dtype), self.vae).float()
 
-    def _glimpse(self, latents: Tensor, plan: Plan) -> NDArray[np.uint8]:
+    def _glimpse(self, latents: Tensor, plan: GenerationPlan) -> NDArray[np.uint8]:
         """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
         middle = (latents.shape[2] - plan.geometry.reference_slots) // 2
         return next(pictures_of(self.decode(latents[:, :, middle : middle + 1])))
 
-    def frames(self, latents: Tensor, listener: Listener = deaf) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, latents: Tensor, listener: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded as they are asked for."""
         listener(Event("decode", 0, 1))
         decode = self._decoder()

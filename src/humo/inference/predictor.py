@@ -20,7 +20,7 @@ from humo.inference.encoding import EncodingMixin
 from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
 from humo.model.transformer import Heard, Offered
-from humo.progress import never
+from humo.progress import never_stop
 from humo.request import CacheName
 
 SHORT = 512
@@ -55,7 +55,7 @@ class VelocityMixin(EncodingMixin):
     branches: Branches
     let_go: Callable[[], None] | None = None
     """Where the weights of blocks stay on the disk: lets go of what was read ahead."""
-    make_room: Callable[[], bool] = staticmethod(never)
+    make_room: Callable[[], bool] = staticmethod(never_stop)
     """Called where the device's memory runs out in a pass: whether there is more room now, and it is made again."""
 
     def batches(self, cache: CacheName, wanted: bool | None = None, noise: Tensor | None = None) -> bool:
@@ -135,7 +135,7 @@ class VelocityMixin(EncodingMixin):
         network = self.transformer
         with network.cache_context(branch) if network.is_cache_enabled else nullcontext():
             velocity: Tensor = network(
-                hidden_states=network_input(self.preset.reference_entry, latents, conditions.image),
+                hidden_states=network_input(self.preset.reference_injection, latents, conditions.image),
                 timestep=timestep,
                 encoder_hidden_states=conditions.text if heard is None else None,
                 audio_hidden_states=conditions.audio if heard is None else None,

@@ -13,8 +13,8 @@ from humo.jobs.generate import VIDEO_SUFFIX, Result, build_request, lay_over, pr
 from humo.jobs.published_files import item_output
 from humo.jobs.replay import same_request
 from humo.jobs.request_files import Row
-from humo.progress import Listener, deaf
-from humo.request import Plan
+from humo.progress import ProgressCallback, no_progress
+from humo.request import GenerationPlan
 
 Status = Literal["made", "skipped", "failed", "ready"]
 
@@ -42,7 +42,7 @@ class Outcome:
 
 
 Report = Callable[[Outcome], None]
-Work = Sequence[tuple[Row, Plan]]
+Work = Sequence[tuple[Row, GenerationPlan]]
 Make = Callable[[Work], Iterable[Outcome]]
 """Makes the videos of rows, and tells what became of each."""
 
@@ -82,7 +82,7 @@ def run_batch(
         outcomes[outcome.row.number] = outcome
         report(outcome)
 
-    work: dict[tuple[str | None, str, str], list[tuple[Row, Plan]]] = {}
+    work: dict[tuple[str | None, str, str], list[tuple[Row, GenerationPlan]]] = {}
     outputs: dict[Path, Row] = {}
     for row in rows:
         try:
@@ -104,7 +104,9 @@ def run_batch(
     return [outcomes[number] for number in sorted(outcomes)]
 
 
-def make_here(engine: Engine, listener: Listener = deaf, begin: Callable[[Row], None] = lambda row: None) -> Make:
+def make_here(
+    engine: Engine, listener: ProgressCallback = no_progress, begin: Callable[[Row], None] = lambda row: None
+) -> Make:
     """Makes one video after another, in this process.
 
     Args:
@@ -127,7 +129,7 @@ def make_here(engine: Engine, listener: Listener = deaf, begin: Callable[[Row], 
 
 def plan_row(
     row: Row, defaults: Mapping[str, Any], output_folder: Path | None, overwrite: bool, outputs: dict[Path, Row]
-) -> tuple[Plan, bool]:
+) -> tuple[GenerationPlan, bool]:
     """The plan of a row, and whether its video is there already.
 
     Args:
@@ -135,7 +137,7 @@ def plan_row(
         outputs: videos of the rows before, with their rows; this row's is added.
 
     Raises:
-        HumoError: what is wrong with the row.
+        HuMoError: what is wrong with the row.
     """
     if row.problem is not None:
         raise row.problem

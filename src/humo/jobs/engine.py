@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from humo.errors import RequestError
-from humo.progress import Event, Listener, deaf
-from humo.request import GenerateRequest, PlacementName, Plan
+from humo.progress import Event, ProgressCallback, no_progress
+from humo.request import GenerateRequest, GenerationPlan, PlacementName
 from humo.runtime.device import uncollected
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Engine:
         return device, choose_dtype(request.dtype, device)
 
     @uncollected()  # it imports torch, and what builds on torch
-    def settled(self, plan: Plan) -> Plan:
+    def settled(self, plan: GenerationPlan) -> GenerationPlan:
         """A plan whose device, dtype and placement are those it will run with.
 
         Raises:
@@ -78,7 +78,12 @@ class Engine:
 
     @uncollected()
     def pipeline(
-        self, folder: Path, device: str, dtype: str, placement: PlacementName = "resident", listener: Listener = deaf
+        self,
+        folder: Path,
+        device: str,
+        dtype: str,
+        placement: PlacementName = "resident",
+        listener: ProgressCallback = no_progress,
     ) -> HuMoPipeline:
         """The pipeline of a model folder, loaded unless it was the last one.
 

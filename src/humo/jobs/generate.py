@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import DependencyError, MediaError, RequestError
-from humo.geometry import FRAMES_PER_SECOND, frames_in_samples
+from humo.geometry import FRAMES_PER_SECOND, frames_of_samples
 from humo.jobs.engine import Engine
 from humo.jobs.replay import make_record
 from humo.media.provenance import digest_of, mark_of
 from humo.presets import Preset
-from humo.progress import Event, Listener, deaf, never
-from humo.request import GenerateRequest, Plan, parse_request, resolve
+from humo.progress import Event, ProgressCallback, never_stop, no_progress
+from humo.request import GenerateRequest, GenerationPlan, parse_request, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,14 +87,14 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
     request = parse_request({**fields, "frames": None})
     if request.audio is None:
         raise RequestError("frames", "-1 means as long as the sound, and there is no sound", "give audio")
-    return request.model_copy(update={"frames": max(1, frames_in_samples(_samples(request.audio)))})
+    return request.model_copy(update={"frames": max(1, frames_of_samples(_samples(request.audio)))})
 
 
-def prepare(request: GenerateRequest) -> Plan:
+def prepare(request: GenerateRequest) -> GenerationPlan:
     """Look at everything a request names, and settle what it leaves open, before anything costs time.
 
     Raises:
-        HumoError: the first thing that would keep the video from being made.
+        HuMoError: the first thing that would keep the video from being made.
     """
     preset = preset_of(request)
     mode = request.mode or "TIA"
@@ -122,12 +122,12 @@ def preset_of(request: GenerateRequest) -> Preset:
 
 
 def run(
-    plan: Plan,
+    plan: GenerationPlan,
     *,
     engine: Engine,
-    listener: Listener = deaf,
+    listener: ProgressCallback = no_progress,
     keep_paths: bool = True,
-    is_enough: Callable[[], bool] = never,
+    is_enough: Callable[[], bool] = never_stop,
     windows: Path | None = None,
     preview: bool = False,
 ) -> Result:
@@ -144,7 +144,7 @@ def run(
         preview: beside the video (`preview_of`), too, while it is made.
 
     Raises:
-        HumoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for
+        HuMoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for
             the finished windows of a long clip.
     """
     from humo.media.credentials import open_identity, sign
@@ -201,19 +201,19 @@ def run(
     )
 
 
-def help_with(plan: Plan, *, engine: Engine) -> None:
+def help_with(plan: GenerationPlan, *, engine: Engine) -> None:
     """Do this rank's part of a video that the first rank writes.
 
     Args:
         plan, engine: as in `run`; the engine has a crew.
     """
-    frames, _ = _begin(engine.settled(plan), engine, Stopwatch(deaf), never, None)
+    frames, _ = _begin(engine.settled(plan), engine, Stopwatch(no_progress), never_stop, None)
     for _ in frames:
         pass
 
 
 def _begin(
-    plan: Plan, engine: Engine, watch: Stopwatch, is_enough: Callable[[], bool], shelf: FolderShelf | None
+    plan: GenerationPlan, engine: Engine, watch: Stopwatch, is_enough: Callable[[], bool], shelf: FolderShelf | None
 ) -> tuple[Iterator[Frame], SoundTrack | None]:
     """The frames of a settled plan as they are made, and the sound of the video."""
     from humo.inference.long_video import EMPTY
@@ -246,7 +246,7 @@ class Stopwatch:
     phase gets its own share.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ProgressCallback) -> None:
         self._listener = listener
         self._spent: dict[str, float] = {}
         self._last = time.perf_counter()
@@ -278,7 +278,7 @@ class Stopwatch:
         self._last = now
 
 
-def load_inputs(plan: Plan) -> tuple[list[Image], npt.NDArray[np.float32] | None, SoundTrack | None]:
+def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float32] | None, SoundTrack | None]:
     """The pictures, the sound the model hears (the voice alone with ``vocals``), and the sound of the video."""
     from humo.media.audio import load_sound, load_track
     from humo.media.image import load_image
@@ -293,7 +293,7 @@ def load_inputs(plan: Plan) -> tuple[list[Image], npt.NDArray[np.float32] | None
     return images, _voice(request.audio, request.vocals), track
 
 
-def _check_output(plan: Plan) -> None:
+def _check_output(plan: GenerationPlan) -> None:
     from humo.media.video import check_writable, estimate_video_bytes
 
     request, geometry = plan.request, plan.geometry

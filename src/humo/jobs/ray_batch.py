@@ -22,13 +22,13 @@ import ray
 
 from humo import __version__, errors
 from humo.distributed import ray_cluster
-from humo.errors import HumoError, RequestError, StorageError
+from humo.errors import HuMoError, RequestError, StorageError
 from humo.files import replacing
 from humo.jobs.batch import Make, Outcome, Work
 from humo.jobs.engine import Engine
 from humo.jobs.generate import Result, prepare, run
 from humo.jobs.request_files import Row
-from humo.request import Plan, parse_request
+from humo.request import GenerationPlan, parse_request
 
 MOST_TRIES = 3
 """Workers that a row may cost; whatever ends them may be the row's own doing."""
@@ -63,7 +63,7 @@ class Maker:
         """The result of a request, or what was wrong with it, as values."""
         try:
             return {"result": run(prepare(parse_request(fields)), engine=self._engine).as_dict()}
-        except HumoError as error:
+        except HuMoError as error:
             return {"error": type(error).__name__, "words": [error.field, error.problem, error.remedy]}
         except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
             return {"error": "", "words": [f"{type(error).__name__}: {error}"]}
@@ -111,7 +111,7 @@ class Crowd:
     def __init__(self, makers: Any, told: tuple[str, ...]) -> None:
         self._makers, self._told = makers, told
         self._coming: dict[Any, Any] = {}
-        self._busy: dict[Any, tuple[Any, tuple[Row, Plan]]] = {}
+        self._busy: dict[Any, tuple[Any, tuple[Row, GenerationPlan]]] = {}
 
     def make(self, work: Work, count: int) -> Iterator[Outcome]:
         """Make every row.
@@ -166,7 +166,7 @@ class Crowd:
         return True
 
 
-def outcome_of(row: Row, plan: Plan, told: Told) -> Outcome:
+def outcome_of(row: Row, plan: GenerationPlan, told: Told) -> Outcome:
     """What became of a row, from what its worker says and what is found here."""
     output = Path(plan.request.output)
     if "error" in told:
@@ -179,7 +179,7 @@ def outcome_of(row: Row, plan: Plan, told: Told) -> Outcome:
     return Outcome(row, "made", output, Result(**{**told["result"], "path": output}))
 
 
-def lost(tries: int) -> HumoError:
+def lost(tries: int) -> HuMoError:
     """What is said of a row that no worker survives."""
     remedy = "see that its machine has the memory, and make the row alone"
     return RequestError("--ray", f"{tries} workers were lost while they made this row", remedy)

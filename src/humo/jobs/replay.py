@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo import __version__
-from humo.errors import CheckpointError, HumoError, MediaError
+from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
 from humo.media.provenance import CIRCUMSTANCES, PLACES, WEIGHTS
-from humo.request import GenerateRequest, Plan, parse_request
+from humo.request import GenerateRequest, GenerationPlan, parse_request
 from humo.runtime.device import folder_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FILE_FIELDS = ("images", "audio", "vocals")
 """Fields of a request that name files which are read."""
 
 
-def make_record(plan: Plan, *, keep_paths: bool = True) -> Record:
+def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> Record:
     """How a video is made: enough to make it again anywhere. What it took is added when it is known.
 
     Args:
@@ -51,7 +51,7 @@ def make_record(plan: Plan, *, keep_paths: bool = True) -> Record:
             "height": geometry.height,
             "frames": geometry.frames,
             "seconds": geometry.seconds,
-            "latent_frames": geometry.latents,
+            "latent_frames": geometry.latent_frames,
             "tokens": geometry.tokens,
         },
         inputs={place(path): hash_file(path) for path in _files(request)},
@@ -91,7 +91,7 @@ def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "output": str(path.with_name(f"{path.stem}-again.mp4"))}
 
 
-def same_request(output: Path, plan: Plan) -> bool:
+def same_request(output: Path, plan: GenerationPlan) -> bool:
     """Whether a video was made from this request: the same words and numbers, files and weights of the same content.
 
     Args:
@@ -109,7 +109,7 @@ def same_request(output: Path, plan: Plan) -> bool:
         hashes = [[record.inputs.get(absolute(file)) for file in _files(made)], [hash_file(f) for f in _files(request)]]
         places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in PLACES)
         weights = record.environment.get(WEIGHTS) == fingerprint(str(folder_of(request.model)))
-    except HumoError:
+    except HuMoError:
         return False
     return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
 

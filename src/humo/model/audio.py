@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from humo.model.upstream import FP32LayerNorm, WhisperEncoder
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
-__all__ = ["AudioProjection", "PreTrainedModel", "SpeechEncoder", "silence_like"]
+__all__ = ["AudioProjection", "PreTrainedModel", "SpeechEncoder", "null_audio_like"]
 
 
 class SpeechEncoder(WhisperEncoder):
@@ -47,6 +47,6 @@ class AudioProjection(nn.Module):
         return tokens
 
 
-def silence_like(audio: Tensor) -> Tensor:
+def null_audio_like(audio: Tensor) -> Tensor:
     """ "No audio": all-zero windows, which the network still projects and attends to (method.md, 3)."""
     return torch.zeros_like(audio)

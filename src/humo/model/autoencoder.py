@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLWan, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from humo.geometry import BLOCK_VALUES, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, VALUES_PER_LATENT
 from humo.model.deblocking import join_latents
 from humo.model.upstream import DecoderOutput
 
@@ -96,8 +96,8 @@ class ShortcutAutoencoder(AutoencoderKLWan):
             scale_factor_temporal=scale_factor_temporal,
             scale_factor_spatial=scale_factor_spatial,
         )
-        self.linear_encoder = nn.Linear(BLOCK_VALUES, z_dim)
-        self.linear_decoder = nn.Conv3d(z_dim, BLOCK_VALUES, CONTEXT)
+        self.linear_encoder = nn.Linear(VALUES_PER_LATENT, z_dim)
+        self.linear_decoder = nn.Conv3d(z_dim, VALUES_PER_LATENT, CONTEXT)
 
     def _encode(self, x: Tensor) -> Tensor:
         """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from humo.presets import ReferenceEntry
+from humo.presets import ReferenceInjection
 
 MASK_CHANNELS = 4
 
 
-def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
+def with_references(entry: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
     """The image condition with references.
 
     Args:
@@ -29,7 +29,7 @@ def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW
     Returns:
         ``CHANNELS``: (B, 4 + C, L, H, W), mask and image latents; ``OVERWRITE``: (B, C, R, H, W).
     """
-    if entry is ReferenceEntry.OVERWRITE:
+    if entry is ReferenceInjection.FRAME_REPLACE:
         return references_BCRHW
     assert blank_BCLHW is not None
     slots = references_BCRHW.shape[2]
@@ -37,24 +37,24 @@ def with_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW
     return torch.cat([_mask(image, slots), image], dim=1)
 
 
-def without_references(entry: ReferenceEntry, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
+def without_references(entry: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
     """The image condition without references, of the same shape: the slots and their mask stay.
 
     Args and shapes as `with_references`; of the references only their number counts.
     """
-    if entry is ReferenceEntry.OVERWRITE:
+    if entry is ReferenceInjection.FRAME_REPLACE:
         return torch.zeros_like(references_BCRHW)
     assert blank_BCLHW is not None
     return torch.cat([_mask(blank_BCLHW, references_BCRHW.shape[2]), blank_BCLHW], dim=1)
 
 
-def network_input(entry: ReferenceEntry, latents_BCLHW: Tensor, image: Tensor) -> Tensor:
+def network_input(entry: ReferenceInjection, latents_BCLHW: Tensor, image: Tensor) -> Tensor:
     """Noisy latents joined with an image condition: what the transformer takes.
 
     Returns:
         ``CHANNELS``: (B, C + 4 + C, L, H, W); ``OVERWRITE``: (B, C, L, H, W).
     """
-    if entry is ReferenceEntry.CHANNELS:
+    if entry is ReferenceInjection.CHANNEL_CONCAT:
         return torch.cat([latents_BCLHW, image], dim=1)
     return torch.cat([latents_BCLHW[:, :, : -image.shape[2]], image], dim=2)
 

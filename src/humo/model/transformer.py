@@ -37,7 +37,7 @@ from humo.model.upstream import (
     TransformerBlockRegistry,
     apply_lora_scale,
 )
-from humo.presets import SCALE_NAMES, find_student
+from humo.presets import SCALE_NAMES, read_distillation
 from humo.schedule import TRAIN_TIMESTEPS
 
 PREDICTABLE = 0.3
@@ -228,7 +228,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             CheckpointError: the mapping is not whole.
         """
         self.register_to_config(student=dict(student))
-        found = find_student(self.config)
+        found = read_distillation(self.config)
         assert found is not None
         self.scale_embedder = ScaleEmbedder(self.proj_out.in_features, [found.scales[name] for name in SCALE_NAMES])
         nn.init.zeros_(self.scale_embedder.linear_2.weight)

@@ -14,7 +14,7 @@ from humo.errors import CheckpointError, DependencyError, RequestError
 if TYPE_CHECKING:
     from humo.checkpoints.model_folder import ModelFolder
     from humo.inference.pipeline import HuMoPipeline
-    from humo.request import PlacementName, Plan
+    from humo.request import GenerationPlan, PlacementName
 
 ON_A_GPU = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
@@ -160,7 +160,7 @@ def check_quantised(asked: PlacementName, model: ModelFolder) -> None:
         raise RequestError("placement", problem, "take offload, which keeps it as it is")
 
 
-def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
+def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
     """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
 
     Args:
@@ -185,8 +185,8 @@ def choose_placement(plan: Plan, model: ModelFolder, device: str, dtype: str) ->
     from humo.runtime.memory_estimate import needs_of
     from humo.runtime.placement import choose, packed_needs
 
-    branches = {rung.keep for turn in plan.guidance.turns(plan.timesteps) for rung, _ in turn.rungs}
-    sizes = model.structures, plan.window_geometry, plan.preset.reference_entry, getattr(torch, dtype)
+    branches = {rung.keep for turn in plan.guidance.plan_steps(plan.timesteps) for rung, _ in turn.rungs}
+    sizes = model.structures, plan.window_geometry, plan.preset.reference_injection, getattr(torch, dtype)
     kinds = model.components["transformer"].kinds
     needs = needs_of(*sizes, len(branches), plan.request.cache, kinds)
     packed = packed_needs(needs, model.structures["transformer"], sizes[1], sizes[3], plan.request.cache)

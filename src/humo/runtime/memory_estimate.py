@@ -34,7 +34,7 @@ from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
 from humo.model.caches import caching
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
-from humo.presets import ReferenceEntry
+from humo.presets import ReferenceInjection
 from humo.quantization.formats import row_bytes
 from humo.quantization.linear import Kinds, quantise_layers
 from humo.request import CacheName
@@ -118,7 +118,7 @@ SCALE_BYTES = 4
 def needs_of(
     structures: Mapping[str, Structure],
     geometry: Geometry,
-    entry: ReferenceEntry,
+    entry: ReferenceInjection,
     dtype: torch.dtype,
     branches: int,
     cache: CacheName = "none",
@@ -228,7 +228,7 @@ def _denoise(
     inputs = torch.empty(1, *geometry.latent_shape(structure.in_channels), device="meta")
     text = torch.empty(1, structure.text_length, structure.text_dim, dtype=dtype, device="meta")
     heard = (structure.audio_window, structure.audio_bands, structure.audio_width)
-    audio = torch.empty(1, geometry.latents, *heard, device="meta")
+    audio = torch.empty(1, geometry.latent_frames, *heard, device="meta")
     timestep = torch.empty(1, device="meta")
     with metered(network.parameters(), (inputs, text, audio, timestep)) as once:
         offered = network.hear(text, audio)
@@ -242,7 +242,7 @@ def _denoise(
         return needed, kept * structure.num_layers // alike, cached
 
 
-def _pixels(structure: Structure, geometry: Geometry, entry: ReferenceEntry) -> tuple[int, int]:
+def _pixels(structure: Structure, geometry: Geometry, entry: ReferenceInjection) -> tuple[int, int]:
     """What encoding the pictures and decoding the video compute with."""
     assert isinstance(structure, AutoencoderStructure)
     build = ShortcutAutoencoder if isinstance(structure, ShortcutStructure) else AutoencoderKLWan
@@ -260,8 +260,8 @@ def _pixels(structure: Structure, geometry: Geometry, entry: ReferenceEntry) -> 
             decode_video(video, vae, StreamingDecoder(vae))
         return found.peak
 
-    encoded = geometry.latents if entry is ReferenceEntry.CHANNELS else 1
-    return _far(encode, encoded), _far(decode, geometry.video_latents)
+    encoded = geometry.latent_frames if entry is ReferenceInjection.CHANNEL_CONCAT else 1
+    return _far(encode, encoded), _far(decode, geometry.video_latent_frames)
 
 
 def _far(measure: Callable[[int], int], latents: int) -> int:

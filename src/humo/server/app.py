@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from humo import __version__
-from humo.errors import HumoError, RequestError, StorageError
+from humo.errors import HuMoError, RequestError, StorageError
 from humo.files import NO_ROOM, storage_error
 from humo.server.api_keys import Keys
 from humo.server.job_queue import Job
@@ -45,12 +45,12 @@ MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png"
 logger = logging.getLogger(__name__)
 
 
-CODES: Mapping[type[HumoError], tuple[int, str]] = {
+CODES: Mapping[type[HuMoError], tuple[int, str]] = {
     AbsentError: (404, "not_found"),
     ConflictError: (409, "idempotency_key_reused"),
     BusyError: (429, "too_many_jobs"),
     StorageError: (507, "storage"),
-    HumoError: (400, "invalid_request"),
+    HuMoError: (400, "invalid_request"),
 }
 """What is at fault -> status and ``code`` of the answer; the nearest class counts."""
 
@@ -346,8 +346,8 @@ async def _sweep(service: Service) -> None:
 def _explain(app: FastAPI) -> None:
     """Every fault becomes an answer of one form."""
 
-    @app.exception_handler(HumoError)
-    async def ours(request: Request, error: HumoError) -> JSONResponse:
+    @app.exception_handler(HuMoError)
+    async def ours(request: Request, error: HuMoError) -> JSONResponse:
         status, code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
         return refusal(status, _service(request).store.without_places(str(error)), code, error.field)
 

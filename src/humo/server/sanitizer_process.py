@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from humo.errors import HumoError
+from humo.errors import HuMoError
 from humo.files import NO_ROOM, storage_error
 from humo.media.audio import load_track, probe_sound
 from humo.media.image import load_image
@@ -70,7 +70,7 @@ def main(told: dict[str, Any]) -> int:
             picture(source, target, field, told["pixels"])
         else:
             sound(source, target, field, told["seconds"])
-    except HumoError as error:
+    except HuMoError as error:
         print(json.dumps({"problem": error.problem.replace(repr(source.name), "it"), "remedy": error.remedy}))
         return 1
     except OSError as error:

@@ -38,7 +38,7 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         say: told where it listens.
 
     Raises:
-        HumoError: the folder, the ledger, the address or the cluster cannot be used.
+        HuMoError: the folder, the ledger, the address or the cluster cannot be used.
     """
     os.umask(0o077)  # what it writes is nobody else's
     store = Store(settings.folder)

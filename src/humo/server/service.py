@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.errors import HumoError, RequestError
+from humo.errors import HuMoError, RequestError
 from humo.jobs.generate import build_request, prepare
-from humo.request import Plan
+from humo.request import GenerationPlan
 from humo.server.file_store import ENOUGH, Store, is_job_id, write
 from humo.server.job_queue import JSON, Job, Ledger
 from humo.server.schemas import OURS, Asked, Given, Video, address_in, sort, video_of
@@ -23,15 +23,15 @@ from humo.server.upload_sanitizer import SUFFIXES, Gate, Kind, from_data_address
 from humo.server.url_fetch import fetch
 
 
-class BusyError(HumoError):
+class BusyError(HuMoError):
     """More jobs are waiting than the service takes."""
 
 
-class ConflictError(HumoError):
+class ConflictError(HuMoError):
     """A key that stands for another request already."""
 
 
-class AbsentError(HumoError):
+class AbsentError(HuMoError):
     """There is no such job, or not yet what is asked for of it."""
 
 
@@ -71,7 +71,7 @@ class Service:
             kept: files that were let in before, in place of files given.
 
         Raises:
-            HumoError: a field is at fault, nothing was stored.
+            HuMoError: a field is at fault, nothing was stored.
             BusyError: too many are waiting.
             ConflictError: the key stands for another request.
         """
@@ -91,16 +91,16 @@ class Service:
             its name in the store.
 
         Raises:
-            HumoError: it is refused, or there is no room.
+            HuMoError: it is refused, or there is no room.
         """
         admitted = await self.gate.admit(content, kind, field)
         return await asyncio.to_thread(self.store.keep, admitted, SUFFIXES[kind])
 
-    def plan(self, given: Given, kept: Kept) -> Plan:
+    def plan(self, given: Given, kept: Kept) -> GenerationPlan:
         """What would be made, without making it.
 
         Raises:
-            HumoError: a field is at fault.
+            HuMoError: a field is at fault.
         """
         asked = sort(given)
         return self._plan(asked.fields, self._model(asked.model), kept, f"video_{'0' * 32}")[1]
@@ -134,13 +134,15 @@ class Service:
             raise RequestError(field, "names an address, and nothing is fetched here", "upload the file itself")
         return fetch(address, hosts=self.settings.sources, most=most, field=field)
 
-    def _check_size(self, plan: Plan) -> None:
+    def _check_size(self, plan: GenerationPlan) -> None:
         geometry, most = plan.geometry, self.settings.most_pixels
         if geometry.width * geometry.height * geometry.frames > most:
             size = f"{geometry.frames} of {geometry.width} x {geometry.height} pixels"
             raise RequestError("frames", f"{size} are more than is made here", f"at most {most / 1e6:g} million in all")
 
-    def _plan(self, given: Mapping[str, Any], model: str, kept: Kept, job_id: str) -> tuple[dict[str, Any], Plan]:
+    def _plan(
+        self, given: Mapping[str, Any], model: str, kept: Kept, job_id: str
+    ) -> tuple[dict[str, Any], GenerationPlan]:
         """The fields as the ledger has them, and what they come to."""
         fields: dict[str, Any] = dict(given)
         if self.settings.models[model] is not None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from humo.errors import HumoError, MediaError, RequestError, StorageError
+from humo.errors import HuMoError, MediaError, RequestError, StorageError
 from humo.files import storage_error
 from humo.limits import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
 
@@ -187,7 +187,7 @@ def _folder() -> Iterator[Path]:
         raise storage_error(error) from error
 
 
-def _refusal(said: bytes, field: str) -> HumoError:
+def _refusal(said: bytes, field: str) -> HuMoError:
     """What the child said of a file, or that it died of it."""
     try:
         told = json.loads(said)

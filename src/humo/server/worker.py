@@ -22,7 +22,7 @@ from dbos import DBOS, DBOSConfig
 from numpy.typing import NDArray
 from PIL import Image
 
-from humo.errors import HumoError, StorageError
+from humo.errors import HuMoError, StorageError
 from humo.files import NO_ROOM, storage_error
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, prepare, run
@@ -135,7 +135,7 @@ class Worker:
             raise
         except Cancelled:
             return _failed("cancelled", "cancelled")
-        except HumoError as error:
+        except HuMoError as error:
             code = "storage" if isinstance(error, StorageError) else "invalid_request"
             return _failed(code, self._store.without_places(str(error)))
         except MemoryError:
@@ -216,9 +216,9 @@ class Listener:
         if is_end or now - self._told >= TELL_SECONDS:
             self._told = now
             self._store.tell(self._id, {**self._progress(event, now), "at": time.time()})
-        if event.look is not None and now - self._shown >= PREVIEW_SECONDS:
+        if event.preview is not None and now - self._shown >= PREVIEW_SECONDS:
             self._shown = now
-            save_picture(event.look(), self._store.running(self._id, ".png"))
+            save_picture(event.preview(), self._store.running(self._id, ".png"))
         if now - self._looked >= LOOK_SECONDS:
             self._looked = now
             self.look()

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from humo import errors
-from humo.errors import DependencyError, HumoError, MediaError, StorageError
+from humo.errors import DependencyError, HuMoError, MediaError, StorageError
 from humo.files import reason, replacing
 from humo.synthetic.clip_plan import Recipe, Split, indices, name_of
 from humo.synthetic.speech.synthesis import EXTRA
@@ -189,7 +189,7 @@ def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...
 
     try:
         make_clip(folder, recipe, index)
-    except HumoError as error:
+    except HuMoError as error:
         return index, (type(error).__name__, error.field, error.problem, error.remedy)
     return index, ()
 

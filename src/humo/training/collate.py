@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from humo.conditioning.audio import silence, window
+from humo.conditioning.audio import audio_windows, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
 from humo.errors import RequestError
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
 from humo.media.face_identity import EMBEDDING
 from humo.model.reference import with_references, without_references
-from humo.model.seeding import seeded
-from humo.presets import ReferenceEntry
+from humo.model.seeding import seeded_generator
+from humo.presets import ReferenceInjection
 from humo.training.auxiliary_heads import MOUTH_VALUES
 from humo.training.config import Kept, Loss, Stage
 from humo.training.flow_matching import draw_level
@@ -111,7 +111,7 @@ class Decks:
         self.drawn[pool] = count + 1
         epoch, position = divmod(count, size)
         if self._orders.get(pool, (-1, []))[0] != epoch:
-            generator = seeded(self._seed, "deck", pool, epoch)
+            generator = seeded_generator(self._seed, "deck", pool, epoch)
             self._orders[pool] = epoch, torch.randperm(size, generator=generator).tolist()
         return self._orders[pool][1][position]
 
@@ -152,7 +152,7 @@ def draw_step(
         step: from 0 on.
         words: that all draws follow from (seed, stage), the step apart.
     """
-    generator = seeded(*words, step, "bucket")
+    generator = seeded_generator(*words, step, "bucket")
     sizes = torch.tensor([float(len(entries)) for entries in buckets.values()])
     bucket = list(buckets)[int(torch.multinomial(sizes, 1, generator=generator))]
     every = buckets[bucket]
@@ -190,7 +190,7 @@ class Collator:
         mouth, identity: means and deviations, (2, ...), that are taken out of them.
     """
 
-    entry: ReferenceEntry
+    entry: ReferenceInjection
     loss: Loss
     keep: Mapping[Kept, float]
     paraphrases: float
@@ -223,7 +223,7 @@ class Collator:
 
     def _one(self, geometry: Geometry, slot: Slot, level: float | None) -> tuple[Conditions, str, dict[str, Tensor]]:
         """A slot's conditions (a batch of one), those kept, and its other tensors."""
-        generator, entry, frames = seeded(*slot.words), slot.entry, geometry.video_latents
+        generator, entry, frames = seeded_generator(*slot.words), slot.entry, geometry.video_latent_frames
         chance, which, other = torch.rand(3, generator=generator).tolist()
         piece = int(torch.randint(entry.pieces, (), generator=generator))
         words = 0
@@ -239,16 +239,16 @@ class Collator:
         known, known_level = self._known(frames, generator) if level is None else (0, 0.0)
         if slot.hears:
             start = entry.starts[piece % len(entry.starts)]
-            audio = window(found["rows"][start:], frames, geometry.reference_slots)
+            audio = audio_windows(found["rows"][start:], frames, geometry.reference_slots)
         else:
-            audio = silence(geometry.latents, *self.audio)
-        blank = self.blank(geometry) if self.entry is ReferenceEntry.CHANNELS else None
+            audio = null_audio_windows(geometry.latent_frames, *self.audio)
+        blank = self.blank(geometry) if self.entry is ReferenceInjection.CHANNEL_CONCAT else None
         shown = found[reference][None]
         conditions = Conditions(
             text=found[f"text.{words}"][None],
-            no_text=self.no_text,
+            null_text=self.no_text,
             image=with_references(self.entry, shown, blank),
-            no_image=without_references(self.entry, shown, blank),
+            null_image=without_references(self.entry, shown, blank),
             audio=audio[None],
         )
         grid = (geometry.latent_height // PATCH[1], geometry.latent_width // PATCH[2])

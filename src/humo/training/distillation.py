@@ -26,12 +26,12 @@ from torch import Tensor
 
 from humo.distributed.process_group import Ranks
 from humo.errors import RequestError
-from humo.guidance import MODES, Mode, Scales
+from humo.guidance import MODES, GuidanceScales, Mode
 from humo.inference.denoise import Held, denoise, make_scheduler
 from humo.inference.pipeline import HuMoPipeline
 from humo.inference.predictor import is_short
-from humo.model.seeding import seeded
-from humo.presets import SCALE_NAMES, Preset, Student
+from humo.model.seeding import seeded_generator
+from humo.presets import SCALE_NAMES, Distillation, Preset
 from humo.training.collate import Batch, Bucket, Collator, Decks, Slot, buckets_of, draw_step
 from humo.training.config import Distill, Recipe, Stage
 from humo.training.frozen_encoders import Encoders
@@ -41,7 +41,7 @@ from humo.training.tensor_files import Digests, digest, read_tensors, write_tens
 STATES = "states"  # (steps + 1, C, F, H, W) in a walk's file, from noise to the clip's latents
 
 
-def student_of(settings: Distill, preset: Preset) -> Student:
+def student_of(settings: Distill, preset: Preset) -> Distillation:
     """What the student of a recipe will have learned.
 
     Args:
@@ -52,7 +52,7 @@ def student_of(settings: Distill, preset: Preset) -> Student:
     for name in SCALE_NAMES:
         own = getattr(preset.scales, name)
         scales[name] = settings.scales.get(name, (own, own))
-    return Student(settings.steps, settings.shift or preset.shift, scales)
+    return Distillation(settings.steps, settings.shift or preset.shift, scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Walks:
         found: dict[Bucket, list[Walk]] = {}
         for number in range(self.settings.walks):
             bucket, (slot,) = draw_step(buckets, decks, one, number, seed, "walk")
-            chances = torch.rand(len(SCALE_NAMES), generator=seeded(seed, "scales", number)).tolist()
+            chances = torch.rand(len(SCALE_NAMES), generator=seeded_generator(seed, "scales", number)).tolist()
             ranges = (self.student.scales[name] for name in SCALE_NAMES)
             scales = tuple(low + chance * (high - low) for chance, (low, high) in zip(chances, ranges, strict=True))
             walk = Walk(slot, scales, folder / f"{number:06}.safetensors")
@@ -146,7 +146,7 @@ class Walks:
         device, dtype = teacher.transformer.device, teacher.text_encoder.dtype
         batch = self.collate(bucket, [walk.slot])
         frames, known = batch.data.shape[2], int(batch.known[0])
-        scales = Scales(**dict(zip(SCALE_NAMES, walk.scales, strict=True)))
+        scales = GuidanceScales(**dict(zip(SCALE_NAMES, walk.scales, strict=True)))
         mode = mode_of(batch.kept[0], hears=walk.slot.hears)
         noise = batch.noise.to(device)
         data = batch.data[:, :, :known].to(device)
@@ -186,7 +186,7 @@ class Walks:
             stage, step: whose step it is.
             words: that all draws follow from (seed, stage), the step apart.
         """
-        generator = seeded(*words, step, "strides")
+        generator = seeded_generator(*words, step, "strides")
         sizes = torch.tensor([float(len(walks)) for walks in self.walks.values()])
         bucket = list(self.walks)[int(torch.multinomial(sizes, 1, generator=generator))]
         walks = self.walks[bucket]

@@ -14,7 +14,7 @@ from humo.distributed.process_group import Ranks
 from humo.inference.lora import student_tensors
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.presets import find_student
+from humo.presets import read_distillation
 from humo.training.config import Recipe
 from humo.training.frozen_encoders import Encoders
 from humo.training.optimizer import Average
@@ -64,7 +64,7 @@ def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Pat
     from peft import get_peft_model_state_dict
 
     layers = get_peft_model_state_dict(network)
-    student = find_student(network.config)
+    student = read_distillation(network.config)
     if student is not None and network.scale_embedder is not None:
         told = student_tensors(student, network.scale_embedder.state_dict())
         layers |= {key.removeprefix("transformer."): tensor for key, tensor in told.items()}

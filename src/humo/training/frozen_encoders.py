@@ -19,7 +19,7 @@ from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import open_autoencoder
 from humo.model.reference import MASK_CHANNELS
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.presets import Preset, ReferenceEntry, find_preset
+from humo.presets import Preset, ReferenceInjection, find_preset
 from humo.training.config import Model
 from humo.training.trainable import matches
 from humo.training.training_model import initialise
@@ -121,7 +121,7 @@ class Encoders:
             loaded.float()
             return self._partly_new(loaded, seed)
         channels = int(AutoencoderKLWan.load_config(str(self.folder("vae")))["z_dim"])
-        beside = self.preset.reference_entry is ReferenceEntry.CHANNELS
+        beside = self.preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh: HuMoTransformer3DModel = HuMoTransformer3DModel(

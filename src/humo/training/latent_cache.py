@@ -21,16 +21,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from humo.conditioning.audio import encode_sound
+from humo.conditioning.audio import encode_audio
 from humo.conditioning.image import encode_blank, encode_references, encode_video
 from humo.conditioning.text import encode_text
 from humo.errors import CheckpointError, MediaError
-from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_in_samples
+from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_of_samples
 from humo.media.audio import load_sound
 from humo.media.face_identity import EMBEDDING, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import has_sound, read_video
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training.config import Recipe
 from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
 from humo.training.fitting import at_rate, cover, crop_box, nearest_size
@@ -209,7 +209,7 @@ class Cache:
         sound, one = heard(clip), self.encoders
         if sound is None:
             return {"rows": torch.zeros(0)}, {"hears": False}
-        return {"rows": encode_sound(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
+        return {"rows": encode_audio(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
 
     def _views(self, clip: ClipFiles) -> Encoded:
         """Latents of the reference in other views, for every size that a clip may have."""
@@ -227,7 +227,7 @@ class Cache:
         frames, one = at_rate(shown.frames, shown.frames_per_second), self.encoders
         _check_length(clip, len(truth.face), len(frames))
         size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
-        found = faces(frames, truth.face, seeded("faces", clip.name))
+        found = faces(frames, truth.face, seeded_generator("faces", clip.name))
         seen = {
             face_name(number): encode_references([picture], one.vae, *size, one.device)[0]
             for number, picture in enumerate(found)
@@ -245,7 +245,7 @@ class Cache:
 
     def blank(self, geometry: Geometry) -> Tensor:
         """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; each that was made is kept."""
-        size = (geometry.latents, geometry.latent_height, geometry.latent_width)
+        size = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         if size not in self._blanks:
             self._blanks[size] = encode_blank(*size, self.encoders.vae, self.encoders.device).float().cpu()
         return self._blanks[size]
@@ -268,7 +268,7 @@ def heard(clip: ClipFiles) -> NDArray[np.float32] | None:
     if not has_sound(clip.video, field="video"):
         return None
     sound = load_sound(clip.video, field="sound")
-    return sound if frames_in_samples(len(sound)) > 1 else None
+    return sound if frames_of_samples(len(sound)) > 1 else None
 
 
 def _read_or_remove(path: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from humo.distributed.process_group import Ranks, ranks
 from humo.errors import RequestError
 from humo.media.face_identity import EMBEDDING
 from humo.model.reference import network_input
-from humo.presets import ReferenceEntry
+from humo.presets import ReferenceInjection
 from humo.training.auxiliary_heads import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
 from humo.training.checkpoint import Position, finished, read_checkpoint, read_position, save_checkpoint
 from humo.training.collate import Batch, Bucket, Collator, Decks, Samples, audio_share, buckets_of, statistics
@@ -94,7 +94,7 @@ def train(
         the model folder, or the folder of the LoRA.
 
     Raises:
-        HumoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
+        HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
     with ranks(recipe.compute.device) as here:
         if not here.first:
@@ -107,7 +107,7 @@ def train(
         for stage in recipe.stages:
             buckets_of(entries, stage)  # refused now rather than when its turn comes
         collate = Collator(
-            entry=encoders.preset.reference_entry,
+            entry=encoders.preset.reference_injection,
             loss=recipe.loss,
             keep={},
             paraphrases=recipe.data.paraphrases,
@@ -297,7 +297,7 @@ def _losses(run: Run, trainee: Trainee, stage: Stage, batch: Batch) -> list[Tens
     """
     weights, device = run.recipe.loss, run.here.device
     data, noise, level = (tensor.to(device) for tensor in (batch.data, batch.noise, batch.level))
-    entry: ReferenceEntry = run.collate.entry
+    entry: ReferenceInjection = run.collate.entry
     told = trainee.learner(
         network_input(entry, add_noise(data, noise, batch.levels.to(device)), batch.conditions.image.to(device)),
         timestep_of(level),

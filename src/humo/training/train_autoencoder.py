@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from humo.distributed.process_group import Ranks, ranks
 from humo.errors import MediaError
-from humo.geometry import BLOCK_VALUES
+from humo.geometry import VALUES_PER_LATENT
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training.autoencoder_data import read_piece, stack_pieces
 from humo.training.collate import Decks
 from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe
@@ -70,7 +70,7 @@ def train_autoencoder(
         the folder of the autoencoder.
 
     Raises:
-        HumoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
+        HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
     with ranks(recipe.compute.device) as here:
         if not here.first:
@@ -146,7 +146,7 @@ def _begin(recipe: AutoencoderRecipe, clips: Sequence[ClipFiles], progress: Prog
     for number, clip in enumerate(few):
         progress("fit", number, len(few))
         piece = read_piece(clip, recipe.loss)
-        components.see(piece.video[None], piece.weight[None], seeded(recipe.seed, "components", number))
+        components.see(piece.video[None], piece.weight[None], seeded_generator(recipe.seed, "components", number))
     components.put_into(network)
     back = LeastSquares(network)
     for number, clip in enumerate(few):
@@ -210,7 +210,7 @@ class LeastSquares:
         width = network.linear_encoder.out_features * CONTEXT**3 + 1
         self._network = network
         self._products = torch.zeros(width, width, dtype=torch.float64)
-        self._sums = torch.zeros(width, BLOCK_VALUES, dtype=torch.float64)
+        self._sums = torch.zeros(width, VALUES_PER_LATENT, dtype=torch.float64)
 
     @torch.no_grad()
     def see(self, video_BCFHW: Tensor, weight_BFHW: Tensor) -> None:
@@ -256,9 +256,11 @@ def _losses_of(
     """The losses of this process's share of a step's batch."""
     cards = [decks.draw("clips", len(clips)) for _ in range(recipe.batch)]
     places = range(recipe.batch)[here.share(recipe.batch)]
-    video, weight = _batch(recipe, clips, [(cards[place], seeded(recipe.seed, step, place)) for place in places])
+    video, weight = _batch(
+        recipe, clips, [(cards[place], seeded_generator(recipe.seed, step, place)) for place in places]
+    )
     precision = getattr(torch, recipe.compute.precision)
-    noise = seeded(recipe.seed, step, here.rank, "noise")
+    noise = seeded_generator(recipe.seed, step, here.rank, "noise")
     with torch.autocast(here.device.partition(":")[0], precision, enabled=precision is not torch.float32):
         return losses(network, video.to(here.device), weight.to(here.device), recipe.loss, noise)
 

@@ -25,7 +25,7 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.distributed.process_group import Ranks, ranks
-from humo.model.seeding import seeded
+from humo.model.seeding import seeded_generator
 from humo.training.collate import Decks
 from humo.training.component_config import TextRecipe
 from humo.training.dataset import Described, no_clips, read_words
@@ -85,7 +85,7 @@ def train_text(
         the folder that holds ``text_encoder`` and ``tokenizer``.
 
     Raises:
-        HumoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
+        HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
     with ranks(recipe.compute.device) as here:
         if not here.first:
@@ -193,7 +193,7 @@ def _losses(
     decks: Decks,
 ) -> list[Tensor]:
     """The mean cross-entropy of this process's share of a step's texts, and the share of attributes told."""
-    generator = seeded(recipe.seed, step)
+    generator = seeded_generator(recipe.seed, step)
     drawn = [clips[decks.draw("clips", len(clips))] for _ in range(recipe.batch)]
     texts = [one.captions[int(torch.randint(len(one.captions), (), generator=generator))] for one in drawn]
     share = here.share(recipe.batch)

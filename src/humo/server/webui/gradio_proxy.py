@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from humo.errors import HumoError, RequestError, StorageError
+from humo.errors import HuMoError, RequestError, StorageError
 from humo.server.middleware import owner_in, refusal
 from humo.server.webui.uploads import Upload, Uploads
 
@@ -75,7 +75,7 @@ class PageGuard:
         request = Request(scope, receive)
         try:
             answer = await self._answer(request)
-        except HumoError as error:
+        except HuMoError as error:
             status = 507 if isinstance(error, StorageError) else 400
             said = self._uploads.store.without_places(str(error))
             answer = refusal(status, said, "storage" if status == 507 else "invalid_request", error.field)

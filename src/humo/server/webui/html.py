@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from humo.request import Plan
+from humo.request import GenerationPlan
 from humo.server.job_queue import Job, State
 from humo.server.schemas import Video
 
@@ -80,7 +80,7 @@ def given(pictures: Sequence[Path], sound: bool) -> str:
     return f'<div class="humo-given">{shown}</div>{heard}'
 
 
-def forecast(plan: Plan, seconds: float | None, peak_bytes: float | None) -> str:
+def forecast(plan: GenerationPlan, seconds: float | None, peak_bytes: float | None) -> str:
     """What will happen, before it does."""
     geometry, request = plan.geometry, plan.request
     parts = [
@@ -169,7 +169,7 @@ def _past(video: Video, prefix: str) -> str:
     return f'<a href="{prefix}?video={video.id}">{shown}<span>{escape(video.prompt)}</span></a>'
 
 
-def seconds_of(jobs: Sequence[Job], plan: Plan) -> float | None:
+def seconds_of(jobs: Sequence[Job], plan: GenerationPlan) -> float | None:
     """How long a plan will take, from those of the same model that were made: by passes and tokens.
 
     Args:

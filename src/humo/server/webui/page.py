@@ -17,7 +17,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from humo.errors import HumoError
+from humo.errors import HuMoError
 from humo.jobs.generate import preset_of
 from humo.request import GenerateRequest, parse_request
 from humo.server.job_queue import Job
@@ -197,11 +197,11 @@ class Page:
             if pictures:
                 most = self._service.settings.limits.images
                 if len(pictures) > most:
-                    raise HumoError("pictures", f"are {len(pictures)}", f"at most {most}")
+                    raise HuMoError("pictures", f"are {len(pictures)}", f"at most {most}")
                 found["images"] = [await self._keep(one, owner, "image") for one in pictures]
             if sound:
                 found["audio"] = await self._keep(sound, owner, "audio")
-        except HumoError as error:
+        except HuMoError as error:
             return {self.shown: html.wrong(error)}
         return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
 
@@ -209,7 +209,7 @@ class Page:
         """One of the files that wait, let in."""
         found = self._uploads.find(Path(told["path"]).name, owner)
         if found is None:
-            raise HumoError("file", "is not there any more", "give it once more")
+            raise HuMoError("file", "is not there any more", "give it once more")
         return await self._service.keep(found.path.read_bytes(), kind, found.title if kind == "image" else "sound")
 
     def _let_out(self) -> Change:
@@ -232,7 +232,7 @@ class Page:
             return ""
         try:
             plan = self._service.plan(given, kept)
-        except HumoError as error:
+        except HuMoError as error:
             return html.wrong(error)
         jobs = [job for job in self._service.ledger.jobs(limit=COMPARED) if job.asked["model"] == form[3]]
         peaks = [peak for job in jobs if (peak := job.told.get("video", {}).get("peak_bytes"))]
@@ -250,7 +250,7 @@ class Page:
         owner = owner_of(request)
         try:
             video = await self._service.accept(given, owner, kept=kept)
-        except HumoError as error:
+        except HuMoError as error:
             yield {self.result: html.wrong(error), self.progress: ""}
             return
         async for change in self._follow(video.id, owner):
@@ -261,7 +261,7 @@ class Page:
         try:
             job = self._service.job(job_id, owner)
             video = await asyncio.to_thread(self._service.again, job, {"seed": secrets.randbelow(2**31)})
-        except HumoError as error:
+        except HuMoError as error:
             yield {self.result: html.wrong(error)}
             return
         async for change in self._follow(video.id, owner):
