@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 # compiled on all cores at once, which pip does on one, and without the tests that packages carry
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true
 
 .PHONY: demo test soak check format docs clean
@@ -18,12 +18,12 @@ $(VENV)/.torch:
 	$(INSTALL) "$(TORCH)"
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[evaluate]"
 	$(COMPILE)
 	touch $@
 
-$(VENV)/.ready: $(VENV)/.torch pyproject.toml
+$(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[dev]"
 	$(COMPILE)
 	touch $@

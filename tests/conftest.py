@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.outside import allowed_folders, refuse_reads_beside
+
 if TYPE_CHECKING:
     from humo import HuMoPipeline
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY.parent / "shared" / "golden" / "vectors"))
+GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY / "tests" / "parity" / "data" / "vectors"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_beside_the_repository(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fail each test that reads a file beside the repository."""
+    refuse_reads_beside(REPOSITORY, [*allowed_folders(), tmp_path_factory.getbasetemp()])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,10 +41,9 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The folder of golden vectors."""
+    """Return the folder of golden values: tests/parity/data/vectors, or HUMO_GOLDEN."""
     if not (GOLDEN / "meta.json").is_file():
-        absent = pytest.fail if os.environ.get("CI") else pytest.skip
-        absent(f"no golden vectors in {GOLDEN}; set HUMO_GOLDEN")
+        pytest.fail(f"HUMO_GOLDEN: {GOLDEN} has no meta.json; unset it, or name a folder of golden values")
     return GOLDEN
 
 

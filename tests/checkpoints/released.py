@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from humo.checkpoints.architecture import SpeechStructure, TransformerStructure
 from humo.checkpoints.keymap import names_of
 from tests.conftest import GOLDEN
+from tests.parity.fill import fill_state_dict
 
 SEED = 1
 SPEECH = SpeechStructure(
@@ -56,14 +56,8 @@ def golden_meta() -> dict[str, Any]:
 
 
 def fill(shapes: Mapping[str, Any], seed: int = SEED) -> dict[str, torch.Tensor]:
-    """Weights by the rule beside the golden files: a pure function of name, shape and seed."""
-    spec = importlib.util.spec_from_file_location("fill", GOLDEN.parent / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    weights: dict[str, torch.Tensor] = module.fill_state_dict(shapes, seed)
-    return weights
+    """Return weights by the rule of the golden files: a pure function of name, shape and seed."""
+    return fill_state_dict(shapes, seed)
 
 
 def transformer_weights(family: str) -> dict[str, torch.Tensor]:

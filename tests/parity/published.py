@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,8 @@ from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig, WhisperFea
 from humo import HuMoPipeline, HuMoTransformer3DModel, SpeechEncoder
 from humo.checkpoints.architecture import measure_autoencoder, measure_text, measure_transformer
 from humo.checkpoints.keymap import names_of
+from tests.parity.fill import fill, fill_state_dict, noise
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 FAMILIES = {"humo_17b": "humo-17b", "humo_1_7b": "humo-1.7b"}
 
 
@@ -51,17 +50,6 @@ class Golden:
         content: dict[str, Any] = json.loads((self.folder / "meta.json").read_text())
         return content
 
-    @cached_property
-    def _fill(self) -> Any:
-        places = (self.folder, self.folder.parent, REPOSITORY.parent / "shared" / "golden")
-        path = next(place / "fill.py" for place in places if (place / "fill.py").is_file())
-        spec = importlib.util.spec_from_file_location("fill", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
     def tensors(self, name: str) -> dict[str, Tensor]:
         """What a golden file holds."""
         content: dict[str, Tensor] = load_file(self.folder / f"{name}.safetensors")
@@ -69,11 +57,10 @@ class Golden:
 
     def noise(self, name: str, *shape: int) -> Tensor:
         """The input of that name."""
-        made: Tensor = self._fill.noise(name, shape, self.meta["seed"])
-        return made
+        return noise(name, shape, self.meta["seed"])
 
     def _load(self, module: nn.Module, shapes: dict[str, Any], names: Any) -> Any:
-        weights = self._fill.fill_state_dict(shapes, self.meta["seed"])
+        weights = fill_state_dict(shapes, self.meta["seed"])
         module.load_state_dict({name.ours: weights[name.published] for name in names}, strict=False)
         loaded = {name.ours for name in names}
         assert {name for name, _ in module.named_parameters()} <= loaded
@@ -117,7 +104,7 @@ class Golden:
         encoder.load_state_dict(WhisperModel(config).encoder.state_dict())
         for name, parameter in encoder.named_parameters():
             if name != "embed_positions.weight":
-                parameter.data.copy_(self._fill.fill(name, tuple(parameter.shape), self.meta["seed"]))
+                parameter.data.copy_(fill(name, tuple(parameter.shape), self.meta["seed"]))
         whole: SpeechEncoder = encoder.eval()
         return whole
 
