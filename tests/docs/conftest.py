@@ -9,5 +9,5 @@ from tools.docs_reference.messages import Message, messages
 
 @pytest.fixture(scope="session")
 def known_messages() -> tuple[Message, ...]:
-    """Every message that the page of errors has."""
+    """Return every message on the page of errors."""
     return messages()

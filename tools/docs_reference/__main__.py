@@ -1,4 +1,4 @@
-"""``python -m tools.docs_reference FOLDER``: write the pages."""
+"""Run as ``python -m tools.docs_reference FOLDER`` to write the pages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from tools.docs_reference import commands, errors, python, service
 
 PAGES = {"commands": commands.page, "http": service.page, "python": python.page, "errors": errors.page}
-"""Name of the file, without its ending -> what makes it."""
+"""File name without extension -> function that returns the page."""
 
 
 def write(folder: Path) -> list[Path]:
-    """Write all pages, and remove what an earlier version wrote.
+    """Write all pages and return their paths.
 
     Args:
-        folder: theirs alone; made if it is not there.
+        folder: created if it does not exist. Any other Markdown file in it is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.md"):

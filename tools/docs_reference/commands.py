@@ -1,4 +1,4 @@
-"""The page of commands: every option of every command, read from its parser."""
+"""Generate the page of commands: every option of every command, read from the argument parsers."""
 
 from __future__ import annotations
 
@@ -9,69 +9,77 @@ from humo.cli.main import COMMANDS, parser_of
 from humo.cli.options import Parser
 from tools.docs_reference.markdown import code, plain
 
-EVERYWHERE = "how it is told"
-"""The group of options that every command has."""
+GENERATE = "generate"
+"""The command under which the options of a request are listed; other commands link to it."""
 
-REQUEST, FIRST = "request", "generate"
-"""The group of options that are a request's fields, and the command at which they are told."""
+COMMON_OPTION, REQUEST_OPTION = "--json", "--prompt"
+"""Options that identify a group: the options of every command, and those that are a request's fields."""
 
-HEAD = """# Every option
+HEAD = """# Command reference
 
-What `humo COMMAND --help` says. What the commands do and say, and their exit codes: [the command](../command-line.md).
+This page lists what `humo COMMAND --help` prints. [The command line](../command-line.md) explains what the commands do
+and their exit codes.
 
-Every command also takes
+Every command accepts these options:
 
-{everywhere}
+{common}
 """
 
 
 def page() -> str:
-    """The page, in Markdown."""
+    """Return the page in Markdown."""
     parsers = {name: parser_of(name) for name in COMMANDS}
-    shared = next(group for group in _groups(parsers["generate"]) if group.title == EVERYWHERE)
-    parts = [HEAD.format(everywhere=_table(shared._group_actions))]
+    common = next(group for group in _groups(parsers[GENERATE]) if _has(group, COMMON_OPTION))
+    sections = [HEAD.format(common=_table(common._group_actions))]
     for name, parser in parsers.items():
-        parts.append(f"## humo {name}\n\n{_sentence(COMMANDS[name].summary)}\n\n```text\n{_usage(parser)}\n```\n")
+        summary = _as_sentence(COMMANDS[name].summary)
+        sections.append(f"## humo {name}\n\n{summary}\n\n```text\n{_usage(parser)}\n```\n")
         for group in _groups(parser):
             actions = [action for action in group._group_actions if action.option_strings != ["-h", "--help"]]
-            if group.title == REQUEST and name != FIRST:
-                parts.append(f"And the options of a request, as those of [humo {FIRST}](#humo-{FIRST}).\n")
-            elif actions and group.title != EVERYWHERE:
-                parts.append(f"{_title(group)}{_table(actions)}\n")
-    return "\n".join(parts)
+            if _has(group, REQUEST_OPTION) and name != GENERATE:
+                sections.append(
+                    f"This command also accepts the request options of [humo {GENERATE}](#humo-{GENERATE}).\n"
+                )
+            elif actions and not _has(group, COMMON_OPTION):
+                sections.append(f"{_title(group)}{_table(actions)}\n")
+    return "\n".join(sections)
 
 
 def _groups(parser: Parser) -> list[argparse._ArgumentGroup]:
     return parser._action_groups
 
 
+def _has(group: argparse._ArgumentGroup, option: str) -> bool:
+    return any(option in action.option_strings for action in group._group_actions)
+
+
 def _title(group: argparse._ArgumentGroup) -> str:
     if group.title in ("positional arguments", "options"):
         return ""
-    about = f": {plain(group.description)}" if group.description else ""
-    return f"*{plain(group.title or '')}*{about}\n\n"
+    description = f": {plain(group.description)}" if group.description else ""
+    return f"*{plain(group.title or '')}*{description}\n\n"
 
 
 def _usage(parser: Parser) -> str:
-    told = parser.usage or parser.format_usage().removeprefix("usage: ").strip()
-    return "\n".join(part.strip() for part in told.split(" | humo ")).replace("\n", "\nhumo ")
+    usage = parser.usage or parser.format_usage().removeprefix("usage: ").strip()
+    return "\nhumo ".join(line.strip() for line in usage.split(" | humo "))
 
 
 def _table(actions: Iterable[argparse.Action]) -> str:
-    told = list(actions)
-    rows = (f"| {_name(action)} | {plain((action.help or '').replace('%%', '%'))} |" for action in told)
-    kind = "option" if told[0].option_strings else "word"
-    return f"| {kind} | means |\n|---|---|\n" + "\n".join(rows)
+    rows = list(actions)
+    kind = "option" if rows[0].option_strings else "argument"
+    lines = (f"| {_name(action)} | {plain((action.help or '').replace('%%', '%'))} |" for action in rows)
+    return f"| {kind} | description |\n|---|---|\n" + "\n".join(lines)
 
 
 def _name(action: argparse.Action) -> str:
     value = action.metavar if isinstance(action.metavar, str) else ""
     if not action.option_strings:
         return code(value or action.dest)
-    takes_none = action.nargs == 0
-    values = "" if takes_none else f" {value or action.dest.upper()}"
-    return "<br>".join(code(flag + values) for flag in action.option_strings)
+    is_flag = action.nargs == 0
+    suffix = "" if is_flag else f" {value or action.dest.upper()}"
+    return "<br>".join(code(option + suffix) for option in action.option_strings)
 
 
-def _sentence(text: str) -> str:
+def _as_sentence(text: str) -> str:
     return plain(text[0].upper() + text[1:]) + "."

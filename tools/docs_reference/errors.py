@@ -1,201 +1,136 @@
-"""The page of errors: every message with its remedy, by what the user was doing."""
+"""Generate the page of errors: every message with its remedy, grouped by what the user was doing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from humo.errors import HuMoError
 from tools.docs_reference.markdown import plain
 from tools.docs_reference.messages import Message, messages
 
 GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "The command line": (
-        "Words and options, at every command.",
-        ("cli.main", "cli.options"),
+        "Arguments and options of every command.",
+        ("cli",),
     ),
     "A request": (
-        "Its fields, at every door: options, job files, HTTP, the page, Python.",
-        ("request", "jobs.generate", "jobs.engine", "inference.inputs", "presets", "runtime.device"),
+        "Fields of a request, wherever it comes from: options, job files, HTTP, the web page, Python.",
+        ("request", "presets", "jobs.generate", "jobs.engine", "inference.inputs", "environment", "runtime.device"),
     ),
-    "Pictures, sounds and videos that are read": (
-        "`‹field›` is the one that named the file: `images`, `audio`, `--from`, FILE ...",
-        ("files", "media.image", "media.audio", "media.provenance", "conditioning.vocal_separation"),
+    "Reading images, audio and video": (
+        "`‹field›` is the field or option that named the file, such as `images` or `--audio`.",
+        ("files", "media", "conditioning"),
     ),
-    "Writing the video, and its marks": (
-        "Nothing half-written is left.",
+    "Writing the video": (
+        "A failed job leaves no incomplete file behind.",
         ("media.video", "media.credentials", "inference.window_cache"),
     ),
-    "Job files, batches, making again": (
-        "`--config`, `humo batch`, `--from`.",
-        (
-            "config_files",
-            "jobs.request_files",
-            "jobs.published_files",
-            "jobs.batch",
-            "jobs.ray_batch",
-            "distributed.ray_cluster",
-            "jobs.replay",
-        ),
+    "Request files, batches, replay": (
+        "`--config`, `humo batch`, and generating a video again from its own metadata.",
+        ("config_files", "jobs", "distributed.ray_cluster"),
     ),
-    "Memory, and several processes": (
-        "`humo plan`, `--placement`; `--parallel` and `--shard` under torchrun.",
-        (
-            "cli.plan",
-            "runtime.placement",
-            "runtime.block_streaming",
-            "distributed.process_group",
-            "inference.predictor",
-            "model.caches",
-        ),
+    "Memory and several GPUs": (
+        "`--placement`, and the options for several processes under torchrun.",
+        ("cli.plan", "runtime", "distributed", "inference.predictor", "model"),
     ),
     "Models": (
-        "`--model`, `humo models`: folders, downloads, sums.",
-        (
-            "checkpoints.model_folder",
-            "checkpoints.manifest",
-            "checkpoints.hubs.download",
-            "checkpoints.hubs.huggingface",
-            "checkpoints.hubs.modelscope",
-            "cli.models",
-        ),
+        "`--model` and `humo models`: model folders, downloads, checksums.",
+        ("checkpoints.model_folder", "checkpoints.manifest", "checkpoints.hubs", "cli.models"),
     ),
     "Converting weights": (
-        "`humo convert`, `humo models import`. [What is read](../conversion.md).",
-        (
-            "checkpoints.convert",
-            "checkpoints.discovery",
-            "checkpoints.formats.open",
-            "checkpoints.formats.gguf_file",
-            "checkpoints.conversion_plan",
-            "checkpoints.architecture",
-            "checkpoints.casting",
-            "checkpoints.formats.writer",
-        ),
+        "`humo convert` and `humo models import`. [Formats that can be read](../conversion.md).",
+        ("checkpoints", "quantization"),
     ),
-    "LoRA": ("`pipe.load_lora_weights`.", ("inference.lora",)),
-    "The service and its page": (
-        "Starting it (`humo serve`, `humo ui`), and what its clients are told. Over HTTP, a message of this page is "
-        "`error.message`; [its reference](http.md) has the codes.",
-        (
-            "cli.serve",
-            "server.serve",
-            "server.file_store",
-            "server.job_queue",
-            "server.api_keys",
-            "server.middleware",
-            "server.app",
-            "server.schemas",
-            "server.service",
-            "server.upload_sanitizer",
-            "server.url_fetch",
-            "server.webui.page",
-            "server.webui.gradio_proxy",
-            "server.webui.uploads",
-            "server.ray_workers",
-        ),
+    "LoRA": (
+        "`pipe.load_lora_weights`.",
+        ("inference.lora",),
     ),
-    "Making data": (
-        "`humo data`. FOLDER is the one that was named.",
-        (
-            "cli.data",
-            "synthetic.corpus",
-            "synthetic.make_clip",
-            "synthetic.speech.synthesis",
-            "synthetic.speech.hibari",
-            "synthetic.render.render",
-            "synthetic.person.base_mesh",
-            "synthetic.render.jit",
-        ),
+    "The service and the web page": (
+        "Starting the service (`humo serve`, `humo ui`), and its error responses. Over HTTP the message is "
+        "`error.message`; the [HTTP reference](http.md) lists the codes.",
+        ("cli.serve", "server"),
+    ),
+    "Rendering training data": (
+        "`humo data`.",
+        ("cli.data", "synthetic"),
     ),
     "Training": (
-        "`humo train`. Fields are those of the recipe: `stages.0.frames` is that of the first stage.",
-        (
-            "cli.train",
-            "training.recipe_file",
-            "training.config",
-            "training.component_config",
-            "training.dataset",
-            "training.latent_cache",
-            "training.frozen_encoders",
-            "training.trainable",
-            "training.stage_model",
-            "training.collate",
-            "training.distillation",
-            "training.optimizer",
-            "training.train",
-            "training.loop",
-            "training.train_autoencoder",
-            "training.checkpoint",
-            "training.tensor_files",
-            "training.metrics_log",
-        ),
+        "`humo train`. Fields are those of the recipe; `stages.0.frames` is `frames` of the first stage.",
+        ("cli.train", "training"),
     ),
-    "Measuring": (
+    "Evaluation": (
         "`humo evaluate`.",
-        (
-            "cli.evaluate",
-            "evaluation.single_video",
-            "evaluation.benchmark",
-            "evaluation.face_mesh",
-            "media.face_identity",
-        ),
+        ("cli.evaluate", "evaluation", "media.face_identity"),
     ),
-    "Looking": (
-        "`humo verify`, and what `humo doctor` finds.",
+    "Checks": (
+        "`humo verify`, and what `humo doctor` reports.",
         ("cli.verify", "cli.doctor", "cli.checks"),
     ),
 }
-"""Title -> what is said of it, and the modules whose messages stand there, in their order."""
+"""Section title -> its introduction, and the modules or packages whose messages it lists.
 
-HEAD = """# Errors
+A module belongs to the section that has the longest matching name: `media.video` goes before `media`.
+"""
 
-Everything that you can put right is told in one line: what is at fault, what is wrong with it, what to do.
+HEAD = f"""# Errors
+
+Every error that a user can correct is one line: the field at fault, what is wrong with it, what to do.
 
 ```text
 humo: width: '90' is not allowed; allowed: a whole number, 16 to 8192, a multiple of 16
 ```
 
-At the command the exit code is then 2 ([exit codes](../command-line.md#exit-codes)); with `--json` the parts come apart
-(`field`, `problem`, `remedy`); over HTTP the line is `error.message`, and `error.param` the field; in Python it is a
-`humo.HuMoError` with `field`, `problem` and `remedy`. Whatever says `failed:` is a fault of this program or of the
-machine: `--debug` shows more, and `humo doctor` looks at the installation.
+On the command line the exit code is then 2 ([exit codes](../command-line.md#exit-codes)). With `--json` the line is
+split into `field`, `problem` and `remedy`. Over HTTP it is `error.message`, and `error.param` is the field. In Python
+it is a `humo.{HuMoError.__name__}` with the attributes `field`, `problem` and `remedy`. A line that starts with
+`failed:` reports a bug or a fault of the machine: `--debug` prints the traceback, and `humo doctor` checks the
+installation.
 
-Below stands every message there is. `‹word›` stands for what was given or found.
+The tables below list every message. `‹word›` stands for a value that is filled in.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is said, and what to do."""
+    """One row of a table: a message and what to do."""
 
-    said: str
+    message: str
     remedy: str
 
 
 def page() -> str:
-    """The page, in Markdown.
+    """Return the page in Markdown.
 
     Raises:
-        LookupError: a module's messages are in no group.
+        LookupError: a module's messages belong to no section.
     """
-    by_module: dict[str, list[Message]] = {}
+    by_title: dict[str, list[Message]] = {title: [] for title in GROUPS}
     for message in messages():
-        by_module.setdefault(message.module, []).append(message)
-    grouped = {module for _, members in GROUPS.values() for module in members}
-    if strays := by_module.keys() - grouped:
-        raise LookupError(f"{__file__}: add {', '.join(sorted(strays))} to GROUPS")
-    if empty := grouped - by_module.keys():
-        raise LookupError(f"{__file__}: {', '.join(sorted(empty))} has no messages; remove it from GROUPS")
+        by_title[_section_of(message.module)].append(message)
     parts = [HEAD]
-    for title, (about, members) in GROUPS.items():
-        rows = dict.fromkeys(row for module in members for message in by_module[module] for row in _rows(message))
-        lines = [f"| {row.said} | {row.remedy} |" for row in rows]
-        parts.append(f"## {title}\n\n{about}\n\n| what it says | what to do |\n|---|---|\n" + "\n".join(lines) + "\n")
+    for title, (introduction, _) in GROUPS.items():
+        rows = dict.fromkeys(row for message in by_title[title] for row in _rows(message))
+        table = "".join(f"| {row.message} | {row.remedy} |\n" for row in rows)
+        parts.append(f"## {title}\n\n{introduction}\n\n| message | what to do |\n|---|---|\n{table}")
     return "\n".join(parts)
 
 
+def _section_of(module: str) -> str:
+    """Return the title of the section that lists a module's messages."""
+    matches = [
+        (len(name), title)
+        for title, (_, names) in GROUPS.items()
+        for name in names
+        if f"{module}.".startswith(f"{name}.")
+    ]
+    if not matches:
+        raise LookupError(f"{__file__}: add {module} to GROUPS")
+    return max(matches)[1]
+
+
 def _rows(message: Message) -> list[Row]:
-    """A row for each reading of what is wrong; several of what to do stand in one, unless each has its own."""
+    """Return a row for each variant of the problem; remedies share a cell unless each problem has its own."""
     fields = " or ".join(f"**{plain(field)}**" for field in message.field)
     remedies = [plain(one) for one in message.remedy]
     if len(remedies) != len(message.problem):

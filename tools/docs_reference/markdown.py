@@ -1,20 +1,19 @@
-"""Text of the code as Markdown."""
+"""Turn text and docstrings of the code into Markdown."""
 
 from __future__ import annotations
 
 import inspect
 import re
 
-SECTIONS = {"Args": "takes", "Returns": "gives", "Raises": "raises", "Yields": "gives", "Note": "note"}
-"""Headings in docstrings -> words of the page."""
+SECTIONS = {"Args": "Arguments", "Returns": "Returns", "Raises": "Raises", "Yields": "Yields", "Note": "Note"}
+"""Section names of Google-style docstrings -> headings on the page."""
 
-
-NOTES = r"method\.md, \d+(?: and \d+)*(?:, last paragraph but one)?"
-"""Docstrings name the notes on the published code, which are not on the site, by their chapters."""
+LISTED_SECTIONS = ("Args", "Raises")
+"""Sections whose entries begin with a name."""
 
 
 def plain(text: str) -> str:
-    """Text with nothing in it that Markdown would take for more, but for `code` in backquotes; fit for a table."""
+    """Escape Markdown's special characters, except in `code` spans; the result fits into a table cell."""
     pieces = re.split(r"(`[^`]+`)", " ".join(text.split()))
     return "".join(
         piece.replace("|", "\\|") if piece.startswith("`") else re.sub(r"([\\*_\[\]|<>`{}#])", r"\\\1", piece)
@@ -23,31 +22,36 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Text as code, fit for a table."""
+    """Format text as a code span that fits into a table cell."""
     return "`" + text.replace("|", "\\|") + "`"
 
 
 def docstring(text: str | None) -> str:
-    """A docstring with Google's sections as Markdown."""
+    """Convert a Google-style docstring to Markdown."""
     lines = inspect.cleandoc(text or "").replace("``", "`").splitlines()
-    made: list[str] = []
+    output: list[str] = []
     section = ""
     for line in lines:
         heading = line.removesuffix(":")
+        is_entry = section and line.startswith("    ") and not line.startswith("     ")
         if line.endswith(":") and heading in SECTIONS:
-            section = SECTIONS[heading]
-            made += ["", f"*{section}*", ""]
-        elif section and line.startswith("    ") and not line.startswith("     ") and made[-1].endswith(","):
-            made[-1] = _entry(f"{made[-1].removeprefix('- ')} {line.strip()}", named=True)  # names of several lines
-        elif section and line.startswith("    ") and not line.startswith("     "):
-            made.append(_entry(line.strip(), named=section in ("takes", "raises")))
+            section = heading
+            output += ["", f"*{SECTIONS[heading]}*", ""]
+        elif is_entry and output[-1].endswith(","):  # a list of names that continues on this line
+            output[-1] = _entry(f"{output[-1].removeprefix('- ')} {line.strip()}", named=True)
+        elif is_entry:
+            output.append(_entry(line.strip(), named=section in LISTED_SECTIONS))
         elif section and line.startswith("     "):
-            made[-1] += f" {line.strip()}"
+            output[-1] += f" {line.strip()}"
         else:
             section = "" if line and not line.startswith(" ") else section
-            made.append(line)
-    told = re.sub(NOTES, "the published code", "\n".join(made))
-    return re.sub("\n{3,}", "\n\n", told).strip()
+            output.append(line)
+    return collapse_blank_lines("\n".join(output)).strip()
+
+
+def collapse_blank_lines(text: str) -> str:
+    """Replace several blank lines in a row with one."""
+    return re.sub("\n{3,}", "\n\n", text)
 
 
 def _entry(line: str, *, named: bool) -> str:

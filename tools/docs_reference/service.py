@@ -1,4 +1,4 @@
-"""The page of the HTTP service: every route, field and answer, from its OpenAPI document."""
+"""Generate the page of the HTTP service: every route, field and response, read from its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,95 +9,102 @@ from fastapi import FastAPI
 
 from humo import __version__
 from humo.server.app import CODES, router
+from humo.server.schemas import Refusal
 from tools.docs_reference.markdown import code, docstring, plain
 from tools.docs_reference.messages import messages
 
 Json = Mapping[str, Any]
 
-UNUSED = "422"
-"""FastAPI describes it, and the service answers 400 in its stead."""
+UNUSED_STATUS = "422"
+"""FastAPI documents this status; the service answers 400 instead."""
 
-REFUSAL = "[Refusal](#refusal)"
+ERROR_LINK = f"[{Refusal.__name__}](#{Refusal.__name__.lower()})"
 
 HEAD = """# HTTP reference
 
-The service of `humo serve` at `http://127.0.0.1:8848`, as its own `GET /openapi.json` describes it. How it is started
-and what it promises: [serving](../serving.md).
+`humo serve` listens at `http://127.0.0.1:8848` by default. This page lists what its `GET /openapi.json` describes.
+[Serving](../serving.md) explains how to start it and what it guarantees.
 """
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI document of the service's routes."""
+    """Return the OpenAPI document of the service's routes."""
     app = FastAPI(title="HuMo", version=__version__)
     app.include_router(router)
     return app.openapi()
 
 
 def page() -> str:
-    """The page, in Markdown."""
-    told = document()
+    """Return the page in Markdown."""
+    api = document()
     parts = [HEAD]
-    for path, methods in told["paths"].items():
+    for path, methods in api["paths"].items():
         for method, route in methods.items():
             parts.append(_route(method.upper(), path, route))
-    parts.append(_codes())
-    parts.append("## What the answers hold\n")
-    parts += [_schema(name, one) for name, one in told["components"]["schemas"].items() if "Validation" not in name]
+    parts.append(_error_codes())
+    parts.append("## Schemas\n")
+    parts += [_schema(name, one) for name, one in api["components"]["schemas"].items() if "Validation" not in name]
     return "\n".join(parts)
 
 
 def _route(method: str, path: str, route: Json) -> str:
     lines = [f"## {method} {path}", "", f"**{plain(route['summary'])}.** {docstring(route.get('description'))}", ""]
-    if asked := route.get("parameters"):
-        lines += ["| parameter | means |", "|---|---|"]
-        for one in asked:
-            lines.append(_row(one["name"], f" in the {one['in']}", _given(one["schema"]), one.get("description", "")))
+    if given := route.get("parameters"):
+        lines += ["| parameter | description |", "|---|---|"]
+        for parameter in given:
+            location, type_ = f" in the {parameter['in']}", _type_if_given(parameter["schema"])
+            lines.append(_row(parameter["name"], location, type_, parameter.get("description", "")))
         lines.append("")
     if body := route.get("requestBody"):
         lines += _body(body["content"])
-    answers = {status: one for status, one in sorted(route["responses"].items()) if status != UNUSED}
-    refused = [status for status, one in answers.items() if _answer(one) == REFUSAL]
-    lines += [f"- **{status}**: {_answer(one)}" for status, one in answers.items() if status not in refused]
-    lines += [f"- {', '.join(refused)}: {REFUSAL}"] if refused else []
+    responses = {
+        status: _response(one) for status, one in sorted(route["responses"].items()) if status != UNUSED_STATUS
+    }
+    errors = [status for status, text in responses.items() if text == ERROR_LINK]
+    lines += [f"- **{status}**: {text}" for status, text in responses.items() if status not in errors]
+    lines += [f"- {', '.join(errors)}: {ERROR_LINK}"] if errors else []
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, more: str, takes: str, means: str) -> str:
-    return f"| {code(name)}{more} | {'<br>'.join(filter(None, (plain(means), takes)))} |"
+def _row(name: str, suffix: str, type_: str, description: str) -> str:
+    return f"| {code(name)}{suffix} | {'<br>'.join(filter(None, (plain(description), type_)))} |"
 
 
 def _body(content: Json) -> list[str]:
-    """Fields of a body; those that a form and JSON take in different ways have both told."""
-    kinds = {kind.split("/")[-1]: one["schema"] for kind, one in content.items()}
-    first = next(iter(kinds.values()))
-    told = " or ".join(code(kind) for kind in content)
-    lines = [f"The body is {told}. All fields but those marked may be left out.", "", "| field | means |", "|---|---|"]
+    """List the fields of a body. Where a form and JSON take different types, both are listed."""
+    schemas = {kind.split("/")[-1]: one["schema"] for kind, one in content.items()}
+    first = next(iter(schemas.values()))
+    content_types = " or ".join(code(kind) for kind in content)
+    lines = [f"The body is {content_types}. Fields are optional unless marked as required.", ""]
+    lines += ["| field | description |", "|---|---|"]
     for name in first["properties"]:
-        types = {kind: _given(schema["properties"][name]) for kind, schema in kinds.items()}
+        types = {kind: _type_if_given(schema["properties"][name]) for kind, schema in schemas.items()}
         same = len(set(types.values())) == 1
-        takes = next(iter(types.values())) if same else "; ".join(f"{kind}: {type_}" for kind, type_ in types.items())
-        needed = " (required)" if name in first.get("required", ()) else ""
-        lines.append(_row(name, needed, takes, first["properties"][name].get("description", "")))
+        text = next(iter(types.values())) if same else "; ".join(f"{kind}: {type_}" for kind, type_ in types.items())
+        required = " (required)" if name in first.get("required", ()) else ""
+        lines.append(_row(name, required, text, first["properties"][name].get("description", "")))
     return [*lines, ""]
 
 
-def _given(schema: Json) -> str:
-    """What a field that may be left out takes."""
+def _type_if_given(schema: Json) -> str:
+    """Return the type of an optional field, without the null that stands for its absence."""
     return _type(schema).removesuffix(" or null")
 
 
-def _answer(answer: Json) -> str:
-    found = [_type(one["schema"]) for one in answer.get("content", {}).values() if one.get("schema")]
-    kinds = [kind for kind, one in answer.get("content", {}).items() if not one.get("schema")]
-    said = answer["description"] if answer["description"] not in ("Successful Response", "Validation Error") else ""
-    parts = [*found, *map(code, kinds), *([plain(said)] if said and not found else [])]
-    return ", ".join(parts) or plain(answer["description"])
+def _response(response: Json) -> str:
+    content = response.get("content", {})
+    types = [_type(one["schema"]) for one in content.values() if one.get("schema")]
+    content_types = [code(kind) for kind, one in content.items() if not one.get("schema")]
+    description = response["description"]
+    is_default = description in ("Successful Response", "Validation Error")
+    own_text = [] if is_default or types else [plain(description)]
+    return ", ".join([*types, *content_types, *own_text]) or plain(description)
 
 
 def _schema(name: str, schema: Json) -> str:
     lines = [f"### {name}", "", docstring(schema.get("description")), ""]
     if "properties" in schema:
-        lines += ["| field | means |", "|---|---|"]
+        lines += ["| field | description |", "|---|---|"]
         for field, one in schema["properties"].items():
             lines.append(_row(field, "", _type(one), one.get("description", "")))
     else:
@@ -106,7 +113,7 @@ def _schema(name: str, schema: Json) -> str:
 
 
 def _type(schema: Json) -> str:
-    """What a value may be, in words; names of answers as links."""
+    """Describe the type and range of a value in words; schemas become links."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[-1]
         return f"[{name}](#{name.lower()})"
@@ -116,14 +123,14 @@ def _type(schema: Json) -> str:
         return ", ".join(code(str(value)) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}" if "items" in schema else "list"
-    words = {"string": "text", "integer": "whole number", "boolean": "true or false", "null": "null"}
-    word = words.get(schema.get("type", ""), schema.get("type", "anything"))
+    names = {"string": "text", "integer": "whole number", "boolean": "true or false", "null": "null"}
+    name = names.get(schema.get("type", ""), schema.get("type", "anything"))
     if schema.get("format") == "binary" or schema.get("contentMediaType") == "application/octet-stream":
-        word = "file"
+        name = "file"
     if str(schema.get("pattern", "")).startswith("^data:"):
-        word = "`data:...;base64,...`"
+        name = "`data:...;base64,...`"
     low, high = schema.get("minimum"), schema.get("maximum")
-    parts = [str(word)]
+    parts = [str(name)]
     if low is not None or high is not None:
         ends = (f"{end:g}" if isinstance(end, float) else str(end) for end in (low, high) if end is not None)
         parts.append(" to ".join(ends))
@@ -134,8 +141,8 @@ def _type(schema: Json) -> str:
     return ", ".join(parts)
 
 
-def _codes() -> str:
-    """The table of refusals."""
+def _error_codes() -> str:
+    """Return the table of HTTP error codes."""
     rows = [(status, name, "") for status, name in CODES.values()]
     rows += [
         (int(message.field[0].removeprefix("HTTP ")), message.kind, "; ".join((*message.problem, *message.remedy)))
@@ -143,16 +150,17 @@ def _codes() -> str:
         if message.field[0].startswith("HTTP ")
     ]
     rows += [(404, "not_found", ""), (405, "method_not_allowed", "")]
-    about = {name: text for _, name, text in rows if text}
-    told = {
-        "invalid_request": "a field is at fault, `error.param` says which",
-        "not_found": "no such address, no such video, or not yet",
-        "idempotency_key_reused": "the key stands for another request already",
-        "too_many_jobs": "as many jobs are waiting as are taken",
-        "storage": "the service's disk is full or cannot be written",
-        "method_not_allowed": "the address knows other methods",
+    texts = {name: text for _, name, text in rows if text}
+    descriptions = {
+        "invalid_request": "a field is wrong; `error.param` names it",
+        "not_found": "the address or the video does not exist, or the video is not finished",
+        "idempotency_key_reused": "the key was already used for a different request",
+        "too_many_jobs": "the queue is full",
+        "storage": "the service's disk is full or not writable",
+        "method_not_allowed": "the address does not support this method",
     }
     lines = sorted({(status, name) for status, name, _ in rows})
-    table = [f"| {status} | {code(name)} | {told.get(name) or plain(about[name])} |" for status, name in lines]
-    head = "## Refusals\n\nEvery one is a [Refusal](#refusal). [All messages](errors.md#the-service-and-its-page).\n"
-    return head + "\n| status | `code` | means |\n|---|---|---|\n" + "\n".join(table) + "\n"
+    table = [f"| {status} | {code(name)} | {descriptions.get(name) or plain(texts[name])} |" for status, name in lines]
+    errors_page = "errors.md#the-service-and-the-web-page"
+    head = f"## Error codes\n\nEvery error response has the form {ERROR_LINK}. [All messages]({errors_page}).\n"
+    return head + "\n| status | `code` | description |\n|---|---|---|\n" + "\n".join(table) + "\n"
