@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from humo.checkpoints.model_folder import EMBEDDED
 from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.lip_sync import implied_jaw
-from humo.evaluation.metrics import correlation, watch
+from humo.evaluation.lip_sync import jaw_from_audio
+from humo.evaluation.metrics import correlation, track_faces
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
 from humo.media.audio import SoundTrack
 from humo.media.face_identity import FaceIdentity
@@ -99,7 +99,7 @@ def measure(
     plan: GenerationPlan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], picture: Any, took: float
 ) -> Figures:
     """All figures of a clip."""
-    watched = watch(frames, FaceMesh())
+    watched = track_faces(frames, FaceMesh())
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
     at_border = np.zeros(len(change), bool)
     at_border[[number - 1 for number in borders(plan)]] = True
@@ -107,7 +107,7 @@ def measure(
     identity = FaceIdentity()
     wanted = identity.embed(np.asarray(picture))
     assert wanted is not None
-    mouth = watched.mouth
+    mouth = watched.mouth_aspect
     length = PART_SECONDS * FRAMES_PER_SECOND
 
     def part(where: slice) -> Part:
@@ -125,7 +125,7 @@ def measure(
         windows=len(plan.windows),
         seam=round(float(np.median(change[at_border]) / np.median(change[~at_border])), 3),
         seam_of_latents=round(float(np.median(change[at_border]) / np.median(change[latent & ~at_border])), 3),
-        faces=round(watched.found, 3),
+        faces=round(watched.detection_rate, 3),
         start=part(slice(0, length)),
         end=part(slice(len(frames) - length, len(frames))),
         seconds=round(took / (len(frames) / FRAMES_PER_SECOND), 2),
@@ -152,7 +152,7 @@ def main() -> None:
         began = time.perf_counter()
         frames = np.stack(list(pipeline.run(plan, images=[picture], sound=sound)))
         took = time.perf_counter() - began
-        jaw = implied_jaw(pipeline.encode_sound(sound, plan.geometry))
+        jaw = jaw_from_audio(pipeline.encode_sound(sound, plan.geometry))
         found.append(measure(plan, frames, jaw, picture, took))
         print(found[-1], flush=True)
     if options.video:

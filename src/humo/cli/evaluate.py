@@ -65,18 +65,18 @@ def _measure_clip(
 ) -> tuple[dict[str, object], dict[str, Any]]:
     if len(words) != 1:
         raise RequestError("FILE", f"is one video, and {len(words)} were given", "write humo evaluate clip out.mp4")
-    from humo.evaluation.single_video import measure_clip
+    from humo.evaluation.single_video import measure_video
 
-    figures = measure_clip(Path(words[0]), None if options.image is None else Path(options.image))
+    figures = measure_video(Path(words[0]), None if options.image is None else Path(options.image))
     said: dict[str, tuple[str, str]] = {
-        "faces": ("faces found", "of the frames"),
-        "lips": ("lips follow the sound", "correlation with what the sound implies; 1 is the most"),
-        "lips_best_lag": ("lips are late by", "frames"),
-        "identity_distance": ("distance to the picture", "below 0.4 the same person, above 0.6 another"),
+        "face_detection_rate": ("face detection rate", "fraction of frames"),
+        "mouth_jaw_corr": ("lip sync", "correlation of mouth and predicted jaw, at most 1"),
+        "av_offset": ("audio-video offset", "frames; positive: the picture is late"),
+        "id_distance": ("identity distance", "below 0.4 the same person, above 0.6 another"),
     }
     rows: dict[str, object] = {said[name][0]: f"{value:g} ({said[name][1]})" for name, value in figures.items()}
-    if options.image is not None and "identity_distance" not in figures:
-        rows[said["identity_distance"][0]] = "not measured: no face was recognised in the clip"
+    if options.image is not None and "id_distance" not in figures:
+        rows[said["id_distance"][0]] = "not measured: no face was recognised in the clip"
     return rows, dict(figures)
 
 

@@ -1,1 +1,1 @@
-"""Measures videos of talking people: lips against the sound, the person against the picture, the words."""
+"""Metrics of talking-head videos: lip sync, identity and visible attributes, for a model or for one video."""

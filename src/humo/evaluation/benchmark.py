@@ -1,12 +1,12 @@
-"""``humo evaluate nano``, the whole story: clips are made anew, and measured against the true ones.
+"""``humo evaluate nano``: generate the clips of a rendered test set again and compare them with ground truth.
 
-    each clip   from its caption, the picture of the same person elsewhere, and its sound: the mode TIA; then TA
-    lips        the mouth's aspect in the mesh against the true jaw curve, and against those of other clips
-    person      distance to the picture, and whether it is the nearest of sixteen
-    words       what a reader trained on true clips reads off the frames
-    ceilings    the same of the true clips, and of the true clips through the autoencoder
+    generate        each clip from its caption, a reference image of the person and its audio (mode TIA); then TA
+    lip sync        mouth aspect in the face mesh against the true jaw curve, and against those of other clips
+    identity        distance to the reference image, and top-1 retrieval among sixteen people
+    attributes      classes that a network trained on rendered clips predicts from the frames
+    upper bounds    the same metrics of the true clips, and of the true clips through the autoencoder
 
-Voices and sentences are held out in both splits; the seeds are fixed.
+The voices and sentences of the test clips are in no training clip. Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,23 @@ import torch
 from numpy.typing import NDArray
 
 from humo.errors import RequestError
-from humo.evaluation.attribute_classifier import ATTRIBUTES, AttributeReader, open_reader, shown
+from humo.evaluation.attribute_classifier import (
+    ATTRIBUTES,
+    AttributeClassifier,
+    attribute_value,
+    load_classifier,
+)
 from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.metrics import LEAST_MOTION, Frames, Watched, correlation, lagged, psnr, unrest, watch
+from humo.evaluation.metrics import (
+    MIN_JAW_STD,
+    Frames,
+    MeshTrack,
+    correlation,
+    correlation_by_lag,
+    psnr,
+    temporal_flicker,
+    track_faces,
+)
 from humo.geometry import snap_frames
 from humo.inference.pipeline import HuMoPipeline
 from humo.media.audio import load_sound
@@ -34,87 +48,93 @@ from humo.training.config import Data
 from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan
 
 MODES = ("TIA", "TA")
-"""In which clips are made."""
+"""Modes in which clips are generated."""
 
 SPLITS = {"seen": "test-seen", "unseen": "test"}
-"""People trained on, in new looks; people never seen."""
+"""Group -> split of the corpus: people of the training set in new looks; people that are not in the training set."""
 
-CROWD = 16
-"""People of whom the right one has to be the nearest."""
+GALLERY_SIZE = 16
+"""Number of people among whom ``id_top1`` searches."""
 
-BATCH = 4
-"""Clips made at once."""
+BATCH_SIZE = 4
+"""Number of clips that are generated at once."""
 
-REFERENCE = "reference_"
-"""Columns of what the reference picture shows begin so."""
+REFERENCE_PREFIX = "reference_"
+"""Prefix of the columns of truth/attributes.parquet that describe the reference image."""
+
+CHANGING_ATTRIBUTES = ("clothes_colour", "background")
+"""Attributes in which a reference image may differ from its clip."""
 
 Progress = Callable[[str, int, int], None]
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One clip to be made anew.
+class Sample:
+    """One test clip with its ground truth.
 
     Args:
         clip: its files.
-        group: seen or unseen.
+        group: ``seen`` or ``unseen``.
         person: number of the identity.
-        words: attribute -> value, of the clip.
-        pictured: the same, of the reference picture.
-        frames: true ones, (F, H, W, 3).
-        jaw: true curve, (F,).
+        attributes: attribute -> value, of the clip.
+        reference_attributes: the same of the reference image, for `CHANGING_ATTRIBUTES`.
+        frames: of the true clip, (F, H, W, 3).
+        jaw: true jaw curve, (F,).
     """
 
     clip: ClipFiles
     group: str
     person: str
-    words: Mapping[str, str]
-    pictured: Mapping[str, str]
+    attributes: Mapping[str, str]
+    reference_attributes: Mapping[str, str]
     frames: Frames
     jaw: NDArray[np.float64]
 
 
-def find_cases(folder: str, count: int, frames: int) -> list[Case]:
-    """The first clips with sound, half of each group.
+def load_samples(folder: str, count: int, frames: int) -> list[Sample]:
+    """Load the first test clips with audio, half of them of each group.
 
     Args:
-        folder: a synthetic corpus with clips of the test splits.
-        count: of both groups together.
-        frames: of each.
+        folder: rendered corpus with clips of the test splits.
+        count: number of clips of both groups together.
+        frames: number of frames to read of each clip.
 
     Raises:
-        RequestError: there are not as many.
+        RequestError: a split has too few clips.
     """
     data = Data(folder=folder)
-    found = scan(data)
-    plain = ("person", "has_sound", *ATTRIBUTES)
-    pictured = tuple(f"{REFERENCE}{name}" for name in ("clothes_colour", "background"))
-    cases: list[Case] = []
+    corpus = scan(data)
+    columns = ("person", "has_sound", *ATTRIBUTES, *(f"{REFERENCE_PREFIX}{name}" for name in CHANGING_ATTRIBUTES))
+    samples: list[Sample] = []
     for group, split in SPLITS.items():
-        clips = found.clips.get(split, ())
-        rows = read_attributes(data, clips, (*plain, *pictured)) if clips else {}
-        heard = [clip for clip in clips if rows[clip.name][1] == "True"][: count // 2]
-        if len(heard) < count // 2:
-            more = f"humo data synth {folder} --clips {2 * count} --split {split}"
-            raise RequestError("data", f"{folder!r} has {len(heard)} clips of {split} with sound", f"make more: {more}")
-        for clip in heard:
-            row = dict(zip((*plain, *pictured), rows[clip.name], strict=True))
-            assert clip.truth is not None
-            curve = read_truth(clip.truth).mouth
-            assert curve is not None
-            cases.append(
-                Case(
-                    clip,
-                    group,
-                    row["person"],
-                    {name: shown(name, row[name]) for name in ATTRIBUTES},
-                    {name.removeprefix(REFERENCE): row[name] for name in pictured},
-                    read_video(clip.video).frames[:frames],
-                    curve[:frames, 0].astype(np.float64),
-                )
-            )
-    return cases
+        clips = corpus.clips.get(split, ())
+        rows = read_attributes(data, clips, columns) if clips else {}
+        with_audio = [clip for clip in clips if rows[clip.name][1] == "True"][: count // 2]
+        if len(with_audio) < count // 2:
+            command = f"humo data synth {folder} --clips {2 * count} --split {split}"
+            problem = f"{folder!r} has {len(with_audio)} clips of split {split!r} with audio, fewer than {count // 2}"
+            raise RequestError("--data", problem, f"render more: {command}")
+        samples += [
+            _load_sample(clip, group, dict(zip(columns, rows[clip.name], strict=True)), frames) for clip in with_audio
+        ]
+    return samples
+
+
+def _load_sample(clip: ClipFiles, group: str, row: Mapping[str, str], frames: int) -> Sample:
+    """Read a clip's frames and jaw curve; ``row`` holds its columns of truth/attributes.parquet."""
+    assert clip.truth is not None
+    curve = read_truth(clip.truth).mouth
+    assert curve is not None
+    return Sample(
+        clip,
+        group,
+        row["person"],
+        {name: attribute_value(name, row[name]) for name in ATTRIBUTES},
+        {name: row[f"{REFERENCE_PREFIX}{name}"] for name in CHANGING_ATTRIBUTES},
+        read_video(clip.video).frames[:frames],
+        curve[:frames, 0].astype(np.float64),
+    )
 
 
 def evaluate(
@@ -126,190 +146,216 @@ def evaluate(
     modes: Sequence[str] = MODES,
     seeds: int = 1,
     **settings: Any,
-) -> Figures:
-    """Every figure of a model, beside those of the true clips.
+) -> Metrics:
+    """Measure a model, and the true clips beside it.
 
     Args:
         pipeline: the model.
-        folder: a synthetic corpus with clips of the test splits.
-        count: clips, half of them of people never seen.
-        progress: told (phase, done, total).
-        modes: in which clips are made.
-        seeds: times that each clip is made, from other noise.
-        settings: of the calls that make the clips, where not the model's defaults.
+        folder: rendered corpus with clips of the test splits.
+        count: number of clips, half of them of people that are not in the training set.
+        progress: called with (phase, done, total).
+        modes: modes in which clips are generated.
+        seeds: number of times that each clip is generated, each time with another seed.
+        settings: arguments of the pipeline's call that replace the model's defaults.
 
     Returns:
-        figure by measure, kind of clip and group; shares and correlations 0..1. With several seeds it is their mean,
-        and ``..._spread`` is their standard deviation.
+        row (``ground_truth``, ``reconstruction`` or a mode) -> group (``seen``, ``unseen`` or ``all``) -> metric ->
+        value. Rates and correlations are in 0..1. With several seeds a value is the mean over them, and ``..._std``
+        their standard deviation.
 
     Raises:
         HuMoError: the corpus has too few clips, or a package is missing.
     """
     frames = int(settings.get("num_frames") or pipeline.preset.trained_frames)
-    cases = find_cases(folder, count, frames)
-    eyes = Eyes(cases)
-    kinds: dict[str, list[list[Frames]]] = {
-        "true": [[case.frames for case in cases]],
-        "autoencoder": [[round_trip(case.frames, pipeline) for case in cases]],
+    samples = load_samples(folder, count, frames)
+    evaluator = Evaluator(samples)
+    rows: dict[str, list[list[Frames]]] = {
+        "ground_truth": [[sample.frames for sample in samples]],
+        "reconstruction": [[reconstruct(sample.frames, pipeline) for sample in samples]],
     }
     for mode in modes:
-        kinds[mode] = [make(pipeline, cases, mode, progress, run * len(cases), **settings) for run in range(seeds)]
-    figures: Figures = {}
-    for kind, runs in kinds.items():
-        looks = [eyes.look_at_all(clips, partial(progress, f"measure {kind}")) for clips in runs]
-        figures[kind] = {}
+        rows[mode] = [
+            generate_clips(pipeline, samples, mode, progress, run * len(samples), **settings) for run in range(seeds)
+        ]
+    report: Metrics = {}
+    for row, runs in rows.items():
+        measured = [evaluator.measure_all(clips, partial(progress, f"measure {row}")) for clips in runs]
+        report[row] = {}
         for group in (*SPLITS, "all"):
-            chosen = [number for number, case in enumerate(cases) if group in (case.group, "all")]
-            figures[kind][group] = _together([eyes.figures(kind, seen, chosen) for seen in looks])
-    return figures
+            indices = [number for number, sample in enumerate(samples) if group in (sample.group, "all")]
+            report[row][group] = mean_and_std([evaluator.metrics(row, clips, indices) for clips in measured])
+    return report
 
 
-def _together(runs: Sequence[Figures]) -> Figures:
-    """The mean of each figure over runs with other seeds, and its spread; of one run, its figures."""
+def mean_and_std(runs: Sequence[Metrics]) -> Metrics:
+    """Return mean and standard deviation of each metric over runs; of one run, its metrics as they are."""
     if len(runs) == 1:
         return runs[0]
-    found: Figures = {}
+    merged: Metrics = {}
     for name in runs[0]:
         values = [run[name] for run in runs if name in run]
-        found |= {name: round(float(np.mean(values)), 4), f"{name}_spread": round(float(np.std(values)), 4)}
-    return found
+        merged |= {name: round(float(np.mean(values)), 4), f"{name}_std": round(float(np.std(values)), 4)}
+    return merged
 
 
-def make(
+def generate_clips(
     pipeline: HuMoPipeline,
-    cases: Sequence[Case],
+    samples: Sequence[Sample],
     mode: str,
     progress: Progress,
     first_seed: int = 0,
     **settings: Any,
 ) -> list[Frames]:
-    """The clips made anew in a mode, each from a seed of its own."""
-    made: list[Frames] = []
-    for start in range(0, len(cases), BATCH):
-        progress(f"make {mode}", start, len(cases))
-        several = cases[start : start + BATCH]
+    """Generate a clip for each sample in a mode; seeds are consecutive from ``first_seed`` on."""
+    clips: list[Frames] = []
+    for start in range(0, len(samples), BATCH_SIZE):
+        progress(f"generate {mode}", start, len(samples))
+        batch = samples[start : start + BATCH_SIZE]
         output = pipeline(
-            [case.clip.captions[0] for case in several],
-            images=[[load_image(case.clip.reference)] for case in several] if "I" in mode else None,
-            audio=[load_sound(case.clip.video, field="sound") for case in several] if "A" in mode else None,
-            generator=[torch.Generator().manual_seed(first_seed + start + number) for number in range(len(several))],
+            [sample.clip.captions[0] for sample in batch],
+            images=[[load_image(sample.clip.reference)] for sample in batch] if "I" in mode else None,
+            audio=[load_sound(sample.clip.video, field="audio") for sample in batch] if "A" in mode else None,
+            generator=[torch.Generator().manual_seed(first_seed + start + number) for number in range(len(batch))],
             output_type="np",
             batch_passes=True,
-            **({"num_frames": len(cases[0].frames)} | settings),
+            **({"num_frames": len(samples[0].frames)} | settings),
         )
-        made += [np.round(255 * clip).astype(np.uint8) for clip in output.frames]
-    progress(f"make {mode}", len(cases), len(cases))
-    return made
+        clips += [np.round(255 * clip).astype(np.uint8) for clip in output.frames]
+    progress(f"generate {mode}", len(samples), len(samples))
+    return clips
 
 
-def round_trip(frames: Frames, pipeline: HuMoPipeline) -> Frames:
-    """A clip through the autoencoder."""
+def reconstruct(frames: Frames, pipeline: HuMoPipeline) -> Frames:
+    """Encode a clip with the autoencoder and decode it again."""
     length = snap_frames(len(frames))
     pixels = np.stack([to_pixels(frame) for frame in frames[:length]], axis=1)
     with torch.no_grad():
         latents = pipeline.vae.encode(torch.from_numpy(pixels)[None].to(pipeline.vae.device)).latent_dist.mode()
         video = pipeline.vae.decode(latents).sample[0].clamp(-1, 1)
-    again: Frames = ((video.movedim(0, -1) + 1) * 127.5).round().byte().cpu().numpy()
-    return again
+    decoded: Frames = ((video.movedim(0, -1) + 1) * 127.5).round().byte().cpu().numpy()
+    return decoded
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What was seen of a clip: its mesh, who it is, and the words read off it."""
-
-    watched: Watched
-    identity: Embedding | None
-    read: Mapping[str, str]
-
-
-class Eyes:
-    """Looks at clips, and knows the true ones.
+class ClipMeasurement:
+    """Measurements of one clip that all metrics are computed from.
 
     Args:
-        cases: all of them.
+        track: face mesh of every frame.
+        identity: mean face embedding; None if no face was recognized.
+        attributes: attribute -> predicted class.
     """
 
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self.cases = cases
-        self._mesh, self._identity, self._reader = FaceMesh(), FaceIdentity(), open_reader()
-        self._pictures = [self._identity.embed(np.asarray(load_image(case.clip.reference))) for case in cases]
-        self._unrest = [unrest(watch(case.frames, self._mesh)) for case in cases]
+    track: MeshTrack
+    identity: Embedding | None
+    attributes: Mapping[str, str]
+
+
+class Evaluator:
+    """Measures clips and compares them with the true clips.
+
+    Args:
+        samples: the test set.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self._mesh, self._recognizer, self._classifier = FaceMesh(), FaceIdentity(), load_classifier()
+        self._gallery = [self._recognizer.embed(np.asarray(load_image(sample.clip.reference))) for sample in samples]
+        self._true_flicker = [temporal_flicker(track_faces(sample.frames, self._mesh)) for sample in samples]
 
     @property
-    def reader(self) -> AttributeReader:
-        """Of words."""
-        return self._reader
+    def classifier(self) -> AttributeClassifier:
+        """Classifier of attributes."""
+        return self._classifier
 
-    def look_at_all(self, clips: Sequence[Frames], progress: Callable[[int, int], None]) -> list[Seen]:
-        """`look` at each."""
-        seen = []
+    def measure_all(self, clips: Sequence[Frames], progress: Callable[[int, int], None]) -> list[ClipMeasurement]:
+        """Call `measure` for each clip."""
+        measurements = []
         for number, clip in enumerate(clips):
             progress(number, len(clips))
-            seen.append(self.look(clip))
+            measurements.append(self.measure(clip))
         progress(len(clips), len(clips))
-        return seen
+        return measurements
 
-    def look(self, frames: Frames) -> Seen:
-        """Everything that is to be seen of a clip."""
-        return Seen(watch(frames, self._mesh), self._identity.embed_all(frames), self._reader.read(frames))
+    def measure(self, frames: Frames) -> ClipMeasurement:
+        """Measure one clip (F, H, W, 3)."""
+        track = track_faces(frames, self._mesh)
+        return ClipMeasurement(track, self._recognizer.embed_all(frames), self._classifier.classify(frames))
 
-    def figures(self, kind: str, seen: Sequence[Seen], chosen: Sequence[int]) -> Figures:
-        """All figures over some clips; one that none of them has is left out."""
-        restless = [unrest(seen[number].watched) / self._unrest[number] for number in chosen]
-        found: Figures = {
-            "clips": len(chosen),
-            "faces": _mean([seen[number].watched.found for number in chosen]),
-            "unrest": float(np.median(restless)),
-            "psnr": _mean([psnr(seen[number].watched.frames, self.cases[number].frames) for number in chosen]),
-            **self._lips(seen, chosen),
+    def metrics(self, row: str, measured: Sequence[ClipMeasurement], indices: Sequence[int]) -> Metrics:
+        """Compute all metrics over some samples; a metric that no sample has is left out.
+
+        Args:
+            row: ``ground_truth``, ``reconstruction`` or a mode; identity is not measured in mode TA.
+            measured: one measurement a sample.
+            indices: samples to average over.
+        """
+        flicker = [temporal_flicker(measured[n].track) / self._true_flicker[n] for n in indices]
+        metrics: Metrics = {
+            "clips": len(indices),
+            "face_detection_rate": _mean([measured[n].track.detection_rate for n in indices]),
+            "temporal_flicker": float(np.median(flicker)),
+            "psnr": _mean([psnr(measured[n].track.frames, self.samples[n].frames) for n in indices]),
+            **self._lip_metrics(measured, indices),
         }
-        if kind != "TA":
-            found |= self._person(seen, chosen)
+        if row != "TA":
+            metrics |= self._identity_metrics(measured, indices)
         for name in ATTRIBUTES:
-            found[name] = _mean([seen[n].read[name] == self.cases[n].words[name] for n in chosen])
-        for name in ("clothes_colour", "background"):
-            other = [n for n in chosen if self.cases[n].words[name] != self.cases[n].pictured[name]]
-            found[f"{name}_unlike_picture"] = _mean([seen[n].read[name] == self.cases[n].words[name] for n in other])
-        return {name: value for name, value in found.items() if not np.isnan(value)}
+            metrics[name] = self._accuracy(name, measured, indices)
+        for name in CHANGING_ATTRIBUTES:
+            changed = [
+                n for n in indices if self.samples[n].attributes[name] != self.samples[n].reference_attributes[name]
+            ]
+            metrics[f"{name}_changed"] = self._accuracy(name, measured, changed)
+        return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
-    def _lips(self, seen: Sequence[Seen], chosen: Sequence[int]) -> Figures:
-        """Correlation with the jaw curve at lag 0, with those of other clips, and the lag at which it is the best."""
-        moving = [number for number in chosen if self.cases[number].jaw.std() > LEAST_MOTION]
-        own, others, lags = [], [], []
-        for number in moving:
-            mouth = seen[number].watched.mouth
+    def _accuracy(self, name: str, measured: Sequence[ClipMeasurement], indices: Sequence[int]) -> float:
+        """Return the fraction of samples whose predicted attribute is the true one."""
+        return _mean([measured[n].attributes[name] == self.samples[n].attributes[name] for n in indices])
+
+    def _lip_metrics(self, measured: Sequence[ClipMeasurement], indices: Sequence[int]) -> Metrics:
+        """Compute the correlation of mouth and true jaw, that with the jaws of other samples, and the best lag.
+
+        ``mouth_jaw_corr`` is not SyncNet's Sync-C. ``av_offset`` is positive where the picture is late.
+        """
+        speaking = [n for n in indices if self.samples[n].jaw.std() > MIN_JAW_STD]
+        matched, mismatched, by_lag = [], [], []
+        for number in speaking:
+            mouth = measured[number].track.mouth_aspect
             if mouth is None:
-                own.append(0.0)
+                matched.append(0.0)
                 continue
-            own.append(correlation(mouth, self.cases[number].jaw))
-            others += [correlation(mouth, self.cases[other].jaw) for other in moving if other != number]
-            lags.append(lagged(mouth, self.cases[number].jaw))
-        mean = {lag: _mean([one[lag] for one in lags]) for lag in (lags[0] if lags else ())}
-        best = max(mean, key=lambda lag: mean[lag], default=0)
-        return {"lips": _mean(own), "lips_other_sound": _mean(others), "lips_best_lag": best}
+            matched.append(correlation(mouth, self.samples[number].jaw))
+            mismatched += [correlation(mouth, self.samples[other].jaw) for other in speaking if other != number]
+            by_lag.append(correlation_by_lag(mouth, self.samples[number].jaw))
+        mean = {lag: _mean([lags[lag] for lags in by_lag]) for lag in (by_lag[0] if by_lag else ())}
+        offset = max(mean, key=lambda lag: mean[lag], default=0)
+        return {"mouth_jaw_corr": _mean(matched), "mouth_jaw_corr_mismatched": _mean(mismatched), "av_offset": offset}
 
-    def _person(self, seen: Sequence[Seen], chosen: Sequence[int]) -> Figures:
-        """Mean distance to the picture, share of clips nearer to it than to those of fifteen other people."""
-        distances, nearest = [], []
-        for number in chosen:
-            identity, picture = seen[number].identity, self._pictures[number]
-            if picture is None:
+    def _identity_metrics(self, measured: Sequence[ClipMeasurement], indices: Sequence[int]) -> Metrics:
+        """Compute the mean distance to the reference, and top-1 retrieval among `GALLERY_SIZE` people."""
+        distances, hits = [], []
+        for number in indices:
+            identity, reference = measured[number].identity, self._gallery[number]
+            if reference is None:
                 continue
             if identity is None:
-                nearest.append(False)
+                hits.append(False)
                 continue
-            crowd = [
-                other
-                for place in range(1, len(self.cases))
-                if self.cases[n := (number + place) % len(self.cases)].person != self.cases[number].person
-                and (other := self._pictures[n]) is not None
-            ][: CROWD - 1]
-            own = float(np.linalg.norm(identity - picture))
-            distances.append(own)
-            nearest.append(all(own < np.linalg.norm(identity - other) for other in crowd))
-        return {"identity_distance": _mean(distances), "identity_nearest": _mean(nearest)}
+            distance = float(np.linalg.norm(identity - reference))
+            distances.append(distance)
+            hits.append(all(distance < np.linalg.norm(identity - other) for other in self._other_people(number)))
+        return {"id_distance": _mean(distances), "id_top1": _mean(hits)}
+
+    def _other_people(self, number: int) -> list[Embedding]:
+        """Return the references of the `GALLERY_SIZE` - 1 other people that follow a sample in the test set."""
+        following = [(number + offset) % len(self.samples) for offset in range(1, len(self.samples))]
+        person = self.samples[number].person
+        others = [self._gallery[n] for n in following if self.samples[n].person != person]
+        return [embedding for embedding in others if embedding is not None][: GALLERY_SIZE - 1]
 
 
 def _mean(values: Sequence[float | bool]) -> float:
-    """The mean, NaN of none."""
+    """Return the mean rounded to four digits; NaN of no values."""
     return round(float(np.mean(values)), 4) if len(values) else float("nan")

@@ -1,6 +1,6 @@
-"""The figures of a talking clip, each a plain function of frames and truth.
+"""Metrics of a talking-head clip as plain functions of its frames and of ground-truth curves.
 
-Shape suffixes: F frames, H, W size. Curves are one value a frame.
+Shape suffixes: F frames, H height, W width. A curve has one value a frame.
 """
 
 from __future__ import annotations
@@ -11,55 +11,61 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from humo.evaluation.face_mesh import EYES, MOUTH_OUTLINE, Face, FaceMesh
+from humo.evaluation.face_mesh import EYE_OUTLINES, MOUTH_OUTLINE, Face, FaceMesh
 
-LAGS = 4
-"""Frames by which a mouth may be early or late when the best lag is looked for."""
+MAX_LAG = 4
+"""Largest offset in frames between mouth and jaw, in both directions, that `correlation_by_lag` measures."""
 
-LEAST_MOTION = 0.02
-"""Deviation of a jaw curve (0..1) from which on it says anything about a clip."""
+MIN_JAW_STD = 0.02
+"""Standard deviation of a jaw curve (0..1) below which a clip is left out of lip metrics: nobody speaks in it."""
 
-ROOM = 0.6
-"""By which share of their size mouth and eyes are enlarged before they are left out of a frame's steadiness."""
+MASK_MARGIN = 0.6
+"""Margin around mouth and eyes, as a fraction of their size, that `temporal_flicker` leaves out."""
+
+MIN_DETECTION_RATE = 0.5
+"""Fraction of frames with a face below which a clip has no mouth curve."""
 
 Frames = NDArray[np.uint8]
 Curve = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Watched:
-    """A clip as the face mesh sees it.
+class MeshTrack:
+    """The face mesh of every frame of a clip.
 
     Args:
         frames: (F, H, W, 3).
-        faces: of each frame, None where none was found.
+        faces: one a frame; None where no face was detected.
     """
 
     frames: Frames
     faces: Sequence[Face | None]
 
     @property
-    def found(self) -> float:
-        """Share of frames with a face."""
+    def detection_rate(self) -> float:
+        """Fraction of frames with a face."""
         return sum(face is not None for face in self.faces) / len(self.faces)
 
     @property
-    def mouth(self) -> Curve | None:
-        """The mouth's aspect in every frame, between found ones evenly; None if hardly any face was found."""
-        known = [number for number, face in enumerate(self.faces) if face is not None]
-        if len(known) < 0.5 * len(self.faces):
+    def mouth_aspect(self) -> Curve | None:
+        """Mouth aspect ratio of every frame, (F,), interpolated linearly over frames without a face.
+
+        None if fewer than `MIN_DETECTION_RATE` of the frames have a face.
+        """
+        detected = [number for number, face in enumerate(self.faces) if face is not None]
+        if len(detected) < MIN_DETECTION_RATE * len(self.faces):
             return None
         values = [face.mouth_aspect for face in self.faces if face is not None]
-        return np.interp(np.arange(len(self.faces)), known, values)
+        return np.interp(np.arange(len(self.faces)), detected, values)
 
 
-def watch(frames: Frames, mesh: FaceMesh) -> Watched:
-    """Look for the face in every frame (F, H, W, 3)."""
-    return Watched(frames, [mesh.find(frame) for frame in frames])
+def track_faces(frames: Frames, mesh: FaceMesh) -> MeshTrack:
+    """Detect the face mesh in every frame (F, H, W, 3)."""
+    return MeshTrack(frames, [mesh.detect(frame) for frame in frames])
 
 
 def correlation(a: Curve, b: Curve) -> float:
-    """Pearson's, 0 where one of them does not move."""
+    """Return Pearson's correlation over the shorter length; 0 if one of the curves is constant."""
     length = min(len(a), len(b))
     a, b = a[:length], b[:length]
     if a.std() < 1e-6 or b.std() < 1e-6:
@@ -67,39 +73,45 @@ def correlation(a: Curve, b: Curve) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def lagged(mouth: Curve, jaw: Curve) -> dict[int, float]:
-    """Correlation of a mouth with a jaw curve at each lag in frames; positive: the picture is late."""
-    found = {}
-    for lag in range(-LAGS, LAGS + 1):
-        late, early = mouth[max(0, lag) :], jaw[max(0, -lag) :]
-        found[lag] = correlation(late, early)
-    return found
+def correlation_by_lag(mouth: Curve, jaw: Curve) -> dict[int, float]:
+    """Return the correlation of mouth and jaw at each lag from -`MAX_LAG` to `MAX_LAG` frames.
+
+    At a positive lag the picture is late.
+    """
+    correlations = {}
+    for lag in range(-MAX_LAG, MAX_LAG + 1):
+        correlations[lag] = correlation(mouth[max(0, lag) :], jaw[max(0, -lag) :])
+    return correlations
 
 
 def psnr(a: Frames, b: Frames) -> float:
-    """Peak signal to noise ratio of two clips, in dB."""
+    """Return the peak signal-to-noise ratio of two clips in dB."""
     error = np.square(a.astype(np.float64) - b).mean()
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
-def unrest(watched: Watched) -> float:
-    """Mean difference (0..255) between neighbouring frames outside mouth and eyes."""
-    frames = watched.frames.astype(np.float32)
-    changes = np.abs(np.diff(frames, axis=0)).mean(axis=-1)
-    kept = np.ones(changes.shape, bool)
-    for number in range(len(changes)):
-        for face in (watched.faces[number], watched.faces[number + 1]):
+def temporal_flicker(track: MeshTrack) -> float:
+    """Return the mean absolute difference (0..255) of neighboring frames outside mouth and eyes.
+
+    **Source:** VBench (arXiv 2311.17982), "temporal flickering", which uses the mean absolute error of neighboring
+    frames, too. Mouth and eyes are left out here, because they are meant to move.
+    """
+    frames = track.frames.astype(np.float32)
+    differences = np.abs(np.diff(frames, axis=0)).mean(axis=-1)
+    included = np.ones(differences.shape, bool)
+    for number in range(len(differences)):
+        for face in (track.faces[number], track.faces[number + 1]):
             if face is not None:
-                for group in (MOUTH_OUTLINE, *EYES):
-                    kept[number][_area(face, group, changes.shape[1:])] = False
-    return float(changes[kept].mean())
+                for outline in (MOUTH_OUTLINE, *EYE_OUTLINES):
+                    included[number][_region(face, outline, differences.shape[1:])] = False
+    return float(differences[included].mean())
 
 
-def _area(face: Face, group: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
-    """The box around some points of a face, with room."""
-    points = face.points[list(group)]
+def _region(face: Face, outline: Sequence[int], size: Sequence[int]) -> tuple[slice, slice]:
+    """Return rows and columns of the box around mesh points, enlarged by `MASK_MARGIN`."""
+    points = face.points[list(outline)]
     low, high = points.min(axis=0), points.max(axis=0)
-    room = ROOM * (high - low).max() / 2
-    left, top = np.clip(np.floor(low - room).astype(int), 0, None)
-    right, bottom = np.ceil(high + room).astype(int) + 1
+    margin = MASK_MARGIN * (high - low).max() / 2
+    left, top = np.clip(np.floor(low - margin).astype(int), 0, None)
+    right, bottom = np.ceil(high + margin).astype(int) + 1
     return slice(top, min(bottom, size[0])), slice(left, min(right, size[1]))

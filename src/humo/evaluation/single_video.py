@@ -1,4 +1,7 @@
-"""``humo evaluate clip``: one finished video: faces, lips against its own sound, the person against a picture."""
+"""``humo evaluate clip``: metrics of one finished video, without ground truth.
+
+Lip sync is measured against the video's own audio, identity against a reference image.
+"""
 
 from __future__ import annotations
 
@@ -8,61 +11,65 @@ from typing import Any
 import numpy as np
 
 from humo.checkpoints.model_folder import EMBEDDED
-from humo.conditioning.audio import encode_audio
+from humo.conditioning.audio import encode_sound
 from humo.errors import CheckpointError, MediaError
 from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.lip_sync import implied_jaw
-from humo.evaluation.metrics import LEAST_MOTION, correlation, lagged, watch
+from humo.evaluation.lip_sync import jaw_from_audio
+from humo.evaluation.metrics import MIN_JAW_STD, correlation, correlation_by_lag, track_faces
 from humo.geometry import FRAMES_PER_SECOND
 from humo.media.audio import load_sound
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import has_sound, read_video
 
-BANDS = 5
-"""Of the audio encoder's states, as the network hears them."""
+AUDIO_BANDS = 5
+"""Number of audio bands that the built-in model's hidden states are averaged into."""
 
 
-def measure_clip(path: Path, picture: Path | None = None) -> dict[str, float]:
-    """What can be measured of a video without any truth.
+def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]:
+    """Measure what needs no ground truth.
 
     Args:
-        path: 25 frames a second.
-        picture: of the person it should show.
+        path: video with 25 frames a second.
+        reference: image of the person that the video should show.
 
     Returns:
-        ``faces``: share of frames with a face; where there is a sound, ``lips``: correlation of the mouth with the jaw
-        that the sound implies, and ``lips_best_lag`` in frames (positive: the picture is late); where there is a
-        picture, ``identity_distance``: below 0.4 the same person, above 0.6 another (dlib's 128 numbers).
+        ``face_detection_rate``: fraction of frames with a face. With audio, ``mouth_jaw_corr``: correlation of the
+        mouth with the jaw curve that the audio predicts (not SyncNet's Sync-C), and ``av_offset``: the lag in frames
+        at which it is highest (positive: the picture is late). With a reference, ``id_distance``: distance of dlib's
+        face embeddings; below 0.4 the same person, above 0.6 another person. A metric that cannot be measured is left
+        out.
 
     Raises:
-        MediaError: a file cannot be read, or shows no face.
+        MediaError: a file cannot be read, the frame rate is wrong, or the reference shows no face.
     """
-    shown = read_video(path, field="FILE")
-    if abs(shown.frames_per_second - FRAMES_PER_SECOND) > 0.01:
-        rate = f"{shown.frames_per_second:g} frames a second"
-        raise MediaError("FILE", f"{path.name!r} has {rate}", f"give one of {FRAMES_PER_SECOND}")
-    watched = watch(shown.frames, FaceMesh())
-    figures: dict[str, float] = {"faces": round(watched.found, 4)}
-    mouth = watched.mouth
+    video = read_video(path, field="FILE")
+    if abs(video.frames_per_second - FRAMES_PER_SECOND) > 0.01:
+        rate = f"{video.frames_per_second:g} frames a second"
+        remedy = f"convert it: ffmpeg -i {path.name} -r {FRAMES_PER_SECOND} out.mp4"
+        raise MediaError("FILE", f"{path.name!r} has {rate}, not {FRAMES_PER_SECOND}", remedy)
+    track = track_faces(video.frames, FaceMesh())
+    metrics: dict[str, float] = {"face_detection_rate": round(track.detection_rate, 4)}
+    mouth = track.mouth_aspect
     if has_sound(path, field="FILE") and mouth is not None:
-        jaw = implied_jaw(_rows(load_sound(path, field="FILE")))[: len(mouth)]
-        if jaw.std() > LEAST_MOTION:
-            lags = lagged(mouth, jaw)
-            figures["lips"] = round(correlation(mouth, jaw), 4)
-            figures["lips_best_lag"] = max(lags, key=lambda lag: lags[lag])
-    if picture is not None:
-        who = FaceIdentity()
-        own, wanted = who.embed_all(shown.frames), who.embed(np.asarray(load_image(picture)))
-        if wanted is None:
-            raise MediaError("--image", f"{picture.name!r} shows no face that is found", "give another")
-        if own is not None:
-            figures["identity_distance"] = round(float(np.linalg.norm(own - wanted)), 4)
-    return figures
+        jaw = jaw_from_audio(_encode_audio(load_sound(path, field="FILE")))[: len(mouth)]
+        if jaw.std() > MIN_JAW_STD:
+            lags = correlation_by_lag(mouth, jaw)
+            metrics["mouth_jaw_corr"] = round(correlation(mouth, jaw), 4)
+            metrics["av_offset"] = max(lags, key=lambda lag: lags[lag])
+    if reference is not None:
+        recognizer = FaceIdentity()
+        in_video = recognizer.embed_all(video.frames)
+        in_reference = recognizer.embed(np.asarray(load_image(reference)))
+        if in_reference is None:
+            raise MediaError("--image", f"no face is detected in {reference.name!r}", "give an image of one face")
+        if in_video is not None:
+            metrics["id_distance"] = round(float(np.linalg.norm(in_video - in_reference)), 4)
+    return metrics
 
 
-def _rows(sound: Any) -> Any:
-    """What the embedded model hears of a sound."""
+def _encode_audio(samples: Any) -> Any:
+    """Encode audio samples with the built-in model's audio encoder."""
     from transformers import WhisperFeatureExtractor
     from transformers.utils import logging
 
@@ -73,5 +80,6 @@ def _rows(sound: Any) -> Any:
         encoder: Any = SpeechEncoder.from_pretrained(str(EMBEDDED / "audio_encoder")).float().eval()
         extractor = WhisperFeatureExtractor.from_pretrained(str(EMBEDDED / "feature_extractor"))
     except OSError as error:
-        raise CheckpointError("model", "the embedded audio encoder is missing", "install the whole package") from error
-    return encode_audio(sound, extractor, encoder, BANDS)
+        remedy = "pip install --force-reinstall humo-video"
+        raise CheckpointError("model", "the built-in model's audio encoder is missing", remedy) from error
+    return encode_sound(samples, extractor, encoder, AUDIO_BANDS)

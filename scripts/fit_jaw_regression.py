@@ -1,0 +1,55 @@
+"""Fit the jaw regression of `humo.evaluation.lip_sync` to encoded clips and print its correlation on the test splits.
+
+python scripts/fit_jaw_regression.py recipes/nano.toml src/humo/assets/faces/jaw.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from humo.evaluation.lip_sync import JawRegression, audio_features, jaw_from_audio
+from humo.evaluation.metrics import MIN_JAW_STD, correlation
+from humo.training.dataset import ClipFiles, of_split, read_truth, scan
+from humo.training.frozen_encoders import Encoders
+from humo.training.latent_cache import Cache, load
+from humo.training.recipe_file import read_recipe
+from humo.training.tensor_files import write_tensors
+
+TEST_CLIPS = 100
+"""Largest number of test clips to measure on."""
+
+
+def main(recipe_path: Path, path: Path, overrides: list[str]) -> None:
+    """Fit, write and measure."""
+    recipe = read_recipe(recipe_path, overrides)
+    folder, cache = scan(recipe.data), Cache(recipe, Encoders(recipe.model))
+    training = _rows_and_jaws(cache, of_split(folder, "train"))
+    regression = JawRegression(audio_features(training[0][0][:1]).shape[1])
+    for rows, jaw in training:
+        regression.update(rows, jaw)
+    write_tensors(path, {"jaw": regression.solve().half()})
+    test_clips = [clip for split in ("test", "test-seen") for clip in folder.clips.get(split, ())]
+    test = [(rows, jaw.numpy().astype(np.float64)) for rows, jaw in _rows_and_jaws(cache, test_clips[:TEST_CLIPS])]
+    correlations = [correlation(jaw_from_audio(rows, path), jaw) for rows, jaw in test if jaw.std() > MIN_JAW_STD]
+    print(f"correlation with the true jaw: {np.mean(correlations):.3f}")
+
+
+def _rows_and_jaws(cache: Cache, clips: Sequence[ClipFiles]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return audio rows and true jaw curve of each clip that has both."""
+    entries, _ = cache.fill(clips, lambda name, done, total: None)
+    truth = {clip.name: clip.truth for clip in clips}
+    pairs = []
+    for entry in entries:
+        path = truth[entry.name]
+        if entry.hears and path is not None and (curve := read_truth(path).mouth) is not None:
+            pairs.append((load(entry, ["rows"])["rows"], torch.from_numpy(curve[:, 0])))
+    return pairs
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,63 @@
+"""Generate the images and videos of docs/nano.md with the built-in model.
+
+    python scripts/nano_samples.py data/people docs
+
+Writes nano.jpg (generated clips below the true clips) and the videos of four examples with audio.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from humo.evaluation.benchmark import generate_clips, load_samples
+from humo.jobs.engine import Engine
+from humo.jobs.generate import build_request, prepare, run
+from humo.media.image import load_image
+from humo.runtime.device import folder_of, load_pipeline
+
+CLIPS, COLUMNS, FRAMES = 8, 9, 25
+"""Clips on the sheet, frames shown of each, and frames generated of each."""
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES_WITH_AUDIO = ("woman", "man", "elder", "words")
+
+
+def write_sheet(folder: str, target: Path) -> None:
+    """Write an image with two rows a sample: the true clip, and the generated one; the reference is on the left.
+
+    Half of the samples are of people of the training set, half of people that are not in it.
+    """
+    samples = load_samples(folder, CLIPS, FRAMES)
+    generated = generate_clips(load_pipeline(folder_of(None)), samples, "TIA", lambda name, done, total: None)
+    times = np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)
+    size = generated[0].shape[2], generated[0].shape[1]
+    rows = []
+    for sample, clip in zip(samples, generated, strict=True):
+        reference = np.asarray(load_image(sample.clip.reference).convert("RGB").resize(size))
+        rows += [np.concatenate([reference, *frames[times]], axis=1) for frames in (sample.frames, clip)]
+    Image.fromarray(np.concatenate(rows)).save(target, quality=88)
+
+
+def write_examples(folder: Path) -> None:
+    """Generate the examples with audio from plain requests."""
+    examples = json.loads((EXAMPLES / "test_case.json").read_text(encoding="utf-8"))
+    engine = Engine()
+    for name in EXAMPLES_WITH_AUDIO:
+        example = examples[name]
+        request = {
+            "prompt": example["prompt"],
+            "images": [str(EXAMPLES / path) for path in example["img_paths"]],
+            "audio": str(EXAMPLES / example["audio_path"]),
+            "output": str(folder / f"nano-{name}.mp4"),
+        }
+        run(prepare(build_request(request)), engine=engine, keep_paths=False)
+
+
+if __name__ == "__main__":
+    write_sheet(sys.argv[1], Path(sys.argv[2]) / "nano.jpg")
+    write_examples(Path(sys.argv[2]))
