@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from humo.checkpoints.model_folder import EMBEDDED
-from humo.conditioning.audio import encode_sound
+from humo.conditioning.audio import encode_audio
 from humo.errors import CheckpointError, MediaError
 from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import jaw_from_audio
@@ -82,4 +82,4 @@ def _encode_audio(samples: Any) -> Any:
     except OSError as error:
         remedy = "pip install --force-reinstall humo-video"
         raise CheckpointError("model", "the built-in model's audio encoder is missing", remedy) from error
-    return encode_sound(samples, extractor, encoder, AUDIO_BANDS)
+    return encode_audio(samples, extractor, encoder, AUDIO_BANDS)
