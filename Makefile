@@ -1,5 +1,5 @@
 # make demo   a talking video from the example's words, picture and sound, by the embedded model
-# make test   every test, in its own virtual environment      make check   style, types, floors
+# make test   every test, in its own virtual environment      make check   style, types, layers, language
 # make soak   whether the service stays up: kills, a lost machine, half an hour of jobs
 # make docs   the documentation as a site, in site/; its pages of reference are made from the code
 # make format what `make check` asks for, where a machine can do it
@@ -44,6 +44,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.retired_words
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m tools.docs_reference docs/reference
