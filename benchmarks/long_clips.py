@@ -26,7 +26,7 @@ from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import jaw_from_audio
 from humo.evaluation.metrics import correlation, track_faces
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
-from humo.media.audio import SoundTrack
+from humo.media.audio import AudioTrack
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import write_video
@@ -162,7 +162,7 @@ def main() -> None:
             width=frames.shape[2],
             height=frames.shape[1],
             metadata={},
-            track=SoundTrack(sound[None], SAMPLE_RATE),
+            track=AudioTrack(sound[None], SAMPLE_RATE),
         )
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")

@@ -59,8 +59,8 @@ CASES: dict[str, tuple[Callable[[Frames], Frames], int]] = {
 
 def right_bits(frames: Frames, block: int) -> float:
     """The share of the mark's bits that are read as they were written, before any is put right."""
-    votes = np.sum([watermark.votes(frame, block) for frame in frames], axis=0)
-    return float(((votes > 0) == (watermark.bits_of(PAYLOAD) > 0)).mean())
+    votes = np.sum([watermark.soft_bits(frame, block) for frame in frames], axis=0)
+    return float(((votes > 0) == (watermark.encode_payload(PAYLOAD) > 0)).mean())
 
 
 def main() -> None:
@@ -74,15 +74,15 @@ def main() -> None:
     for path in options.clips:
         plain = list(read_video(path).frames[: options.frames])
         began = time.perf_counter()
-        marked = list(watermark.mark(plain, PAYLOAD))
+        marked = list(watermark.embed_watermark(plain, PAYLOAD))
         seconds.append((time.perf_counter() - began) / len(plain))
         distance.append(
             np.mean([(after.astype(float) - before) ** 2 for before, after in zip(plain, marked, strict=True)])
         )
-        false += watermark.read(plain).payload is not None
+        false += watermark.detect_watermark(plain).payload is not None
         for case, (change, block) in CASES.items():
             frames = change(marked)
-            found[case].append((right_bits(frames, block), watermark.read(frames).payload == PAYLOAD))
+            found[case].append((right_bits(frames, block), watermark.detect_watermark(frames).payload == PAYLOAD))
     height, width = plain[0].shape[:2]
     psnr = 10 * np.log10(255**2 / np.mean(distance))
     print(f"{len(options.clips)} clips of {width} x {height}, {len(plain)} frames; {psnr:.1f} dB from the unmarked; ")

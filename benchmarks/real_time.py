@@ -26,8 +26,8 @@ from timing import WARM_UPS, environment, positive
 
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE
 from humo.jobs.engine import Engine
-from humo.jobs.generate import build_request, prepare, run
-from humo.media.audio import fit_length, load_sound
+from humo.jobs.generate import build_request, generate, prepare_job
+from humo.media.audio import load_audio, pad_or_trim
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
@@ -35,9 +35,9 @@ DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
 
 def write_sound(path: Path, seconds: float) -> None:
     """The demo's sound, as often as it takes, as a file of 16 kHz."""
-    once = load_sound(str(EXAMPLES / DEMO["audio"]))
+    once = load_audio(str(EXAMPLES / DEMO["audio"]))
     count = round(seconds * SAMPLE_RATE)
-    again = fit_length(np.tile(once, -(-count // len(once))), count)
+    again = pad_or_trim(np.tile(once, -(-count // len(once))), count)
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -55,7 +55,7 @@ def make_one(engine: Engine, folder: Path, seconds: float, more: dict[str, Any])
         "output": str(folder / "out.mp4"),
     }
     began = time.perf_counter()
-    made = run(prepare(build_request(fields | more)), engine=engine)
+    made = generate(prepare_job(build_request(fields | more)), engine=engine)
     return {"whole": time.perf_counter() - began, **made.timings, "plays": made.seconds}
 
 

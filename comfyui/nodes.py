@@ -73,10 +73,10 @@ class LoadModel(io.ComfyNode):
         dtype: str | None = None,
         placement: str | None = None,
     ) -> str:
-        from humo.jobs.replay import fingerprint
+        from humo.jobs.replay import weights_fingerprint
         from humo.runtime.device import folder_of
 
-        return fingerprint(folder_of(model or None))
+        return weights_fingerprint(folder_of(model or None))
 
     @classmethod
     def execute(
@@ -254,14 +254,14 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: HuMoPipeline, latents: Latents, watermark: bool = True) -> io.NodeOutput:
-        from humo.media.watermark import mark
+        from humo.media.watermark import embed_watermark
 
         if latents.plan.preset != model.preset:
             problem = f"is {model.preset.title}, and the latents are of {latents.plan.preset.title}"
             raise RequestError("model", problem, "connect the model that the sampler has")
         frames = model.frames(latents.samples, progress_bar())
         if watermark:
-            frames = mark(frames, mark_of(latents))
+            frames = embed_watermark(frames, mark_of(latents))
         audio = None if latents.track is None else to_audio(latents.track)
         return io.NodeOutput(to_images(frames), audio, float(FRAMES_PER_SECOND))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from humo.media.audio import SoundTrack
+    from humo.media.audio import AudioTrack
     from humo.request import GenerationPlan
 
     Frame = npt.NDArray[np.uint8]
@@ -65,7 +65,7 @@ class Latents:
 
     samples: Tensor
     plan: GenerationPlan
-    track: SoundTrack | None
+    track: AudioTrack | None
 
 
 def pictures_of(images_BHWC: Tensor, field: str) -> list[Image]:
@@ -91,23 +91,23 @@ def sound_of(audio: AudioDict) -> Sound:
     Raises:
         MediaError: several sounds or none, samples that are not numbers, or a sound that is too long.
     """
-    from humo.media.audio import load_sound
+    from humo.media.audio import load_audio
 
     waveform, rate = audio["waveform"], audio["sample_rate"]
     if waveform.ndim != 3 or len(waveform) != 1:
         raise MediaError("audio", f"has the shape {tuple(waveform.shape)}", "give an AUDIO of one sound, (1, C, T)")
     samples = waveform[0].float().cpu().numpy()
-    return Sound(samples, rate, load_sound((samples, rate), field="audio"))
+    return Sound(samples, rate, load_audio((samples, rate), field="audio"))
 
 
-def track_of(sound: Sound, seconds: float) -> SoundTrack:
+def track_of(sound: Sound, seconds: float) -> AudioTrack:
     """A sound cut, or filled up with silence, to the length of a clip."""
-    from humo.media.audio import load_track
+    from humo.media.audio import load_audio_track
 
-    return load_track((sound.samples, sound.sample_rate), seconds=seconds)
+    return load_audio_track((sound.samples, sound.sample_rate), seconds=seconds)
 
 
-def to_audio(track: SoundTrack) -> AudioDict:
+def to_audio(track: AudioTrack) -> AudioDict:
     """A sound track as AUDIO (1, C, T)."""
     import torch
 

@@ -18,11 +18,11 @@ MAX_FILE_BYTES = 64 * 2**20
 """Bytes of the largest file of requests that is read; a video given by mistake is not."""
 
 
-class BrokenLine(str):
+class InvalidLine(str):
     """A line of a JSONL file that is not JSON: what is wrong with it, in the place of its value."""
 
 
-def read_values(path: Path) -> Any:
+def read_config_file(path: Path) -> Any:
     """What the file says, as dictionaries, lists and plain values.
 
     A JSONL file gives a list with one value a line (or a `BrokenLine`), a CSV file one dictionary a row, without its
@@ -65,7 +65,7 @@ def _read_text(path: Path) -> str:
         raise RequestError(str(path), problem, "check the path and its permissions") from error
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON keeps the last of two equal names and says nothing; a job lost that way is an error here."""
     merged = dict(pairs)
     if len(merged) != len(pairs):
@@ -75,7 +75,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_without_repeats)
+    return json.loads(text, object_pairs_hook=_reject_duplicates)
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -101,7 +101,7 @@ def _json_lines(text: str) -> list[Any]:
             try:
                 rows.append(_json(line))
             except ValueError as error:
-                rows.append(BrokenLine(f"is not JSON: {error}"))
+                rows.append(InvalidLine(f"is not JSON: {error}"))
     return rows
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from humo.errors import MediaError, StorageError
 
-HASH_BYTES = 8 * 2**20
+HASH_CHUNK_BYTES = 8 * 2**20
 """Read at a time for a sum."""
 
 
@@ -32,17 +32,17 @@ def check_file(path: Path, field: str) -> None:
         raise MediaError(field, f"there is no file {str(path)!r}", "check the path") from None
     except (OSError, ValueError) as error:
         remedy = "check the path and its permissions"
-        raise MediaError(field, f"{str(path)!r} cannot be opened ({reason(error)})", remedy) from error
+        raise MediaError(field, f"{str(path)!r} cannot be opened ({os_error_text(error)})", remedy) from error
     if empty:
         raise MediaError(field, f"{path.name!r} is empty", "give another file; this one may be an unfinished download")
 
 
-def reason(error: Exception) -> str:
+def os_error_text(error: Exception) -> str:
     """The words of an error without its number and path."""
     return str(getattr(error, "strerror", None) or error)
 
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 """Numbers of errors that mean that no more may be written."""
 
 
@@ -53,10 +53,12 @@ def storage_error(error: OSError, field: str = "data") -> StorageError:
         error: of the system.
         field: the user's word for what was written.
     """
-    return StorageError(field, f"cannot be written ({reason(error)})", "make room on the disk, or see to its rights")
+    return StorageError(
+        field, f"cannot be written ({os_error_text(error)})", "make room on the disk, or see to its rights"
+    )
 
 
-def hash_file(path: str | Path, counted: Callable[[int], None] = lambda count: None) -> str:
+def hash_file(path: str | Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
     """The SHA-256 of a file, in hexadecimal digits.
 
     Args:
@@ -65,14 +67,14 @@ def hash_file(path: str | Path, counted: Callable[[int], None] = lambda count: N
     """
     found = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while piece := stream.read(HASH_BYTES):
+        while piece := stream.read(HASH_CHUNK_BYTES):
             found.update(piece)
-            counted(len(piece))
+            on_bytes(len(piece))
     return found.hexdigest()
 
 
 @contextmanager
-def folder_for(path: Path) -> Iterator[None]:
+def create_parents(path: Path) -> Iterator[None]:
     """The folder of a file is there within the block; whatever was made of it goes again unless something is in it.
 
     Args:
@@ -92,7 +94,7 @@ def folder_for(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, field: str) -> Iterator[Path]:
+def atomic_write(path: Path, field: str) -> Iterator[Path]:
     """A new file beside ``path`` that takes its place if the block ends well, and is removed if it does not.
 
     Missing folders are made, and go the same way.
@@ -110,18 +112,18 @@ def replacing(path: Path, field: str) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     with ExitStack() as stack:
         try:
-            stack.enter_context(folder_for(path))
+            stack.enter_context(create_parents(path))
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except (OSError, ValueError) as error:
             raise StorageError(
-                field, f"{str(path)!r} cannot be written ({reason(error)})", "choose a folder you may write to"
+                field, f"{str(path)!r} cannot be written ({os_error_text(error)})", "choose a folder you may write to"
             ) from error
         try:
             yield part
             try:
                 os.replace(part, path)
             except OSError as error:
-                problem = f"{str(path)!r} cannot be replaced ({reason(error)})"
+                problem = f"{str(path)!r} cannot be replaced ({os_error_text(error)})"
                 raise StorageError(field, problem, "choose another name") from error
         finally:
             with suppress(OSError):

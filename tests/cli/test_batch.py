@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from humo.jobs.batch import make_here, run_batch
+from humo.jobs.batch import run_batch, run_locally
 from humo.jobs.engine import Engine
 from humo.jobs.request_files import Row
 from humo.media.provenance import read_record
@@ -126,7 +126,7 @@ def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path
     outcomes = run_batch(
         rows,
         defaults=fields,
-        make=make_here(
+        make=run_locally(
             Engine(), lambda event: loads.append(event) if (event.phase, event.done) == ("load", 1) else None
         ),
     )

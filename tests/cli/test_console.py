@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from humo.cli.console import BYTES, Bar, Json, Lines, Pace, Quiet, choose_console, table
+from humo.cli.console import BYTES, Bar, Json, Lines, Quiet, RateMeter, choose_console, table
 from humo.errors import RequestError
 from humo.progress import Event
 
@@ -29,23 +29,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_the_pace_is_seconds_a_unit_and_seconds_left(clock: Clock) -> None:
-    pace = Pace()
-    pace.take("denoise", 0, 50)
+    pace = RateMeter()
+    pace.update("denoise", 0, 50)
     assert pace.values() == {}
     clock.now += 25
-    pace.take("denoise", 10, 50)
+    pace.update("denoise", 10, 50)
     assert pace.values() == {"seconds_per_unit": 2.5, "seconds_left": 100.0}
-    assert pace.words("") == ", 2.50 s each, 1:40 left"
-    assert pace.words(BYTES) == ", 1:40 left"
+    assert pace.text("") == ", 2.50 s each, 1:40 left"
+    assert pace.text(BYTES) == ", 1:40 left"
 
 
 def test_each_phase_has_its_own_pace(clock: Clock) -> None:
-    pace = Pace()
-    pace.take("load", 0, 1)
+    pace = RateMeter()
+    pace.update("load", 0, 1)
     clock.now += 60
-    pace.take("denoise", 0, 4)
+    pace.update("denoise", 0, 4)
     clock.now += 2
-    pace.take("denoise", 1, 4)
+    pace.update("denoise", 1, 4)
     assert pace.values() == {"seconds_per_unit": 2.0, "seconds_left": 6.0}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from humo.cli import checks
-from humo.cli.checks import CHECKS, Finding, State, examine
+from humo.cli.checks import CHECKS, Finding, Severity, examine
 from humo.cli.main import main
 
 Usage = namedtuple("Usage", "total used free")
@@ -24,9 +24,9 @@ def findings(check: str, model: Path | None = None) -> list[Finding]:
     return [one for one in examine(model) if one.check == check]
 
 
-def the_only(check: str, state: State, model: Path | None = None) -> Finding:
-    [found] = [one for one in findings(check, model) if one.state is state]
-    if state is not State.GOOD:
+def the_only(check: str, state: Severity, model: Path | None = None) -> Finding:
+    [found] = [one for one in findings(check, model) if one.severity is state]
+    if state is not Severity.GOOD:
         assert found.remedy
     return found
 
@@ -37,7 +37,7 @@ def test_this_installation_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert {line["check"] for line in lines} == set(CHECKS)
     assert last == {"event": "result", "errors": 0, "warnings": sum(line["state"] == "warning" for line in lines)}
     assert code == 0
-    assert "HuMo nano" in the_only("models", State.GOOD).text
+    assert "HuMo nano" in the_only("models", Severity.GOOD).text
 
 
 def test_a_package_that_is_missing_or_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,13 +49,13 @@ def test_a_package_that_is_missing_or_old_is_named(monkeypatch: pytest.MonkeyPat
         return "0.1" if name == "av" else real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    wrong = [one.text for one in findings("packages") if one.state is State.ERROR]
+    wrong = [one.text for one in findings("packages") if one.severity is Severity.ERROR]
     assert wrong == ["av is 0.1, and av>=14 is needed", "soxr is missing, and soxr>=0.4 is needed"]
 
 
 def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    found = the_only("device", State.WARNING)
+    found = the_only("device", Severity.WARNING)
     assert "does not use it" in found.text
     assert "pytorch.org" in found.remedy
 
@@ -63,31 +63,31 @@ def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) 
 def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "VIDEO_ENCODER", "nosuch264")
     monkeypatch.setattr(checks, "DECODERS", ("h264", "nosuch265"))
-    assert "cannot write nosuch264" in the_only("codecs", State.ERROR).text
-    assert "cannot read nosuch265" in the_only("codecs", State.WARNING).text
+    assert "cannot write nosuch264" in the_only("codecs", Severity.ERROR).text
+    assert "cannot read nosuch265" in the_only("codecs", Severity.WARNING).text
 
 
 def test_a_disk_that_is_full_or_locked_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10, 9, 1))
-    assert [one.state for one in findings("disk")] == [State.WARNING, State.WARNING]
+    assert [one.severity for one in findings("disk")] == [Severity.WARNING, Severity.WARNING]
 
     def refuse(dir: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    assert {one.state for one in findings("disk")} == {State.ERROR}
+    assert {one.severity for one in findings("disk")} == {Severity.ERROR}
 
 
 def test_a_broken_model_is_named_with_its_remedy(tmp_path: Path) -> None:
-    found = the_only("models", State.ERROR, tmp_path)
+    found = the_only("models", Severity.ERROR, tmp_path)
     assert str(tmp_path) in found.text
     assert "humo convert" in found.remedy
 
 
 def test_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sysconf", lambda name: 1000)
-    assert "0.0 GB" in the_only("memory", State.WARNING).text
+    assert "0.0 GB" in the_only("memory", Severity.WARNING).text
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(

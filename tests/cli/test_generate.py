@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from humo.jobs.engine import Engine
-from humo.jobs.generate import build_request, load_inputs, prepare, run
-from humo.media.audio import load_track
+from humo.jobs.generate import build_request, generate, load_inputs, prepare_job
+from humo.media.audio import load_audio_track
 from humo.media.provenance import read_record
 from humo.media.video import read_video
 from humo.progress import Event
@@ -178,8 +178,8 @@ def test_a_clip_is_as_long_as_its_sound_by_default_and_by_the_published_minus_on
 
 def test_the_sound_of_the_result_is_the_given_one(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    heard = load_track("out.mp4", seconds=0.2).samples[0]
-    given = load_track("a.wav", seconds=0.2).samples[0]
+    heard = load_audio_track("out.mp4", seconds=0.2).samples[0]
+    given = load_audio_track("a.wav", seconds=0.2).samples[0]
     assert np.corrcoef(heard[800:2400], given[800:2400])[0, 1] > 0.95
 
 
@@ -195,14 +195,14 @@ def test_the_engine_keeps_one_model_and_loads_another_when_asked(
 
     fields = {"prompt": "a", "width": 96, "height": 64, "frames": 5, "steps": 1, "output": "a.mp4"}
     for model in (tiny_model_folder, tiny_model_folder, tiny_model_folder_17b, tiny_model_folder):
-        plan = prepare(build_request({**fields, "model": str(model)}))
-        assert run(plan, engine=engine, listener=listen).frames == 5
+        plan = prepare_job(build_request({**fields, "model": str(model)}))
+        assert generate(plan, engine=engine, listener=listen).frames == 5
     assert len(loads) == 3
 
 
 def test_inputs_are_read_as_the_plan_uses_them(desk: Path, tiny_model_folder: Path) -> None:
     fields = {"prompt": "a", "model": str(tiny_model_folder), "images": "face.png", "audio": "a.wav", "mode": "TA"}
-    images, sound, track = load_inputs(prepare(build_request({**fields, "frames": 5})))
+    images, sound, track = load_inputs(prepare_job(build_request({**fields, "frames": 5})))
     assert images == []
     assert sound is not None
     assert sound.shape == (16_000,)
@@ -231,7 +231,7 @@ def test_the_model_hears_the_voice_alone_and_the_video_keeps_the_whole_sound(
         "audio": "a.wav",
         "vocals": str(silencer(desk / "v.onnx")),
     }
-    _, sound, track = load_inputs(prepare(build_request(fields)))
+    _, sound, track = load_inputs(prepare_job(build_request(fields)))
     assert sound is not None
     assert track is not None
     assert np.abs(sound).max() < 1e-3

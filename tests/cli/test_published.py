@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from humo.errors import RequestError
-from humo.jobs.published_files import SETTINGS, interpret, item_fields, parse_overrides
-from humo.jobs.request_files import read_job_file
+from humo.jobs.published_files import FIELD_OF_KEY, item_fields, parse_overrides, read_published_config
+from humo.jobs.request_files import read_request_file
 from tests.cli.published_files import published_configuration, write_yaml
 
 
@@ -23,7 +23,7 @@ def leaves(tree: Mapping[str, Any], start: str = "") -> list[str]:
 
 
 def read(tmp_path: Path, values: object, *overrides: str) -> Any:
-    return read_job_file(write_yaml(tmp_path / "generate.yaml", values), overrides)
+    return read_request_file(write_yaml(tmp_path / "generate.yaml", values), overrides)
 
 
 def test_what_it_sets_becomes_fields_of_the_request(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_overrides_of_the_published_script_are_laid_over_it(tmp_path: Path) 
 def test_every_key_without_effect_is_named_once_and_no_other(tmp_path: Path, family: str) -> None:
     values = published_configuration(family, surprise=3)
     (note,) = read(tmp_path, values).notes
-    used = {*SETTINGS, "generation.positive_prompt", "generation.output.dir", "generation.fps"}
+    used = {*FIELD_OF_KEY, "generation.positive_prompt", "generation.output.dir", "generation.fps"}
     named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("no effect here have ")[1])
     assert sorted(named) == sorted(set(leaves(values)) - used)
     assert "generation.surprise (not known)" in note
@@ -124,6 +124,6 @@ def test_the_prompt_of_an_item_is_cleaned_as_published() -> None:
 
 
 def test_a_key_may_be_null_and_is_then_left_to_the_model(tmp_path: Path) -> None:
-    job = interpret(published_configuration(scale_t=None, positive_prompt=None), tmp_path / "generate.yaml")
+    job = read_published_config(published_configuration(scale_t=None, positive_prompt=None), tmp_path / "generate.yaml")
     assert "scale_text" not in job.fields
     assert job.items is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from humo.errors import RequestError
-from humo.jobs.request_files import read_job_file, read_rows
+from humo.jobs.request_files import read_request_file, read_rows
 
 FIELDS = {"prompt": "a man speaks", "width": 64, "images": ["a.png", "b.png"], "scale_text": 6.5}
 AS_TEXT = {
@@ -35,22 +35,22 @@ def put(folder: Path, name: str, text: str) -> Path:
 
 @pytest.mark.parametrize("name", AS_TEXT)
 def test_a_job_file_of_each_kind_gives_its_fields(tmp_path: Path, name: str) -> None:
-    assert read_job_file(put(tmp_path, name, AS_TEXT[name])).fields == FIELDS
+    assert read_request_file(put(tmp_path, name, AS_TEXT[name])).fields == FIELDS
 
 
 def test_overrides_lie_over_a_job_file_of_ours_too(tmp_path: Path) -> None:
     path = put(tmp_path, "job.toml", AS_TEXT["job.toml"])
-    assert read_job_file(path, ["width=96", "seed=3"]).fields == {**FIELDS, "width": 96, "seed": 3}
+    assert read_request_file(path, ["width=96", "seed=3"]).fields == {**FIELDS, "width": 96, "seed": 3}
 
 
 def test_an_unknown_field_of_a_job_file_is_named_with_the_file_and_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"job\.yaml: widht: .*did you mean 'width'"):
-        read_job_file(put(tmp_path, "job.yaml", "widht: 64"))
+        read_request_file(put(tmp_path, "job.yaml", "widht: 64"))
 
 
 def test_a_batch_file_given_as_a_job_file_is_sent_to_batch(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="humo batch"):
-        read_job_file(put(tmp_path, "job.json", '{"one": {"prompt": "a"}, "two": {"prompt": "b"}}'))
+        read_request_file(put(tmp_path, "job.json", '{"one": {"prompt": "a"}, "two": {"prompt": "b"}}'))
 
 
 @pytest.mark.parametrize("name", ROWS_AS_TEXT)
@@ -82,7 +82,7 @@ def test_inputs_are_looked_for_in_the_current_folder_then_beside_the_file(
     put(tmp_path / "there", "only.wav", "3")
     monkeypatch.chdir(tmp_path / "here")
     text = 'images = ["both.png", "none.png"]\naudio = "only.wav"\nprompt = "a"'
-    fields = read_job_file(put(tmp_path / "there", "job.toml", text)).fields
+    fields = read_request_file(put(tmp_path / "there", "job.toml", text)).fields
     assert fields["images"] == ["both.png", "none.png"]
     assert Path(fields["audio"]) == tmp_path / "there" / "only.wav"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from humo.cli.checks import CHECKS, State
+from humo.cli.checks import CHECKS, Severity
 from humo.cli.main import main
 from humo.runtime.device import HOST, PORT
 
@@ -74,5 +74,5 @@ def test_the_doctor_looks_at_the_port() -> None:
         except OSError:
             pass  # somebody else has it, which is what is to be seen
         ((state, text, remedy),) = CHECKS["port"](None)
-    assert (state, bool(remedy)) == (State.WARNING, True)
+    assert (state, bool(remedy)) == (Severity.WARNING, True)
     assert str(PORT) in text

@@ -13,7 +13,7 @@ import pytest
 
 from humo.cli.main import main
 from humo.errors import StorageError
-from humo.media.credentials import CHAIN, KEY, open_identity, sign
+from humo.media.credentials import CERTIFICATES_FILE, KEY_FILE, open_identity, sign_video
 from humo.media.video import read_video, write_video
 
 
@@ -98,20 +98,20 @@ def test_a_video_made_again_has_the_same_frames_and_marks(
 
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     first = open_identity(tmp_path / "own")
-    assert stat.S_IMODE((tmp_path / "own" / KEY).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "own" / KEY_FILE).stat().st_mode) == 0o600
     assert open_identity(tmp_path / "own") == first
-    assert open_identity(tmp_path / "other").key != first.key
+    assert open_identity(tmp_path / "other").private_key != first.private_key
 
 
 def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> None:
     first, second = open_identity(tmp_path / "a"), open_identity(tmp_path / "b")
-    (tmp_path / "a" / CHAIN).write_bytes(second.chain)
+    (tmp_path / "a" / CERTIFICATES_FILE).write_bytes(second.certificates)
     video = tmp_path / "v.mp4"
     write_video(video, [np.zeros((32, 32, 3), np.uint8)], width=32, height=32, metadata={})
     before = video.read_bytes()
     del first
     with pytest.raises(StorageError, match=r"identity: cannot sign"):
-        sign(video, open_identity(tmp_path / "a"), "v", {}, version="1")
+        sign_video(video, open_identity(tmp_path / "a"), "v", {}, version="1")
     assert video.read_bytes() == before
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"HUMO_IDENTITY, or --no-marks"):

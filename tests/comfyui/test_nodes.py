@@ -17,10 +17,10 @@ from humo import HuMoPipeline
 from humo.checkpoints.model_folder import EMBEDDED
 from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
-from humo.jobs.generate import build_request, load_inputs, prepare
-from humo.jobs.replay import fingerprint
-from humo.media.audio import load_sound, load_track
-from humo.media.watermark import read
+from humo.jobs.generate import build_request, load_inputs, prepare_job
+from humo.jobs.replay import weights_fingerprint
+from humo.media.audio import load_audio, load_audio_track
+from humo.media.watermark import detect_watermark
 from humo.presets import HUMO_NANO
 from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, written
 
@@ -58,7 +58,7 @@ def test_frames_and_sound_are_those_of_the_same_job(
     letters = {"images": "I", "audio": "A"}
     named = {name: path for name, path in files.items() if letters[name] in mode}
     asked = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
-    plan = prepare(build_request(asked | settings | named))
+    plan = prepare_job(build_request(asked | settings | named))
     pictures, sound, track = load_inputs(plan)
     expected = np.stack(list(model.run(plan, images=pictures, sound=sound)))
 
@@ -178,7 +178,7 @@ def test_what_is_transparent_is_laid_over_white(comfy: Comfy) -> None:
 def test_a_stereo_sound_is_heard_as_the_core_hears_it_and_kept_as_it_is(comfy: Comfy, model: HuMoPipeline) -> None:
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 44_100)).astype(np.float32)
     (sound,) = comfy.run("HuMo_Sound", audio={"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100})
-    assert np.array_equal(sound.heard, load_sound((samples, 44_100)))
+    assert np.array_equal(sound.heard, load_audio((samples, 44_100)))
     latents = sample(comfy, model, "TA", sound=sound, steps=1)
     called = model(PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent").frames
     assert latents.samples.equal(called)
@@ -191,7 +191,9 @@ def test_a_sound_shorter_than_the_clip_is_filled_up_with_silence(comfy: Comfy, m
     audio = {"waveform": torch.full((1, 1, 1600), 0.25), "sample_rate": 16_000}
     (sound,) = comfy.run("HuMo_Sound", audio=audio)
     _, track, _ = decode(comfy, model, sample(comfy, model, "TA", sound=sound, steps=1))
-    assert np.array_equal(track["waveform"][0].numpy(), load_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples)
+    assert np.array_equal(
+        track["waveform"][0].numpy(), load_audio_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples
+    )
     assert track["waveform"][0, 0, 1600:].abs().max() == 0
 
 
@@ -209,8 +211,8 @@ def test_frames_carry_the_watermark_unless_it_is_switched_off(comfy: Comfy, mode
     marked, _, _ = decode(comfy, model, latents)
     bare, _, _ = decode(comfy, model, latents, watermark=False)
     number = importlib.import_module("comfyui.nodes").mark_of(latents)
-    assert read(iter(written(marked))).payload == number
-    assert read(iter(written(bare))).payload is None
+    assert detect_watermark(iter(written(marked))).payload == number
+    assert detect_watermark(iter(written(bare))).payload is None
     assert (marked - bare).abs().max() <= 20 / 255
     other = sample(comfy, model, "TIA", seed=1)
     assert importlib.import_module("comfyui.nodes").mark_of(other) != number
@@ -271,7 +273,7 @@ def test_latents_are_decoded_by_the_model_that_made_them(
 def test_a_model_is_loaded_again_when_its_folder_holds_other_weights(comfy: Comfy, tiny_model_folder: Any) -> None:
     node = comfy.nodes["HuMo_LoadModel"]
     embedded = node.fingerprint_inputs(model="", device="auto", dtype="auto")
-    assert embedded == fingerprint(EMBEDDED)
+    assert embedded == weights_fingerprint(EMBEDDED)
     assert embedded != node.fingerprint_inputs(model=str(tiny_model_folder), device="auto", dtype="auto")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from humo.cli.main import main, parser_of
+from humo.cli.main import build_parser, main
 from humo.cli.serve import _settings
 from humo.cli.train import DISTILL
 from humo.training.component_config import AutoencoderRecipe, TextRecipe
@@ -68,7 +68,7 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
 
 
 def _reads_its_recipe(words: list[str]) -> None:
-    options, rest = parser_of("train").parse_with_rest(words[1:])
+    options, rest = build_parser("train").parse_with_rest(words[1:])
     given = [*options.recipe, *rest]
     kinds: dict[str, type[Recipe | AutoencoderRecipe | TextRecipe]] = {"vae": AutoencoderRecipe, "text": TextRecipe}
     kind = kinds.get(given[0], Recipe)
@@ -77,13 +77,13 @@ def _reads_its_recipe(words: list[str]) -> None:
 
 
 def _has_its_settings(words: list[str]) -> None:
-    options, rest = parser_of(words[0]).parse_with_rest(words[1:])
+    options, rest = build_parser(words[0]).parse_with_rest(words[1:])
     assert not rest
     _settings(options, page=words[0] == "ui")
 
 
 def _is_parsed(words: list[str]) -> None:
-    _, rest = parser_of(words[0]).parse_with_rest(words[1:])
+    _, rest = build_parser(words[0]).parse_with_rest(words[1:])
     assert not [word for word in rest if "=" not in word]
 
 
@@ -135,7 +135,7 @@ def do(words: list[str]) -> None:
         _DONE.add(tuple(words))
 
 
-parser = cache(parser_of)
+parser = cache(build_parser)
 
 
 def look_at_usage(line: str) -> None:

@@ -27,7 +27,7 @@ import humo.inference.encoding
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import Naming
 from humo.cli.main import COMMANDS
-from humo.config_files import read_values
+from humo.config_files import read_config_file
 from humo.errors import HuMoError
 from humo.presets import Preset, find_preset
 from humo.server.api_keys import Keys
@@ -198,7 +198,7 @@ def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, pyt
                     name = re.match(r"# ([\w.]+)", block.text)
                     path = desk / (name[1] if name else f"settings.{block.language}")
                     path.write_text(block.text, encoding="utf-8")
-                    assert read_values(path)
+                    assert read_config_file(path)
         except (Exception, SystemExit) as error:
             raise AssertionError(f"{where(block)}: {type(error).__name__}: {error}") from error
 

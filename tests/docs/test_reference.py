@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import humo
-from humo.cli.main import COMMANDS, parser_of
+from humo.cli.main import COMMANDS, build_parser
 from humo.errors import HuMoError
 from humo.request import GenerateRequest
 from humo.server.app import router
@@ -88,7 +88,7 @@ def test_every_option_of_every_command_is_listed() -> None:
     for name in COMMANDS:
         assert f"\n## humo {name}\n" in page
         section = page.partition(f"\n## humo {name}\n")[2].partition("\n## ")[0]
-        for action in parser_of(name)._actions:
+        for action in build_parser(name)._actions:
             if action.dest in GenerateRequest.model_fields and name == "batch":
                 continue  # listed under generate
             for flag in action.option_strings:

@@ -14,7 +14,7 @@ import pytest
 import soxr
 
 from humo.errors import MediaError
-from humo.media.audio import SoundTrack, fit_length, load_sound, load_track, probe_sound
+from humo.media.audio import AudioTrack, load_audio, load_audio_track, pad_or_trim, probe_audio
 from tests.media.media_files import Array, to_int16, tone, write_sound
 
 
@@ -26,7 +26,7 @@ def noise(seconds: float, rate: int, channels: int) -> Array:
 def resampled_whole(mono: Array, rate: int) -> Array:
     """The recipe in one go: soxr's HQ filter, then the length ceil(n * 16000 / rate)."""
     whole = soxr.resample(mono, rate, 16_000, quality="HQ")
-    return fit_length(whole, int(np.ceil(len(mono) * (16_000 / rate))))
+    return pad_or_trim(whole, int(np.ceil(len(mono) * (16_000 / rate))))
 
 
 def as_pcm24(samples: Array) -> Array:
@@ -47,14 +47,14 @@ def test_whole_numbers_are_scaled_by_their_full_scale(tmp_path: Path, codec: str
     encode, decode = WHOLE_NUMBERS[codec]
     stored = encode(noise(0.5, 16_000, 1))
     path = write_sound(tmp_path / ("a.flac" if codec == "flac" else "a.wav"), stored, 16_000, codec=codec)
-    assert np.array_equal(load_sound(path), decode(stored)[0])
+    assert np.array_equal(load_audio(path), decode(stored)[0])
 
 
 def test_float_sound_at_16_khz_is_returned_bit_for_bit(tmp_path: Path) -> None:
     samples = noise(0.5, 16_000, 1)
     for codec, kind in [("pcm_f32le", np.float32), ("pcm_f64le", np.float64)]:
         path = write_sound(tmp_path / f"{codec}.wav", samples.astype(kind), 16_000, codec=codec)
-        loaded = load_sound(str(path))
+        loaded = load_audio(str(path))
         assert loaded.dtype == np.float32
         assert loaded.tobytes() == samples[0].tobytes()
 
@@ -65,11 +65,11 @@ def test_other_rates_and_channels_equal_the_mean_resampled_in_one_go(tmp_path: P
     samples = noise(0.8, rate, channels)
     path = write_sound(tmp_path / "a.wav", samples, rate, codec="pcm_f32le")
     expected = resampled_whole(samples.mean(axis=0), rate)
-    assert np.array_equal(load_sound(path), expected)
-    assert np.array_equal(load_sound((samples, rate)), expected)
-    assert np.array_equal(load_sound((samples.T, rate)), expected)
-    info = probe_sound(path)
-    assert (info.samples_16k, info.channels, info.sample_rate) == (len(expected), channels, rate)
+    assert np.array_equal(load_audio(path), expected)
+    assert np.array_equal(load_audio((samples, rate)), expected)
+    assert np.array_equal(load_audio((samples.T, rate)), expected)
+    info = probe_audio(path)
+    assert (info.num_samples, info.channels, info.sample_rate) == (len(expected), channels, rate)
     assert info.seconds == samples.shape[1] / rate
 
 
@@ -98,8 +98,8 @@ def test_compressed_sound_comes_back_in_time_and_loudness(
     samples[:, : rate // 2] = 0
     kind = "s16" in {f.name for f in av.Codec(codec, "w").audio_formats or []}
     path = write_sound(tmp_path / name, to_int16(samples) if kind else samples, rate, codec=codec)
-    loaded = load_sound(path)
-    assert probe_sound(path).samples_16k == len(loaded)
+    loaded = load_audio(path)
+    assert probe_audio(path).num_samples == len(loaded)
     assert abs(len(loaded) / 16_000 - 2.0) < 0.08
     expected = resampled_whole(samples.mean(axis=0), rate)
     common = min(len(loaded), len(expected))
@@ -115,16 +115,16 @@ def test_compressed_sound_comes_back_in_time_and_loudness(
 def test_the_sound_of_a_video_and_of_a_late_clock_starts_at_its_first_sample(tmp_path: Path) -> None:
     samples = to_int16(tone(1.0, 16_000))
     late = write_sound(tmp_path / "late.mkv", samples, 16_000, codec="pcm_s16le", start=2.5)
-    assert np.array_equal(load_sound(late), samples[0] / np.float32(32768))
-    assert load_track(late, seconds=0.5).samples.shape == (1, 8_000)
+    assert np.array_equal(load_audio(late), samples[0] / np.float32(32768))
+    assert load_audio_track(late, seconds=0.5).samples.shape == (1, 8_000)
 
 
 def test_arrays_may_be_whole_numbers_and_one_dimensional() -> None:
     samples = to_int16(noise(0.2, 16_000, 1))[0]
     expected = samples.astype(np.float32) / 32768
-    assert np.array_equal(load_sound(samples), expected)
-    assert np.array_equal(load_sound((samples, 16_000)), expected)
-    assert np.array_equal(load_sound(expected.astype(np.float64)), expected)
+    assert np.array_equal(load_audio(samples), expected)
+    assert np.array_equal(load_audio((samples, 16_000)), expected)
+    assert np.array_equal(load_audio(expected.astype(np.float64)), expected)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_arrays_may_be_whole_numbers_and_one_dimensional() -> None:
 )
 def test_an_array_that_is_no_sound_is_refused(source: Array | tuple[Array, int], said: str) -> None:
     with pytest.raises(MediaError, match=said):
-        load_sound(source)
+        load_audio(source)
 
 
 def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length(tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length
         path = write_sound(tmp_path / "a.wav", samples, 44_100, codec="pcm_f32le")
         expected = samples if channels <= 2 else samples.mean(axis=0, keepdims=True)
         for seconds in (0.5, 1.0, 1.48):
-            track = load_track(path, seconds=seconds)
+            track = load_audio_track(path, seconds=seconds)
             length = round(seconds * 44_100)
-            assert isinstance(track, SoundTrack)
+            assert isinstance(track, AudioTrack)
             assert (track.samples.shape, track.sample_rate) == ((kept, length), 44_100)
             assert track.seconds == pytest.approx(seconds, abs=1e-4)
             common = min(length, samples.shape[1])
@@ -162,12 +162,12 @@ def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length
 
 def test_a_sound_that_is_too_long_is_refused_and_decoding_stops_there(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", to_int16(tone(3.0, 8_000)), 8_000, codec="pcm_s16le")
-    for read in (load_sound, probe_sound):
+    for read in (load_audio, probe_audio):
         assert read(path, max_seconds=3.0) is not None
         with pytest.raises(MediaError, match="longer than 2 seconds"):
             read(path, max_seconds=2)
     with pytest.raises(MediaError, match="longer"):
-        load_sound(np.zeros(32_001, np.float32), max_seconds=2)
+        load_audio(np.zeros(32_001, np.float32), max_seconds=2)
 
 
 def test_a_header_that_lies_about_the_length_changes_nothing(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_header_that_lies_about_the_length_changes_nothing(tmp_path: Path) -> 
     at = whole.index(b"data") + 4
     whole[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
     path.write_bytes(whole)
-    assert probe_sound(path).samples_16k == len(load_sound(path)) == 16_000
+    assert probe_audio(path).num_samples == len(load_audio(path)) == 16_000
 
 
 def silent_video(path: Path) -> Path:
@@ -203,19 +203,19 @@ def test_missing_empty_folder_foreign_and_silent_files_are_told_apart(tmp_path: 
         ("list.m3u8", "not sound"), ("list.txt", "not sound"), ("silent.mp4", "no sound"),
         ("header.wav", "holds no sound"),
     ]:  # fmt: skip
-        for read in (load_sound, probe_sound):
+        for read in (load_audio, probe_audio):
             with pytest.raises(MediaError, match=said) as caught:
                 read(tmp_path / name, field="audio")
             assert "\n" not in str(caught.value)
         with pytest.raises(MediaError, match=said):
-            load_track(tmp_path / name, seconds=1.0)
+            load_audio_track(tmp_path / name, seconds=1.0)
 
 
 def test_a_file_with_samples_that_are_not_numbers_is_refused(tmp_path: Path) -> None:
     samples = tone(0.2, 16_000)
     samples[0, 100] = np.nan
     path = write_sound(tmp_path / "nan.wav", samples, 16_000, codec="pcm_f32le")
-    for read in (load_sound, probe_sound):
+    for read in (load_audio, probe_audio):
         with pytest.raises(MediaError, match=r"nan\.wav.*not numbers"):
             read(path)
 
@@ -237,12 +237,12 @@ def test_damaged_files_give_their_sound_or_one_line(tmp_path: Path, name: str, c
             scrambled[place] = generator.integers(256)
         path.write_bytes(scrambled)
         try:
-            samples_16k = len(load_sound(path))
+            samples_16k = len(load_audio(path))
         except MediaError as error:
             refused += 1
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert probe_sound(path).samples_16k == samples_16k
+            assert probe_audio(path).num_samples == samples_16k
     assert refused
 
 
@@ -252,7 +252,7 @@ def test_tags_that_are_not_text_do_not_matter(tmp_path: Path) -> None:
     tag = b"TIT2" + struct.pack(">I", 5) + b"\0\0" + b"\0\xff\xfe\xe9\xe8"
     start = sound.index(b"\xff\xfb")
     path.write_bytes(b"ID3\x03\x00\x00\0\0\0" + bytes([len(tag)]) + tag + sound[start:] + b"TAG" + b"\xe9" * 125)
-    assert len(load_sound(path)) > 7_000
+    assert len(load_audio(path)) > 7_000
 
 
 def test_nothing_is_printed_whatever_is_read(tmp_path: Path) -> None:

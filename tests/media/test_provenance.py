@@ -11,14 +11,21 @@ import numpy as np
 import pytest
 
 from humo.errors import MediaError, StorageError
-from humo.media.provenance import RECORD_VERSION, TAG, Record, read_record, to_metadata, write_sidecar
+from humo.media.provenance import (
+    METADATA_TAG,
+    RECORD_VERSION,
+    GenerationRecord,
+    read_record,
+    to_metadata,
+    write_sidecar,
+)
 from humo.media.video import read_metadata, write_video
 
 PROMPT = 'Une femme s’écrie «été» — 她说：你好 👩🏽‍🚀 "quoted" \\ back\nnext\tline; = # \u0000 \u2028 \ud800 end '
 
 
-def record(**request: Any) -> Record:
-    return Record(
+def record(**request: Any) -> GenerationRecord:
+    return GenerationRecord(
         request={"prompt": PROMPT, "seed": 2**63 - 1, "scale_audio": 5.5, "image": None, **request},
         model="HuMo-1.7B",
         preset="humo-1.7b",
@@ -42,7 +49,7 @@ def test_a_record_with_every_kind_of_text_survives_in_the_video_and_beside_it(tm
 
 def test_a_megabyte_of_record_survives(tmp_path: Path) -> None:
     written = record(negative_prompt="动态 blurred " * 95_000)
-    assert len(to_metadata(written)[TAG]) > 1_000_000
+    assert len(to_metadata(written)[METADATA_TAG]) > 1_000_000
     assert read_record(save(tmp_path / "a.mp4", to_metadata(written))) == written
 
 
@@ -71,9 +78,9 @@ def test_a_sidecar_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> 
         write_sidecar(tmp_path / "file" / "a.json", record())
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Record)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(GenerationRecord)])
 def test_a_record_without_one_of_its_fields_is_damaged(tmp_path: Path, field: str) -> None:
-    values = json.loads(to_metadata(record())[TAG])
+    values = json.loads(to_metadata(record())[METADATA_TAG])
     (tmp_path / "a.json").write_text(json.dumps({key: value for key, value in values.items() if key != field}))
     with pytest.raises(MediaError, match="damaged"):
         read_record(tmp_path / "a.json")
@@ -89,7 +96,7 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str) -> 
         read_record(tmp_path / "a.json")
     assert "\n" not in str(caught.value)
     with pytest.raises(MediaError, match=r"a\.mp4"):
-        read_record(save(tmp_path / "a.mp4", {TAG: text}))
+        read_record(save(tmp_path / "a.mp4", {METADATA_TAG: text}))
 
 
 def test_a_record_of_a_newer_form_and_a_video_without_one_say_so(tmp_path: Path) -> None:

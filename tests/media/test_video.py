@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from humo.errors import MediaError, StorageError
-from humo.media.audio import SoundTrack
+from humo.media.audio import AudioTrack
 from humo.media.video import (
     AAC_RATES,
     check_writable,
@@ -38,7 +38,7 @@ def scene(count: int) -> Iterator[Array]:
         yield frame
 
 
-def write_scene(path: Path, count: int, track: SoundTrack | None = None) -> int:
+def write_scene(path: Path, count: int, track: AudioTrack | None = None) -> int:
     return write_video(path, scene(count), width=WIDTH, height=HEIGHT, track=track, metadata={})
 
 
@@ -85,7 +85,7 @@ def test_sound_is_cut_or_filled_up_to_the_frames(
     tmp_path: Path, rate: int, channels: int, sound_seconds: float
 ) -> None:
     path = tmp_path / "a.mp4"
-    track = SoundTrack(tone(sound_seconds, rate, channels), rate)
+    track = AudioTrack(tone(sound_seconds, rate, channels), rate)
     write_scene(path, 33, track)
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
@@ -159,7 +159,7 @@ def test_whatever_interrupts_leaves_the_old_file_and_nothing_else(
         raise failure
 
     with pytest.raises(failure if isinstance(failure, type) else OSError, match=None):
-        write_video(path, frames(), width=WIDTH, height=HEIGHT, metadata={}, track=SoundTrack(tone(1, 16_000), 16_000))
+        write_video(path, frames(), width=WIDTH, height=HEIGHT, metadata={}, track=AudioTrack(tone(1, 16_000), 16_000))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert path.read_bytes() == b"the old one"
     write_scene(path, 2)
@@ -245,7 +245,7 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(("width", "height", "frames"), [(64, 64, 1), (128, 96, 30)])
 def test_no_video_is_larger_than_the_estimate(tmp_path: Path, width: int, height: int, frames: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-    track = SoundTrack(np.random.default_rng(1).uniform(-1, 1, (2, 96_000 * 2)).astype(np.float32), 96_000)
+    track = AudioTrack(np.random.default_rng(1).uniform(-1, 1, (2, 96_000 * 2)).astype(np.float32), 96_000)
     path = tmp_path / "a.mp4"
     write_video(path, noise, width=width, height=height, metadata={"humo": "x" * 1_000_000}, track=track)
     assert path.stat().st_size < estimate_video_bytes(width, height, frames)

@@ -208,7 +208,7 @@ def test_several_processes_are_refused() -> None:
     engine = Engine(Crew(Ranks(0, 2)))
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block"}), pipeline.preset)
     with pytest.raises(RequestError, match="is for one process, and there are 2"):
-        engine.settled(plan)
+        engine.resolve_runtime(plan)
 
 
 def test_blocks_that_come_one_after_another_are_refused() -> None:
@@ -226,7 +226,7 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
     assert refusal(pipeline) == expected
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "placement": "disk"}), pipeline.preset)
     with pytest.raises(RequestError, match="brings them one after another"):
-        Engine().settled(plan)
+        Engine().resolve_runtime(plan)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own code

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from humo.conditioning.audio import _resample, _step, audio_windows, encode_audio
 from humo.geometry import Geometry, audio_rows, audio_rows_needed, encoder_rows
-from humo.media.audio import load_sound
+from humo.media.audio import load_audio
 from tests.parity.published import Golden, within
 
 BANDS = 5
@@ -16,7 +16,7 @@ BANDS = 5
 def test_features_and_windows_equal_the_published_ones(published: Golden) -> None:
     vectors = published.tensors("audio")
     for seconds in published.meta["audio_seconds"]:
-        sound = load_sound(published.folder / f"sound_{seconds}s.wav")
+        sound = load_audio(published.folder / f"sound_{seconds}s.wav")
         bands = vectors[f"features_{seconds}s"].shape[1]
         rows = encode_audio(sound, published.feature_extractor, published.audio_encoder, bands)
         assert within(1e-6, f"audio features, {seconds} s", rows, vectors[f"features_{seconds}s"])
@@ -32,7 +32,7 @@ def test_features_and_windows_equal_the_published_ones(published: Golden) -> Non
 
 def test_the_part_of_a_sound_that_a_clip_hears_is_encoded_as_within_the_whole(published: Golden) -> None:
     seconds = max(published.meta["audio_seconds"])
-    sound = load_sound(published.folder / f"sound_{seconds}s.wav")
+    sound = load_audio(published.folder / f"sound_{seconds}s.wav")
     whole = encode_audio(sound, published.feature_extractor, published.audio_encoder, BANDS)
     for frames in (1, 13, 97, len(whole) - 40):
         rows = audio_rows_needed(frames)

@@ -14,14 +14,14 @@ from humo import HuMoPipeline
 from humo.checkpoints.hubs.released import RELEASED
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
-from humo.cli.plan import size_of
+from humo.cli.plan import parse_size
 from humo.distributed.process_group import Crew, Ranks
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.inference import predictor
 from humo.inference.inputs import Clip
 from humo.jobs.engine import Engine
-from humo.jobs.generate import prepare
+from humo.jobs.generate import prepare_job
 from humo.presets import ReferenceInjection
 from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime import device
@@ -215,7 +215,7 @@ def test_a_plan_that_cannot_be_made_is_one_line(
 
 
 def test_sizes_are_read_in_both_kinds_of_units() -> None:
-    assert [size_of("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
+    assert [parse_size("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
         24 * GIGA,
         24 * 2**30,
         1_500 * GIGA,
@@ -234,12 +234,12 @@ def folder(tmp_path: Path) -> Path:
 
 def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
     asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
-    return prepare(parse_request(asked | {"output": str(output)} | fields))
+    return prepare_job(parse_request(asked | {"output": str(output)} | fields))
 
 
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
-    assert Engine().settled(plan).request.placement == "resident"
+    assert Engine().resolve_runtime(plan).request.placement == "resident"
     needs = needs_of(
         open_model_folder(folder).structures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
     )
@@ -247,10 +247,10 @@ def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(device, "SMALL", 10**9)
     for room, placement in ((10 * least, "resident"), (least, "disk")):
         monkeypatch.setattr(device, "memory_there", lambda device, room=room: (0, room))
-        assert Engine().settled(plan).request.placement == placement
+        assert Engine().resolve_runtime(plan).request.placement == placement
     monkeypatch.setattr(device, "memory_there", lambda device: (0, 10_000))
     with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
-        Engine().settled(plan)
+        Engine().resolve_runtime(plan)
 
 
 def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
@@ -268,7 +268,7 @@ def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
 def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement="disk")
     with pytest.raises(RequestError, match="placement: 'disk' is for one process"):
-        Engine(Crew(Ranks(0, 2))).settled(plan)
+        Engine(Crew(Ranks(0, 2))).resolve_runtime(plan)
 
 
 def test_the_disk_has_the_small_parts_in_float32() -> None:
@@ -284,7 +284,7 @@ def test_the_disk_has_the_small_parts_in_float32() -> None:
 def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, placement: str) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement=placement)
     with pytest.raises(RequestError, match=f"placement: '{placement}' is for a GPU, and this is cpu"):
-        Engine().settled(plan)
+        Engine().resolve_runtime(plan)
 
 
 def sample(pipeline: HuMoPipeline) -> Tensor:
@@ -322,7 +322,7 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
     engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
     steps = {"resident": "host"}  # what lies between needs a GPU
     monkeypatch.setattr("humo.runtime.block_streaming.STEPS_DOWN", steps)
-    pipeline.make_room = engine._make_room
+    pipeline.make_room = engine._free_memory
     cramped = Cramped(pipeline, runs_out=4)
     monkeypatch.setattr(pipeline, "_pass", cramped)
     assert torch.allclose(sample(pipeline), expected, atol=1e-6)

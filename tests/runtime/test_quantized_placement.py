@@ -17,7 +17,7 @@ from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
 from humo.geometry import Geometry
 from humo.jobs.engine import Engine
-from humo.jobs.generate import prepare
+from humo.jobs.generate import prepare_job
 from humo.quantization.dequantize import dequantise
 from humo.quantization.linear import QuantisedLinear
 from humo.quantization.quantize import SLICE, quantise
@@ -91,7 +91,7 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
-    plan = prepare(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
+    plan = prepare_job(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
     model = open_model_folder(folder)
     sizes = model.structures, plan.geometry, model.preset.reference_injection, torch.float32
     needs = needs_of(*sizes, 2)
@@ -104,7 +104,7 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     monkeypatch.setattr(device, "SMALL", 10**9)
     for placement, size in sorted(takes.items(), key=lambda one: one[1]):
         monkeypatch.setattr(device, "memory_there", lambda device, size=size: (0, size))
-        assert Engine().settled(plan).request.placement == placement
+        assert Engine().resolve_runtime(plan).request.placement == placement
 
 
 def test_the_command_makes_a_video_with_one(folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from humo.cli.main import DONE, USAGE, main
 from humo.errors import DependencyError, StorageError
-from humo.media.audio import load_sound
+from humo.media.audio import load_audio
 from humo.media.video import read_video
 from humo.synthetic import sentences
 from humo.synthetic.clip_plan import SPLITS, ClipPlan, Recipe, indices, name_of, plan_clip, split_of
@@ -198,7 +198,7 @@ def test_the_video_holds_the_sound_where_it_belongs(made: Path) -> None:
         if not plan.has_sound:
             continue
         true, _ = speech_of(plan, RECIPE.frames)
-        heard = load_sound(made / "video" / f"{plan.name}.mp4")[: len(true)]
+        heard = load_audio(made / "video" / f"{plan.name}.mp4")[: len(true)]
         heard = np.pad(heard, (0, len(true) - len(heard)))
         together = np.correlate(heard, true, "full")
         assert abs(int(together.argmax()) - (len(true) - 1)) <= 2  # samples

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from humo.media.audio import SoundTrack
+from humo.media.audio import AudioTrack
 from humo.media.video import write_video
 from humo.training.config import Recipe
 from humo.training.metrics_log import read_journal
@@ -72,7 +72,7 @@ def write_clip(path: Path, random: np.random.Generator, pitch: float | None, fra
     track = None
     if pitch is not None:
         seconds = np.arange(16_000 * frames // 25) / 16_000
-        track = SoundTrack((np.sin(seconds * 2 * np.pi * pitch) * 0.3).astype(np.float32)[None], 16_000)
+        track = AudioTrack((np.sin(seconds * 2 * np.pi * pitch) * 0.3).astype(np.float32)[None], 16_000)
     write_video(path, shown, width=SIDE, height=SIDE, metadata={}, track=track)
 
 

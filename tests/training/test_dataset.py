@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from humo.errors import HuMoError, MediaError, RequestError
-from humo.media.face_identity import EMBEDDING
+from humo.media.face_identity import EMBEDDING_SIZE
 from humo.presets import ReferenceInjection
 from humo.training.collate import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
 from humo.training.config import Data, Loss, Recipe
@@ -192,7 +192,7 @@ def collator(asked: Recipe, cache: Cache) -> Collator:
         blank=cache.blank,
         audio=(cache.bands, Encoders(asked.model).audio_width),
         mouth=torch.tensor([[0.0], [1.0]]).expand(2, 3),
-        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING),
+        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING_SIZE),
     )
 
 

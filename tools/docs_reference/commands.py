@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
-from humo.cli.main import COMMANDS, parser_of
+from humo.cli.main import COMMANDS, build_parser
 from humo.cli.options import Parser
 from tools.docs_reference.markdown import code, plain
 
@@ -28,7 +28,7 @@ Every command accepts these options:
 
 def page() -> str:
     """Return the page in Markdown."""
-    parsers = {name: parser_of(name) for name in COMMANDS}
+    parsers = {name: build_parser(name) for name in COMMANDS}
     common = next(group for group in _groups(parsers[GENERATE]) if _has(group, COMMON_OPTION))
     sections = [HEAD.format(common=_table(common._group_actions))]
     for name, parser in parsers.items():

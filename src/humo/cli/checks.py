@@ -27,13 +27,13 @@ from humo.runtime.device import HOST, PORT, folder_of
 
 PACKAGE = "humo-video"
 
-LEAST_FREE_BYTES = 1_000_000_000
+LOW_DISK_BYTES = 1_000_000_000
 """Of a disk on which outputs are written, below which it is worth saying."""
 
-LEAST_MEMORY_BYTES = 4_000_000_000
+LOW_MEMORY_BYTES = 4_000_000_000
 """Of the whole machine, below which it is worth saying; the embedded model takes about one."""
 
-VIDEO_ENCODER, SOUND_ENCODER = "libx264", "aac"
+VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
 """What our videos are written with."""
 
 DECODERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
@@ -43,7 +43,7 @@ ACCELERATORS = {"flash_attn": "flash-attn", "sageattention": "sageattention", "x
 """Modules of attention kernels that diffusers can use, and their packages; none of them is needed."""
 
 
-class State(StrEnum):
+class Severity(StrEnum):
     """How bad a finding is."""
 
     GOOD = "good"
@@ -63,7 +63,7 @@ class Finding:
     """
 
     check: str
-    state: State
+    severity: Severity
     text: str
     remedy: str = ""
 
@@ -72,8 +72,8 @@ class Finding:
         return asdict(self)
 
 
-Found = Iterator[tuple[State, str, str]]
-Check = Callable[[Path | None], Found]
+Findings = Iterator[tuple[Severity, str, str]]
+Check = Callable[[Path | None], Findings]
 
 
 def examine(model: Path | None = None) -> Iterator[Finding]:
@@ -87,27 +87,27 @@ def examine(model: Path | None = None) -> Iterator[Finding]:
             for state, text, remedy in check(model):
                 yield Finding(name, state, text, remedy)
         except Exception as error:  # noqa: BLE001 - whatever is broken here is what the doctor is for
-            yield Finding(name, State.ERROR, f"the check failed: {type(error).__name__}: {error}", "report this")
+            yield Finding(name, Severity.ERROR, f"the check failed: {type(error).__name__}: {error}", "report this")
 
 
-def _python(_model: Path | None) -> Found:
-    yield State.GOOD, f"Python {platform.python_version()} on {platform.platform()}, humo {__version__}", ""
+def _python(_model: Path | None) -> Findings:
+    yield Severity.GOOD, f"Python {platform.python_version()} on {platform.platform()}, humo {__version__}", ""
 
 
-def _packages(_model: Path | None) -> Found:
+def _packages(_model: Path | None) -> Findings:
     """Every requirement of this package against what is installed, the extras' as a list of those that are whole."""
     from packaging.requirements import Requirement
 
     try:
         needed = [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
     except metadata.PackageNotFoundError:
-        yield State.WARNING, f"{PACKAGE} is not installed, but run from its source", "pip install -e ."
+        yield Severity.WARNING, f"{PACKAGE} is not installed, but run from its source", "pip install -e ."
         return
     wrong = [(one, found) for one in needed if _is_core(one) and (found := _mismatch(one)) is not None]
     for one, found in wrong:
-        yield State.ERROR, f"{one.name} {found}, and {one.name}{one.specifier} is needed", f"pip install '{PACKAGE}'"
+        yield Severity.ERROR, f"{one.name} {found}, and {one.name}{one.specifier} is needed", f"pip install '{PACKAGE}'"
     if not wrong:
-        yield State.GOOD, f"all {sum(map(_is_core, needed))} packages that are needed are there", ""
+        yield Severity.GOOD, f"all {sum(map(_is_core, needed))} packages that are needed are there", ""
     extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     whole = [
         extra
@@ -116,7 +116,7 @@ def _packages(_model: Path | None) -> Found:
     ]
     rest = [extra for extra in extras if extra not in (*whole, "dev")]
     text = f"extras installed: {', '.join(whole) or 'none'}"
-    yield State.GOOD, text + (f"; not (whole): {', '.join(rest)}" if rest else ""), ""
+    yield Severity.GOOD, text + (f"; not (whole): {', '.join(rest)}" if rest else ""), ""
 
 
 def _is_core(requirement: Any) -> bool:
@@ -136,60 +136,64 @@ def _mismatch(requirement: Any) -> str | None:
     return None if requirement.specifier.contains(version, prereleases=True) else f"is {version}"
 
 
-def _device(_model: Path | None) -> Found:
+def _device(_model: Path | None) -> Findings:
     try:
         import torch
     except Exception as error:  # noqa: BLE001 - a broken installation fails in many ways
-        yield State.ERROR, f"torch does not load: {error}", "install torch again: https://pytorch.org/get-started"
+        yield Severity.ERROR, f"torch does not load: {error}", "install torch again: https://pytorch.org/get-started"
         return
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(number)
             free = torch.cuda.mem_get_info(number)[0]
-            yield State.GOOD, f"{card.name}, {free / 1e9:.1f} of {card.total_memory / 1e9:.1f} GB free", ""
-        yield State.GOOD, f"torch {torch.__version__} for CUDA {torch.version.cuda}", ""
+            yield Severity.GOOD, f"{card.name}, {free / 1e9:.1f} of {card.total_memory / 1e9:.1f} GB free", ""
+        yield Severity.GOOD, f"torch {torch.__version__} for CUDA {torch.version.cuda}", ""
     elif torch.backends.mps.is_available():
-        yield State.GOOD, f"torch {torch.__version__} on an Apple GPU (mps), which HuMo was not tried on", ""
+        yield Severity.GOOD, f"torch {torch.__version__} on an Apple GPU (mps), which HuMo was not tried on", ""
     elif shutil.which("nvidia-smi") is not None:
         text = f"there is an NVIDIA driver, but torch {torch.__version__} does not use it"
-        yield State.WARNING, text, "install torch for your CUDA: https://pytorch.org/get-started"
+        yield Severity.WARNING, text, "install torch for your CUDA: https://pytorch.org/get-started"
     else:
         text = f"no GPU; torch {torch.__version__} computes on the CPU with {torch.get_num_threads()} threads: enough"
-        yield State.GOOD, f"{text} for the embedded model, not for the published ones", ""
+        yield Severity.GOOD, f"{text} for the embedded model, not for the published ones", ""
 
 
-def _attention(_model: Path | None) -> Found:
+def _attention(_model: Path | None) -> Findings:
     there = [package for module, package in ACCELERATORS.items() if find_spec(module) is not None]
     text = "torch's own attention, which is all that is needed"
-    yield State.GOOD, text + (f"; beside it {', '.join(there)}" if there else ""), ""
+    yield Severity.GOOD, text + (f"; beside it {', '.join(there)}" if there else ""), ""
 
 
-def _memory(_model: Path | None) -> Found:
+def _memory(_model: Path | None) -> Findings:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        yield State.GOOD, "how much memory there is cannot be told on this system", ""
+        yield Severity.GOOD, "how much memory there is cannot be told on this system", ""
         return
-    few = total < LEAST_MEMORY_BYTES
+    few = total < LOW_MEMORY_BYTES
     text = f"{total / 1e9:.1f} GB of memory, {os.cpu_count()} processors"
-    yield (State.WARNING, text, "close other programs before generating") if few else (State.GOOD, text, "")
+    yield (Severity.WARNING, text, "close other programs before generating") if few else (Severity.GOOD, text, "")
 
 
-def _codecs(_model: Path | None) -> Found:
+def _codecs(_model: Path | None) -> Findings:
     try:
         import av
         import av.codec
     except ImportError as error:
-        yield State.ERROR, f"PyAV does not load: {error}", "pip install --force-reinstall av"
+        yield Severity.ERROR, f"PyAV does not load: {error}", "pip install --force-reinstall av"
         return
-    missing = [name for name in (VIDEO_ENCODER, SOUND_ENCODER) if not _has_codec(name, "w")]
+    missing = [name for name in (VIDEO_CODEC, AUDIO_CODEC) if not _has_codec(name, "w")]
     for name in missing:
-        yield State.ERROR, f"PyAV {av.__version__} cannot write {name}", "pip install --force-reinstall av"
+        yield Severity.ERROR, f"PyAV {av.__version__} cannot write {name}", "pip install --force-reinstall av"
     deaf = [name for name in DECODERS if not _has_codec(name, "r")]
     if deaf:
-        yield State.WARNING, f"PyAV {av.__version__} cannot read {', '.join(deaf)}", "pip install --force-reinstall av"
+        yield (
+            Severity.WARNING,
+            f"PyAV {av.__version__} cannot read {', '.join(deaf)}",
+            "pip install --force-reinstall av",
+        )
     if not missing and not deaf:
-        yield State.GOOD, f"PyAV {av.__version__} writes H.264 and AAC, and reads all that people bring", ""
+        yield Severity.GOOD, f"PyAV {av.__version__} writes H.264 and AAC, and reads all that people bring", ""
 
 
 def _has_codec(name: str, mode: Any) -> bool:
@@ -202,31 +206,31 @@ def _has_codec(name: str, mode: Any) -> bool:
     return True
 
 
-def _disk(_model: Path | None) -> Found:
+def _disk(_model: Path | None) -> Findings:
     for what, folder in {"this folder": Path.cwd(), "the temporary folder": Path(tempfile.gettempdir())}.items():
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            yield State.ERROR, f"{what} ({folder}) cannot be written: {error.strerror}", "write elsewhere"
+            yield Severity.ERROR, f"{what} ({folder}) cannot be written: {error.strerror}", "write elsewhere"
             continue
         free = shutil.disk_usage(folder).free
         text = f"{free / 1e9:.1f} GB free in {what}"
-        yield (State.WARNING, text, "free some space") if free < LEAST_FREE_BYTES else (State.GOOD, text, "")
+        yield (Severity.WARNING, text, "free some space") if free < LOW_DISK_BYTES else (Severity.GOOD, text, "")
 
 
-def _models(model: Path | None) -> Found:
+def _models(model: Path | None) -> Findings:
     for folder in dict.fromkeys((None, model)):
         name = "the embedded model" if folder is None else str(folder)
         try:
             found = open_model_folder(folder_of(folder))
         except HuMoError as error:
-            yield State.ERROR, f"{name}: {error.problem}", error.remedy
+            yield Severity.ERROR, f"{name}: {error.problem}", error.remedy
             continue
-        yield State.GOOD, f"{name} is whole: {found.preset.title}, {found.bytes / 1e6:.1f} MB of weights", ""
+        yield Severity.GOOD, f"{name} is whole: {found.preset.title}, {found.bytes / 1e6:.1f} MB of weights", ""
 
 
-def _port(_model: Path | None) -> Found:
+def _port(_model: Path | None) -> Findings:
     """Where the service listens by default."""
     with socket.socket() as found:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -234,18 +238,18 @@ def _port(_model: Path | None) -> Found:
             found.bind((HOST, PORT))
         except OSError as error:
             problem = f"port {PORT} is taken ({error.strerror})"
-            yield State.WARNING, problem, "if that is not humo serve itself, give another with --port"
+            yield Severity.WARNING, problem, "if that is not humo serve itself, give another with --port"
             return
-    yield State.GOOD, f"port {PORT} is free for humo serve", ""
+    yield Severity.GOOD, f"port {PORT} is free for humo serve", ""
 
 
-def _encoding(_model: Path | None) -> Found:
+def _encoding(_model: Path | None) -> Findings:
     """Prompts are written in every language, and a terminal or a log may not be."""
     name = (sys.stdout.encoding or "").lower().replace("-", "")
     if name == "utf8":
-        yield State.GOOD, "text is written as UTF-8", ""
+        yield Severity.GOOD, "text is written as UTF-8", ""
     else:
-        yield State.WARNING, f"text is written as {sys.stdout.encoding}", "set PYTHONUTF8=1"
+        yield Severity.WARNING, f"text is written as {sys.stdout.encoding}", "set PYTHONUTF8=1"
 
 
 CHECKS: dict[str, Check] = {

@@ -31,7 +31,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Something was decided for the user and is worth saying."""
 
-    def begin(self, row: int, name: str) -> None:
+    def start_row(self, row: int, name: str) -> None:
         """The progress that follows is that of a batch's row."""
 
     def progress(self, event: Event) -> None:
@@ -58,7 +58,7 @@ class Lines(Quiet):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pace = Pace()
+        self._pace = RateMeter()
         self._said = time.monotonic()
 
     def note(self, text: str) -> None:
@@ -71,11 +71,11 @@ class Lines(Quiet):
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """A line when a phase ends or some seconds have gone by."""
-        self._pace.take(name, done, total)
+        self._pace.update(name, done, total)
         now = time.monotonic()
         if done >= total or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
-            print(f"{name} {_share(done, total, unit)}{self._pace.words(unit)}", file=sys.stderr, flush=True)
+            print(f"{name} {_share(done, total, unit)}{self._pace.text(unit)}", file=sys.stderr, flush=True)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """A line on stdout."""
@@ -103,8 +103,8 @@ class Bar(Lines):
         progress = self._progress or self._start()
         if name not in self._tasks:
             self._tasks[name] = progress.add_task(name, total=total, words="")
-        self._pace.take(name, done, total)
-        words = _share(done, total, unit) + self._pace.words(unit)
+        self._pace.update(name, done, total)
+        words = _share(done, total, unit) + self._pace.text(unit)
         progress.update(self._tasks[name], completed=done, total=total, words=words)
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Json(Quiet):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pace = Pace()
+        self._pace = RateMeter()
 
     def note(self, text: str) -> None:
         """``{"event": "note"}``."""
@@ -145,7 +145,7 @@ class Json(Quiet):
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """``{"event": "progress"}`` with the phase, units done and in all, and the pace."""
-        self._pace.take(name, done, total)
+        self._pace.update(name, done, total)
         values = {"phase": name, "done": done, "total": total} | ({"unit": unit} if unit else {})
         _write({"event": "progress", **values, **self._pace.values()}, self._out)
 
@@ -161,7 +161,7 @@ class Json(Quiet):
         super().error(error)
 
 
-class Pace:
+class RateMeter:
     """Seconds a unit takes in the phase that is on, and the seconds left."""
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class Pace:
         self._since = self._now = 0.0
         self._first = self._done = self._total = 0
 
-    def take(self, name: str, done: int, total: int) -> None:
+    def update(self, name: str, done: int, total: int) -> None:
         """Take notice of a step."""
         self._now, self._done, self._total = time.monotonic(), done, total
         if name != self._name:
@@ -183,7 +183,7 @@ class Pace:
         each = (self._now - self._since) / done
         return {"seconds_per_unit": float(f"{each:.3g}"), "seconds_left": round(each * (self._total - self._done), 1)}
 
-    def words(self, unit: str) -> str:
+    def text(self, unit: str) -> str:
         """The same for people; of bytes, the time left alone."""
         values = self.values()
         if not values:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from humo.cli.options import Parser, number, whole
+from humo.cli.options import Parser, parse_integer, parse_number
 from humo.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -56,16 +56,16 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if rest:
         raise RequestError(rest[0], "is not an option of humo data", "see humo data --help")
     cores = os.cpu_count() or 1
-    clips = whole("--clips", options.clips, 1, 1_000_000)
-    seed = whole("--seed", options.seed, 0, 2**63 - 1)
-    size = whole("--size", options.size, 32, 1024)
-    frames = whole("--frames", options.frames, 1, 1001)
-    people = whole("--people", options.people, 6, 1_000_000)
-    supersample = whole("--supersample", options.supersample, 1, 4)
-    workers = cores if options.workers is None else whole("--workers", options.workers, 1, 256)
-    silent_share = number("--silent-share", options.silent_share, 0, 1)
-    closeness = number("--close", options.close, 0, 1)
-    articulation = number("--articulation", options.articulation, 0.5, 2)
+    clips = parse_integer("--clips", options.clips, 1, 1_000_000)
+    seed = parse_integer("--seed", options.seed, 0, 2**63 - 1)
+    size = parse_integer("--size", options.size, 32, 1024)
+    frames = parse_integer("--frames", options.frames, 1, 1001)
+    people = parse_integer("--people", options.people, 6, 1_000_000)
+    supersample = parse_integer("--supersample", options.supersample, 1, 4)
+    workers = cores if options.workers is None else parse_integer("--workers", options.workers, 1, 256)
+    silent_share = parse_number("--silent-share", options.silent_share, 0, 1)
+    closeness = parse_number("--close", options.close, 0, 1)
+    articulation = parse_number("--articulation", options.articulation, 0.5, 2)
     if size % 2:
         raise RequestError("--size", f"{size} is odd, and the video's pixels come in pairs", f"give {size + 1}")
     if frames % 4 != 1:

@@ -34,14 +34,14 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo doctor", "see humo doctor --help")
-    from humo.cli.checks import State, examine
+    from humo.cli.checks import Severity, examine
 
-    counts = dict.fromkeys(State, 0)
+    counts = dict.fromkeys(Severity, 0)
     for one in examine(None if options.model is None else Path(options.model)):
-        counts[one.state] += 1
-        line = f"{MARKS[one.state]}  {one.check:10} {one.text}" + (f" -> {one.remedy}" if one.remedy else "")
+        counts[one.severity] += 1
+        line = f"{MARKS[one.severity]}  {one.check:10} {one.text}" + (f" -> {one.remedy}" if one.remedy else "")
         console.result(line, one.as_dict(), kind="finding")
-    errors, warnings = counts[State.ERROR], counts[State.WARNING]
+    errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
     text = "this installation is well" if not errors + warnings else f"{errors} errors, {warnings} warnings"
     console.result(text, {"errors": errors, "warnings": warnings})
     return ILL if errors else WELL

@@ -27,12 +27,19 @@ from humo.cli import serve as serve_command
 from humo.cli import train as train_command
 from humo.cli import verify as verify_command
 from humo.cli.console import BYTES, Quiet, choose_console
-from humo.cli.options import Parser, add_request_options, check_installed, check_ray_address, given_fields, whole
+from humo.cli.options import (
+    Parser,
+    add_request_options,
+    check_installed,
+    check_ray_address,
+    given_fields,
+    parse_integer,
+)
 from humo.errors import HuMoError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from humo.jobs.batch import Make
-    from humo.jobs.request_files import JobFile, Row
+    from humo.jobs.batch import RunRows
+    from humo.jobs.request_files import RequestFile, Row
     from humo.request import GenerationPlan
 
 DONE, FAILED, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -82,7 +89,7 @@ def main(words: Sequence[str]) -> int:
         console.close()
 
 
-def parser_of(name: str) -> Parser:
+def build_parser(name: str) -> Parser:
     """The parser of the words after ``humo NAME``, one of `COMMANDS`."""
     command = COMMANDS[name]
     parser = Parser(prog=f"humo {name}", description=command.summary)
@@ -97,7 +104,7 @@ def parser_of(name: str) -> Parser:
 def _dispatch(words: list[str], console: Quiet) -> int:
     name = words[0] if words else ""
     if name in COMMANDS:
-        return COMMANDS[name].act(*parser_of(name).parse_with_rest(words[1:]), console)
+        return COMMANDS[name].act(*build_parser(name).parse_with_rest(words[1:]), console)
     listing = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
     parser = Parser(prog="humo", usage="humo COMMAND [options]", epilog=f"commands:\n{listing}")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -152,7 +159,7 @@ def _config_option(group: Any) -> None:
 def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.cli.report import describe_plan, describe_result
     from humo.jobs.engine import Engine
-    from humo.jobs.generate import build_request, lay_over, prepare, preview_of, run
+    from humo.jobs.generate import build_request, generate, merge_fields, prepare_job, preview_path
 
     given = given_fields(options)
     if options.again is not None and options.config is not None:
@@ -161,17 +168,17 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
     if job.items is not None and "prompt" not in given:
         if "output" in given:
             raise RequestError("--output", f"names one video, and {job.items.name} asks for several", "set output.dir")
-        return _make_rows(job.items, lay_over(job.fields, given), job.output_folder, options, console)
+        return _make_rows(job.items, merge_fields(job.fields, given), job.output_folder, options, console)
     below = dict(job.fields)
     if job.output_folder is not None:
         below["output"] = str(_folder(job.output_folder) / "out.mp4")
     if options.again is not None:
-        from humo.jobs.replay import read_again
+        from humo.jobs.replay import read_request
 
-        below = read_again(Path(options.again), given)
+        below = read_request(Path(options.again), given)
         if "output" not in given:
             console.note(f"the video is written to {below['output']}")
-    plan = prepare(build_request(lay_over(below, given)))
+    plan = prepare_job(build_request(merge_fields(below, given)))
     _compare_family(job.family, plan.preset.name, console)
     for note in plan.notes:
         # of what a record repeats, nobody needs to hear again
@@ -181,7 +188,7 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
         console.result(*describe_plan(plan), kind="plan")
         return DONE
     if options.preview:
-        console.note(f"what is finished can be played from {preview_of(Path(plan.request.output))} while it is made")
+        console.note(f"what is finished can be played from {preview_path(Path(plan.request.output))} while it is made")
     if options.parallel is not None:
         return _generate_together(plan, options, console)
     if options.shard:
@@ -190,7 +197,7 @@ def _generate(options: argparse.Namespace, rest: list[str], console: Quiet) -> i
         raise RequestError("--parallel", "is missing, and there are several processes", "add --parallel auto")
     console.result(
         *describe_result(
-            run(plan, engine=Engine(note=console.note), listener=console.progress, preview=options.preview)
+            generate(plan, engine=Engine(note=console.note), listener=console.progress, preview=options.preview)
         )
     )
     return DONE
@@ -201,27 +208,27 @@ def _generate_together(plan: GenerationPlan, options: argparse.Namespace, consol
     from humo.cli.report import describe_result
     from humo.distributed.process_group import Crew, ranks
     from humo.jobs.engine import Engine
-    from humo.jobs.generate import help_with, run
+    from humo.jobs.generate import generate, generate_as_worker_rank
 
     with ranks(plan.request.device) as here:
         engine = Engine(Crew(here, options.parallel, shard=options.shard), console.note)
         if not here.first:
-            help_with(plan, engine=engine)
+            generate_as_worker_rank(plan, engine=engine)
             return DONE
-        made = run(plan, engine=engine, listener=console.progress, preview=options.preview)
+        made = generate(plan, engine=engine, listener=console.progress, preview=options.preview)
     console.result(*describe_result(made))
     return DONE
 
 
-def _read_config(path: str | None, overrides: list[str], console: Quiet) -> JobFile:
-    from humo.jobs.request_files import JobFile, read_job_file
+def _read_config(path: str | None, overrides: list[str], console: Quiet) -> RequestFile:
+    from humo.jobs.request_files import RequestFile, read_request_file
 
     if path is None:
         if overrides:
             problem = "is not an option, and there is no --config that it could change"
             raise RequestError(overrides[0], problem, "write --name value, or give --config FILE beside it")
-        return JobFile()
-    job = read_job_file(Path(path), overrides)
+        return RequestFile()
+    job = read_request_file(Path(path), overrides)
     for note in job.notes:
         console.note(note)
     return job
@@ -235,11 +242,11 @@ def _compare_family(wanted: str | None, found: str, console: Quiet) -> None:
 def _folder(name: str) -> Path:
     """A folder to write into: it is there, or it can be made, which the first file in it does."""
     from humo.errors import StorageError
-    from humo.files import folder_for
+    from humo.files import create_parents
 
     folder = Path(name)
     try:
-        with folder_for(folder / "a"):
+        with create_parents(folder / "a"):
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -265,7 +272,7 @@ def _batch_options(parser: Parser) -> None:
 
 
 def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    from humo.jobs.generate import lay_over
+    from humo.jobs.generate import merge_fields
 
     given = given_fields(options)
     if "output" in given:
@@ -278,14 +285,14 @@ def _batch(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("--workers", "is said of a Ray cluster", "give --ray ADDRESS, too")
     job = _read_config(options.config, rest, console)
     folder = options.output_dir or job.output_folder
-    return _make_rows(Path(options.file), lay_over(job.fields, given), folder, options, console)
+    return _make_rows(Path(options.file), merge_fields(job.fields, given), folder, options, console)
 
 
 def _make_rows(
     path: Path, defaults: Mapping[str, Any], folder: str | None, options: argparse.Namespace, console: Quiet
 ) -> int:
     from humo.cli.report import describe_outcome, describe_summary
-    from humo.jobs.batch import Outcome, exit_code, make_here, run_batch
+    from humo.jobs.batch import Outcome, exit_code, run_batch, run_locally
     from humo.jobs.engine import Engine
     from humo.jobs.request_files import read_rows
 
@@ -305,9 +312,9 @@ def _make_rows(
             console.note(f"row {row.number} ({row.name}): {note}")
 
     def begin(row: Row) -> None:
-        console.begin(row.number, row.name)
+        console.start_row(row.number, row.name)
 
-    make = make_here(Engine(note=console.note), console.progress, begin)
+    make = run_locally(Engine(note=console.note), console.progress, begin)
     if getattr(options, "ray", None) is not None and not options.dry_run:
         make = _make_elsewhere(options)
     outcomes = run_batch(
@@ -325,13 +332,13 @@ def _make_rows(
     return code
 
 
-def _make_elsewhere(options: argparse.Namespace) -> Make:
+def _make_elsewhere(options: argparse.Namespace) -> RunRows:
     """By workers in a Ray cluster."""
     check_installed("ray")
-    from humo.jobs.ray_batch import make_on
+    from humo.jobs.ray_batch import run_on_ray
 
-    workers = None if options.workers is None else whole("--workers", options.workers, 1, 10_000)
-    return make_on(options.ray, workers)
+    workers = None if options.workers is None else parse_integer("--workers", options.workers, 1, 10_000)
+    return run_on_ray(options.ray, workers)
 
 
 # -- convert ----------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def _published(name: str, preset: Any) -> float | int | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def whole(field: str, word: str, least: int, most: int) -> int:
+def parse_integer(field: str, word: str, least: int, most: int) -> int:
     """The whole number of an option.
 
     Raises:
@@ -120,7 +120,9 @@ def whole(field: str, word: str, least: int, most: int) -> int:
     return int(word)
 
 
-def number(field: str, word: str, least: float, most: float, *, said: str = "give a number from") -> float:
+def parse_number(
+    field: str, word: str, least: float, most: float, *, range_phrase: str = "give a number from"
+) -> float:
     """The number of an option.
 
     Raises:
@@ -131,7 +133,7 @@ def number(field: str, word: str, least: float, most: float, *, said: str = "giv
     except ValueError:
         value = float("nan")
     if not least <= value <= most:
-        raise RequestError(field, f"{word!r} is not allowed", f"{said} {least:g} to {most:g}")
+        raise RequestError(field, f"{word!r} is not allowed", f"{range_phrase} {least:g} to {most:g}")
     return value
 
 

@@ -53,12 +53,12 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     device = options.device or ("cuda" if options.memory else None)
     if device not in (None, "cuda", "cpu"):
         raise RequestError("--device", f"{device!r} is not allowed", "give cuda or cpu")
-    memory, host = (size_of(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
+    memory, host = (parse_size(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
     if device == "cpu" and memory is not None and host is not None:
         raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
     title, preset, structures, kinds = _model(options.model or "humo-17b")
     if options.quantised:
-        kinds = kinds_of(options.quantised, structures["transformer"])
+        kinds = parse_quant_type(options.quantised, structures["transformer"])
     asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
 
     import torch
@@ -83,10 +83,10 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     packed = packed_needs(needs, structures["transformer"], geometry, precision)
     found = offers(needs, kind, *sizes, packed=packed)
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
-    for line, values in describe_needs(needs):
+    for line, values in describe_estimate(needs):
         console.result(line, values, kind="part")
     for offer in found:
-        console.result(describe_offer(offer, kind), _values(offer), kind="placement")
+        console.result(describe_placement(offer, kind), _values(offer), kind="placement")
     best = choose(needs, kind, *sizes, packed=packed)
     console.result(
         f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
@@ -112,7 +112,7 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Structure], Mapping[str, t
     return model.preset.title, model.preset, model.structures, model.components["transformer"].kinds
 
 
-def kinds_of(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
+def parse_quant_type(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
     """What is quantised of a network that was brought in a quantised file.
 
     Args:
@@ -133,7 +133,7 @@ def kinds_of(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
     return quantised_as(structure, *known[word])
 
 
-def size_of(field: str, word: str | None) -> int | None:
+def parse_size(field: str, word: str | None) -> int | None:
     """Bytes of a word like ``24GB`` (10^9) or ``24GiB`` (2^30).
 
     Raises:
@@ -147,24 +147,28 @@ def size_of(field: str, word: str | None) -> int | None:
     return round(float(found[1]) * UNITS[found[2].upper()])
 
 
-def describe_needs(needs: Needs) -> list[tuple[str, dict[str, Any]]]:
+def describe_estimate(needs: Needs) -> list[tuple[str, dict[str, Any]]]:
     """A line for each part and each phase."""
     rows = []
     for part, weights in needs.weights.items():
         values = {"part": part, "weights": weights.whole, "block": weights.block, "disk": needs.stored[part]}
-        line = f"  {part:14} weights {_giga(weights.whole)}" + (
-            f", of which a block {_giga(weights.block)}" if weights.blocks else ""
+        line = f"  {part:14} weights {_gigabytes(weights.whole)}" + (
+            f", of which a block {_gigabytes(weights.block)}" if weights.blocks else ""
         )
         rows.append((line, values))
     for phase, size in needs.working.items():
         offered = needs.offered if phase == "denoise" else 0
-        rows.append((f"  {phase:14} computes with {_giga(size + offered)}", {"phase": phase, "bytes": size + offered}))
+        rows.append(
+            (f"  {phase:14} computes with {_gigabytes(size + offered)}", {"phase": phase, "bytes": size + offered})
+        )
     return rows
 
 
-def describe_offer(offer: Offer, kind: str) -> str:
+def describe_placement(offer: Offer, kind: str) -> str:
     """A line for a placement."""
-    sizes = _giga(offer.host) if kind == "cpu" else f"GPU {_giga(offer.device)}, host {_giga(offer.host)}"
+    sizes = (
+        _gigabytes(offer.host) if kind == "cpu" else f"GPU {_gigabytes(offer.device)}, host {_gigabytes(offer.host)}"
+    )
     exact = "" if offer.placement.exact else ", not exact"
     fits, placement = "fits" if offer.fits else "", offer.placement
     return f"{fits:4}  {placement.name:9} {sizes} (most in {offer.phase}): {placement.title}{exact}"
@@ -181,5 +185,5 @@ def _values(offer: Offer) -> dict[str, Any]:
     }
 
 
-def _giga(size: int) -> str:
+def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"

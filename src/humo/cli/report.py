@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from humo.checkpoints.convert import ConversionReport
     from humo.jobs.batch import Outcome
 
-Told = tuple[str, dict[str, Any]]
+Report = tuple[str, dict[str, Any]]
 
 
-def describe_plan(plan: GenerationPlan) -> Told:
+def describe_plan(plan: GenerationPlan) -> Report:
     """What would be made: the resolved request, sizes in every unit, network passes, notes."""
     geometry, request = plan.geometry, plan.request
     fields = request.model_dump(mode="json", exclude_none=True)
@@ -58,14 +58,14 @@ def describe_plan(plan: GenerationPlan) -> Told:
     return table(rows), values
 
 
-def describe_result(result: Result) -> Told:
+def describe_result(result: Result) -> Report:
     """A finished video."""
     times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.timings.items())
     size = f"{result.width}x{result.height}, {result.bytes / 1e6:.2f} MB"
     return f"{result.path}: {result.frames} frames, {result.seconds:g} s, {size} ({times})", result.as_dict()
 
 
-def describe_outcome(outcome: Outcome) -> Told:
+def describe_outcome(outcome: Outcome) -> Report:
     """What became of a row of a batch."""
     row, error = outcome.row, outcome.error
     values: dict[str, Any] = {"row": row.number, "name": row.name, "status": outcome.status}
@@ -82,7 +82,7 @@ def describe_outcome(outcome: Outcome) -> Told:
     return f"{start}: {outcome.output} {'is there' if outcome.status == 'skipped' else 'can be made'}", values
 
 
-def describe_summary(outcomes: list[Outcome], code: int) -> Told:
+def describe_summary(outcomes: list[Outcome], code: int) -> Report:
     """How many rows were made, skipped and failed, and each of them."""
     counts = dict.fromkeys(("made", "skipped", "failed"), 0)
     counts |= Counter(outcome.status for outcome in outcomes)
@@ -94,7 +94,7 @@ def describe_summary(outcomes: list[Outcome], code: int) -> Told:
     return f"{table(rows)}\n{text}", {**counts, "rows": len(outcomes), "exit_code": code}
 
 
-def describe_conversion(report: ConversionReport) -> Told:
+def describe_conversion(report: ConversionReport) -> Report:
     """What a conversion wrote, dropped and left alone, each with the reason."""
     parts = [
         {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.cli.options import Parser, check_installed, check_ray_address, number, whole
+from humo.cli.options import Parser, check_installed, check_ray_address, parse_integer, parse_number
 from humo.errors import RequestError
 from humo.runtime.device import HOST, PORT
 
@@ -142,8 +142,8 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
     from humo.runtime.device import server_folder
     from humo.server.settings import DAY, Settings
 
-    port = number("--port", options.port, 0, 65_535, said="allowed:")
-    days = number("--keep-days", options.keep_days, 0, 36_500, said="allowed:")
+    port = parse_number("--port", options.port, 0, 65_535, range_phrase="allowed:")
+    days = parse_number("--keep-days", options.keep_days, 0, 36_500, range_phrase="allowed:")
     if port != int(port):
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
     if options.database is not None and not options.database.startswith("postgresql://"):
@@ -173,7 +173,7 @@ def _replicas(options: argparse.Namespace) -> int | None:
     check_ray_address(options.ray)
     if options.device:
         raise RequestError("--device", "is said of this machine, and --ray of others", "leave one of them out")
-    return None if options.replicas is None else whole("--replicas", options.replicas, 1, 10_000)
+    return None if options.replicas is None else parse_integer("--replicas", options.replicas, 1, 10_000)
 
 
 def _device(given: str) -> str:

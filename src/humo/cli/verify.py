@@ -12,7 +12,7 @@ from humo.errors import RequestError
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
-    from humo.media.verification import Marks
+    from humo.media.verification import ProvenanceReport
 
 SUMMARY = "read a video's marks of origin: record, signed credentials, watermark"
 
@@ -35,15 +35,15 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if rest:
         raise RequestError(rest[0], "is not an option of humo verify", "see humo verify --help")
     from humo.cli.console import table
-    from humo.media.verification import read_marks
+    from humo.media.verification import read_provenance
 
-    marks = read_marks(Path(options.file))
+    marks = read_provenance(Path(options.file))
     rows, values = _told(marks)
     console.result(table(rows), values)
     return INTACT if marks.is_intact else NOT_INTACT
 
 
-def _told(marks: Marks) -> tuple[dict[str, object], dict[str, Any]]:
+def _told(marks: ProvenanceReport) -> tuple[dict[str, object], dict[str, Any]]:
     record, signed, water = marks.record, marks.credentials, marks.watermark
     rows: dict[str, object] = {"record": "none", "credentials": "none", "watermark": "none"}
     if record is not None:
@@ -54,15 +54,15 @@ def _told(marks: Marks) -> tuple[dict[str, object], dict[str, Any]]:
         who = f"by {signed.generator or 'an unknown program'}, certificate of {signed.signer or 'nobody'}"
         changed = "CHANGED since it was signed" if signed.state == "Invalid" else "unchanged since it was signed"
         known = "" if signed.state == "Trusted" else "; who that is, no authority vouches for"
-        made = "says that a trained model made it" if signed.generated else "does not say that a model made it"
+        made = "says that a trained model made it" if signed.is_ai_generated else "does not say that a model made it"
         rows["credentials"] = f"{changed} {who}{known}; {made}"
     if water.payload is not None:
-        rows["watermark"] = f"there: {water.payload}, clearness {water.clearness:.0%}"
+        rows["watermark"] = f"there: {water.payload}, clearness {water.confidence:.0%}"
     rows["together"] = (
         "all three are there, unchanged, and speak of this video"
         if marks.is_intact
         else "made by this program, but not as it left it"
-        if marks.is_ours
+        if marks.is_from_humo
         else "nothing says that this program made it, which does not prove that it did not"
     )
     values = {
@@ -70,6 +70,6 @@ def _told(marks: Marks) -> tuple[dict[str, object], dict[str, Any]]:
         "credentials": None if signed is None else asdict(signed),
         "watermark": asdict(water),
         "intact": marks.is_intact,
-        "ours": marks.is_ours,
+        "ours": marks.is_from_humo,
     }
     return rows, values

@@ -40,7 +40,7 @@ from humo.evaluation.metrics import (
 )
 from humo.geometry import snap_frames
 from humo.inference.pipeline import HuMoPipeline
-from humo.media.audio import load_sound
+from humo.media.audio import load_audio
 from humo.media.face_identity import Embedding, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import read_video
@@ -214,7 +214,7 @@ def generate_clips(
         output = pipeline(
             [sample.clip.captions[0] for sample in batch],
             images=[[load_image(sample.clip.reference)] for sample in batch] if "I" in mode else None,
-            audio=[load_sound(sample.clip.video, field="audio") for sample in batch] if "A" in mode else None,
+            audio=[load_audio(sample.clip.video, field="audio") for sample in batch] if "A" in mode else None,
             generator=[torch.Generator().manual_seed(first_seed + start + number) for number in range(len(batch))],
             output_type="np",
             batch_passes=True,

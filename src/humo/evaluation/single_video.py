@@ -17,10 +17,10 @@ from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import jaw_from_audio
 from humo.evaluation.metrics import MIN_JAW_STD, correlation, correlation_by_lag, track_faces
 from humo.geometry import FRAMES_PER_SECOND
-from humo.media.audio import load_sound
+from humo.media.audio import load_audio
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
-from humo.media.video import has_sound, read_video
+from humo.media.video import has_audio, read_video
 
 AUDIO_BANDS = 5
 """Number of audio bands that the built-in model's hidden states are averaged into."""
@@ -51,8 +51,8 @@ def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]
     track = track_faces(video.frames, FaceMesh())
     metrics: dict[str, float] = {"face_detection_rate": round(track.detection_rate, 4)}
     mouth = track.mouth_aspect
-    if has_sound(path, field="FILE") and mouth is not None:
-        jaw = jaw_from_audio(_encode_audio(load_sound(path, field="FILE")))[: len(mouth)]
+    if has_audio(path, field="FILE") and mouth is not None:
+        jaw = jaw_from_audio(_encode_audio(load_audio(path, field="FILE")))[: len(mouth)]
         if jaw.std() > MIN_JAW_STD:
             lags = correlation_by_lag(mouth, jaw)
             metrics["mouth_jaw_corr"] = round(correlation(mouth, jaw), 4)

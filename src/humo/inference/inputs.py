@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import SAMPLES_PER_FRAME
-from humo.media.audio import load_sound
+from humo.media.audio import load_audio
 from humo.media.image import load_image
 from humo.media.video import to_uint8
 from humo.presets import Preset
@@ -84,7 +84,7 @@ def clips_of_call(
         pictures = _pictures(_item("images", images, index, len(prompts)))
         rows = _item("audio_embeds", audio_rows, index, len(prompts))
         source = _item("audio", audio, index, len(prompts)) if rows is None else None
-        sound = None if source is None else load_sound(source)
+        sound = None if source is None else load_audio(source)
         samples = None if sound is None else len(sound)
         if rows is not None:
             samples = len(rows) * SAMPLES_PER_FRAME

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from humo.errors import StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 
 KEY, LATENTS = "made from", "latents"
 
@@ -45,10 +45,10 @@ class FolderShelf:
             StorageError: there is no room.
         """
         try:
-            with replacing(self._path(number), "output") as part:
+            with atomic_write(self._path(number), "output") as part:
                 save_file({LATENTS: latents.contiguous().cpu()}, str(part), {KEY: self._key})
         except (SafetensorError, OSError) as error:
-            problem = f"finished windows cannot be kept in {str(self._folder)!r} ({reason(error)})"
+            problem = f"finished windows cannot be kept in {str(self._folder)!r} ({os_error_text(error)})"
             raise StorageError("output", problem, "make room on that disk") from error
 
     def clear(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from humo.errors import RequestError
 from humo.jobs.engine import Engine
-from humo.jobs.generate import VIDEO_SUFFIX, Result, build_request, lay_over, prepare, preset_of, run
+from humo.jobs.generate import VIDEO_SUFFIX, Result, build_request, generate, merge_fields, prepare_job, preset_of
 from humo.jobs.published_files import item_output
 from humo.jobs.replay import same_request
 from humo.jobs.request_files import Row
@@ -41,9 +41,9 @@ class Outcome:
     error: Exception | None = None
 
 
-Report = Callable[[Outcome], None]
-Work = Sequence[tuple[Row, GenerationPlan]]
-Make = Callable[[Work], Iterable[Outcome]]
+OnOutcome = Callable[[Outcome], None]
+PlannedRows = Sequence[tuple[Row, GenerationPlan]]
+RunRows = Callable[[PlannedRows], Iterable[Outcome]]
 """Makes the videos of rows, and tells what became of each."""
 
 
@@ -54,8 +54,8 @@ def run_batch(
     output_folder: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    make: Make,
-    report: Report = lambda outcome: None,
+    make: RunRows,
+    report: OnOutcome = lambda outcome: None,
     announce: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
 ) -> list[Outcome]:
     """Make the video of every row.
@@ -104,9 +104,9 @@ def run_batch(
     return [outcomes[number] for number in sorted(outcomes)]
 
 
-def make_here(
+def run_locally(
     engine: Engine, listener: ProgressCallback = no_progress, begin: Callable[[Row], None] = lambda row: None
-) -> Make:
+) -> RunRows:
     """Makes one video after another, in this process.
 
     Args:
@@ -115,12 +115,12 @@ def make_here(
         begin: told of a row when its making begins.
     """
 
-    def make(work: Work) -> Iterator[Outcome]:
+    def make(work: PlannedRows) -> Iterator[Outcome]:
         for row, plan in work:
             output = Path(plan.request.output)
             begin(row)
             try:
-                yield Outcome(row, "made", output, run(plan, engine=engine, listener=listener))
+                yield Outcome(row, "made", output, generate(plan, engine=engine, listener=listener))
             except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
                 yield Outcome(row, "failed", output, error=error)
 
@@ -141,7 +141,7 @@ def plan_row(
     """
     if row.problem is not None:
         raise row.problem
-    fields = lay_over(defaults, row.fields)
+    fields = merge_fields(defaults, row.fields)
     given = row.fields.get("output")
     request = build_request({**fields, "output": "out.mp4" if given is None else given})
     if given is None:
@@ -153,7 +153,7 @@ def plan_row(
     earlier = outputs.setdefault(output.resolve(), row)
     if earlier is not row:
         raise RequestError("output", f"{str(output)!r} is that of row {earlier.number}, too", "name it otherwise")
-    plan = prepare(request.model_copy(update={"output": str(output)}))
+    plan = prepare_job(request.model_copy(update={"output": str(output)}))
     if output.exists() and not overwrite:
         if same_request(output, plan):
             return plan, True

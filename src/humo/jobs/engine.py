@@ -33,7 +33,7 @@ class Engine:
         self._key: tuple[Path, str, str, PlacementName] | None = None
         self._pipeline: HuMoPipeline | None = None
 
-    def settle(self, request: GenerateRequest) -> tuple[str, str]:
+    def resolve_device(self, request: GenerateRequest) -> tuple[str, str]:
         """The device and dtype a request will run with.
 
         Raises:
@@ -45,7 +45,7 @@ class Engine:
         return device, choose_dtype(request.dtype, device)
 
     @uncollected()  # it imports torch, and what builds on torch
-    def settled(self, plan: GenerationPlan) -> GenerationPlan:
+    def resolve_runtime(self, plan: GenerationPlan) -> GenerationPlan:
         """A plan whose device, dtype and placement are those it will run with.
 
         Raises:
@@ -58,19 +58,19 @@ class Engine:
         from humo.runtime.device import BLOCKWISE, choose_placement, folder_of
 
         check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
-        device, dtype = self.settle(plan.request)
+        device, dtype = self.resolve_device(plan.request)
         model = open_model_folder(folder_of(plan.request.model))
         if self.crew is not None and plan.request.placement not in ("auto", "resident"):
             problem = f"{plan.request.placement!r} is for one process"
             raise RequestError("placement", problem, "leave it out; --shard divides the weights among several")
-        placement = "resident" if self.crew is not None else self._lies(model.path, device, dtype)
+        placement = "resident" if self.crew is not None else self._current_placement(model.path, device, dtype)
         if placement is None or plan.request.placement not in ("auto", placement):
             placement = choose_placement(plan, model, device, dtype)
         check_cache(plan.request.cache, hooked=placement in BLOCKWISE)
         settled = {"device": device, "dtype": dtype, "placement": placement}
         return replace(plan, request=plan.request.model_copy(update=settled))
 
-    def _lies(self, folder: Path, device: str, dtype: str) -> PlacementName | None:
+    def _current_placement(self, folder: Path, device: str, dtype: str) -> PlacementName | None:
         """How the model at hand lies, if it is this one: what fitted before is not looked into again."""
         if self._key is None or self._key[:3] != (folder.resolve(), device, dtype):
             return None
@@ -98,14 +98,14 @@ class Engine:
             listener(Event("load", 0, 1))
             if self.crew is None:
                 self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
-                self._pipeline.make_room = self._make_room
+                self._pipeline.make_room = self._free_memory
             else:
                 self._pipeline = self.crew.load(folder, dtype)
             self._key = key
             listener(Event("load", 1, 1))
         return self._pipeline
 
-    def _make_room(self) -> bool:
+    def _free_memory(self) -> bool:
         """Place the weights so that they take less of the device, as its memory has run out.
 
         Raises:

@@ -20,7 +20,7 @@ from humo.errors import DependencyError, MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_of_samples
 from humo.jobs.engine import Engine
 from humo.jobs.replay import make_record
-from humo.media.provenance import digest_of, mark_of
+from humo.media.provenance import content_digest, watermark_payload
 from humo.presets import Preset
 from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import GenerateRequest, GenerationPlan, parse_request, resolve
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from humo.inference.long_video import Shelf
     from humo.inference.window_cache import FolderShelf
-    from humo.media.audio import SoundTrack
+    from humo.media.audio import AudioTrack
 
     Frame = npt.NDArray[np.uint8]
 
-AS_LONG_AS_THE_SOUND = -1  # frames: the published word for the whole sound
+AUDIO_LENGTH = -1  # frames: the published word for the whole sound
 VIDEO_SUFFIX = ".mp4"
-LENGTHS = {"frames", "seconds"}
+LENGTH_FIELDS = {"frames", "seconds"}
 """Two words for one thing: whichever is nearer to the user outdoes the other."""
 
 
@@ -69,9 +69,11 @@ class Result:
         return {**asdict(self), "path": str(self.path)}
 
 
-def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge_fields(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a request, those of ``above`` in place of those of ``below``."""
-    kept = {name: value for name, value in below.items() if not (name in LENGTHS and LENGTHS & above.keys())}
+    kept = {
+        name: value for name, value in below.items() if not (name in LENGTH_FIELDS and LENGTH_FIELDS & above.keys())
+    }
     return {**kept, **above}
 
 
@@ -82,7 +84,7 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
         RequestError: a field at fault.
         MediaError: the sound whose length is asked for cannot be read.
     """
-    if str(fields.get("frames", "")).strip() != str(AS_LONG_AS_THE_SOUND):
+    if str(fields.get("frames", "")).strip() != str(AUDIO_LENGTH):
         return parse_request(fields)
     request = parse_request({**fields, "frames": None})
     if request.audio is None:
@@ -90,7 +92,7 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
     return request.model_copy(update={"frames": max(1, frames_of_samples(_samples(request.audio)))})
 
 
-def prepare(request: GenerateRequest) -> GenerationPlan:
+def prepare_job(request: GenerateRequest) -> GenerationPlan:
     """Look at everything a request names, and settle what it leaves open, before anything costs time.
 
     Raises:
@@ -101,7 +103,7 @@ def prepare(request: GenerateRequest) -> GenerationPlan:
     images = request.images if "I" in mode else ()
     audio = request.audio if "A" in mode else None
     for path in images:
-        _check_picture(path)
+        _check_image(path)
     plan = resolve(request, preset, None if audio is None else _samples(audio))
     if plan.request.vocals is not None:
         _check_separator(plan.request.vocals)
@@ -121,7 +123,7 @@ def preset_of(request: GenerateRequest) -> Preset:
     return open_model_folder(folder_of(request.model)).preset
 
 
-def run(
+def generate(
     plan: GenerationPlan,
     *,
     engine: Engine,
@@ -147,33 +149,33 @@ def run(
         HuMoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for
             the finished windows of a long clip.
     """
-    from humo.media.credentials import open_identity, sign
+    from humo.media.credentials import open_identity, sign_video
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
-    from humo.media.watermark import mark
+    from humo.media.watermark import embed_watermark
     from humo.runtime.device import identity_folder, uncollected
 
     with uncollected():  # torch comes with it
         from humo.inference.window_cache import FolderShelf
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
-    watch = Stopwatch(listener)
+    watch = PhaseTimer(listener)
     identity = open_identity(identity_folder()) if request.marks else None
-    settled = engine.settled(plan)
+    settled = engine.resolve_runtime(plan)
     record = make_record(settled, keep_paths=keep_paths)
     output = Path(request.output)
-    made_from = f"{digest_of(record)} {settled.request.device} {settled.request.dtype}"
-    shelf = FolderShelf(windows or windows_of(output), made_from)
-    frames, track = _begin(settled, engine, watch, is_enough, shelf)
+    made_from = f"{content_digest(record)} {settled.request.device} {settled.request.dtype}"
+    shelf = FolderShelf(windows or window_folder(output), made_from)
+    frames, track = _start(settled, engine, watch, is_enough, shelf)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
     if identity is not None:
-        frames = mark(frames, mark_of(record))
+        frames = embed_watermark(frames, watermark_payload(record))
 
     def seal(part: Path) -> None:
         if identity is not None:
-            statement = {"model": record.model, "preset": record.preset, "watermark": mark_of(record)}
-            sign(part, identity, output.name, statement, version=record.code_version)
+            statement = {"model": record.model, "preset": record.preset, "watermark": watermark_payload(record)}
+            sign_video(part, identity, output.name, statement, version=record.code_version)
 
     written = write_video(
         output,
@@ -184,7 +186,7 @@ def run(
         track=track,
         metadata=to_metadata(replace(record, timings=watch.timings)),
         seal=seal,
-        preview=preview_of(output) if preview else None,
+        preview=preview_path(output) if preview else None,
     )
     shelf.clear()
     if request.sidecar:
@@ -201,20 +203,20 @@ def run(
     )
 
 
-def help_with(plan: GenerationPlan, *, engine: Engine) -> None:
+def generate_as_worker_rank(plan: GenerationPlan, *, engine: Engine) -> None:
     """Do this rank's part of a video that the first rank writes.
 
     Args:
         plan, engine: as in `run`; the engine has a crew.
     """
-    frames, _ = _begin(engine.settled(plan), engine, Stopwatch(no_progress), never_stop, None)
+    frames, _ = _start(engine.resolve_runtime(plan), engine, PhaseTimer(no_progress), never_stop, None)
     for _ in frames:
         pass
 
 
-def _begin(
-    plan: GenerationPlan, engine: Engine, watch: Stopwatch, is_enough: Callable[[], bool], shelf: FolderShelf | None
-) -> tuple[Iterator[Frame], SoundTrack | None]:
+def _start(
+    plan: GenerationPlan, engine: Engine, watch: PhaseTimer, is_enough: Callable[[], bool], shelf: FolderShelf | None
+) -> tuple[Iterator[Frame], AudioTrack | None]:
     """The frames of a settled plan as they are made, and the sound of the video."""
     from humo.inference.long_video import EMPTY
     from humo.runtime.device import folder_of
@@ -229,17 +231,17 @@ def _begin(
     return pipeline.run(plan, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=kept), track
 
 
-def windows_of(output: Path) -> Path:
+def window_folder(output: Path) -> Path:
     """The folder beside a video that keeps finished windows while it is made."""
     return output.with_name(f".{output.name}.windows")
 
 
-def preview_of(output: Path) -> Path:
+def preview_path(output: Path) -> Path:
     """The video beside a video that shows what is finished of it."""
     return output.with_name(f"{output.stem}.preview{output.suffix}")
 
 
-class Stopwatch:
+class PhaseTimer:
     """Passes events on, and counts the seconds that each phase takes.
 
     The time before an event belongs to the event's phase: of frames that are decoded and written in turns, each
@@ -278,18 +280,18 @@ class Stopwatch:
         self._last = now
 
 
-def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float32] | None, SoundTrack | None]:
+def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float32] | None, AudioTrack | None]:
     """The pictures, the sound the model hears (the voice alone with ``vocals``), and the sound of the video."""
-    from humo.media.audio import load_sound, load_track
+    from humo.media.audio import load_audio, load_audio_track
     from humo.media.image import load_image
 
     request = plan.request
     images = [load_image(path, field="images") for path in request.images]
     if request.audio is None:
         return images, None, None
-    track = load_track(request.audio, seconds=plan.geometry.seconds)
+    track = load_audio_track(request.audio, seconds=plan.geometry.seconds)
     if request.vocals is None:
-        return images, load_sound(request.audio, field="audio"), track
+        return images, load_audio(request.audio, field="audio"), track
     return images, _voice(request.audio, request.vocals), track
 
 
@@ -319,7 +321,7 @@ def _check_sidecar(path: Path) -> None:
             raise RequestError("sidecar", problem, "move it, or name the video otherwise") from error
 
 
-def _check_picture(path: str) -> None:
+def _check_image(path: str) -> None:
     from humo.media.image import load_image
 
     load_image(path, field="images")
@@ -327,9 +329,9 @@ def _check_picture(path: str) -> None:
 
 def _samples(path: str) -> int:
     """Length of a sound file in samples at 16 kHz."""
-    from humo.media.audio import probe_sound
+    from humo.media.audio import probe_audio
 
-    return probe_sound(path, field="audio").samples_16k
+    return probe_audio(path, field="audio").num_samples
 
 
 def _check_separator(path: str) -> None:
@@ -343,8 +345,8 @@ def _check_separator(path: str) -> None:
 def _voice(audio: str, separator: str) -> npt.NDArray[np.float32]:
     """The voice in a sound file, mono at 16 kHz."""
     from humo.conditioning.vocal_separation import VocalSeparator
-    from humo.media.audio import load_sound, load_track, probe_sound
+    from humo.media.audio import load_audio, load_audio_track, probe_audio
 
-    track = load_track(audio, seconds=probe_sound(audio).seconds)
+    track = load_audio_track(audio, seconds=probe_audio(audio).seconds)
     voice = VocalSeparator(separator).separate(track.samples, track.sample_rate)
-    return load_sound((voice, track.sample_rate), field="audio")
+    return load_audio((voice, track.sample_rate), field="audio")

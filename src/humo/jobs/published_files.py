@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from humo.config_files import read_values
+from humo.config_files import read_config_file
 from humo.errors import RequestError
 from humo.geometry import FRAMES_PER_SECOND
 from humo.presets import HUMO_1_7B, HUMO_17B
@@ -23,7 +23,7 @@ from humo.presets import HUMO_1_7B, HUMO_17B
 SECTIONS = ("dit", "generation", "diffusion")
 """What a published configuration is known by: at least two of these are its sections."""
 
-SETTINGS = {
+FIELD_OF_KEY = {
     "generation.mode": "mode",
     "generation.seed": "seed",
     "generation.frames": "frames",
@@ -40,9 +40,9 @@ SETTINGS = {
 }
 """Published key -> field of a request."""
 
-ITEMS = "generation.positive_prompt"
-OUTPUT_FOLDER = "generation.output.dir"
-RATE = "generation.fps"
+ITEMS_KEY = "generation.positive_prompt"
+OUTPUT_FOLDER_KEY = "generation.output.dir"
+FRAME_RATE_KEY = "generation.fps"
 
 _UNKNOWN = "not known"
 _REASONS = (
@@ -71,7 +71,7 @@ _MAX_INHERITANCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedConfiguration:
+class PublishedConfig:
     """A published configuration in this program's words.
 
     Args:
@@ -96,7 +96,7 @@ def is_published(values: object) -> bool:
     return "__inherit__" in values or sum(isinstance(values.get(name), Mapping) for name in SECTIONS) >= 2
 
 
-def interpret(values: Mapping[str, Any], path: Path, overrides: Sequence[str] = ()) -> PublishedConfiguration:
+def read_published_config(values: Mapping[str, Any], path: Path, overrides: Sequence[str] = ()) -> PublishedConfig:
     """What a published configuration asks for.
 
     Args:
@@ -106,27 +106,33 @@ def interpret(values: Mapping[str, Any], path: Path, overrides: Sequence[str] = 
     Raises:
         RequestError: a value that cannot be followed (another frame rate, an interpolation), an override that is none.
     """
-    tree = _inherited(_merged(values, parse_overrides(overrides)), path)
+    tree = _resolve_inheritance(_merge(values, parse_overrides(overrides)), path)
     leaves = dict(_leaves(tree))
     for key, value in leaves.items():
-        if isinstance(value, str) and "${" in value and (key in SETTINGS or key in (ITEMS, OUTPUT_FOLDER, RATE)):
+        if (
+            isinstance(value, str)
+            and "${" in value
+            and (key in FIELD_OF_KEY or key in (ITEMS_KEY, OUTPUT_FOLDER_KEY, FRAME_RATE_KEY))
+        ):
             raise RequestError(key, f"{value!r} in {path.name} refers to another key", "write the value itself")
-    rate = leaves.pop(RATE, FRAMES_PER_SECOND)
+    rate = leaves.pop(FRAME_RATE_KEY, FRAMES_PER_SECOND)
     if rate != FRAMES_PER_SECOND:
-        raise RequestError(RATE, f"{rate!r} in {path.name}", f"the model makes {FRAMES_PER_SECOND} frames a second")
-    fields = {field: leaves.pop(key) for key, field in SETTINGS.items() if key in leaves}
+        raise RequestError(
+            FRAME_RATE_KEY, f"{rate!r} in {path.name}", f"the model makes {FRAMES_PER_SECOND} frames a second"
+        )
+    fields = {field: leaves.pop(key) for key, field in FIELD_OF_KEY.items() if key in leaves}
     fields = {field: value for field, value in fields.items() if value is not None}
-    items, output_folder = leaves.pop(ITEMS, None), leaves.pop(OUTPUT_FOLDER, None)
+    items, output_folder = leaves.pop(ITEMS_KEY, None), leaves.pop(OUTPUT_FOLDER_KEY, None)
     if items is not None and not str(items).endswith(".json"):
-        raise RequestError(ITEMS, f"{items!r} in {path.name} is not a .json file of items", "give one, or --prompt")
+        raise RequestError(ITEMS_KEY, f"{items!r} in {path.name} is not a .json file of items", "give one, or --prompt")
     notes = []
     if "generation.seed" in dict(_leaves(tree)) and (fields.get("seed") is None or fields["seed"] == -1):
         fields["seed"] = secrets.randbelow(2**31)
         notes.append(f"{path.name} asks for any seed: {fields['seed']} was drawn")
-    idle = _idle(leaves)
+    idle = _unused_keys(leaves)
     if idle:
         notes.append(f"{path.name}: no effect here have {idle}")
-    return PublishedConfiguration(
+    return PublishedConfig(
         fields=fields,
         items=None if items is None else Path(str(items)),
         output_folder=None if output_folder is None else str(output_folder),
@@ -176,20 +182,20 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise RequestError(word, f"its value is not YAML: {error}", "put it in quotes") from error
         for part in reversed(key.split(".")):
             value = {part: value}
-        tree = _merged(tree, value)
+        tree = _merge(tree, value)
     return tree
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """``below`` with ``above`` laid over it, section by section."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
-def _inherited(tree: Mapping[str, Any], path: Path, depth: int = 0) -> dict[str, Any]:
+def _resolve_inheritance(tree: Mapping[str, Any], path: Path, depth: int = 0) -> dict[str, Any]:
     """The tree with every ``__inherit__`` read and laid under its section.
 
     The network's own (under ``dit.model``) is not read: the model folder knows the network, and the file is often not
@@ -202,13 +208,13 @@ def _inherited(tree: Mapping[str, Any], path: Path, depth: int = 0) -> dict[str,
     if parent:
         near = Path(str(parent))
         parent_path = near if near.exists() else path.parent / near
-        values = read_values(parent_path)
+        values = read_config_file(parent_path)
         if not isinstance(values, Mapping):
             raise RequestError(parent_path.name, "holds no keys", f"{path.name} inherits from it")
-        result = _merged(_inherited(values, parent_path, depth + 1), result)
+        result = _merge(_resolve_inheritance(values, parent_path, depth + 1), result)
     for section, value in result.items():
         if isinstance(value, Mapping) and not (section == "model" and "__inherit__" in value):
-            result[section] = _inherited(value, path, depth + 1)
+            result[section] = _resolve_inheritance(value, path, depth + 1)
     return result
 
 
@@ -222,17 +228,19 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield dotted, value
 
 
-def _idle(leaves: Mapping[str, Any]) -> str:
+def _unused_keys(leaves: Mapping[str, Any]) -> str:
     """The keys without effect, grouped by reason, in one line."""
     groups: dict[str, list[str]] = {}
     for key in leaves:
         # the longest beginning that is known decides: text.fsdp before text
-        beginnings = [(len(start), reason) for reason, starts in _REASONS for start in starts if _begins(key, start)]
+        beginnings = [
+            (len(start), reason) for reason, starts in _REASONS for start in starts if _has_prefix(key, start)
+        ]
         groups.setdefault(max(beginnings)[1] if beginnings else _UNKNOWN, []).append(key)
     return "; ".join(f"{', '.join(keys)} ({reason})" for reason, keys in groups.items())
 
 
-def _begins(key: str, start: str) -> bool:
+def _has_prefix(key: str, start: str) -> bool:
     return key == start or key.startswith(f"{start}.")
 
 

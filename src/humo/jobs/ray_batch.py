@@ -23,20 +23,20 @@ import ray
 from humo import __version__, errors
 from humo.distributed import ray_cluster
 from humo.errors import HuMoError, RequestError, StorageError
-from humo.files import replacing
-from humo.jobs.batch import Make, Outcome, Work
+from humo.files import atomic_write
+from humo.jobs.batch import Outcome, PlannedRows, RunRows
 from humo.jobs.engine import Engine
-from humo.jobs.generate import Result, prepare, run
+from humo.jobs.generate import Result, generate, prepare_job
 from humo.jobs.request_files import Row
 from humo.request import GenerationPlan, parse_request
 
-MOST_TRIES = 3
+MAX_ATTEMPTS = 3
 """Workers that a row may cost; whatever ends them may be the row's own doing."""
 
-Told = dict[str, Any]
+WorkerResult = dict[str, Any]
 
 
-class Maker:
+class RayWorker:
     """Makes rows, on whatever machine Ray put it.
 
     Args:
@@ -59,17 +59,17 @@ class Maker:
     def ready(self) -> None:
         """Answered once it is there."""
 
-    def make(self, fields: Told) -> Told:
+    def make(self, fields: WorkerResult) -> WorkerResult:
         """The result of a request, or what was wrong with it, as values."""
         try:
-            return {"result": run(prepare(parse_request(fields)), engine=self._engine).as_dict()}
+            return {"result": generate(prepare_job(parse_request(fields)), engine=self._engine).as_dict()}
         except HuMoError as error:
             return {"error": type(error).__name__, "words": [error.field, error.problem, error.remedy]}
         except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
             return {"error": "", "words": [f"{type(error).__name__}: {error}"]}
 
 
-def make_on(address: str, workers: int | None = None) -> Make:
+def run_on_ray(address: str, workers: int | None = None) -> RunRows:
     """Makes rows in a cluster.
 
     Args:
@@ -77,21 +77,21 @@ def make_on(address: str, workers: int | None = None) -> Make:
         workers: how many; by default one for each GPU, or one for each machine where there are none.
     """
 
-    def make(work: Work) -> Iterator[Outcome]:
+    def make(work: PlannedRows) -> Iterator[Outcome]:
         if not work:
             return
         with redirect_stdout(sys.stderr):  # Ray tells of lost machines where our own results stand
             yield from there(work)
 
-    def there(work: Work) -> Iterator[Outcome]:
+    def there(work: PlannedRows) -> Iterator[Outcome]:
         ray_cluster.join(address, workers)
         token = Path(f".humo-{secrets.token_hex(8)}")
         try:
-            with replacing(token, "current folder") as part:
+            with atomic_write(token, "current folder") as part:
                 part.touch()
             _, kind, each = ray_cluster.machines()
-            makers = ray.remote(num_gpus=1 if kind == "GPU" else 0, num_cpus=1)(Maker)
-            yield from Crowd(makers, (__version__, str(Path.cwd()), token.name)).make(work, workers or each)
+            makers = ray.remote(num_gpus=1 if kind == "GPU" else 0, num_cpus=1)(RayWorker)
+            yield from RayPool(makers, (__version__, str(Path.cwd()), token.name)).make(work, workers or each)
         finally:
             with suppress(OSError):
                 token.unlink()
@@ -100,7 +100,7 @@ def make_on(address: str, workers: int | None = None) -> Make:
     return make
 
 
-class Crowd:
+class RayPool:
     """Workers, those that are not there yet and those that are at a row.
 
     Args:
@@ -113,7 +113,7 @@ class Crowd:
         self._coming: dict[Any, Any] = {}
         self._busy: dict[Any, tuple[Any, tuple[Row, GenerationPlan]]] = {}
 
-    def make(self, work: Work, count: int) -> Iterator[Outcome]:
+    def make(self, work: PlannedRows, count: int) -> Iterator[Outcome]:
         """Make every row.
 
         Args:
@@ -135,14 +135,16 @@ class Crowd:
             else:
                 worker, (row, plan) = self._busy.pop(done)
                 try:
-                    yield outcome_of(row, plan, ray.get(done))
+                    yield to_outcome(row, plan, ray.get(done))
                 except ray.exceptions.RayError:
                     tries[row.number] = tries.get(row.number, 0) + 1
                     self._start()
-                    if tries[row.number] < MOST_TRIES:
+                    if tries[row.number] < MAX_ATTEMPTS:
                         waiting.appendleft((row, plan))
                     else:
-                        yield Outcome(row, "failed", Path(plan.request.output), error=lost(tries[row.number]))
+                        yield Outcome(
+                            row, "failed", Path(plan.request.output), error=lost_workers_error(tries[row.number])
+                        )
                     continue
             if waiting:
                 next_one = waiting.popleft()
@@ -166,7 +168,7 @@ class Crowd:
         return True
 
 
-def outcome_of(row: Row, plan: GenerationPlan, told: Told) -> Outcome:
+def to_outcome(row: Row, plan: GenerationPlan, told: WorkerResult) -> Outcome:
     """What became of a row, from what its worker says and what is found here."""
     output = Path(plan.request.output)
     if "error" in told:
@@ -179,7 +181,7 @@ def outcome_of(row: Row, plan: GenerationPlan, told: Told) -> Outcome:
     return Outcome(row, "made", output, Result(**{**told["result"], "path": output}))
 
 
-def lost(tries: int) -> HuMoError:
+def lost_workers_error(tries: int) -> HuMoError:
     """What is said of a row that no worker survives."""
     remedy = "see that its machine has the memory, and make the row alone"
     return RequestError("--ray", f"{tries} workers were lost while they made this row", remedy)

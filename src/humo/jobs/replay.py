@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from humo import __version__
 from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
-from humo.media.provenance import CIRCUMSTANCES, PLACES, WEIGHTS
+from humo.media.provenance import DEVICE_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
 from humo.request import GenerateRequest, GenerationPlan, parse_request
 from humo.runtime.device import folder_of
 
 if TYPE_CHECKING:
-    from humo.media.provenance import Record
+    from humo.media.provenance import GenerationRecord
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 """Libraries whose version can change the frames."""
@@ -25,23 +25,23 @@ FILE_FIELDS = ("images", "audio", "vocals")
 """Fields of a request that name files which are read."""
 
 
-def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> Record:
+def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationRecord:
     """How a video is made: enough to make it again anywhere. What it took is added when it is known.
 
     Args:
         plan: with device and dtype settled.
         keep_paths: files are told by where they lie; otherwise by their names alone, which is nobody's business else.
     """
-    from humo.media.provenance import Record
+    from humo.media.provenance import GenerationRecord
 
     request, geometry = plan.request, plan.geometry
     model = folder_of(request.model)
-    place = absolute if keep_paths else _name_of
+    place = absolute if keep_paths else _file_name
     paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
     paths |= {name: place(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
     if request.model is not None:  # the folder itself: its name means another one tomorrow
         paths["model"] = place(str(model))
-    return Record(
+    return GenerationRecord(
         request={**request.model_dump(mode="json", exclude_none=True), **paths},
         model=model.name,
         preset=plan.preset.name,
@@ -54,17 +54,17 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> Record:
             "latent_frames": geometry.latent_frames,
             "tokens": geometry.tokens,
         },
-        inputs={place(path): hash_file(path) for path in _files(request)},
+        inputs={place(path): hash_file(path) for path in _input_files(request)},
         environment={
             "device": request.device,
             "dtype": request.dtype,
-            WEIGHTS: fingerprint(str(model)),
+            WEIGHTS_KEY: weights_fingerprint(str(model)),
             **{library: importlib.metadata.version(library) for library in LIBRARIES},
         },
     )
 
 
-def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the request that a video was made from, for making it again beside it.
 
     Args:
@@ -84,7 +84,7 @@ def read_again(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in given:
             value = getattr(request, name)
             for file in [value] if isinstance(value, str) else value or ():
-                _check_same(file, record, path, name)
+                _check_unchanged(file, record, path, name)
     if "model" not in given:
         _check_weights(request, record, path)
     fields = request.model_dump(exclude_none=True)
@@ -104,17 +104,20 @@ def same_request(output: Path, plan: GenerationPlan) -> bool:
     try:
         record = read_record(output)
         made = parse_request(record.request)
-        if made.model_dump(exclude=set(CIRCUMSTANCES)) != request.model_dump(exclude=set(CIRCUMSTANCES)):
+        if made.model_dump(exclude=set(NOT_CONTENT_FIELDS)) != request.model_dump(exclude=set(NOT_CONTENT_FIELDS)):
             return False
-        hashes = [[record.inputs.get(absolute(file)) for file in _files(made)], [hash_file(f) for f in _files(request)]]
-        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in PLACES)
-        weights = record.environment.get(WEIGHTS) == fingerprint(str(folder_of(request.model)))
+        hashes = [
+            [record.inputs.get(absolute(file)) for file in _input_files(made)],
+            [hash_file(f) for f in _input_files(request)],
+        ]
+        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in DEVICE_FIELDS)
+        weights = record.environment.get(WEIGHTS_KEY) == weights_fingerprint(str(folder_of(request.model)))
     except HuMoError:
         return False
     return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
 
 
-def _check_same(file: str, record: Record, path: Path, field: str) -> None:
+def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str) -> None:
     option = f"give it anew, with --{'image' if field == 'images' else field}"
     if not Path(file).is_file():
         raise MediaError(field, f"{file!r}, of which {path.name} was made, is gone", option)
@@ -122,13 +125,13 @@ def _check_same(file: str, record: Record, path: Path, field: str) -> None:
         raise MediaError(field, f"{file!r} is not what it was when {path.name} was made", option)
 
 
-def _check_weights(request: GenerateRequest, record: Record, path: Path) -> None:
-    if record.environment.get(WEIGHTS) != fingerprint(str(folder_of(request.model))):
+def _check_weights(request: GenerateRequest, record: GenerationRecord, path: Path) -> None:
+    if record.environment.get(WEIGHTS_KEY) != weights_fingerprint(str(folder_of(request.model))):
         problem = f"{str(folder_of(request.model))!r} holds other weights than when {path.name} was made"
         raise CheckpointError("model", problem, "give the folder anew, with --model")
 
 
-def fingerprint(folder: str | Path) -> str:
+def weights_fingerprint(folder: str | Path) -> str:
     """What tells one model's weights from another's without reading them: SHA-256 of names, sizes and headers.
 
     Raises:
@@ -151,10 +154,10 @@ def absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def _name_of(path: str) -> str:
+def _file_name(path: str) -> str:
     return Path(path).name
 
 
-def _files(request: GenerateRequest) -> list[str]:
+def _input_files(request: GenerateRequest) -> list[str]:
     given = [request.audio, request.vocals]
     return [*request.images, *(path for path in given if path is not None)]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from humo.config_files import BrokenLine, read_values
+from humo.config_files import InvalidLine, read_config_file
 from humo.errors import RequestError, did_you_mean
-from humo.jobs.published_files import interpret, is_item, is_published, item_fields, parse_overrides
+from humo.jobs.published_files import is_item, is_published, item_fields, parse_overrides, read_published_config
 from humo.request import GenerateRequest
 
 IMAGE_SEPARATOR = ";"  # between the pictures in one cell of a CSV file
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFile:
+class RequestFile:
     """What a file given as ``--config`` asks for.
 
     Args:
@@ -55,7 +55,7 @@ class JobFile:
     notes: tuple[str, ...] = ()
 
 
-def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+def read_request_file(path: Path, overrides: Sequence[str] = ()) -> RequestFile:
     """A published configuration, or a TOML, YAML or JSON file of a request's fields.
 
     Args:
@@ -65,12 +65,12 @@ def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     Raises:
         RequestError: the file cannot be read, or holds what is not a field.
     """
-    values = read_values(path)
+    values = read_config_file(path)
     if is_published(values):
-        found = interpret(values, path, overrides)
-        items = None if found.items is None else _near(found.items, path)
-        fields = with_paths(found.fields, path)
-        return JobFile(fields, items, found.output_folder, found.family, found.notes)
+        found = read_published_config(values, path, overrides)
+        items = None if found.items is None else _locate(found.items, path)
+        fields = resolve_paths(found.fields, path)
+        return RequestFile(fields, items, found.output_folder, found.family, found.notes)
     if not isinstance(values, Mapping):
         raise RequestError(path.name, "is not a job file", "a job file holds the fields of one request")
     fields = dict(values) | parse_overrides(overrides)
@@ -79,7 +79,7 @@ def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
             several = all(isinstance(value, Mapping) for value in values.values())
             hint = "for several requests: humo batch" if several else did_you_mean(name, GenerateRequest.model_fields)
             raise RequestError(f"{path.name}: {name}", "is not a field of a request", hint)
-    return JobFile(with_paths({name: value for name, value in fields.items() if value is not None}, path))
+    return RequestFile(resolve_paths({name: value for name, value in fields.items() if value is not None}, path))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -91,7 +91,7 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         RequestError: the file cannot be read, or holds no rows.
     """
-    values = read_values(path)
+    values = read_config_file(path)
     if isinstance(values, Mapping) and len(values) == 1 and isinstance(next(iter(values.values())), list):
         values = next(iter(values.values()))
     named: list[tuple[str | None, object]]
@@ -108,19 +108,19 @@ def read_rows(path: Path) -> list[Row]:
     return [_row(number, name, row, path) for number, (name, row) in enumerate(named, 1)]
 
 
-def with_paths(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def resolve_paths(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The fields with their input files found: beside the current folder, else beside the file that names them."""
     found = dict(fields)
     for name in INPUT_FIELDS:
         value = found.get(name)
         if isinstance(value, str):
-            found[name] = str(_near(Path(value), path))
+            found[name] = str(_locate(Path(value), path))
         elif isinstance(value, list):
-            found[name] = [str(_near(Path(entry), path)) if isinstance(entry, str) else entry for entry in value]
+            found[name] = [str(_locate(Path(entry), path)) if isinstance(entry, str) else entry for entry in value]
     return found
 
 
-def _near(wanted: Path, path: Path) -> Path:
+def _locate(wanted: Path, path: Path) -> Path:
     """``wanted`` as it is, or taken from the folder of ``path`` where it is only there."""
     beside = path.parent / wanted
     try:
@@ -131,7 +131,7 @@ def _near(wanted: Path, path: Path) -> Path:
 
 def _row(number: int, name: str | None, values: object, path: Path) -> Row:
     row = Row(number, name or f"{path.stem}_{number:04}", {})
-    if isinstance(values, BrokenLine):
+    if isinstance(values, InvalidLine):
         return replace(row, problem=RequestError("line", values, "correct it there"))
     if not isinstance(values, Mapping):
         shown = repr(values) if len(repr(values)) <= 40 else repr(values)[:40] + "..."
@@ -147,4 +147,4 @@ def _row(number: int, name: str | None, values: object, path: Path) -> Row:
         fields = item_fields(fields)
     if path.suffix.lower() == ".csv" and isinstance(fields.get("images"), str):
         fields["images"] = [part.strip() for part in fields["images"].split(IMAGE_SEPARATOR) if part.strip()]
-    return replace(row, fields=with_paths(fields, path), published=published)
+    return replace(row, fields=resolve_paths(fields, path), published=published)

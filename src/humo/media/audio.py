@@ -16,7 +16,7 @@ import soxr
 from av.container import InputContainer
 
 from humo.errors import MediaError
-from humo.files import check_file, reason
+from humo.files import check_file, os_error_text
 from humo.geometry import SAMPLE_RATE
 from humo.limits import MAX_AUDIO_SECONDS
 
@@ -25,7 +25,7 @@ CONTAINERS = (
 )
 """FFmpeg's names of the containers that are opened. No playlists: those make it open further files that they name."""
 
-OPENING = {"format_whitelist": CONTAINERS, "skip_frame": "all"}
+OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "skip_frame": "all"}
 """How a file is opened: no picture of a video in it is decoded, which FFmpeg else does to see what there is."""
 
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
@@ -33,26 +33,26 @@ _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 logger = logging.getLogger(__name__)
 
-Samples = npt.NDArray[np.float32]
-Chunks = Generator[tuple[Samples, int], None, None]
-SoundSource = str | Path | npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], int]
+AudioSamples = npt.NDArray[np.float32]
+AudioChunks = Generator[tuple[AudioSamples, int], None, None]
+AudioSource = str | Path | npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], int]
 
 
 @dataclass(frozen=True)
-class SoundInfo:
+class AudioInfo:
     """What a sound file holds: ``seconds``, ``sample_rate`` (Hz), ``channels``, and its length at 16 kHz."""
 
     seconds: float
     sample_rate: int
     channels: int
-    samples_16k: int
+    num_samples: int
 
 
 @dataclass(frozen=True, eq=False)
-class SoundTrack:
+class AudioTrack:
     """Sound for the finished video: ``samples`` (1 or 2, n) float32 and ``sample_rate`` in Hz."""
 
-    samples: Samples
+    samples: AudioSamples
     sample_rate: int
 
     @property
@@ -61,7 +61,7 @@ class SoundTrack:
         return float(self.samples.shape[1] / self.sample_rate)
 
 
-def probe_sound(path: str | Path, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> SoundInfo:
+def probe_audio(path: str | Path, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> AudioInfo:
     """Measure a sound file without keeping it: every sample is decoded and counted, as a header's length may lie.
 
     Args:
@@ -76,13 +76,13 @@ def probe_sound(path: str | Path, *, field: str = "audio", max_seconds: float = 
         MediaError: as `load_sound`.
     """
     count, channels, rate = 0, 0, 0
-    for chunk, rate in _limited(_decode(Path(path), field), field, max_seconds):  # noqa: B007
+    for chunk, rate in _check_duration(_decode(Path(path), field), field, max_seconds):  # noqa: B007
         channels = chunk.shape[0]
         count += chunk.shape[1]
-    return SoundInfo(count / rate, rate, channels, _length_at_16k(count, rate))
+    return AudioInfo(count / rate, rate, channels, _resampled_length(count, rate))
 
 
-def load_sound(source: SoundSource, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> Samples:
+def load_audio(source: AudioSource, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> AudioSamples:
     """Read a sound as mono 16 kHz.
 
     A file's first sound track is taken from its first sample on, wherever its clock starts. Memory is that of the
@@ -103,11 +103,11 @@ def load_sound(source: SoundSource, *, field: str = "audio", max_seconds: float 
     **Source:** ``librosa.load(path, sr=16000)`` as the published code calls it: the mean of the channels, soxr's
     "HQ" filter, and a length of ceil(n * 16000 / rate).
     """
-    parts: list[Samples] = []
+    parts: list[AudioSamples] = []
     resampler: soxr.ResampleStream | None = None
     count = 0
     rate = 0
-    for chunk, rate in _limited(_stream(source, field), field, max_seconds):
+    for chunk, rate in _check_duration(_stream(source, field), field, max_seconds):
         mono = chunk.mean(axis=0) if len(chunk) > 1 else chunk[0]
         count += len(mono)
         if rate != SAMPLE_RATE:
@@ -116,10 +116,10 @@ def load_sound(source: SoundSource, *, field: str = "audio", max_seconds: float 
         parts.append(mono)
     if resampler is not None:
         parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return fit_length(np.concatenate(parts), _length_at_16k(count, rate))
+    return pad_or_trim(np.concatenate(parts), _resampled_length(count, rate))
 
 
-def load_track(source: SoundSource, *, seconds: float, field: str = "audio") -> SoundTrack:
+def load_audio_track(source: AudioSource, *, seconds: float, field: str = "audio") -> AudioTrack:
     """Read a sound at its own rate, cut or filled up with silence to a length.
 
     Sound of more than two channels becomes mono.
@@ -132,7 +132,7 @@ def load_track(source: SoundSource, *, seconds: float, field: str = "audio") -> 
     Raises:
         MediaError: as `load_sound`.
     """
-    parts: list[Samples] = []
+    parts: list[AudioSamples] = []
     wanted, count, rate = 0, 0, 0
     with closing(_stream(source, field)) as chunks:
         for chunk, rate in chunks:
@@ -141,10 +141,10 @@ def load_track(source: SoundSource, *, seconds: float, field: str = "audio") -> 
             count += chunk.shape[1]
             if count >= wanted:
                 break
-    return SoundTrack(fit_length(np.concatenate(parts, axis=1), wanted), rate)
+    return AudioTrack(pad_or_trim(np.concatenate(parts, axis=1), wanted), rate)
 
 
-def fit_length(samples: Samples, length: int) -> Samples:
+def pad_or_trim(samples: AudioSamples, length: int) -> AudioSamples:
     """Cut the last axis, or fill it up with silence, to ``length``."""
     missing = length - samples.shape[-1]
     if missing <= 0:
@@ -165,7 +165,7 @@ def open_media(path: Path, field: str) -> Iterator[InputContainer]:
     """
     check_file(path, field)
     try:
-        opened = av.open(str(path.absolute()), options=OPENING, metadata_errors="ignore")
+        opened = av.open(str(path.absolute()), options=OPEN_OPTIONS, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
         remedy = "give a WAV, MP3, M4A, FLAC or MP4 file; this one is of another kind or damaged"
         raise MediaError(field, f"{path.name!r} is not sound or video that can be read", remedy) from error
@@ -174,15 +174,15 @@ def open_media(path: Path, field: str) -> Iterator[InputContainer]:
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
-            field, f"{path.name!r} cannot be decoded ({reason(error)})", "convert it again from its source"
+            field, f"{path.name!r} cannot be decoded ({os_error_text(error)})", "convert it again from its source"
         ) from error
 
 
-def _length_at_16k(count: int, rate: int) -> int:
+def _resampled_length(count: int, rate: int) -> int:
     return math.ceil(count * (SAMPLE_RATE / rate))
 
 
-def _stream(source: SoundSource, field: str) -> Chunks:
+def _stream(source: AudioSource, field: str) -> AudioChunks:
     if isinstance(source, np.ndarray):
         return _from_array(source, SAMPLE_RATE, field)
     if isinstance(source, tuple):
@@ -190,7 +190,7 @@ def _stream(source: SoundSource, field: str) -> Chunks:
     return _decode(Path(source), field)
 
 
-def _limited(chunks: Chunks, field: str, max_seconds: float) -> Chunks:
+def _check_duration(chunks: AudioChunks, field: str, max_seconds: float) -> AudioChunks:
     count = 0
     for chunk, rate in chunks:
         count += chunk.shape[1]
@@ -199,7 +199,7 @@ def _limited(chunks: Chunks, field: str, max_seconds: float) -> Chunks:
         yield chunk, rate
 
 
-def _decode(path: Path, field: str) -> Chunks:
+def _decode(path: Path, field: str) -> AudioChunks:
     """(channels, n) chunks of a file's first sound track and their one rate; at least one chunk."""
     form: tuple[int, int] | None = None
     damaged: av.error.FFmpegError | None = None
@@ -230,7 +230,7 @@ def _decode(path: Path, field: str) -> Chunks:
         logger.warning("%s: the end of %s is damaged and is left out", field, path.name)
 
 
-def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> Chunks:
+def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> AudioChunks:
     if rate < 1:
         raise MediaError(field, f"its sample rate is {rate} Hz", "give samples a second")
     if array.ndim not in (1, 2) or array.size == 0:
@@ -247,7 +247,7 @@ def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> Chunks
     yield samples, rate
 
 
-def _to_float(samples: npt.NDArray[np.generic], kind: str) -> Samples:
+def _to_float(samples: npt.NDArray[np.generic], kind: str) -> AudioSamples:
     """Float32 of full scale 1.0 from samples of one of FFmpeg's formats, as soundfile scales them."""
     values = samples.astype(np.float32)
     if kind not in _FULL_SCALE:
@@ -256,6 +256,6 @@ def _to_float(samples: npt.NDArray[np.generic], kind: str) -> Samples:
     return (values - scale if kind == "u8" else values) / scale
 
 
-def _check_finite(samples: Samples, field: str, name: str) -> None:
+def _check_finite(samples: AudioSamples, field: str, name: str) -> None:
     if not np.isfinite(samples).all():
         raise MediaError(field, f"{name} has samples that are not numbers (NaN or infinite)", "export it again")

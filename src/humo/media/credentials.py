@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import DependencyError, MediaError, StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 
-KEY, CHAIN = "key.pem", "chain.pem"
+KEY_FILE, CERTIFICATES_FILE = "key.pem", "chain.pem"
 """In an identity's folder: the private key, readable by its owner alone; its certificate and those above it."""
 
 GENERATOR = "humo-video"
@@ -28,21 +28,21 @@ GENERATOR = "humo-video"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """The IPTC's word for media made by a trained model."""
 
-STATEMENT = "org.humo.generation"
+ASSERTION_LABEL = "org.humo.generation"
 """The label of our own assertion: the model, and the sum of the record."""
 
-YEARS = 10
+CERTIFICATE_YEARS = 10
 """That a self-made certificate is valid."""
 
 MP4 = "video/mp4"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class SigningIdentity:
     """Who signs: a private key and its certificates, PEM."""
 
-    key: bytes
-    chain: bytes
+    private_key: bytes
+    certificates: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Credentials:
     problems: tuple[str, ...]
     generator: str
     signer: str
-    generated: bool
-    statement: Mapping[str, Any]
+    is_ai_generated: bool
+    assertion: Mapping[str, Any]
 
 
-def open_identity(folder: Path) -> Identity:
+def open_identity(folder: Path) -> SigningIdentity:
     """The identity in a folder; a new one, if there is none yet.
 
     Args:
@@ -76,21 +76,25 @@ def open_identity(folder: Path) -> Identity:
         StorageError: it cannot be read or made.
     """
     try:
-        if not (folder / CHAIN).is_file():
+        if not (folder / CERTIFICATES_FILE).is_file():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             made = _new_identity()
-            with replacing(folder / KEY, "identity") as part:
+            with atomic_write(folder / KEY_FILE, "identity") as part:
                 part.chmod(0o600)
-                part.write_bytes(made.key)
-            with replacing(folder / CHAIN, "identity") as part:  # the last: a folder with a chain is whole
-                part.write_bytes(made.chain)
-        return Identity((folder / KEY).read_bytes(), (folder / CHAIN).read_bytes())
+                part.write_bytes(made.private_key)
+            with atomic_write(
+                folder / CERTIFICATES_FILE, "identity"
+            ) as part:  # the last: a folder with a chain is whole
+                part.write_bytes(made.certificates)
+        return SigningIdentity((folder / KEY_FILE).read_bytes(), (folder / CERTIFICATES_FILE).read_bytes())
     except OSError as error:
-        problem = f"{str(folder)!r} cannot be used ({reason(error)})"
+        problem = f"{str(folder)!r} cannot be used ({os_error_text(error)})"
         raise StorageError("identity", problem, "name another folder in HUMO_IDENTITY, or --no-marks") from error
 
 
-def sign(path: Path, identity: Identity, title: str, statement: Mapping[str, Any], *, version: str) -> None:
+def sign_video(
+    path: Path, identity: SigningIdentity, title: str, statement: Mapping[str, Any], *, version: str
+) -> None:
     """Put credentials into a video, in place: the file is whole before and after.
 
     Args:
@@ -121,17 +125,19 @@ def sign(path: Path, identity: Identity, title: str, statement: Mapping[str, Any
                     ]
                 },
             },
-            {"label": STATEMENT, "data": dict(statement)},
+            {"label": ASSERTION_LABEL, "data": dict(statement)},
         ],
     }
     signed = io.BytesIO()
     try:
-        information = c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, identity.chain, identity.key, None)
+        information = c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, identity.certificates, identity.private_key, None)
         with c2pa.Signer.from_info(information) as signer, c2pa.Builder(manifest) as builder, path.open("rb") as source:
             builder.sign(signer, MP4, source, signed)
     except c2pa.C2paError as error:
         problem = f"cannot sign: {error}"
-        raise StorageError("identity", problem, f"give a P-256 key and its certificates in {KEY}, {CHAIN}") from error
+        raise StorageError(
+            "identity", problem, f"give a P-256 key and its certificates in {KEY_FILE}, {CERTIFICATES_FILE}"
+        ) from error
     path.write_bytes(signed.getbuffer())
 
 
@@ -149,7 +155,7 @@ def read_credentials(path: Path) -> Credentials | None:
         with path.open("rb") as source, c2pa.Reader(MP4, source) as reader:
             told = json.loads(reader.json())
     except OSError as error:
-        raise MediaError("FILE", f"{str(path)!r} cannot be read ({reason(error)})", "check the path") from error
+        raise MediaError("FILE", f"{str(path)!r} cannot be read ({os_error_text(error)})", "check the path") from error
     except c2pa.C2paError as error:
         if "ManifestNotFound" in type(error).__name__ or "ManifestNotFound" in str(error):
             return None
@@ -164,8 +170,8 @@ def read_credentials(path: Path) -> Credentials | None:
         problems=tuple(one["code"] for one in told.get("validation_status", ())),
         generator=" ".join(str(info[name]) for name in ("name", "version") if name in info),
         signer=str(active.get("signature_info", {}).get("issuer", "")),
-        generated=any(one.get("digitalSourceType") == SOURCE_TYPE for one in actions),
-        statement=assertions.get(STATEMENT, {}),
+        is_ai_generated=any(one.get("digitalSourceType") == SOURCE_TYPE for one in actions),
+        assertion=assertions.get(ASSERTION_LABEL, {}),
     )
 
 
@@ -177,7 +183,7 @@ def _library() -> Any:
     return c2pa
 
 
-def _new_identity() -> Identity:
+def _new_identity() -> SigningIdentity:
     """A key, and a certificate by an authority that is made for it alone and forgotten."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -207,7 +213,7 @@ def _new_identity() -> Identity:
             .public_key(of.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now)
-            .not_valid_after(now + timedelta(days=365 * YEARS))
+            .not_valid_after(now + timedelta(days=365 * CERTIFICATE_YEARS))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(
                 x509.KeyUsage(
@@ -229,4 +235,4 @@ def _new_identity() -> Identity:
     )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return Identity(private, leaf.public_bytes(pem) + authority.public_bytes(pem))
+    return SigningIdentity(private, leaf.public_bytes(pem) + authority.public_bytes(pem))

@@ -16,10 +16,10 @@ from PIL import Image
 
 from humo.errors import DependencyError
 
-SIDE = 256
+DETECTION_SIDE_PIXELS = 256
 """Pixels to which a frame's longer side is brought before a face is looked for."""
 
-EMBEDDING = 128
+EMBEDDING_SIZE = 128
 """Numbers of an embedding."""
 
 Embedding = NDArray[np.float64]
@@ -35,7 +35,7 @@ class FaceIdentity:
     def embed(self, frame: NDArray[np.uint8]) -> Embedding | None:
         """The embedding (`EMBEDDING`,) of the largest face of a frame (H, W, 3), if one is found."""
         detector, landmarks, recogniser = self._networks
-        scale = SIDE / max(frame.shape[:2])
+        scale = DETECTION_SIDE_PIXELS / max(frame.shape[:2])
         size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
         picture = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
         faces = detector(picture, 0)

@@ -16,13 +16,13 @@ from humo.errors import MediaError
 from humo.files import check_file
 from humo.limits import MAX_IMAGE_PIXELS
 
-PADDING_COLOUR = (255, 255, 255)
+PADDING_COLOR = (255, 255, 255)
 """RGB around a fitted picture and under transparency: the white the checkpoints were trained with."""
 
-_PROGRAMS = frozenset({"EPS"})
+_EXTERNAL_FORMATS = frozenset({"EPS"})
 """Formats that Pillow hands to another program (Ghostscript) instead of reading them."""
 
-_PILLOW = threading.Lock()
+_PILLOW_LOCK = threading.Lock()
 """Python's warning filters belong to the whole process, so one picture at a time silences Pillow."""
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.generic]
@@ -44,16 +44,16 @@ def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = M
         MediaError: missing, empty, damaged or cut short, not a picture, or too large.
     """
     if isinstance(source, np.ndarray):
-        return _flatten(_from_array(source, field, max_pixels))
+        return _flatten_alpha(_from_array(source, field, max_pixels))
     if isinstance(source, Image.Image):
-        with _quiet_pillow(), _explained(field, "the given picture", max_pixels):
+        with _no_pillow_warnings(), _media_errors(field, "the given picture", max_pixels):
             return _decode(source, field, "the given picture", max_pixels)
     path = Path(source)
     name = repr(path.name)
     check_file(path, field)
-    with _quiet_pillow(), _explained(field, name, max_pixels):
+    with _no_pillow_warnings(), _media_errors(field, name, max_pixels):
         Image.init()
-        with Image.open(path, formats=[known for known in Image.ID if known not in _PROGRAMS]) as image:
+        with Image.open(path, formats=[known for known in Image.ID if known not in _EXTERNAL_FORMATS]) as image:
             return _decode(image, field, name, max_pixels)
 
 
@@ -70,7 +70,7 @@ def letterbox(image: Image.Image, width: int, height: int) -> Image.Image:
     ratio = image.width / image.height
     wider = ratio > width / height
     fitted = (width, max(1, int(width / ratio))) if wider else (max(1, int(height * ratio)), height)
-    canvas = Image.new("RGB", (width, height), PADDING_COLOUR)
+    canvas = Image.new("RGB", (width, height), PADDING_COLOR)
     corner = ((width - fitted[0]) // 2, (height - fitted[1]) // 2)
     canvas.paste(image.resize(fitted, Image.Resampling.LANCZOS), corner)
     return canvas
@@ -88,15 +88,15 @@ def to_pixels(image: Image.Image) -> npt.NDArray[np.float32]:
 def _decode(image: Image.Image, field: str, name: str, max_pixels: int) -> Image.Image:
     _check_size(*image.size, field, name, max_pixels)
     image.load()
-    return _flatten(_to_eight_bits(ImageOps.exif_transpose(image), field, name))
+    return _flatten_alpha(_to_eight_bits(ImageOps.exif_transpose(image), field, name))
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _flatten_alpha(image: Image.Image) -> Image.Image:
     """RGB, with whatever is transparent laid over white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     layers = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layers.size, (*PADDING_COLOUR, 255)), layers).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, (*PADDING_COLOR, 255)), layers).convert("RGB")
 
 
 def _to_eight_bits(image: Image.Image, field: str, name: str) -> Image.Image:
@@ -140,15 +140,15 @@ def _check_size(width: int, height: int, field: str, name: str, max_pixels: int)
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def _no_pillow_warnings() -> Iterator[None]:
     """Pillow's warnings (damaged camera notes, its own size limit) say nothing that a MediaError does not."""
-    with _PILLOW, warnings.catch_warnings():
+    with _PILLOW_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def _explained(field: str, name: str, max_pixels: int) -> Iterator[None]:
+def _media_errors(field: str, name: str, max_pixels: int) -> Iterator[None]:
     """One line for whatever Pillow's many decoders raise on a damaged file."""
     try:
         yield

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import MediaError, StorageError
-from humo.files import check_file, reason, replacing
+from humo.files import atomic_write, check_file, os_error_text
 from humo.media.video import read_metadata
 
 RECORD_VERSION = 1
 """Version of the record's form; raised when a reader of the old form would misread the new one."""
 
-TAG = "humo"
+METADATA_TAG = "humo"
 """The tag of the video that holds the record as JSON."""
 
-_FORM = {
+_FIELD_TYPES = {
     "request": dict,
     "model": str,
     "preset": str,
@@ -32,22 +32,22 @@ _FORM = {
 }
 """The type of each field in JSON."""
 
-WEIGHTS = "weights"
+WEIGHTS_KEY = "weights"
 """Key of the record's environment: fingerprint of the weights."""
 
-CIRCUMSTANCES = frozenset(
+NOT_CONTENT_FIELDS = frozenset(
     {"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "placement", "consent"}
 )
 """Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
 
-PLACES = ("device", "dtype", "placement")
+DEVICE_FIELDS = ("device", "dtype", "placement")
 """Of those, the ones that can change the last digits; ``auto`` is content with any."""
 
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
+class GenerationRecord:
     """All that is needed to make a video again, and what making it took.
 
     Attributes:
@@ -73,17 +73,17 @@ class Record:
     version: int = RECORD_VERSION
 
 
-def to_metadata(record: Record) -> dict[str, str]:
+def to_metadata(record: GenerationRecord) -> dict[str, str]:
     """The video's tags: the record as JSON, and a comment for people, which says that no camera took it.
 
     Raises:
         ValueError: a value that JSON cannot hold.
     """
     made = f"AI-generated video: {record.model} ({record.preset}), humo-video {record.code_version}"
-    return {TAG: _to_json(record, indent=None), "comment": made}
+    return {METADATA_TAG: _to_json(record, indent=None), "comment": made}
 
 
-def write_sidecar(path: Path, record: Record, *, field: str = "output") -> None:
+def write_sidecar(path: Path, record: GenerationRecord, *, field: str = "output") -> None:
     """Write the record as a JSON file that is whole or not there.
 
     Args:
@@ -95,15 +95,15 @@ def write_sidecar(path: Path, record: Record, *, field: str = "output") -> None:
         StorageError: the disk is full or cannot be written.
     """
     text = _to_json(record, indent=2) + "\n"
-    with replacing(path, field) as part:
+    with atomic_write(path, field) as part:
         try:
             part.write_text(text, encoding="utf-8")
         except OSError as error:
-            problem = f"{str(path)!r} cannot be written ({reason(error)})"
+            problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
             raise StorageError(field, problem, "free some space or choose another disk") from error
 
 
-def read_record(path: Path, *, field: str = "video") -> Record:
+def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
     """The record of a video, out of the video itself or its JSON file.
 
     Args:
@@ -119,9 +119,9 @@ def read_record(path: Path, *, field: str = "video") -> Record:
         text = path.read_bytes()
     else:
         tags = read_metadata(path, field=field)
-        if TAG not in tags:
+        if METADATA_TAG not in tags:
             raise MediaError(field, f"{name} does not say how it was made", "give a video made here, or its .json file")
-        text = tags[TAG].encode("utf-8", "replace")
+        text = tags[METADATA_TAG].encode("utf-8", "replace")
     damaged = MediaError(field, f"the record of {name} is damaged", "give the .json file beside it, or another video")
     try:
         values = json.loads(text)
@@ -133,32 +133,32 @@ def read_record(path: Path, *, field: str = "video") -> Record:
     if isinstance(version, int) and version > RECORD_VERSION:
         problem = f"{name} has a record of form {version}; this version reads up to {RECORD_VERSION}"
         raise MediaError(field, problem, "update humo-video")
-    if {key: type(value) for key, value in values.items()} != _FORM:
+    if {key: type(value) for key, value in values.items()} != _FIELD_TYPES:
         raise damaged
-    return Record(**values)
+    return GenerationRecord(**values)
 
 
-def _to_json(record: Record, indent: int | None) -> str:
+def _to_json(record: GenerationRecord, indent: int | None) -> str:
     """JSON whose text is valid Unicode: half a surrogate pair is written as its escape."""
     text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def mark_of(record: Record) -> int:
+def watermark_payload(record: GenerationRecord) -> int:
     """The number that a video's watermark carries, 0 to 65,535: the same for whatever shows the same.
 
     Args:
         record: of the video.
     """
-    return int.from_bytes(bytes.fromhex(digest_of(record))[:2], "big")
+    return int.from_bytes(bytes.fromhex(content_digest(record))[:2], "big")
 
 
-def digest_of(record: Record) -> str:
+def content_digest(record: GenerationRecord) -> str:
     """SHA-256 of all that a video's frames follow from, but for where they were computed.
 
     Args:
         record: of the video.
     """
-    settled = {name: value for name, value in record.request.items() if name not in CIRCUMSTANCES}
-    told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS)], sort_keys=True)
+    settled = {name: value for name, value in record.request.items() if name not in NOT_CONTENT_FIELDS}
+    told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS_KEY)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from humo.errors import MediaError
 from humo.media.credentials import Credentials, read_credentials
-from humo.media.provenance import Record, mark_of, read_record
+from humo.media.provenance import GenerationRecord, read_record, watermark_payload
 from humo.media.video import read_video
-from humo.media.watermark import Reading, read
+from humo.media.watermark import Detection, detect_watermark
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class ProvenanceReport:
     """What a video says of itself.
 
     Args:
@@ -22,14 +22,14 @@ class Marks:
         watermark: what was read of the picture.
     """
 
-    record: Record | None
+    record: GenerationRecord | None
     credentials: Credentials | None
-    watermark: Reading
+    watermark: Detection
 
     @property
-    def is_ours(self) -> bool:
+    def is_from_humo(self) -> bool:
         """Whether anything in it says that this program made it."""
-        signed = self.credentials is not None and bool(self.credentials.statement)
+        signed = self.credentials is not None and bool(self.credentials.assertion)
         return self.record is not None or signed or self.watermark.payload is not None
 
     @property
@@ -37,11 +37,11 @@ class Marks:
         """Whether all marks are there, unchanged, and speak of the same video."""
         if self.record is None or self.credentials is None or self.watermark.payload is None:
             return False
-        numbers = {self.watermark.payload, mark_of(self.record), self.credentials.statement.get("watermark")}
+        numbers = {self.watermark.payload, watermark_payload(self.record), self.credentials.assertion.get("watermark")}
         return self.credentials.state != "Invalid" and len(numbers) == 1
 
 
-def read_marks(path: Path) -> Marks:
+def read_provenance(path: Path) -> ProvenanceReport:
     """The marks of a video.
 
     Args:
@@ -56,9 +56,9 @@ def read_marks(path: Path) -> Marks:
     except MediaError:  # of others, or damaged: as if there were none
         record = None
     try:
-        water = read(read_video(path, field="FILE").frames)
+        water = detect_watermark(read_video(path, field="FILE").frames)
     except MediaError:
         if signed is None and record is None:
             raise
-        water = Reading(None, 0.0)  # a picture so damaged that no decoder reads it
-    return Marks(record, signed, water)
+        water = Detection(None, 0.0)  # a picture so damaged that no decoder reads it
+    return ProvenanceReport(record, signed, water)

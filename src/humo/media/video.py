@@ -21,8 +21,8 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from humo.errors import DependencyError, MediaError, StorageError
-from humo.files import folder_for, reason, replacing
-from humo.media.audio import SoundTrack, fit_length, load_track, open_media
+from humo.files import atomic_write, create_parents, os_error_text
+from humo.media.audio import AudioTrack, load_audio_track, open_media, pad_or_trim
 
 CRF = 18
 """x264's constant rate factor, 0 (lossless) to 51: the value held to be free of visible loss."""
@@ -52,19 +52,19 @@ BT709 = 1
 LIMITED_RANGE = 1
 """FFmpeg's code of luma 16..235: what players expect of H.264."""
 
-GROWING = "+frag_keyframe+empty_moov+default_base_moof"
+FRAGMENTED_MP4 = "+frag_keyframe+empty_moov+default_base_moof"
 """FFmpeg's flags of an MP4 whose pieces can be played as they come."""
 
-_SCALER = 0x2 | 0x40000 | 0x80000
+_SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
 """swscale flags bilinear, accurate rounding, bit exact: the same colours with and without vector instructions."""
 
-_NOISE_BYTES_PER_PIXEL = 0.75
+_MAX_BYTES_PER_PIXEL = 0.75
 """Measured: 0.67 for random noise at `CRF`, which no picture exceeds."""
 
 _BYTES_PER_FRAME = 8_000
 """Sound (256 kbit/s) and index of one frame, with room."""
 
-_BYTES_ONCE = 4_000_000
+_HEADER_BYTES = 4_000_000
 """Header and record of how the video was made, with room."""
 
 Frame = npt.NDArray[np.uint8]
@@ -76,7 +76,7 @@ class VideoClip:
 
     frames: Frame
     frames_per_second: float
-    track: SoundTrack | None
+    track: AudioTrack | None
 
 
 def to_uint8(video: npt.NDArray[np.float32]) -> Frame:
@@ -101,7 +101,7 @@ def estimate_video_bytes(width: int, height: int, frames: int) -> int:
         height: pixels.
         frames: their number.
     """
-    return _BYTES_ONCE + frames * (_BYTES_PER_FRAME + round(width * height * _NOISE_BYTES_PER_PIXEL))
+    return _HEADER_BYTES + frames * (_BYTES_PER_FRAME + round(width * height * _MAX_BYTES_PER_PIXEL))
 
 
 def check_writable(path: Path, *, bytes_needed: int, field: str = "output") -> None:
@@ -121,12 +121,12 @@ def check_writable(path: Path, *, bytes_needed: int, field: str = "output") -> N
     try:
         with suppress(FileNotFoundError):
             path.lstat()
-        with folder_for(path):
+        with create_parents(path):
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as trial:
                 trial.write(b"\0")
             free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
-        problem = f"{str(path)!r} cannot be written ({reason(error)})"
+        problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
         raise StorageError(field, problem, "choose a folder you may write to") from error
     if path.is_dir():
         raise StorageError(field, f"{str(path)!r} is a folder", "give a file's name inside it")
@@ -142,7 +142,7 @@ def write_video(
     width: int,
     height: int,
     metadata: Mapping[str, str],
-    track: SoundTrack | None = None,
+    track: AudioTrack | None = None,
     frames_per_second: int = 25,
     crf: int = CRF,
     seal: Callable[[Path], None] = lambda part: None,
@@ -181,14 +181,14 @@ def write_video(
             "av", "this build of PyAV has no libx264", "install it with: pip install --force-reinstall av"
         )
     count = 0
-    with replacing(path, field) as part:
-        movies: list[_Movie] = []
+    with atomic_write(path, field) as part:
+        movies: list[_Mp4Encoder] = []
         try:
             with _storage_errors(path, field):
                 for place in (part, preview):
                     if place is not None:
                         grows = place is preview
-                        movies.append(_Movie(place, width, height, frames_per_second, crf, metadata, track, grows))
+                        movies.append(_Mp4Encoder(place, width, height, frames_per_second, crf, metadata, track, grows))
             for frame in frames:
                 if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
                     problem = f"frame {count} is {frame.dtype} of shape {frame.shape}"
@@ -228,7 +228,7 @@ def read_frame(path: Path, number: int, *, field: str = "video") -> Frame:
         last = deque(pictures, maxlen=1)
     if not last:
         raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
-    frame: Any = VideoReformatter().reformat(last[0], format="rgb24", interpolation=_SCALER).to_ndarray()
+    frame: Any = VideoReformatter().reformat(last[0], format="rgb24", interpolation=_SCALER_FLAGS).to_ndarray()
     return np.asarray(frame, np.uint8)
 
 
@@ -249,16 +249,16 @@ def read_video(path: Path, *, field: str = "video") -> VideoClip:
         has_sound = bool(container.streams.audio)
         convert = VideoReformatter().reformat  # one for all: each sets itself up anew, ten times the work
         frames = [
-            convert(picture, format="rgb24", interpolation=_SCALER).to_ndarray()
+            convert(picture, format="rgb24", interpolation=_SCALER_FLAGS).to_ndarray()
             for picture in container.decode(video=0)
         ]
     if not frames:
         raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
-    track = load_track(path, seconds=float(len(frames) / rate), field=field) if has_sound else None
+    track = load_audio_track(path, seconds=float(len(frames) / rate), field=field) if has_sound else None
     return VideoClip(np.stack(frames), float(rate), track)
 
 
-def has_sound(path: Path, *, field: str = "video") -> bool:
+def has_audio(path: Path, *, field: str = "video") -> bool:
     """Whether a video has a sound track.
 
     Raises:
@@ -278,7 +278,7 @@ def read_metadata(path: Path, *, field: str = "video") -> dict[str, str]:
         return dict(container.metadata)
 
 
-class _Movie:
+class _Mp4Encoder:
     """An MP4 being written: each frame is muxed with the sound that belongs to it.
 
     One that grows can be played before it is finished.
@@ -292,10 +292,10 @@ class _Movie:
         frames_per_second: int,
         crf: int,
         metadata: Mapping[str, str],
-        track: SoundTrack | None,
+        track: AudioTrack | None,
         grows: bool,
     ) -> None:
-        options = {"movflags": GROWING if grows else "+faststart+use_metadata_tags"}
+        options = {"movflags": FRAGMENTED_MP4 if grows else "+faststart+use_metadata_tags"}
         self.container: OutputContainer = av.open(str(path.absolute()), "w", format="mp4", options=options)
         self.container.metadata.update(metadata)
         self.tick = Fraction(1, frames_per_second)
@@ -311,7 +311,7 @@ class _Movie:
         self.converter = VideoReformatter()
         self.count = 0
         self.heard = 0
-        self.track = track and _encodable(track)
+        self.track = track and _resample_for_aac(track)
         if self.track:
             channels, rate = len(self.track.samples), self.track.sample_rate
             self.layout = "stereo" if channels == 2 else "mono"
@@ -328,14 +328,14 @@ class _Movie:
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
-            interpolation=_SCALER,
+            interpolation=_SCALER_FLAGS,
         )
         picture.pts, picture.time_base = self.count, self.tick
         self.count += 1
         self._mux_picture(picture)
         if self.track:
             until = round(self.count * self.tick * self.track.sample_rate)
-            samples = fit_length(self.track.samples[:, self.heard : until], until - self.heard)
+            samples = pad_or_trim(self.track.samples[:, self.heard : until], until - self.heard)
             sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=self.layout)
             sound.sample_rate, sound.time_base = self.track.sample_rate, Fraction(1, self.track.sample_rate)
             sound.pts = self.heard
@@ -360,11 +360,11 @@ class _Movie:
             self.container.mux(packet)
 
 
-def _encodable(track: SoundTrack) -> SoundTrack:
+def _resample_for_aac(track: AudioTrack) -> AudioTrack:
     """The track at a rate that AAC knows."""
     if track.sample_rate in AAC_RATES:
         return track
-    return SoundTrack(soxr.resample(track.samples.T, track.sample_rate, 48_000, quality="HQ").T, 48_000)
+    return AudioTrack(soxr.resample(track.samples.T, track.sample_rate, 48_000, quality="HQ").T, 48_000)
 
 
 @contextmanager
@@ -372,5 +372,5 @@ def _storage_errors(path: Path, field: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        problem = f"{str(path)!r} cannot be written ({reason(error)})"
+        problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
         raise StorageError(field, problem, "free some space or choose another disk") from error

@@ -24,34 +24,34 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-BLOCK = 16
+BLOCK_PIXELS = 16
 """Pixels a side, at the size at which the mark is made."""
 
-STEP, LARGE_STEP = 4.0, 6.0
+LATTICE_STEP, LARGE_LATTICE_STEP = 4.0, 6.0
 """Of the lattice, in levels of chroma (0..255); the larger one where few blocks have to carry the bits."""
 
-FEW = 480
+SMALL_FRAME_VALUES = 480
 """Means, of both directions of chroma, that are few: ten for each bit, 256 x 256 pixels."""
 
-CORRECTIONS = 3
+EMBEDDING_ITERATIONS = 3
 """Times that a block is moved: where colours are at the end of their range, the first move comes out too short."""
 
-PAYLOAD_BITS, CHECK_BITS = 16, 32
-BITS = PAYLOAD_BITS + CHECK_BITS
+PAYLOAD_BITS, CHECKSUM_BITS = 16, 32
+BITS = PAYLOAD_BITS + CHECKSUM_BITS
 
-WEAKEST = 12
+MAX_FLIPPED_BITS = 12
 """Bits, of the least certain ones, that may be wrong."""
 
-READ_BLOCKS = (16, 8, 32, 24, 12)
+DETECTION_BLOCKS = (16, 8, 32, 24, 12)
 """Pixels a side that are tried when a mark is read: that of the size it was made at, of half of it, twice, ..."""
 
-SEED = 20509
+ASSIGNMENT_SEED = 20509
 """Of the order in which blocks carry the bits."""
 
-TO_CHROMA = np.array([[-0.114572, -0.385428, 0.5], [0.5, -0.454153, -0.045847]])
+RGB_TO_CHROMA = np.array([[-0.114572, -0.385428, 0.5], [0.5, -0.454153, -0.045847]])
 """RGB to U and V. **Source:** BT.709."""
 
-FROM_CHROMA = np.array([[0.0, -0.187324, 1.8556], [1.5748, -0.468124, 0.0]])
+CHROMA_TO_RGB = np.array([[0.0, -0.187324, 1.8556], [1.5748, -0.468124, 0.0]])
 """One level of U, one of V, in RGB. **Source:** BT.709."""
 
 Frame = npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Detection:
     """What was read.
 
     Args:
@@ -68,122 +68,122 @@ class Reading:
     """
 
     payload: int | None
-    clearness: float
+    confidence: float
 
 
-def mark(frames: Iterable[Frame], payload: int) -> Iterator[Frame]:
+def embed_watermark(frames: Iterable[Frame], payload: int) -> Iterator[Frame]:
     """The same frames (H, W, 3) with a mark in each; those too small for it, of less than 24 blocks, as they are.
 
     Args:
         frames: their sides multiples of 16.
         payload: 0 to 65,535.
     """
-    bits = bits_of(payload)
+    bits = encode_payload(payload)
     for frame in frames:
-        chroma = _chroma(frame, BLOCK)
+        chroma = _block_chroma(frame, BLOCK_PIXELS)
         if chroma.size < BITS:
             yield frame
             continue
-        step = _step(chroma.size)
-        wanted = (0.25 + 0.5 * bits[_order(chroma.shape)]) * step
+        step = _lattice_step(chroma.size)
+        wanted = (0.25 + 0.5 * bits[_bit_assignment(chroma.shape)]) * step
         wanted += step * np.round((chroma - wanted) / step)
-        rows, columns = (side * BLOCK for side in chroma.shape[:2])
+        rows, columns = (side * BLOCK_PIXELS for side in chroma.shape[:2])
         marked = frame.copy()
         exact = frame[:rows, :columns].astype(np.float64)
-        for _ in range(CORRECTIONS):
-            change = (wanted - _chroma(marked, BLOCK)) @ FROM_CHROMA
-            exact += change.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
+        for _ in range(EMBEDDING_ITERATIONS):
+            change = (wanted - _block_chroma(marked, BLOCK_PIXELS)) @ CHROMA_TO_RGB
+            exact += change.repeat(BLOCK_PIXELS, axis=0).repeat(BLOCK_PIXELS, axis=1)
             marked[:rows, :columns] = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
         yield marked
 
 
-def read(frames: Iterable[Frame]) -> Reading:
+def detect_watermark(frames: Iterable[Frame]) -> Detection:
     """The mark in frames (H, W, 3), if there is one.
 
     Args:
         frames: some or all of a video, of one size.
     """
-    said: dict[int, Floats] = {block: np.zeros(BITS) for block in READ_BLOCKS}
+    said: dict[int, Floats] = {block: np.zeros(BITS) for block in DETECTION_BLOCKS}
     counted = 0
     for frame in frames:
         counted += 1
         for block, sums in said.items():
-            sums += votes(frame, block)
-    best = Reading(None, 0.0)
+            sums += soft_bits(frame, block)
+    best = Detection(None, 0.0)
     for sums in said.values():
         if not sums.any():
             continue
-        found = _payload(sums)
+        found = _decode_payload(sums)
         clearness = float(np.abs(sums).mean() / counted)
-        if found is not None and clearness > best.clearness:
-            best = Reading(found, clearness)
+        if found is not None and clearness > best.confidence:
+            best = Detection(found, clearness)
     return best
 
 
-def votes(frame: Frame, block: int) -> Floats:
+def soft_bits(frame: Frame, block: int) -> Floats:
     """What a frame (H, W, 3) says of each bit, -1 (surely 0) to 1 (surely 1); zeros if it has too few blocks.
 
     Args:
         frame: of a video.
         block: pixels a side that the mark's blocks have in it.
     """
-    chroma = _chroma(frame, block)
+    chroma = _block_chroma(frame, block)
     if chroma.size < BITS:
         return np.zeros(BITS)
-    phase = -np.sin(2 * np.pi * chroma / _step(chroma.size))
-    order = _order(phase.shape).ravel()
+    phase = -np.sin(2 * np.pi * chroma / _lattice_step(chroma.size))
+    order = _bit_assignment(phase.shape).ravel()
     mean: Floats = np.bincount(order, phase.ravel(), BITS) / np.bincount(order, minlength=BITS)
     return mean
 
 
-def _chroma(frame: Frame, block: int) -> Floats:
+def _block_chroma(frame: Frame, block: int) -> Floats:
     """Mean U and V of every whole block, (h, w, 2)."""
     rows, columns = frame.shape[0] // block, frame.shape[1] // block
     whole = frame[: rows * block, : columns * block].reshape(rows, block, columns, block, 3)
-    mean: Floats = whole.mean(axis=(1, 3)) @ TO_CHROMA.T
+    mean: Floats = whole.mean(axis=(1, 3)) @ RGB_TO_CHROMA.T
     return mean
 
 
-def _step(means: int) -> float:
+def _lattice_step(means: int) -> float:
     """Of the lattice in a picture with so many means of blocks."""
-    return LARGE_STEP if means < FEW else STEP
+    return LARGE_LATTICE_STEP if means < SMALL_FRAME_VALUES else LATTICE_STEP
 
 
-def _order(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+def _bit_assignment(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Which bit each mean carries: all bits as often as each other, mixed so that no place carries one alone."""
     count = int(np.prod(shape))
-    return np.random.default_rng(SEED).permutation(np.arange(count) % BITS).reshape(shape)
+    return np.random.default_rng(ASSIGNMENT_SEED).permutation(np.arange(count) % BITS).reshape(shape)
 
 
-def bits_of(payload: int) -> Floats:
+def encode_payload(payload: int) -> Floats:
     """The bits of a mark, 0 or 1."""
     if not 0 <= payload < 2**PAYLOAD_BITS:
         raise ValueError(f"{payload} does not fit into {PAYLOAD_BITS} bits")
-    word = payload << CHECK_BITS | _check(payload)
+    word = payload << CHECKSUM_BITS | _checksum(payload)
     return np.array([word >> place & 1 for place in range(BITS)], np.float64)
 
 
-def _payload(votes: Floats) -> int | None:
+def _decode_payload(votes: Floats) -> int | None:
     """What the bits say, each by the sign of its votes, the weakest of them the other way round if need be."""
     word = sum(1 << place for place in range(BITS) if votes[place] > 0)
-    weakest = np.argsort(np.abs(votes))[:WEAKEST].tolist()
+    weakest = np.argsort(np.abs(votes))[:MAX_FLIPPED_BITS].tolist()
     # a check sum is linear: what a flipped bit changes of it does not depend on the others
-    wrong, flipped = [_wrong(word)], [0]
+    wrong, flipped = [_syndrome(word)], [0]
     for place in weakest:
-        effect = _wrong(word ^ 1 << place) ^ wrong[0]
+        effect = _syndrome(word ^ 1 << place) ^ wrong[0]
         wrong += [one ^ effect for one in wrong]
         flipped += [one | 1 << place for one in flipped]
     fitting = [flips for left, flips in zip(wrong, flipped, strict=True) if left == 0]
     if not fitting:
         return None
-    return (word ^ min(fitting, key=int.bit_count)) >> CHECK_BITS
+    return (word ^ min(fitting, key=int.bit_count)) >> CHECKSUM_BITS
 
 
-def _wrong(word: int) -> int:
+def _syndrome(word: int) -> int:
     """The check sum that is there against the one that should be: 0 where they agree."""
-    return (word & (1 << CHECK_BITS) - 1) ^ _check(word >> CHECK_BITS)
+    return (word & (1 << CHECKSUM_BITS) - 1) ^ _checksum(word >> CHECKSUM_BITS)
 
 
-def _check(payload: int) -> int:
+def _checksum(payload: int) -> int:
     """CRC-32; not 0 for a payload of 0, so that nothing is no mark."""
     return binascii.crc32(payload.to_bytes(PAYLOAD_BITS // 8, "big"))

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from humo.errors import RequestError, StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 
 PREFIX = "humo-"
 BYTES = 32
@@ -81,11 +81,13 @@ class Keys:
 
     def _save(self) -> None:
         try:
-            with replacing(self._path, "keys") as part:
+            with atomic_write(self._path, "keys") as part:
                 part.chmod(0o600)
                 part.write_text(json.dumps(self._digests, indent=1) + "\n")
         except OSError as error:
-            raise StorageError("keys", f"cannot be written ({reason(error)})", "choose another data folder") from error
+            raise StorageError(
+                "keys", f"cannot be written ({os_error_text(error)})", "choose another data folder"
+            ) from error
 
 
 def _digest(key: str) -> str:

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException
 
 from humo import __version__
 from humo.errors import HuMoError, RequestError, StorageError
-from humo.files import NO_ROOM, storage_error
+from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.server.api_keys import Keys
 from humo.server.job_queue import Job
 from humo.server.metrics import exposition
@@ -353,7 +353,7 @@ def _explain(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def system(request: Request, error: OSError) -> JSONResponse:
-        if error.errno in NO_ROOM:  # of a body that was put aside while it came
+        if error.errno in DISK_FULL_ERRORS:  # of a body that was put aside while it came
             return await ours(request, storage_error(error))
         return await unknown(request, error)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import StorageError
-from humo.files import reason, replacing, storage_error
+from humo.files import atomic_write, os_error_text, storage_error
 
 VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
 """What there is of a finished job -> the suffix of its file."""
@@ -69,7 +69,7 @@ class Store:
                 for part in (self.folder / name).glob(".*.part"):
                     part.unlink(missing_ok=True)
         except OSError as error:
-            problem = f"{str(self.folder)!r} cannot be written ({reason(error)})"
+            problem = f"{str(self.folder)!r} cannot be written ({os_error_text(error)})"
             raise StorageError("data", problem, "choose a folder you may write to") from error
 
     @property
@@ -197,7 +197,7 @@ def write(path: Path, content: bytes, *, durable: bool = False) -> None:
         StorageError: there is no room.
     """
     try:
-        with replacing(path, "data") as part, part.open("wb") as file:
+        with atomic_write(path, "data") as part, part.open("wb") as file:
             file.write(content)
             if durable:
                 file.flush()

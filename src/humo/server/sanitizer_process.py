@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from humo.errors import HuMoError
-from humo.files import NO_ROOM, storage_error
-from humo.media.audio import load_track, probe_sound
+from humo.files import DISK_FULL_ERRORS, storage_error
+from humo.media.audio import load_audio_track, probe_audio
 from humo.media.image import load_image
 
 FULL_SCALE = 32767
@@ -46,8 +46,8 @@ def picture(source: Path, target: Path, field: str, pixels: int) -> None:
 
 def sound(source: Path, target: Path, field: str, seconds: float) -> None:
     """A sound as WAV of 16 bits at its own rate, one or two channels."""
-    length = probe_sound(source, field=field, max_seconds=seconds).seconds
-    track = load_track(source, seconds=length, field=field)
+    length = probe_audio(source, field=field, max_seconds=seconds).seconds
+    track = load_audio_track(source, seconds=length, field=field)
     samples = np.round(track.samples.clip(-1.0, 1.0) * FULL_SCALE).astype("<i2")
     with wave.open(str(target), "wb") as file:
         file.setnchannels(len(samples))
@@ -74,7 +74,7 @@ def main(told: dict[str, Any]) -> int:
         print(json.dumps({"problem": error.problem.replace(repr(source.name), "it"), "remedy": error.remedy}))
         return 1
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL_ERRORS:
             raise
         print(json.dumps({"no_room": storage_error(error).problem}))
         return 1

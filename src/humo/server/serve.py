@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 from humo.errors import RequestError
-from humo.files import reason
+from humo.files import os_error_text
 from humo.server.api_keys import Keys
 from humo.server.app import make_app
 from humo.server.file_store import Store
@@ -107,6 +107,6 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         if found is not None:
             found.close()
-        problem = f"{settings.host} cannot be listened at ({reason(error)})"
+        problem = f"{settings.host} cannot be listened at ({os_error_text(error)})"
         raise RequestError(f"--port {settings.port}", problem, "choose another port or address") from error
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import HuMoError, RequestError
-from humo.jobs.generate import build_request, prepare
+from humo.jobs.generate import build_request, prepare_job
 from humo.request import GenerationPlan
 from humo.server.file_store import ENOUGH, Store, is_job_id, write
 from humo.server.job_queue import JSON, Job, Ledger
@@ -151,7 +151,7 @@ class Service:
             fields["images"] = list(kept.images)
         if kept.audio is not None:
             fields["audio"] = kept.audio
-        plan = prepare(build_request(self.store.fields(fields) | {"output": str(self.store.output(job_id))}))
+        plan = prepare_job(build_request(self.store.fields(fields) | {"output": str(self.store.output(job_id))}))
         self._check_size(plan)
         return fields, plan
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import HuMoError, StorageError
-from humo.files import NO_ROOM, storage_error
+from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.jobs.engine import Engine
-from humo.jobs.generate import build_request, prepare, run
+from humo.jobs.generate import build_request, generate, prepare_job
 from humo.progress import Event
 from humo.server.file_store import ENOUGH, Store, write
 from humo.server.job_queue import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
@@ -141,7 +141,7 @@ class Worker:
         except MemoryError:
             return _failed("out_of_memory", "too large for this machine's memory; ask for less")
         except Exception as error:  # a fault of ours must not take the worker with it
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
                 return _failed("storage", str(storage_error(error)))
             logger.exception("job %s failed", job_id)
             code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
@@ -153,9 +153,9 @@ class Worker:
             "sidecar": True,
             "device": self._device,
         }
-        plan = prepare(build_request(fields))
+        plan = prepare_job(build_request(fields))
         listener = Listener(self._store, self._ledger, job_id)
-        result = run(
+        result = generate(
             plan,
             engine=self._engine,
             listener=listener,

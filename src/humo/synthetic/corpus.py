@@ -34,7 +34,7 @@ import numpy as np
 
 from humo import errors
 from humo.errors import DependencyError, HuMoError, MediaError, StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 from humo.synthetic.clip_plan import Recipe, Split, indices, name_of
 from humo.synthetic.speech.synthesis import EXTRA
 
@@ -226,10 +226,10 @@ def _open_folder(folder: Path, recipe: Recipe, parts: Sequence[str]) -> None:
         for unfinished in _parts(folder):
             unfinished.unlink()
         if not note.is_file():
-            with replacing(note, "FOLDER") as part:
+            with atomic_write(note, "FOLDER") as part:
                 part.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
     except (OSError, json.JSONDecodeError) as error:
-        problem = f"{str(folder)!r} cannot be used ({reason(error)})"
+        problem = f"{str(folder)!r} cannot be used ({os_error_text(error)})"
         raise StorageError("FOLDER", problem, "name another folder") from error
 
 
@@ -284,9 +284,9 @@ def _write_table(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     import pyarrow.parquet
 
     table = pyarrow.Table.from_pylist(list(rows))
-    with replacing(path, "FOLDER") as part:
+    with atomic_write(path, "FOLDER") as part:
         try:
             pyarrow.parquet.write_table(table, part)
         except OSError as error:
-            problem = f"{str(path)!r} cannot be written ({reason(error)})"
+            problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
             raise StorageError("FOLDER", problem, "free some space or choose another disk") from error

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
-from humo.media.audio import SoundTrack
+from humo.media.audio import AudioTrack
 from humo.media.video import write_video
 from humo.synthetic.captions import captions
 from humo.synthetic.clip_plan import ClipPlan, Recipe, plan_clip
@@ -70,7 +70,7 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
         width=recipe.size,
         height=recipe.size,
         metadata={"comment": "rendered; the person does not exist"},
-        track=SoundTrack(samples[None], SAMPLE_RATE) if plan.has_sound else None,
+        track=AudioTrack(samples[None], SAMPLE_RATE) if plan.has_sound else None,
         frames_per_second=FRAMES_PER_SECOND,
         field="FOLDER",
     )
@@ -184,10 +184,10 @@ def _row(plan: ClipPlan, recipe: Recipe, person: Person, look: Look, reference: 
 
 def _write(path: Path, save: Any) -> None:
     """A file whole or not at all; whatever the disk says is a StorageError."""
-    with replacing(path, "FOLDER") as part:
+    with atomic_write(path, "FOLDER") as part:
         try:
             with part.open("wb") as stream:
                 save(stream)
         except OSError as error:
-            problem = f"{str(path)!r} cannot be written ({reason(error)})"
+            problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
             raise StorageError("FOLDER", problem, "free some space or choose another disk") from error

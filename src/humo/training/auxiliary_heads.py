@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo.geometry import TEMPORAL_STRIDE
-from humo.media.face_identity import EMBEDDING
+from humo.media.face_identity import EMBEDDING_SIZE
 
 FOCUS_BLOCKS = 4
 """The last blocks that are read (published)."""
@@ -60,7 +60,7 @@ class IdentityHeads(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim, elementwise_affine=False) for _ in range(count))
         self.scores = nn.ModuleList(nn.Linear(dim, 1) for _ in range(count))
         self.readers = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, EMBEDDING)) for _ in range(count)
+            nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, EMBEDDING_SIZE)) for _ in range(count)
         )
 
     def forward(self, hidden: list[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from humo.errors import CheckpointError, StorageError
-from humo.files import reason
+from humo.files import os_error_text
 from humo.training.tensor_files import read_tensors, write_tensors
 
 TENSORS = ("weights", "average", "optimiser")
@@ -80,7 +80,7 @@ def save_checkpoint(folder: Path, position: Position, tensors: Mapping[str, Mapp
     except (OSError, StorageError) as error:
         shutil.rmtree(part, ignore_errors=True)
         last = max((one.name for one in finished(folder)), default="none")
-        why = error.problem if isinstance(error, StorageError) else f"cannot be written ({reason(error)})"
+        why = error.problem if isinstance(error, StorageError) else f"cannot be written ({os_error_text(error)})"
         remedy = f"free some space; the last finished one is {last}, and --resume goes on from it"
         raise StorageError("checkpoint", why, remedy) from error
     for old in finished(folder)[:-keep]:

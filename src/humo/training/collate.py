@@ -20,7 +20,7 @@ from humo.conditioning.audio import audio_windows, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
 from humo.errors import RequestError
 from humo.geometry import PATCH, TEMPORAL_STRIDE, Geometry
-from humo.media.face_identity import EMBEDDING
+from humo.media.face_identity import EMBEDDING_SIZE
 from humo.model.reference import with_references, without_references
 from humo.model.seeding import seeded_generator
 from humo.presets import ReferenceInjection
@@ -255,7 +255,7 @@ class Collator:
         unknown = torch.zeros(frames, *grid)
         curve = found.get(f"mouth.{piece}")
         heard = slot.hears and "A" in kept and curve is not None
-        person = torch.full((EMBEDDING,), torch.nan)
+        person = torch.full((EMBEDDING_SIZE,), torch.nan)
         if "I" in kept and "identity" in found:
             person = (found["identity"] - self.identity[0]) / self.identity[1]
         unheard = torch.full((frames, TEMPORAL_STRIDE, MOUTH_VALUES), float("nan"))

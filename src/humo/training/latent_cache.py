@@ -26,10 +26,10 @@ from humo.conditioning.image import encode_blank, encode_references, encode_vide
 from humo.conditioning.text import encode_text
 from humo.errors import CheckpointError, MediaError
 from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_of_samples
-from humo.media.audio import load_sound
-from humo.media.face_identity import EMBEDDING, FaceIdentity
+from humo.media.audio import load_audio
+from humo.media.face_identity import EMBEDDING_SIZE, FaceIdentity
 from humo.media.image import load_image, to_pixels
-from humo.media.video import has_sound, read_video
+from humo.media.video import has_audio, read_video
 from humo.model.seeding import seeded_generator
 from humo.training.config import Recipe
 from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
@@ -237,7 +237,7 @@ class Cache:
     def _person(self, clip: ClipFiles) -> Encoded:
         """The reference's face embedding; NaN where no face is found."""
         told = self._identity.embed(np.asarray(load_image(clip.reference, field="reference picture")))
-        return {"identity": torch.full((EMBEDDING,), torch.nan) if told is None else torch.from_numpy(told)}, {}
+        return {"identity": torch.full((EMBEDDING_SIZE,), torch.nan) if told is None else torch.from_numpy(told)}, {}
 
     def _text(self, words: str) -> Tensor:
         one = self.encoders
@@ -265,9 +265,9 @@ def heard(clip: ClipFiles) -> NDArray[np.float32] | None:
     Raises:
         MediaError: it cannot be read.
     """
-    if not has_sound(clip.video, field="video"):
+    if not has_audio(clip.video, field="video"):
         return None
-    sound = load_sound(clip.video, field="sound")
+    sound = load_audio(clip.video, field="sound")
     return sound if frames_of_samples(len(sound)) > 1 else None
 
 

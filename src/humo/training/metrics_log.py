@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import DependencyError, StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 
 LOG, BOARD = "log.jsonl", "tensorboard"
 
@@ -29,7 +29,7 @@ class Journal:
         path = folder / LOG
         folder.mkdir(parents=True, exist_ok=True)
         kept = [line for line in path.read_text().splitlines() if _step(line) < total] if path.is_file() else []
-        with replacing(path, LOG) as part:
+        with atomic_write(path, LOG) as part:
             part.write_text("".join(f"{line}\n" for line in kept))
         self._path, self._board = path, _board(folder / BOARD, total) if board else None
         self._file = path.open("a", encoding="utf-8")
@@ -40,7 +40,7 @@ class Journal:
             self._file.write(json.dumps({"step": step, **figures}) + "\n")
             self._file.flush()
         except OSError as error:
-            problem = f"cannot be written ({reason(error)})"
+            problem = f"cannot be written ({os_error_text(error)})"
             raise StorageError(str(self._path), problem, "free some space, then --resume") from error
         if self._board is not None:
             for name, value in figures.items():

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from humo.config_files import read_values
+from humo.config_files import read_config_file
 from humo.errors import RequestError, did_you_mean
 from humo.training.config import Recipe, Stage, Table
 
@@ -33,7 +33,7 @@ def read_table(path: Path, kind: type[AnyTable], overrides: Sequence[str] = ()) 
     Raises:
         RequestError: the first thing at fault: field, value, what is allowed.
     """
-    values = read_values(path)
+    values = read_config_file(path)
     if not isinstance(values, dict):
         raise RequestError(path.name, "is not a recipe", "write a table of fields; see recipes/ for some")
     for word in overrides:

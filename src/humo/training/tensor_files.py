@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from humo.errors import CheckpointError, StorageError
-from humo.files import reason, replacing
+from humo.files import atomic_write, os_error_text
 
 _CHUNK = 1 << 20  # bytes read at a time
 _META = "humo"  # the entry of a file's header that holds our values
@@ -27,13 +27,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str
         StorageError: the disk is full or cannot be written; the file is then as it was.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path, str(path)) as part:
+    with atomic_write(path, str(path)) as part:
         try:
             save_file(whole, part, metadata={_META: json.dumps(values or {})})
             with part.open("rb") as file:
                 os.fsync(file.fileno())
         except (OSError, SafetensorError) as error:
-            problem = f"cannot be written ({reason(error)})"
+            problem = f"cannot be written ({os_error_text(error)})"
             raise StorageError(str(path), problem, "free some space or choose another disk") from error
 
 
@@ -48,7 +48,7 @@ def read_values(path: Path) -> dict[str, Any]:
             values: dict[str, Any] = json.loads((file.metadata() or {}).get(_META, "{}"))
             return values
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(str(path), f"cannot be read ({reason(error)})", "remove it") from error
+        raise CheckpointError(str(path), f"cannot be read ({os_error_text(error)})", "remove it") from error
 
 
 def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
             there = list(file.keys())
             return {name: file.get_tensor(name) for name in (there if names is None else names) if name in there}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(str(path), f"cannot be read ({reason(error)})", "remove it") from error
+        raise CheckpointError(str(path), f"cannot be read ({os_error_text(error)})", "remove it") from error
 
 
 class Digests:
@@ -98,11 +98,11 @@ class Digests:
 
     def save(self) -> None:
         """Keep them for the next run."""
-        with replacing(self._path, "cache") as part:
+        with atomic_write(self._path, "cache") as part:
             try:
                 part.write_text(json.dumps(self._known), encoding="utf-8")
             except OSError as error:
-                raise StorageError("cache", f"cannot be written ({reason(error)})", "free some space") from error
+                raise StorageError("cache", f"cannot be written ({os_error_text(error)})", "free some space") from error
 
 
 def digest(*words: object) -> str:

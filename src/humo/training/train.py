@@ -22,7 +22,7 @@ from torch import Tensor
 from humo.distributed.fsdp import average_gradients, synchronise, whole_dict
 from humo.distributed.process_group import Ranks, ranks
 from humo.errors import RequestError
-from humo.media.face_identity import EMBEDDING
+from humo.media.face_identity import EMBEDDING_SIZE
 from humo.model.reference import network_input
 from humo.presets import ReferenceInjection
 from humo.training.auxiliary_heads import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
@@ -117,7 +117,7 @@ def train(
             blank=cache.blank,
             audio=(encoders.audio_bands, encoders.audio_width),
             mouth=statistics(entries, "mouth.0", MOUTH_VALUES),
-            identity=statistics(entries, "identity", EMBEDDING),
+            identity=statistics(entries, "identity", EMBEDDING_SIZE),
         )
         folder = Path(recipe.output)
         walks = _walk(recipe, entries, collate, encoders, here, progress) if recipe.distill is not None else None

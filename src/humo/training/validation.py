@@ -9,7 +9,7 @@ import torch
 
 from humo.errors import MediaError
 from humo.inference.pipeline import HuMoPipeline
-from humo.media.audio import load_sound, load_track
+from humo.media.audio import load_audio, load_audio_track
 from humo.media.image import load_image
 from humo.media.video import write_video
 from humo.model.reference import network_input
@@ -47,7 +47,7 @@ def make_clips(
     for clip in clips:
         picture = load_image(clip.reference)
         try:
-            sound = load_sound(clip.video, field="sound")
+            sound = load_audio(clip.video, field="sound")
         except MediaError:
             sound = None  # a clip without one
         width, height = nearest_size(picture.width, picture.height, recipe.data.sizes)
@@ -64,7 +64,7 @@ def make_clips(
         request = parse_request(fields)
         plan = resolve(request, pipeline.preset, None if sound is None else len(sound))
         frames = list(pipeline.run(plan, images=[picture], sound=sound))
-        track = None if sound is None else load_track(clip.video, seconds=plan.geometry.seconds)
+        track = None if sound is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
         write_video(path, frames, width=width, height=height, metadata={"title": clip.name}, track=track)
