@@ -4,8 +4,8 @@ A ladder is a tuple of rungs. The velocity is
 
     total = p(rung 0);  for each further rung: total += rung.scale * (p(rung) - p(rung before))
 
-which is a weighted sum of the passes; a pass whose weight is zero need not be run (`pass_weights`). Every published formula
-(method.md, 5) is a row of the two tables below, and so are the modes that were announced and never released.
+which is a weighted sum of the passes; a pass whose weight is zero need not be run (`pass_weights`). Every published
+formula (method.md, 5) is a row of the two tables below, and so are the modes that were announced and never released.
 """
 
 from __future__ import annotations

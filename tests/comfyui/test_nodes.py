@@ -19,7 +19,7 @@ from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
 from humo.jobs.generate import build_request, load_inputs, prepare_job
 from humo.jobs.replay import weights_fingerprint
-from humo.media.audio import load_audio, load_audio_track
+from humo.media import audio as media_audio
 from humo.media.watermark import detect_watermark
 from humo.presets import HUMO_NANO
 from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, written
@@ -178,7 +178,7 @@ def test_what_is_transparent_is_laid_over_white(comfy: Comfy) -> None:
 def test_a_stereo_sound_is_heard_as_the_core_hears_it_and_kept_as_it_is(comfy: Comfy, model: HuMoPipeline) -> None:
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 44_100)).astype(np.float32)
     (sound,) = comfy.run("HuMo_Sound", audio={"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100})
-    assert np.array_equal(sound.heard, load_audio((samples, 44_100)))
+    assert np.array_equal(sound.heard, media_audio.load_audio((samples, 44_100)))
     latents = sample(comfy, model, "TA", sound=sound, steps=1)
     called = model(PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent").frames
     assert latents.samples.equal(called)
@@ -192,7 +192,7 @@ def test_a_sound_shorter_than_the_clip_is_filled_up_with_silence(comfy: Comfy, m
     (sound,) = comfy.run("HuMo_Sound", audio=audio)
     _, track, _ = decode(comfy, model, sample(comfy, model, "TA", sound=sound, steps=1))
     assert np.array_equal(
-        track["waveform"][0].numpy(), load_audio_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples
+        track["waveform"][0].numpy(), media_audio.load_audio_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples
     )
     assert track["waveform"][0, 0, 1600:].abs().max() == 0
 
