@@ -16,7 +16,7 @@ from PIL import Image
 
 from humo.evaluation.benchmark import generate_clips, load_samples
 from humo.jobs.engine import Engine
-from humo.jobs.generate import build_request, prepare, run
+from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.image import load_image
 from humo.runtime.device import folder_of, load_pipeline
 
@@ -55,7 +55,7 @@ def write_examples(folder: Path) -> None:
             "audio": str(EXAMPLES / example["audio_path"]),
             "output": str(folder / f"nano-{name}.mp4"),
         }
-        run(prepare(build_request(request)), engine=engine, keep_paths=False)
+        generate(prepare_job(build_request(request)), engine=engine, keep_paths=False)
 
 
 if __name__ == "__main__":

@@ -69,20 +69,20 @@ def test_what_a_worker_says_becomes_an_outcome(tmp_path: Path) -> None:
 import json, sys, warnings
 warnings.simplefilter("ignore")
 from humo.jobs.request_files import Row
-from humo.jobs.generate import prepare
-from humo.jobs.ray_batch import Maker, outcome_of
+from humo.jobs.generate import prepare_job
+from humo.jobs.ray_batch import RayWorker, to_outcome
 from humo.request import parse_request
-plan = prepare(parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "steps": 1}))
+plan = prepare_job(parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "steps": 1}))
 row = Row(1, "a", {})
 broken = {"error": "MediaError", "words": ["images", "is broken", "mend it"]}
 for told in (broken, {"error": "", "words": ["Fault: x"]}, {"result": {}}):
-    found = outcome_of(row, plan, told).error
+    found = to_outcome(row, plan, told).error
     print(type(found).__name__, found)
-maker = Maker(*sys.argv[1:])
+maker = RayWorker(*sys.argv[1:])
 print(maker.make({"prompt": "a", "frames": 5, "steps": 1, "images": ["nowhere.png"]})["error"])
 for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], "/nowhere", "token")):
     try:
-        Maker(*wrong)
+        RayWorker(*wrong)
     except RuntimeError as error:
         print(error)
 """

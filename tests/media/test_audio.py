@@ -237,12 +237,12 @@ def test_damaged_files_give_their_sound_or_one_line(tmp_path: Path, name: str, c
             scrambled[place] = generator.integers(256)
         path.write_bytes(scrambled)
         try:
-            samples_16k = len(load_audio(path))
+            num_samples = len(load_audio(path))
         except MediaError as error:
             refused += 1
             assert "\n" not in str(error)  # noqa: PT017
         else:
-            assert probe_audio(path).num_samples == samples_16k
+            assert probe_audio(path).num_samples == num_samples
     assert refused
 
 
@@ -260,9 +260,9 @@ def test_nothing_is_printed_whatever_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2 + 11])
     (tmp_path / "b.mp4").write_bytes(bytes(200) + b"ftyp" + whole[:300])
     script = (
-        "import sys; from humo.errors import MediaError; from humo.media.audio import load_sound\n"
+        "import sys; from humo.errors import MediaError; from humo.media.audio import load_audio\n"
         "for path in sys.argv[1:]:\n"
-        "    try: load_sound(path)\n"
+        "    try: load_audio(path)\n"
         "    except MediaError: pass\n"
     )
     ran = subprocess.run(

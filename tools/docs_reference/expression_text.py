@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from humo.errors import did_you_mean
-from humo.files import reason
+from humo.files import os_error_text
 from humo.request import describe_limits
 from tools.docs_reference.sources import (
     Function,
@@ -64,7 +64,7 @@ PLACEHOLDERS: Mapping[str, str] = {
 MESSAGE_PARAMETERS = frozenset({"problem", "remedy", "said", "what"})
 """Parameters that take a piece of a message; their texts are read where the function is called."""
 
-REASON_FUNCTIONS = frozenset({reason.__name__, "getattr", "_words"})
+REASON_FUNCTIONS = frozenset({os_error_text.__name__, "getattr", "_words"})
 """Functions that return the text of an exception."""
 
 PASS_THROUGH = frozenset({"str", "repr", "_first_line", "Path"})

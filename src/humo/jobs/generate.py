@@ -142,8 +142,8 @@ def generate(
         keep_paths: the record tells where its files lie, not only their names.
         is_enough: asked after each step; once it is, the video is what it has come to by then.
         windows: folder for the finished windows of a long clip, from which a run that was stopped goes on; by default
-            beside the video (`windows_of`), and gone when that is there.
-        preview: beside the video (`preview_of`), too, while it is made.
+            beside the video (`window_folder`), and gone when that is there.
+        preview: beside the video (`preview_path`), too, while it is made.
 
     Raises:
         HuMoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for

@@ -70,10 +70,10 @@ def probe_audio(path: str | Path, *, field: str = "audio", max_seconds: float = 
         max_seconds: longest sound allowed.
 
     Returns:
-        its length; ``samples_16k`` is exactly the length that `load_sound` returns.
+        its length; ``num_samples`` is exactly the length that `load_audio` returns.
 
     Raises:
-        MediaError: as `load_sound`.
+        MediaError: as `load_audio`.
     """
     count, channels, rate = 0, 0, 0
     for chunk, rate in _check_duration(_decode(Path(path), field), field, max_seconds):  # noqa: B007
@@ -125,12 +125,12 @@ def load_audio_track(source: AudioSource, *, seconds: float, field: str = "audio
     Sound of more than two channels becomes mono.
 
     Args:
-        source: as for `load_sound`.
+        source: as for `load_audio`.
         seconds: length of the result; nothing after it is decoded.
         field: the user's word for it, for the message.
 
     Raises:
-        MediaError: as `load_sound`.
+        MediaError: as `load_audio`.
     """
     parts: list[AudioSamples] = []
     wanted, count, rate = 0, 0, 0
