@@ -150,9 +150,9 @@ def main() -> None:
         fields = {"prompt": PROMPT, "images": ["woman"], "audio": "said", "overlap": overlap, "steps": options.steps}
         plan = resolve(parse_request(fields), pipeline.preset, len(sound))
         began = time.perf_counter()
-        frames = np.stack(list(pipeline.run(plan, images=[picture], sound=sound)))
+        frames = np.stack(list(pipeline.generate_frames(plan, images=[picture], sound=sound)))
         took = time.perf_counter() - began
-        jaw = jaw_from_audio(pipeline.encode_sound(sound, plan.geometry))
+        jaw = jaw_from_audio(pipeline.encode_audio(sound, plan.geometry))
         found.append(measure(plan, frames, jaw, picture, took))
         print(found[-1], flush=True)
     if options.video:

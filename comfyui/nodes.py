@@ -219,13 +219,13 @@ class Sample(io.ComfyNode):
         sound: Sound | None = None,
         **settings: float | str | None,
     ) -> io.NodeOutput:
-        from humo.inference.inputs import clips_of_call
+        from humo.inference.inputs import check_inputs
 
         options = given({**settings, "negative_prompt": text.negative_prompt})
         heard = None if sound is None else sound.heard
-        (clip,) = clips_of_call(model.preset, text.prompt, pictures or None, heard, None, None, None, options)
-        latents = model.sample(clip, progress_bar())
-        track = None if sound is None or clip.sound is None else track_of(sound, clip.plan.geometry.seconds)
+        (clip,) = check_inputs(model.preset, text.prompt, pictures or None, heard, None, None, None, options)
+        latents = model.generate_latents(clip, progress_bar())
+        track = None if sound is None or clip.audio is None else track_of(sound, clip.plan.geometry.seconds)
         return io.NodeOutput(Latents(latents, clip.plan, track))
 
 
@@ -259,7 +259,7 @@ class Decode(io.ComfyNode):
         if latents.plan.preset != model.preset:
             problem = f"is {model.preset.title}, and the latents are of {latents.plan.preset.title}"
             raise RequestError("model", problem, "connect the model that the sampler has")
-        frames = model.frames(latents.samples, progress_bar())
+        frames = model.decode_frames(latents.samples, progress_bar())
         if watermark:
             frames = embed_watermark(frames, mark_of(latents))
         audio = None if latents.track is None else to_audio(latents.track)

@@ -60,7 +60,7 @@ def test_frames_and_sound_are_those_of_the_same_job(
     asked = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
     plan = prepare_job(build_request(asked | settings | named))
     pictures, sound, track = load_inputs(plan)
-    expected = np.stack(list(model.run(plan, images=pictures, sound=sound)))
+    expected = np.stack(list(model.generate_frames(plan, images=pictures, sound=sound)))
 
     latents = sample(comfy, model, mode, **settings)
     images, audio, rate = decode(comfy, model, latents, watermark=False)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from humo.cli.main import main
 from humo.distributed.process_group import Layout, choose_layout
 from humo.errors import RequestError
-from humo.inference.inputs import Clip
+from humo.inference.inputs import GenerationInputs
 from humo.media.video import read_video
 from humo.runtime.device import load_pipeline
 from tests.calls import RED
@@ -63,7 +63,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def alone(models: Path, case: dict[str, Any]) -> torch.Tensor:
     pipeline = load_pipeline(models / case["preset"], device="cpu", dtype=case.get("dtype", "float32"))
-    return pipeline.sample(Clip(plan_of(case["preset"], case["fields"]), [RED], SOUND))
+    return pipeline.generate_latents(GenerationInputs(plan_of(case["preset"], case["fields"]), [RED], SOUND))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from humo.distributed.process_group import Crew, ranks
 from humo.errors import RequestError
-from humo.inference.inputs import Clip
+from humo.inference.inputs import GenerationInputs
 from humo.presets import find_preset
 from humo.request import GenerationPlan, parse_request, resolve
 from tests.calls import RED, tone
@@ -41,7 +41,7 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
             except RequestError as error:
                 told[str(number)] = str(error)
                 continue
-            made[str(number)] = pipeline.sample(Clip(plan, [RED], SOUND))
+            made[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND))
         if here.first:
             save_file(made, str(folder / f"made-{here.size}.safetensors"))
             (folder / f"told-{here.size}.json").write_text(json.dumps(told))

@@ -34,7 +34,7 @@ def walk(speed: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0, **options: 
     one, image = torch.ones(1, 4, 2), torch.zeros(1, 2, 1, 2, 2)
     conditions = Conditions(one, 0 * one, image, image, torch.ones(1, 3, 8, 2, 2))
     noise = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    return denoise(velocity, conditions, constant(*LADDER), scheduler, noise, speed=speed, **options), len(passes)
+    return denoise(velocity, conditions, constant(*LADDER), scheduler, noise, reuse=speed, **options), len(passes)
 
 
 def test_passes_that_differ_alike_at_every_step_are_spared_without_a_trace() -> None:

@@ -19,10 +19,10 @@ from torch import nn
 from humo import HuMoPipeline
 from humo.errors import RequestError
 from humo.geometry import Window, split_into_windows
-from humo.inference.denoise import Held
-from humo.inference.inputs import Clip
-from humo.inference.long_video import held_weight, window_noise
-from humo.inference.window_cache import FolderShelf
+from humo.inference.denoise import PrefixLatents
+from humo.inference.inputs import GenerationInputs
+from humo.inference.long_video import overlap_weights, window_noise
+from humo.inference.window_cache import DiskWindowCache
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
 from humo.progress import Event
 from humo.request import GenerationPlan, parse_request, resolve
@@ -67,13 +67,13 @@ def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
     noisy, velocity = torch.randn(2, 1, 3, 6, 2, 2, generator=random)
     known = torch.randn(1, 3, 3, 2, 2, generator=random)
     level = torch.tensor(0.7)
-    steered = Held(known, torch.tensor([1.0, 0.5, 0.0])).steer(velocity, noisy, level)
+    steered = PrefixLatents(known, torch.tensor([1.0, 0.5, 0.0])).blend(velocity, noisy, level)
     data, plain = noisy - level * steered, noisy - level * velocity
     assert torch.allclose(data[:, :, 0], known[:, :, 0], atol=1e-6)
     assert torch.allclose(data[:, :, 1], (known[:, :, 1] + plain[:, :, 1]) / 2, atol=1e-6)
     assert torch.allclose(data[:, :, 2:], plain[:, :, 2:], atol=1e-6)
-    assert held_weight(4).tolist() == [1.0, 1.0, 0.75, 0.5, 0.25]
-    assert held_weight(0).tolist() == [1.0]
+    assert overlap_weights(4).tolist() == [1.0, 1.0, 0.75, 0.5, 0.25]
+    assert overlap_weights(0).tolist() == [1.0]
 
 
 class KeepingShelf:
@@ -102,7 +102,7 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
     monkeypatch.setattr(pipeline, "velocity", look)
     monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
     kept = KeepingShelf()
-    stretches = list(pipeline.stretches(Clip(plan, [RED], SOUND), shelf=kept))
+    stretches = list(pipeline.generate_segments(GenerationInputs(plan, [RED], SOUND), shelf=kept))
     window, after = plan.windows[0], plan.windows[1]
     passes = len(seen) // len(plan.windows)
     known = seen[passes][:, :, : 1 + after.overlap]
@@ -177,7 +177,7 @@ def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> Generation
 
 
 def frames_of(pipeline: HuMoPipeline, plan: GenerationPlan, **options: Any) -> list[NDArray[np.uint8]]:
-    return list(pipeline.run(plan, images=[RED], sound=SOUND, **options))
+    return list(pipeline.generate_frames(plan, images=[RED], sound=SOUND, **options))
 
 
 def test_a_long_clip_is_whole_and_its_beginning_does_not_depend_on_its_length(pipeline: HuMoPipeline) -> None:
@@ -199,14 +199,16 @@ def test_a_clip_that_fits_is_what_it_was_without_windows(pipeline: HuMoPipeline)
 
 def test_every_window_hears_its_own_part_of_the_sound(pipeline: HuMoPipeline) -> None:
     plan = plan_of(pipeline, 41)
-    conditions = pipeline.encode(Clip(plan, [RED], SOUND))
+    conditions = pipeline.prepare_conditions(GenerationInputs(plan, [RED], SOUND))
     slots = plan.geometry.reference_slots
     assert conditions.audio.shape[1] == 11 + slots
     for window in plan.windows:
         part = conditions.within(window, slots)
         assert part.audio[:, :-slots].equal(conditions.audio[:, window.start : window.end])
         assert not part.audio[:, -slots:].any()
-        latents = pipeline.noise(plan.window_geometry, torch.Generator())[:, :, : window.latent_frames + slots]
+        latents = pipeline.prepare_latents(plan.window_geometry, torch.Generator())[
+            :, :, : window.latent_frames + slots
+        ]
         assert part.image.shape[2] in (slots, latents.shape[2])
 
 
@@ -242,7 +244,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_window(pipeline: HuMoPipel
             if event.done == 8:
                 raise StoppedError
 
-    shelf = FolderShelf(tmp_path / "windows", "this clip")
+    shelf = DiskWindowCache(tmp_path / "windows", "this clip")
     with pytest.raises(StoppedError):
         frames_of(pipeline, plan, listener=stop, shelf=shelf)
     assert len(list((tmp_path / "windows").iterdir())) == 2
@@ -250,7 +252,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_window(pipeline: HuMoPipel
     again = frames_of(pipeline, plan, listener=went_on.append, shelf=shelf)
     assert np.array_equal(again, whole)
     assert next(event.done for event in went_on if event.phase == "denoise" and event.done) == 7
-    other = FolderShelf(tmp_path / "windows", "another clip")
+    other = DiskWindowCache(tmp_path / "windows", "another clip")
     assert other.get(0) is None, "windows of another clip are as good as none"
     (tmp_path / "windows" / "00000.safetensors").write_bytes(b"cut")
     assert shelf.get(0) is None

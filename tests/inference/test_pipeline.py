@@ -90,7 +90,7 @@ def test_the_length_follows_the_sound(small: HuMoPipeline) -> None:
 def test_a_sound_and_its_encoder_rows_make_the_same_clip(small: HuMoPipeline) -> None:
     sound = tone(13)
     plan = resolve(parse_request({"prompt": "p", "audio": "sound"}), small.preset, len(sound))
-    heard = small.encode_sound(sound, plan.geometry)
+    heard = small.encode_audio(sound, plan.geometry)
     assert torch.equal(
         call(small, audio_embeds=None, audio=sound, num_frames=13), call(small, audio_embeds=heard, num_frames=13)
     )
@@ -337,7 +337,7 @@ def test_every_output_type_holds_the_same_video(small: HuMoPipeline) -> None:
     assert array.shape == (1, FRAMES, HEIGHT, WIDTH, 3)
     assert float(tensor.min()) >= 0
     assert float(tensor.max()) <= 1
-    assert torch.equal(tensor, small.decode(latents).transpose(1, 2) / 2 + 0.5)
+    assert torch.equal(tensor, small.decode_latents(latents).transpose(1, 2) / 2 + 0.5)
     assert np.array_equal(array, tensor.permute(0, 1, 3, 4, 2).numpy())
     assert [len(clip) for clip in images] == [FRAMES]
     assert images[0][0].size == (WIDTH, HEIGHT)
@@ -371,7 +371,7 @@ def test_a_plan_is_run_to_the_frames_that_a_call_gives(pipeline: HuMoPipeline) -
     sound = tone(9)
     plan = resolve(parse_request(fields | {"width": WIDTH, "height": HEIGHT}), pipeline.preset, len(sound))
     events: list[Event] = []
-    made = list(pipeline.run(plan, images=[RED, BLUE], sound=sound, listener=events.append))
+    made = list(pipeline.generate_frames(plan, images=[RED, BLUE], sound=sound, listener=events.append))
     assert len(made) == FRAMES
     assert {(frame.dtype, frame.shape) for frame in made} == {(np.dtype(np.uint8), (HEIGHT, WIDTH, 3))}
     called = call(

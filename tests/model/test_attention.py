@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humo.model.attention import ROPE_THETA, rotary_table, rotate
+from humo.model.attention import ROPE_THETA, apply_rotary_emb, rotary_embedding
 
 
 def test_pairs_of_channels_are_turned_by_their_tokens_angle(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the formula has it, in numbers of float64; with complex numbers, and with real ones as a compiler has them."""
     head_dim, frames, rows, columns = 24, 3, 2, 4
-    rotary = rotary_table(head_dim, frames, rows, columns, torch.device("cpu"))
+    rotary = rotary_embedding(head_dim, frames, rows, columns, torch.device("cpu"))
     x = torch.randn(2, frames * rows * columns, 5, head_dim)
     places = torch.cartesian_prod(*(torch.arange(length) for length in (frames, rows, columns))).double()
     parts = []
@@ -20,7 +20,7 @@ def test_pairs_of_channels_are_turned_by_their_tokens_angle(monkeypatch: pytest.
     angle = torch.cat(parts, dim=1)[:, None]
     even, odd = x[..., 0::2].double(), x[..., 1::2].double()
     expected = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
-    turned = rotate(x, rotary)
+    turned = apply_rotary_emb(x, rotary)
     assert torch.allclose(turned.double(), expected.flatten(-2), atol=1e-5)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.allclose(rotate(x, rotary), turned, atol=1e-6)
+    assert torch.allclose(apply_rotary_emb(x, rotary), turned, atol=1e-6)

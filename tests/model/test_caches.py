@@ -17,12 +17,12 @@ from humo import HuMoPipeline
 from humo.conditioning.conditions import Conditions
 from humo.distributed.process_group import Crew, Ranks
 from humo.errors import RequestError
-from humo.inference.denoise import Branches
-from humo.inference.predictor import Seen
+from humo.inference.denoise import GuidanceParallel
+from humo.inference.predictor import PassInputs
 from humo.jobs.engine import Engine
 from humo.model import caches
 from humo.model.caches import CACHES, check_cache
-from humo.model.context_parallel import TokenSplit
+from humo.model.context_parallel import ContextParallel
 from humo.request import CacheName, parse_request, resolve
 from tests.calls import FAMILIES, RED, call, distance, seeded
 from tests.tiny import LATENT_CHANNELS, tiny_pipeline, tiny_transformer
@@ -94,9 +94,9 @@ def conditions_of(pipeline: HuMoPipeline) -> Conditions:
     """Of a short clip."""
     asked = {"prompt": "p", "images": ["red"], "frames": 5, "width": 32, "height": 32}
     plan = resolve(parse_request(asked), pipeline.preset)
-    from humo.inference.inputs import Clip
+    from humo.inference.inputs import GenerationInputs
 
-    return pipeline.encode(Clip(plan, [RED]))
+    return pipeline.prepare_conditions(GenerationInputs(plan, [RED]))
 
 
 @pytest.mark.parametrize("speed", ["exact", "balanced", "fast"])
@@ -105,10 +105,10 @@ def test_each_branch_has_a_cache_of_its_own(
     deep: HuMoPipeline, cache: CacheName, speed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every pass gives what it would give if its branch were alone; a step that spares it changes nothing."""
-    passes: list[tuple[str, Tensor, Tensor, Seen, Tensor]] = []
+    passes: list[tuple[str, Tensor, Tensor, PassInputs, Tensor]] = []
     made = deep._pass
 
-    def note(latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+    def note(latents: Tensor, timestep: Tensor, seen: PassInputs) -> Tensor:
         velocity = made(latents, timestep, seen)
         passes.append((seen.branch, latents, timestep, seen, velocity))
         return velocity
@@ -159,7 +159,7 @@ def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, mo
 
 def test_a_cache_that_was_enabled_on_the_network_itself_acts_and_begins_anew(deep: HuMoPipeline) -> None:
     expected, runs = run(deep, "first-block")
-    deep.transformer.enable_cache(FirstBlockCacheConfig(threshold=caches.THRESHOLD))
+    deep.transformer.enable_cache(FirstBlockCacheConfig(threshold=caches.FIRST_BLOCK_THRESHOLD))
     try:
         for _ in range(2):
             latents, same = run(deep, "none")
@@ -199,11 +199,11 @@ def test_passes_made_as_one_batch_are_refused() -> None:
 
 def test_several_processes_are_refused() -> None:
     pipeline = tiny_pipeline()
-    pipeline.branches = Branches(0, 2)
+    pipeline.branches = GuidanceParallel(0, 2)
     expected = "cache: 'first-block' is for one process, and there are 2; leave it out, or start one process"
     assert refusal(pipeline) == expected
     pipeline = tiny_pipeline()
-    pipeline.transformer.split = TokenSplit(0, 2)
+    pipeline.transformer.split = ContextParallel(0, 2)
     assert refusal(pipeline) == expected
     engine = Engine(Crew(Ranks(0, 2)))
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block"}), pipeline.preset)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from humo.model.deblocking import join_latents
+from humo.model.deblocking import deblock_latent_frames
 
 SMALL, LARGE = 0.1, 0.2
 
@@ -18,24 +18,24 @@ def still(*values: float) -> Tensor:
 
 
 def test_a_small_step_becomes_a_slope_of_the_latents_frames() -> None:
-    joined = join_latents(still(0.0, 0.08, 0.0), None, SMALL, LARGE)
+    joined = deblock_latent_frames(still(0.0, 0.08, 0.0), None, SMALL, LARGE)
     assert joined[0, 0, :, 3, 3].tolist() == pytest.approx([0.0, 0.02, 0.04, 0.06, 0.08, 0.06, 0.04, 0.02, 0.0])
 
 
 def test_a_large_step_stays() -> None:
     video = still(0.0, 0.2, -0.5)
-    assert join_latents(video, None, SMALL, LARGE).equal(video)
+    assert deblock_latent_frames(video, None, SMALL, LARGE).equal(video)
 
 
 def test_half_of_a_step_between_small_and_large_is_spread() -> None:
-    joined = join_latents(still(0.0, 0.15), None, SMALL, LARGE)
+    joined = deblock_latent_frames(still(0.0, 0.15), None, SMALL, LARGE)
     assert joined[0, 0, 1, 3, 3].item() == pytest.approx(0.15 - 0.75 * 0.5 * 0.15)
 
 
 def test_a_lip_that_moves_is_left_alone_while_the_cheek_is_joined() -> None:
     video = still(0.0, 0.04)
     video[:, :, 1:, 10:, 10:] = 0.6
-    joined = join_latents(video, None, SMALL, LARGE)
+    joined = deblock_latent_frames(video, None, SMALL, LARGE)
     assert joined[..., 10:, 10:].equal(video[..., 10:, 10:])
     assert joined[0, 0, 1, 2, 2].item() == pytest.approx(0.01)
 
@@ -43,15 +43,15 @@ def test_a_lip_that_moves_is_left_alone_while_the_cheek_is_joined() -> None:
 def test_frames_within_a_latent_keep_what_moves_in_them() -> None:
     video = still(0.0, 0.0)
     video[:, :, 3] = 0.5
-    assert join_latents(video, None, SMALL, LARGE).equal(video)
+    assert deblock_latent_frames(video, None, SMALL, LARGE).equal(video)
 
 
 def test_the_first_frame_alone_is_what_it_was() -> None:
     video = still(0.3)
-    assert join_latents(video, None, SMALL, LARGE).equal(video)
+    assert deblock_latent_frames(video, None, SMALL, LARGE).equal(video)
 
 
 def test_a_latent_frame_goes_on_from_the_frame_before_it() -> None:
     video = still(0.0, 0.08)
-    again = join_latents(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
-    assert again.equal(join_latents(video, None, SMALL, LARGE)[:, :, 1:])
+    again = deblock_latent_frames(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
+    assert again.equal(deblock_latent_frames(video, None, SMALL, LARGE)[:, :, 1:])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from humo import HuMoPipeline
 from humo.errors import CheckpointError
-from humo.inference.inputs import Clip
+from humo.inference.inputs import GenerationInputs
 from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime.block_streaming import RowsOnDisk, Store, Stream, cast_to, load_streaming
 from humo.runtime.device import load_pipeline
@@ -33,11 +33,11 @@ def test_a_clip_is_the_same_whether_weights_are_at_hand_or_on_the_disk(tmp_path:
     folder = save_tiny_model(tmp_path / "model", preset)
     whole = load_pipeline(folder, device="cpu", dtype=dtype)
     streamed = load_streaming(folder, device="cpu", dtype=getattr(torch, dtype))
-    clip = Clip(plan_of(whole), [RED], SOUND)
+    clip = GenerationInputs(plan_of(whole), [RED], SOUND)
     for _ in range(2):
-        made, expected = streamed.sample(clip), whole.sample(clip)
+        made, expected = streamed.generate_latents(clip), whole.generate_latents(clip)
         assert torch.allclose(made, expected, atol=1e-6 if dtype == "float32" else 2e-2)
-    list(streamed.run(clip.plan, images=[RED], sound=SOUND))
+    list(streamed.generate_frames(clip.plan, images=[RED], sound=SOUND))
     assert not at_hand(streamed)
 
 

@@ -19,7 +19,7 @@ from humo.distributed.process_group import Crew, Ranks
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.inference import predictor
-from humo.inference.inputs import Clip
+from humo.inference.inputs import GenerationInputs
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
 from humo.presets import ReferenceInjection
@@ -290,7 +290,7 @@ def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, p
 def sample(pipeline: HuMoPipeline) -> Tensor:
     asked = {"prompt": "a man", "images": ["red"], "width": WIDTH, "height": HEIGHT, "frames": 9, "steps": 3, "seed": 3}
     plan = resolve(parse_request(asked), pipeline.preset)
-    return pipeline.sample(Clip(plan, [RED]))
+    return pipeline.generate_latents(GenerationInputs(plan, [RED]))
 
 
 def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:

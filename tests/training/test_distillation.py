@@ -68,7 +68,7 @@ def test_strides_lead_from_one_state_of_a_walk_to_the_next(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Walks, "__call__", look)
         train(recipe_)
-    scheduler = make_scheduler(None, 3, 5.0, "cpu", straight=True)
+    scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
     for strides, batch, levels in seen:
         for number, stride in enumerate(strides):
             states = read_tensors(stride.walk.path)[STATES]
@@ -77,7 +77,7 @@ def test_strides_lead_from_one_state_of_a_walk_to_the_next(
             level = levels[stride.step]
             assert float(batch.level[number]) == pytest.approx(level)
             torch.testing.assert_close((1 - level) * data + level * noise, states[stride.step], atol=1e-4, rtol=0)
-            scheduler = make_scheduler(None, 3, 5.0, "cpu", straight=True)
+            scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
             scheduler.set_begin_index(stride.step)
             stepped = scheduler.step(noise - data, scheduler.timesteps[stride.step], states[stride.step])[0]
             torch.testing.assert_close(stepped, states[stride.step + 1], atol=1e-4, rtol=0)

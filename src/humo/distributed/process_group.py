@@ -20,10 +20,10 @@ from torch.distributed.fsdp import fully_shard
 
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import RequestError
-from humo.inference.denoise import Branches
-from humo.inference.long_video import Shelf
+from humo.inference.denoise import GuidanceParallel
+from humo.inference.long_video import WindowCache
 from humo.inference.pipeline import HuMoPipeline
-from humo.model.context_parallel import TokenSplit
+from humo.model.context_parallel import ContextParallel
 from humo.request import GenerationPlan
 from humo.runtime.device import choose_device, load_pipeline
 
@@ -171,8 +171,10 @@ class Crew:
             return
         mesh = init_device_mesh(self.here.kind, (layout.branches, layout.places))
         branch, place = mesh.get_coordinate() or (0, 0)
-        pipeline.branches = Branches(branch, layout.branches, mesh.get_group(0))
-        pipeline.transformer.split = TokenSplit(place, layout.places, mesh.get_group(1)) if layout.places > 1 else None
+        pipeline.branches = GuidanceParallel(branch, layout.branches, mesh.get_group(0))
+        pipeline.transformer.split = (
+            ContextParallel(place, layout.places, mesh.get_group(1)) if layout.places > 1 else None
+        )
         self._layout = layout
 
     def load(self, folder: Path, dtype: str) -> HuMoPipeline:
@@ -205,13 +207,13 @@ class Crew:
             part.to(self.here.device)
         return pipeline
 
-    def common(self, shelf: Shelf) -> CommonShelf:
+    def common(self, shelf: WindowCache) -> BroadcastWindowCache:
         """What the first rank keeps of a long clip, for all."""
-        return CommonShelf(shelf, self.here)
+        return BroadcastWindowCache(shelf, self.here)
 
 
 @dataclass(frozen=True)
-class CommonShelf:
+class BroadcastWindowCache:
     """What the first rank keeps of a long clip, for all: they need not see its disk.
 
     Args:
@@ -219,7 +221,7 @@ class CommonShelf:
         here: this process.
     """
 
-    shelf: Shelf
+    shelf: WindowCache
     here: Ranks
 
     def get(self, number: int) -> Tensor | None:

@@ -24,11 +24,11 @@ from humo.schedule import unshifted_sigmas
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 Velocity = Callable[[Tensor, Tensor, Any], Tensor]
-See = Callable[[Conditions, tuple[str, ...]], Any]
+PrepareConditions = Callable[[Conditions, tuple[str, ...]], Any]
 
 
 @dataclass(frozen=True)
-class Held:
+class PrefixLatents:
     """Latent frames at the beginning that are known already.
 
     Args:
@@ -37,17 +37,17 @@ class Held:
         shown: the network was trained to go on from clean latent frames, and sees them so.
     """
 
-    data: Tensor
+    latents: Tensor
     weight: Tensor
-    shown: bool = False
+    clean_input: bool = False
 
-    def show(self, noisy_BCLHW: Tensor) -> Tensor:
+    def replace_prefix(self, noisy_BCLHW: Tensor) -> Tensor:
         """What the network sees in place of these noisy latents."""
-        if not self.shown:
+        if not self.clean_input:
             return noisy_BCLHW
-        return torch.cat([self.data, noisy_BCLHW[:, :, self.data.shape[2] :]], dim=2)
+        return torch.cat([self.latents, noisy_BCLHW[:, :, self.latents.shape[2] :]], dim=2)
 
-    def steer(self, velocity_BCLHW: Tensor, noisy_BCLHW: Tensor, level: Tensor) -> Tensor:
+    def blend(self, velocity_BCLHW: Tensor, noisy_BCLHW: Tensor, level: Tensor) -> Tensor:
         """The velocity whose clean latents are the known ones, as far as these are held.
 
         Args:
@@ -55,13 +55,15 @@ class Held:
             noisy_BCLHW: what it was predicted from.
             level: noise level, above 0.
         """
-        count = self.data.shape[2]
+        count = self.latents.shape[2]
         noisy, velocity = noisy_BCLHW[:, :, :count], velocity_BCLHW[:, :, :count]
-        data = torch.lerp(noisy - level * velocity, self.data, self.weight.view(1, 1, -1, 1, 1).expand_as(self.data))
-        return torch.cat([(noisy - data) / level, velocity_BCLHW[:, :, count:]], dim=2)
+        denoised = torch.lerp(
+            noisy - level * velocity, self.latents, self.weight.view(1, 1, -1, 1, 1).expand_as(self.latents)
+        )
+        return torch.cat([(noisy - denoised) / level, velocity_BCLHW[:, :, count:]], dim=2)
 
 
-class Branches(Group):
+class GuidanceParallel(Group):
     """A step's passes, divided among ranks."""
 
     def passes(self, count: int, make: Callable[[int], Tensor]) -> list[Tensor]:
@@ -75,17 +77,17 @@ class Branches(Group):
         """
         if self.size == 1:
             return [make(number) for number in range(count)]
-        found: list[Tensor] = []
-        while len(found) < count:
-            found += self.gather(make(min(len(found) + self.rank, count - 1)).contiguous())
-        return found[:count]
+        results: list[Tensor] = []
+        while len(results) < count:
+            results += self.gather(make(min(len(results) + self.rank, count - 1)).contiguous())
+        return results[:count]
 
 
-ALL_PASSES = Branches()
+SINGLE_PROCESS = GuidanceParallel()
 """One process makes them all."""
 
 
-def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, straight: bool = False) -> Any:
+def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, euler: bool = False) -> Any:
     """UniPC with its timesteps set.
 
     Args:
@@ -95,7 +97,7 @@ def make_scheduler(config: Any, steps: int, shift: float, device: torch.device |
         device: of the latents.
         straight: take straight steps (Euler's), as a student learns them, rather than lines through several.
     """
-    settings: dict[str, Any] = {"solver_order": 1, "disable_corrector": list(range(steps))} if straight else {}
+    settings: dict[str, Any] = {"solver_order": 1, "disable_corrector": list(range(steps))} if euler else {}
     scheduler = UniPCMultistepScheduler.from_config(config or scheduler_config(), flow_shift=shift, **settings)
     scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)), device=device)
     scheduler.set_begin_index(0)
@@ -110,10 +112,10 @@ def denoise(
     scheduler: Any,
     latents_BCLHW: Tensor,
     *,
-    see: See = lambda conditions, _: conditions,
-    speed: GuidanceReuse = SPEEDS["exact"],
-    held: Held | None = None,
-    branches: Branches = ALL_PASSES,
+    prepare_conditions: PrepareConditions = lambda conditions, _: conditions,
+    reuse: GuidanceReuse = SPEEDS["exact"],
+    prefix: PrefixLatents | None = None,
+    guidance_parallel: GuidanceParallel = SINGLE_PROCESS,
     batch_passes: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -141,23 +143,23 @@ def denoise(
     def view(*branches: str) -> Any:
         rungs = map(Rung, branches)
         kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
-        return see(stack(kept), branches)
+        return prepare_conditions(stack(kept), branches)
 
     def one_of(inputs: Tensor, times: Tensor, rungs: Sequence[tuple[Rung, float]]) -> Callable[[int], Tensor]:
         return lambda number: velocity(inputs, times, view(rungs[number][0].keep))
 
     difference = torch.zeros_like(latents_BCLHW)
-    turns = guidance.plan_steps([float(timestep) for timestep in scheduler.timesteps], speed)
+    turns = guidance.plan_steps([float(timestep) for timestep in scheduler.timesteps], reuse)
     for step, (timestep, turn) in enumerate(zip(scheduler.timesteps, turns, strict=True)):
         rungs = turn.rungs
-        shown = latents_BCLHW if held is None else held.show(latents_BCLHW)
+        shown = latents_BCLHW if prefix is None else prefix.replace_prefix(latents_BCLHW)
         if batch_passes:
             inputs = shown.repeat(len(rungs), 1, 1, 1, 1)
             seen = view(*(rung.keep for rung, _ in rungs))
             passes = list(velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs)))
         else:
             times = timestep.expand(len(latents_BCLHW))
-            passes = branches.passes(len(rungs), one_of(shown, times, rungs))
+            passes = guidance_parallel.passes(len(rungs), one_of(shown, times, rungs))
         total = torch.zeros_like(latents_BCLHW)
         for (_, weight), one in zip(rungs, passes, strict=True):
             total += weight * one
@@ -165,8 +167,8 @@ def denoise(
             total += difference
         else:
             difference = total - passes[-1]
-        if held is not None:
-            total = held.steer(total, latents_BCLHW, scheduler.sigmas[step])
+        if prefix is not None:
+            total = prefix.blend(total, latents_BCLHW, scheduler.sigmas[step])
         data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total
         latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
         if on_step is not None:

@@ -17,7 +17,7 @@ from humo.conditioning.conditions import Conditions
 from humo.conditioning.image import encode_blank, encode_references
 from humo.conditioning.text import encode_text
 from humo.geometry import Geometry, audio_rows_needed
-from humo.inference.inputs import Clip, Sound
+from humo.inference.inputs import AudioSamples, GenerationInputs
 from humo.model.reference import with_references, without_references
 from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
 from humo.progress import Event, ProgressCallback, no_progress
@@ -42,26 +42,30 @@ class EncodingMixin:
         family = find_preset(self.config.preset)
         return family if self.transformer is None else family.distilled(read_distillation(self.transformer.config))
 
-    def encode(self, clip: Clip, listener: ProgressCallback = no_progress) -> Conditions:
+    def prepare_conditions(self, clip: GenerationInputs, listener: ProgressCallback = no_progress) -> Conditions:
         """Everything that steers one clip, as a batch of one; of a long clip, all its sound and a window's pictures."""
         plan, geometry = clip.plan, clip.plan.geometry
         request, device = plan.request, self._execution_device
         listener(Event("encode", 0, 3))
-        text = self.encode_prompt(request.prompt) if clip.text is None else clip.text
-        no_text = self.encode_prompt(request.negative_prompt or "") if clip.no_text is None else clip.no_text
+        text = self.encode_prompt(request.prompt) if clip.prompt_embeds is None else clip.prompt_embeds
+        no_text = (
+            self.encode_prompt(request.negative_prompt or "")
+            if clip.negative_prompt_embeds is None
+            else clip.negative_prompt_embeds
+        )
         listener(Event("encode", 1, 3))
-        rows = clip.audio_rows
-        if rows is None and clip.sound is not None:
-            rows = self.encode_sound(clip.sound, geometry)
+        rows = clip.audio_embeds
+        if rows is None and clip.audio is not None:
+            rows = self.encode_audio(clip.audio, geometry)
         listener(Event("encode", 2, 3))
-        image, no_image = self.encode_pictures(clip.pictures, plan.window_geometry)
+        image, no_image = self.encode_images(clip.images, plan.window_geometry)
         listener(Event("encode", 3, 3))
         return Conditions(
             text=text.to(device, self.transformer.dtype),
             null_text=no_text.to(device, self.transformer.dtype),
             image=image,
             null_image=no_image,
-            audio=self.window_audio(rows, geometry),
+            audio=self.audio_windows(rows, geometry),
         )
 
     def encode_prompt(self, prompt: str) -> Tensor:
@@ -69,13 +73,13 @@ class EncodingMixin:
         length = self.transformer.config.text_length
         return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
 
-    def encode_sound(self, sound: Sound, geometry: Geometry) -> Tensor:
+    def encode_audio(self, sound: AudioSamples, geometry: Geometry) -> Tensor:
         """The encoder rows (T, N, D) of a 16 kHz sound that a clip of this length can hear."""
         bands = self.transformer.config.audio_bands
         rows = audio_rows_needed(geometry.frames)
         return encode_audio(sound, self.feature_extractor, self.audio_encoder, bands, rows)
 
-    def window_audio(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
+    def audio_windows(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
         """Windows (1, L, W, N, D) of encoder rows, or of silence where there are none."""
         config = self.transformer.config
         if rows is None:
@@ -84,7 +88,7 @@ class EncodingMixin:
             windows = audio_windows(rows, geometry.video_latent_frames, geometry.reference_slots)
         return windows[None].to(self._execution_device, torch.float32)
 
-    def encode_pictures(self, pictures: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
+    def encode_images(self, pictures: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
         """The image condition with and without references, each (1, ...), as `model.reference` has them."""
         entry, device = self.preset.reference_injection, self._execution_device
         blank = self.blank_video(geometry).to(device) if entry is ReferenceInjection.CHANNEL_CONCAT else None

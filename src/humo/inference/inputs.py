@@ -22,13 +22,13 @@ from humo.request import MAX_FRAMES, GenerationPlan, parse_request, resolve
 
 logger = logging.getLogger(__name__)
 
-Sound = NDArray[np.float32]
+AudioSamples = NDArray[np.float32]
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
 
 
 @dataclass(frozen=True)
-class Clip:
+class GenerationInputs:
     """One clip to make: its plan and whatever it is made from, read and decoded.
 
     Args:
@@ -40,14 +40,14 @@ class Clip:
     """
 
     plan: GenerationPlan
-    pictures: Sequence[Image.Image] = ()
-    sound: Sound | None = None
-    text: Tensor | None = None
-    no_text: Tensor | None = None
-    audio_rows: Tensor | None = None
+    images: Sequence[Image.Image] = ()
+    audio: AudioSamples | None = None
+    prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
+    audio_embeds: Tensor | None = None
 
 
-def clips_of_call(
+def check_inputs(
     preset: Preset,
     prompt: str | list[str] | None,
     images: Any,
@@ -56,7 +56,7 @@ def clips_of_call(
     no_text: Tensor | None,
     audio_rows: Any,
     options: dict[str, Any],
-) -> list[Clip]:
+) -> list[GenerationInputs]:
     """The clips that a pipeline call asks for, checked and read; all of one geometry and guidance.
 
     Args:
@@ -98,13 +98,13 @@ def clips_of_call(
             logger.warning("%s", note)
         heard = plan.request.audio is not None
         clips.append(
-            Clip(
+            GenerationInputs(
                 plan=plan,
-                pictures=pictures if plan.request.images else (),
-                sound=sound if heard else None,
-                text=None if text is None else text[index : index + 1],
-                no_text=None if no_text is None else no_text[index : index + 1],
-                audio_rows=rows if heard else None,
+                images=pictures if plan.request.images else (),
+                audio=sound if heard else None,
+                prompt_embeds=None if text is None else text[index : index + 1],
+                negative_prompt_embeds=None if no_text is None else no_text[index : index + 1],
+                audio_embeds=rows if heard else None,
             )
         )
     first = clips[0].plan
@@ -118,7 +118,7 @@ def clips_of_call(
     return clips
 
 
-def check_tensors(clips: Sequence[Clip], latents: Tensor | None, config: Any) -> None:
+def check_tensors(clips: Sequence[GenerationInputs], latents: Tensor | None, config: Any) -> None:
     """Refuse tensors that a pipeline call was given and that do not fit its network.
 
     Args:
@@ -128,10 +128,13 @@ def check_tensors(clips: Sequence[Clip], latents: Tensor | None, config: Any) ->
     """
     positions = range(1, config.text_length + 1)
     for clip in clips:
-        for field, text in (("prompt_embeds", clip.text), ("negative_prompt_embeds", clip.no_text)):
+        for field, text in (
+            ("prompt_embeds", clip.prompt_embeds),
+            ("negative_prompt_embeds", clip.negative_prompt_embeds),
+        ):
             _check_shape(field, text, (1, positions, config.text_dim))
         _check_shape(
-            "audio_embeds", clip.audio_rows, (range(1, MAX_FRAMES + 1), config.audio_bands, config.audio_width)
+            "audio_embeds", clip.audio_embeds, (range(1, MAX_FRAMES + 1), config.audio_bands, config.audio_width)
         )
     shape = clips[0].plan.window_geometry.latent_shape(config.out_channels)
     _check_shape("latents", latents, (len(clips), *shape))
@@ -175,7 +178,7 @@ def _pictures(given: Any) -> list[Image.Image]:
     return [load_image(picture, field=f"images[{index}]") for index, picture in enumerate(several)]
 
 
-def as_frames(video_BCFHW: Tensor, output_type: OutputType) -> Any:
+def postprocess_video(video_BCFHW: Tensor, output_type: OutputType) -> Any:
     """Pixels in [-1, 1] as the caller wants them."""
     if output_type == "pil":
         return [[Image.fromarray(frame) for frame in to_uint8(one)] for one in video_BCFHW.cpu().numpy()]
@@ -183,13 +186,13 @@ def as_frames(video_BCFHW: Tensor, output_type: OutputType) -> Any:
     return unit if output_type == "pt" else unit.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
-def pictures_of(video_BCFHW: Tensor) -> Iterator[NDArray[np.uint8]]:
+def to_frames(video_BCFHW: Tensor) -> Iterator[NDArray[np.uint8]]:
     """The frames (H, W, 3) of a batch of one, in [-1, 1], one by one."""
     video = video_BCFHW[0].cpu().numpy()
     return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
 
 
-def generators_of(given: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
+def prepare_generators(given: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
     """One generator a clip; one given for several is drawn from in order, and none is one of the seed for each.
 
     Raises:

@@ -25,15 +25,15 @@ from torch import Tensor
 
 from humo.conditioning.conditions import Conditions
 from humo.geometry import Window
-from humo.inference.denoise import Held
+from humo.inference.denoise import PrefixLatents
 from humo.model.seeding import seeded_generator
 from humo.request import GenerationPlan
 
-Make = Callable[[int, Conditions, Tensor, Held | None], tuple[Tensor, bool]]
+GenerateWindow = Callable[[int, Conditions, Tensor, PrefixLatents | None], tuple[Tensor, bool]]
 """(number of the window, its conditions, its noise, what is known) -> its latents, and whether the clip ends there."""
 
 
-class Shelf(Protocol):
+class WindowCache(Protocol):
     """Where the windows of a clip are kept while it is made."""
 
     def get(self, number: int) -> Tensor | None:
@@ -43,7 +43,7 @@ class Shelf(Protocol):
         """Keep a window's latents."""
 
 
-class EmptyShelf:
+class NoWindowCache:
     """Keeps nothing."""
 
     def get(self, number: int) -> Tensor | None:
@@ -54,11 +54,11 @@ class EmptyShelf:
         """It is not kept."""
 
 
-EMPTY = EmptyShelf()
+NO_WINDOW_CACHE = NoWindowCache()
 
 
 @dataclass
-class Stretch:
+class Segment:
     """A piece of a clip that is finished.
 
     Args:
@@ -75,18 +75,18 @@ class Stretch:
         return self.decode(self.latents)
 
 
-def walk(
+def generate_windows(
     plan: GenerationPlan,
     conditions: Conditions,
     noise_BCLHW: Tensor,
     seeds: Sequence[tuple[int, int]],
-    make: Make,
+    make: GenerateWindow,
     decode: Callable[[Tensor], Tensor],
     still: Callable[[Tensor], Tensor],
-    shelf: Shelf = EMPTY,
+    shelf: WindowCache = NO_WINDOW_CACHE,
     *,
     continues: bool = False,
-) -> Iterator[Stretch]:
+) -> Iterator[Segment]:
     """The windows of a clip, one after the other; a clip that fits into one is one stretch.
 
     Args:
@@ -101,7 +101,7 @@ def walk(
         continues: the network was trained to go on from clean latent frames.
     """
     windows, slots, held = plan.windows, plan.geometry.reference_slots, None
-    shelf = shelf if len(windows) > 1 else EMPTY
+    shelf = shelf if len(windows) > 1 else NO_WINDOW_CACHE
     level: Tensor | None = None
     for number, window in enumerate(windows):
         made, ends = shelf.get(number), False
@@ -109,7 +109,7 @@ def walk(
             noise = window_noise(noise_BCLHW, window, slots, seeds)
             made, ends = make(number, conditions.within(window, slots), noise, held)
             if continues and level is not None:
-                made = at_level(made, level, known=1 + window.overlap)
+                made = match_mean(made, level, known=1 + window.overlap)
             if not ends:
                 shelf.put(number, made)
         made = made.to(noise_BCLHW.device)
@@ -117,23 +117,23 @@ def walk(
             level = made.mean(dim=(2, 3, 4), keepdim=True)
         following = None if ends or number + 1 == len(windows) else windows[number + 1]
         kept = window.latent_frames if following is None else window.latent_frames - following.overlap
-        stretch = Stretch(made[:, :, 1 if number else 0 : kept], decode)
+        stretch = Segment(made[:, :, 1 if number else 0 : kept], decode)
         yield stretch
         if following is None:
             return
         known = torch.cat([still(stretch.pixels[:, :, -1:]), made[:, :, kept:]], dim=2)
-        weight = torch.ones(known.shape[2]) if continues else held_weight(following.overlap)
-        held = Held(known, weight.to(known), shown=continues)
+        weight = torch.ones(known.shape[2]) if continues else overlap_weights(following.overlap)
+        held = PrefixLatents(known, weight.to(known), clean_input=continues)
 
 
-def at_level(latents_BCLHW: Tensor, level: Tensor, *, known: int) -> Tensor:
+def match_mean(latents_BCLHW: Tensor, mean: Tensor, *, known: int) -> Tensor:
     """Latents whose new ones, those after the known ones, are moved to a mean (B, C, 1, 1, 1)."""
     new = latents_BCLHW[:, :, known:]
-    moved = new + level - new.mean(dim=(2, 3, 4), keepdim=True)
+    moved = new + mean - new.mean(dim=(2, 3, 4), keepdim=True)
     return torch.cat([latents_BCLHW[:, :, :known], moved], dim=2)
 
 
-def held_weight(shared: int) -> Tensor:
+def overlap_weights(shared: int) -> Tensor:
     """(1 + shared,): the still and the first shared latent frame are kept, the others less and less."""
     return torch.cat([torch.ones(1), torch.linspace(1, 0, shared + 1)[:-1]])
 

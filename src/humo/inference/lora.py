@@ -22,11 +22,11 @@ from humo.errors import CheckpointError
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
 
-OF_A_STUDENT = "transformer.scale_embedder."
+DISTILLED_PREFIX = "transformer.scale_embedder."
 """How the keys begin of what a distilled LoRA brings besides low-rank additions."""
 
-LEARNED = "learned"
-"""Key of a tensor (8,) after `OF_A_STUDENT`: steps, shift, then the lowest and the highest of each scale."""
+DISTILLATION_KEY = "learned"
+"""Key of a tensor (8,) after `DISTILLED_PREFIX`: steps, shift, then the lowest and the highest of each scale."""
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def rename_lora(
     return renamed, dropped
 
 
-def student_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def distillation_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the LoRA of a student holds besides low-rank additions, by key.
 
     Args:
@@ -102,7 +102,10 @@ def student_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> di
     """
     ends = [end for name in SCALE_NAMES for end in student.scales[name]]
     learned = torch.tensor([float(student.steps), student.shift, *ends])
-    return {OF_A_STUDENT + name: tensor.detach().cpu() for name, tensor in {**embedder, LEARNED: learned}.items()}
+    return {
+        DISTILLED_PREFIX + name: tensor.detach().cpu()
+        for name, tensor in {**embedder, DISTILLATION_KEY: learned}.items()
+    }
 
 
 class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
@@ -146,8 +149,8 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             ) from failure
         names = TransformerStructure.__dataclass_fields__.keys() & self.transformer.config.keys()
         config = {name: self.transformer.config[name] for name in names}
-        taught = [key for key in state if key.startswith(OF_A_STUDENT)]
-        student = {key.removeprefix(OF_A_STUDENT): state.pop(key) for key in taught}
+        taught = [key for key in state if key.startswith(DISTILLED_PREFIX)]
+        student = {key.removeprefix(DISTILLED_PREFIX): state.pop(key) for key in taught}
         config["patch_size"] = tuple(config["patch_size"])
         renamed, dropped = rename_lora(state, TransformerStructure(**config))
         for key, reason in dropped.items():
@@ -158,7 +161,7 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
 
     def _become(self, student: dict[str, Tensor]) -> None:
         """The network is the student that its LoRA makes of it, and is told the scales."""
-        steps, shift, *ends = student.pop(LEARNED).tolist()
+        steps, shift, *ends = student.pop(DISTILLATION_KEY).tolist()
         scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
         self.transformer.become_student({"steps": int(steps), "shift": shift, "scales": scales})
         self.transformer.scale_embedder.load_state_dict({name: weight.float() for name, weight in student.items()})

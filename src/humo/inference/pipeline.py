@@ -25,19 +25,19 @@ from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import decode_video, encode_video
 from humo.geometry import Geometry
 from humo.guidance import SPEEDS, Mode, SpeedName
-from humo.inference.denoise import ALL_PASSES, Held, OnStep, denoise, make_scheduler
+from humo.inference.denoise import SINGLE_PROCESS, OnStep, PrefixLatents, denoise, make_scheduler
 from humo.inference.inputs import (
-    Clip,
+    AudioSamples,
+    GenerationInputs,
     OutputType,
-    Sound,
-    as_frames,
     check_choices,
+    check_inputs,
     check_tensors,
-    clips_of_call,
-    generators_of,
-    pictures_of,
+    postprocess_video,
+    prepare_generators,
+    to_frames,
 )
-from humo.inference.long_video import EMPTY, Shelf, Stretch, walk
+from humo.inference.long_video import NO_WINDOW_CACHE, Segment, WindowCache, generate_windows
 from humo.inference.lora import HuMoLoraLoaderMixin
 from humo.inference.predictor import VelocityMixin
 from humo.model.audio import SpeechEncoder
@@ -104,7 +104,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
-        self.branches = ALL_PASSES
+        self.branches = SINGLE_PROCESS
         """Who makes which passes of a step, where several ranks work on one clip."""
 
     @classmethod
@@ -132,7 +132,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         conditions: Conditions,
         noise: Tensor,
         *,
-        held: Held | None = None,
+        held: PrefixLatents | None = None,
         batch_passes: bool | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -146,7 +146,7 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.distillation is not None
         assert steps is not None
         assert shift is not None
-        scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, straight=straight)
+        scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, euler=straight)
         batch_passes = self.batches(plan.request.cache, batch_passes, noise)
         see = self.ear(scales_of(plan))
         with caching(self.transformer, plan.request.cache):
@@ -156,21 +156,21 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
                 plan.guidance,
                 scheduler,
                 noise,
-                see=see,
-                speed=SPEEDS[plan.request.speed],
-                held=held,
-                branches=self.branches,
+                prepare_conditions=see,
+                reuse=SPEEDS[plan.request.speed],
+                prefix=held,
+                guidance_parallel=self.branches,
                 batch_passes=batch_passes,
                 on_step=on_step,
             )
         return latents[:, :, : noise.shape[2] - plan.geometry.reference_slots]
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode_latents(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
         return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
 
-    def noise(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
+    def prepare_latents(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
         """Initial noise (1, C, L, H, W), drawn where the generator lives: on the CPU it is the same everywhere."""
         shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
@@ -178,15 +178,15 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
 
     # -- doors --------------------------------------------------------------------------------------------------------
 
-    def run(
+    def generate_frames(
         self,
         plan: GenerationPlan,
         *,
         images: Sequence[Image.Image] = (),
-        sound: Sound | None = None,
+        sound: AudioSamples | None = None,
         listener: ProgressCallback = no_progress,
         is_enough: Callable[[], bool] = never_stop,
-        shelf: Shelf = EMPTY,
+        shelf: WindowCache = NO_WINDOW_CACHE,
     ) -> Iterator[NDArray[np.uint8]]:
         """Make one clip; its frames, (H, W, 3) each, are given one by one, those of a long clip as they are finished.
 
@@ -199,20 +199,22 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             shelf: keeps the windows of a long clip, so that a run that is stopped can go on.
         """
         total = len(plan.windows)
-        for number, stretch in enumerate(self.stretches(Clip(plan, images, sound), listener, is_enough, shelf)):
+        for number, stretch in enumerate(
+            self.generate_segments(GenerationInputs(plan, images, sound), listener, is_enough, shelf)
+        ):
             listener(Event("decode", number, total))
             pixels = stretch.pixels
             listener(Event("decode", number + 1, total))
-            yield from pictures_of(pixels)
-        self._rest()
+            yield from to_frames(pixels)
+        self._free_memory()
 
-    def stretches(
+    def generate_segments(
         self,
-        clip: Clip,
+        clip: GenerationInputs,
         listener: ProgressCallback = no_progress,
         is_enough: Callable[[], bool] = never_stop,
-        shelf: Shelf = EMPTY,
-    ) -> Iterator[Stretch]:
+        shelf: WindowCache = NO_WINDOW_CACHE,
+    ) -> Iterator[Segment]:
         """A clip's latents, piece by piece as they are finished, from the noise of its seed.
 
         Args:
@@ -224,17 +226,19 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         plan, seed = clip.plan, clip.plan.request.seed
         assert seed is not None
         self.batches(plan.request.cache)
-        conditions = self.encode(clip, listener)
-        noise = self.noise(plan.window_geometry, torch.Generator().manual_seed(seed))
+        conditions = self.prepare_conditions(clip, listener)
+        noise = self.prepare_latents(plan.window_geometry, torch.Generator().manual_seed(seed))
         steps = len(plan.timesteps)
         total = steps * len(plan.windows)
         listener(Event("denoise", 0, total))
 
-        def make(number: int, conditions: Conditions, noise: Tensor, held: Held | None) -> tuple[Tensor, bool]:
+        def make(number: int, conditions: Conditions, noise: Tensor, held: PrefixLatents | None) -> tuple[Tensor, bool]:
             early: list[Tensor] = []
 
             def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
-                listener(Event("denoise", number * steps + step + 1, total, preview=partial(self._glimpse, data, plan)))
+                listener(
+                    Event("denoise", number * steps + step + 1, total, preview=partial(self._preview_frame, data, plan))
+                )
                 if is_enough():
                     early.append(data[:, :, : noise.shape[2] - plan.geometry.reference_slots])
                 return None if early else latents
@@ -243,19 +247,24 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             return (early[0], True) if early else (finished, False)
 
         decode, continues = self._decoder(), self.transformer.config.continues
-        yield from walk(plan, conditions, noise, [(seed, 0)], make, decode, self._still, shelf, continues=continues)
+        yield from generate_windows(
+            plan, conditions, noise, [(seed, 0)], make, decode, self._encode_anchor, shelf, continues=continues
+        )
 
-    def _rest(self) -> None:
+    def _free_memory(self) -> None:
         """A clip is finished: nothing of it keeps memory that the next one does not need."""
         if self.let_go is not None:
             self.let_go()
         self.maybe_free_model_hooks()
 
-    def sample(
-        self, clip: Clip, listener: ProgressCallback = no_progress, is_enough: Callable[[], bool] = never_stop
+    def generate_latents(
+        self,
+        clip: GenerationInputs,
+        listener: ProgressCallback = no_progress,
+        is_enough: Callable[[], bool] = never_stop,
     ) -> Tensor:
         """The video latents (1, C, k + 1, H, W) of `stretches`, together."""
-        return torch.cat([one.latents for one in self.stretches(clip, listener, is_enough)], dim=2)
+        return torch.cat([one.latents for one in self.generate_segments(clip, listener, is_enough)], dim=2)
 
     def _decoder(self) -> Callable[[Tensor], Tensor]:
         """Decodes normalised latents as they come, to pixels in [-1, 1]."""
@@ -268,23 +277,23 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         return decode
 
     @torch.no_grad()
-    def _still(self, frame: Tensor) -> Tensor:
+    def _encode_anchor(self, frame: Tensor) -> Tensor:
         """The latent frame (B, C, 1, H, W) of one video frame (B, 3, 1, H, W)."""
         return encode_video(frame.to(self.vae.dtype), self.vae).float()
 
-    def _glimpse(self, latents: Tensor, plan: GenerationPlan) -> NDArray[np.uint8]:
+    def _preview_frame(self, latents: Tensor, plan: GenerationPlan) -> NDArray[np.uint8]:
         """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
         middle = (latents.shape[2] - plan.geometry.reference_slots) // 2
-        return next(pictures_of(self.decode(latents[:, :, middle : middle + 1])))
+        return next(to_frames(self.decode_latents(latents[:, :, middle : middle + 1])))
 
-    def frames(self, latents: Tensor, listener: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
+    def decode_frames(self, latents: Tensor, listener: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
         """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded as they are asked for."""
         listener(Event("decode", 0, 1))
         decode = self._decoder()
         for one in latents.split(1, dim=2):
-            yield from pictures_of(decode(one))
+            yield from to_frames(decode(one))
         listener(Event("decode", 1, 1))
-        self._rest()
+        self._free_memory()
 
     def __call__(
         self,
@@ -361,16 +370,16 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             "cache": cache,
         }
         check_choices(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        clips = clips_of_call(
+        clips = check_inputs(
             self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
         )
         check_tensors(clips, latents, self.transformer.config)
         plan = clips[0].plan
         self.batches(plan.request.cache, batch_passes)
-        conditions = stack([self.encode(clip) for clip in clips])
-        generators = generators_of(generator, self.preset.seed, len(clips))
+        conditions = stack([self.prepare_conditions(clip) for clip in clips])
+        generators = prepare_generators(generator, self.preset.seed, len(clips))
         if latents is None:
-            latents = torch.cat([self.noise(plan.window_geometry, one) for one in generators])
+            latents = torch.cat([self.prepare_latents(plan.window_geometry, one) for one in generators])
         seeds = [(one.initial_seed(), number) for number, one in enumerate(generators)]
         self._interrupt = False
         with self.progress_bar(total=len(plan.timesteps) * len(plan.windows)) as bar:
@@ -382,16 +391,20 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
                     latents = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
                 return None if self._interrupt else latents
 
-            def make(number: int, conditions: Conditions, noise: Tensor, held: Held | None) -> tuple[Tensor, bool]:
+            def make(
+                number: int, conditions: Conditions, noise: Tensor, held: PrefixLatents | None
+            ) -> tuple[Tensor, bool]:
                 made = self.denoise(plan, conditions, noise, held=held, batch_passes=batch_passes, on_step=step_end)
                 return made, self._interrupt
 
             noise = latents.to(self._execution_device)
             decode, continues = self._decoder(), self.transformer.config.continues
-            made = list(walk(plan, conditions, noise, seeds, make, decode, self._still, continues=continues))
+            made = list(
+                generate_windows(plan, conditions, noise, seeds, make, decode, self._encode_anchor, continues=continues)
+            )
         if output_type == "latent":
             frames: Any = torch.cat([stretch.latents for stretch in made], dim=2)
         else:
-            frames = as_frames(torch.cat([stretch.pixels for stretch in made], dim=2), output_type)
-        self._rest()
+            frames = postprocess_video(torch.cat([stretch.pixels for stretch in made], dim=2), output_type)
+        self._free_memory()
         return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)

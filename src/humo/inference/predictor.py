@@ -15,7 +15,7 @@ from humo.conditioning.conditions import Conditions
 from humo.errors import RequestError
 from humo.geometry import PATCH
 from humo.guidance import Rung
-from humo.inference.denoise import Branches, See
+from humo.inference.denoise import GuidanceParallel, PrepareConditions
 from humo.inference.encoding import EncodingMixin
 from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
@@ -23,17 +23,17 @@ from humo.model.transformer import Heard, Offered
 from humo.progress import never_stop
 from humo.request import CacheName
 
-SHORT = 512
+MAX_BATCHED_TOKENS = 512
 """Tokens of a pass up to which a step's passes are faster as one batch (measured: docs/speed.md)."""
 
 
-def is_short(noise: Tensor) -> bool:
+def fits_one_batch(noise: Tensor) -> bool:
     """Whether a pass over such latents (B, C, L, H, W) is so short that several are faster as one batch."""
     batch, _, *grid = noise.shape
-    return batch * math.prod(size // patch for size, patch in zip(grid, PATCH, strict=True)) <= SHORT
+    return batch * math.prod(size // patch for size, patch in zip(grid, PATCH, strict=True)) <= MAX_BATCHED_TOKENS
 
 
-class Seen(NamedTuple):
+class PassInputs(NamedTuple):
     """What a pass is told.
 
     Args:
@@ -44,15 +44,15 @@ class Seen(NamedTuple):
     """
 
     conditions: Conditions
-    heard: Heard | None
+    cross_attention_kv: Heard | None
     branch: str
-    scales: Tensor | None = None
+    guidance: Tensor | None = None
 
 
 class VelocityMixin(EncodingMixin):
     """How a pipeline runs its network."""
 
-    branches: Branches
+    branches: GuidanceParallel
     let_go: Callable[[], None] | None = None
     """Where the weights of blocks stay on the disk: lets go of what was read ahead."""
     make_room: Callable[[], bool] = staticmethod(never_stop)
@@ -81,9 +81,9 @@ class VelocityMixin(EncodingMixin):
         if wanted is not None:
             return wanted
         alone = self.branches.size == 1 and cache == "none" and not self.transformer.is_cache_enabled
-        return alone and noise is not None and is_short(noise)
+        return alone and noise is not None and fits_one_batch(noise)
 
-    def ear(self, scales: Tensor | None = None) -> See:
+    def ear(self, scales: Tensor | None = None) -> PrepareConditions:
         """Makes of conditions what passes are told; of text and sound once, where the network's weights are at hand.
 
         Args:
@@ -96,7 +96,7 @@ class VelocityMixin(EncodingMixin):
         texts: dict[tuple[bool, ...], Offered] = {}
         sounds: dict[tuple[bool, ...], Offered] = {}
 
-        def hear(conditions: Conditions, branches: tuple[str, ...]) -> Seen:
+        def hear(conditions: Conditions, branches: tuple[str, ...]) -> PassInputs:
             heard = None
             if not moved:
                 rungs = [Rung(branch) for branch in branches]
@@ -108,11 +108,11 @@ class VelocityMixin(EncodingMixin):
                     sounds[sound] = self.transformer.hear_sound(conditions.audio, dtype)
                 heard = Heard(texts[text], sounds[sound], dtype)
             told = None if scales is None else scales.to(conditions.text.device)
-            return Seen(conditions, heard, "+".join(branches), told)
+            return PassInputs(conditions, heard, "+".join(branches), told)
 
         return hear
 
-    def velocity(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+    def velocity(self, latents: Tensor, timestep: Tensor, seen: PassInputs) -> Tensor:
         """A pass of the network: noise - data, like the latents (B, C, L, H, W).
 
         Args:
@@ -130,7 +130,7 @@ class VelocityMixin(EncodingMixin):
                 raise
         return self.velocity(latents, timestep, seen)
 
-    def _pass(self, latents: Tensor, timestep: Tensor, seen: Seen) -> Tensor:
+    def _pass(self, latents: Tensor, timestep: Tensor, seen: PassInputs) -> Tensor:
         conditions, heard, branch, scales = seen
         network = self.transformer
         with network.cache_context(branch) if network.is_cache_enabled else nullcontext():

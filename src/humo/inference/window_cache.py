@@ -15,8 +15,8 @@ from humo.files import atomic_write, os_error_text
 KEY, LATENTS = "made from", "latents"
 
 
-class FolderShelf:
-    """One file a window, `humo.inference.long_video.Shelf`; windows of another clip that lie there are as good as none.
+class DiskWindowCache:
+    """A `WindowCache` of one file a window; files of another clip are ignored.
 
     Args:
         folder: made when it is needed.

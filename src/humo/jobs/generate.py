@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from humo.inference.long_video import Shelf
-    from humo.inference.window_cache import FolderShelf
+    from humo.inference.long_video import WindowCache
+    from humo.inference.window_cache import DiskWindowCache
     from humo.media.audio import AudioTrack
 
     Frame = npt.NDArray[np.uint8]
@@ -156,7 +156,7 @@ def generate(
     from humo.runtime.device import identity_folder, uncollected
 
     with uncollected():  # torch comes with it
-        from humo.inference.window_cache import FolderShelf
+        from humo.inference.window_cache import DiskWindowCache
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
     watch = PhaseTimer(listener)
@@ -165,7 +165,7 @@ def generate(
     record = make_record(settled, keep_paths=keep_paths)
     output = Path(request.output)
     made_from = f"{content_digest(record)} {settled.request.device} {settled.request.dtype}"
-    shelf = FolderShelf(windows or window_folder(output), made_from)
+    shelf = DiskWindowCache(windows or window_folder(output), made_from)
     frames, track = _start(settled, engine, watch, is_enough, shelf)
     # the first frame is there before the file is opened: no unfinished file lies about while the model works
     frames = chain([next(frames)], frames)
@@ -215,20 +215,26 @@ def generate_as_worker_rank(plan: GenerationPlan, *, engine: Engine) -> None:
 
 
 def _start(
-    plan: GenerationPlan, engine: Engine, watch: PhaseTimer, is_enough: Callable[[], bool], shelf: FolderShelf | None
+    plan: GenerationPlan,
+    engine: Engine,
+    watch: PhaseTimer,
+    is_enough: Callable[[], bool],
+    shelf: DiskWindowCache | None,
 ) -> tuple[Iterator[Frame], AudioTrack | None]:
     """The frames of a settled plan as they are made, and the sound of the video."""
-    from humo.inference.long_video import EMPTY
+    from humo.inference.long_video import NO_WINDOW_CACHE
     from humo.runtime.device import folder_of
 
     request = plan.request
     images, sound, track = load_inputs(plan)
     pipeline = engine.pipeline(folder_of(request.model), request.device, request.dtype, request.placement, watch)
-    kept: Shelf = EMPTY if shelf is None else shelf
+    kept: WindowCache = NO_WINDOW_CACHE if shelf is None else shelf
     if engine.crew is not None:
         engine.crew.join(pipeline, plan)
         kept = engine.crew.common(kept)
-    return pipeline.run(plan, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=kept), track
+    return pipeline.generate_frames(
+        plan, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=kept
+    ), track
 
 
 def window_folder(output: Path) -> Path:

@@ -18,10 +18,10 @@ from humo.model.upstream import AttentionModuleMixin, dispatch_attention_fn
 
 ROPE_THETA = 10_000.0
 
-KeysValues = tuple[Tensor, Tensor]
+KeyValue = tuple[Tensor, Tensor]
 
 
-class Rotary(NamedTuple):
+class RotaryEmbedding(NamedTuple):
     """Where the tokens at hand are in the sequence, and how to reach those that are not.
 
     Args:
@@ -32,11 +32,11 @@ class Rotary(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-    turn: Tensor
-    others: Callable[[KeysValues], KeysValues] | None = None
+    cis: Tensor
+    gather_kv: Callable[[KeyValue], KeyValue] | None = None
 
 
-def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> Rotary:
+def rotary_embedding(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> RotaryEmbedding:
     """The 3-D rotary positions of all tokens of a sequence.
 
     A head is split into head_dim - 4 * (head_dim // 6) for time and 2 * (head_dim // 6) each for height and width.
@@ -53,10 +53,10 @@ def rotary_table(head_dim: int, frames: int, rows: int, columns: int, device: to
         for parts, table in ((cosines, angle.cos()), (sines, angle.sin())):
             parts.append(table.view(shape).expand(frames, rows, columns, -1))
     cos, sin = (torch.cat(parts, dim=-1).view(frames * rows * columns, 1, head_dim // 2) for parts in (cosines, sines))
-    return Rotary(cos, sin, torch.complex(cos, sin))
+    return RotaryEmbedding(cos, sin, torch.complex(cos, sin))
 
 
-def rotate(x_BSND: Tensor, rotary: Rotary) -> Tensor:
+def apply_rotary_emb(x_BSND: Tensor, rotary: RotaryEmbedding) -> Tensor:
     """Turn each pair of neighbouring channels by its token's angle."""
     cos, sin, turn, _ = rotary
     pairs = x_BSND.unflatten(-1, (-1, 2))
@@ -73,16 +73,16 @@ class AttentionProcessor:
     _parallel_config = None
 
     def __call__(
-        self, attn: Attention, query: Tensor, context: Tensor | KeysValues, rotary: Rotary | None = None
+        self, attn: Attention, query: Tensor, context: Tensor | KeyValue, rotary: RotaryEmbedding | None = None
     ) -> Tensor:
         """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
         q = attn.norm_q(attn.to_q(query).float()).unflatten(2, (attn.heads, -1))
-        k, v = attn.keys_values(context) if isinstance(context, Tensor) else context
+        k, v = attn.key_value(context) if isinstance(context, Tensor) else context
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+            q, k = apply_rotary_emb(q, rotary), apply_rotary_emb(k, rotary)
         q, k, v = q.type_as(query), k.type_as(query), v.type_as(query)
-        if rotary is not None and rotary.others is not None:
-            k, v = rotary.others((k, v))
+        if rotary is not None and rotary.gather_kv is not None:
+            k, v = rotary.gather_kv((k, v))
         out = dispatch_attention_fn(q, k, v, backend=self._attention_backend, parallel_config=self._parallel_config)
         result: Tensor = attn.to_out(out.flatten(2, 3).type_as(query))
         return result
@@ -117,11 +117,11 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.norm_k = nn.RMSNorm(dim, eps=eps)
         self.processor = AttentionProcessor()
 
-    def keys_values(self, context: Tensor) -> KeysValues:
+    def key_value(self, context: Tensor) -> KeyValue:
         """What a context (B, L, D') offers to queries: (B, L, N, D / N) each, before any rotation."""
         keys = self.norm_k(self.to_k(context).float()).unflatten(2, (self.heads, -1))
         return keys, self.to_v(context).unflatten(2, (self.heads, -1))
 
-    def forward(self, query: Tensor, context: Tensor | KeysValues, rotary: Rotary | None = None) -> Tensor:
+    def forward(self, query: Tensor, context: Tensor | KeyValue, rotary: RotaryEmbedding | None = None) -> Tensor:
         """(B, S, D) queries over a context (B, L, D'), or over its keys and values -> (B, S, D)."""
         return self.processor(self, query, context, rotary)

@@ -20,7 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, VALUES_PER_LATENT
-from humo.model.deblocking import join_latents
+from humo.model.deblocking import deblock_latent_frames
 from humo.model.upstream import DecoderOutput
 
 # diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
@@ -53,8 +53,8 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         dim_mult: widths of the three scales, as multiples.
         num_res_blocks: residual blocks a scale (one more in the decoder).
         latents_mean, latents_std: of the channels, for those who want them of unit size.
-        deblocking: sizes of a step between latent frames (`join_latents`) up to which it is smoothed, and from which on
-            it stays; None: latent frames stay as they are decoded.
+        deblocking: (small, large) steps between latent frames for `deblock_latent_frames`: smoothed up to small, kept
+            from large on; None switches deblocking off.
     """
 
     @register_to_config
@@ -185,7 +185,7 @@ class StreamingDecoder:
         deblocking = self._vae.config.get("deblocking")
         if deblocking is not None:
             small, large = deblocking
-            video = join_latents(video, self._last, small, large).clamp(-1.0, 1.0)
+            video = deblock_latent_frames(video, self._last, small, large).clamp(-1.0, 1.0)
             self._last = video[:, :, -1]
         return video
 

@@ -17,15 +17,15 @@ from humo.errors import RequestError
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.request import CacheName
 
-THRESHOLD = 0.1
+FIRST_BLOCK_THRESHOLD = 0.1
 """Relative change of what the first block adds, below which the other blocks add what they added before."""
 
-WARM_UP, INTERVAL = 4, 2
+TAYLORSEER_WARM_UP, TAYLORSEER_INTERVAL = 4, 2
 """Passes of a branch that are made in full at the beginning; and of those after, one in so many."""
 
 
 def _first_block() -> FirstBlockCacheConfig:
-    return FirstBlockCacheConfig(threshold=THRESHOLD)
+    return FirstBlockCacheConfig(threshold=FIRST_BLOCK_THRESHOLD)
 
 
 def _taylorseer() -> TaylorSeerCacheConfig:
@@ -35,8 +35,8 @@ def _taylorseer() -> TaylorSeerCacheConfig:
     every attention would take more memory than the weights.
     """
     return TaylorSeerCacheConfig(
-        cache_interval=INTERVAL,
-        disable_cache_before_step=WARM_UP,
+        cache_interval=TAYLORSEER_INTERVAL,
+        disable_cache_before_step=TAYLORSEER_WARM_UP,
         taylor_factors_dtype=torch.float32,
         skip_predict_identifiers=[r"blocks\.\d+"],
         cache_identifiers=["proj_out"],

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from humo.geometry import TEMPORAL_STRIDE
 
-AROUND = 5
+WINDOW = 5
 """Pixels a side over which a step is judged."""
 
 
-def join_latents(video_BCFHW: Tensor, last_BCHW: Tensor | None, small: float, large: float) -> Tensor:
+def deblock_latent_frames(video_BCFHW: Tensor, last_BCHW: Tensor | None, small: float, large: float) -> Tensor:
     """Spread the step from each latent's frames to the next one's over the frames of the latter, but for its last.
 
     Args:
@@ -35,7 +35,7 @@ def join_latents(video_BCFHW: Tensor, last_BCHW: Tensor | None, small: float, la
     ends = latents[:, :, :, -1]
     step = latents[:, :, :, 0] - torch.cat([before[:, :, None], ends[:, :, :-1]], dim=2)
     square = step.square().mean(dim=1)
-    size = F.avg_pool2d(square, AROUND, stride=1, padding=AROUND // 2, count_include_pad=False).sqrt()
+    size = F.avg_pool2d(square, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False).sqrt()
     share = ((large - size) / (large - small)).clamp(0.0, 1.0)[:, None]
     left = torch.arange(TEMPORAL_STRIDE - 1, -1, -1, device=step.device, dtype=step.dtype) / TEMPORAL_STRIDE
     joined = latents - left.view(-1, 1, 1) * (share * step)[:, :, :, None]

@@ -17,7 +17,7 @@ from humo.model.upstream import PixArtAlphaTextProjection, TimestepEmbedding
 
 TIME_MAX_PERIOD = 10_000.0
 
-LEAST_RANGE = 1e-3
+MIN_RANGE = 1e-3
 """Of a scale that a student is always told alike, what it is divided by."""
 
 
@@ -55,7 +55,7 @@ class ConditionEmbedder(nn.Module):
         return time_BD.float(), modulation.float()
 
 
-class ScaleEmbedder(nn.Module):
+class GuidanceEmbedder(nn.Module):
     """What a student is told of the guidance scales, as a change of its time embedding.
 
     Args:
@@ -72,6 +72,6 @@ class ScaleEmbedder(nn.Module):
     def forward(self, scales_BK: Tensor) -> Tensor:
         """(B, K) scales -> (B, D)."""
         low, high = scales_BK.new_tensor(self.ranges).unbind(dim=1)
-        told = (scales_BK - low) / (high - low).clamp(min=LEAST_RANGE)
+        told = (scales_BK - low) / (high - low).clamp(min=MIN_RANGE)
         embedded: Tensor = self.linear_2(F.silu(self.linear_1(told.to(self.linear_1.weight.dtype))))
         return embedded

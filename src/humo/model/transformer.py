@@ -25,10 +25,10 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
-from humo.model.attention import Attention, KeysValues, Rotary, rotary_table
+from humo.model.attention import Attention, KeyValue, RotaryEmbedding, rotary_embedding
 from humo.model.audio import AudioProjection
-from humo.model.context_parallel import TokenSplit
-from humo.model.embedding import ConditionEmbedder, ScaleEmbedder
+from humo.model.context_parallel import ContextParallel
+from humo.model.embedding import ConditionEmbedder, GuidanceEmbedder
 from humo.model.upstream import (
     AttentionMixin,
     FeedForward,
@@ -83,10 +83,10 @@ class HuMoTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        text: Tensor | KeysValues,
+        text: Tensor | KeyValue,
         modulation_B6D: Tensor,
-        rotary: Rotary,
-        audio: Tensor | KeysValues,
+        rotary: RotaryEmbedding,
+        audio: Tensor | KeyValue,
         frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -101,10 +101,10 @@ class HuMoTransformerBlock(nn.Module):
     def attend(
         self,
         hidden_BSD: Tensor,
-        text: Tensor | KeysValues,
+        text: Tensor | KeyValue,
         modulation_B6D: Tensor,
-        rotary: Rotary,
-        audio: Tensor | KeysValues,
+        rotary: RotaryEmbedding,
+        audio: Tensor | KeyValue,
         frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -129,7 +129,7 @@ class HuMoTransformerBlock(nn.Module):
         return torch.addcmul(hidden_BSD, self.ffn(x), gate)
 
 
-Offered = tuple[KeysValues, ...]
+Offered = tuple[KeyValue, ...]
 """Keys and values for each block in turn."""
 
 TransformerBlockRegistry.register(HuMoTransformerBlock, TransformerBlockMetadata())  # for diffusers' caches
@@ -211,11 +211,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-        self.scale_embedder: ScaleEmbedder | None = None
+        self.scale_embedder: GuidanceEmbedder | None = None
         if student:
             self.become_student(student)
         self.gradient_checkpointing = False
-        self.split: TokenSplit | None = None
+        self.split: ContextParallel | None = None
         """How tokens are divided, where several ranks work on one pass."""
 
     def become_student(self, student: Mapping[str, Any]) -> None:
@@ -230,7 +230,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.register_to_config(student=dict(student))
         found = read_distillation(self.config)
         assert found is not None
-        self.scale_embedder = ScaleEmbedder(self.proj_out.in_features, [found.scales[name] for name in SCALE_NAMES])
+        self.scale_embedder = GuidanceEmbedder(self.proj_out.in_features, [found.scales[name] for name in SCALE_NAMES])
         nn.init.zeros_(self.scale_embedder.linear_2.weight)
         nn.init.zeros_(self.scale_embedder.linear_2.bias)
 
@@ -305,8 +305,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
         told = None if self.scale_embedder is None or scales is None else self.scale_embedder(scales)
         time_BD, modulation_B6D = self.condition_embedder(timestep, told)
-        texts: Sequence[Tensor | KeysValues]
-        sounds: Sequence[Tensor | KeysValues]
+        texts: Sequence[Tensor | KeyValue]
+        sounds: Sequence[Tensor | KeyValue]
         if heard is not None:
             texts, sounds, dtype = heard.text, heard.audio, heard.dtype
         else:
@@ -315,13 +315,13 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             dtype = encoder_hidden_states.dtype
             texts = [self.condition_embedder.text_embedding(self._padded(encoder_hidden_states))] * len(self.blocks)
             sounds = [self._audio_tokens(audio_hidden_states)] * len(self.blocks)
-        rotary = rotary_table(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
+        rotary = rotary_embedding(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
         hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
         if self.split is not None:
             rotary = self.split.rotary(rotary, frames, rows * columns)
-            hidden_BSD = self.split.mine(hidden_BSD, frames, dim=1)
+            hidden_BSD = self.split.shard(hidden_BSD, frames, dim=1)
         for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
@@ -334,7 +334,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         if self.split is not None:
-            patches = self.split.whole(patches, frames, rows * columns)
+            patches = self.split.gather_tokens(patches, frames, rows * columns)
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if self.config.prediction == "data":

@@ -27,9 +27,9 @@ from torch import Tensor
 from humo.distributed.process_group import Ranks
 from humo.errors import RequestError
 from humo.guidance import MODES, GuidanceScales, Mode
-from humo.inference.denoise import Held, denoise, make_scheduler
+from humo.inference.denoise import PrefixLatents, denoise, make_scheduler
 from humo.inference.pipeline import HuMoPipeline
-from humo.inference.predictor import is_short
+from humo.inference.predictor import fits_one_batch
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
 from humo.training.collate import Batch, Bucket, Collator, Decks, Slot, buckets_of, draw_step
@@ -150,7 +150,7 @@ class Walks:
         mode = mode_of(batch.kept[0], hears=walk.slot.hears)
         noise = batch.noise.to(device)
         data = batch.data[:, :, :known].to(device)
-        held = Held(data, torch.ones(known).to(device), shown=True) if known else None
+        held = PrefixLatents(data, torch.ones(known).to(device), clean_input=True) if known else None
         states = [noise[0, :, :frames]]
 
         def keep(step: int, timestep: Tensor, latents: Tensor, data: Tensor) -> Tensor:
@@ -164,9 +164,9 @@ class Walks:
             self.preset.guidance[mode](scales),
             self._scheduler(teacher.scheduler.config, device),
             noise,
-            see=teacher.ear(),
-            held=held,
-            batch_passes=is_short(noise),
+            prepare_conditions=teacher.ear(),
+            prefix=held,
+            batch_passes=fits_one_batch(noise),
             on_step=keep,
         )
         return torch.stack(states)

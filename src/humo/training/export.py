@@ -11,7 +11,7 @@ from humo.checkpoints.formats.writer import new_folder
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
 from humo.distributed.fsdp import whole_dict
 from humo.distributed.process_group import Ranks
-from humo.inference.lora import student_tensors
+from humo.inference.lora import distillation_tensors
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.presets import read_distillation
@@ -66,7 +66,7 @@ def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Pat
     layers = get_peft_model_state_dict(network)
     student = read_distillation(network.config)
     if student is not None and network.scale_embedder is not None:
-        told = student_tensors(student, network.scale_embedder.state_dict())
+        told = distillation_tensors(student, network.scale_embedder.state_dict())
         layers |= {key.removeprefix("transformer."): tensor for key, tensor in told.items()}
     bytes_needed = sum(weight.nbytes for weight in layers.values())
     with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as part:

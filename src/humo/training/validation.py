@@ -63,7 +63,7 @@ def make_clips(
         }
         request = parse_request(fields)
         plan = resolve(request, pipeline.preset, None if sound is None else len(sound))
-        frames = list(pipeline.run(plan, images=[picture], sound=sound))
+        frames = list(pipeline.generate_frames(plan, images=[picture], sound=sound))
         track = None if sound is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
