@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from humo import __version__
-from humo.cli.main import SOME_FAILED, main
+from humo.cli.exit_codes import SOME_FAILED
+from humo.cli.main import main
 from humo.media.video import read_video
 from tests.server.raynodes import is_installed, nodes
 from tests.server.running import wait_for

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from humo.cli.main import DONE, USAGE, main
+from humo.cli.exit_codes import DONE, USAGE
+from humo.cli.main import main
 from humo.errors import DependencyError, StorageError
 from humo.media.audio import load_audio
 from humo.media.video import read_video

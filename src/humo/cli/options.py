@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from humo.errors import DependencyError, RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from humo.cli.console import Quiet
+    from humo.jobs.request_files import RequestFile
 
 REPEATABLE = {"images": "image"}
 """Fields that hold several values, and the option that adds one."""
@@ -159,3 +164,24 @@ def check_installed(*packages: str) -> None:
         if importlib.util.find_spec(name) is None:
             extra = {"gradio": "ui", "ray": "ray"}.get(name, "serve")
             raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")
+
+
+def add_config_option(group: Any) -> None:
+    """Add ``--config`` to a parser or a group of options."""
+    text = "a TOML, YAML or JSON file of a request's fields, or a published generate.yaml; key=value words change it"
+    group.add_argument("--config", metavar="FILE", help=text)
+
+
+def read_config(path: str | None, overrides: list[str], console: Quiet) -> RequestFile:
+    """Read the file of ``--config`` with its overrides; an empty one without it."""
+    from humo.jobs.request_files import RequestFile, read_request_file
+
+    if path is None:
+        if overrides:
+            problem = "is not an option, and there is no --config that it could change"
+            raise RequestError(overrides[0], problem, "write --name value, or give --config FILE beside it")
+        return RequestFile()
+    job = read_request_file(Path(path), overrides)
+    for note in job.notes:
+        console.note(note)
+    return job

@@ -1,0 +1,64 @@
+"""``humo convert``: a model folder of downloaded weights, or the reverse."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from humo.cli.console import BYTES
+from humo.cli.exit_codes import DONE
+from humo.cli.options import Parser
+from humo.errors import RequestError
+
+if TYPE_CHECKING:
+    from humo.cli.console import Quiet
+
+SUMMARY = "make a model folder of downloaded weights, or the reverse"
+
+
+def add_options(parser: Parser) -> None:
+    """Add the options of ``humo convert``."""
+    parser.usage = "humo convert SOURCE [SOURCE ...] DESTINATION [options]"
+    text = "downloaded folders or weights files (published, ComfyUI's, or a model folder), then the folder to make"
+    parser.add_argument("paths", nargs="+", metavar="SOURCE ... DESTINATION", help=text)
+    parser.add_argument("--to", default="ours", metavar="{ours,published}", help="names and tree to write")
+    parser.add_argument("--back", dest="to", action="store_const", const="published", help="the same as --to published")
+    parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="which one, if the source holds both")
+    parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="type of all weights; default: as they are")
+    parser.add_argument("--head-width", metavar="N", help="channels of an attention head, where no file tells")
+    kept = "the network's blocks stay quantised, in the file and in memory (GGUF, fp8); default: made into bf16"
+    parser.add_argument("--keep-quantised", action="store_true", help=kept)
+    parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+
+
+def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
+    """Run ``humo convert``.
+
+    Returns:
+        the exit code.
+    """
+    from humo.checkpoints.convert import convert
+    from humo.cli.report import describe_conversion
+
+    *sources, destination = options.paths + rest
+    if not sources:
+        raise RequestError("DESTINATION", "is missing", "humo convert SOURCE DESTINATION")
+    head_width = options.head_width
+    if head_width is not None and not (head_width.isdecimal() and int(head_width) > 0):
+        raise RequestError("--head-width", f"{head_width!r} is not a number of channels", "give a whole number")
+    report = convert(
+        [Path(source) for source in sources],
+        Path(destination),
+        family=options.family,
+        naming=options.to,
+        dtype=options.dtype,
+        head_width=None if head_width is None else int(head_width),
+        keep_quantised=options.keep_quantised,
+        overwrite=options.overwrite,
+        progress=lambda part, done, total: console.step(part, done, total, BYTES),
+    )
+    for note in report.notes:
+        console.note(note)
+    console.result(*describe_conversion(report))
+    return DONE
