@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from humo.cli import checks
-from humo.cli.checks import CHECKS, Finding, Severity, examine
+from humo.cli.doctor import CHECKS, Finding, Severity, examine
 from humo.cli.main import main
 
 Usage = namedtuple("Usage", "total used free")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from humo.cli.checks import CHECKS, Severity
+from humo.cli.doctor import CHECKS, Severity
 from humo.cli.main import main
 from humo.runtime.device import HOST, PORT
 

@@ -65,7 +65,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Checks": (
         "`humo verify`, and what `humo doctor` reports.",
-        ("cli.verify", "cli.doctor", "cli.checks"),
+        ("cli.verify", "cli.doctor"),
     ),
 }
 """Section title -> its introduction, and the modules or packages whose messages it lists.

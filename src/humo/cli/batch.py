@@ -74,7 +74,7 @@ def run_rows(
         the exit code.
     """
     from humo.cli.report import describe_outcome, describe_summary
-    from humo.jobs.batch import Outcome, exit_code, run_locally
+    from humo.jobs.batch import Outcome, exit_code, run_batch, run_locally
     from humo.jobs.engine import Engine
     from humo.jobs.request_files import read_rows
 
