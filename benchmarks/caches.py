@@ -19,7 +19,7 @@ from timing import alternate, arguments, environment, positive, ratio
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.checkpoints.model_folder import TEACHER
+from humo.checkpoints.model_folder import BUILTIN_TEACHER
 from humo.presets import HUMO_NANO
 from humo.request import CacheName
 from humo.runtime.device import load_pipeline
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    pipeline = load_pipeline(TEACHER, device="cpu")
+    pipeline = load_pipeline(BUILTIN_TEACHER, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     names: tuple[CacheName, ...] = get_args(CacheName)
 

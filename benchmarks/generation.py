@@ -26,7 +26,7 @@ from timing import Case, agreed, alternate, arguments, positive, report
 from torch import Tensor, nn
 
 from humo import HuMoPipeline, HuMoTransformer3DModel
-from humo.checkpoints.model_folder import TEACHER
+from humo.checkpoints.model_folder import BUILTIN_TEACHER
 from humo.conditioning.audio import audio_windows
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
@@ -124,7 +124,7 @@ class Inputs:
 def build(preset: Preset, size: Size, layers: int) -> HuMoPipeline:
     """A pipeline of that family with random weights; its inputs come as embeddings, so it has no encoders."""
     if preset is HUMO_NANO:
-        whole = load_pipeline(TEACHER, device="cpu")
+        whole = load_pipeline(BUILTIN_TEACHER, device="cpu")
         whole.set_progress_bar_config(disable=True)
         return whole
     with torch.random.fork_rng():

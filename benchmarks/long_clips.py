@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from humo.checkpoints.model_folder import EMBEDDED
+from humo.checkpoints.model_folder import BUILTIN_MODEL
 from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import jaw_from_audio
 from humo.evaluation.metrics import correlation, track_faces
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--overlap", type=int, nargs="+", default=[8])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--model", default=str(EMBEDDED))
+    parser.add_argument("--model", default=str(BUILTIN_MODEL))
     parser.add_argument("--video", metavar="FILE", help="write the last clip")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

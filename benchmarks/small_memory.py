@@ -31,15 +31,15 @@ import torch
 from timing import environment, positive
 from transformers import T5Tokenizer
 
-from humo.checkpoints.architecture import SpeechStructure, Structure
+from humo.checkpoints.architecture import Architecture, SpeechEncoderArchitecture
 from humo.checkpoints.formats.open import StoredTensor
-from humo.checkpoints.formats.writer import Output, write_json, write_weights
-from humo.checkpoints.hubs.released import RELEASED, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
-from humo.checkpoints.keymap import names_of
-from humo.checkpoints.layout import MODEL_INDEX, OURS, feature_config, model_index, scheduler_config
+from humo.checkpoints.formats.writer import TensorToWrite, write_json, write_weights
+from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
+from humo.checkpoints.keymap import tensor_names
+from humo.checkpoints.layout import DIFFUSERS_LAYOUT, MODEL_INDEX, feature_config, model_index, scheduler_config
 from humo.geometry import Geometry
 from humo.presets import find_preset
-from humo.runtime.memory_estimate import Needs, needs_of
+from humo.runtime.memory_estimate import MemoryEstimate, estimate_memory
 from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,16 +70,16 @@ assert out.isfinite().all()
 """
 
 
-def structures_of(model: str) -> Mapping[str, Structure]:
+def structures_of(model: str) -> Mapping[str, Architecture]:
     """The parts that are made: of HuMo-17B, whose network alone is at work, the encoders have one layer each."""
     if model == "humo-1.7b":
-        return RELEASED[model]
-    small: dict[str, Structure] = {
+        return RELEASED_ARCHITECTURES[model]
+    small: dict[str, Architecture] = {
         "text_encoder": replace(UMT5_XXL, num_layers=1, vocab_size=1000),
         "audio_encoder": replace(WHISPER_LARGE_V3, encoder_layers=1),
         "vae": replace(WAN_AUTOENCODER, base_dim=16),
     }
-    return {**RELEASED[model], **small}
+    return {**RELEASED_ARCHITECTURES[model], **small}
 
 
 def make_model(folder: Path, model: str) -> None:
@@ -87,15 +87,15 @@ def make_model(folder: Path, model: str) -> None:
     if (folder / MODEL_INDEX).is_file():
         return
     values = torch.randn(PATTERN_VALUES, generator=torch.Generator().manual_seed(0)) * 0.02
-    for name, structure in structures_of(model).items():
+    for name, architecture in structures_of(model).items():
         part = folder / name
-        write_json(part / "config.json", structure.config())
+        write_json(part / "config.json", architecture.config())
         is_whole = name in ("vae", "audio_encoder")  # float32, as published
-        stem = next(place.stem for place in OURS.values() if place.folder == name)
-        write_weights(part, stem, outputs(structure, values.to(torch.float32 if is_whole else torch.bfloat16)))
-        if isinstance(structure, SpeechStructure):
+        stem = next(place.stem for place in DIFFUSERS_LAYOUT.values() if place.folder == name)
+        write_weights(part, stem, outputs(architecture, values.to(torch.float32 if is_whole else torch.bfloat16)))
+        if isinstance(architecture, SpeechEncoderArchitecture):
             write_json(
-                folder / "feature_extractor" / "preprocessor_config.json", feature_config(structure.num_mel_bins)
+                folder / "feature_extractor" / "preprocessor_config.json", feature_config(architecture.num_mel_bins)
             )
     pieces = ["<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
     T5Tokenizer(vocab=[(piece, -float(n)) for n, piece in enumerate(pieces)], extra_ids=0).save_pretrained(
@@ -105,7 +105,7 @@ def make_model(folder: Path, model: str) -> None:
     write_json(folder / MODEL_INDEX, model_index(model))  # last: it makes the folder a whole one
 
 
-def outputs(structure: Structure, pattern: torch.Tensor) -> list[Output]:
+def outputs(architecture: Architecture, pattern: torch.Tensor) -> list[TensorToWrite]:
     """The tensors of a part, all of the pattern's type and bytes."""
     data = pattern.view(torch.uint8).numpy().data
     word = {torch.float32: "F32", torch.bfloat16: "BF16"}[pattern.dtype]
@@ -114,8 +114,8 @@ def outputs(structure: Structure, pattern: torch.Tensor) -> list[Output]:
         for begin in range(0, size, len(data)):
             yield data[: min(len(data), size - begin)]
 
-    stored = ((name.ours, StoredTensor(word, name.shape)) for name in names_of(structure))
-    return [Output(name, tensor, partial(pieces, tensor.bytes)) for name, tensor in stored]
+    stored = ((name.diffusers, StoredTensor(word, name.shape)) for name in tensor_names(architecture))
+    return [TensorToWrite(name, tensor, partial(pieces, tensor.bytes)) for name, tensor in stored]
 
 
 def read_once(folder: Path) -> None:
@@ -150,17 +150,17 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
     """What is measured, by name."""
     preset = find_preset(model)
     geometry = Geometry(**FRAME, references=1)
-    needs = needs_of(structures_of(model), geometry, preset.reference_injection, torch.float32, 3)
+    estimate = estimate_memory(structures_of(model), geometry, preset.reference_injection, torch.float32, 3)
     if model == "humo-1.7b":
         size = [word for name, value in FRAME.items() for word in (f"--{name}", str(value))]
         words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
         words += [*inputs(folder), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
-        predicted = disk_bytes(needs)
+        predicted = disk_bytes(estimate)
         read_once(folder / "text_encoder")
     else:
         latents = geometry.latent_frames
         words = ["-c", PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
-        predicted = disk_bytes(needs, phase="denoise")
+        predicted = disk_bytes(estimate, phase="denoise")
     measured, seconds = resident(words)
     yield "predicted", predicted
     yield "measured", measured
@@ -169,9 +169,9 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
     yield "within", measured < WITHIN[model]
 
 
-def disk_bytes(needs: Needs, phase: str | None = None) -> int:
+def disk_bytes(estimate: MemoryEstimate, phase: str | None = None) -> int:
     """What the plan says of placement ``disk`` on a CPU, in one phase or at most."""
-    phases = PLACEMENTS["disk"].device_bytes(needs, together=True)
+    phases = PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True)
     return PROCESS_BYTES + (max(phases.values()) if phase is None else phases[phase])
 
 

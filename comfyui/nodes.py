@@ -57,10 +57,10 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:
         from humo.checkpoints.model_folder import open_model_folder
-        from humo.runtime.device import folder_of
+        from humo.runtime.device import find_model_folder
 
         try:
-            open_model_folder(folder_of(model or None))
+            open_model_folder(find_model_folder(model or None))
         except HuMoError as error:
             return str(error)
         return True
@@ -74,20 +74,20 @@ class LoadModel(io.ComfyNode):
         placement: str | None = None,
     ) -> str:
         from humo.jobs.replay import weights_fingerprint
-        from humo.runtime.device import folder_of
+        from humo.runtime.device import find_model_folder
 
-        return weights_fingerprint(folder_of(model or None))
+        return weights_fingerprint(find_model_folder(model or None))
 
     @classmethod
     def execute(
         cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
     ) -> io.NodeOutput:
-        from humo.runtime.device import check_placement, choose_device, folder_of, load_pipeline
+        from humo.runtime.device import check_placement, choose_device, find_model_folder, load_pipeline
 
         place = choose_device(device)
         check_placement(placement, place)
         lies = "resident" if placement == "auto" else placement
-        return io.NodeOutput(load_pipeline(folder_of(model or None), device=place, dtype=dtype, placement=lies))
+        return io.NodeOutput(load_pipeline(find_model_folder(model or None), device=place, dtype=dtype, placement=lies))
 
 
 class DescribeScene(io.ComfyNode):

@@ -18,7 +18,7 @@ from humo.evaluation.benchmark import generate_clips, load_samples
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.image import load_image
-from humo.runtime.device import folder_of, load_pipeline
+from humo.runtime.device import find_model_folder, load_pipeline
 
 CLIPS, COLUMNS, FRAMES = 8, 9, 25
 """Clips on the sheet, frames shown of each, and frames generated of each."""
@@ -33,7 +33,7 @@ def write_sheet(folder: str, target: Path) -> None:
     Half of the samples are of people of the training set, half of people that are not in it.
     """
     samples = load_samples(folder, CLIPS, FRAMES)
-    generated = generate_clips(load_pipeline(folder_of(None)), samples, "TIA", lambda name, done, total: None)
+    generated = generate_clips(load_pipeline(find_model_folder(None)), samples, "TIA", lambda name, done, total: None)
     times = np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)
     size = generated[0].shape[2], generated[0].shape[1]
     rows = []

@@ -12,7 +12,7 @@ from torch import Tensor
 from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.geometry import Geometry
 from humo.presets import PRESETS
-from humo.runtime.allocation_tracker import metered
+from humo.runtime.allocation_tracker import track_allocations
 from tests.tiny import AUDIO_WIDTH
 
 WIDTH, HEIGHT, FRAMES, STEPS = 48, 32, 9, 2
@@ -62,7 +62,7 @@ def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[
         torch.randn(1, config.text_length, config.text_dim),
         torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
-    with metered(network.parameters(), inputs) as found:
+    with track_allocations(network.parameters(), inputs) as found:
         heard = network.hear(*inputs[2:])
         kept = found.peak = found.live
         network(*inputs[:2], heard=heard, return_dict=False)

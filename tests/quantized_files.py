@@ -1,4 +1,4 @@
-"""Small networks of both families in the quantised files that HuMo is published in, and what their weights are."""
+"""Small networks of both families in the quantized files that HuMo is published in, and what their weights are."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from humo import HuMoTransformer3DModel
-from humo.checkpoints.architecture import measure_transformer
-from humo.checkpoints.keymap import names_of
-from humo.quantization.formats import GGML_BLOCKS
+from humo.checkpoints.architecture import infer_transformer
+from humo.checkpoints.keymap import tensor_names
+from humo.quantization.formats import GGML_TYPES
 from tests.tiny import tiny_transformer
 
 WIDE = {"num_attention_heads": 2, "attention_head_dim": 128, "ffn_dim": 256, "audio_token_dim": 256, "text_length": 512}
@@ -32,7 +32,7 @@ HALVES: Mapping[str, tuple[int, ...]] = {
 }
 """Type -> where its blocks have numbers in half precision; elsewhere any bits are right."""
 
-Kinds = Callable[[str], str]
+QuantTypes = Callable[[str], str]
 """Published name -> type."""
 
 
@@ -45,14 +45,16 @@ def published(transformer: HuMoTransformer3DModel) -> dict[str, Tensor]:
     """Its weights under the published names."""
     own = transformer.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    structure = measure_transformer(shapes, transformer.config)
-    return {name.published: own[name.ours].clone() for name in names_of(structure)}
+    architecture = infer_transformer(shapes, transformer.config)
+    return {name.published: own[name.diffusers].clone() for name in tensor_names(architecture)}
 
 
 def ours(transformer: HuMoTransformer3DModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published weights under the names of the class."""
     shapes = {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
-    return {name.ours: weights[name.published] for name in names_of(measure_transformer(shapes, transformer.config))}
+    return {
+        name.diffusers: weights[name.published] for name in tensor_names(infer_transformer(shapes, transformer.config))
+    }
 
 
 def is_matrix_of_a_block(name: str, tensor: Tensor) -> bool:
@@ -60,10 +62,10 @@ def is_matrix_of_a_block(name: str, tensor: Tensor) -> bool:
 
 
 def blocks_by_hand(kind: str, rows: int, columns: int, seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Any quantised numbers under small scales: python's gguf does not write K-quants."""
-    block = GGML_BLOCKS[kind]
-    count = rows * columns // block.weights
-    raw = np.random.default_rng(seed).integers(0, 256, (count, block.bytes), dtype=np.uint8)
+    """Any quantized numbers under small scales: python's gguf does not write K-quants."""
+    block = GGML_TYPES[kind]
+    count = rows * columns // block.block_size
+    raw = np.random.default_rng(seed).integers(0, 256, (count, block.type_size), dtype=np.uint8)
     for place in HALVES[kind]:
         raw[:, place : place + 2] = np.frombuffer(struct.pack("<e", 0.0004), dtype=np.uint8)
     return raw.reshape(rows, -1)
@@ -72,7 +74,7 @@ def blocks_by_hand(kind: str, rows: int, columns: int, seed: int) -> np.ndarray[
 def save_gguf(
     path: Path,
     weights: Mapping[str, Tensor],
-    kinds: Kinds,
+    quant_types: QuantTypes,
     *,
     architecture: str = "wan",
     loses_ones: bool = False,
@@ -92,7 +94,7 @@ def save_gguf(
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     stands_for: dict[str, Tensor] = {}
     for number, (name, tensor) in enumerate(weights.items()):
-        kind = GGMLQuantizationType[kinds(name)]
+        kind = GGMLQuantizationType[quant_types(name)]
         values = tensor.float().numpy()
         if kind.name in HALVES:
             data = blocks_by_hand(kind.name, tensor.shape[0], tensor.shape[1], seed=number)

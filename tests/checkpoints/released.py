@@ -12,13 +12,13 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
-from humo.checkpoints.architecture import SpeechStructure, TransformerStructure
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.architecture import SpeechEncoderArchitecture, TransformerArchitecture
+from humo.checkpoints.keymap import tensor_names
 from tests.conftest import GOLDEN
 from tests.parity.fill import fill_state_dict
 
 SEED = 1
-SPEECH = SpeechStructure(
+SPEECH = SpeechEncoderArchitecture(
     d_model=32,
     encoder_layers=32,
     encoder_attention_heads=2,
@@ -30,9 +30,9 @@ HEAD_WIDTH = 24
 """Channels of a head here; not in any tensor."""
 
 
-def transformer(family: str) -> TransformerStructure:
+def transformer(family: str) -> TransformerArchitecture:
     """A small transformer of either family, fitting the golden text encoder and the small speech encoder."""
-    return TransformerStructure(
+    return TransformerArchitecture(
         patch_size=(1, 2, 2),
         num_attention_heads=4,
         attention_head_dim=HEAD_WIDTH,
@@ -62,7 +62,7 @@ def fill(shapes: Mapping[str, Any], seed: int = SEED) -> dict[str, torch.Tensor]
 
 def transformer_weights(family: str) -> dict[str, torch.Tensor]:
     """Under the released names."""
-    return fill({name.published: name.shape for name in names_of(transformer(family))})
+    return fill({name.published: name.shape for name in tensor_names(transformer(family))})
 
 
 def autoencoder_weights() -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def text_weights() -> dict[str, torch.Tensor]:
 
 def speech_weights() -> dict[str, torch.Tensor]:
     """Under transformers' names, in fp16 as released, a piece of the decoder with it."""
-    shapes = {name.published: name.shape for name in names_of(SPEECH)}
+    shapes = {name.published: name.shape for name in tensor_names(SPEECH)}
     shapes |= {"model.decoder.layers.0.fc1.weight": (64, 32), "model.decoder.embed_tokens.weight": (100, 32)}
     return {name: tensor.half() for name, tensor in fill(shapes).items()}
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Tokenizer
 
-from humo.checkpoints.architecture import SpeechStructure, measure_text
+from humo.checkpoints.architecture import SpeechEncoderArchitecture, infer_text_encoder
 from humo.checkpoints.convert import convert
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.keymap import tensor_names
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 
@@ -38,16 +38,16 @@ def converted_transformer(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def by_published_name(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.published: tensors[name.ours] for name in names_of(released.transformer("humo-17b"))}
+    return {name.published: tensors[name.diffusers] for name in tensor_names(released.transformer("humo-17b"))}
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX, "diffusion_model."])
 def test_a_prefix_makes_no_difference(prefix: str, golden: Path, tmp_path: Path) -> None:
     weights = {name: tensor.half() for name, tensor in released.transformer_weights("humo-17b").items()}
     save_file({prefix + name: tensor for name, tensor in weights.items()}, tmp_path / "humo_17B_fp16.safetensors")
-    report = convert(tmp_path / "humo_17B_fp16.safetensors", tmp_path / "out", head_width=24)
+    report = convert(tmp_path / "humo_17B_fp16.safetensors", tmp_path / "out", head_dim=24)
     assert report.preset == "humo-17b"
-    assert report.parts[0].dtypes == {"F16": len(weights)}
+    assert report.components[0].dtypes == {"F16": len(weights)}
     found = by_published_name(converted_transformer(tmp_path / "out"))
     assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
 
@@ -70,7 +70,7 @@ def test_scaled_fp8_weights_are_multiplied_by_their_scale(
         extras["blocks.0.self_attn.q.comfy_quant"] = torch.frombuffer(bytearray(note), dtype=torch.uint8)
     file = tmp_path / "Wan2_1-HuMo-14B_fp8_e4m3fn_scaled.safetensors"
     save_file({prefix + name: tensor for name, tensor in (small | extras).items()}, file)
-    report = convert(file, tmp_path / "out", dtype=dtype, head_width=24)
+    report = convert(file, tmp_path / "out", dtype=dtype, head_dim=24)
     wanted = torch.bfloat16 if dtype is None else torch.float32
     found = by_published_name(converted_transformer(tmp_path / "out"))
     for name in weights:
@@ -89,7 +89,7 @@ def test_a_scale_for_each_row_is_applied_to_its_row(golden: Path, tmp_path: Path
     rows = weights[name].abs().amax(dim=1, keepdim=True) / 448
     small = weights | {name: (weights[name] / rows).to(torch.float8_e4m3fn), "blocks.0.ffn.0.weight_scale": rows}
     save_file(small, tmp_path / "humo.safetensors")
-    convert(tmp_path / "humo.safetensors", tmp_path / "out", head_width=24, dtype="fp32")
+    convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24, dtype="fp32")
     found = by_published_name(converted_transformer(tmp_path / "out"))[name]
     assert torch.equal(found, small[name].float() * rows)
 
@@ -99,25 +99,27 @@ def test_fp8_without_scales_is_taken_as_it_is_and_said(golden: Path, tmp_path: P
         name: tensor.to(torch.float8_e4m3fn) for name, tensor in released.transformer_weights("humo-17b").items()
     }
     save_file(weights, tmp_path / "humo_17B_fp8_e4m3fn.safetensors")
-    report = convert(tmp_path / "humo_17B_fp8_e4m3fn.safetensors", tmp_path / "out", head_width=24)
+    report = convert(tmp_path / "humo_17B_fp8_e4m3fn.safetensors", tmp_path / "out", head_dim=24)
     assert report.notes[0] == f"transformer: {len(weights)} fp8 weights came without a scale and were taken as they are"
-    assert report.parts[0].dtypes == {"BF16": len(weights)}
+    assert report.components[0].dtypes == {"BF16": len(weights)}
 
 
 @pytest.mark.parametrize(("dtype", "word"), [(torch.int8, "I8"), (torch.uint8, "U8")])
-def test_other_quantisations_are_named_and_refused(dtype: torch.dtype, word: str, golden: Path, tmp_path: Path) -> None:
+def test_other_quantizations_are_named_and_refused(dtype: torch.dtype, word: str, golden: Path, tmp_path: Path) -> None:
     weights = released.transformer_weights("humo-17b")
     weights["blocks.0.ffn.0.weight"] = weights["blocks.0.ffn.0.weight"].to(dtype)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a quantisation"):
-        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_width=24)
+    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a quantization"):
+        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
 
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_text_encoder_brings_its_tokenizer_inside(scaled: bool, golden: Path, tmp_path: Path) -> None:
     published = released.text_weights()
     shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
-    weights = {name.ours: published[name.published].half() for name in names_of(measure_text(shapes, {}))}
+    weights = {
+        name.diffusers: published[name.published].half() for name in tensor_names(infer_text_encoder(shapes, {}))
+    }
     pieces = released.sentence_pieces()
     held = (
         to_fp8(weights, "scale_weight") | {"scaled_fp8": torch.ones(2).to(torch.float8_e4m3fn)} if scaled else weights
@@ -138,7 +140,7 @@ def test_a_text_encoder_brings_its_tokenizer_inside(scaled: bool, golden: Path, 
 def test_a_text_encoder_with_both_names_of_its_embedding_keeps_one(golden: Path, tmp_path: Path) -> None:
     published = released.text_weights()
     shapes = {name: tuple(tensor.shape) for name, tensor in published.items()}
-    weights = {name.ours: published[name.published] for name in names_of(measure_text(shapes, {}))}
+    weights = {name.diffusers: published[name.published] for name in tensor_names(infer_text_encoder(shapes, {}))}
     twice = weights | {"encoder.embed_tokens.weight": weights["shared.weight"].clone()}
     save_file(twice, tmp_path / "twice.safetensors")
     report = convert(tmp_path / "twice.safetensors", tmp_path / "first")
@@ -152,8 +154,8 @@ def test_a_text_encoder_with_both_names_of_its_embedding_keeps_one(golden: Path,
 
 @pytest.mark.parametrize("prefix", ["model.encoder.", "encoder.", ""])
 def test_a_speech_encoder_alone_gets_its_settings(prefix: str, golden: Path, tmp_path: Path) -> None:
-    structure = SpeechStructure(128, 32, 2, 64, 128, 1500)
-    weights = released.fill({prefix + name.ours: name.shape for name in names_of(structure)})
+    architecture = SpeechEncoderArchitecture(128, 32, 2, 64, 128, 1500)
+    weights = released.fill({prefix + name.diffusers: name.shape for name in tensor_names(architecture)})
     save_file(weights, tmp_path / "whisper_large_v3_encoder_fp16.safetensors")
     convert(tmp_path / "whisper_large_v3_encoder_fp16.safetensors", tmp_path / "out")
     found = load_file(tmp_path / "out" / "audio_encoder" / "model.safetensors")
@@ -179,8 +181,8 @@ def test_comfyui_folders_are_a_source_among_other_models(golden: Path, tmp_path:
     for name, tensors in files.items():
         (models / name).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, models / name)
-    report = convert(models, tmp_path / "out", head_width=24)
-    assert [part.part for part in report.parts] == ["transformer", "vae", "text_encoder"]
+    report = convert(models, tmp_path / "out", head_dim=24)
+    assert [component.component for component in report.components] == ["transformer", "vae", "text_encoder"]
     assert {item.path.name for item in report.ignored} == {
         "flux1-dev.safetensors",
         "clip_l.safetensors",

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from humo.checkpoints.architecture import SpeechStructure
+from humo.checkpoints.architecture import SpeechEncoderArchitecture
 from humo.checkpoints.convert import convert
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.keymap import tensor_names
 from humo.errors import CheckpointError, HuMoError, RequestError, StorageError
 from tests.checkpoints import released
 
@@ -39,7 +39,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def converted(request: pytest.FixtureRequest, released_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("converted") / request.param
-    convert(released_tree, folder, family=request.param, head_width=released.HEAD_WIDTH)
+    convert(released_tree, folder, family=request.param, head_dim=released.HEAD_WIDTH)
     return folder
 
 
@@ -82,7 +82,7 @@ def test_the_model_folder_is_laid_out_as_diffusers_does(converted: Path) -> None
 
 
 def test_averaged_weights_are_taken_and_every_training_extra_is_listed(released_tree: Path, tmp_path: Path) -> None:
-    report = convert(released_tree / "HuMo" / "HuMo-1.7B" / "ema.pth", tmp_path / "out", head_width=24)
+    report = convert(released_tree / "HuMo" / "HuMo-1.7B" / "ema.pth", tmp_path / "out", head_dim=24)
     reasons = {dropped.name: dropped.reason for dropped in report.dropped}
     count = len(released.transformer_weights("humo-1.7b"))
     assert reasons["ema.blocks.2.mask_predictor.0.weight"].startswith("used in training only")
@@ -90,12 +90,12 @@ def test_averaged_weights_are_taken_and_every_training_extra_is_listed(released_
     assert reasons["step"] == "a value, not a tensor"
     assert reasons["optimizer.state.0.exp_avg"].startswith("state of the training")
     assert sum("averaged" in reason for reason in reasons.values()) == count
-    assert report.parts[0].tensors == count
+    assert report.components[0].tensors == count
     assert report.preset == "humo-1.7b"
 
 
 def test_each_file_that_is_not_needed_is_listed_with_the_reason(released_tree: Path, tmp_path: Path) -> None:
-    report = convert(released_tree, tmp_path / "out", family="humo-17b", head_width=released.HEAD_WIDTH)
+    report = convert(released_tree, tmp_path / "out", family="humo-17b", head_dim=released.HEAD_WIDTH)
     ignored = {item.path.name: item.reason for item in report.ignored}
     assert ignored["zero_vae_129frame.pt"].startswith("latents of an empty video")
     assert ignored["Kim_Vocal_2.onnx"].startswith("the vocal separator")
@@ -109,7 +109,7 @@ def test_each_file_that_is_not_needed_is_listed_with_the_reason(released_tree: P
 
 def test_two_families_in_one_tree_need_a_choice(released_tree: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds humo-1\.7b and humo-17b; choose one as the family"):
-        convert(released_tree, tmp_path / "out", head_width=24)
+        convert(released_tree, tmp_path / "out", head_dim=24)
 
 
 def test_the_family_that_is_not_there_is_an_error(released_tree: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_fault_in_one_family_is_told_and_not_answered_with_the_other(released_
 def test_parts_may_come_from_files_that_lie_apart(released_tree: Path, tmp_path: Path) -> None:
     wan = released_tree / "Wan2.1-T2V-1.3B"
     report = convert([wan / "Wan2.1_VAE.pth", released_tree / "HuMo" / "HuMo-17B"], tmp_path / "out")
-    assert [part.part for part in report.parts] == ["transformer", "vae"]
+    assert [component.component for component in report.components] == ["transformer", "vae"]
     assert report.notes == (
         "not among the sources: text_encoder, audio_encoder; convert again with their files as further sources",
     )
@@ -149,16 +149,21 @@ def test_a_single_part_needs_no_family_and_makes_no_model_index(released_tree: P
 
 def test_another_type_is_written_only_when_it_is_asked_for(released_tree: Path, tmp_path: Path) -> None:
     as_stored = convert(released_tree, tmp_path / "stored", family="humo-17b")
-    assert [part.dtypes for part in as_stored.parts] == [{"F32": 140}, {"F32": 194}, {"BF16": 32}, {"F16": 487}]
+    assert [component.dtypes for component in as_stored.components] == [
+        {"F32": 140},
+        {"F32": 194},
+        {"BF16": 32},
+        {"F16": 487},
+    ]
     asked = convert(tmp_path / "stored", tmp_path / "asked", dtype="bf16")
-    assert all(set(part.dtypes) == {"BF16"} for part in asked.parts)
+    assert all(set(component.dtypes) == {"BF16"} for component in asked.components)
     wanted = {name: tensor.bfloat16() for name, tensor in load(tmp_path / "stored" / "vae", "diffusion").items()}
     assert_equal(load(tmp_path / "asked" / "vae", "diffusion"), wanted)
 
 
 def test_large_weights_are_split_with_an_index_and_read_back(converted: Path, tmp_path: Path) -> None:
     report = convert(converted, tmp_path / "split", shard_bytes=400_000)
-    transformer = report.parts[0]
+    transformer = report.components[0]
     assert len(transformer.files) > 3
     assert all((tmp_path / "split" / file).stat().st_size < 450_000 for file in transformer.files)
     index = json.loads((tmp_path / "split/transformer/diffusion_pytorch_model.safetensors.index.json").read_text())
@@ -171,13 +176,13 @@ def test_large_weights_are_split_with_an_index_and_read_back(converted: Path, tm
 def test_progress_ends_at_the_size_of_each_part(released_tree: Path, tmp_path: Path) -> None:
     heard: dict[str, list[tuple[int, int]]] = {}
 
-    def progress(part: str, done_bytes: int, total_bytes: int) -> None:
-        heard.setdefault(part, []).append((done_bytes, total_bytes))
+    def progress(component: str, done_bytes: int, total_bytes: int) -> None:
+        heard.setdefault(component, []).append((done_bytes, total_bytes))
 
-    report = convert(released_tree, tmp_path / "out", family="humo-1.7b", head_width=24, progress=progress)
+    report = convert(released_tree, tmp_path / "out", family="humo-1.7b", head_dim=24, progress=progress)
     assert list(heard) == ["transformer", "vae", "text_encoder", "audio_encoder"]
-    assert {part: steps[-1] for part, steps in heard.items()} == {
-        part.part: (part.bytes, part.bytes) for part in report.parts
+    assert {component: steps[-1] for component, steps in heard.items()} == {
+        component.component: (component.bytes, component.bytes) for component in report.components
     }
     assert all(steps == sorted(steps) for steps in heard.values())
 
@@ -199,7 +204,7 @@ def test_every_tensor_must_be_there_known_and_of_the_implied_shape(change: str, 
         "shape": r"has shape \(95,\), not \(96,\)",
     }
     with pytest.raises(CheckpointError, match=expected[change]):
-        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_width=24)
+        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
     assert not (tmp_path / "out").exists()
 
 
@@ -210,10 +215,10 @@ def test_a_width_that_does_not_divide_into_heads_asks_for_their_width(golden: Pa
 
 
 def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Path, tmp_path: Path) -> None:
-    structure = SpeechStructure(48, 2, 2, 64, 128, 1500)
-    other = released.fill({name.ours: name.shape for name in names_of(structure)})
+    architecture = SpeechEncoderArchitecture(48, 2, 2, 64, 128, 1500)
+    other = released.fill({name.diffusers: name.shape for name in tensor_names(architecture)})
     save_file(other, tmp_path / "speech.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(structure.config()))
+    (tmp_path / "config.json").write_text(json.dumps(architecture.config()))
     with pytest.raises(CheckpointError, match="gives 48 channels where this transformer takes 32"):
         convert([released_tree / "HuMo" / "HuMo-17B", tmp_path / "speech.safetensors"], tmp_path / "out")
 
@@ -263,8 +268,8 @@ def test_a_destination_that_holds_the_source_is_refused(converted: Path) -> None
 def test_a_failure_half_way_leaves_nothing_behind(
     released_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(part: str, done_bytes: int, total_bytes: int) -> None:
-        if part == "vae":
+    def stop(component: str, done_bytes: int, total_bytes: int) -> None:
+        if component == "vae":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -295,4 +300,4 @@ def test_a_folder_made_inside_its_source_is_not_read_the_next_time(released_tree
     shutil.copytree(released_tree / "whisper-large-v3", source / "whisper-large-v3")
     convert(source, source / "out")
     report = convert(source, source / "out", overwrite=True)
-    assert len(report.parts) == 1
+    assert len(report.components) == 1

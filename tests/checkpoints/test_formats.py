@@ -61,7 +61,7 @@ def test_a_torch_file_is_mapped_anew_without_losing_a_byte(tmp_path: Path, monke
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "weights.pt")
     monkeypatch.setattr(open, "MAPPED_BYTES", 5000)
     file = TorchFile(tmp_path / "weights.pt")
-    assert file.others == ("epoch",)
+    assert file.non_tensors == ("epoch",)
     for name, tensor in tensors.items():
         raw = b"".join(bytes(chunk) for chunk in file.chunks(f"state_dict.{name}", 1000))
         assert raw == tensor.contiguous().numpy().tobytes()

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from humo.checkpoints.architecture import TextStructure
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.architecture import TextEncoderArchitecture
+from humo.checkpoints.keymap import tensor_names
 
-STRUCTURE = TextStructure(
+STRUCTURE = TextEncoderArchitecture(
     vocab_size=8192,
     d_model=1024,
     d_kv=64,
@@ -63,7 +63,7 @@ def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not tell a process's peak")
 @pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16"), (".gguf", "")])
 def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, tmp_path: Path) -> None:
-    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in names_of(STRUCTURE)}
+    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in tensor_names(STRUCTURE)}
     size = sum(2 * tensor.numel() for tensor in weights.values())
     source = tmp_path / f"text{suffix}"
     if suffix == ".pth":

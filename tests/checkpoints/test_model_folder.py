@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Tokenizer, UMT5EncoderModel, WhisperFeatureExtractor
 
-from humo.checkpoints.architecture import Structure, measure_autoencoder, measure_text
+from humo.checkpoints.architecture import Architecture, infer_autoencoder, infer_text_encoder
 from humo.checkpoints.convert import convert
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import CheckpointError
@@ -66,21 +66,21 @@ def test_opening_a_folder_imports_no_torch(converted: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("part", list(COMPONENTS))
-def test_a_missing_component_is_named(part: str, folder: Path) -> None:
-    shutil.rmtree(folder / part)
-    with pytest.raises(CheckpointError, match=f"lacks its {part}"):
+@pytest.mark.parametrize("component", list(COMPONENTS))
+def test_a_missing_component_is_named(component: str, folder: Path) -> None:
+    shutil.rmtree(folder / component)
+    with pytest.raises(CheckpointError, match=f"lacks its {component}"):
         open_model_folder(folder)
 
 
 @pytest.mark.parametrize(
-    "part", ["vae", "text_encoder", "audio_encoder", "tokenizer", "feature_extractor", "scheduler"]
+    "component", ["vae", "text_encoder", "audio_encoder", "tokenizer", "feature_extractor", "scheduler"]
 )
-def test_a_component_without_its_files_is_named(part: str, folder: Path) -> None:
-    for path in (folder / part).iterdir():
+def test_a_component_without_its_files_is_named(component: str, folder: Path) -> None:
+    for path in (folder / component).iterdir():
         if path.name != "config.json":
             path.unlink()
-    with pytest.raises(CheckpointError, match=rf"{part}: holds no "):
+    with pytest.raises(CheckpointError, match=rf"{component}: holds no "):
         open_model_folder(folder)
 
 
@@ -134,24 +134,24 @@ def test_all_weights_load_into_the_real_classes_unchanged(converted: Path) -> No
     autoencoder, text, speech = released.autoencoder_weights(), released.text_weights(), released.speech_weights()
     autoencoder_shapes = {name: tuple(tensor.shape) for name, tensor in autoencoder.items()}
     text_shapes = {name: tuple(tensor.shape) for name, tensor in text.items()}
-    pairs: list[tuple[Any, str, Structure, dict[str, torch.Tensor]]] = [
+    pairs: list[tuple[Any, str, Architecture, dict[str, torch.Tensor]]] = [
         (
             HuMoTransformer3DModel,
             "transformer",
             released.transformer("humo-17b"),
             released.transformer_weights("humo-17b"),
         ),
-        (AutoencoderKLWan, "vae", measure_autoencoder(autoencoder_shapes, {}), autoencoder),
-        (UMT5EncoderModel, "text_encoder", measure_text(text_shapes, {}), text),
+        (AutoencoderKLWan, "vae", infer_autoencoder(autoencoder_shapes, {}), autoencoder),
+        (UMT5EncoderModel, "text_encoder", infer_text_encoder(text_shapes, {}), text),
         (SpeechEncoder, "audio_encoder", released.SPEECH, speech),
     ]
-    for class_, part, structure, weights in pairs:
-        library = {"torch_dtype": "auto"} if part in ("text_encoder", "audio_encoder") else {}
-        model, info = class_.from_pretrained(str(converted / part), output_loading_info=True, **library)
-        assert not any(info.values()), (part, info)
+    for class_, component, architecture, weights in pairs:
+        library = {"torch_dtype": "auto"} if component in ("text_encoder", "audio_encoder") else {}
+        model, info = class_.from_pretrained(str(converted / component), output_loading_info=True, **library)
+        assert not any(info.values()), (component, info)
         parameters = model.state_dict()
-        for name in names_of(structure):
-            assert torch.equal(parameters[name.ours], weights[name.published]), name
+        for name in tensor_names(architecture):
+            assert torch.equal(parameters[name.diffusers], weights[name.published]), name
     assert model.config.encoder_attention_heads == 2
     loaded = dict(UniPCMultistepScheduler.from_pretrained(str(converted / "scheduler")).config)
     made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0).config
@@ -292,7 +292,7 @@ def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(le
         return found
 
     model = open_model_folder(leaning)
-    homes = {name: part.folder.parent for name, part in model.components.items()}
+    homes = {name: component.folder.parent for name, component in model.components.items()}
     assert homes.pop("transformer") == leaning
     assert {home.resolve() for home in homes.values()} == {leaning.parent / "whole"}
 

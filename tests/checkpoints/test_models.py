@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from humo.checkpoints.hubs import catalogue
-from humo.checkpoints.hubs.catalogue import CATALOGUE
-from humo.checkpoints.model_folder import INSIDE, open_model_folder
+from humo.checkpoints.hubs import catalog
+from humo.checkpoints.hubs.catalog import CATALOG
+from humo.checkpoints.model_folder import BUILTIN_MODELS, open_model_folder
 from humo.cli.main import main
-from humo.runtime.device import folder_of
+from humo.runtime.device import find_model_folder
 from tests.checkpoints import released
 from tests.checkpoints.hub_server import Hub, serving
 
@@ -46,11 +46,11 @@ HUBS = pytest.mark.parametrize("source", [(), MODELSCOPE], ids=["huggingface", "
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of models, and a catalogue whose model is of the width that is served here."""
+    """An empty folder of models, and a catalog whose model is of the width that is served here."""
     monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    entry = replace(CATALOGUE[NAME], head_width=released.HEAD_WIDTH)
-    monkeypatch.setattr(catalogue, "CATALOGUE", {NAME: entry})
+    entry = replace(CATALOG[NAME], head_dim=released.HEAD_WIDTH)
+    monkeypatch.setattr(catalog, "CATALOG", {NAME: entry})
     return tmp_path / "models"
 
 
@@ -73,7 +73,7 @@ def test_a_model_is_downloaded_compared_and_made_a_folder(
     code, lines, _ = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 0
     assert open_model_folder(models / NAME).preset.name == NAME
-    assert folder_of(NAME) == models / NAME
+    assert find_model_folder(NAME) == models / NAME
     assert {line["phase"] for line in lines if line["event"] == "progress"} >= {"get", "transformer", "sums"}
     got = [line for line in lines if line["event"] == "progress" and line["phase"] == "get"]
     assert got[-1]["done"] == got[-1]["total"]
@@ -252,10 +252,10 @@ def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytes
 def test_what_comes_inside_the_package_has_a_name(
     models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert folder_of("humo-nano") == folder_of(None)
+    assert find_model_folder("humo-nano") == find_model_folder(None)
     listed = {line["name"] for line in say(capsys, "list")[1] if line["event"] == "model" and line["state"] == "here"}
-    assert listed == set(INSIDE)
+    assert listed == set(BUILTIN_MODELS)
     assert say(capsys, "verify", "humo-nano")[0] == 0
     monkeypatch.chdir(tmp_path)
     (tmp_path / "humo-nano").mkdir()
-    assert folder_of("humo-nano") == Path("humo-nano"), "what lies in front of the user comes first"
+    assert find_model_folder("humo-nano") == Path("humo-nano"), "what lies in front of the user comes first"

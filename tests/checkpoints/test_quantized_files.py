@@ -153,7 +153,7 @@ PACKED = {"_quantization_metadata": json.dumps({"layers": {Q: {"format": "nvfp4"
         ("plain", lambda one: one.update(scaled_fp8=torch.ones(2)), None, "file of scaled fp8 weights, and lacks"),
         ("comfy", lambda one: one.update({f"{Q}.comfy_quant": ROTATED}), None, "int8_tensorwise with rotated weights"),
         ("comfy", lambda one: one.update({f"{Q}.comfy_quant": ROTATED[:9].clone()}), None, "does not say in a form"),
-        ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantisation that is not read here"),
+        ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantization that is not read here"),
         ("comfy", lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}), None, r"by \(7,\), neither one number"),
     ],
 )
@@ -169,7 +169,7 @@ def test_an_fp8_file_that_cannot_be_read_is_refused_in_a_line(
     _changed(file, change, metadata)
     for keep in (False, True):
         with pytest.raises(CheckpointError, match=problem) as caught:
-            convert(file, tmp_path / "out", keep_quantised=keep)
+            convert(file, tmp_path / "out", keep_quantized=keep)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

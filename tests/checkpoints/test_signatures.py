@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from humo.checkpoints.architecture import SpeechStructure
+from humo.checkpoints.architecture import SpeechEncoderArchitecture
 from humo.checkpoints.convert import convert
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.keymap import tensor_names
 from humo.errors import CheckpointError
 from tests.checkpoints import released
 
@@ -62,9 +62,9 @@ def test_another_model_is_named(title: str, tmp_path: Path) -> None:
     ],
 )
 def test_another_whisper_is_named(width: int, layers: int, bins: int, title: str, tmp_path: Path) -> None:
-    structure = SpeechStructure(width, layers, width // 64, 8, bins, 4)
+    architecture = SpeechEncoderArchitecture(width, layers, width // 64, 8, bins, 4)
     save_file(
-        {name.published: torch.zeros(name.shape, dtype=torch.float16) for name in names_of(structure)},
+        {name.published: torch.zeros(name.shape, dtype=torch.float16) for name in tensor_names(architecture)},
         tmp_path / "model.safetensors",
     )
     with pytest.raises(CheckpointError, match=f"is {title}.*take whisper-large-v3"):
@@ -73,8 +73,8 @@ def test_another_whisper_is_named(width: int, layers: int, bins: int, title: str
 
 @pytest.mark.parametrize(("decoder_layers", "title"), [(4, "whisper-large-v3-turbo"), (2, "a distilled whisper-large")])
 def test_a_large_encoder_with_a_short_decoder_is_named(decoder_layers: int, title: str, tmp_path: Path) -> None:
-    structure = SpeechStructure(1280, 1, 20, 8, 128, 4)
-    tensors = {name.published: torch.zeros(name.shape, dtype=torch.float16) for name in names_of(structure)}
+    architecture = SpeechEncoderArchitecture(1280, 1, 20, 8, 128, 4)
+    tensors = {name.published: torch.zeros(name.shape, dtype=torch.float16) for name in tensor_names(architecture)}
     tensors |= {f"model.decoder.layers.{layer}.fc1.bias": torch.zeros(2) for layer in range(decoder_layers)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=title):
@@ -114,7 +114,7 @@ def test_several_models_in_one_file_are_an_error(golden: Path, tmp_path: Path) -
     twice = {f"{prefix}.{name}": tensor for prefix in ("model", "generator") for name, tensor in weights.items()}
     torch.save(twice, tmp_path / "both.pth")
     with pytest.raises(CheckpointError, match=r"several models, under 'model\.', 'generator\.'"):
-        convert(tmp_path / "both.pth", tmp_path / "out", head_width=24)
+        convert(tmp_path / "both.pth", tmp_path / "out", head_dim=24)
 
 
 def test_a_transformer_with_other_input_channels_is_of_no_family(golden: Path, tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_a_transformer_with_other_input_channels_is_of_no_family(golden: Path, t
     weights["patch_embedding.weight"] = torch.ones(96, 48, 1, 2, 2)
     save_file(weights, tmp_path / "humo.safetensors")
     with pytest.raises(CheckpointError, match=r"takes 48 channels; HuMo-17B takes 36, HuMo-1\.7B takes 16"):
-        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_width=24)
+        convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)

@@ -188,7 +188,7 @@ BAD = {
     "a conversion of nothing": (["convert", "no", "new"], "no", "", None),
     "a conversion to an unknown type": (["convert", "MODEL", "new", "--dtype", "int4"], "dtype", "", None),
     "a conversion to an unknown layout": (["convert", "MODEL", "new", "--to", "theirs"], "naming", "", None),
-    "a conversion with an odd head": (["convert", "MODEL", "new", "--head-width", "x"], "--head-width", "whole", None),
+    "a conversion with an odd head": (["convert", "MODEL", "new", "--head-dim", "x"], "--head-dim", "whole", None),
     "pickled code": (["convert", "pickled", "new"], "pickled", "", pickled_weights),
 }
 

@@ -19,7 +19,7 @@ def test_a_model_folder_goes_to_the_published_names_and_back(humo: Humo, desk: P
         assert mine[-1]["done"] == mine[-1]["total"] == part["bytes"]
         assert mine[-1]["unit"] == "bytes"
 
-    back = humo("convert", "released", "model", "--head-width", "24")
+    back = humo("convert", "released", "model", "--head-dim", "24")
     assert back.code == 0
     assert back.out.startswith("model: humo-1.7b, ")
     assert "transformer" in back.out

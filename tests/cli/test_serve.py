@@ -9,7 +9,7 @@ import pytest
 
 from humo.cli.doctor import CHECKS, Severity
 from humo.cli.main import main
-from humo.runtime.device import HOST, PORT
+from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_bad_options_get_one_line(
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
-        taken.bind((HOST, 0))
+        taken.bind((DEFAULT_HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--data", str(tmp_path), "--port", str(port)]) == 2
@@ -69,10 +69,10 @@ def test_the_doctor_looks_at_the_port() -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            taken.bind((HOST, PORT))
+            taken.bind((DEFAULT_HOST, DEFAULT_PORT))
             taken.listen()
         except OSError:
             pass  # somebody else has it, which is what is to be seen
         ((state, text, remedy),) = CHECKS["port"](None)
     assert (state, bool(remedy)) == (Severity.WARNING, True)
-    assert str(PORT) in text
+    assert str(DEFAULT_PORT) in text

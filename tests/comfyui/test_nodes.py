@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from humo import HuMoPipeline
-from humo.checkpoints.model_folder import EMBEDDED
+from humo.checkpoints.model_folder import BUILTIN_MODEL
 from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
 from humo.jobs.generate import build_request, load_inputs, prepare_job
@@ -273,7 +273,7 @@ def test_latents_are_decoded_by_the_model_that_made_them(
 def test_a_model_is_loaded_again_when_its_folder_holds_other_weights(comfy: Comfy, tiny_model_folder: Any) -> None:
     node = comfy.nodes["HuMo_LoadModel"]
     embedded = node.fingerprint_inputs(model="", device="auto", dtype="auto")
-    assert embedded == weights_fingerprint(EMBEDDED)
+    assert embedded == weights_fingerprint(BUILTIN_MODEL)
     assert embedded != node.fingerprint_inputs(model=str(tiny_model_folder), device="auto", dtype="auto")
 
 

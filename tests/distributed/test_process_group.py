@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from humo.cli.main import main
-from humo.distributed.process_group import Layout, choose_layout
+from humo.distributed.process_group import ParallelLayout, choose_parallel_layout
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
 from humo.media.video import read_video
@@ -32,12 +32,12 @@ ODD = {"width": 80, "height": 48, "frames": 13}
 LONG = ODD | {"frames": 25, "window": 13, "overlap": 4}
 
 
-def start(ranks: int, words: list[str]) -> None:
+def start(process_group: int, words: list[str]) -> None:
     """Run a program as so many ranks, told of each other as torchrun tells them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WORLD_SIZE": str(ranks)}
+    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WORLD_SIZE": str(process_group)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
@@ -47,10 +47,10 @@ def start(ranks: int, words: list[str]) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        for rank in range(ranks)
+        for rank in range(process_group)
     ]
     ends = [process.communicate(timeout=240)[0].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * ranks, ends
+    assert [process.returncode for process in processes] == [0] * process_group, ends
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
     cases += [
         {"preset": "humo-17b", "parallel": f"2x{size // 2}", "fields": LONG},
         {"preset": "humo-1.7b", "parallel": f"2x{size // 2}", "fields": ODD | {"speed": "balanced"}},
-        {"preset": "humo-1.7b", "parallel": f"1x{size}", "fields": ODD, "shard": True},
-        {"preset": "humo-17b", "parallel": f"{size}x1", "fields": ODD, "shard": True},
-        {"preset": "humo-1.7b", "parallel": f"{size}x1", "fields": ODD, "shard": True, "dtype": "bfloat16"},
+        {"preset": "humo-1.7b", "parallel": f"1x{size}", "fields": ODD, "fsdp": True},
+        {"preset": "humo-17b", "parallel": f"{size}x1", "fields": ODD, "fsdp": True},
+        {"preset": "humo-1.7b", "parallel": f"{size}x1", "fields": ODD, "fsdp": True, "dtype": "bfloat16"},
         {
             "preset": "humo-1.7b",
             "parallel": "auto" if size == 2 else "1x4",
@@ -131,7 +131,7 @@ def test_the_command_writes_one_video(models: Path, tmp_path: Path, capsys: pyte
     ],
 )
 def test_passes_are_divided_where_no_rank_is_left_waiting(size: int, passes: int, layout: tuple[int, int]) -> None:
-    assert choose_layout("auto", size, passes) == Layout(*layout)
+    assert choose_parallel_layout("auto", size, passes) == ParallelLayout(*layout)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_passes_are_divided_where_no_rank_is_left_waiting(size: int, passes: int
 )
 def test_layouts_that_do_not_fit_are_refused(asked: str, said: str) -> None:
     with pytest.raises(RequestError, match="--parallel: ") as caught:
-        choose_layout(asked, 4, 3)
+        choose_parallel_layout(asked, 4, 3)
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("ranks", "words", "said"),
     [
-        ("1", ["--shard"], "--shard: is for several processes"),
+        ("1", ["--fsdp"], "--fsdp: is for several processes"),
         ("2", [], "--parallel: is missing, and there are several processes; add --parallel auto"),
     ],
 )
@@ -160,11 +160,11 @@ def test_half_of_what_is_needed_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    ranks: str,
+    process_group: str,
     words: list[str],
     said: str,
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setenv("WORLD_SIZE", process_group)
     monkeypatch.setenv("RANK", "0")
     output = tmp_path / "a.mp4"
     model = str(models / "humo-17b")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from humo.distributed.process_group import Crew, ranks
+from humo.distributed.process_group import ParallelGeneration, process_group
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
 from humo.presets import find_preset
@@ -31,20 +31,20 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     made: dict[str, torch.Tensor] = {}
     told: dict[str, str] = {}
-    with ranks("cpu") as here:
+    with process_group("cpu") as group:
         for number, case in enumerate(cases):
             plan = plan_of(case["preset"], case["fields"])
-            crew = Crew(here, case["parallel"], shard=case.get("shard", False))
+            crew = ParallelGeneration(group, case["parallel"], fsdp=case.get("shard", False))
             pipeline = crew.load(folder / case["preset"], case.get("dtype", "float32"))
             try:
-                crew.join(pipeline, plan)
+                crew.configure(pipeline, plan)
             except RequestError as error:
                 told[str(number)] = str(error)
                 continue
             made[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND))
-        if here.first:
-            save_file(made, str(folder / f"made-{here.size}.safetensors"))
-            (folder / f"told-{here.size}.json").write_text(json.dumps(told))
+        if group.is_main:
+            save_file(made, str(folder / f"made-{group.size}.safetensors"))
+            (folder / f"told-{group.size}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

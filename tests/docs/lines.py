@@ -33,7 +33,7 @@ def _made_small(words: list[str]) -> list[str]:
 
 def _of_the_tiny_weights(words: list[str]) -> list[str]:
     """Heads are 24 channels wide there; and the folders to make are there already."""
-    return [*words, "--head-width", "24", *([] if "--to" in words else ["--overwrite"])]
+    return [*words, "--head-dim", "24", *([] if "--to" in words else ["--overwrite"])]
 
 
 def _words_of_one_clip(words: list[str]) -> list[str]:

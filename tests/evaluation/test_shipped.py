@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from humo.checkpoints.manifest import verify
-from humo.checkpoints.model_folder import EMBEDDED, TEACHER, open_model_folder
+from humo.checkpoints.manifest import verify_manifest
+from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_TEACHER, open_model_folder
 from humo.cli.main import main
 from humo.evaluation.benchmark import evaluate, load_samples
 from humo.media.video import read_video
 from humo.request import parse_request, resolve
-from humo.runtime.device import folder_of, load_pipeline
+from humo.runtime.device import find_model_folder, load_pipeline
 from humo.synthetic.clip_plan import Recipe
 from humo.synthetic.corpus import write_corpus
 
@@ -25,25 +25,25 @@ MOST_PASSES = 8
 
 
 def test_it_is_complete_small_and_names_its_origins() -> None:
-    folder = open_model_folder(EMBEDDED)
+    folder = open_model_folder(BUILTIN_MODEL)
     assert folder.preset.name == "humo-nano"
     assert folder.bytes <= MOST_BYTES
-    origin = (EMBEDDED / "ORIGIN.md").read_text()
+    origin = (BUILTIN_MODEL / "ORIGIN.md").read_text()
     for name in folder.components:
         assert f"`{name}`" in origin
-    assert verify(EMBEDDED)[0] == []
+    assert verify_manifest(BUILTIN_MODEL)[0] == []
 
 
 def test_it_needs_few_passes_and_its_teacher_ships_beside_it() -> None:
-    student, teacher = open_model_folder(EMBEDDED).preset, open_model_folder(TEACHER).preset
+    student, teacher = open_model_folder(BUILTIN_MODEL).preset, open_model_folder(BUILTIN_TEACHER).preset
     fields = {"prompt": "A man talks.", "images": ["man.png"], "audio": "man.wav"}
     plans = [resolve(parse_request(fields), preset, 16_000) for preset in (student, teacher)]
     assert plans[0].passes <= MOST_PASSES
     assert plans[1].passes >= 10 * plans[0].passes
-    assert verify(TEACHER)[0] == []
-    files = [path for folder in (EMBEDDED, TEACHER) for path in folder.rglob("*") if path.is_file()]
+    assert verify_manifest(BUILTIN_TEACHER)[0] == []
+    files = [path for folder in (BUILTIN_MODEL, BUILTIN_TEACHER) for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_WITH_TEACHER
-    assert folder_of("humo-nano-teacher") == TEACHER
+    assert find_model_folder("humo-nano-teacher") == BUILTIN_TEACHER
 
 
 def test_examples_are_complete_and_in_the_published_format() -> None:
@@ -58,7 +58,7 @@ def test_examples_are_complete_and_in_the_published_format() -> None:
 @pytest.mark.parametrize("frames", [9, 33])
 @pytest.mark.parametrize("mode", ["T", "TI", "TA", "TIA"])
 def test_every_mode_runs_at_lengths_outside_training(mode: str, frames: int) -> None:
-    pipeline = load_pipeline(EMBEDDED)
+    pipeline = load_pipeline(BUILTIN_MODEL)
     pipeline.set_progress_bar_config(disable=True)
     clip = pipeline(
         "A woman in a red sweater is talking in a park.",
@@ -113,7 +113,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_metrics_on_unseen_people_and_voices(people: Path) -> None:
     """Eight clips: bounds well below docs/nano.md, which has sixty-four, and well above chance."""
     torch.set_num_threads(1)
-    pipeline = load_pipeline(EMBEDDED)
+    pipeline = load_pipeline(BUILTIN_MODEL)
     pipeline.set_progress_bar_config(disable=True)
     metrics = evaluate(pipeline, str(people), 8, modes=["TIA"])
     print(json.dumps(metrics))

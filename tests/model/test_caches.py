@@ -15,7 +15,7 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.conditioning.conditions import Conditions
-from humo.distributed.process_group import Crew, Ranks
+from humo.distributed.process_group import ParallelGeneration, ProcessGroup
 from humo.errors import RequestError
 from humo.inference.denoise import GuidanceParallel
 from humo.inference.predictor import PassInputs
@@ -205,7 +205,7 @@ def test_several_processes_are_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.transformer.split = ContextParallel(0, 2)
     assert refusal(pipeline) == expected
-    engine = Engine(Crew(Ranks(0, 2)))
+    engine = Engine(ParallelGeneration(ProcessGroup(0, 2)))
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block"}), pipeline.preset)
     with pytest.raises(RequestError, match="is for one process, and there are 2"):
         engine.resolve_runtime(plan)
@@ -219,10 +219,10 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
         "leave it out, or choose placement resident, offload or fp8"
     )
     assert refusal(pipeline) == expected
-    from humo.runtime.block_streaming import place
+    from humo.runtime.block_streaming import apply_placement
 
     pipeline = tiny_pipeline()
-    place(pipeline, "host", "cpu", torch.float32)
+    apply_placement(pipeline, "host", "cpu", torch.float32)
     assert refusal(pipeline) == expected
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "placement": "disk"}), pipeline.preset)
     with pytest.raises(RequestError, match="brings them one after another"):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from humo import HuMoPipeline, HuMoTransformer3DModel, SpeechEncoder
-from humo.checkpoints.architecture import measure_autoencoder, measure_text, measure_transformer
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.architecture import infer_autoencoder, infer_text_encoder, infer_transformer
+from humo.checkpoints.keymap import tensor_names
 from tests.parity.fill import fill, fill_state_dict, noise
 
 FAMILIES = {"humo_17b": "humo-17b", "humo_1_7b": "humo-1.7b"}
@@ -61,29 +61,31 @@ class Golden:
 
     def _load(self, module: nn.Module, shapes: dict[str, Any], names: Any) -> Any:
         weights = fill_state_dict(shapes, self.meta["seed"])
-        module.load_state_dict({name.ours: weights[name.published] for name in names}, strict=False)
-        loaded = {name.ours for name in names}
+        module.load_state_dict({name.diffusers: weights[name.published] for name in names}, strict=False)
+        loaded = {name.diffusers for name in names}
         assert {name for name, _ in module.named_parameters()} <= loaded
         return module.eval()
 
     def transformer(self, family: str) -> HuMoTransformer3DModel:
         keys = self.meta[family]["keys"]
-        structure = measure_transformer(_shapes(keys), self.meta[family]["config"])
-        settings = {name: value for name, value in structure.config().items() if name != "_class_name"}
-        model: HuMoTransformer3DModel = self._load(HuMoTransformer3DModel(**settings), keys, list(names_of(structure)))
+        architecture = infer_transformer(_shapes(keys), self.meta[family]["config"])
+        settings = {name: value for name, value in architecture.config().items() if name != "_class_name"}
+        model: HuMoTransformer3DModel = self._load(
+            HuMoTransformer3DModel(**settings), keys, list(tensor_names(architecture))
+        )
         return model
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:
         keys = self.meta["vae_keys"]
-        structure = measure_autoencoder(_shapes(keys), {})
-        settings = {name: value for name, value in structure.config().items() if name != "_class_name"}
-        return self._load(AutoencoderKLWan(**settings), keys, list(names_of(structure)))
+        architecture = infer_autoencoder(_shapes(keys), {})
+        settings = {name: value for name, value in architecture.config().items() if name != "_class_name"}
+        return self._load(AutoencoderKLWan(**settings), keys, list(tensor_names(architecture)))
 
     @cached_property
     def text_encoder(self) -> UMT5EncoderModel:
         keys, sizes = self.meta["text_keys"], self.meta["text"]
-        structure = measure_text(_shapes(keys), {})
+        architecture = infer_text_encoder(_shapes(keys), {})
         config = UMT5Config(
             vocab_size=sizes["vocab"],
             d_model=sizes["dim"],
@@ -94,7 +96,7 @@ class Golden:
             relative_attention_num_buckets=sizes["num_buckets"],
             dropout_rate=0.0,
         )
-        return self._load(UMT5EncoderModel(config), keys, list(names_of(structure)))
+        return self._load(UMT5EncoderModel(config), keys, list(tensor_names(architecture)))
 
     @cached_property
     def audio_encoder(self) -> SpeechEncoder:

@@ -18,17 +18,17 @@ from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.checkpoints.convert import ConversionReport, convert
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
-from humo.distributed.process_group import Crew, Ranks
+from humo.distributed.process_group import ParallelGeneration, ProcessGroup
 from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.geometry import Geometry
-from humo.quantization.dequantize import SLICE, decode, dequantise
-from humo.quantization.formats import GGML_BLOCKS, row_bytes
-from humo.quantization.linear import QuantisedLinear
+from humo.quantization.dequantize import WEIGHTS_PER_SLICE, dequantize, unpack
+from humo.quantization.formats import GGML_TYPES, row_bytes
+from humo.quantization.linear import QuantizedLinear
 from humo.request import PlacementName
-from humo.runtime.block_streaming import load_quantised, load_streaming, place
+from humo.runtime.block_streaming import apply_placement, load_quantized, load_streamed
 from humo.runtime.device import load_pipeline
-from humo.runtime.memory_estimate import needs_of
-from humo.runtime.placement import offers
+from humo.runtime.memory_estimate import estimate_memory
+from humo.runtime.placement import estimate_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import (
     is_matrix_of_a_block,
@@ -46,8 +46,8 @@ def gguf_of(kind: str, *, other: str = "F32") -> Save:
     """Saves a network with the matrices of its blocks in a type, and all else in another."""
 
     def save(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        kinds = {name: kind if is_matrix_of_a_block(name, tensor) else other for name, tensor in weights.items()}
-        return save_gguf(folder / "network.gguf", weights, kinds.__getitem__, loses_ones=kind in ("Q4_K", "Q6_K"))
+        quant_types = {name: kind if is_matrix_of_a_block(name, tensor) else other for name, tensor in weights.items()}
+        return save_gguf(folder / "network.gguf", weights, quant_types.__getitem__, loses_ones=kind in ("Q4_K", "Q6_K"))
 
     return save
 
@@ -84,7 +84,7 @@ def brought(tmp_path: Path, preset: str, save: Save, **changes: object) -> tuple
     return report, ours(transformer, stands_for)
 
 
-def dequantised(preset: str, weights: dict[str, Tensor]) -> HuMoPipeline:
+def dequantized(preset: str, weights: dict[str, Tensor]) -> HuMoPipeline:
     """A pipeline of the same parts, with these weights as they are."""
     pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(OTHERS[preset]))
     transformer = network(preset)
@@ -105,47 +105,47 @@ def passed(transformer: HuMoTransformer3DModel) -> Tensor:
     return velocity  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("kind", GGML_BLOCKS)
+@pytest.mark.parametrize("kind", GGML_TYPES)
 def test_blocks_are_the_numbers_that_gguf_says(kind: str) -> None:
-    raw = np.random.default_rng(0).integers(0, 256, (500, GGML_BLOCKS[kind].bytes), dtype=np.uint8)
+    raw = np.random.default_rng(0).integers(0, 256, (500, GGML_TYPES[kind].type_size), dtype=np.uint8)
     type_of = gguf.GGMLQuantizationType[kind]
-    assert gguf.GGML_QUANT_SIZES[type_of] == GGML_BLOCKS[kind]
+    assert gguf.GGML_QUANT_SIZES[type_of] == GGML_TYPES[kind]
     with np.errstate(invalid="ignore"):
         expected = gguf.quants.dequantize(raw, type_of).reshape(-1)
-    assert np.array_equal(decode(torch.from_numpy(raw), kind).numpy(), expected, equal_nan=True)
+    assert np.array_equal(unpack(torch.from_numpy(raw), kind).numpy(), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(("kind", "scales"), [("F8_E5M2", 0), ("F8_E4M3", 1), ("F8_E4M3", 9), ("Q8_0", 0)])
 def test_a_matrix_is_the_same_whole_and_in_slices(kind: str, scales: int) -> None:
-    columns = SLICE // 4
+    columns = WEIGHTS_PER_SLICE // 4
     stored = torch.randint(0, 100, (9, row_bytes(kind, columns)), dtype=torch.uint8)
     scale = torch.rand(scales, 1) if scales else None
-    expected = decode(stored, kind).view(9, columns) * (1 if scale is None else scale)
-    assert dequantise(stored, kind, columns, torch.float32, scale).equal(expected)
-    assert dequantise(stored, kind, columns, torch.bfloat16, scale).equal(expected.bfloat16())
+    expected = unpack(stored, kind).view(9, columns) * (1 if scale is None else scale)
+    assert dequantize(stored, kind, columns, torch.float32, scale).equal(expected)
+    assert dequantize(stored, kind, columns, torch.bfloat16, scale).equal(expected.bfloat16())
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
 @pytest.mark.parametrize("name", FILES)
-def test_a_network_that_stays_quantised_is_the_dequantised_one(tmp_path: Path, preset: str, name: str) -> None:
-    report, weights = brought(tmp_path, preset, FILES[name], keep_quantised=True)
+def test_a_network_that_stays_quantized_is_the_dequantized_one(tmp_path: Path, preset: str, name: str) -> None:
+    report, weights = brought(tmp_path, preset, FILES[name], keep_quantized=True)
     model = open_model_folder(report.destination)
     matrices = {name for name, tensor in weights.items() if is_matrix_of_a_block(name, tensor)}
-    assert model.components["transformer"].quantised.keys() == matrices
-    kept = load_quantised(model, torch.float32)
-    assert sum(isinstance(module, QuantisedLinear) for module in kept.modules()) == len(matrices)
+    assert model.components["transformer"].quantized.keys() == matrices
+    kept = load_quantized(model, torch.float32)
+    assert sum(isinstance(module, QuantizedLinear) for module in kept.modules()) == len(matrices)
     plain = network(preset)
     plain.load_state_dict(weights)
     assert passed(kept).equal(passed(plain))
-    assert load_quantised(model, torch.bfloat16).dtype is torch.bfloat16
+    assert load_quantized(model, torch.bfloat16).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
 @pytest.mark.parametrize("name", ["Q4_K", "kijai"])
-def test_a_clip_of_a_quantised_network_is_that_of_the_dequantised_one(tmp_path: Path, preset: str, name: str) -> None:
-    report, weights = brought(tmp_path, preset, FILES[name], keep_quantised=True)
+def test_a_clip_of_a_quantized_network_is_that_of_the_dequantized_one(tmp_path: Path, preset: str, name: str) -> None:
+    report, weights = brought(tmp_path, preset, FILES[name], keep_quantized=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    assert call(kept).equal(call(dequantised(preset, weights)))
+    assert call(kept).equal(call(dequantized(preset, weights)))
     half = call(load_pipeline(report.destination, device="cpu", dtype="bfloat16"))
     assert distance(half, call(kept)) < 0.05
 
@@ -157,12 +157,12 @@ def test_a_converted_network_has_exactly_the_weights_of_the_file(tmp_path: Path,
     assert found.keys() == weights.keys()
     assert all(found[name].equal(tensor) for name, tensor in weights.items())
     again = convert(report.destination, tmp_path / "bf16", dtype="bf16")
-    assert again.parts[0].dtypes == {"BF16": len(weights)}
+    assert again.components[0].dtypes == {"BF16": len(weights)}
 
 
-def test_what_stays_quantised_takes_the_room_of_the_file_and_can_be_undone_later(tmp_path: Path) -> None:
-    report, weights = brought(tmp_path, "humo-1.7b", FILES["Q4_K"], keep_quantised=True)
-    part = next(part for part in report.parts if part.part == "transformer")
+def test_what_stays_quantized_takes_the_room_of_the_file_and_can_be_undone_later(tmp_path: Path) -> None:
+    report, weights = brought(tmp_path, "humo-1.7b", FILES["Q4_K"], keep_quantized=True)
+    part = next(part for part in report.components if part.component == "transformer")
     matrices = [tensor for name, tensor in weights.items() if is_matrix_of_a_block(name, tensor)]
     assert part.dtypes == {"Q4_K": len(matrices), "F32": len(weights) - len(matrices)}
     others = sum(4 * tensor.numel() for name, tensor in weights.items() if not is_matrix_of_a_block(name, tensor))
@@ -173,15 +173,15 @@ def test_what_stays_quantised_takes_the_room_of_the_file_and_can_be_undone_later
     config = json.loads((tmp_path / "undone" / "transformer" / "config.json").read_text())
     assert "quantization_config" not in config
     for again in (report.destination, report.destination):
-        kept = convert(again, tmp_path / "twice", keep_quantised=True, overwrite=True, shard_bytes=200_000)
-        assert kept.parts[0].dtypes == part.dtypes
+        kept = convert(again, tmp_path / "twice", keep_quantized=True, overwrite=True, shard_bytes=200_000)
+        assert kept.components[0].dtypes == part.dtypes
     assert open_model_folder(tmp_path / "twice").bytes == open_model_folder(report.destination).bytes
 
 
 @pytest.mark.parametrize("name", ["Q3_K", "rows"])
-def test_quantised_blocks_are_streamed_from_the_disk_as_they_are(tmp_path: Path, name: str) -> None:
-    report, weights = brought(tmp_path, "humo-17b", FILES[name], keep_quantised=True)
-    streamed = load_streaming(report.destination, device="cpu", dtype=torch.float32)
+def test_quantized_blocks_are_streamed_from_the_disk_as_they_are(tmp_path: Path, name: str) -> None:
+    report, weights = brought(tmp_path, "humo-17b", FILES[name], keep_quantized=True)
+    streamed = load_streamed(report.destination, device="cpu", dtype=torch.float32)
     plain = network("humo-17b")
     plain.load_state_dict(weights)
     assert passed(streamed.transformer).equal(passed(plain))
@@ -189,27 +189,27 @@ def test_quantised_blocks_are_streamed_from_the_disk_as_they_are(tmp_path: Path,
 
 
 def test_diffusers_alone_takes_no_bytes_for_weights(tmp_path: Path) -> None:
-    report, _ = brought(tmp_path, "humo-1.7b", FILES["kijai"], keep_quantised=True)
+    report, _ = brought(tmp_path, "humo-1.7b", FILES["kijai"], keep_quantized=True)
     with pytest.raises(ValueError, match="humo"):
         HuMoPipeline.from_pretrained(str(report.destination))
 
 
-def test_weights_that_are_quantised_are_not_quantised_again(tmp_path: Path) -> None:
-    report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantised=True)
+def test_weights_that_are_quantized_are_not_quantized_again(tmp_path: Path) -> None:
+    report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantized=True)
     placements: list[PlacementName] = ["fp8", "int8", "int4"]
     for placement in placements:
-        with pytest.raises(RequestError, match=f"'{placement}' is for a network that is not quantised"):
+        with pytest.raises(RequestError, match=f"'{placement}' is for a network that is not quantized"):
             load_pipeline(report.destination, device="cpu", placement=placement)
 
 
-def test_quantised_weights_are_not_divided_among_processes(tmp_path: Path) -> None:
-    report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantised=True)
-    with pytest.raises(RequestError, match="--shard: divides weights that are not quantised"):
-        Crew(Ranks(0, 2), shard=True).load(report.destination, "float32")
+def test_quantized_weights_are_not_divided_among_processes(tmp_path: Path) -> None:
+    report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantized=True)
+    with pytest.raises(RequestError, match="--fsdp: divides weights that are not quantized"):
+        ParallelGeneration(ProcessGroup(0, 2), fsdp=True).load(report.destination, "float32")
 
 
-def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
-    report, weights = brought(tmp_path, "humo-1.7b", FILES["Q5_K"], keep_quantised=True)
+def test_a_lora_goes_on_top_of_quantized_weights(tmp_path: Path) -> None:
+    report, weights = brought(tmp_path, "humo-1.7b", FILES["Q5_K"], keep_quantized=True)
     layer = "blocks.1.self_attn.q"
     lora = {
         f"diffusion_model.{layer}.lora_A.weight": torch.randn(2, 256),
@@ -218,7 +218,7 @@ def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
     save_file(lora, tmp_path / "lora.safetensors")
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
     before = passed(kept.transformer)
-    plain = dequantised("humo-1.7b", weights)
+    plain = dequantized("humo-1.7b", weights)
     for pipeline in (kept, plain):
         pipeline.load_lora_weights(str(tmp_path / "lora.safetensors"))
     assert passed(kept.transformer).equal(passed(plain.transformer))
@@ -227,51 +227,53 @@ def test_a_lora_goes_on_top_of_quantised_weights(tmp_path: Path) -> None:
         kept.fuse_lora(components=["transformer"])
 
 
-def test_quantised_weights_are_not_for_the_published_layout(tmp_path: Path) -> None:
-    with pytest.raises(HuMoError, match="keep_quantised: is for a model folder"):
-        convert(tmp_path, tmp_path / "out", naming="published", keep_quantised=True)
+def test_quantized_weights_are_not_for_the_published_layout(tmp_path: Path) -> None:
+    with pytest.raises(HuMoError, match="keep_quantized: is for a model folder"):
+        convert(tmp_path, tmp_path / "out", naming="published", keep_quantized=True)
 
 
 def test_a_network_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["plain"])
-    (transformer,) = (part for part in report.parts if part.part == "transformer")
+    (transformer,) = (part for part in report.components if part.component == "transformer")
     assert transformer.source.name == "network.safetensors"
     assert [one.reason for one in report.ignored] == ["another transformer was named itself"]
 
 
 @pytest.mark.parametrize("name", ["Q6_K", "rows"])
-def test_a_quantised_network_takes_what_is_said(tmp_path: Path, name: str) -> None:
-    report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantised=True)
+def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> None:
+    report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantized=True)
     model = open_model_folder(report.destination)
-    kinds = model.components["transformer"].kinds
+    quant_types = model.components["transformer"].quant_types
     geometry = Geometry(96, 64, 9, references=1)
-    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3, kinds=kinds)
-    network = load_quantised(model, torch.float32)
-    assert needs.weights["transformer"].whole == sum(weight.nbytes for weight in network.parameters())
-    assert needs.weights["transformer"].two_blocks == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
-    plain = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
-    assert plain.weights["transformer"].whole > 2 * needs.weights["transformer"].whole
-    assert needs.working["denoise"] == working_bytes(network, geometry)[0]
-    assert "fp8" not in {offer.placement.name for offer in offers(needs, "cuda", 2**40, 2**40)}
+    estimate = estimate_memory(
+        model.architectures, geometry, model.preset.reference_injection, torch.float32, 3, quant_types=quant_types
+    )
+    network = load_quantized(model, torch.float32)
+    assert estimate.weights["transformer"].total == sum(weight.nbytes for weight in network.parameters())
+    assert estimate.weights["transformer"].streaming == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
+    plain = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
+    assert plain.weights["transformer"].total > 2 * estimate.weights["transformer"].total
+    assert estimate.activations["denoise"] == working_bytes(network, geometry)[0]
+    assert "fp8" not in {estimated.placement.name for estimated in estimate_placements(estimate, "cuda", 2**40, 2**40)}
 
 
-def test_a_quantised_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
-    report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantised=True)
+def test_a_quantized_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
+    report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantized=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    place(kept, "host", "cpu", torch.float32)
+    apply_placement(kept, "host", "cpu", torch.float32)
     plain = network("humo-1.7b")
     plain.load_state_dict(weights)
     assert passed(kept.transformer).equal(passed(plain))
 
 
-def test_what_a_quantised_network_takes_is_planned_before_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_quantized_network_takes_is_planned_before_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["plan", "--model", "humo-17b", "--width", "64", "--height", "64", "--frames", "5", "--memory", "24GB"]
-    assert main([*asked, "--host", "64GB", "--quantised", "Q4_K"]) == 0
+    assert main([*asked, "--host", "64GB", "--quantized", "Q4_K"]) == 0
     said = capsys.readouterr().out
     assert "transformer    weights 10.55 GB, of which a block 0.24 GB" in said
     assert "fp8 " not in said
-    assert main([*asked, "--quantised", "q4"]) == 2
-    assert "--quantised: 'q4' is not read" in capsys.readouterr().err
+    assert main([*asked, "--quantized", "q4"]) == 2
+    assert "--quantized: 'q4' is not read" in capsys.readouterr().err
 
 
 def test_a_folder_with_such_a_file_says_how_to_bring_it_in(tmp_path: Path) -> None:
@@ -294,11 +296,11 @@ def test_the_commands_bring_in_a_gguf_file_and_make_a_video_with_it(
     save(tmp_path, weights)
     monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
     words = [str(tmp_path / "network.gguf"), str(OTHERS["humo-1.7b"])]
-    assert main(["models", "import", *words, "--name", "small", "--keep-quantised", "--quiet"]) == 0
+    assert main(["models", "import", *words, "--name", "small", "--keep-quantized", "--quiet"]) == 0
     video = tmp_path / "out.mp4"
     small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--seed", "1"]
     asked = ["generate", "--model", "small", "--prompt", "a man", *small, "--output", str(video), "--quiet"]
     assert main(asked) == 0
     assert video.stat().st_size > 0
-    assert main(["convert", *words, str(tmp_path / "model"), "--keep-quantised", "--quiet"]) == 0
-    assert open_model_folder(tmp_path / "model").components["transformer"].quantised
+    assert main(["convert", *words, str(tmp_path / "model"), "--keep-quantized", "--quiet"]) == 0
+    assert open_model_folder(tmp_path / "model").components["transformer"].quantized

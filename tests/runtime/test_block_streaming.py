@@ -13,7 +13,7 @@ from humo import HuMoPipeline
 from humo.errors import CheckpointError
 from humo.inference.inputs import GenerationInputs
 from humo.request import GenerationPlan, parse_request, resolve
-from humo.runtime.block_streaming import RowsOnDisk, Store, Stream, cast_to, load_streaming
+from humo.runtime.block_streaming import BlockStream, DiskEmbedding, WeightStore, cast_to, load_streamed
 from humo.runtime.device import load_pipeline
 from tests.calls import HEIGHT, RED, WIDTH, tone
 from tests.tiny import save_tiny_model
@@ -32,7 +32,7 @@ def plan_of(pipeline: HuMoPipeline) -> GenerationPlan:
 def test_a_clip_is_the_same_whether_weights_are_at_hand_or_on_the_disk(tmp_path: Path, preset: str, dtype: str) -> None:
     folder = save_tiny_model(tmp_path / "model", preset)
     whole = load_pipeline(folder, device="cpu", dtype=dtype)
-    streamed = load_streaming(folder, device="cpu", dtype=getattr(torch, dtype))
+    streamed = load_streamed(folder, device="cpu", dtype=getattr(torch, dtype))
     clip = GenerationInputs(plan_of(whole), [RED], SOUND)
     for _ in range(2):
         made, expected = streamed.generate_latents(clip), whole.generate_latents(clip)
@@ -47,7 +47,7 @@ def at_hand(pipeline: HuMoPipeline) -> list[str]:
     return [name for part in parts for name, weight in part.named_parameters() if weight.device.type != "meta"]
 
 
-class Counting(Store):
+class Counting(WeightStore):
     """Knows what was read."""
 
     def __init__(self, path: Path) -> None:
@@ -67,13 +67,13 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("around", [False, True])
-def test_one_block_is_read_ahead_and_none_stays(weights: Path, around: bool) -> None:
+@pytest.mark.parametrize("cyclic", [False, True])
+def test_one_block_is_read_ahead_and_none_stays(weights: Path, cyclic: bool) -> None:
     store, held = Counting(weights), load_file(weights)
     with torch.device("meta"):
         layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(4)).requires_grad_(False)
-    stream = Stream(
-        {f"layers.{n}": one for n, one in enumerate(layers)}, store, cast_to("cpu", torch.float32), around=around
+    stream = BlockStream(
+        {f"layers.{n}": one for n, one in enumerate(layers)}, store, cast_to("cpu", torch.float32), cyclic=cyclic
     )
     for passes in (1, 2):
         x = expected = torch.ones(1, 3)
@@ -83,8 +83,8 @@ def test_one_block_is_read_ahead_and_none_stays(weights: Path, around: bool) -> 
             assert all(weight.is_meta for weight in layers.parameters())
         assert torch.allclose(x, expected)
         stream.wait()
-        assert len(store.read_names) == 2 * (4 * passes + around)
-    stream.rest()
+        assert len(store.read_names) == 2 * (4 * passes + cyclic)
+    stream.cancel_prefetch()
     layers[0](torch.ones(1, 3))
     assert store.read_names[-1].startswith(("layers.0", "layers.1"))
 
@@ -92,27 +92,27 @@ def test_one_block_is_read_ahead_and_none_stays(weights: Path, around: bool) -> 
 def test_what_a_block_leaves_when_it_fails_is_nothing(weights: Path) -> None:
     with torch.device("meta"):
         layer = nn.Linear(3, 3)
-    Stream({"layers.0": layer}, Store([weights]), cast_to("cpu", torch.float32), around=False)
+    BlockStream({"layers.0": layer}, WeightStore([weights]), cast_to("cpu", torch.float32), cyclic=False)
     with pytest.raises(RuntimeError):
         layer(torch.ones(1, 7))
     assert layer.weight.is_meta
 
 
 def test_rows_are_those_of_the_matrix(weights: Path) -> None:
-    embedding = RowsOnDisk(Store([weights]), "layers.2.weight", cast_to("cpu", torch.float64))
+    embedding = DiskEmbedding(WeightStore([weights]), "layers.2.weight", cast_to("cpu", torch.float64))
     indices = torch.tensor([[2, 0, 2], [1, 1, 0]])
     assert embedding(indices).equal(load_file(weights)["layers.2.weight"].double()[indices])
 
 
 def test_what_is_not_there_or_cut_off_is_told(weights: Path) -> None:
-    store = Store([weights])
+    store = WeightStore([weights])
     with pytest.raises(CheckpointError, match=r"layers\.9\.weight: is in none of the files"):
         store.read("layers.9.weight")
-    store.rows("layers.3.weight", [2])
+    store.read_rows("layers.3.weight", [2])
     with weights.open("r+b") as file:
         file.truncate(weights.stat().st_size - 60)
     with pytest.raises(CheckpointError, match="ended while it was being read"):
-        [store.rows(name, [2]) for name in (f"layers.{n}.weight" for n in range(4))]
+        [store.read_rows(name, [2]) for name in (f"layers.{n}.weight" for n in range(4))]
     with pytest.raises(CheckpointError, match="ended while it was being read"):
         [store.read(f"layers.{n}.{name}") for n in range(4) for name in ("weight", "bias")]
 
@@ -121,4 +121,4 @@ def test_weights_of_eight_bits_are_not_streamed_yet(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, path)
     with pytest.raises(CheckpointError, match="holds 'a' as F8_E4M3; convert it with humo convert --dtype bf16"):
-        Store([path]).read("a")
+        WeightStore([path]).read("a")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from humo.errors import CheckpointError, DependencyError
-from humo.runtime.device import choose_device, choose_dtype, load_pipeline, uncollected
+from humo.runtime.device import choose_device, choose_dtype, gc_paused, load_pipeline
 
 ABSENT = [
     name
@@ -97,7 +97,7 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_unreachable_objects_are_looked_for_again_after_a_pause_that_failed() -> None:
     assert gc.isenabled()
-    with pytest.raises(ImportError), uncollected():
+    with pytest.raises(ImportError), gc_paused():
         _fail_uncollected()
     assert gc.isenabled()
 
@@ -108,8 +108,8 @@ def _fail_uncollected() -> None:
 
 
 def test_a_pause_within_a_pause_does_not_end_it() -> None:
-    with uncollected():
-        with uncollected():
+    with gc_paused():
+        with gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()

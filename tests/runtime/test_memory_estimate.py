@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.checkpoints.hubs.released import RELEASED
+from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
 from humo.cli.plan import parse_size
-from humo.distributed.process_group import Crew, Ranks
+from humo.distributed.process_group import ParallelGeneration, ProcessGroup
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.inference import predictor
@@ -25,21 +25,21 @@ from humo.jobs.generate import prepare_job
 from humo.presets import ReferenceInjection
 from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime import device
-from humo.runtime.allocation_tracker import metered
-from humo.runtime.block_streaming import place, step_down
+from humo.runtime.allocation_tracker import track_allocations
+from humo.runtime.block_streaming import apply_placement, fall_back
 from humo.runtime.device import choose_placement
-from humo.runtime.memory_estimate import Needs, Weights, needs_of, weights_of
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, choose, offers
+from humo.runtime.memory_estimate import MemoryEstimate, WeightBytes, estimate_memory, weight_bytes
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, estimate_placements, fastest_placement
 from tests.calls import HEIGHT, RED, WIDTH, working_bytes
 from tests.tiny import save_tiny_model, tiny_pipeline
 
 GIGA = 10**9
-EXACT_OR_FP8 = {name: one for name, one in PLACEMENTS.items() if one.kind is None}
+EXACT_OR_FP8 = {name: one for name, one in PLACEMENTS.items() if one.quant_type is None}
 
 
 def test_what_is_made_is_counted_until_it_goes() -> None:
     there = torch.empty(1000, device="meta")
-    with metered([there]) as found:
+    with track_allocations([there]) as found:
         first = there + 1
         view = first.view(10, 100)
         assert found.live == 4000
@@ -57,37 +57,37 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
     folder = save_tiny_model(tmp_path / "model", preset)
     model = open_model_folder(folder)
     geometry = Geometry(160, 96, 13, references=1)
-    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
+    estimate = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
     pipeline = HuMoPipeline.from_pretrained(str(folder))
-    working, offered = working_bytes(pipeline.transformer, geometry)
-    assert needs.offered == 2 * offered
-    assert needs.working["denoise"] == working
+    activations, kv_cache = working_bytes(pipeline.transformer, geometry)
+    assert estimate.kv_cache == 2 * kv_cache
+    assert estimate.activations["denoise"] == activations
     weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
-    assert needs.weights["transformer"].whole == weights
+    assert estimate.weights["transformer"].total == weights
 
 
 def test_a_cache_keeps_something_for_each_branch() -> None:
     """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
-    geometry, structure = Geometry(64, 64, 9), RELEASED["humo-1.7b"]
-    asked = structure, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
-    plain, first, line = (needs_of(*asked, name) for name in ("none", "first-block", "taylorseer"))
-    assert plain.cached == 0
-    assert first.cached == 3 * 3 * geometry.tokens * 1536 * 4
-    assert 0 < line.cached < first.cached / 10
+    geometry, architecture = Geometry(64, 64, 9), RELEASED_ARCHITECTURES["humo-1.7b"]
+    asked = architecture, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
+    plain, first, line = (estimate_memory(*asked, name) for name in ("none", "first-block", "taylorseer"))
+    assert plain.step_cache == 0
+    assert first.step_cache == 3 * 3 * geometry.tokens * 1536 * 4
+    assert 0 < line.step_cache < first.step_cache / 10
     resident = PLACEMENTS["resident"]
-    assert resident.device_bytes(first)["denoise"] == resident.device_bytes(plain)["denoise"] + first.cached
+    assert resident.device_bytes(first)["denoise"] == resident.device_bytes(plain)["denoise"] + first.step_cache
     assert resident.device_bytes(first)["decode"] == resident.device_bytes(plain)["decode"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
     folder = save_tiny_model(tmp_path / "model", "humo-17b")
-    structures = open_model_folder(folder).structures
+    architectures = open_model_folder(folder).architectures
     pipeline = device.load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
     for name in ("transformer", "text_encoder"):
-        said = weights_of(structures[name], dtype)
+        said = weight_bytes(architectures[name], dtype)
         weights = dict(getattr(pipeline, name).named_parameters())
-        assert said.whole == sum(weight.nbytes for weight in weights.values())
+        assert said.total == sum(weight.nbytes for weight in weights.values())
         assert said.blocks == 2
         blocks = {key: one for key, one in weights.items() if key.startswith(("blocks.0.", "encoder.block.0."))}
         assert said.block == sum(weight.nbytes for weight in blocks.values())
@@ -95,24 +95,28 @@ def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_far_more_frames_follow_from_a_few() -> None:
     few, many, more = (
-        needs_of(
-            RELEASED["humo-1.7b"], Geometry(64, 64, frames), ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
-        ).working["decode"]
+        estimate_memory(
+            RELEASED_ARCHITECTURES["humo-1.7b"],
+            Geometry(64, 64, frames),
+            ReferenceInjection.FRAME_REPLACE,
+            torch.bfloat16,
+            3,
+        ).activations["decode"]
         for frames in (33, 65, 97)
     )
     assert more - many == many - few > 0
 
 
-def some_needs() -> Needs:
+def some_needs() -> MemoryEstimate:
     """A network of 10 GB, a text encoder of 4, an autoencoder of 1; a pass computes with 2 GB."""
     weights = {
-        "transformer": Weights(around=0, block=1 * GIGA, blocks=10, ahead=GIGA),
-        "text_encoder": Weights(around=2 * GIGA, block=GIGA, blocks=2, ahead=GIGA, rows=2 * GIGA),
-        "audio_encoder": Weights(around=0, block=0, blocks=0),
-        "vae": Weights(around=GIGA, block=0, blocks=0),
+        "transformer": WeightBytes(outside_blocks=0, block=1 * GIGA, blocks=10, prefetched=GIGA),
+        "text_encoder": WeightBytes(outside_blocks=2 * GIGA, block=GIGA, blocks=2, prefetched=GIGA, embedding=2 * GIGA),
+        "audio_encoder": WeightBytes(outside_blocks=0, block=0, blocks=0),
+        "vae": WeightBytes(outside_blocks=GIGA, block=0, blocks=0),
     }
-    working = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
-    return Needs(weights, {name: one.whole for name, one in weights.items()}, working, offered=GIGA)
+    activations = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
+    return MemoryEstimate(weights, {name: one.total for name, one in weights.items()}, activations, kv_cache=GIGA)
 
 
 def test_what_each_placement_takes() -> None:
@@ -136,7 +140,7 @@ def test_what_each_placement_takes() -> None:
 def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
     """Its file is mapped; the blocks of two parts are at work before it is, the network's after."""
     disk = PLACEMENTS["disk"]
-    on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), together=True)
+    on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), shared_memory=True)
     spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
     assert spared == {"text": 1, "sound": 1, "pictures": 0, "denoise": 0, "decode": 0}
 
@@ -154,18 +158,18 @@ def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
     ],
 )
 def test_the_fastest_that_fits_is_chosen(kind: str, device: int, host: int, chosen: str) -> None:
-    assert choose(some_needs(), kind, device * GIGA, host * GIGA).placement.name == chosen
+    assert fastest_placement(some_needs(), kind, device * GIGA, host * GIGA).placement.name == chosen
 
 
 def test_on_a_cpu_there_is_one_memory() -> None:
-    found = offers(some_needs(), "cpu", 0, 24 * GIGA)
+    found = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
     assert [(one.placement.name, one.device) for one in found] == [("resident", 0), ("disk", 0)]
     assert found[0].host == 18 * GIGA + PROCESS_BYTES
 
 
 def test_where_nothing_fits_it_is_said_what_would() -> None:
     with pytest.raises(RequestError) as caught:
-        choose(some_needs(), "cuda", 2 * GIGA, 64 * GIGA)
+        fastest_placement(some_needs(), "cuda", 2 * GIGA, 64 * GIGA)
     assert str(caught.value) == (
         "memory: 2.0 and 64.0 GB on the GPU and beside it are too little: even placement disk takes 5.6 and 2.6 GB; "
         "make a smaller or shorter video, or a long one in shorter windows (--window)"
@@ -240,15 +244,15 @@ def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
     assert Engine().resolve_runtime(plan).request.placement == "resident"
-    needs = needs_of(
-        open_model_folder(folder).structures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
+    estimate = estimate_memory(
+        open_model_folder(folder).architectures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
     )
-    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(needs, together=True).values())
-    monkeypatch.setattr(device, "SMALL", 10**9)
+    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True).values())
+    monkeypatch.setattr(device, "AMPLE_FACTOR", 10**9)
     for room, placement in ((10 * least, "resident"), (least, "disk")):
-        monkeypatch.setattr(device, "memory_there", lambda device, room=room: (0, room))
+        monkeypatch.setattr(device, "available_memory", lambda device, room=room: (0, room))
         assert Engine().resolve_runtime(plan).request.placement == placement
-    monkeypatch.setattr(device, "memory_there", lambda device: (0, 10_000))
+    monkeypatch.setattr(device, "available_memory", lambda device: (0, 10_000))
     with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
         Engine().resolve_runtime(plan)
 
@@ -258,9 +262,9 @@ def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
 ) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4")
     model = open_model_folder(folder)
-    monkeypatch.setattr(device, "memory_there", lambda device: (700 * 2**20, 2**40))  # CUDA itself takes most of it
+    monkeypatch.setattr(device, "available_memory", lambda device: (700 * 2**20, 2**40))  # CUDA itself takes most of it
     assert choose_placement(plan, model, "cuda", "float32") == "resident"
-    monkeypatch.setattr(device, "memory_there", lambda device: (model.bytes, 2**40))
+    monkeypatch.setattr(device, "available_memory", lambda device: (model.bytes, 2**40))
     with pytest.raises(RequestError, match="on the GPU and beside it are too little"):
         choose_placement(plan, model, "cuda", "float32")
 
@@ -268,16 +272,16 @@ def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
 def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement="disk")
     with pytest.raises(RequestError, match="placement: 'disk' is for one process"):
-        Engine(Crew(Ranks(0, 2))).resolve_runtime(plan)
+        Engine(ParallelGeneration(ProcessGroup(0, 2))).resolve_runtime(plan)
 
 
 def test_the_disk_has_the_small_parts_in_float32() -> None:
     """As they are published; the large ones are there in two bytes whatever they compute in."""
-    structures = RELEASED["humo-1.7b"]
-    needs = needs_of(structures, Geometry(64, 64, 5), ReferenceInjection.FRAME_REPLACE, torch.float32, 3)
-    assert needs.stored["vae"] == needs.weights["vae"].whole
-    assert needs.stored["audio_encoder"] == needs.weights["audio_encoder"].whole
-    assert needs.stored["text_encoder"] * 2 == needs.weights["text_encoder"].whole
+    architectures = RELEASED_ARCHITECTURES["humo-1.7b"]
+    estimate = estimate_memory(architectures, Geometry(64, 64, 5), ReferenceInjection.FRAME_REPLACE, torch.float32, 3)
+    assert estimate.stored["vae"] == estimate.weights["vae"].total
+    assert estimate.stored["audio_encoder"] == estimate.weights["audio_encoder"].total
+    assert estimate.stored["text_encoder"] * 2 == estimate.weights["text_encoder"].total
 
 
 @pytest.mark.parametrize("placement", ["offload", "host", "fp8"])
@@ -296,7 +300,7 @@ def sample(pipeline: HuMoPipeline) -> Tensor:
 def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
     pipeline = tiny_pipeline("humo-17b")
     expected = sample(pipeline)
-    place(pipeline, "host", "cpu", torch.float32)
+    apply_placement(pipeline, "host", "cpu", torch.float32)
     assert torch.allclose(sample(pipeline), expected, atol=1e-6)
 
 
@@ -321,7 +325,7 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
     engine = Engine(note=told.append)
     engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
     steps = {"resident": "host"}  # what lies between needs a GPU
-    monkeypatch.setattr("humo.runtime.block_streaming.STEPS_DOWN", steps)
+    monkeypatch.setattr("humo.runtime.block_streaming.FALLBACKS", steps)
     pipeline.make_room = engine._free_memory
     cramped = Cramped(pipeline, runs_out=4)
     monkeypatch.setattr(pipeline, "_pass", cramped)
@@ -337,7 +341,7 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
 
 def test_there_is_an_end_to_stepping_down() -> None:
     pipeline = tiny_pipeline("humo-1.7b")
-    assert step_down(pipeline, "disk", "cpu", torch.float32) is None
+    assert fall_back(pipeline, "disk", "cpu", torch.float32) is None
     with pytest.raises(torch.OutOfMemoryError):
         cramped_alone(pipeline)
 

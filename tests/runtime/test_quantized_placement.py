@@ -1,4 +1,4 @@
-"""Networks that are quantised when they are loaded: the numbers, what becomes of a clip, what is planned."""
+"""Networks that are quantized when they are loaded: the numbers, what becomes of a clip, what is planned."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from humo.cli.main import main
 from humo.geometry import Geometry
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
-from humo.quantization.dequantize import dequantise
-from humo.quantization.linear import QuantisedLinear
-from humo.quantization.quantize import SLICE, quantise
+from humo.quantization.dequantize import dequantize
+from humo.quantization.linear import QuantizedLinear
+from humo.quantization.quantize import WEIGHTS_PER_SLICE, quantize
 from humo.request import PlacementName, parse_request
 from humo.runtime import device
 from humo.runtime.device import load_pipeline
-from humo.runtime.memory_estimate import needs_of
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, offers, packed_needs
+from humo.runtime.memory_estimate import estimate_memory
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, estimate_placements, estimate_quantized_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import network, published
 
-KINDS = {name: one.kind for name, one in PLACEMENTS.items() if one.kind is not None}
+KINDS = {name: one.quant_type for name, one in PLACEMENTS.items() if one.quant_type is not None}
 SHARES = {"int8": 34 / 128, "int4": 18 / 128}
 """Of a matrix in float32."""
 
@@ -37,9 +37,9 @@ SHARES = {"int8": 34 / 128, "int4": 18 / 128}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     """A model whose network has rows of whole blocks, in float32."""
-    place = tmp_path_factory.mktemp("wide")
-    save_file(published(network("humo-1.7b")), place / "network.safetensors")
-    return convert([place / "network.safetensors", tiny_model_folder], place / "model", dtype="fp32").destination
+    folder = tmp_path_factory.mktemp("wide")
+    save_file(published(network("humo-1.7b")), folder / "network.safetensors")
+    return convert([folder / "network.safetensors", tiny_model_folder], folder / "model", dtype="fp32").destination
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,7 +49,7 @@ def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: f
     weight = (np.random.default_rng(seed).standard_normal((5, 96)) * size).astype(np.float32)
     weight[0, :32] = 0
     weight[1] = np.round(weight[1], 1)
-    made = quantise(torch.from_numpy(weight), kind)
+    made = quantize(torch.from_numpy(weight), kind)
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
     assert np.array_equal(made.numpy(), expected)
@@ -57,34 +57,34 @@ def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: f
 
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.006), ("int4", 0.1)])
 def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> None:
-    weight = torch.randn(3, SLICE // 2, generator=torch.Generator().manual_seed(0)).bfloat16()
-    made = quantise(weight, KINDS[name])
+    weight = torch.randn(3, WEIGHTS_PER_SLICE // 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    made = quantize(weight, KINDS[name])
     assert made.nbytes == pytest.approx(SHARES[name] * weight.nbytes * 2)
-    assert made.equal(torch.cat([quantise(row[None], KINDS[name]) for row in weight]))
-    assert distance(dequantise(made, KINDS[name], SLICE // 2, torch.float32), weight.float()) < bound
+    assert made.equal(torch.cat([quantize(row[None], KINDS[name]) for row in weight]))
+    assert distance(dequantize(made, KINDS[name], WEIGHTS_PER_SLICE // 2, torch.float32), weight.float()) < bound
 
 
 @pytest.mark.parametrize(("placement", "bound"), [("int8", 0.02), ("int4", 0.3)])
 def test_a_clip_is_much_the_same(folder: Path, placement: PlacementName, bound: float) -> None:
     exact = load_pipeline(folder, device="cpu", dtype="float32")
-    packed = load_pipeline(folder, device="cpu", dtype="float32", placement=placement)
-    matrices = [one for one in packed.transformer.modules() if isinstance(one, QuantisedLinear)]
-    assert {one.kind for one in matrices} == {KINDS[placement]}
-    assert 0 < distance(call(packed), call(exact)) < bound
-    block, packed_block = (sum(one.nbytes for one in net.transformer.blocks.parameters()) for net in (exact, packed))
+    quantized = load_pipeline(folder, device="cpu", dtype="float32", placement=placement)
+    matrices = [one for one in quantized.transformer.modules() if isinstance(one, QuantizedLinear)]
+    assert {one.quant_type for one in matrices} == {KINDS[placement]}
+    assert 0 < distance(call(quantized), call(exact)) < bound
+    block, packed_block = (sum(one.nbytes for one in net.transformer.blocks.parameters()) for net in (exact, quantized))
     assert packed_block < (SHARES[placement] + 0.05) * block
 
 
 @pytest.mark.parametrize("placement", KINDS)
 def test_what_is_planned_is_taken(folder: Path, placement: PlacementName) -> None:
     model, geometry = open_model_folder(folder), Geometry(96, 64, 9, references=1)
-    structure = model.structures["transformer"]
-    needs = needs_of(model.structures, geometry, model.preset.reference_injection, torch.float32, 3)
-    packed = packed_needs(needs, structure, geometry, torch.float32)[placement]
+    architecture = model.architectures["transformer"]
+    estimate = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
+    quantized = estimate_quantized_placements(estimate, architecture, geometry, torch.float32)[placement]
     net = load_pipeline(folder, device="cpu", dtype="float32", placement=placement).transformer
-    assert packed.weights["transformer"].whole == sum(weight.nbytes for weight in net.parameters())
-    assert packed.weights["text_encoder"] == needs.weights["text_encoder"]
-    assert packed.working["denoise"] == working_bytes(net, geometry)[0]
+    assert quantized.weights["transformer"].total == sum(weight.nbytes for weight in net.parameters())
+    assert quantized.weights["text_encoder"] == estimate.weights["text_encoder"]
+    assert quantized.activations["denoise"] == working_bytes(net, geometry)[0]
 
 
 def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
@@ -93,17 +93,17 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
     plan = prepare_job(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
     model = open_model_folder(folder)
-    sizes = model.structures, plan.geometry, model.preset.reference_injection, torch.float32
-    needs = needs_of(*sizes, 2)
-    packed = packed_needs(needs, sizes[0]["transformer"], sizes[1], torch.float32)
-    takes = {one.placement.name: one.host for one in offers(needs, "cpu", 0, 0, packed=packed)}
+    sizes = model.architectures, plan.geometry, model.preset.reference_injection, torch.float32
+    estimate = estimate_memory(*sizes, 2)
+    quantized = estimate_quantized_placements(estimate, sizes[0]["transformer"], sizes[1], torch.float32)
+    takes = {one.placement.name: one.host for one in estimate_placements(estimate, "cpu", 0, 0, quantized=quantized)}
     assert list(takes) == ["resident", "int8", "int4", "disk"]
-    whole, eight = (sum(one.whole for one in some.weights.values()) for some in (needs, packed["int8"]))
-    assert takes["int8"] == PROCESS_BYTES + eight + max(packed["int8"].working.values())
+    whole, eight = (sum(one.total for one in some.weights.values()) for some in (estimate, quantized["int8"]))
+    assert takes["int8"] == PROCESS_BYTES + eight + max(quantized["int8"].activations.values())
     assert eight < whole
-    monkeypatch.setattr(device, "SMALL", 10**9)
+    monkeypatch.setattr(device, "AMPLE_FACTOR", 10**9)
     for placement, size in sorted(takes.items(), key=lambda one: one[1]):
-        monkeypatch.setattr(device, "memory_there", lambda device, size=size: (0, size))
+        monkeypatch.setattr(device, "available_memory", lambda device, size=size: (0, size))
         assert Engine().resolve_runtime(plan).request.placement == placement
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-OBJECT_BYTES = 80 * 2**20
+OBJECT_STORE_BYTES = 80 * 2**20
 QUICK = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3, "health_check_initial_delay_ms": 1000}
 """Ray's settings: how soon a silent machine is given up. By default it takes a quarter of a minute."""
 
@@ -75,7 +75,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     from ray.cluster_utils import Cluster
 
-    settings = {"num_cpus": 1, "object_store_memory": OBJECT_BYTES}
+    settings = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster(
         initialize_head=True, head_node_args={**settings, "include_dashboard": False, "_system_config": QUICK}
     )

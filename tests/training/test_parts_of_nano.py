@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from humo.checkpoints.architecture import ShortcutStructure, measure_autoencoder
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.architecture import ShortcutArchitecture, infer_autoencoder
+from humo.checkpoints.keymap import tensor_names
 from humo.conditioning.text import encode_text
 from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
@@ -180,9 +180,9 @@ def test_neighbours_tell_what_a_latent_alone_does_not() -> None:
 def test_its_tensors_are_known_by_name_and_shape(tmp_path: Path) -> None:
     vae = small(decoder_base_dim=8)
     shapes = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
-    structure = measure_autoencoder(shapes, vae.config)
-    assert isinstance(structure, ShortcutStructure)
-    assert {name.ours: name.shape for name in names_of(structure)} == shapes
+    architecture = infer_autoencoder(shapes, vae.config)
+    assert isinstance(architecture, ShortcutArchitecture)
+    assert {name.diffusers: name.shape for name in tensor_names(architecture)} == shapes
     vae.save_pretrained(str(tmp_path / "vae"))
     assert isinstance(open_autoencoder(str(tmp_path / "vae")), ShortcutAutoencoder)
 

@@ -14,23 +14,23 @@ from humo.geometry import AUDIO_WINDOW
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape, under the published names or ours."""
 
-Hints = Mapping[str, Any]
+ConfigHints = Mapping[str, Any]
 """The ``config.json`` that lies beside the weights, or nothing: for what shapes do not tell (the number of heads)."""
 
-_WHOLE = "take the complete, unchanged file"
+_TAKE_UNCHANGED_FILE = "take the complete, unchanged file"
 
-HEAD_WIDTH = 128
+ATTENTION_HEAD_DIM = 128
 """Channels of one attention head in both published families."""
 
 AUDIO_BANDS = 5
 """Bands that the speech encoder's layers are pooled into."""
 
-WHISPER_HEAD_WIDTH = 64
+WHISPER_ATTENTION_HEAD_DIM = 64
 """Channels of one attention head in every published Whisper."""
 
 
 @dataclass(frozen=True, slots=True)
-class TransformerStructure:
+class TransformerArchitecture:
     """The video transformer's sizes, under the names of its configuration."""
 
     patch_size: tuple[int, int, int]
@@ -88,7 +88,7 @@ LINEAR_ENCODER = "linear_encoder.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class AutoencoderStructure:
+class AutoencoderArchitecture:
     """The Wan2.1 autoencoder's sizes, under the names of diffusers' ``AutoencoderKLWan``."""
 
     base_dim: int
@@ -114,7 +114,7 @@ class AutoencoderStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class ShortcutStructure(AutoencoderStructure):
+class ShortcutArchitecture(AutoencoderArchitecture):
     """The sizes of a small one (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
 
     decoder_base_dim: int | None
@@ -132,7 +132,7 @@ class ShortcutStructure(AutoencoderStructure):
 
 
 @dataclass(frozen=True, slots=True)
-class TextStructure:
+class TextEncoderArchitecture:
     """The umT5 encoder's sizes, under the names of transformers' ``UMT5Config``."""
 
     vocab_size: int
@@ -162,7 +162,7 @@ class TextStructure:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeechStructure:
+class SpeechEncoderArchitecture:
     """Whisper's encoder's sizes, under the names of transformers' ``WhisperConfig``."""
 
     d_model: int
@@ -182,55 +182,65 @@ class SpeechStructure:
         }
 
 
-Structure = TransformerStructure | AutoencoderStructure | TextStructure | SpeechStructure
+Architecture = TransformerArchitecture | AutoencoderArchitecture | TextEncoderArchitecture | SpeechEncoderArchitecture
 
 
-def measure_transformer(shapes: Shapes, hints: Hints, head_width: int | None = None) -> TransformerStructure:
+def infer_transformer(
+    shapes: Shapes, config_hints: ConfigHints, head_dim: int | None = None
+) -> TransformerArchitecture:
     """The transformer's sizes.
 
     Args:
         shapes: its tensors.
         hints: the configuration beside it, published or ours.
-        head_width: channels of one attention head, if the configuration does not tell and it is not 128.
+        head_dim: channels of one attention head, if the configuration does not tell and it is not 128.
 
     Raises:
         CheckpointError: a tensor that this rests on is missing, or the width does not divide into heads.
     """
-    width, in_channels, *patch = _shape(shapes, 5, "patch_embedding.weight")
-    out_rows, _ = _shape(shapes, 2, "head.head.weight", "proj_out.weight")
-    hidden, audio_in = _shape(shapes, 2, "audio_proj.audio_proj_glob_1.layer.weight", "audio_proj.proj_1.weight")
-    audio_out, _ = _shape(shapes, 2, "audio_proj.audio_proj_glob_3.layer.weight", "audio_proj.proj_3.weight")
-    (token_dim,) = _shape(shapes, 1, "audio_proj.audio_proj_glob_norm.layer.weight", "audio_proj.norm.weight")
-    window = int(hints.get("audio_window", AUDIO_WINDOW))
-    bands = int(hints.get("audio_bands", AUDIO_BANDS))
-    if head_width is None:
-        told = hints.get("num_attention_heads") or (hints.get("dim") == width and hints.get("num_heads"))
-        head_width = width // int(told) if told else HEAD_WIDTH
-    return TransformerStructure(
+    width, in_channels, *patch = _shape_of_first(shapes, 5, "patch_embedding.weight")
+    out_rows, _ = _shape_of_first(shapes, 2, "head.head.weight", "proj_out.weight")
+    hidden, audio_in = _shape_of_first(
+        shapes, 2, "audio_proj.audio_proj_glob_1.layer.weight", "audio_proj.proj_1.weight"
+    )
+    audio_out, _ = _shape_of_first(shapes, 2, "audio_proj.audio_proj_glob_3.layer.weight", "audio_proj.proj_3.weight")
+    (token_dim,) = _shape_of_first(shapes, 1, "audio_proj.audio_proj_glob_norm.layer.weight", "audio_proj.norm.weight")
+    window = int(config_hints.get("audio_window", AUDIO_WINDOW))
+    bands = int(config_hints.get("audio_bands", AUDIO_BANDS))
+    if head_dim is None:
+        told = config_hints.get("num_attention_heads") or (
+            config_hints.get("dim") == width and config_hints.get("num_heads")
+        )
+        head_dim = width // int(told) if told else ATTENTION_HEAD_DIM
+    return TransformerArchitecture(
         patch_size=(patch[0], patch[1], patch[2]),
-        num_attention_heads=_divide(
-            width, head_width, "channels into heads", "give the width of a head (--head-width)"
+        num_attention_heads=_divide_evenly(
+            width, head_dim, "channels into heads", "give the width of a head (--head-dim)"
         ),
-        attention_head_dim=head_width,
+        attention_head_dim=head_dim,
         in_channels=in_channels,
-        out_channels=_divide(out_rows, math.prod(patch), "output rows into patches"),
-        text_dim=_shape(shapes, 2, "text_embedding.0.weight", "condition_embedder.text_embedder.linear_1.weight")[1],
-        freq_dim=_shape(shapes, 2, "time_embedding.0.weight", "condition_embedder.time_embedder.linear_1.weight")[1],
-        ffn_dim=_shape(shapes, 2, "blocks.0.ffn.0.weight", "blocks.0.ffn.net.0.proj.weight")[0],
-        num_layers=_count(shapes, r"blocks\.(\d+)\."),
-        audio_width=_divide(audio_in, window * bands, "audio inputs into windows and bands"),
+        out_channels=_divide_evenly(out_rows, math.prod(patch), "output rows into patches"),
+        text_dim=_shape_of_first(
+            shapes, 2, "text_embedding.0.weight", "condition_embedder.text_embedder.linear_1.weight"
+        )[1],
+        freq_dim=_shape_of_first(
+            shapes, 2, "time_embedding.0.weight", "condition_embedder.time_embedder.linear_1.weight"
+        )[1],
+        ffn_dim=_shape_of_first(shapes, 2, "blocks.0.ffn.0.weight", "blocks.0.ffn.net.0.proj.weight")[0],
+        num_layers=_count_indices(shapes, r"blocks\.(\d+)\."),
+        audio_width=_divide_evenly(audio_in, window * bands, "audio inputs into windows and bands"),
         audio_hidden_dim=hidden,
         audio_token_dim=token_dim,
-        audio_tokens=_divide(audio_out, token_dim, "audio outputs into tokens"),
+        audio_tokens=_divide_evenly(audio_out, token_dim, "audio outputs into tokens"),
         audio_window=window,
         audio_bands=bands,
-        text_length=int(hints.get("text_length", hints.get("text_len", 512))),
-        eps=float(hints.get("eps", 1e-6)),
+        text_length=int(config_hints.get("text_length", config_hints.get("text_len", 512))),
+        eps=float(config_hints.get("eps", 1e-6)),
         scale_inputs=shapes.get(SCALE_EMBEDDER, (0, 0))[1],
     )
 
 
-def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
+def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderArchitecture:
     """The autoencoder's sizes: widths, levels and residual blocks, read along the encoder.
 
     Args:
@@ -240,35 +250,37 @@ def measure_autoencoder(shapes: Shapes, hints: Hints) -> AutoencoderStructure:
     Raises:
         CheckpointError: a tensor that this rests on is missing.
     """
-    base = _shape(shapes, 5, "encoder.conv1.weight", "encoder.conv_in.weight")[0]
-    z_dim = _shape(shapes, 5, "conv2.weight", "post_quant_conv.weight")[0]
+    base = _shape_of_first(shapes, 5, "encoder.conv1.weight", "encoder.conv_in.weight")[0]
+    z_dim = _shape_of_first(shapes, 5, "conv2.weight", "post_quant_conv.weight")[0]
     widths: list[list[int]] = [[]]
     downsample: list[bool] = []
-    for index in range(_count(shapes, r"encoder\.(?:downsamples|down_blocks)\.(\d+)\.")):
+    for index in range(_count_indices(shapes, r"encoder\.(?:downsamples|down_blocks)\.(\d+)\.")):
         steps = (f"encoder.downsamples.{index}", f"encoder.down_blocks.{index}")
         if any(f"{step}.resample.1.weight" in shapes for step in steps):
             downsample.append(any(f"{step}.time_conv.weight" in shapes for step in steps))
             widths.append([])
         else:
-            widths[-1].append(_shape(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0])
+            widths[-1].append(
+                _shape_of_first(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0]
+            )
     if not all(widths) or len({len(level) for level in widths}) != 1:
         problem = f"its encoder has levels of {[len(level) for level in widths]} residual blocks"
         raise CheckpointError("vae", problem, "take Wan2.1's autoencoder")
-    found = AutoencoderStructure(
+    found = AutoencoderArchitecture(
         base_dim=base,
         z_dim=z_dim,
-        dim_mult=tuple(_divide(level[0], base, "channels into multiples of the base width") for level in widths),
+        dim_mult=tuple(_divide_evenly(level[0], base, "channels into multiples of the base width") for level in widths),
         num_res_blocks=len(widths[0]),
         temperal_downsample=tuple(downsample),
     )
     if LINEAR_ENCODER not in shapes:
         return found
-    own = hints.get("decoder_base_dim")
-    seen = _shape(shapes, 5, "encoder.conv_in.weight")[1]
-    return ShortcutStructure(**asdict(found), decoder_base_dim=own and int(own), in_channels=seen)
+    own = config_hints.get("decoder_base_dim")
+    seen = _shape_of_first(shapes, 5, "encoder.conv_in.weight")[1]
+    return ShortcutArchitecture(**asdict(found), decoder_base_dim=own and int(own), in_channels=seen)
 
 
-def measure_text(shapes: Shapes, hints: Hints) -> TextStructure:
+def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoderArchitecture:
     """The text encoder's sizes.
 
     Args:
@@ -279,26 +291,26 @@ def measure_text(shapes: Shapes, hints: Hints) -> TextStructure:
         CheckpointError: a tensor that this rests on is missing.
     """
     first = "encoder.block.0.layer"
-    vocabulary, width = _shape(shapes, 2, "token_embedding.weight", "shared.weight")
-    inner, _ = _shape(shapes, 2, "blocks.0.attn.q.weight", f"{first}.0.SelfAttention.q.weight")
-    buckets, heads = _shape(
+    vocabulary, width = _shape_of_first(shapes, 2, "token_embedding.weight", "shared.weight")
+    inner, _ = _shape_of_first(shapes, 2, "blocks.0.attn.q.weight", f"{first}.0.SelfAttention.q.weight")
+    buckets, heads = _shape_of_first(
         shapes,
         2,
         "blocks.0.pos_embedding.embedding.weight",
         f"{first}.0.SelfAttention.relative_attention_bias.weight",
     )
-    return TextStructure(
+    return TextEncoderArchitecture(
         vocab_size=vocabulary,
         d_model=width,
-        d_kv=_divide(inner, heads, "channels into heads"),
-        d_ff=_shape(shapes, 2, "blocks.0.ffn.fc1.weight", f"{first}.1.DenseReluDense.wi_1.weight")[0],
-        num_layers=_count(shapes, r"(?:blocks|encoder\.block)\.(\d+)\."),
+        d_kv=_divide_evenly(inner, heads, "channels into heads"),
+        d_ff=_shape_of_first(shapes, 2, "blocks.0.ffn.fc1.weight", f"{first}.1.DenseReluDense.wi_1.weight")[0],
+        num_layers=_count_indices(shapes, r"(?:blocks|encoder\.block)\.(\d+)\."),
         num_heads=heads,
         relative_attention_num_buckets=buckets,
     )
 
 
-def measure_speech(shapes: Shapes, hints: Hints) -> SpeechStructure:
+def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEncoderArchitecture:
     """The speech encoder's sizes.
 
     Args:
@@ -308,34 +320,36 @@ def measure_speech(shapes: Shapes, hints: Hints) -> SpeechStructure:
     Raises:
         CheckpointError: a tensor that this rests on is missing.
     """
-    width, mel_bins, _ = _shape(shapes, 3, "conv1.weight")
-    told = hints.get("encoder_attention_heads")
-    return SpeechStructure(
+    width, mel_bins, _ = _shape_of_first(shapes, 3, "conv1.weight")
+    told = config_hints.get("encoder_attention_heads")
+    return SpeechEncoderArchitecture(
         d_model=width,
-        encoder_layers=_count(shapes, r"layers\.(\d+)\."),
-        encoder_attention_heads=int(told) if told else _divide(width, WHISPER_HEAD_WIDTH, "channels into heads"),
-        encoder_ffn_dim=_shape(shapes, 2, "layers.0.fc1.weight")[0],
+        encoder_layers=_count_indices(shapes, r"layers\.(\d+)\."),
+        encoder_attention_heads=int(told)
+        if told
+        else _divide_evenly(width, WHISPER_ATTENTION_HEAD_DIM, "channels into heads"),
+        encoder_ffn_dim=_shape_of_first(shapes, 2, "layers.0.fc1.weight")[0],
         num_mel_bins=mel_bins,
-        max_source_positions=_shape(shapes, 2, "embed_positions.weight")[0],
+        max_source_positions=_shape_of_first(shapes, 2, "embed_positions.weight")[0],
     )
 
 
-def _shape(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
+def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
     """Shape of the first of these tensors that is there; it must have that many dimensions."""
     for name in names:
         if name in shapes:
             if len(shapes[name]) != rank:
-                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions", _WHOLE)
+                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions", _TAKE_UNCHANGED_FILE)
             return shapes[name]
-    raise CheckpointError(names[0], "is missing from the weights", _WHOLE)
+    raise CheckpointError(names[0], "is missing from the weights", _TAKE_UNCHANGED_FILE)
 
 
-def _count(names: Iterable[str], pattern: str) -> int:
+def _count_indices(names: Iterable[str], pattern: str) -> int:
     """One more than the largest number that the pattern finds at the start of a name."""
     return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
 
 
-def _divide(number: int, by: int, what: str, remedy: str = _WHOLE) -> int:
+def _divide_evenly(number: int, by: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:
     """The quotient, which must be whole."""
     if by < 1 or number % by:
         raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)

@@ -1,4 +1,4 @@
-"""Brings a tensor to the element type it is written in, piece by piece, undoing its quantisation on the way.
+"""Brings a tensor to the element type it is written in, piece by piece, undoing its quantization on the way.
 
 Read are GGUF's blocks and fp8, scaled or not. A scaled file says so in one of three ways, all of ComfyUI: a tensor
 ``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant`` and ``NAME.weight_scale``;
@@ -20,7 +20,7 @@ from typing import Any
 
 from humo.checkpoints.formats.open import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, WeightSet, torch_dtypes
 from humo.errors import CheckpointError, RequestError, did_you_mean
-from humo.quantization.formats import EIGHT_BIT_FLOATS, GGML_BLOCKS, QUANTISED
+from humo.quantization.formats import FP8_TYPES, GGML_TYPES, QUANT_TYPES
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Element types that may be asked for, and the safetensors format's words for them."""
@@ -31,23 +31,23 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
 """How a layer's fp8 scale is named: in ComfyUI's older files, in its newer ones (and in ours)."""
 
-SCALED_MARK = re.compile(r"(^|\.)scaled_fp8$")
+SCALED_MARKER = re.compile(r"(^|\.)scaled_fp8$")
 """A tensor that says that a file is one of scaled fp8 weights."""
 
-FORMAT_SUFFIX = ".comfy_quant"
-FORMATS_KEY = "_quantization_metadata"
-"""Where ComfyUI's newer files say how a layer is quantised: in a tensor of it, or in the file's metadata."""
+COMFYUI_FORMAT_SUFFIX = ".comfy_quant"
+COMFYUI_METADATA_KEY = "_quantization_metadata"
+"""Where ComfyUI's newer files say how a layer is quantized: in a tensor of it, or in the file's metadata."""
 
-FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
+COMFYUI_FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 """ComfyUI's words for what is read; its other formats pack, rotate or scale by groups."""
 
-PIECE_OF_BLOCKS = 2**20
+GGML_CHUNK_BYTES = 2**20
 """Bytes of blocks that are made into numbers at a time: they become up to twelve times as much."""
 
 _TAKE_OTHERS = "give bf16, fp16, fp32, fp8 (scaled) or GGUF weights"
 
 
-def dtype_word(dtype: str | None) -> str | None:
+def parse_dtype(dtype: str | None) -> str | None:
     """The format's word for a type that the user asked for.
 
     Args:
@@ -77,42 +77,42 @@ def scale_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     }
 
 
-def check_quantisation(weights: WeightSet) -> None:
-    """Whether what a file says of its quantisation is what is undone here, and every scale that it promises is there.
+def check_quantization(weights: WeightSet) -> None:
+    """Whether what a file says of its quantization is what is undone here, and every scale that it promises is there.
 
     Args:
         weights: of a file or several.
 
     Raises:
-        CheckpointError: it is another quantisation, or a scale is missing.
+        CheckpointError: it is another quantization, or a scale is missing.
     """
     scales = scale_names(weights.tensors)
     told = _formats(weights)
     for layer, form in told.items():
         word = str(form.get("format"))
         turned = " with rotated weights" if form.get("convrot") else ""
-        if word not in FORMATS or turned:
-            problem = f"stores {layer!r} as {word}{turned}, a quantisation that is not read here"
+        if word not in COMFYUI_FORMATS or turned:
+            problem = f"stores {layer!r} as {word}{turned}, a quantization that is not read here"
             raise CheckpointError(str(weights.path), problem, _TAKE_OTHERS)
-    if not (scales or told or any(SCALED_MARK.search(name) for name in weights.tensors)):
+    if not (scales or told or any(SCALED_MARKER.search(name) for name in weights.tensors)):
         return
     for name, tensor in weights.tensors.items():
-        if tensor.dtype in EIGHT_BIT_FLOATS and len(tensor.shape) == 2 and name not in scales:
+        if tensor.dtype in FP8_TYPES and len(tensor.shape) == 2 and name not in scales:
             problem = f"is a file of scaled fp8 weights, and lacks the scale of {name!r}"
             raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
 
 
 def _formats(weights: WeightSet) -> dict[str, dict[str, Any]]:
-    """Layer -> what the file says of its quantisation."""
+    """Layer -> what the file says of its quantization."""
     try:
-        metadata = json.loads(weights.metadata.get(FORMATS_KEY, "{}"))
+        metadata = json.loads(weights.metadata.get(COMFYUI_METADATA_KEY, "{}"))
         found = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
         for name in weights.tensors:
-            if name.endswith(FORMAT_SUFFIX):
+            if name.endswith(COMFYUI_FORMAT_SUFFIX):
                 text = b"".join(bytes(chunk) for chunk in weights.chunks(name))
-                found[name.removesuffix(FORMAT_SUFFIX)] = dict(json.loads(text))
+                found[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
-        problem = "does not say in a form that is known how it is quantised"
+        problem = "does not say in a form that is known how it is quantized"
         raise CheckpointError(str(weights.path), problem, DOWNLOAD_AGAIN) from error
     return found
 
@@ -124,7 +124,7 @@ class Cast:
     Args:
         weights: where it lies.
         name: under which name.
-        dtype: the type it is written in; nothing: what is stored, bf16 for what is quantised.
+        dtype: the type it is written in; nothing: what is stored, bf16 for what is quantized.
         scale_name: of the tensor that it is multiplied by, if there is one.
         shape: its sizes, where the file has them otherwise.
 
@@ -140,8 +140,8 @@ class Cast:
 
     def __post_init__(self) -> None:
         stored = self.weights.tensors[self.name]
-        if stored.dtype not in FLOATS | QUANTISED.keys():
-            problem = f"stores {self.name!r} as {stored.dtype}, a quantisation that is not read here"
+        if stored.dtype not in FLOATS | QUANT_TYPES.keys():
+            problem = f"stores {self.name!r} as {stored.dtype}, a quantization that is not read here"
             raise CheckpointError(str(self.weights.path), problem, _TAKE_OTHERS)
         if self.scale_name is not None:
             shape = self.weights.tensors[self.scale_name].shape
@@ -166,16 +166,16 @@ class Cast:
     def _cast(self, stored: StoredTensor) -> Iterator[memoryview]:
         import torch
 
-        from humo.quantization.dequantize import decode  # torch alone, without diffusers
+        from humo.quantization.dequantize import unpack  # torch alone, without diffusers
 
         dtypes = torch_dtypes()
         scale = None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)
         row = math.prod(stored.shape[1:])  # elements
         done = 0  # elements
-        in_blocks = stored.dtype in GGML_BLOCKS
-        for chunk in self.weights.chunks(self.name, PIECE_OF_BLOCKS if in_blocks else CHUNK_BYTES // 4):
+        in_blocks = stored.dtype in GGML_TYPES
+        for chunk in self.weights.chunks(self.name, GGML_CHUNK_BYTES if in_blocks else CHUNK_BYTES // 4):
             piece = torch.frombuffer(chunk, dtype=torch.uint8)
-            piece = decode(piece, stored.dtype) if in_blocks else piece.view(dtypes[stored.dtype]).float()
+            piece = unpack(piece, stored.dtype) if in_blocks else piece.view(dtypes[stored.dtype]).float()
             if scale is not None and scale.numel() == 1:
                 piece *= scale
             elif scale is not None:

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.architecture import (
+    Architecture,
     Shapes,
-    SpeechStructure,
-    Structure,
-    TransformerStructure,
-    measure_autoencoder,
-    measure_speech,
-    measure_text,
-    measure_transformer,
+    SpeechEncoderArchitecture,
+    TransformerArchitecture,
+    infer_autoencoder,
+    infer_speech_encoder,
+    infer_text_encoder,
+    infer_transformer,
 )
-from humo.checkpoints.casting import Cast, check_quantisation, scale_names
-from humo.checkpoints.discovery import Found
+from humo.checkpoints.casting import Cast, check_quantization, scale_names
+from humo.checkpoints.discovery import DiscoveredComponent
 from humo.checkpoints.formats.open import GGUF_SUFFIX, WeightSet
-from humo.checkpoints.formats.writer import Output
-from humo.checkpoints.keymap import Name, Naming, names_of
-from humo.checkpoints.signatures import Part, find_prefixes, other_whisper, why_dropped
+from humo.checkpoints.formats.writer import TensorToWrite
+from humo.checkpoints.keymap import Naming, TensorName, tensor_names
+from humo.checkpoints.signatures import ComponentName, drop_reason, find_prefixes, name_other_whisper
 from humo.errors import CheckpointError
-from humo.quantization.formats import EIGHT_BIT_FLOATS, QUANTISED
+from humo.quantization.formats import FP8_TYPES, QUANT_TYPES
 
 FAMILIES = {36: "humo-17b", 16: "humo-1.7b"}
 """Input channels of the transformer -> family: 16 of noise, in the larger one 4 of mask and 16 of image latents too."""
@@ -53,7 +53,7 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
-class PartPlan:
+class ComponentPlan:
     """One part, ready to be written.
 
     Args:
@@ -64,17 +64,17 @@ class PartPlan:
         outputs: its tensors under the wanted names.
         dropped: what is left out.
         unscaled_fp8: how many weights are fp8 without a scale.
-        kept: how many weights stay quantised.
+        kept: how many weights stay quantized.
     """
 
-    part: Part
+    component: ComponentName
     weights: WeightSet
-    structure: Structure
-    hints: Mapping[str, Any]
-    outputs: tuple[Output, ...]
+    architecture: Architecture
+    config_hints: Mapping[str, Any]
+    outputs: tuple[TensorToWrite, ...]
     dropped: tuple[Dropped, ...]
     unscaled_fp8: int
-    kept: int
+    kept_quantized: int
 
     @property
     def bytes(self) -> int:
@@ -84,10 +84,10 @@ class PartPlan:
     @property
     def family(self) -> str | None:
         """The preset that a transformer belongs to; nothing for other parts."""
-        return family_of(self.structure) if isinstance(self.structure, TransformerStructure) else None
+        return family_of(self.architecture) if isinstance(self.architecture, TransformerArchitecture) else None
 
 
-def family_of(structure: TransformerStructure) -> str:
+def family_of(architecture: TransformerArchitecture) -> str:
     """The preset of a transformer.
 
     Args:
@@ -96,27 +96,33 @@ def family_of(structure: TransformerStructure) -> str:
     Raises:
         CheckpointError: it takes another number of channels than either family.
     """
-    if structure.in_channels not in FAMILIES:
-        problem = f"takes {structure.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
+    if architecture.in_channels not in FAMILIES:
+        problem = f"takes {architecture.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
         raise CheckpointError("transformer", problem, "give the weights of one of them")
-    return FAMILIES[structure.in_channels]
+    return FAMILIES[architecture.in_channels]
 
 
-def can_stay_quantised(name: str, shape: tuple[int, ...], kind: str) -> bool:
-    """Whether a weight of the transformer may stay quantised: a matrix in a block, its rows whole blocks of its type.
+def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bool:
+    """Whether a weight of the transformer may stay quantized: a matrix in a block, its rows whole blocks of its type.
 
     Args:
         name: ours.
         shape: of the weight.
         kind: the type it is stored in.
     """
-    if kind not in QUANTISED or len(shape) != 2 or not (name.startswith("blocks.") and name.endswith(".weight")):
+    if (
+        quant_type not in QUANT_TYPES
+        or len(shape) != 2
+        or not (name.startswith("blocks.") and name.endswith(".weight"))
+    ):
         return False
-    return shape[1] % QUANTISED[kind].weights == 0
+    return shape[1] % QUANT_TYPES[quant_type].block_size == 0
 
 
-def quantised_as(structure: TransformerStructure, kind: str, scales: int = 0) -> dict[str, tuple[str, int]]:
-    """What would be quantised of a network, were all of it that can be in one type.
+def quant_types_for(
+    architecture: TransformerArchitecture, quant_type: str, scales: int = 0
+) -> dict[str, tuple[str, int]]:
+    """What would be quantized of a network, were all of it that can be in one type.
 
     Args:
         structure: of the network.
@@ -127,113 +133,121 @@ def quantised_as(structure: TransformerStructure, kind: str, scales: int = 0) ->
         weight -> its type and scales.
     """
     return {
-        name.ours: (kind, scales) for name in names_of(structure) if can_stay_quantised(name.ours, name.shape, kind)
+        name.diffusers: (quant_type, scales)
+        for name in tensor_names(architecture)
+        if can_stay_quantized(name.diffusers, name.shape, quant_type)
     }
 
 
-def plan_part(
-    found: Found, naming: Naming, dtype: str | None, head_width: int | None, keep_quantised: bool = False
-) -> PartPlan:
+def plan_component(
+    found: DiscoveredComponent, naming: Naming, dtype: str | None, head_dim: int | None, keep_quantized: bool = False
+) -> ComponentPlan:
     """Match a part's tensors with what its structure implies.
 
     Args:
         found: the part.
         naming: the names to write.
         dtype: element type to write, in the safetensors format's words; nothing to keep what is stored.
-        head_width: channels of one of the transformer's attention heads, where no configuration tells.
-        keep_quantised: the matrices of the transformer's blocks stay in the quantisation that they are stored in.
+        head_dim: channels of one of the transformer's attention heads, where no configuration tells.
+        keep_quantized: the matrices of the transformer's blocks stay in the quantization that they are stored in.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, or has neither a place nor a reason to be dropped.
     """
-    part, weights = found.part, found.weights
-    check_quantisation(weights)
-    inside, dropped = _strip(part, weights)
+    component, weights = found.component, found.weights
+    check_quantization(weights)
+    inside, dropped = _strip_prefix(component, weights)
     stored = {name: weights.tensors[original].shape for name, original in inside.items()}
     scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
     scaling = set(scales.values())
     shapes = {name: shape for name, shape in stored.items() if inside[name] not in scaling}
-    structure = _measure(part, shapes, found.config, head_width, str(weights.path))
-    if isinstance(structure, SpeechStructure) and (other := other_whisper(structure, weights.tensors)):
+    architecture = _infer_architecture(component, shapes, found.config, head_dim, str(weights.path))
+    if isinstance(architecture, SpeechEncoderArchitecture) and (
+        other := name_other_whisper(architecture, weights.tensors)
+    ):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
-    places = _match(part, weights, inside, shapes, list(names_of(structure)), dropped)
-    keep = keep_quantised and part is Part.TRANSFORMER
+    places = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
+    keep = keep_quantized and component is ComponentName.TRANSFORMER
     casts = [one for name, original in places for one in _casts(name, original, weights, scales, dtype, keep)]
-    return PartPlan(
-        part=part,
+    return ComponentPlan(
+        component=component,
         weights=weights,
-        structure=structure,
-        hints=found.config,
+        architecture=architecture,
+        config_hints=found.config,
         outputs=tuple(
-            Output(name.ours if naming is Naming.OURS else name.published, cast.tensor, cast.chunks)
+            TensorToWrite(name.diffusers if naming is Naming.DIFFUSERS else name.published, cast.tensor, cast.chunks)
             for name, cast in casts
         ),
         dropped=tuple(dropped),
         unscaled_fp8=sum(
-            weights.tensors[original].dtype in EIGHT_BIT_FLOATS and original not in scales for _, original in places
+            weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in places
         ),
-        kept=sum(cast.tensor.dtype in QUANTISED for _, cast in casts),
+        kept_quantized=sum(cast.tensor.dtype in QUANT_TYPES for _, cast in casts),
     )
 
 
 def _casts(
-    name: Name, original: str, weights: WeightSet, scales: Mapping[str, str], dtype: str | None, keep: bool
-) -> Iterator[tuple[Name, Cast]]:
-    """A tensor as it is written; if it stays quantised, its scale beside it.
+    name: TensorName, original: str, weights: WeightSet, scales: Mapping[str, str], dtype: str | None, keep: bool
+) -> Iterator[tuple[TensorName, Cast]]:
+    """A tensor as it is written; if it stays quantized, its scale beside it.
 
-    Where the blocks stay quantised, what else was is written in float32, which holds it exactly.
+    Where the blocks stay quantized, what else was is written in float32, which holds it exactly.
     """
     stored, scale = weights.tensors[original].dtype, scales.get(original)
-    if keep and can_stay_quantised(name.ours, name.shape, stored):
+    if keep and can_stay_quantized(name.diffusers, name.shape, stored):
         Cast(weights, original, None, scale)  # for its looking at the scale
         yield name, Cast(weights, original, stored, shape=name.shape)
         if scale is not None:
             count = math.prod(weights.tensors[scale].shape)
-            beside = name.ours.removesuffix(".weight") + SCALE_SUFFIX
-            yield Name(beside, beside, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
+            beside = name.diffusers.removesuffix(".weight") + SCALE_SUFFIX
+            yield TensorName(beside, beside, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
         return
-    exact = "F32" if keep and stored in QUANTISED else None
+    exact = "F32" if keep and stored in QUANT_TYPES else None
     yield name, Cast(weights, original, dtype or exact, scale, name.shape)
 
 
-def _strip(part: Part, weights: WeightSet) -> tuple[dict[str, str], list[Dropped]]:
+def _strip_prefix(component: ComponentName, weights: WeightSet) -> tuple[dict[str, str], list[Dropped]]:
     """Names without the file's prefix -> names in the file; and what does not belong to the model."""
-    prefixes = find_prefixes(part, weights.tensors)
+    prefixes = find_prefixes(component, weights.tensors)
     if len(prefixes) > 1 and "ema" not in prefixes[0]:
         problem = f"holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}"
         raise CheckpointError(str(weights.path), problem, "give a file with one of them")
     if not prefixes:
-        problem = f"looks like the {part} but for its names' unknown prefix"
+        problem = f"looks like the {component} but for its names' unknown prefix"
         raise CheckpointError(str(weights.path), problem, "take the file as released, or report where it is from")
     chosen, others = prefixes[0], tuple(prefix for prefix in prefixes[1:] if prefix)
     inside: dict[str, str] = {}
-    dropped = [Dropped(weights.path, name, "a value, not a tensor") for name in weights.others]
+    dropped = [Dropped(weights.path, name, "a value, not a tensor") for name in weights.non_tensors]
     strange: list[str] = []
     for name in weights.tensors:
         if name.startswith(chosen) and not name.startswith(others):
             inside[name.removeprefix(chosen)] = name
-        elif reason := why_dropped(part, name):
+        elif reason := drop_reason(component, name):
             dropped.append(Dropped(weights.path, name, reason))
         elif len(prefixes) > 1 and (name.startswith(others) or "" in prefixes):
             dropped.append(Dropped(weights.path, name, "raw weights beside the averaged ones (EMA)"))
         else:
             strange.append(name)
     _refuse(weights, strange, "has no place in the model")
-    if part is Part.TEXT_ENCODER and "shared.weight" not in inside and "encoder.embed_tokens.weight" in inside:
+    if (
+        component is ComponentName.TEXT_ENCODER
+        and "shared.weight" not in inside
+        and "encoder.embed_tokens.weight" in inside
+    ):
         inside["shared.weight"] = inside.pop("encoder.embed_tokens.weight")
     return inside, dropped
 
 
-def _match(
-    part: Part,
+def _match_names(
+    component: ComponentName,
     weights: WeightSet,
     inside: Mapping[str, str],
     shapes: Shapes,
-    names: list[Name],
+    names: list[TensorName],
     dropped: list[Dropped],
-) -> list[tuple[Name, str]]:
+) -> list[tuple[TensorName, str]]:
     """Each name of the structure and the tensor in the file that it comes from."""
-    ours = {name.ours: name for name in names}
+    ours = {name.diffusers: name for name in names}
     published = {name.published: name for name in names}
     known = ours if len(ours.keys() & shapes.keys()) >= len(published.keys() & shapes.keys()) else published
     strange: list[str] = []
@@ -241,7 +255,7 @@ def _match(
         if name not in shapes:
             continue  # a scale
         if name not in known:
-            if reason := why_dropped(part, original):
+            if reason := drop_reason(component, original):
                 dropped.append(Dropped(weights.path, original, reason))
             else:
                 strange.append(original)
@@ -272,16 +286,18 @@ def _refuse(weights: WeightSet, names: list[str], problem: str) -> None:
         raise CheckpointError(str(weights.path), f"{listed}{more} {problem}", "take the complete, unchanged file")
 
 
-def _measure(part: Part, shapes: Shapes, hints: Mapping[str, Any], head_width: int | None, field: str) -> Structure:
+def _infer_architecture(
+    component: ComponentName, shapes: Shapes, config_hints: Mapping[str, Any], head_dim: int | None, field: str
+) -> Architecture:
     try:
-        match part:
-            case Part.TRANSFORMER:
-                return measure_transformer(shapes, hints, head_width)
-            case Part.AUTOENCODER:
-                return measure_autoencoder(shapes, hints)
-            case Part.TEXT_ENCODER:
-                return measure_text(shapes, hints)
-            case Part.AUDIO_ENCODER:
-                return measure_speech(shapes, hints)
+        match component:
+            case ComponentName.TRANSFORMER:
+                return infer_transformer(shapes, config_hints, head_dim)
+            case ComponentName.AUTOENCODER:
+                return infer_autoencoder(shapes, config_hints)
+            case ComponentName.TEXT_ENCODER:
+                return infer_text_encoder(shapes, config_hints)
+            case ComponentName.AUDIO_ENCODER:
+                return infer_speech_encoder(shapes, config_hints)
     except CheckpointError as error:
         raise CheckpointError(field, f"{error.field} {error.problem}", error.remedy) from error

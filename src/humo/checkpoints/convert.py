@@ -10,28 +10,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.architecture import AutoencoderStructure, SpeechStructure, TextStructure, TransformerStructure
-from humo.checkpoints.casting import dtype_word
-from humo.checkpoints.conversion_plan import Dropped, PartPlan, plan_part
-from humo.checkpoints.discovery import FEATURE_FILE, TOKENIZER_FILES, Findings, Found, Ignored, find_parts
+from humo.checkpoints.architecture import (
+    AutoencoderArchitecture,
+    SpeechEncoderArchitecture,
+    TextEncoderArchitecture,
+    TransformerArchitecture,
+)
+from humo.checkpoints.casting import parse_dtype
+from humo.checkpoints.conversion_plan import ComponentPlan, Dropped, plan_component
+from humo.checkpoints.discovery import (
+    FEATURE_FILE,
+    TOKENIZER_FILES,
+    DiscoveredComponent,
+    Discovery,
+    Ignored,
+    discover_components,
+)
 from humo.checkpoints.formats.writer import SHARD_BYTES, new_folder, write_json, write_weights
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
+    HUMO_QUANTIZATION,
     MODEL_INDEX,
-    OWN_QUANTISATION,
-    QUANTISATION,
+    QUANTIZATION_CONFIG,
     SCHEDULER_FOLDER,
     TOKENIZER_FOLDER,
-    WRITTEN,
+    WRITTEN_NAMES,
+    component_path,
     feature_config,
     library_version,
     model_index,
-    place_of,
     scheduler_config,
     tokenizer_config,
 )
-from humo.checkpoints.signatures import Part
+from humo.checkpoints.signatures import ComponentName
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 from humo.presets import PRESETS
 
@@ -43,7 +55,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class ConvertedPart:
+class ConvertedComponent:
     """One part that was written.
 
     Args:
@@ -55,7 +67,7 @@ class ConvertedPart:
         dtypes: element types written -> number of tensors, in the safetensors format's words.
     """
 
-    part: str
+    component: str
     source: Path
     files: tuple[Path, ...]
     tensors: int
@@ -80,7 +92,7 @@ class ConversionReport:
     destination: Path
     naming: Naming
     preset: str | None
-    parts: tuple[ConvertedPart, ...]
+    components: tuple[ConvertedComponent, ...]
     dropped: tuple[Dropped, ...]
     ignored: tuple[Ignored, ...]
     notes: tuple[str, ...]
@@ -88,7 +100,7 @@ class ConversionReport:
     @property
     def bytes(self) -> int:
         """Size in bytes of all weights written."""
-        return sum(part.bytes for part in self.parts)
+        return sum(component.bytes for component in self.components)
 
     def dropped_by_reason(self) -> dict[str, int]:
         """Reason -> number of tensors, the most frequent first."""
@@ -100,13 +112,13 @@ def convert(
     destination: SourcePath,
     *,
     family: str | None = None,
-    naming: str = Naming.OURS,
+    naming: str = Naming.DIFFUSERS,
     dtype: str | None = None,
-    head_width: int | None = None,
-    keep_quantised: bool = False,
+    head_dim: int | None = None,
+    keep_quantized: bool = False,
     overwrite: bool = False,
     shard_bytes: int | None = SHARD_BYTES,
-    progress: Progress = lambda part, done_bytes, total_bytes: None,
+    progress: Progress = lambda component, done_bytes, total_bytes: None,
 ) -> ConversionReport:
     """Convert all parts of a model that lie under a source.
 
@@ -120,9 +132,9 @@ def convert(
         family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
         naming: ``ours`` for a model folder, ``published`` for the released names and tree (in safetensors).
         dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; nothing keeps what is stored, and makes bf16 of what is
-            quantised.
-        head_width: channels of one of the transformer's attention heads, if it is not 128 and no configuration tells.
-        keep_quantised: the matrices of the transformer's blocks stay as they are quantised (GGUF, fp8 and its scales),
+            quantized.
+        head_dim: channels of one of the transformer's attention heads, if it is not 128 and no configuration tells.
+        keep_quantized: the matrices of the transformer's blocks stay as they are quantized (GGUF, fp8 and its scales),
             in the file and in memory.
         overwrite: replace a model folder that is there.
         shard_bytes: largest weights file in bytes; None for one file a part.
@@ -134,34 +146,34 @@ def convert(
     Raises:
         CheckpointError: the source lacks what it should hold, is damaged, or is another model.
         StorageError: the destination is there already, cannot be written, or does not fit on the disk.
-        RequestError: no such dtype, family or naming; or weights to stay quantised under the published names.
+        RequestError: no such dtype, family or naming; or weights to stay quantized under the published names.
     """
     if naming not in set(Naming):
         raise RequestError("naming", f"{naming!r} is not a layout", did_you_mean(naming, Naming))
     if family is not None and family not in PRESETS:
         raise RequestError("family", f"{family!r} is not a known family", did_you_mean(family, PRESETS))
-    if keep_quantised and naming != Naming.OURS:
+    if keep_quantized and naming != Naming.DIFFUSERS:
         problem = "is for a model folder, and this is to be the published layout"
-        raise RequestError("keep_quantised", problem, "leave one of the two out")
-    word = dtype_word(dtype)
+        raise RequestError("keep_quantized", problem, "leave one of the two out")
+    word = parse_dtype(dtype)
     sources = [Path(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
     target = Path(destination)
     _refuse_overlap(sources, target)
-    findings = find_parts(sources, skipped=target)
-    plans = _choose(findings, Naming(naming), word, head_width, keep_quantised, family, sources)
+    discovery = discover_components(sources, skipped_folder=target)
+    plans = _choose(discovery, Naming(naming), word, head_dim, keep_quantized, family, sources)
     _check_fit(plans)
     _check_prediction(plans, Naming(naming))
-    notes = _notes(findings, plans, Naming(naming), keep_quantised)
-    with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN) as folder:
-        parts = tuple(_write_part(folder, plan, Naming(naming), shard_bytes, progress) for plan in plans)
-        _write_companions(folder, findings, plans, Naming(naming))
+    notes = _notes(discovery, plans, Naming(naming), keep_quantized)
+    with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN_NAMES) as folder:
+        components = tuple(_write_part(folder, plan, Naming(naming), shard_bytes, progress) for plan in plans)
+        _write_companions(folder, discovery, plans, Naming(naming))
     return ConversionReport(
         destination=target,
         naming=Naming(naming),
         preset=_family(plans),
-        parts=parts,
+        components=components,
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
-        ignored=tuple(findings.ignored),
+        ignored=tuple(discovery.ignored),
         notes=notes,
     )
 
@@ -174,34 +186,34 @@ def _refuse_overlap(sources: Sequence[Path], target: Path) -> None:
 
 
 def _choose(
-    findings: Findings,
+    discovery: Discovery,
     naming: Naming,
     dtype: str | None,
-    head_width: int | None,
-    keep_quantised: bool,
+    head_dim: int | None,
+    keep_quantized: bool,
     family: str | None,
     sources: Sequence[Path],
-) -> list[PartPlan]:
+) -> list[ComponentPlan]:
     """One plan a part; the family decides between two transformers."""
     where = ", ".join(str(source) for source in sources)
-    plans: list[PartPlan] = []
-    for part in Part:
-        planned: list[PartPlan] = []
+    plans: list[ComponentPlan] = []
+    for component in ComponentName:
+        planned: list[ComponentPlan] = []
         failed: CheckpointError | None = None
-        for found in _found_of(findings, part):
+        for found in _found_of(discovery, component):
             try:
-                planned.append(plan_part(found, naming, dtype, head_width, keep_quantised))
+                planned.append(plan_component(found, naming, dtype, head_dim, keep_quantized))
             except CheckpointError as error:
-                findings.ignored.append(Ignored(found.weights.path, error.problem))
+                discovery.ignored.append(Ignored(found.weights.path, error.problem))
                 failed = failed or error
-        refused = failed or findings.refused.get(part) or findings.refused.get(None)
-        if part is Part.TRANSFORMER and failed and family is None:
+        refused = failed or discovery.refused.get(component) or discovery.refused.get(None)
+        if component is ComponentName.TRANSFORMER and failed and family is None:
             raise failed  # never the other family in its stead
-        if part is Part.TRANSFORMER and planned:
-            planned = _of_family(planned, family, where, findings, refused)
+        if component is ComponentName.TRANSFORMER and planned:
+            planned = _of_family(planned, family, where, discovery, refused)
         if len(planned) > 1:
             files = " and ".join(str(plan.weights.path) for plan in planned[:2])
-            raise CheckpointError(where, f"holds the {part} more than once: {files}", "give the files themselves")
+            raise CheckpointError(where, f"holds the {component} more than once: {files}", "give the files themselves")
         if not planned and refused:
             raise refused
         plans += planned
@@ -210,21 +222,21 @@ def _choose(
     return plans
 
 
-def _found_of(findings: Findings, part: Part) -> list[Found]:
+def _found_of(discovery: Discovery, component: ComponentName) -> list[DiscoveredComponent]:
     """What was found of a part; of the transformer, files that were named themselves before those of folders."""
-    found = [one for one in findings.found if one.part is part]
-    named = [one for one in found if one.named]
-    if part is not Part.TRANSFORMER or not named:
+    found = [one for one in discovery.components if one.component is component]
+    named_by_user = [one for one in found if one.named_by_user]
+    if component is not ComponentName.TRANSFORMER or not named_by_user:
         return found
     for one in found:
-        if not one.named:
-            findings.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
-    return named
+        if not one.named_by_user:
+            discovery.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
+    return named_by_user
 
 
 def _of_family(
-    planned: list[PartPlan], family: str | None, where: str, findings: Findings, refused: CheckpointError | None
-) -> list[PartPlan]:
+    planned: list[ComponentPlan], family: str | None, where: str, discovery: Discovery, refused: CheckpointError | None
+) -> list[ComponentPlan]:
     """The transformers of the family that was asked for, or of the only one there is."""
     families = sorted({plan.family or "" for plan in planned})
     if family is None and len(families) > 1:
@@ -234,26 +246,28 @@ def _of_family(
         raise refused or CheckpointError(where, f"holds {families[0]}, not {family}", "choose the family that is there")
     for plan in planned:
         if plan not in chosen:
-            findings.ignored.append(Ignored(plan.weights.path, f"of the other family, {plan.family}"))
+            discovery.ignored.append(Ignored(plan.weights.path, f"of the other family, {plan.family}"))
     return chosen
 
 
-def _family(plans: Sequence[PartPlan]) -> str | None:
+def _family(plans: Sequence[ComponentPlan]) -> str | None:
     return next((plan.family for plan in plans if plan.family), None)
 
 
-def _check_fit(plans: Sequence[PartPlan]) -> None:
+def _check_fit(plans: Sequence[ComponentPlan]) -> None:
     """The encoders must speak in the widths that the transformer hears."""
-    transformer = next((plan.structure for plan in plans if isinstance(plan.structure, TransformerStructure)), None)
+    transformer = next(
+        (plan.architecture for plan in plans if isinstance(plan.architecture, TransformerArchitecture)), None
+    )
     if transformer is None:
         return
     for plan in plans:
-        match plan.structure:
-            case TextStructure(d_model=width):
+        match plan.architecture:
+            case TextEncoderArchitecture(d_model=width):
                 expected = transformer.text_dim
-            case SpeechStructure(d_model=width):
+            case SpeechEncoderArchitecture(d_model=width):
                 expected = transformer.audio_width
-            case AutoencoderStructure(z_dim=width):
+            case AutoencoderArchitecture(z_dim=width):
                 expected = transformer.out_channels
             case _:
                 continue
@@ -262,59 +276,65 @@ def _check_fit(plans: Sequence[PartPlan]) -> None:
             raise CheckpointError(str(plan.weights.path), problem, "take the parts of one model")
 
 
-def _check_prediction(plans: Sequence[PartPlan], naming: Naming) -> None:
+def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
     """The published files have no place for what a network predicts or is told, and their readers do not ask."""
     for plan in plans:
-        if naming is Naming.PUBLISHED and plan.hints.get("student"):
+        if naming is Naming.PUBLISHED and plan.config_hints.get("student"):
             problem = "is a student, and the published layout knows networks that are guided"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
-        told = plan.hints.get("prediction", "velocity") if plan.part is Part.TRANSFORMER else "velocity"
+        told = (
+            plan.config_hints.get("prediction", "velocity")
+            if plan.component is ComponentName.TRANSFORMER
+            else "velocity"
+        )
         if naming is Naming.PUBLISHED and told != "velocity":
             problem = f"predicts {told}, and the published layout knows networks that predict velocity"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
 
 
-def _notes(findings: Findings, plans: Sequence[PartPlan], naming: Naming, keep_quantised: bool) -> tuple[str, ...]:
+def _notes(
+    discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming, keep_quantized: bool
+) -> tuple[str, ...]:
     notes = [
-        f"{plan.part}: {plan.unscaled_fp8} fp8 weights came without a scale and were taken as they are"
+        f"{plan.component}: {plan.unscaled_fp8} fp8 weights came without a scale and were taken as they are"
         for plan in plans
         if plan.unscaled_fp8
     ]
-    if keep_quantised and not any(plan.kept for plan in plans):
-        notes.append("nothing among the sources is quantised in a way that can be kept")
-    parts = {plan.part for plan in plans}
-    missing = [str(part) for part in Part if part not in parts]
-    if naming is Naming.OURS and Part.TEXT_ENCODER in parts and findings.tokenizer is None:
+    if keep_quantized and not any(plan.kept_quantized for plan in plans):
+        notes.append("nothing among the sources is quantized in a way that can be kept")
+    components = {plan.component for plan in plans}
+    missing = [str(component) for component in ComponentName if component not in components]
+    if naming is Naming.DIFFUSERS and ComponentName.TEXT_ENCODER in components and discovery.tokenizer is None:
         missing += [] if _embedded_pieces(plans) else ["tokenizer"]
     if missing:
         notes.append(f"not among the sources: {', '.join(missing)}; convert again with their files as further sources")
-    if naming is Naming.PUBLISHED and Part.AUDIO_ENCODER in parts:
+    if naming is Naming.PUBLISHED and ComponentName.AUDIO_ENCODER in components:
         notes.append("whisper-large-v3 holds the encoder alone: its decoder is not kept in a model folder")
     return tuple(notes)
 
 
 def _write_part(
     folder: Path,
-    plan: PartPlan,
+    plan: ComponentPlan,
     naming: Naming,
     shard_bytes: int | None,
     progress: Progress,
-) -> ConvertedPart:
+) -> ConvertedComponent:
     """Weights and configuration of one part."""
-    place = place_of(plan.part, naming, plan.family)
+    place = component_path(plan.component, naming, plan.family)
     done = 0
 
-    def written(count: int) -> None:
+    def on_bytes(count: int) -> None:
         nonlocal done
         done += count
-        progress(str(plan.part), done, plan.bytes)
+        progress(str(plan.component), done, plan.bytes)
 
     limit = shard_bytes if place.sharded else None
-    files = write_weights(folder / place.folder, place.stem, plan.outputs, limit, written)
+    files = write_weights(folder / place.folder, place.stem, plan.outputs, limit, on_bytes)
     if (config := _config(plan, naming)) is not None:
         write_json(folder / place.folder / "config.json", config)
-    return ConvertedPart(
-        part=str(plan.part),
+    return ConvertedComponent(
+        component=str(plan.component),
         source=plan.weights.path,
         files=tuple(path.relative_to(folder) for path in files),
         tensors=len(plan.outputs),
@@ -323,55 +343,64 @@ def _write_part(
     )
 
 
-def _config(plan: PartPlan, naming: Naming) -> dict[str, Any] | None:
+def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
     """What lies beside the weights: the measured sizes over whatever else the source's own configuration says."""
-    structure = plan.structure
+    architecture = plan.architecture
     if naming is Naming.PUBLISHED:
-        if isinstance(structure, TransformerStructure):
-            return structure.published_config()
-        if not isinstance(structure, SpeechStructure):
+        if isinstance(architecture, TransformerArchitecture):
+            return architecture.published_config()
+        if not isinstance(architecture, SpeechEncoderArchitecture):
             return None
-    measured = structure.config()
-    strangers = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "_diffusers_version", QUANTISATION}
-    kept = {} if {"num_heads", "dim"} <= plan.hints.keys() else plan.hints
-    config = {key: value for key, value in kept.items() if key not in strangers} | measured
-    if plan.part in (Part.TRANSFORMER, Part.AUTOENCODER):
+    measured = architecture.config()
+    strangers = {
+        "_name_or_path",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "_diffusers_version",
+        QUANTIZATION_CONFIG,
+    }
+    kept_quantized = {} if {"num_heads", "dim"} <= plan.config_hints.keys() else plan.config_hints
+    config = {key: value for key, value in kept_quantized.items() if key not in strangers} | measured
+    if plan.component in (ComponentName.TRANSFORMER, ComponentName.AUTOENCODER):
         config["_diffusers_version"] = library_version("diffusers")
-    if plan.kept:
-        config[QUANTISATION] = OWN_QUANTISATION
-    if naming is Naming.PUBLISHED and isinstance(structure, SpeechStructure):
+    if plan.kept_quantized:
+        config[QUANTIZATION_CONFIG] = HUMO_QUANTIZATION
+    if naming is Naming.PUBLISHED and isinstance(architecture, SpeechEncoderArchitecture):
         config["architectures"] = ["WhisperForConditionalGeneration"]
     return config
 
 
-def _write_companions(folder: Path, findings: Findings, plans: Sequence[PartPlan], naming: Naming) -> None:
+def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming) -> None:
     """Tokenizer, feature extractor, sampler, and the index of all: what has no weights."""
     tokenizer = folder / TOKENIZER_FOLDER[naming]
-    if findings.tokenizer is not None:
+    if discovery.tokenizer is not None:
         tokenizer.mkdir(parents=True)
         for name in TOKENIZER_FILES:
-            if (findings.tokenizer / name).is_file():
-                shutil.copyfile(findings.tokenizer / name, tokenizer / name)
+            if (discovery.tokenizer / name).is_file():
+                shutil.copyfile(discovery.tokenizer / name, tokenizer / name)
     elif pieces := _embedded_pieces(plans):
         tokenizer.mkdir(parents=True)
         (tokenizer / "spiece.model").write_bytes(pieces)
         write_json(tokenizer / "tokenizer_config.json", tokenizer_config())
-    speech = next((plan.structure for plan in plans if isinstance(plan.structure, SpeechStructure)), None)
+    speech = next(
+        (plan.architecture for plan in plans if isinstance(plan.architecture, SpeechEncoderArchitecture)), None
+    )
     features = folder / FEATURE_FOLDER[naming] / FEATURE_FILE
-    if findings.feature_config is not None:
+    if discovery.feature_config is not None:
         features.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(findings.feature_config, features)
+        shutil.copyfile(discovery.feature_config, features)
     elif speech is not None:
         write_json(features, feature_config(speech.num_mel_bins))
     family = _family(plans)
-    if naming is Naming.OURS and family is not None:
+    if naming is Naming.DIFFUSERS and family is not None:
         write_json(folder / SCHEDULER_FOLDER / "scheduler_config.json", scheduler_config())
         write_json(folder / MODEL_INDEX, model_index(family))
 
 
-def _embedded_pieces(plans: Sequence[PartPlan]) -> bytes:
+def _embedded_pieces(plans: Sequence[ComponentPlan]) -> bytes:
     """The sentence pieces that ComfyUI keeps inside its umT5 files."""
     for plan in plans:
-        if plan.part is Part.TEXT_ENCODER and "spiece_model" in plan.weights.tensors:
+        if plan.component is ComponentName.TEXT_ENCODER and "spiece_model" in plan.weights.tensors:
             return b"".join(bytes(chunk) for chunk in plan.weights.chunks("spiece_model"))
     return b""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.formats.open import GGUF_SUFFIX, TORCH_SUFFIXES, WeightSet, open_weights
-from humo.checkpoints.signatures import Part, recognise
+from humo.checkpoints.signatures import ComponentName, recognize
 from humo.errors import CheckpointError
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -29,7 +29,7 @@ NOT_NEEDED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredComponent:
     """A part of the model among the files.
 
     Args:
@@ -39,10 +39,10 @@ class Found:
         named: the user named this file itself, and not a folder that it is in.
     """
 
-    part: Part
+    component: ComponentName
     weights: WeightSet
     config: Mapping[str, Any]
-    named: bool = False
+    named_by_user: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Ignored:
 
 
 @dataclass(slots=True)
-class Findings:
+class Discovery:
     """All that lies under the sources.
 
     Args:
@@ -69,19 +69,19 @@ class Findings:
         refused: why a file that might have been a part is none, by part; under None those that cannot be read.
     """
 
-    found: list[Found] = field(default_factory=list)
+    components: list[DiscoveredComponent] = field(default_factory=list)
     tokenizer: Path | None = None
     feature_config: Path | None = None
     ignored: list[Ignored] = field(default_factory=list)
-    refused: dict[Part | None, CheckpointError] = field(default_factory=dict)
+    refused: dict[ComponentName | None, CheckpointError] = field(default_factory=dict)
 
-    def refuse(self, path: Path, part: Part | None, error: CheckpointError) -> None:
+    def refuse(self, path: Path, component: ComponentName | None, error: CheckpointError) -> None:
         """Note that a file is not what it might have been."""
         self.ignored.append(Ignored(path, f"{error.problem}"))
-        self.refused.setdefault(part, error)
+        self.refused.setdefault(component, error)
 
 
-def find_parts(sources: Iterable[Path], skipped: Path | None = None) -> Findings:
+def discover_components(sources: Iterable[Path], skipped_folder: Path | None = None) -> Discovery:
     """Look through files and folders, however they are nested, and say what each weights file is.
 
     Args:
@@ -91,18 +91,18 @@ def find_parts(sources: Iterable[Path], skipped: Path | None = None) -> Findings
     Raises:
         CheckpointError: a source is not there, or a file that was named itself is no part of HuMo.
     """
-    findings = Findings()
+    discovery = Discovery()
     for source in sources:
         if source.is_file():
-            _examine(source, findings, named=True)
+            _examine(source, discovery, named_by_user=True)
             for folder in (source.parent, source.parent / "google" / "umt5-xxl"):
-                _examine_companions(folder, {path.name for path in folder.glob("*")}, findings)
+                _examine_companions(folder, {path.name for path in folder.glob("*")}, discovery)
         elif source.is_dir():
-            for folder, files in _folders(source, skipped):
-                _examine_folder(folder, files, findings)
+            for folder, files in _folders(source, skipped_folder):
+                _examine_folder(folder, files, discovery)
         else:
             raise CheckpointError(str(source), "is not there", "give a file or folder that exists")
-    return findings
+    return discovery
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -118,11 +118,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _folders(top: Path, skipped: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+def _folders(top: Path, skipped_folder: Path | None) -> Iterator[tuple[Path, list[Path]]]:
     """Folders and their files, links followed, hidden ones left out, none twice."""
     seen: set[tuple[int, int]] = set()
-    if skipped is not None and skipped.is_dir():
-        seen.add((skipped.stat().st_dev, skipped.stat().st_ino))
+    if skipped_folder is not None and skipped_folder.is_dir():
+        seen.add((skipped_folder.stat().st_dev, skipped_folder.stat().st_ino))
     for folder, inner, names in os.walk(top, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
@@ -133,20 +133,20 @@ def _folders(top: Path, skipped: Path | None) -> Iterator[tuple[Path, list[Path]
         yield Path(folder), [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
 
 
-def _examine_folder(folder: Path, files: list[Path], findings: Findings) -> None:
-    _examine_companions(folder, {path.name for path in files}, findings)
-    for path in _weights(folder, files, findings):
-        _examine(path, findings, named=False)
+def _examine_folder(folder: Path, files: list[Path], discovery: Discovery) -> None:
+    _examine_companions(folder, {path.name for path in files}, discovery)
+    for path in _weights(folder, files, discovery):
+        _examine(path, discovery, named_by_user=False)
 
 
-def _examine_companions(folder: Path, names: set[str], findings: Findings) -> None:
+def _examine_companions(folder: Path, names: set[str], discovery: Discovery) -> None:
     """The tokenizer and the feature extractor's settings have no weights."""
-    if findings.tokenizer is None and _is_t5_tokenizer(folder, names):
-        findings.tokenizer = folder
-    if findings.feature_config is None and FEATURE_FILE in names:
+    if discovery.tokenizer is None and _is_t5_tokenizer(folder, names):
+        discovery.tokenizer = folder
+    if discovery.feature_config is None and FEATURE_FILE in names:
         path = folder / FEATURE_FILE
         if read_config(path).get("feature_extractor_type") == "WhisperFeatureExtractor":
-            findings.feature_config = path
+            discovery.feature_config = path
 
 
 def _is_t5_tokenizer(folder: Path, names: set[str]) -> bool:
@@ -154,7 +154,7 @@ def _is_t5_tokenizer(folder: Path, names: set[str]) -> bool:
     return "spiece.model" in names or ("tokenizer.json" in names and told.startswith("T5"))
 
 
-def _weights(folder: Path, files: list[Path], findings: Findings) -> Iterator[Path]:
+def _weights(folder: Path, files: list[Path], discovery: Discovery) -> Iterator[Path]:
     """The weights of a folder, each model once: an index stands for its shards, safetensors for the same in .bin."""
     indexes = [path for path in files if path.name.endswith(".safetensors.index.json")]
     shards = {name for index in indexes for name in _shard_names(index)}
@@ -164,15 +164,15 @@ def _weights(folder: Path, files: list[Path], findings: Findings) -> Iterator[Pa
     for path in files:
         for pattern, reason in NOT_NEEDED:
             if re.fullmatch(pattern, path.name):
-                findings.ignored.append(Ignored(path, reason))
+                discovery.ignored.append(Ignored(path, reason))
     yield from indexes
     for path in weights:
         if any(re.fullmatch(pattern, path.name) for pattern, _ in NOT_NEEDED):
             continue
         if path.name == "pytorch_model.bin" and (indexes or "model.safetensors" in whole):
-            findings.ignored.append(Ignored(path, "the same weights as in the safetensors beside it"))
+            discovery.ignored.append(Ignored(path, "the same weights as in the safetensors beside it"))
         elif re.search(r"\.fp32-\d+-of-\d+\.", path.name):
-            findings.ignored.append(Ignored(path, "the same weights in float32"))
+            discovery.ignored.append(Ignored(path, "the same weights in float32"))
         else:
             yield path
 
@@ -182,46 +182,48 @@ def _shard_names(index: Path) -> set[str]:
     return {Path(str(name)).name for name in table.values()} if isinstance(table, dict) else set()
 
 
-def _examine(path: Path, findings: Findings, named: bool) -> None:
+def _examine(path: Path, discovery: Discovery, named_by_user: bool) -> None:
     """Open one file and note what it is; a file that the user named must be a part."""
-    part = None
+    component = None
     try:
         if path.suffix not in (".safetensors", ".json", GGUF_SUFFIX, *TORCH_SUFFIXES):
             raise CheckpointError(str(path), "is not a weights file", "give .safetensors, .gguf or .pth")
         if re.search(r"-\d+-of-(?!0*1\.)\d+\.", path.name):
             raise CheckpointError(str(path), "is one shard of several", "give their folder, with the index in it")
         weights = open_weights(path)
-        signature = recognise(weights.tensors)
+        signature = recognize(weights.tensors)
         if signature is None:
             names = ", ".join(sorted(weights.tensors)[:2])
             remedy = "give HuMo's transformer, Wan2.1's autoencoder, umT5 or Whisper large-v3"
             raise _OtherModelError(str(path), f"is not a part of HuMo (its tensors: {names}, ...)", remedy)
-        if signature.part is None or not signature.fits:
-            part = signature.part
+        if signature.component is None or not signature.fits:
+            component = signature.component
             raise _OtherModelError(str(path), f"is {signature.title}", signature.remedy)
     except CheckpointError as error:
-        if named:
+        if named_by_user:
             raise
-        if part is None and isinstance(error, _OtherModelError):
-            findings.ignored.append(Ignored(path, error.problem))
+        if component is None and isinstance(error, _OtherModelError):
+            discovery.ignored.append(Ignored(path, error.problem))
         else:
-            findings.refuse(path, part, error)
+            discovery.refuse(path, component, error)
         return
-    findings.found.append(Found(signature.part, weights, _own_config(signature.part, path), named))
+    discovery.components.append(
+        DiscoveredComponent(signature.component, weights, _own_config(signature.component, path), named_by_user)
+    )
 
 
 class _OtherModelError(CheckpointError):
     """A file that is whole but of another model."""
 
 
-def _own_config(part: Part, path: Path) -> Mapping[str, Any]:
+def _own_config(component: ComponentName, path: Path) -> Mapping[str, Any]:
     """The configuration beside the weights, if it describes this part and not another one in the same folder."""
     config = read_config(path.parent / "config.json")
     own = {
-        Part.TRANSFORMER: config.get("_class_name") == "HuMoTransformer3DModel"
+        ComponentName.TRANSFORMER: config.get("_class_name") == "HuMoTransformer3DModel"
         or {"num_heads", "dim"} <= config.keys(),
-        Part.AUTOENCODER: config.get("_class_name") == "AutoencoderKLWan",
-        Part.TEXT_ENCODER: config.get("model_type") == "umt5",
-        Part.AUDIO_ENCODER: config.get("model_type") == "whisper",
+        ComponentName.AUTOENCODER: config.get("_class_name") == "AutoencoderKLWan",
+        ComponentName.TEXT_ENCODER: config.get("model_type") == "umt5",
+        ComponentName.AUDIO_ENCODER: config.get("model_type") == "whisper",
     }
-    return config if own[part] else {}
+    return config if own[component] else {}

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from humo.checkpoints.keymap import Naming
-from humo.checkpoints.signatures import Part
+from humo.checkpoints.signatures import ComponentName
 
 MODEL_INDEX = "model_index.json"
 """The file that makes a folder a model folder."""
@@ -17,16 +17,16 @@ MANIFEST = "manifest.json"
 """The file in a model folder that holds the sums of all others."""
 
 
-QUANTISATION = "quantization_config"
+QUANTIZATION_CONFIG = "quantization_config"
 """In a ``config.json``: the weights are stored otherwise than the class has them. diffusers looks for it, too."""
 
-OWN_QUANTISATION = {"quant_method": "humo"}
-"""What it says where blocks are quantised as `humo.quantization.linear` reads them; diffusers knows no such method, and
+HUMO_QUANTIZATION = {"quant_method": "humo"}
+"""What it says where blocks are quantized as `humo.quantization.linear` reads them; diffusers knows no such method, and
 so does not take bytes for weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ComponentPath:
     """Where a part lies.
 
     Args:
@@ -40,31 +40,31 @@ class Place:
     sharded: bool = True
 
 
-OURS: Mapping[Part, Place] = {
-    Part.TRANSFORMER: Place("transformer", "diffusion_pytorch_model"),
-    Part.AUTOENCODER: Place("vae", "diffusion_pytorch_model"),
-    Part.TEXT_ENCODER: Place("text_encoder", "model"),
-    Part.AUDIO_ENCODER: Place("audio_encoder", "model"),
+DIFFUSERS_LAYOUT: Mapping[ComponentName, ComponentPath] = {
+    ComponentName.TRANSFORMER: ComponentPath("transformer", "diffusion_pytorch_model"),
+    ComponentName.AUTOENCODER: ComponentPath("vae", "diffusion_pytorch_model"),
+    ComponentName.TEXT_ENCODER: ComponentPath("text_encoder", "model"),
+    ComponentName.AUDIO_ENCODER: ComponentPath("audio_encoder", "model"),
 }
 """Our layout: diffusers' habit."""
 
-PUBLISHED: Mapping[Part, Place] = {
-    Part.AUTOENCODER: Place("Wan2.1-T2V-1.3B", "Wan2.1_VAE", sharded=False),
-    Part.TEXT_ENCODER: Place("Wan2.1-T2V-1.3B", "models_t5_umt5-xxl-enc-bf16", sharded=False),
-    Part.AUDIO_ENCODER: Place("whisper-large-v3", "model"),
+PUBLISHED_LAYOUT: Mapping[ComponentName, ComponentPath] = {
+    ComponentName.AUTOENCODER: ComponentPath("Wan2.1-T2V-1.3B", "Wan2.1_VAE", sharded=False),
+    ComponentName.TEXT_ENCODER: ComponentPath("Wan2.1-T2V-1.3B", "models_t5_umt5-xxl-enc-bf16", sharded=False),
+    ComponentName.AUDIO_ENCODER: ComponentPath("whisper-large-v3", "model"),
 }
 """The released tree, the transformer aside: its place depends on the family."""
 
-PUBLISHED_TRANSFORMER: Mapping[str, Place] = {
-    "humo-17b": Place("HuMo/HuMo-17B", "humo"),
-    "humo-1.7b": Place("HuMo/HuMo-1.7B", "ema", sharded=False),
+PUBLISHED_TRANSFORMER: Mapping[str, ComponentPath] = {
+    "humo-17b": ComponentPath("HuMo/HuMo-17B", "humo"),
+    "humo-1.7b": ComponentPath("HuMo/HuMo-1.7B", "ema", sharded=False),
 }
 """Family -> where the released tree holds its transformer."""
 
-TOKENIZER_FOLDER = {Naming.OURS: "tokenizer", Naming.PUBLISHED: "Wan2.1-T2V-1.3B/google/umt5-xxl"}
+TOKENIZER_FOLDER = {Naming.DIFFUSERS: "tokenizer", Naming.PUBLISHED: "Wan2.1-T2V-1.3B/google/umt5-xxl"}
 """Where the tokenizer lies."""
 
-FEATURE_FOLDER = {Naming.OURS: "feature_extractor", Naming.PUBLISHED: "whisper-large-v3"}
+FEATURE_FOLDER = {Naming.DIFFUSERS: "feature_extractor", Naming.PUBLISHED: "whisper-large-v3"}
 """Where the feature extractor's settings lie."""
 
 SCHEDULER_FOLDER = "scheduler"
@@ -84,11 +84,11 @@ COMPONENTS: Mapping[str, tuple[str, str]] = {
 Our classes stand under their own modules: diffusers looks for a class's base beside it, and refuses ``humo`` itself.
 """
 
-WRITTEN = frozenset({*COMPONENTS, MODEL_INDEX, MANIFEST, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
+WRITTEN_NAMES = frozenset({*COMPONENTS, MODEL_INDEX, MANIFEST, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
 """Names that a conversion writes at the top of its folder, in either layout."""
 
 
-def place_of(part: Part, naming: Naming, family: str | None) -> Place:
+def component_path(component: ComponentName, naming: Naming, family: str | None) -> ComponentPath:
     """Where a part is written.
 
     Args:
@@ -96,9 +96,13 @@ def place_of(part: Part, naming: Naming, family: str | None) -> Place:
         naming: the layout.
         family: the transformer's preset.
     """
-    if naming is Naming.OURS:
-        return OURS[part]
-    return PUBLISHED_TRANSFORMER[family] if part is Part.TRANSFORMER and family else PUBLISHED[part]
+    if naming is Naming.DIFFUSERS:
+        return DIFFUSERS_LAYOUT[component]
+    return (
+        PUBLISHED_TRANSFORMER[family]
+        if component is ComponentName.TRANSFORMER and family
+        else PUBLISHED_LAYOUT[component]
+    )
 
 
 def model_index(preset: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Mismatch:
     """A file that is not as it was written: its path in the folder, and what is wrong with it."""
 
     path: str
@@ -38,19 +38,19 @@ def write_manifest(folder: Path, progress: Progress = lambda what, done, total: 
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
     total, done = sum(path.stat().st_size for path in paths), 0
 
-    def counted(count: int) -> None:
+    def on_bytes(count: int) -> None:
         nonlocal done
         done += count
         progress("sums", done, total)
 
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path, counted)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path, on_bytes)}
         for path in paths
     }
     write_json(folder / MANIFEST, {"files": files})
 
 
-def verify(folder: Path, counted: Counted = lambda count: None) -> tuple[list[Fault], int]:
+def verify_manifest(folder: Path, on_bytes: Counted = lambda count: None) -> tuple[list[Mismatch], int]:
     """Compare every file of a folder with its manifest.
 
     Args:
@@ -65,15 +65,15 @@ def verify(folder: Path, counted: Counted = lambda count: None) -> tuple[list[Fa
     """
     told = read_manifest(folder)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    faults = [Fault(name, "is not in the manifest") for name in sorted(there - told.keys())]
+    faults = [Mismatch(name, "is not in the manifest") for name in sorted(there - told.keys())]
     for name, one in sorted(told.items()):
         path = folder / name
         if name not in there:
-            faults.append(Fault(name, "is missing"))
+            faults.append(Mismatch(name, "is missing"))
         elif (size := path.stat().st_size) != one["bytes"]:
-            faults.append(Fault(name, f"has {size} bytes, and not {one['bytes']}"))
-        elif hash_file(path, counted) != one["sha256"]:
-            faults.append(Fault(name, "holds other bytes than it should"))
+            faults.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
+        elif hash_file(path, on_bytes) != one["sha256"]:
+            faults.append(Mismatch(name, "holds other bytes than it should"))
     return faults, len(told)
 
 

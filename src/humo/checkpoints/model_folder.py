@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.architecture import (
+    Architecture,
     Shapes,
-    Structure,
-    TransformerStructure,
-    measure_autoencoder,
-    measure_speech,
-    measure_text,
-    measure_transformer,
+    TransformerArchitecture,
+    infer_autoencoder,
+    infer_speech_encoder,
+    infer_text_encoder,
+    infer_transformer,
 )
-from humo.checkpoints.conversion_plan import SCALE_SUFFIX, can_stay_quantised
+from humo.checkpoints.conversion_plan import SCALE_SUFFIX, can_stay_quantized
 from humo.checkpoints.discovery import FEATURE_FILE
 from humo.checkpoints.formats.open import SafetensorsFile, StoredTensor, read_index
-from humo.checkpoints.hubs.catalogue import CATALOGUE
-from humo.checkpoints.keymap import names_of
-from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX, OURS, OWN_QUANTISATION, QUANTISATION
+from humo.checkpoints.hubs.catalog import CATALOG
+from humo.checkpoints.keymap import tensor_names
+from humo.checkpoints.layout import COMPONENTS, DIFFUSERS_LAYOUT, HUMO_QUANTIZATION, MODEL_INDEX, QUANTIZATION_CONFIG
 from humo.errors import CheckpointError
 from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
-from humo.quantization.formats import QUANTISED
+from humo.quantization.formats import QUANT_TYPES
 
 PUBLISHED_FILES = (
     "humo.safetensors.index.json",
@@ -47,24 +47,24 @@ SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
 }
 """Component without weights -> the files of which it must have one."""
 
-MEASURES: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Structure]] = {
-    "transformer": measure_transformer,
-    "vae": measure_autoencoder,
-    "text_encoder": measure_text,
-    "audio_encoder": measure_speech,
+INFER_ARCHITECTURE: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Architecture]] = {
+    "transformer": infer_transformer,
+    "vae": infer_autoencoder,
+    "text_encoder": infer_text_encoder,
+    "audio_encoder": infer_speech_encoder,
 }
 """Component with weights -> what tells its sizes from them."""
 
-TIED = frozenset({"encoder.embed_tokens.weight"})
+TIED_WEIGHTS = frozenset({"encoder.embed_tokens.weight"})
 """Tensors that a file may hold a second time."""
 
-EMBEDDED = Path(__file__).parents[1] / "assets" / "nano"
+BUILTIN_MODEL = Path(__file__).parents[1] / "assets" / "nano"
 """The model folder that is used where none is named."""
 
-TEACHER = EMBEDDED.with_name("nano-teacher")
+BUILTIN_TEACHER = BUILTIN_MODEL.with_name("nano-teacher")
 """The model folder of what the embedded student learned from: guided, and not a student."""
 
-INSIDE = {"humo-nano": EMBEDDED, "humo-nano-teacher": TEACHER}
+BUILTIN_MODELS = {"humo-nano": BUILTIN_MODEL, "humo-nano-teacher": BUILTIN_TEACHER}
 """Names of the model folders that come inside the package."""
 
 NETWORK = "transformer"
@@ -102,14 +102,14 @@ class Component:
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
-    def quantised(self) -> Mapping[str, StoredTensor]:
-        """Weights of a transformer that are quantised, in the file and in memory."""
+    def quantized(self) -> Mapping[str, StoredTensor]:
+        """Weights of a transformer that are quantized, in the file and in memory."""
         if self.folder.name != NETWORK:
             return {}
-        return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANTISED}
+        return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANT_TYPES}
 
     def scale_of(self, weight: str) -> StoredTensor | None:
-        """The scale beside a quantised weight, if there is one.
+        """The scale beside a quantized weight, if there is one.
 
         Args:
             weight: its name.
@@ -117,19 +117,19 @@ class Component:
         return self.tensors.get(weight.removesuffix(".weight") + SCALE_SUFFIX)
 
     @property
-    def kinds(self) -> Mapping[str, tuple[str, int]]:
-        """Quantised weight -> its type, and how many scales are beside it."""
-        scales = {name: self.scale_of(name) for name in self.quantised}
+    def quant_types(self) -> Mapping[str, tuple[str, int]]:
+        """Quantized weight -> its type, and how many scales are beside it."""
+        scales = {name: self.scale_of(name) for name in self.quantized}
         return {
             name: (tensor.dtype, scale.shape[0] if (scale := scales[name]) is not None else 0)
-            for name, tensor in self.quantised.items()
+            for name, tensor in self.quantized.items()
         }
 
     @property
     def shapes(self) -> Shapes:
-        """Sizes of all weights, as they are once they are no longer quantised."""
-        scales = {name.removesuffix(".weight") + SCALE_SUFFIX for name in self.quantised}
-        return {name: one.shape for name, one in self.tensors.items() if name not in TIED | scales}
+        """Sizes of all weights, as they are once they are no longer quantized."""
+        scales = {name.removesuffix(".weight") + SCALE_SUFFIX for name in self.quantized}
+        return {name: one.shape for name, one in self.tensors.items() if name not in TIED_WEIGHTS | scales}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +149,11 @@ class ModelFolder:
     base: Path | None = None
 
     @property
-    def structures(self) -> Mapping[str, Structure]:
+    def architectures(self) -> Mapping[str, Architecture]:
         """Component with weights -> its sizes."""
         return {
             name: measure(part.shapes, part.config)
-            for name, measure in MEASURES.items()
+            for name, measure in INFER_ARCHITECTURE.items()
             for part in (self.components[name],)
         }
 
@@ -177,24 +177,24 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """
     folder = Path(path)
     base = base_of(folder)
-    marks = _marks(folder, base)  # before anything is read: what changes meanwhile is read again next time
+    stamps = _stamp_files(folder, base)  # before anything is read: what changes meanwhile is read again next time
     known = _OPENED.pop(folder, None)
-    found = known[1] if known is not None and known[0] == marks else _open(folder, base, str(path))
-    _OPENED[folder] = marks, found
-    for oldest in list(_OPENED)[:-MOST_OPENED]:
+    found = known[1] if known is not None and known[0] == stamps else _open(folder, base, str(path))
+    _OPENED[folder] = stamps, found
+    for oldest in list(_OPENED)[:-CACHED_FOLDERS]:
         _OPENED.pop(oldest, None)
     return found
 
 
-Marks = tuple[tuple[str, int, int], ...]
+FileStamps = tuple[tuple[str, int, int], ...]
 """Of files: path, moment of change, size."""
 
-MOST_OPENED = 8
-_OPENED: dict[Path, tuple[Marks, ModelFolder]] = {}
+CACHED_FOLDERS = 8
+_OPENED: dict[Path, tuple[FileStamps, ModelFolder]] = {}
 """The last folders that were opened, each as its files were then."""
 
 
-def _marks(folder: Path, base: Path | None) -> Marks:
+def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
     homes = [folder] if base is None else [folder, base]
     found = []
     for place in (*homes, *(home / name for home in homes for name in COMPONENTS)):
@@ -204,11 +204,11 @@ def _marks(folder: Path, base: Path | None) -> Marks:
 
 
 def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
-    if folder == EMBEDDED and not folder.is_dir():
+    if folder == BUILTIN_MODEL and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
         remedy = "give the model folder that `humo convert` made"
-        if asked in CATALOGUE:
+        if asked in CATALOG:
             remedy = f"`humo models get {asked}` downloads it; or {remedy}"
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
@@ -219,8 +219,8 @@ def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
         name: _open_component(home / name, *_class_of(home, indexes[home], name)) for name, home in homes.items()
     }
     for name, component in components.items():
-        if name in MEASURES:
-            _check_contents(component, MEASURES[name], preset)
+        if name in INFER_ARCHITECTURE:
+            _check_contents(component, INFER_ARCHITECTURE[name], preset)
     return ModelFolder(folder, preset.distilled(read_distillation(components[NETWORK].config)), components, base)
 
 
@@ -288,11 +288,11 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
             raise CheckpointError(str(folder), "is not a sampler of flow models (use_flow_sigmas)", _CONVERT_AGAIN)
         return Component(folder, library, class_name, {}, (), {})
     config = _read_json(folder / "config.json")
-    stem = next(place.stem for place in OURS.values() if place.folder == folder.name)
+    stem = next(place.stem for place in DIFFUSERS_LAYOUT.values() if place.folder == folder.name)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file() and not single.is_file():
         if other := next(folder.glob("*.gguf"), None):
-            remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantised` and give that"
+            remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantized` and give that"
             raise CheckpointError(str(other), "is not converted yet", remedy)
         raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
     weights = read_index(index) if index.is_file() else (single,)
@@ -301,14 +301,14 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
 
 
 def _check_contents(
-    component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Structure], preset: Preset
+    component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Architecture], preset: Preset
 ) -> None:
     """Every tensor is there, of the shape that its ``config.json`` says, and the network is of its preset's family."""
-    if component.config.get(QUANTISATION, OWN_QUANTISATION) != OWN_QUANTISATION:  # by a library
+    if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:  # by a library
         return
     shapes = component.shapes
-    structure = measure(shapes, component.config)
-    needed = {name.ours: name.shape for name in names_of(structure)}
+    architecture = measure(shapes, component.config)
+    needed = {name.diffusers: name.shape for name in tensor_names(architecture)}
     for name in sorted(needed.keys() ^ shapes.keys()):
         problem = f"{'lacks' if name in needed else 'holds an unknown'} {name}"
         raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
@@ -316,22 +316,22 @@ def _check_contents(
         if needed[name] != shape:
             problem = f"{name} is {shape}, and the rest implies {needed[name]}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
-    for name, tensor in component.quantised.items():
+    for name, tensor in component.quantized.items():
         scale = component.scale_of(name)
         sizes = (1, 1) if scale is None else scale.shape
-        if not can_stay_quantised(name, tensor.shape, tensor.dtype) or sizes not in ((1, 1), (tensor.shape[0], 1)):
+        if not can_stay_quantized(name, tensor.shape, tensor.dtype) or sizes not in ((1, 1), (tensor.shape[0], 1)):
             problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
-    for setting, value in asdict(structure).items():
+    for setting, value in asdict(architecture).items():
         told = component.config.get(setting, value)
         if (tuple(told) if isinstance(told, list) else told) != value:
             problem = f"config.json says {setting} = {told}, and the weights say {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
-    if isinstance(structure, TransformerStructure):
-        if bool(structure.scale_inputs) is not (read_distillation(component.config) is not None):
+    if isinstance(architecture, TransformerArchitecture):
+        if bool(architecture.scale_inputs) is not (read_distillation(component.config) is not None):
             problem = "is told the guidance scales by its weights alone, or by its config.json alone"
             raise CheckpointError(str(component.folder), problem, "distill it again")
-        beside = structure.in_channels > structure.out_channels
+        beside = architecture.in_channels > architecture.out_channels
         if beside is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):
-            problem = f"takes {structure.in_channels} channels, which is not {preset.title}'s family"
+            problem = f"takes {architecture.in_channels} channels, which is not {preset.title}'s family"
             raise CheckpointError(str(component.folder), problem, f"the {MODEL_INDEX} and the weights must be of one")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from humo.checkpoints.architecture import SpeechStructure
+from humo.checkpoints.architecture import SpeechEncoderArchitecture
 
 
-class Part(StrEnum):
+class ComponentName(StrEnum):
     """A part of the model that has weights; the value is its folder in our layout."""
 
     TRANSFORMER = "transformer"
@@ -33,7 +33,7 @@ class Signature:
 
     title: str
     patterns: tuple[str, ...]
-    part: Part | None = None
+    component: ComponentName | None = None
     fits: bool = False
     remedy: str = ""
 
@@ -49,41 +49,41 @@ SIGNATURES = (
         (r"\.lora_(A|B|a|b|up|down)\b|\.diff(_b)?$",),
         remedy="it needs no conversion",
     ),
-    Signature("Wan2.2 S2V", (r"(^|\.)casual_audio_encoder\.",), Part.TRANSFORMER, False, _TAKE_HUMO),
-    Signature("Wan2.1 VACE", (r"(^|\.)vace_(blocks|patch_embedding)\.",), Part.TRANSFORMER, False, _TAKE_HUMO),
-    Signature("Wan2.2 Animate", (r"(^|\.)face_adapter\.",), Part.TRANSFORMER, False, _TAKE_HUMO),
-    Signature("a camera-controlled Wan", (r"(^|\.)control_adapter\.",), Part.TRANSFORMER, False, _TAKE_HUMO),
+    Signature("Wan2.2 S2V", (r"(^|\.)casual_audio_encoder\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
+    Signature("Wan2.1 VACE", (r"(^|\.)vace_(blocks|patch_embedding)\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
+    Signature("Wan2.2 Animate", (r"(^|\.)face_adapter\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
+    Signature("a camera-controlled Wan", (r"(^|\.)control_adapter\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
     Signature(
         "HuMo's transformer",
         (r"(^|\.)audio_proj\.(audio_proj_glob_1\.layer|proj_1)\.weight$", r"(^|\.)patch_embedding\.weight$"),
-        Part.TRANSFORMER,
+        ComponentName.TRANSFORMER,
         True,
     ),
     Signature(
         "a diffusers-format Wan without HuMo's audio layers",
         (r"(^|\.)condition_embedder\.", r"blocks\.0\.attn1\."),
-        Part.TRANSFORMER,
+        ComponentName.TRANSFORMER,
         False,
         _TAKE_HUMO,
     ),
     Signature(
         "Wan2.1 without HuMo's audio layers",
         (r"(^|\.)patch_embedding\.weight$", r"blocks\.0\.self_attn\.q\."),
-        Part.TRANSFORMER,
+        ComponentName.TRANSFORMER,
         False,
         _TAKE_HUMO,
     ),
     Signature(
         "a FLUX or HunyuanVideo transformer",
         (r"(^|\.)double_blocks\.0\.",),
-        Part.TRANSFORMER,
+        ComponentName.TRANSFORMER,
         False,
         _TAKE_HUMO,
     ),
     Signature(
         "Wan2.2's autoencoder",
         (r"encoder\.downsamples\.0\.downsamples\.|encoder\.down_blocks\.0\.resnets\.0\.norm1\.gamma",),
-        Part.AUTOENCODER,
+        ComponentName.AUTOENCODER,
         False,
         _TAKE_VAE,
     ),
@@ -93,64 +93,64 @@ SIGNATURES = (
             r"encoder\.(downsamples\.0\.residual\.0|down_blocks\.0\.norm1)\.gamma$",
             r"decoder\.(upsamples\.0\.residual\.0|up_blocks\.0\.resnets\.0\.norm1)\.gamma$",
         ),
-        Part.AUTOENCODER,
+        ComponentName.AUTOENCODER,
         True,
     ),
     Signature(
         "an autoencoder for pictures",
         (r"encoder\.down(_blocks)?\.0\.(block|resnets)\.",),
-        Part.AUTOENCODER,
+        ComponentName.AUTOENCODER,
         False,
         _TAKE_VAE,
     ),
     Signature(
         "umT5's encoder",
         (r"block(s\.1\.pos_embedding\.|\.1\.layer\.0\.SelfAttention\.relative_attention_bias\.)",),
-        Part.TEXT_ENCODER,
+        ComponentName.TEXT_ENCODER,
         True,
     ),
     Signature(
         "a T5 that is not umT5: its layers share one table of positions",
         (r"SelfAttention\.relative_attention_bias\.|^pos_embedding\.embedding\.",),
-        Part.TEXT_ENCODER,
+        ComponentName.TEXT_ENCODER,
         False,
         _TAKE_TEXT,
     ),
     Signature(
         "a CLIP encoder",
         (r"(^|\.)(text_model|vision_model|visual|textual)\.",),
-        Part.TEXT_ENCODER,
+        ComponentName.TEXT_ENCODER,
         False,
         _TAKE_TEXT,
     ),
     Signature(
         "Whisper in OpenAI's own format",
         (r"encoder\.blocks\.0\.attn\.query\.",),
-        Part.AUDIO_ENCODER,
+        ComponentName.AUDIO_ENCODER,
         False,
         _TAKE_SPEECH,
     ),
     Signature(
         "a wav2vec2 encoder",
         (r"(^|\.)feature_extractor\.conv_layers\.",),
-        Part.AUDIO_ENCODER,
+        ComponentName.AUDIO_ENCODER,
         False,
         _TAKE_SPEECH,
     ),
     Signature(
         "Whisper's encoder",
         (r"(^|encoder\.)conv1\.weight$", r"(^|encoder\.)layers\.0\.self_attn\.k_proj\.weight$"),
-        Part.AUDIO_ENCODER,
+        ComponentName.AUDIO_ENCODER,
         True,
     ),
 )
 """In order: the first that fits says what a file is."""
 
-ANCHORS: Mapping[Part, str] = {
-    Part.TRANSFORMER: r"patch_embedding\.weight",
-    Part.AUTOENCODER: r"encoder\.(?:conv1|conv_in)\.weight",
-    Part.TEXT_ENCODER: r"(?:token_embedding|shared|encoder\.embed_tokens)\.weight",
-    Part.AUDIO_ENCODER: r"conv1\.weight",
+ANCHORS: Mapping[ComponentName, str] = {
+    ComponentName.TRANSFORMER: r"patch_embedding\.weight",
+    ComponentName.AUTOENCODER: r"encoder\.(?:conv1|conv_in)\.weight",
+    ComponentName.TEXT_ENCODER: r"(?:token_embedding|shared|encoder\.embed_tokens)\.weight",
+    ComponentName.AUDIO_ENCODER: r"conv1\.weight",
 }
 """A tensor that each part has under any naming: what stands before its name is the file's prefix."""
 
@@ -160,7 +160,7 @@ WRAPPERS = frozenset(
 )
 """Words that a prefix may be made of."""
 
-DROPPED: tuple[tuple[Part | None, str, str], ...] = (
+DROPPED: tuple[tuple[ComponentName | None, str, str], ...] = (
     (None, r"(^|\.)(optimizer|optimizers|optim|lr_scheduler|grad_scaler)\b", "state of the training, not of the model"),
     (
         None,
@@ -169,12 +169,12 @@ DROPPED: tuple[tuple[Part | None, str, str], ...] = (
     ),
     (None, r"(^|\.)scaled_fp8$", "marks a file of scaled fp8 weights"),
     (None, r"\.(scale_input|input_scale)$", "scales activations for fp8 arithmetic, which is not used here"),
-    (None, r"\.comfy_quant$", "names the quantisation, which is undone here"),
-    (Part.TRANSFORMER, r"mask|predictor", "used in training only: it predicts where the face is"),
-    (Part.TEXT_ENCODER, r"(^|\.)encoder\.embed_tokens\.weight$", "the same table as the shared embedding"),
-    (Part.TEXT_ENCODER, r"(^|\.)(decoder\.|lm_head\.)", "T5's decoder is not used"),
-    (Part.TEXT_ENCODER, r"^spiece_model$", "the tokenizer: written into its own folder"),
-    (Part.AUDIO_ENCODER, r"(^|\.)(decoder\.|proj_out\.)", "Whisper's decoder is not used"),
+    (None, r"\.comfy_quant$", "names the quantization, which is undone here"),
+    (ComponentName.TRANSFORMER, r"mask|predictor", "used in training only: it predicts where the face is"),
+    (ComponentName.TEXT_ENCODER, r"(^|\.)encoder\.embed_tokens\.weight$", "the same table as the shared embedding"),
+    (ComponentName.TEXT_ENCODER, r"(^|\.)(decoder\.|lm_head\.)", "T5's decoder is not used"),
+    (ComponentName.TEXT_ENCODER, r"^spiece_model$", "the tokenizer: written into its own folder"),
+    (ComponentName.AUDIO_ENCODER, r"(^|\.)(decoder\.|proj_out\.)", "Whisper's decoder is not used"),
 )
 """Tensors without a place in the converted model: part (or any), name, why they are left out."""
 
@@ -190,7 +190,7 @@ OTHER_LARGE_WHISPERS = {2: "a distilled whisper-large", 4: "whisper-large-v3-tur
 """Decoder layers of the Whispers whose encoders are as large as large-v3's."""
 
 
-def recognise(names: Iterable[str]) -> Signature | None:
+def recognize(names: Iterable[str]) -> Signature | None:
     """What a file with these tensors is, or nothing if it resembles no model known here.
 
     Args:
@@ -203,7 +203,7 @@ def recognise(names: Iterable[str]) -> Signature | None:
     return None
 
 
-def find_prefixes(part: Part, names: Iterable[str]) -> list[str]:
+def find_prefixes(component: ComponentName, names: Iterable[str]) -> list[str]:
     """What may stand before this part's names in a file, best first: averaged weights before raw ones.
 
     Args:
@@ -213,35 +213,35 @@ def find_prefixes(part: Part, names: Iterable[str]) -> list[str]:
     found = {
         match[1]
         for name in names
-        if (match := re.fullmatch(rf"((?:\w+\.)*?){ANCHORS[part]}", name))
+        if (match := re.fullmatch(rf"((?:\w+\.)*?){ANCHORS[component]}", name))
         and WRAPPERS.issuperset(match[1].split(".")[:-1])
     }
     return sorted(found, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))
 
 
-def why_dropped(part: Part, name: str) -> str:
+def drop_reason(component: ComponentName, name: str) -> str:
     """Why a tensor is left out; empty if there is no reason to.
 
     Args:
         part: the part that its file holds.
         name: in the file.
     """
-    return next((why for of, pattern, why in DROPPED if of in (None, part) and re.search(pattern, name)), "")
+    return next((why for of, pattern, why in DROPPED if of in (None, component) and re.search(pattern, name)), "")
 
 
-def other_whisper(structure: SpeechStructure, names: Iterable[str]) -> str:
+def name_other_whisper(architecture: SpeechEncoderArchitecture, names: Iterable[str]) -> str:
     """Which Whisper this is, if it is a known one other than large-v3; else empty.
 
     Args:
         structure: of its encoder.
         names: of all tensors in its file, the decoder's too.
     """
-    width, layers = structure.d_model, structure.encoder_layers
+    width, layers = architecture.d_model, architecture.encoder_layers
     if (width, layers) in OTHER_WHISPERS:
         return OTHER_WHISPERS[width, layers]
     if width != 1280:
         return ""
-    if structure.num_mel_bins == 80:
+    if architecture.num_mel_bins == 80:
         return "whisper-large or whisper-large-v2, which hear 80 bands and not 128"
     decoder = {found[1] for name in names if (found := re.search(r"(?:^|\.)decoder\.layers\.(\d+)\.", name))}
     return OTHER_LARGE_WHISPERS.get(len(decoder), "")

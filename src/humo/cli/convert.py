@@ -22,13 +22,13 @@ def add_options(parser: Parser) -> None:
     parser.usage = "humo convert SOURCE [SOURCE ...] DESTINATION [options]"
     text = "downloaded folders or weights files (published, ComfyUI's, or a model folder), then the folder to make"
     parser.add_argument("paths", nargs="+", metavar="SOURCE ... DESTINATION", help=text)
-    parser.add_argument("--to", default="ours", metavar="{ours,published}", help="names and tree to write")
+    parser.add_argument("--to", default="diffusers", metavar="{diffusers,published}", help="names and tree to write")
     parser.add_argument("--back", dest="to", action="store_const", const="published", help="the same as --to published")
     parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="which one, if the source holds both")
     parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="type of all weights; default: as they are")
-    parser.add_argument("--head-width", metavar="N", help="channels of an attention head, where no file tells")
-    kept = "the network's blocks stay quantised, in the file and in memory (GGUF, fp8); default: made into bf16"
-    parser.add_argument("--keep-quantised", action="store_true", help=kept)
+    parser.add_argument("--head-dim", metavar="N", help="channels of an attention head, where no file tells")
+    kept = "the network's blocks stay quantized, in the file and in memory (GGUF, fp8); default: made into bf16"
+    parser.add_argument("--keep-quantized", action="store_true", help=kept)
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
 
 
@@ -44,17 +44,17 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     *sources, destination = options.paths + rest
     if not sources:
         raise RequestError("DESTINATION", "is missing", "humo convert SOURCE DESTINATION")
-    head_width = options.head_width
-    if head_width is not None and not (head_width.isdecimal() and int(head_width) > 0):
-        raise RequestError("--head-width", f"{head_width!r} is not a number of channels", "give a whole number")
+    head_dim = options.head_dim
+    if head_dim is not None and not (head_dim.isdecimal() and int(head_dim) > 0):
+        raise RequestError("--head-dim", f"{head_dim!r} is not a number of channels", "give a whole number")
     report = convert(
         [Path(source) for source in sources],
         Path(destination),
         family=options.family,
         naming=options.to,
         dtype=options.dtype,
-        head_width=None if head_width is None else int(head_width),
-        keep_quantised=options.keep_quantised,
+        head_dim=None if head_dim is None else int(head_dim),
+        keep_quantized=options.keep_quantized,
         overwrite=options.overwrite,
         progress=lambda part, done, total: console.step(part, done, total, BYTES),
     )

@@ -46,7 +46,7 @@ LOW_MEMORY_BYTES = 4_000_000_000
 VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
 """What our videos are written with."""
 
-DECODERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
+UNPACKERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
 """Of videos and sounds that people bring."""
 
 ACCELERATORS = {"flash_attn": "flash-attn", "sageattention": "sageattention", "xformers": "xformers"}
@@ -220,7 +220,7 @@ def _codecs(_model: Path | None) -> Findings:
     missing = [name for name in (VIDEO_CODEC, AUDIO_CODEC) if not _has_codec(name, "w")]
     for name in missing:
         yield Severity.ERROR, f"PyAV {av.__version__} cannot write {name}", "pip install --force-reinstall av"
-    deaf = [name for name in DECODERS if not _has_codec(name, "r")]
+    deaf = [name for name in UNPACKERS if not _has_codec(name, "r")]
     if deaf:
         yield (
             Severity.WARNING,
@@ -256,12 +256,12 @@ def _disk(_model: Path | None) -> Findings:
 
 def _models(model: Path | None) -> Findings:
     from humo.checkpoints.model_folder import open_model_folder
-    from humo.runtime.device import folder_of
+    from humo.runtime.device import find_model_folder
 
     for folder in dict.fromkeys((None, model)):
         name = "the embedded model" if folder is None else str(folder)
         try:
-            found = open_model_folder(folder_of(folder))
+            found = open_model_folder(find_model_folder(folder))
         except HuMoError as error:
             yield Severity.ERROR, f"{name}: {error.problem}", error.remedy
             continue
@@ -270,17 +270,17 @@ def _models(model: Path | None) -> Findings:
 
 def _port(_model: Path | None) -> Findings:
     """Where the service listens by default."""
-    from humo.runtime.device import HOST, PORT
+    from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
 
     with socket.socket() as found:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind((HOST, PORT))
+            found.bind((DEFAULT_HOST, DEFAULT_PORT))
         except OSError as error:
-            problem = f"port {PORT} is taken ({error.strerror})"
+            problem = f"port {DEFAULT_PORT} is taken ({error.strerror})"
             yield Severity.WARNING, problem, "if that is not humo serve itself, give another with --port"
             return
-    yield Severity.GOOD, f"port {PORT} is free for humo serve", ""
+    yield Severity.GOOD, f"port {DEFAULT_PORT} is free for humo serve", ""
 
 
 def _encoding(_model: Path | None) -> Findings:

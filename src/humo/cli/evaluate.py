@@ -93,14 +93,14 @@ def _measure_model(
         raise RequestError("--seeds", f"{options.seeds!r} is not allowed", "give a whole number from 1 on")
     from humo.evaluation.benchmark import MODES, evaluate
     from humo.guidance import SPEEDS
-    from humo.runtime.device import folder_of, load_pipeline
+    from humo.runtime.device import find_model_folder, load_pipeline
 
     modes = tuple(options.mode or MODES)
     asked = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]
     for name, word, known in asked:
         if word not in known:
             raise RequestError(name, f"{word!r} is not known", did_you_mean(word, known))
-    pipeline = load_pipeline(folder_of(options.model))
+    pipeline = load_pipeline(find_model_folder(options.model))
     pipeline.set_progress_bar_config(disable=True)
     seeds, clips = int(options.seeds), int(options.clips)
     figures = evaluate(pipeline, options.data, clips, console.step, modes=modes, seeds=seeds, **settings)

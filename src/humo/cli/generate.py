@@ -31,7 +31,7 @@ def add_options(parser: Parser) -> None:
     text = "which passes and places of the frame the processes divide: auto, or numbers of processes, as 2x4"
     together.add_argument("--parallel", metavar="PASSESxPLACES", help=text)
     text = "the weights of the network and the text encoder are divided, too: for those that fit no GPU whole"
-    together.add_argument("--shard", action="store_true", help=text)
+    together.add_argument("--fsdp", action="store_true", help=text)
     add_request_options(parser)
 
 
@@ -75,8 +75,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         console.note(f"what is finished can be played from {preview_path(Path(plan.request.output))} while it is made")
     if options.parallel is not None:
         return _generate_together(plan, options, console)
-    if options.shard:
-        raise RequestError("--shard", "is for several processes", "add --parallel auto, under torchrun")
+    if options.fsdp:
+        raise RequestError("--fsdp", "is for several processes", "add --parallel auto, under torchrun")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError("--parallel", "is missing, and there are several processes", "add --parallel auto")
     console.result(
@@ -90,13 +90,13 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 def _generate_together(plan: GenerationPlan, options: argparse.Namespace, console: Quiet) -> int:
     """As one of several ranks; the first one writes the video and tells of it."""
     from humo.cli.report import describe_result
-    from humo.distributed.process_group import Crew, ranks
+    from humo.distributed.process_group import ParallelGeneration, process_group
     from humo.jobs.engine import Engine
     from humo.jobs.generate import generate, generate_as_worker_rank
 
-    with ranks(plan.request.device) as here:
-        engine = Engine(Crew(here, options.parallel, shard=options.shard), console.note)
-        if not here.first:
+    with process_group(plan.request.device) as group:
+        engine = Engine(ParallelGeneration(group, options.parallel, fsdp=options.fsdp), console.note)
+        if not group.is_main:
             generate_as_worker_rank(plan, engine=engine)
             return DONE
         made = generate(plan, engine=engine, listener=console.progress, preview=options.preview)

@@ -15,7 +15,7 @@ from humo.cli.options import Parser
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
-    from humo.checkpoints.hubs.catalogue import Entry
+    from humo.checkpoints.hubs.catalog import CatalogEntry
     from humo.checkpoints.hubs.download import Hub
     from humo.cli.console import Quiet
 
@@ -46,7 +46,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--keep", action="store_true", help="get: keep the files as they were downloaded, too")
     parser.add_argument("--name", metavar="NAME", help="import: what it shall be called (default: its family)")
     parser.add_argument(
-        "--keep-quantised", action="store_true", help="import: the network's blocks stay quantised (GGUF, fp8)"
+        "--keep-quantized", action="store_true", help="import: the network's blocks stay quantized (GGUF, fp8)"
     )
     parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="import: which one, if the source holds both")
 
@@ -66,7 +66,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _list(options: argparse.Namespace, console: Quiet) -> int:
     """Those that are here, and those that could be."""
-    from humo.checkpoints.hubs.catalogue import CATALOGUE
+    from humo.checkpoints.hubs.catalog import CATALOG
     from humo.runtime.device import models_folder
 
     if options.words:
@@ -74,9 +74,9 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
     here = dict(_here())
     for name, folder in here.items():
         console.result(*_described(name, folder), kind="model")
-    for name, entry in CATALOGUE.items():
+    for name, entry in CATALOG.items():
         if name not in here:
-            text = f"{name:17} not here    {entry.gigabytes:7.1f} GB to download; {entry.needs}"
+            text = f"{name:17} not here    {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
             console.result(text, {"name": name, "state": "not here", "gigabytes": entry.gigabytes}, kind="model")
     models = models_folder()
     there = models if models.is_dir() else models.parent if models.parent.is_dir() else Path.home()
@@ -87,10 +87,10 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
 
 def _here() -> Iterator[tuple[str, Path]]:
     """Name and folder of each model on this machine."""
-    from humo.checkpoints.model_folder import INSIDE
+    from humo.checkpoints.model_folder import BUILTIN_MODELS
     from humo.runtime.device import models_folder
 
-    yield from INSIDE.items()
+    yield from BUILTIN_MODELS.items()
     if models_folder().is_dir():
         for folder in sorted(models_folder().iterdir()):
             if folder.is_dir() and not folder.name.startswith("."):
@@ -114,23 +114,24 @@ def _described(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _get(options: argparse.Namespace, console: Quiet) -> int:
-    from humo.checkpoints.hubs.catalogue import CATALOGUE
-    from humo.checkpoints.hubs.download import fetch
+    from humo.checkpoints.hubs.catalog import CATALOG
+    from humo.checkpoints.hubs.download import download_model
     from humo.runtime.device import models_folder
 
     name = _one(options)
-    if name not in CATALOGUE:
-        raise RequestError("NAME", f"{name!r} cannot be downloaded", did_you_mean(name, CATALOGUE))
-    entry, hub = _hub(options, CATALOGUE[name])
+    if name not in CATALOG:
+        raise RequestError("NAME", f"{name!r} cannot be downloaded", did_you_mean(name, CATALOG))
+    entry, hub = _hub(options, CATALOG[name])
     console.note(
-        f"{entry.title} needs {entry.needs}; licences: {', '.join(sorted({one.licence for one in entry.origins}))}"
+        f"{entry.title} needs {entry.requirements}; "
+        f"licenses: {', '.join(sorted({one.license for one in entry.repositories}))}"
     )
-    fetch(name, entry, models_folder(), hub=hub, keep=options.keep, progress=_bytes(console))
+    download_model(name, entry, models_folder(), hub=hub, keep=options.keep, progress=_bytes(console))
     _made(name, models_folder() / name, console)
     return INTACT
 
 
-def _hub(options: argparse.Namespace, entry: Entry) -> tuple[Entry, Hub]:
+def _hub(options: argparse.Namespace, entry: CatalogEntry) -> tuple[CatalogEntry, Hub]:
     """The hub that is asked, and the model with its repositories as that hub names them."""
     from huggingface_hub import constants
 
@@ -146,18 +147,18 @@ def _hub(options: argparse.Namespace, entry: Entry) -> tuple[Entry, Hub]:
         word = "--source" if options.source else "HUMO_HUB"
         raise RequestError(word, f"{source!r} is not known", did_you_mean(source, HUBS))
     hub: Hub = HuggingFace(options.endpoint)
-    names: list[str | None] = [one.repository for one in entry.origins]
+    names: list[str | None] = [one.repository for one in entry.repositories]
     if source == "modelscope":
         hub = ModelScope(options.endpoint or modelscope_endpoint(), offline=constants.HF_HUB_OFFLINE)
-        names = [one.modelscope for one in entry.origins]
+        names = [one.modelscope for one in entry.repositories]
     names[0] = own or names[0]
-    origins = []
-    for origin, repository in zip(entry.origins, names, strict=True):
+    repositories = []
+    for repository_files, repository in zip(entry.repositories, names, strict=True):
         if repository is None:
-            problem = f"is missing: no copy of {origin.repository} on ModelScope is known here"
+            problem = f"is missing: no copy of {repository_files.repository} on ModelScope is known here"
             raise RequestError("--repository", problem, "name one that you trust: OWNER/NAME")
-        origins.append(replace(origin, repository=repository))
-    return replace(entry, origins=tuple(origins)), hub
+        repositories.append(replace(repository_files, repository=repository))
+    return replace(entry, repositories=tuple(repositories)), hub
 
 
 def _import(options: argparse.Namespace, console: Quiet) -> int:
@@ -178,7 +179,7 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
         [Path(word) for word in options.words],
         target,
         family=options.family,
-        keep_quantised=options.keep_quantised,
+        keep_quantized=options.keep_quantized,
         progress=_bytes(console),
     )
     for note in report.notes:
@@ -189,7 +190,7 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
 
 
 def _verify(options: argparse.Namespace, console: Quiet) -> int:
-    from humo.checkpoints.manifest import read_manifest, verify
+    from humo.checkpoints.manifest import read_manifest, verify_manifest
 
     folder = _folder(_one(options))
     total = sum(one["bytes"] for one in read_manifest(folder).values())
@@ -200,7 +201,7 @@ def _verify(options: argparse.Namespace, console: Quiet) -> int:
         done += count
         console.step("verify", done, total, BYTES)
 
-    faults, files = verify(folder, counted)
+    faults, files = verify_manifest(folder, counted)
     for fault in faults:
         console.error(f"{folder / fault.path}: {fault.problem}", path=fault.path)
     text = f"{len(faults)} of {files} files are wrong: get or import the model again" if faults else "is whole"
@@ -232,18 +233,20 @@ def _one(options: argparse.Namespace) -> str:
 
 def _checked(name: str) -> str:
     """A name that is one folder's and nothing else."""
-    from humo.checkpoints.model_folder import INSIDE
+    from humo.checkpoints.model_folder import BUILTIN_MODELS
 
-    if Path(name).parts != (name,) or name.startswith(".") or name in INSIDE:
+    if Path(name).parts != (name,) or name.startswith(".") or name in BUILTIN_MODELS:
         problem = f"{name!r} is not allowed"
-        raise RequestError("NAME", problem, f"a plain name, and none of the package's own ({', '.join(INSIDE)})")
+        raise RequestError(
+            "NAME", problem, f"a plain name, and none of the package's own ({', '.join(BUILTIN_MODELS)})"
+        )
     return name
 
 
 def _folder(name: str) -> Path:
-    from humo.runtime.device import folder_of
+    from humo.runtime.device import find_model_folder
 
-    folder = folder_of(name)
+    folder = find_model_folder(name)
     if not folder.is_dir():
         raise RequestError("NAME", f"there is no model {name!r} here", did_you_mean(name, dict(_here())))
     return folder

@@ -13,10 +13,10 @@ from humo.errors import RequestError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from humo.checkpoints.architecture import Structure
+    from humo.checkpoints.architecture import Architecture
     from humo.cli.console import Quiet
-    from humo.runtime.memory_estimate import Needs
-    from humo.runtime.placement import Offer
+    from humo.runtime.memory_estimate import MemoryEstimate
+    from humo.runtime.placement import PlacementEstimate
 
 SUMMARY = "how much memory a video takes, and what fits into it; no weights needed"
 
@@ -32,8 +32,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--height", metavar="N", help="of the video in pixels; default: the model's")
     parser.add_argument("--frames", metavar="N", help="of the video, or of a window of it; default: the model's")
     parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if there is one, or --memory")
-    kinds = "fp8, Q8_0, Q4_K ..."
-    parser.add_argument("--quantised", metavar="TYPE", help=f"of the network's blocks: {kinds}; default: as they are")
+    quant_types = "fp8, Q8_0, Q4_K ..."
+    parser.add_argument(
+        "--quantized", metavar="TYPE", help=f"of the network's blocks: {quant_types}; default: as they are"
+    )
     parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
     parser.add_argument("--memory", metavar="SIZE", help="of the GPU, as 24GB or 24GiB; default: what is free here")
     parser.add_argument("--host", metavar="SIZE", help="of the machine; default: what is free here")
@@ -56,17 +58,17 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     memory, host = (parse_size(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
     if device == "cpu" and memory is not None and host is not None:
         raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
-    title, preset, structures, kinds = _model(options.model or "humo-17b")
-    if options.quantised:
-        kinds = parse_quant_type(options.quantised, structures["transformer"])
+    title, preset, architectures, quant_types = _model(options.model or "humo-17b")
+    if options.quantized:
+        quant_types = parse_quant_type(options.quantized, architectures["transformer"])
     asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
 
     import torch
 
     from humo.request import parse_request, resolve
-    from humo.runtime.device import choose_dtype, memory_there
-    from humo.runtime.memory_estimate import needs_of
-    from humo.runtime.placement import choose, offers, packed_needs
+    from humo.runtime.device import available_memory, choose_dtype
+    from humo.runtime.memory_estimate import estimate_memory
+    from humo.runtime.placement import estimate_placements, estimate_quantized_placements, fastest_placement
 
     if "frames" in asked:
         asked["window"] = asked["frames"]
@@ -75,19 +77,21 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     dtype = choose_dtype(options.dtype or "auto", kind)
     if dtype not in ("bfloat16", "float32"):
         raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
-    there = memory_there("cpu" if memory is not None else kind)
+    there = available_memory("cpu" if memory is not None else kind)
     sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
     geometry = plan.window_geometry
-    needs = needs_of(structures, geometry, preset.reference_injection, precision, branches, kinds=kinds)
-    packed = packed_needs(needs, structures["transformer"], geometry, precision)
-    found = offers(needs, kind, *sizes, packed=packed)
+    estimate = estimate_memory(
+        architectures, geometry, preset.reference_injection, precision, branches, quant_types=quant_types
+    )
+    quantized = estimate_quantized_placements(estimate, architectures["transformer"], geometry, precision)
+    found = estimate_placements(estimate, kind, *sizes, quantized=quantized)
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
-    for line, values in describe_estimate(needs):
+    for line, values in describe_estimate(estimate):
         console.result(line, values, kind="part")
-    for offer in found:
-        console.result(describe_placement(offer, kind), _values(offer), kind="placement")
-    best = choose(needs, kind, *sizes, packed=packed)
+    for estimated in found:
+        console.result(describe_placement(estimated, kind), _values(estimated), kind="placement")
+    best = fastest_placement(estimate, kind, *sizes, quantized=quantized)
     console.result(
         f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
         {"placement": best.placement.name},
@@ -95,25 +99,27 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     return 0
 
 
-def _model(name: str) -> tuple[str, Any, Mapping[str, Structure], Mapping[str, tuple[str, int]]]:
-    """The title, the family, the sizes of a released model or of a model folder, and what is quantised in it."""
-    from humo.checkpoints.hubs.released import RELEASED
+def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str, tuple[str, int]]]:
+    """The title, the family, the sizes of a released model or of a model folder, and what is quantized in it."""
+    from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES
     from humo.checkpoints.model_folder import open_model_folder
     from humo.presets import find_preset
-    from humo.runtime.device import folder_of
+    from humo.runtime.device import find_model_folder
 
-    folder = folder_of(name)
-    if name in RELEASED and not folder.is_dir():
+    folder = find_model_folder(name)
+    if name in RELEASED_ARCHITECTURES and not folder.is_dir():
         preset = find_preset(name)
-        return preset.title, preset, RELEASED[name], {}
+        return preset.title, preset, RELEASED_ARCHITECTURES[name], {}
     if not Path(folder).exists():
-        raise RequestError("--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED))
+        raise RequestError(
+            "--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED_ARCHITECTURES)
+        )
     model = open_model_folder(folder)
-    return model.preset.title, model.preset, model.structures, model.components["transformer"].kinds
+    return model.preset.title, model.preset, model.architectures, model.components["transformer"].quant_types
 
 
-def parse_quant_type(word: str, structure: Structure) -> Mapping[str, tuple[str, int]]:
-    """What is quantised of a network that was brought in a quantised file.
+def parse_quant_type(word: str, architecture: Architecture) -> Mapping[str, tuple[str, int]]:
+    """What is quantized of a network that was brought in a quantized file.
 
     Args:
         word: ``fp8``, or a type of GGUF's.
@@ -122,15 +128,15 @@ def parse_quant_type(word: str, structure: Structure) -> Mapping[str, tuple[str,
     Raises:
         RequestError: it is none that is read.
     """
-    from humo.checkpoints.architecture import TransformerStructure
-    from humo.checkpoints.conversion_plan import quantised_as
-    from humo.quantization.formats import GGML_BLOCKS
+    from humo.checkpoints.architecture import TransformerArchitecture
+    from humo.checkpoints.conversion_plan import quant_types_for
+    from humo.quantization.formats import GGML_TYPES
 
-    known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_BLOCKS}}
+    known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_TYPES}}
     if word not in known:
-        raise RequestError("--quantised", f"{word!r} is not read", did_you_mean(word, known))
-    assert isinstance(structure, TransformerStructure)
-    return quantised_as(structure, *known[word])
+        raise RequestError("--quantized", f"{word!r} is not read", did_you_mean(word, known))
+    assert isinstance(architecture, TransformerArchitecture)
+    return quant_types_for(architecture, *known[word])
 
 
 def parse_size(field: str, word: str | None) -> int | None:
@@ -147,41 +153,43 @@ def parse_size(field: str, word: str | None) -> int | None:
     return round(float(found[1]) * UNITS[found[2].upper()])
 
 
-def describe_estimate(needs: Needs) -> list[tuple[str, dict[str, Any]]]:
+def describe_estimate(estimate: MemoryEstimate) -> list[tuple[str, dict[str, Any]]]:
     """A line for each part and each phase."""
     rows = []
-    for part, weights in needs.weights.items():
-        values = {"part": part, "weights": weights.whole, "block": weights.block, "disk": needs.stored[part]}
-        line = f"  {part:14} weights {_gigabytes(weights.whole)}" + (
+    for part, weights in estimate.weights.items():
+        values = {"part": part, "weights": weights.total, "block": weights.block, "disk": estimate.stored[part]}
+        line = f"  {part:14} weights {_gigabytes(weights.total)}" + (
             f", of which a block {_gigabytes(weights.block)}" if weights.blocks else ""
         )
         rows.append((line, values))
-    for phase, size in needs.working.items():
-        offered = needs.offered if phase == "denoise" else 0
+    for phase, size in estimate.activations.items():
+        offered = estimate.kv_cache if phase == "denoise" else 0
         rows.append(
             (f"  {phase:14} computes with {_gigabytes(size + offered)}", {"phase": phase, "bytes": size + offered})
         )
     return rows
 
 
-def describe_placement(offer: Offer, kind: str) -> str:
+def describe_placement(estimated: PlacementEstimate, kind: str) -> str:
     """A line for a placement."""
     sizes = (
-        _gigabytes(offer.host) if kind == "cpu" else f"GPU {_gigabytes(offer.device)}, host {_gigabytes(offer.host)}"
+        _gigabytes(estimated.host)
+        if kind == "cpu"
+        else f"GPU {_gigabytes(estimated.device)}, host {_gigabytes(estimated.host)}"
     )
-    exact = "" if offer.placement.exact else ", not exact"
-    fits, placement = "fits" if offer.fits else "", offer.placement
-    return f"{fits:4}  {placement.name:9} {sizes} (most in {offer.phase}): {placement.title}{exact}"
+    exact = "" if estimated.placement.exact else ", not exact"
+    fits, placement = "fits" if estimated.fits else "", estimated.placement
+    return f"{fits:4}  {placement.name:9} {sizes} (most in {estimated.phase}): {placement.title}{exact}"
 
 
-def _values(offer: Offer) -> dict[str, Any]:
+def _values(estimated: PlacementEstimate) -> dict[str, Any]:
     return {
-        "placement": offer.placement.name,
-        "device": offer.device,
-        "host": offer.host,
-        "phase": offer.phase,
-        "exact": offer.placement.exact,
-        "fits": offer.fits,
+        "placement": estimated.placement.name,
+        "device": estimated.device,
+        "host": estimated.host,
+        "phase": estimated.phase,
+        "exact": estimated.placement.exact,
+        "fits": estimated.fits,
     }
 
 

@@ -98,14 +98,14 @@ def describe_conversion(report: ConversionReport) -> Report:
     """What a conversion wrote, dropped and left alone, each with the reason."""
     parts = [
         {
-            "part": part.part,
+            "part": part.component,
             "source": str(part.source),
             "files": [str(path) for path in part.files],
             "tensors": part.tensors,
             "bytes": part.bytes,
             "dtypes": part.dtypes,
         }
-        for part in report.parts
+        for part in report.components
     ]
     values = {
         "path": str(report.destination),
@@ -117,8 +117,8 @@ def describe_conversion(report: ConversionReport) -> Report:
         "bytes": report.bytes,
     }
     rows = {
-        part.part: f"{part.tensors} tensors, {part.bytes / 1e6:.1f} MB, {', '.join(part.dtypes)}, from {part.source}"
-        for part in report.parts
+        one.component: f"{one.tensors} tensors, {one.bytes / 1e6:.1f} MB, {', '.join(one.dtypes)}, from {one.source}"
+        for one in report.components
     }
     text = [f"{report.destination}: {report.preset or 'no transformer'}, {report.bytes / 1e6:.1f} MB", table(rows)]
     text += [f"dropped {count} tensors: {reason}" for reason, count in report.dropped_by_reason().items()]

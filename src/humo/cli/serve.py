@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from humo.cli.options import Parser, check_installed, check_ray_address, parse_integer, parse_number
 from humo.errors import RequestError
-from humo.runtime.device import HOST, PORT
+from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
@@ -41,8 +41,8 @@ def add_page_options(parser: Parser) -> None:
 
 
 def _add_settings(parser: Parser) -> None:
-    parser.add_argument("--host", default=HOST, help="address to listen at (default: this machine alone)")
-    parser.add_argument("--port", default=str(PORT), metavar="N", help=f"default {PORT}")
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", default=str(DEFAULT_PORT), metavar="N", help=f"default {DEFAULT_PORT}")
     parser.add_argument("--data", metavar="FOLDER", help="where jobs and videos are kept (HUMO_SERVER)")
     parser.add_argument("--database", metavar="URL", help="postgresql://... for the jobs, in place of a file")
     parser.add_argument(
@@ -185,16 +185,16 @@ def _device(given: str) -> str:
 
 def _models(names: list[str] | None) -> dict[str, str | None]:
     """Names to serve -> folders; None for the embedded one."""
-    from humo.checkpoints.model_folder import EMBEDDED, INSIDE, open_model_folder
-    from humo.runtime.device import folder_of, models_folder
+    from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS, open_model_folder
+    from humo.runtime.device import find_model_folder, models_folder
 
     if names is None:
         here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
-        names = [*INSIDE, *here]
+        names = [*BUILTIN_MODELS, *here]
     found: dict[str, str | None] = {}
     for name in names:
-        folder = folder_of(name)
+        folder = find_model_folder(name)
         open_model_folder(folder)
-        label = name if name in INSIDE else folder.name
-        found[label] = None if folder == EMBEDDED else str(folder.absolute())
+        label = name if name in BUILTIN_MODELS else folder.name
+        found[label] = None if folder == BUILTIN_MODEL else str(folder.absolute())
     return found

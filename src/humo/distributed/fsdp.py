@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from humo.distributed.process_group import Ranks
+from humo.distributed.process_group import ProcessGroup
 
 
 def shard(learner: Any, precision: torch.dtype) -> None:
@@ -29,46 +29,46 @@ def shard(learner: Any, precision: torch.dtype) -> None:
     fully_shard(learner, mp_policy=full)
 
 
-def synchronise(learner: nn.Module, last: bool) -> None:
+def set_gradient_sync(learner: nn.Module, last: bool) -> None:
     """Of several accumulated passes, share the gradients after the last alone."""
     if isinstance(learner, FSDPModule):
         learner.set_requires_gradient_sync(last)
 
 
-def average_gradients(weights: Iterable[Tensor], here: Ranks) -> None:
+def average_gradients(weights: Iterable[Tensor], group: ProcessGroup) -> None:
     """The mean of all processes' gradients, for a network that each of them holds whole."""
-    if here.size > 1:
+    if group.size > 1:
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        flat = here.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+        flat = group.all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
-def exchange(weights: Sequence[Tensor], rank: int, here: Ranks) -> None:
+def broadcast_weights(weights: Sequence[Tensor], rank: int, group: ProcessGroup) -> None:
     """Take over what one process has made of some weights, which all of them hold."""
-    if here.size > 1 and weights:
+    if group.size > 1 and weights:
         flat = torch.cat([weight.flatten() for weight in weights])
         dist.broadcast(flat, src=rank)
         for weight, part in zip(weights, flat.split([one.numel() for one in weights]), strict=True):
             weight.copy_(part.view_as(weight))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may be in shards, all of it; every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_dict(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+def full_state_dict(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
     """All of them in the first process's memory, and none in the others'; every process must ask."""
     found = {}
     for name, tensor in tensors.items():
-        full = whole(tensor.detach())
-        if ranks.first:
+        full = full_tensor(tensor.detach())
+        if group.is_main:
             found[name] = full.to("cpu", copy=True)
     return found
 
 
-def like(full: Tensor, other: Tensor) -> Tensor:
+def distribute_like(full: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, in shards and on the device as another is."""
     if isinstance(other, DTensor):
         return distribute_tensor(full.to(other.device), other.device_mesh, other.placements)

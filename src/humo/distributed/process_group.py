@@ -29,7 +29,7 @@ from humo.runtime.device import choose_device, load_pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ProcessGroup:
     """This process among all: its number, how many there are, and its device."""
 
     rank: int = 0
@@ -37,16 +37,16 @@ class Ranks:
     device: str = "cpu"
 
     @property
-    def kind(self) -> str:
+    def device_type(self) -> str:
         """``cuda`` or ``cpu``."""
         return self.device.partition(":")[0]
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
+    def local_slice(self, count: int) -> slice:
         """This process's part of ``count`` things.
 
         Raises:
@@ -66,29 +66,29 @@ class Ranks:
         dist.all_gather_object(found, mine)
         return found
 
-    def mean(self, values: Tensor) -> Tensor:
+    def all_reduce_mean(self, values: Tensor) -> Tensor:
         """The mean over all processes."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
-    def agree(self, word: bool) -> bool:
+    def broadcast_flag(self, word: bool) -> bool:
         """The first one's word."""
         return bool(self.gather(word)[0])
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 """One process, on the CPU."""
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
+def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the others, if torchrun started this process.
 
     Args:
@@ -97,27 +97,27 @@ def ranks(device: str) -> Iterator[Ranks]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     place = choose_device(device)
     if size == 1:
-        yield Ranks(device=place)
+        yield ProcessGroup(device=place)
         return
     if place == "cuda":
         place = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.startswith("cuda") else "gloo")
     try:
-        yield Ranks(dist.get_rank(), size, place)
+        yield ProcessGroup(dist.get_rank(), size, place)
     finally:
         dist.destroy_process_group()
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ParallelLayout:
     """How the ranks divide a clip: passes of a step among ``branches``, places of the frame among ``places`` each."""
 
-    branches: int
-    places: int
+    guidance: int
+    context: int
 
 
-def choose_layout(asked: str, size: int, passes: int) -> Layout:
+def choose_parallel_layout(parallel: str, size: int, num_passes: int) -> ParallelLayout:
     """How many ranks make different passes, and how many share each.
 
     Args:
@@ -128,21 +128,21 @@ def choose_layout(asked: str, size: int, passes: int) -> Layout:
     Raises:
         RequestError: not such words, or other than all ranks.
     """
-    if asked == "auto":
+    if parallel == "auto":
         even = [count for count in range(1, size + 1) if size % count == 0]
-        branches = max(even, key=lambda count: (passes / (count * -(-passes // count)), count))
-        return Layout(branches, size // branches)
-    numbers = asked.split("x")
+        branches = max(even, key=lambda count: (num_passes / (count * -(-num_passes // count)), count))
+        return ParallelLayout(branches, size // branches)
+    numbers = parallel.split("x")
     if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise RequestError("--parallel", f"{asked!r} is not allowed", "give auto, or passes x places, as 2x4")
-    layout = Layout(*map(int, numbers))
-    if layout.branches * layout.places != size:
-        problem = f"{asked} is for {layout.branches * layout.places} processes, and there are {size}"
+        raise RequestError("--parallel", f"{parallel!r} is not allowed", "give auto, or passes x places, as 2x4")
+    layout = ParallelLayout(*map(int, numbers))
+    if layout.guidance * layout.context != size:
+        problem = f"{parallel} is for {layout.guidance * layout.context} processes, and there are {size}"
         raise RequestError("--parallel", problem, f"give auto, or two numbers whose product is {size}")
     return layout
 
 
-class Crew:
+class ParallelGeneration:
     """The ranks at work on one clip.
 
     Args:
@@ -151,29 +151,29 @@ class Crew:
         shard: divide the weights of the network and of the text encoder, too.
     """
 
-    def __init__(self, here: Ranks, asked: str = "auto", *, shard: bool = False) -> None:
-        self.here, self._asked, self._shard = here, asked, shard
-        self._layout: Layout | None = None
+    def __init__(self, group: ProcessGroup, parallel: str = "auto", *, fsdp: bool = False) -> None:
+        self.group, self._parallel, self._fsdp = group, parallel, fsdp
+        self._layout: ParallelLayout | None = None
 
-    def join(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> None:
+    def configure(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> None:
         """Let a pipeline do this rank's part of a clip, from now on.
 
         Raises:
             RequestError: the ranks cannot divide it.
         """
-        passes = max(len(turn.rungs) for turn in plan.guidance.plan_steps(plan.timesteps))
-        layout = choose_layout(self._asked, self.here.size, passes)
+        num_passes = max(len(turn.rungs) for turn in plan.guidance.plan_steps(plan.timesteps))
+        layout = choose_parallel_layout(self._parallel, self.group.size, num_passes)
         places = plan.geometry.tokens_per_frame
-        if layout.places > places:
-            problem = f"{layout.places} processes cannot share the {places} places of a frame"
+        if layout.context > places:
+            problem = f"{layout.context} processes cannot share the {places} places of a frame"
             raise RequestError("--parallel", problem, "start fewer, make a larger video, or give more to the passes")
         if layout == self._layout:
             return
-        mesh = init_device_mesh(self.here.kind, (layout.branches, layout.places))
+        mesh = init_device_mesh(self.group.device_type, (layout.guidance, layout.context))
         branch, place = mesh.get_coordinate() or (0, 0)
-        pipeline.branches = GuidanceParallel(branch, layout.branches, mesh.get_group(0))
+        pipeline.branches = GuidanceParallel(branch, layout.guidance, mesh.get_group(0))
         pipeline.transformer.split = (
-            ContextParallel(place, layout.places, mesh.get_group(1)) if layout.places > 1 else None
+            ContextParallel(place, layout.context, mesh.get_group(1)) if layout.context > 1 else None
         )
         self._layout = layout
 
@@ -185,31 +185,31 @@ class Crew:
 
         Raises:
             CheckpointError: as `load_pipeline`.
-            RequestError: the weights of a quantised network were to be shared.
+            RequestError: the weights of a quantized network were to be shared.
         """
-        if self._shard and open_model_folder(folder).components["transformer"].quantised:
-            problem = "divides weights that are not quantised, and this network's are"
-            raise RequestError("--shard", problem, "leave it out: each process has all of them, which are small")
+        if self._fsdp and open_model_folder(folder).components["transformer"].quantized:
+            problem = "divides weights that are not quantized, and this network's are"
+            raise RequestError("--fsdp", problem, "leave it out: each process has all of them, which are small")
         pipeline = load_pipeline(folder, device="cpu", dtype=dtype)
-        if not self._shard:
-            placed: HuMoPipeline = pipeline.to(self.here.device)
+        if not self._fsdp:
+            placed: HuMoPipeline = pipeline.to(self.group.device)
             return placed
-        mesh = init_device_mesh(self.here.kind, (self.here.size,))
+        mesh = init_device_mesh(self.group.device_type, (self.group.size,))
         transformer, text_encoder = pipeline.transformer, pipeline.text_encoder
         for part, blocks in ((transformer, transformer.blocks), (text_encoder, text_encoder.encoder.block)):
             for module in (*blocks, part):
                 # the small float32 layers of a lower precision's blocks stay whole: one group has one type
                 other = {weight for weight in module.parameters() if weight.dtype != part.dtype}
                 for weight in other:
-                    weight.data = weight.data.to(self.here.device)
+                    weight.data = weight.data.to(self.group.device)
                 fully_shard(module, mesh=mesh, ignored_params=other)
         for part in (pipeline.vae, pipeline.audio_encoder):
-            part.to(self.here.device)
+            part.to(self.group.device)
         return pipeline
 
-    def common(self, shelf: WindowCache) -> BroadcastWindowCache:
+    def window_cache(self, shelf: WindowCache) -> BroadcastWindowCache:
         """What the first rank keeps of a long clip, for all."""
-        return BroadcastWindowCache(shelf, self.here)
+        return BroadcastWindowCache(shelf, self.group)
 
 
 @dataclass(frozen=True)
@@ -222,19 +222,19 @@ class BroadcastWindowCache:
     """
 
     shelf: WindowCache
-    here: Ranks
+    group: ProcessGroup
 
     def get(self, number: int) -> Tensor | None:
         """A window's latents (B, C, L, H, W), if the first rank has them."""
-        found = self.shelf.get(number) if self.here.first else None
-        shape = self.here.gather(None if found is None else list(found.shape))[0]
+        found = self.shelf.get(number) if self.group.is_main else None
+        shape = self.group.gather(None if found is None else list(found.shape))[0]
         if shape is None:
             return None
-        latents = (torch.empty(shape) if found is None else found.float()).to(self.here.device)
+        latents = (torch.empty(shape) if found is None else found.float()).to(self.group.device)
         dist.broadcast(latents, src=0)
         return latents
 
     def put(self, number: int, latents: Tensor) -> None:
         """Keep a window's latents, if this is the first rank."""
-        if self.here.first:
+        if self.group.is_main:
             self.shelf.put(number, latents)

@@ -18,10 +18,10 @@ from humo.errors import RequestError
 LOCAL = "local"
 """The address of a cluster that is made on this machine, and goes with the process."""
 
-KNOCK_SECONDS = 5.0
+HEAD_TIMEOUT_SECONDS = 5.0
 """In which the head of a cluster must answer."""
 
-OBJECT_BYTES = 80 * 2**20
+OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's shared memory, of which nothing here makes use: about the least it takes."""
 
 
@@ -39,35 +39,35 @@ def join(address: str, workers: int | None) -> None:
     wanted: dict[str, Any] = {"address": address}
     if address == LOCAL:
         processors = max(os.cpu_count() or 1, workers or 1)
-        wanted |= {"num_cpus": processors, "object_store_memory": OBJECT_BYTES, "include_dashboard": False}
+        wanted |= {"num_cpus": processors, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     else:
-        _knock(address)
+        _check_head(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**wanted, namespace="humo", logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
-        raise refused(address, error) from error
+        raise connection_error(address, error) from error
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
 
 
-def refused(address: str, error: Exception) -> RequestError:
+def connection_error(address: str, error: Exception) -> RequestError:
     """What is said where a cluster cannot be joined."""
     remedy = "start it on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
     return RequestError("--ray", f"{address} cannot be joined ({first_line(error)})", remedy)
 
 
-def _knock(address: str) -> None:
+def _check_head(address: str) -> None:
     """Whether a Ray answers; Ray itself would ask for minutes."""
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=KNOCK_SECONDS)
+            channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=HEAD_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
             remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
             raise RequestError("--ray", f"no Ray answers at {address} ({error.details()})", remedy) from error
 
 
-def machines() -> tuple[list[dict[str, Any]], str, int]:
+def usable_nodes() -> tuple[list[dict[str, Any]], str, int]:
     """Those that have what a worker needs; the word for it; and how many workers there are at best.
 
     One for each GPU if there are any, and otherwise one for each machine with a processor to spare.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from humo.checkpoints.model_folder import EMBEDDED
+from humo.checkpoints.model_folder import BUILTIN_MODEL
 from humo.conditioning.audio import encode_audio
 from humo.errors import CheckpointError, MediaError
 from humo.evaluation.face_mesh import FaceMesh
@@ -77,8 +77,8 @@ def _encode_audio(samples: Any) -> Any:
 
     logging.disable_progress_bar()
     try:
-        encoder: Any = SpeechEncoder.from_pretrained(str(EMBEDDED / "audio_encoder")).float().eval()
-        extractor = WhisperFeatureExtractor.from_pretrained(str(EMBEDDED / "feature_extractor"))
+        encoder: Any = SpeechEncoder.from_pretrained(str(BUILTIN_MODEL / "audio_encoder")).float().eval()
+        extractor = WhisperFeatureExtractor.from_pretrained(str(BUILTIN_MODEL / "feature_extractor"))
     except OSError as error:
         remedy = "pip install --force-reinstall humo-video"
         raise CheckpointError("model", "the built-in model's audio encoder is missing", remedy) from error

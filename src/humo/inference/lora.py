@@ -16,8 +16,8 @@ from diffusers.loaders import WanLoraLoaderMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
-from humo.checkpoints.architecture import TransformerStructure
-from humo.checkpoints.keymap import names_of
+from humo.checkpoints.architecture import TransformerArchitecture
+from humo.checkpoints.keymap import tensor_names
 from humo.errors import CheckpointError
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
@@ -49,7 +49,7 @@ _ABSENT = {
 
 
 def rename_lora(
-    state: Mapping[str, Tensor], structure: TransformerStructure
+    state: Mapping[str, Tensor], architecture: TransformerArchitecture
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A LoRA's tensors under our names, its alphas multiplied in, and what was left out with the reason.
 
@@ -62,7 +62,10 @@ def rename_lora(
     """
     if all(key.startswith("transformer.") for key in state):
         return dict(state), {}
-    layers = {name.published.removesuffix(".weight"): name.ours.removesuffix(".weight") for name in names_of(structure)}
+    layers = {
+        name.published.removesuffix(".weight"): name.diffusers.removesuffix(".weight")
+        for name in tensor_names(architecture)
+    }
     layers |= {published.replace(".", "_"): ours for published, ours in layers.items()}
     layers |= {ours: ours for ours in list(layers.values())}
     named: dict[str, dict[str, Tensor]] = {}
@@ -147,12 +150,12 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             raise CheckpointError(
                 f"LoRA {source}", f"cannot be read: {failure}", "give a .safetensors file"
             ) from failure
-        names = TransformerStructure.__dataclass_fields__.keys() & self.transformer.config.keys()
+        names = TransformerArchitecture.__dataclass_fields__.keys() & self.transformer.config.keys()
         config = {name: self.transformer.config[name] for name in names}
         taught = [key for key in state if key.startswith(DISTILLED_PREFIX)]
         student = {key.removeprefix(DISTILLED_PREFIX): state.pop(key) for key in taught}
         config["patch_size"] = tuple(config["patch_size"])
-        renamed, dropped = rename_lora(state, TransformerStructure(**config))
+        renamed, dropped = rename_lora(state, TransformerArchitecture(**config))
         for key, reason in dropped.items():
             logger.warning("LoRA: %s is not used: %s", key, reason)
         super().load_lora_weights(renamed, adapter_name, hotswap, **kwargs)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from humo.errors import RequestError
 from humo.progress import Event, ProgressCallback, no_progress
 from humo.request import GenerateRequest, GenerationPlan, PlacementName
-from humo.runtime.device import uncollected
+from humo.runtime.device import gc_paused
 
 if TYPE_CHECKING:
-    from humo.distributed.process_group import Crew
+    from humo.distributed.process_group import ParallelGeneration
     from humo.inference.pipeline import HuMoPipeline
 
 
@@ -28,7 +28,7 @@ class Engine:
         note: told of what is decided on the way, and is worth saying.
     """
 
-    def __init__(self, crew: Crew | None = None, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, crew: ParallelGeneration | None = None, note: Callable[[str], None] = lambda text: None) -> None:
         self.crew, self._note = crew, note
         self._key: tuple[Path, str, str, PlacementName] | None = None
         self._pipeline: HuMoPipeline | None = None
@@ -44,7 +44,7 @@ class Engine:
         device = choose_device(request.device)
         return device, choose_dtype(request.dtype, device)
 
-    @uncollected()  # it imports torch, and what builds on torch
+    @gc_paused()  # it imports torch, and what builds on torch
     def resolve_runtime(self, plan: GenerationPlan) -> GenerationPlan:
         """A plan whose device, dtype and placement are those it will run with.
 
@@ -55,18 +55,18 @@ class Engine:
         """
         from humo.checkpoints.model_folder import open_model_folder
         from humo.model.caches import check_cache
-        from humo.runtime.device import BLOCKWISE, choose_placement, folder_of
+        from humo.runtime.device import STREAMED_PLACEMENTS, choose_placement, find_model_folder
 
-        check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.here.size)
+        check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.group.size)
         device, dtype = self.resolve_device(plan.request)
-        model = open_model_folder(folder_of(plan.request.model))
+        model = open_model_folder(find_model_folder(plan.request.model))
         if self.crew is not None and plan.request.placement not in ("auto", "resident"):
             problem = f"{plan.request.placement!r} is for one process"
-            raise RequestError("placement", problem, "leave it out; --shard divides the weights among several")
+            raise RequestError("placement", problem, "leave it out; --fsdp divides the weights among several")
         placement = "resident" if self.crew is not None else self._current_placement(model.path, device, dtype)
         if placement is None or plan.request.placement not in ("auto", placement):
             placement = choose_placement(plan, model, device, dtype)
-        check_cache(plan.request.cache, hooked=placement in BLOCKWISE)
+        check_cache(plan.request.cache, hooked=placement in STREAMED_PLACEMENTS)
         settled = {"device": device, "dtype": dtype, "placement": placement}
         return replace(plan, request=plan.request.model_copy(update=settled))
 
@@ -76,7 +76,7 @@ class Engine:
             return None
         return self._key[3]
 
-    @uncollected()
+    @gc_paused()
     def pipeline(
         self,
         folder: Path,
@@ -113,15 +113,15 @@ class Engine:
         """
         import torch
 
-        from humo.runtime.block_streaming import step_down
-        from humo.runtime.placement import WHAT_TAKES_LESS
+        from humo.runtime.block_streaming import fall_back
+        from humo.runtime.placement import REDUCE_MEMORY
 
         assert self._pipeline is not None
         assert self._key is not None
         folder, device, dtype, placement = self._key
-        lower = step_down(self._pipeline, placement, device, getattr(torch, dtype))
+        lower = fall_back(self._pipeline, placement, device, getattr(torch, dtype))
         if lower is None:
-            raise RequestError("memory", f"of the GPU ran out, with placement {placement}", WHAT_TAKES_LESS)
+            raise RequestError("memory", f"of the GPU ran out, with placement {placement}", REDUCE_MEMORY)
         self._note(f"the GPU's memory ran out: going on with placement {lower} in place of {placement}")
         self._key = (folder, device, dtype, lower)
         return True

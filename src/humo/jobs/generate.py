@@ -118,9 +118,9 @@ def preset_of(request: GenerateRequest) -> Preset:
         CheckpointError: it is not a model folder.
     """
     from humo.checkpoints.model_folder import open_model_folder
-    from humo.runtime.device import folder_of
+    from humo.runtime.device import find_model_folder
 
-    return open_model_folder(folder_of(request.model)).preset
+    return open_model_folder(find_model_folder(request.model)).preset
 
 
 def generate(
@@ -153,9 +153,9 @@ def generate(
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
     from humo.media.watermark import embed_watermark
-    from humo.runtime.device import identity_folder, uncollected
+    from humo.runtime.device import gc_paused, identity_folder
 
-    with uncollected():  # torch comes with it
+    with gc_paused():  # torch comes with it
         from humo.inference.window_cache import DiskWindowCache
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
@@ -223,15 +223,17 @@ def _start(
 ) -> tuple[Iterator[Frame], AudioTrack | None]:
     """The frames of a settled plan as they are made, and the sound of the video."""
     from humo.inference.long_video import NO_WINDOW_CACHE
-    from humo.runtime.device import folder_of
+    from humo.runtime.device import find_model_folder
 
     request = plan.request
     images, sound, track = load_inputs(plan)
-    pipeline = engine.pipeline(folder_of(request.model), request.device, request.dtype, request.placement, watch)
+    pipeline = engine.pipeline(
+        find_model_folder(request.model), request.device, request.dtype, request.placement, watch
+    )
     kept: WindowCache = NO_WINDOW_CACHE if shelf is None else shelf
     if engine.crew is not None:
-        engine.crew.join(pipeline, plan)
-        kept = engine.crew.common(kept)
+        engine.crew.configure(pipeline, plan)
+        kept = engine.crew.window_cache(kept)
     return pipeline.generate_frames(
         plan, images=images, sound=sound, listener=watch, is_enough=is_enough, shelf=kept
     ), track

@@ -89,7 +89,7 @@ def run_on_ray(address: str, workers: int | None = None) -> RunRows:
         try:
             with atomic_write(token, "current folder") as part:
                 part.touch()
-            _, kind, each = ray_cluster.machines()
+            _, kind, each = ray_cluster.usable_nodes()
             makers = ray.remote(num_gpus=1 if kind == "GPU" else 0, num_cpus=1)(RayWorker)
             yield from RayPool(makers, (__version__, str(Path.cwd()), token.name)).make(work, workers or each)
         finally:

@@ -13,7 +13,7 @@ from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
 from humo.media.provenance import DEVICE_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
 from humo.request import GenerateRequest, GenerationPlan, parse_request
-from humo.runtime.device import folder_of
+from humo.runtime.device import find_model_folder
 
 if TYPE_CHECKING:
     from humo.media.provenance import GenerationRecord
@@ -35,7 +35,7 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
     from humo.media.provenance import GenerationRecord
 
     request, geometry = plan.request, plan.geometry
-    model = folder_of(request.model)
+    model = find_model_folder(request.model)
     place = absolute if keep_paths else _file_name
     paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
     paths |= {name: place(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
@@ -111,7 +111,7 @@ def same_request(output: Path, plan: GenerationPlan) -> bool:
             [hash_file(f) for f in _input_files(request)],
         ]
         places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in DEVICE_FIELDS)
-        weights = record.environment.get(WEIGHTS_KEY) == weights_fingerprint(str(folder_of(request.model)))
+        weights = record.environment.get(WEIGHTS_KEY) == weights_fingerprint(str(find_model_folder(request.model)))
     except HuMoError:
         return False
     return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
@@ -126,8 +126,8 @@ def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str
 
 
 def _check_weights(request: GenerateRequest, record: GenerationRecord, path: Path) -> None:
-    if record.environment.get(WEIGHTS_KEY) != weights_fingerprint(str(folder_of(request.model))):
-        problem = f"{str(folder_of(request.model))!r} holds other weights than when {path.name} was made"
+    if record.environment.get(WEIGHTS_KEY) != weights_fingerprint(str(find_model_folder(request.model))):
+        problem = f"{str(find_model_folder(request.model))!r} holds other weights than when {path.name} was made"
         raise CheckpointError("model", problem, "give the folder anew, with --model")
 
 

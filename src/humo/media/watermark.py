@@ -12,7 +12,7 @@ cropping, and not somebody who wants it gone.
 
 Shape suffixes: F frames, H, W size, h, w grid of blocks.
 
-**Source:** quantisation index modulation, Chen and Wornell, 2001.
+**Source:** quantization index modulation, Chen and Wornell, 2001.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Makes numbers of quantised weights.
+"""Makes numbers of quantized weights.
 
 A weight is ``scale * q`` (or ``scale * q - minimum``) with small integers q; GGUF's types pack blocks of them together
 with their scales, fp8 files have a float of eight bits each and one scale a tensor or a row.
@@ -14,84 +14,86 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from humo.quantization.formats import EIGHT_BIT_FLOATS, GGML_BLOCKS
+from humo.quantization.formats import FP8_TYPES, GGML_TYPES
 
-SLICE = 2**22
+WEIGHTS_PER_SLICE = 2**22
 """Weights that are made into numbers at a time: what that takes beside the result is small."""
 
-FLOAT8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+FP8_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
-FOUR_BIT_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the sixteen numbers of IQ4 stand for."""
 
 
-def _half(blocks: Tensor, at: int) -> Tensor:
+def _read_float16(blocks: Tensor, at: int) -> Tensor:
     """The half-precision number at a place of each block, (n, 1)."""
     return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
 
 
-def _parts(packed: Tensor, bits: int) -> Tensor:
+def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
     """Numbers of a few bits out of bytes, (..., k) -> (..., 8 / bits, k): the lowest bits of all bytes first."""
     mask = (1 << bits) - 1
     return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=-2)
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * (_parts(blocks[:, 2:], 4).flatten(1).float() - 8)
+    return _read_float16(blocks, 0) * (_unpack_bits(blocks[:, 2:], 4).flatten(1).float() - 8)
 
 
 def _q4_1(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * _parts(blocks[:, 4:], 4).flatten(1).float() + _half(blocks, 2)
+    return _read_float16(blocks, 0) * _unpack_bits(blocks[:, 4:], 4).flatten(1).float() + _read_float16(blocks, 2)
 
 
-def _five_bits(low: Tensor, fifth: Tensor) -> Tensor:
+def _unpack_five_bits(low: Tensor, fifth: Tensor) -> Tensor:
     """Numbers of which one half of a byte has four bits and a bit in order the fifth, (n, 32)."""
-    return (_parts(low, 4).flatten(1) | (_parts(fifth, 1).transpose(1, 2).flatten(1) << 4)).float()
+    return (_unpack_bits(low, 4).flatten(1) | (_unpack_bits(fifth, 1).transpose(1, 2).flatten(1) << 4)).float()
 
 
 def _q5_0(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * (_five_bits(blocks[:, 6:], blocks[:, 2:6]) - 16)
+    return _read_float16(blocks, 0) * (_unpack_five_bits(blocks[:, 6:], blocks[:, 2:6]) - 16)
 
 
 def _q5_1(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * _five_bits(blocks[:, 8:], blocks[:, 4:8]) + _half(blocks, 2)
+    return _read_float16(blocks, 0) * _unpack_five_bits(blocks[:, 8:], blocks[:, 4:8]) + _read_float16(blocks, 2)
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
+    return _read_float16(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
 
 
-def _four_bit_values(packed: Tensor) -> Tensor:
+def _unpack_iq4(packed: Tensor) -> Tensor:
     """(..., k) bytes -> (..., 2, k) values."""
-    table = torch.tensor(FOUR_BIT_VALUES, dtype=torch.float32, device=packed.device)
-    values: Tensor = table[_parts(packed, 4).int()]
+    table = torch.tensor(IQ4_VALUES, dtype=torch.float32, device=packed.device)
+    values: Tensor = table[_unpack_bits(packed, 4).int()]
     return values
 
 
 def _iq4_nl(blocks: Tensor) -> Tensor:
-    return _half(blocks, 0) * _four_bit_values(blocks[:, 2:]).flatten(1)
+    return _read_float16(blocks, 0) * _unpack_iq4(blocks[:, 2:]).flatten(1)
 
 
 def _iq4_xs(blocks: Tensor) -> Tensor:
-    high = _parts(blocks[:, 2:4], 2).transpose(1, 2).flatten(1)
-    low = _parts(blocks[:, 4:8], 4).transpose(1, 2).flatten(1)
-    scale = _half(blocks, 0) * ((low | (high << 4)).float() - 32)
-    return (scale.unsqueeze(2) * _four_bit_values(blocks[:, 8:].unflatten(1, (8, 16))).flatten(2)).flatten(1)
+    high = _unpack_bits(blocks[:, 2:4], 2).transpose(1, 2).flatten(1)
+    low = _unpack_bits(blocks[:, 4:8], 4).transpose(1, 2).flatten(1)
+    scale = _read_float16(blocks, 0) * ((low | (high << 4)).float() - 32)
+    return (scale.unsqueeze(2) * _unpack_iq4(blocks[:, 8:].unflatten(1, (8, 16))).flatten(2)).flatten(1)
 
 
 def _q2_k(blocks: Tensor) -> Tensor:
-    scale = (_half(blocks, 80) * (blocks[:, :16] & 15).float()).unsqueeze(2)
-    minimum = (_half(blocks, 82) * (blocks[:, :16] >> 4).float()).unsqueeze(2)
-    q = _parts(blocks[:, 16:80].unflatten(1, (2, 32)), 2).reshape(-1, 16, 16).float()
+    scale = (_read_float16(blocks, 80) * (blocks[:, :16] & 15).float()).unsqueeze(2)
+    minimum = (_read_float16(blocks, 82) * (blocks[:, :16] >> 4).float()).unsqueeze(2)
+    q = _unpack_bits(blocks[:, 16:80].unflatten(1, (2, 32)), 2).reshape(-1, 16, 16).float()
     return (scale * q - minimum).flatten(1)
 
 
 def _q3_k(blocks: Tensor) -> Tensor:
     packed = blocks[:, 96:108]
-    low = _parts(packed[:, :8], 4).flatten(1)
-    high = _parts(packed[:, 8:], 2).flatten(1)
-    scale = (_half(blocks, 108) * ((low | (high << 4)).float() - 32)).unsqueeze(2)
-    q = _parts(blocks[:, 32:96].unflatten(1, (2, 32)), 2).flatten(1) | (_parts(blocks[:, :32], 1).flatten(1) << 2)
+    low = _unpack_bits(packed[:, :8], 4).flatten(1)
+    high = _unpack_bits(packed[:, 8:], 2).flatten(1)
+    scale = (_read_float16(blocks, 108) * ((low | (high << 4)).float() - 32)).unsqueeze(2)
+    q = _unpack_bits(blocks[:, 32:96].unflatten(1, (2, 32)), 2).flatten(1) | (
+        _unpack_bits(blocks[:, :32], 1).flatten(1) << 2
+    )
     return (scale * (q.float() - 4).view(-1, 16, 16)).flatten(1)
 
 
@@ -100,31 +102,31 @@ def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat([first & 63, (third & 15) | ((first >> 6) << 4)], dim=1)
     minima = torch.cat([second & 63, (third >> 4) | ((second >> 6) << 4)], dim=1)
-    scale, minimum = _half(blocks, 0) * scales.float(), _half(blocks, 2) * minima.float()
+    scale, minimum = _read_float16(blocks, 0) * scales.float(), _read_float16(blocks, 2) * minima.float()
     return scale.unsqueeze(2), minimum.unsqueeze(2)
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
     scale, minimum = _scales_and_minima(blocks)
-    q = _parts(blocks[:, 16:].unflatten(1, (4, 32)), 4).reshape(-1, 8, 32)
+    q = _unpack_bits(blocks[:, 16:].unflatten(1, (4, 32)), 4).reshape(-1, 8, 32)
     return (scale * q.float() - minimum).flatten(1)
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
     scale, minimum = _scales_and_minima(blocks)
-    low = _parts(blocks[:, 48:].unflatten(1, (4, 32)), 4).reshape(-1, 8, 32)
-    q = low | (_parts(blocks[:, 16:48], 1) << 4)
+    low = _unpack_bits(blocks[:, 48:].unflatten(1, (4, 32)), 4).reshape(-1, 8, 32)
+    q = low | (_unpack_bits(blocks[:, 16:48], 1) << 4)
     return (scale * q.float() - minimum).flatten(1)
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
-    scale = (_half(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float()).unsqueeze(2)
-    low = _parts(blocks[:, :128].unflatten(1, (2, 64)), 4).flatten(1)
-    high = _parts(blocks[:, 128:192].unflatten(1, (2, 32)), 2).flatten(1)
+    scale = (_read_float16(blocks, 208) * blocks[:, 192:208].contiguous().view(torch.int8).float()).unsqueeze(2)
+    low = _unpack_bits(blocks[:, :128].unflatten(1, (2, 64)), 4).flatten(1)
+    high = _unpack_bits(blocks[:, 128:192].unflatten(1, (2, 32)), 2).flatten(1)
     return (scale * ((low | (high << 4)).float() - 32).view(-1, 16, 16)).flatten(1)
 
 
-DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
+UNPACKERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,
@@ -141,27 +143,29 @@ DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
 """Type of GGUF -> (n, bytes of a block) to (n, weights of a block), float32."""
 
 
-def decode(stored: Tensor, kind: str) -> Tensor:
+def unpack(stored: Tensor, quant_type: str) -> Tensor:
     """The numbers that bytes stand for, one after another.
 
     Args:
         stored: uint8, a whole number of blocks.
-        kind: of `humo.quantization.formats.QUANTISED`.
+        kind: of `humo.quantization.formats.QUANTIZED`.
 
     Returns:
         float32, flat.
     """
-    if kind in EIGHT_BIT_FLOATS:
-        return stored.reshape(-1).view(FLOAT8[kind]).float()
-    return DECODERS[kind](stored.reshape(-1, GGML_BLOCKS[kind].bytes)).flatten()
+    if quant_type in FP8_TYPES:
+        return stored.reshape(-1).view(FP8_DTYPES[quant_type]).float()
+    return UNPACKERS[quant_type](stored.reshape(-1, GGML_TYPES[quant_type].type_size)).flatten()
 
 
-def dequantise(stored: Tensor, kind: str, columns: int, dtype: torch.dtype, scale: Tensor | None = None) -> Tensor:
-    """A quantised matrix as numbers, worked out in float32 and then rounded.
+def dequantize(
+    stored: Tensor, quant_type: str, columns: int, dtype: torch.dtype, scale: Tensor | None = None
+) -> Tensor:
+    """A quantized matrix as numbers, worked out in float32 and then rounded.
 
     Args:
         stored: (R, bytes of a row) uint8.
-        kind: of `humo.quantization.formats.QUANTISED`.
+        kind: of `humo.quantization.formats.QUANTIZED`.
         columns: C of the matrix.
         dtype: to round to.
         scale: one number, or (R, 1); float32.
@@ -171,9 +175,9 @@ def dequantise(stored: Tensor, kind: str, columns: int, dtype: torch.dtype, scal
     """
     rows = stored.shape[0]
     matrix = torch.empty(rows, columns, dtype=dtype, device=stored.device)
-    step = max(1, SLICE // columns)
+    step = max(1, WEIGHTS_PER_SLICE // columns)
     for begin in range(0, rows, step):
-        numbers = decode(stored[begin : begin + step], kind).view(-1, columns)
+        numbers = unpack(stored[begin : begin + step], quant_type).view(-1, columns)
         if scale is not None:
             numbers *= scale if scale.numel() == 1 else scale.view(-1, 1)[begin : begin + step]
         matrix[begin : begin + step] = numbers

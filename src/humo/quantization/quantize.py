@@ -11,25 +11,25 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from humo.quantization.formats import GGML_BLOCKS
+from humo.quantization.formats import GGML_TYPES
 
-SLICE = 2**22
+WEIGHTS_PER_SLICE = 2**22
 """Weights that are worked on at a time."""
 
 
-def _inverse(scale: Tensor) -> Tensor:
+def _reciprocal_or_zero(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.zeros_like(scale), scale.reciprocal())
 
 
-def _bytes(scale: Tensor) -> Tensor:
+def _float16_bytes(scale: Tensor) -> Tensor:
     return scale.half().view(torch.uint8)
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
     scale = blocks.abs().amax(1, keepdim=True) / 127
-    found = blocks * _inverse(scale)
+    found = blocks * _reciprocal_or_zero(scale)
     away_from_zero = found.sign() * (found.abs() + 0.5).floor()
-    return torch.cat([_bytes(scale), away_from_zero.to(torch.int8).view(torch.uint8)], dim=1)
+    return torch.cat([_float16_bytes(scale), away_from_zero.to(torch.int8).view(torch.uint8)], dim=1)
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
@@ -37,16 +37,16 @@ def _q4_0(blocks: Tensor) -> Tensor:
     places = torch.arange(width, device=blocks.device).expand_as(blocks)
     first = places.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
     scale = blocks.gather(1, first) / -8
-    found = (blocks * _inverse(scale) + 8.5).to(torch.uint8).clamp(0, 15)
+    found = (blocks * _reciprocal_or_zero(scale) + 8.5).to(torch.uint8).clamp(0, 15)
     low, high = found.chunk(2, dim=1)
-    return torch.cat([_bytes(scale), low | (high << 4)], dim=1)
+    return torch.cat([_float16_bytes(scale), low | (high << 4)], dim=1)
 
 
-_QUANTISERS: Mapping[str, Callable[[Tensor], Tensor]] = {"Q8_0": _q8_0, "Q4_0": _q4_0}
+_QUANTIZERS: Mapping[str, Callable[[Tensor], Tensor]] = {"Q8_0": _q8_0, "Q4_0": _q4_0}
 
 
-def quantise(weight: Tensor, kind: str) -> Tensor:
-    """A matrix as the bytes of its blocks; `dequantise` is the way back.
+def quantize(weight: Tensor, quant_type: str) -> Tensor:
+    """A matrix as the bytes of its blocks; `dequantize` is the way back.
 
     Args:
         weight: (R, C), C a whole number of blocks.
@@ -55,7 +55,7 @@ def quantise(weight: Tensor, kind: str) -> Tensor:
     Returns:
         (R, bytes of a row) uint8, on the same device.
     """
-    block = GGML_BLOCKS[kind]
-    blocks = weight.reshape(-1, block.weights)
-    made = [_QUANTISERS[kind](some.float()) for some in blocks.split(SLICE // block.weights)]
+    block = GGML_TYPES[quant_type]
+    blocks = weight.reshape(-1, block.block_size)
+    made = [_QUANTIZERS[quant_type](some.float()) for some in blocks.split(WEIGHTS_PER_SLICE // block.block_size)]
     return torch.cat(made).view(len(weight), -1)

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass
-class Allocated:
+class AllocationStats:
     """Bytes of what was made within `metered`.
 
     Args:
@@ -37,10 +37,10 @@ class Allocated:
         self.peak = max(self.peak, self.live)
 
 
-class _Meter(TorchDispatchMode):
+class _AllocationTracker(TorchDispatchMode):
     """Sees every operation, and counts the storages that come of it until they go."""
 
-    def __init__(self, allocated: Allocated, known: Iterable[Tensor]) -> None:
+    def __init__(self, allocated: AllocationStats, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._allocated = allocated
         self._kept = [tensor.untyped_storage() for tensor in known]
@@ -66,7 +66,7 @@ class _Meter(TorchDispatchMode):
         self._allocated.add(-size)
 
 
-class _Fused(TorchFunctionMode):
+class _FusedAttention(TorchFunctionMode):
     """Attention that keeps no table of all pairs, as every kernel in use has it; the meta device would make one."""
 
     def __torch_function__(
@@ -80,12 +80,16 @@ class _Fused(TorchFunctionMode):
 
 
 @contextmanager
-def metered(*there: Iterable[Tensor]) -> Iterator[Allocated]:
+def track_allocations(*there: Iterable[Tensor]) -> Iterator[AllocationStats]:
     """Count what is allocated within.
 
     Args:
         there: tensors that are there already, and do not count: weights, inputs.
     """
-    allocated = Allocated()
-    with torch.no_grad(), _Fused(), _Meter(allocated, (tensor for several in there for tensor in several)):
+    allocated = AllocationStats()
+    with (
+        torch.no_grad(),
+        _FusedAttention(),
+        _AllocationTracker(allocated, (tensor for several in there for tensor in several)),
+    ):
         yield allocated

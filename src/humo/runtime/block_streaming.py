@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
 
-from humo.checkpoints.architecture import TransformerStructure
-from humo.checkpoints.conversion_plan import quantised_as
+from humo.checkpoints.architecture import TransformerArchitecture
+from humo.checkpoints.conversion_plan import quant_types_for
 from humo.checkpoints.formats.open import SafetensorsFile
-from humo.checkpoints.layout import OWN_QUANTISATION, QUANTISATION
+from humo.checkpoints.layout import HUMO_QUANTIZATION, QUANTIZATION_CONFIG
 from humo.checkpoints.model_folder import Component, ModelFolder, open_model_folder
 from humo.errors import CheckpointError
 from humo.inference.pipeline import HuMoPipeline
@@ -27,8 +27,8 @@ from humo.model.audio import SpeechEncoder
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.model.upstream import apply_group_offloading
 from humo.quantization.formats import row_bytes
-from humo.quantization.linear import Kinds, quantise_layers
-from humo.quantization.quantize import quantise
+from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
+from humo.quantization.quantize import quantize
 from humo.request import PlacementName
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -43,16 +43,16 @@ Cast = Callable[[str, Tensor], Tensor]
 """(name, tensor as it is stored) -> as it is computed with, on its device."""
 
 
-class Store:
+class WeightStore:
     """The weights of a module in their files.
 
     Args:
         paths: safetensors files.
-        quantised: weights that are read as their bytes, (R, bytes of a row) uint8.
+        quantized: weights that are read as their bytes, (R, bytes of a row) uint8.
     """
 
-    def __init__(self, paths: Sequence[Path], quantised: Collection[str] = ()) -> None:
-        self._quantised = quantised
+    def __init__(self, paths: Sequence[Path], quantized: Collection[str] = ()) -> None:
+        self._quantized = quantized
         self._files = {name: file for file in map(SafetensorsFile, paths) for name in file.tensors}
 
     def __contains__(self, name: str) -> bool:
@@ -64,7 +64,7 @@ class Store:
         Raises:
             CheckpointError: it is not there, is of a type that nothing computes with, or its file ends early.
         """
-        file, dtype, shape = self._look(name)
+        file, dtype, shape = self._locate(name)
         raw = torch.empty(file.tensors[name].bytes, dtype=torch.uint8)
         done = 0
         for chunk in file.chunks(name):
@@ -72,23 +72,23 @@ class Store:
             done += len(chunk)
         return raw.view(dtype).view(shape)
 
-    def rows(self, name: str, wanted: Sequence[int]) -> Tensor:
+    def read_rows(self, name: str, wanted: Sequence[int]) -> Tensor:
         """Some rows of a matrix, as they are stored.
 
         Raises:
             CheckpointError: as `read`.
         """
-        file, dtype, (_, width) = self._look(name)
+        file, dtype, (_, width) = self._locate(name)
         size = width * dtype.itemsize
-        found = [torch.frombuffer(bytearray(file.part(name, row * size, size)), dtype=dtype) for row in wanted]
+        found = [torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in wanted]
         return torch.stack(found)
 
-    def _look(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
+    def _locate(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
         if name not in self._files:
             raise CheckpointError(name, "is in none of the files", "convert the model anew with humo convert")
         file = self._files[name]
         stored = file.tensors[name]
-        if name in self._quantised:
+        if name in self._quantized:
             rows, columns = stored.shape
             return file, torch.uint8, (rows, row_bytes(stored.dtype, columns))
         if stored.dtype not in DTYPES:
@@ -98,7 +98,7 @@ class Store:
         return file, DTYPES[stored.dtype], stored.shape
 
 
-class Stream:
+class BlockStream:
     """Feeds blocks that are called one after another.
 
     Args:
@@ -108,54 +108,54 @@ class Stream:
         around: after the last block the first one is read again, as many passes follow each other.
     """
 
-    def __init__(self, blocks: Mapping[str, nn.Module], store: Store, cast: Cast, *, around: bool) -> None:
+    def __init__(self, blocks: Mapping[str, nn.Module], store: WeightStore, cast: Cast, *, cyclic: bool) -> None:
         self._names, self._blocks = list(blocks), list(blocks.values())
-        self._store, self._cast, self._around = store, cast, around
+        self._store, self._cast, self._cyclic = store, cast, cyclic
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
-        self._ahead: dict[int, Future[dict[str, Tensor]]] = {}
-        self._empty = [dict(block.state_dict()) for block in self._blocks]
+        self._prefetched: dict[int, Future[dict[str, Tensor]]] = {}
+        self._meta_tensors = [dict(block.state_dict()) for block in self._blocks]
         for number, block in enumerate(self._blocks):
-            block.register_forward_pre_hook(self._fill(number))
-            block.register_forward_hook(self._drain(number), always_call=True)
+            block.register_forward_pre_hook(self._onload(number))
+            block.register_forward_hook(self._offload(number), always_call=True)
 
     def wait(self) -> None:
         """Until what is being read ahead is there."""
-        for one in self._ahead.values():
+        for one in self._prefetched.values():
             one.result()
 
-    def rest(self) -> None:
+    def cancel_prefetch(self) -> None:
         """Let go of what was read ahead: there is no next pass for now."""
-        for one in self._ahead.values():
+        for one in self._prefetched.values():
             one.cancel()
-        self._ahead.clear()
+        self._prefetched.clear()
 
-    def _fill(self, number: int) -> Callable[..., None]:
-        def fill(block: nn.Module, _: Any) -> None:
-            coming = self._ahead.pop(number, None) or self._reader.submit(self._read, number)
+    def _onload(self, number: int) -> Callable[..., None]:
+        def onload(block: nn.Module, _: Any) -> None:
+            coming = self._prefetched.pop(number, None) or self._reader.submit(self._read, number)
             raw = coming.result()
             names = list(raw)
             cast = {name: self._cast(f"{self._names[number]}.{name}", raw.pop(name)) for name in names}
             block.load_state_dict(cast, assign=True)
             following = number + 1
-            if following == len(self._blocks) and self._around:
+            if following == len(self._blocks) and self._cyclic:
                 following = 0
-            if following < len(self._blocks) and following not in self._ahead:
-                self._ahead[following] = self._reader.submit(self._read, following)
+            if following < len(self._blocks) and following not in self._prefetched:
+                self._prefetched[following] = self._reader.submit(self._read, following)
 
-        return fill
+        return onload
 
-    def _drain(self, number: int) -> Callable[..., None]:
-        def drain(block: nn.Module, *_: Any) -> None:
-            block.load_state_dict(self._empty[number], assign=True)
+    def _offload(self, number: int) -> Callable[..., None]:
+        def offload(block: nn.Module, *_: Any) -> None:
+            block.load_state_dict(self._meta_tensors[number], assign=True)
 
-        return drain
+        return offload
 
     def _read(self, number: int) -> dict[str, Tensor]:
         prefix = f"{self._names[number]}."
-        return {name: self._store.read(f"{prefix}{name}") for name in self._empty[number]}
+        return {name: self._store.read(f"{prefix}{name}") for name in self._meta_tensors[number]}
 
 
-class RowsOnDisk(nn.Module):
+class DiskEmbedding(nn.Module):
     """An embedding whose matrix stays on the disk.
 
     Args:
@@ -164,18 +164,18 @@ class RowsOnDisk(nn.Module):
         cast: as in `Stream`.
     """
 
-    def __init__(self, store: Store, name: str, cast: Cast) -> None:
+    def __init__(self, store: WeightStore, name: str, cast: Cast) -> None:
         super().__init__()
         self._store, self._name, self._cast = store, name, cast
 
     def forward(self, indices: Tensor) -> Tensor:
         """(...) -> (..., D)."""
         distinct, places = indices.unique(return_inverse=True)
-        rows = self._cast(self._name, self._store.rows(self._name, distinct.tolist()))
+        rows = self._cast(self._name, self._store.read_rows(self._name, distinct.tolist()))
         return rows.to(indices.device)[places]
 
 
-def load_streaming(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
+def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
     """The pipeline in a model folder whose blocks stay on the disk until they are called.
 
     Args:
@@ -187,23 +187,25 @@ def load_streaming(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipe
         CheckpointError: the folder is not a whole model, or stored in a form that cannot be streamed.
     """
     model = open_model_folder(folder)
-    transformer = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
-    text_encoder = _empty(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
-    audio_encoder = _empty(model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32)
-    stores = {name: _store(model.components[name]) for name in STREAMED}
-    vocabulary = RowsOnDisk(stores["text_encoder"], _vocabulary(stores["text_encoder"]), cast_to(device, dtype))
+    transformer = _build_on_meta(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
+    text_encoder = _build_on_meta(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
+    audio_encoder = _build_on_meta(
+        model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32
+    )
+    stores = {name: _open_store(model.components[name]) for name in STREAMED_COMPONENTS}
+    vocabulary = DiskEmbedding(stores["text_encoder"], _token_embedding(stores["text_encoder"]), cast_to(device, dtype))
     text_encoder.shared = text_encoder.encoder.embed_tokens = vocabulary
-    _stream(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
-    _stream(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
-    network = _stream(transformer, "blocks", stores["transformer"], cast_network(device, dtype), around=True)
+    _stream_blocks(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
+    _stream_blocks(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
+    network = _stream_blocks(transformer, "blocks", stores["transformer"], cast_network(device, dtype), cyclic=True)
     parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
     pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
     pipeline.vae.to(device)
-    pipeline.let_go = network.rest
+    pipeline.let_go = network.cancel_prefetch
     return pipeline
 
 
-STREAMED = ("transformer", "text_encoder", "audio_encoder")
+STREAMED_COMPONENTS = ("transformer", "text_encoder", "audio_encoder")
 """Components whose blocks are streamed; the autoencoder is small."""
 
 
@@ -213,7 +215,7 @@ def cast_to(device: str, dtype: torch.dtype) -> Cast:
 
 
 def cast_network(device: str, dtype: torch.dtype) -> Cast:
-    """Makes everything of the network of one type, but for what is quantised, scales, and its small layers."""
+    """Makes everything of the network of one type, but for what is quantized, scales, and its small layers."""
 
     def cast(name: str, stored: Tensor) -> Tensor:
         if not stored.is_floating_point():
@@ -223,73 +225,75 @@ def cast_network(device: str, dtype: torch.dtype) -> Cast:
     return cast
 
 
-def load_quantised(model: ModelFolder, dtype: torch.dtype, kind: str | None = None) -> HuMoTransformer3DModel:
-    """A model folder's network in the host's memory, its blocks' matrices quantised.
+def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | None = None) -> HuMoTransformer3DModel:
+    """A model folder's network in the host's memory, its blocks' matrices quantized.
 
     Args:
         model: the folder.
-        dtype: of what is not quantised.
-        kind: of `humo.quantization.quantize`, for a network that is not quantised yet; None for one that is.
+        dtype: of what is not quantized.
+        kind: of `humo.quantization.quantize`, for a network that is not quantized yet; None for one that is.
 
     Raises:
         CheckpointError: its weights are stored in a form that nothing computes with.
     """
-    component, structure = model.components["transformer"], model.structures["transformer"]
-    assert isinstance(structure, TransformerStructure)
-    kinds = component.kinds if kind is None else quantised_as(structure, kind)
-    network: HuMoTransformer3DModel = _empty(model, "transformer", HuMoTransformer3DModel.from_config, dtype, kinds)
-    store, cast = _store(component), cast_network("cpu", dtype)
+    component, architecture = model.components["transformer"], model.architectures["transformer"]
+    assert isinstance(architecture, TransformerArchitecture)
+    quant_types = component.quant_types if quant_type is None else quant_types_for(architecture, quant_type)
+    network: HuMoTransformer3DModel = _build_on_meta(
+        model, "transformer", HuMoTransformer3DModel.from_config, dtype, quant_types
+    )
+    store, cast = _open_store(component), cast_network("cpu", dtype)
 
     def weight(name: str) -> Tensor:
         stored = store.read(name)
-        return cast(name, stored) if kind is None or name not in kinds else quantise(stored, kind)
+        return cast(name, stored) if quant_type is None or name not in quant_types else quantize(stored, quant_type)
 
     network.load_state_dict({name: weight(name) for name in network.state_dict()}, assign=True)
     return network
 
 
-def _store(component: Component) -> Store:
-    return Store(component.weights, component.quantised)
+def _open_store(component: Component) -> WeightStore:
+    return WeightStore(component.weights, component.quantized)
 
 
-def _empty(
+def _build_on_meta(
     model: ModelFolder,
     name: str,
     build: Callable[[dict[str, Any]], Any],
     dtype: torch.dtype,
-    kinds: Kinds | None = None,
+    quant_types: QuantTypes | None = None,
 ) -> Any:
-    """A component without its weights, its layers quantised as those are in the files, or as `kinds` say.
+    """A component without its weights, its layers quantized as those are in the files, or as `kinds` say.
 
     Raises:
         CheckpointError: its weights are stored otherwise than its class has them.
     """
     component = model.components[name]
-    if component.config.get(QUANTISATION, OWN_QUANTISATION) != OWN_QUANTISATION:
-        problem = "holds weights that a library has quantised, which are not streamed"
+    if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:
+        problem = "holds weights that a library has quantized, which are not streamed"
         raise CheckpointError(str(component.folder), problem, "convert the released weights again")
-    config = {key: value for key, value in component.config.items() if key != QUANTISATION}
+    config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
     with torch.device("meta"):
         module = build(config).eval().requires_grad_(False)
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
-    quantise_layers(module, component.kinds if kinds is None else kinds)
+    replace_with_quantized_linear(module, component.quant_types if quant_types is None else quant_types)
     return module
 
 
-def _stream(module: Any, blocks: str, store: Store, cast: Cast, *, around: bool = False) -> Stream:
+def _stream_blocks(module: Any, blocks: str, store: WeightStore, cast: Cast, *, cyclic: bool = False) -> BlockStream:
     """Stream a module's blocks; the rest of its weights is read now."""
     listed = module.get_submodule(blocks)
-    rest = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
-    module.load_state_dict({name: cast(name, store.read(name)) for name in rest}, strict=False, assign=True)
-    return Stream({f"{blocks}.{number}": block for number, block in enumerate(listed)}, store, cast, around=around)
+    cancel_prefetch = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
+    module.load_state_dict({name: cast(name, store.read(name)) for name in cancel_prefetch}, strict=False, assign=True)
+    return BlockStream({f"{blocks}.{number}": block for number, block in enumerate(listed)}, store, cast, cyclic=cyclic)
 
 
-def _vocabulary(store: Store) -> str:
+def _token_embedding(store: WeightStore) -> str:
     return next(name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in store)
 
 
-def place(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype) -> None:
+def apply_placement(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype) -> None:
     """Put a pipeline's weights, all of them in the host's memory, where they are to lie.
 
     Args:
@@ -317,11 +321,11 @@ def place(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: 
         pipeline.enable_model_cpu_offload(device=device)
 
 
-STEPS_DOWN: Mapping[PlacementName, PlacementName] = {"resident": "offload", "offload": "host", "fp8": "host"}
+FALLBACKS: Mapping[PlacementName, PlacementName] = {"resident": "offload", "offload": "host", "fp8": "host"}
 """Where to go on when the device's memory runs out."""
 
 
-def step_down(
+def fall_back(
     pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype
 ) -> PlacementName | None:
     """Put the weights where they take less of the device's memory, in the middle of a clip.
@@ -333,12 +337,12 @@ def step_down(
     Returns:
         the new one; None if there is none.
     """
-    lower = STEPS_DOWN.get(placement)
+    lower = FALLBACKS.get(placement)
     if lower is None:
         return None
     pipeline.remove_all_hooks()
     pipeline.to("cpu")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    place(pipeline, lower, device, dtype)
+    apply_placement(pipeline, lower, device, dtype)
     return lower

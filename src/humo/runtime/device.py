@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from humo.inference.pipeline import HuMoPipeline
     from humo.request import GenerationPlan, PlacementName
 
-ON_A_GPU = ("offload", "host", "fp8")
+GPU_PLACEMENTS = ("offload", "host", "fp8")
 """Placements that move weights between two memories."""
 
-ROUNDED = ("fp8", "int8", "int4")
+LOSSY_PLACEMENTS = ("fp8", "int8", "int4")
 """Placements that keep the network's blocks in fewer bits than they have."""
 
-BLOCKWISE = ("host", "disk")
+STREAMED_PLACEMENTS = ("host", "disk")
 """Placements that bring blocks one after another."""
 
-SMALL = 8
+AMPLE_FACTOR = 8
 """A model that would fit this often into what is free needs no looking into."""
 
-HOST, PORT = "127.0.0.1", 8848
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8848
 """Where the service listens unless it is told otherwise."""
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Python looks for no unreachable objects meanwhile: libraries make many when they are imported, and all stay."""
     collects = gc.isenabled()
     gc.disable()
@@ -72,16 +72,16 @@ def modelscope_endpoint() -> str | None:
     return os.environ.get("MODELSCOPE_ENDPOINT") or None
 
 
-def folder_of(model: str | os.PathLike[str] | None) -> Path:
+def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
     """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
-    from humo.checkpoints.model_folder import EMBEDDED, INSIDE
+    from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS
 
     if model is None:
-        return EMBEDDED
+        return BUILTIN_MODEL
     folder = Path(model)
     if folder.parts != (folder.name,) or folder.name.startswith(".") or folder.exists():
         return folder
-    kept = INSIDE.get(folder.name) or models_folder() / folder
+    kept = BUILTIN_MODELS.get(folder.name) or models_folder() / folder
     return kept if kept.is_dir() else folder
 
 
@@ -117,7 +117,7 @@ def choose_dtype(dtype: str, device: str) -> str:
     return "float32" if device == "cpu" else "bfloat16"
 
 
-def memory_there(device: str) -> tuple[int, int]:
+def available_memory(device: str) -> tuple[int, int]:
     """Bytes that are free on a device and in the host's memory.
 
     Args:
@@ -140,23 +140,23 @@ def check_placement(asked: PlacementName, device: str) -> None:
     Raises:
         RequestError: it takes a GPU.
     """
-    if asked in ON_A_GPU and device != "cuda":
+    if asked in GPU_PLACEMENTS and device != "cuda":
         remedy = "allowed: resident, int8, int4, disk, auto"
         raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
 
 
-def check_quantised(asked: PlacementName, model: ModelFolder) -> None:
-    """Whether a model's network can have its weights placed so, quantised as it may be.
+def check_quantized(asked: PlacementName, model: ModelFolder) -> None:
+    """Whether a model's network can have its weights placed so, quantized as it may be.
 
     Args:
         asked: as in a request.
         model: its model folder.
 
     Raises:
-        RequestError: they are quantised already, and would be once more.
+        RequestError: they are quantized already, and would be once more.
     """
-    if asked in ROUNDED and model.components["transformer"].quantised:
-        problem = f"{asked!r} is for a network that is not quantised, as this one is"
+    if asked in LOSSY_PLACEMENTS and model.components["transformer"].quantized:
+        problem = f"{asked!r} is for a network that is not quantized, as this one is"
         raise RequestError("placement", problem, "take offload, which keeps it as it is")
 
 
@@ -175,22 +175,24 @@ def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtyp
 
     asked = plan.request.placement
     check_placement(asked, device)
-    check_quantised(asked, model)
+    check_quantized(asked, model)
     if asked != "auto":
         return asked
-    there = memory_there(device)
-    if device == "mps" or model.bytes * SMALL < there[0 if device == "cuda" else 1]:
+    there = available_memory(device)
+    if device == "mps" or model.bytes * AMPLE_FACTOR < there[0 if device == "cuda" else 1]:
         return "resident"
 
-    from humo.runtime.memory_estimate import needs_of
-    from humo.runtime.placement import choose, packed_needs
+    from humo.runtime.memory_estimate import estimate_memory
+    from humo.runtime.placement import estimate_quantized_placements, fastest_placement
 
     branches = {rung.keep for turn in plan.guidance.plan_steps(plan.timesteps) for rung, _ in turn.rungs}
-    sizes = model.structures, plan.window_geometry, plan.preset.reference_injection, getattr(torch, dtype)
-    kinds = model.components["transformer"].kinds
-    needs = needs_of(*sizes, len(branches), plan.request.cache, kinds)
-    packed = packed_needs(needs, model.structures["transformer"], sizes[1], sizes[3], plan.request.cache)
-    return choose(needs, device, *there, packed=packed).placement.name
+    sizes = model.architectures, plan.window_geometry, plan.preset.reference_injection, getattr(torch, dtype)
+    quant_types = model.components["transformer"].quant_types
+    estimate = estimate_memory(*sizes, len(branches), plan.request.cache, quant_types)
+    quantized = estimate_quantized_placements(
+        estimate, model.architectures["transformer"], sizes[1], sizes[3], plan.request.cache
+    )
+    return fastest_placement(estimate, device, *there, quantized=quantized).placement.name
 
 
 def load_pipeline(
@@ -209,7 +211,7 @@ def load_pipeline(
     Raises:
         CheckpointError: the folder is not a whole model, or its weights do not fit it.
         DependencyError: no such device here.
-        RequestError: its network is quantised already, and was to be once more.
+        RequestError: its network is quantized already, and was to be once more.
     """
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -217,11 +219,11 @@ def load_pipeline(
 
     from humo.checkpoints.model_folder import open_model_folder
     from humo.inference.pipeline import HuMoPipeline
-    from humo.runtime.block_streaming import load_quantised, load_streaming, place
+    from humo.runtime.block_streaming import apply_placement, load_quantized, load_streamed
     from humo.runtime.placement import PLACEMENTS
 
     model = open_model_folder(folder)
-    check_quantised(placement, model)
+    check_quantized(placement, model)
     chosen = choose_device(device)
     precision = getattr(torch, choose_dtype(dtype, chosen))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
@@ -229,15 +231,15 @@ def load_pipeline(
         library.disable_progress_bar()
         library.set_verbosity_error()
     if placement == "disk":
-        return load_streaming(folder, device=chosen, dtype=precision)
-    kind = PLACEMENTS[placement].kind
-    quantised = kind is not None or model.components["transformer"].quantised
-    parts = {"transformer": load_quantised(model, precision, kind)} if quantised else {}
+        return load_streamed(folder, device=chosen, dtype=precision)
+    quant_type = PLACEMENTS[placement].quant_type
+    quantized = quant_type is not None or model.components["transformer"].quantized
+    parts = {"transformer": load_quantized(model, precision, quant_type)} if quantized else {}
     try:
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
             str(folder), f"does not load: {failure}", "convert it anew with humo convert"
         ) from failure
-    place(pipeline, placement, chosen, precision)
+    apply_placement(pipeline, placement, chosen, precision)
     return pipeline

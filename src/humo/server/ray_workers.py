@@ -113,7 +113,7 @@ def trouble(told: Mapping[str, Any]) -> list[str]:
             return ["--model", f"{name} is not there, in {model!r}", "put it there, or share HUMO_MODELS"]
     if told["database"].startswith("postgresql:"):
         try:
-            psycopg.connect(told["database"], connect_timeout=int(ray_cluster.KNOCK_SECONDS)).close()
+            psycopg.connect(told["database"], connect_timeout=int(ray_cluster.HEAD_TIMEOUT_SECONDS)).close()
         except psycopg.Error as error:
             return ["--database", f"cannot be reached there ({error})", "name it as every machine can reach it"]
     return []
@@ -134,7 +134,7 @@ def connect(address: str, replicas: int | None) -> None:
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
     except (OSError, RuntimeError, ValueError) as error:
-        raise ray_cluster.refused(address, error) from error
+        raise ray_cluster.connection_error(address, error) from error
 
 
 def application(folder: Path, database: str) -> str:
@@ -179,7 +179,7 @@ class Cluster:
         Raises:
             RequestError: there is no machine, or one of them does not see what it must.
         """
-        machines, kind, each = ray_cluster.machines()
+        machines, kind, each = ray_cluster.usable_nodes()
         self._check_file_database(machines)
         told: JSON = {
             "version": __version__,

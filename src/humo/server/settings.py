@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from humo.runtime.device import HOST, PORT
+from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
 from humo.server.upload_sanitizer import Limits
 
 DAY = 86_400.0
@@ -36,8 +36,8 @@ class Settings:
 
     folder: Path
     database: str | None = None
-    host: str = HOST
-    port: int = PORT
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
     devices: tuple[str, ...] = ("auto",)
     cluster: str | None = None
     replicas: int | None = None

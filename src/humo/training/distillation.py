@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from humo.distributed.process_group import Ranks
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.guidance import MODES, GuidanceScales, Mode
 from humo.inference.denoise import PrefixLatents, denoise, make_scheduler
@@ -121,7 +121,7 @@ class Walks:
 
     # -- walking ------------------------------------------------------------------------------------------------------
 
-    def fill(self, teacher: HuMoPipeline, here: Ranks, progress: Progress) -> None:
+    def fill(self, teacher: HuMoPipeline, here: ProcessGroup, progress: Progress) -> None:
         """Let the teacher take the walks that are not there yet.
 
         Args:
@@ -139,7 +139,7 @@ class Walks:
             walk.path.parent.mkdir(parents=True, exist_ok=True)
             write_tensors(walk.path, {STATES: self._take(teacher, bucket, walk)})
         progress("walk", len(mine), len(mine))
-        here.wait()
+        here.barrier()
 
     def _take(self, teacher: HuMoPipeline, bucket: Bucket, walk: Walk) -> Tensor:
         """The states (steps + 1, C, F, H, W) of a walk."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from humo.checkpoints.formats.writer import new_folder
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
-from humo.distributed.fsdp import whole_dict
-from humo.distributed.process_group import Ranks
+from humo.distributed.fsdp import full_state_dict
+from humo.distributed.process_group import ProcessGroup
 from humo.inference.lora import distillation_tensors
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.transformer import HuMoTransformer3DModel
@@ -24,13 +24,15 @@ from humo.training.trainable import HEADS, add_low_rank
 _PREFIX = "transformer."
 
 
-def averaged_network(trainee: Trainee, average: Average, recipe: Recipe, here: Ranks) -> HuMoTransformer3DModel | None:
+def averaged_network(
+    trainee: Trainee, average: Average, recipe: Recipe, here: ProcessGroup
+) -> HuMoTransformer3DModel | None:
     """A network of its own with the averaged weights, in float32; None but in the first process. All must ask."""
     own = dict(trainee.learner.named_parameters()) | dict(average.weights)
-    weights: dict[str, Tensor] = whole_dict(
+    weights: dict[str, Tensor] = full_state_dict(
         {name: weight for name, weight in own.items() if name.startswith(_PREFIX)}, here
     )
-    if not here.first:
+    if not here.is_main:
         return None
     config = dict(trainee.learner.transformer.config)
     config.pop("_use_default_values", None)  # what the folder did not say: copied, it would be a default again

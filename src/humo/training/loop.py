@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from humo.distributed.fsdp import average_gradients
-from humo.distributed.process_group import Ranks
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.training.checkpoint import Position, finished, read_checkpoint, read_position, save_checkpoint
 from humo.training.collate import Decks
@@ -65,7 +65,7 @@ def train_part(
     recipe: PartRecipe,
     part: nn.Module,
     lesson: Lesson,
-    here: Ranks,
+    here: ProcessGroup,
     progress: Progress,
     note: Note,
 ) -> None:
@@ -92,7 +92,7 @@ def train_part(
         average.restore(saved["average"])
         optimiser.restore(saved["optimiser"])
         note(f"goes on from {done[-1].name}")
-    journal = Journal(folder, position.total, board=recipe.tensorboard) if here.first else None
+    journal = Journal(folder, position.total, board=recipe.tensorboard) if here.is_main else None
     decks = Decks(recipe.seed, position.drawn)
     part.train()
     last_save = time.monotonic()
@@ -106,7 +106,7 @@ def train_part(
             norm = optimiser.step(step)
             average.update(masters, step)
             position = replace(position, step=step + 1, total=step + 1)
-            means = here.mean(torch.stack(list(losses)).detach().float().cpu()).tolist()
+            means = here.all_reduce_mean(torch.stack(list(losses)).detach().float().cpu()).tolist()
             told = dict(zip(lesson.figures, means, strict=True))
             if not all(value - value == 0 for value in means):
                 raise RequestError("learning_rate", f"the loss is {means[0]} at step {step}", "lower it")
@@ -117,9 +117,9 @@ def train_part(
                     measured = lesson.measure(_averaged(part, average))
                     journal.write(step, {f"validation/{name}": value for name, value in measured.items()})
             is_last = step + 1 == recipe.steps
-            if here.agree(is_last or time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
+            if here.broadcast_flag(is_last or time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
                 memory = optimiser.state()
-                if here.first:
+                if here.is_main:
                     now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
                     tensors: dict[str, Mapping[str, Tensor]] = {
                         "weights": masters,
@@ -127,7 +127,7 @@ def train_part(
                         "optimiser": memory,
                     }
                     save_checkpoint(folder / CHECKPOINTS, now, tensors, recipe.checkpoints.keep)
-                here.wait()
+                here.barrier()
                 last_save = time.monotonic()
     finally:
         if journal is not None:

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from humo.distributed.fsdp import exchange, like, whole
-from humo.distributed.process_group import ALONE, Ranks
+from humo.distributed.fsdp import broadcast_weights, distribute_like, full_tensor
+from humo.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from humo.errors import CheckpointError
 from humo.training.config import Optimiser
 from humo.training.muon import Muon
@@ -69,7 +69,7 @@ class StageOptimiser:
         stage: Pace,
         settings: Optimiser,
         share: Callable[[str], float] = lambda name: 1.0,
-        here: Ranks = ALONE,
+        here: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self._stage, self._settings, self._here = stage, settings, here
         self._weights = weights
@@ -103,7 +103,7 @@ class StageOptimiser:
         for name, weight in self._weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
-        norm = whole(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(self._stage, number) * group.get(SHARE, 1.0)
@@ -112,7 +112,7 @@ class StageOptimiser:
             weight.grad = None
         with torch.no_grad():
             for rank, names in enumerate(self._divided):
-                exchange([self.masters[name] for name in names], rank, self._here)
+                broadcast_weights([self.masters[name] for name in names], rank, self._here)
             for name, weight in self._weights.items():
                 if self.masters[name] is not weight:
                     weight.copy_(self.masters[name])
@@ -144,7 +144,8 @@ class StageOptimiser:
                 raise CheckpointError("checkpoint", f"{name} was of another shape", "resume with the same model")
             for owner in self._owners(weight):
                 owner.state[weight] = {
-                    moment: tensor if moment == "step" else like(tensor, weight) for moment, tensor in found.items()
+                    moment: tensor if moment == "step" else distribute_like(tensor, weight)
+                    for moment, tensor in found.items()
                 }
 
     def _owners(self, weight: Tensor) -> list[torch.optim.Optimizer]:
@@ -153,11 +154,11 @@ class StageOptimiser:
         return [one for one, weights in every if any(own is weight for own in weights)]
 
 
-def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
+def divide(matrices: Mapping[str, Tensor], process_group: int) -> list[list[str]]:
     """The names for each process, so that all of them have about as much to orthogonalise."""
     work = {name: matrix.numel() * min(matrix.shape) for name, matrix in matrices.items()}
-    names: list[list[str]] = [[] for _ in range(ranks)]
-    load = [0] * ranks
+    names: list[list[str]] = [[] for _ in range(process_group)]
+    load = [0] * process_group
     for name in sorted(work, key=lambda name: (-work[name], name)):
         rank = load.index(min(load))
         names[rank].append(name)
@@ -188,4 +189,4 @@ class Average:
         """Go on with averages of an earlier run."""
         for name, tensor in saved.items():
             if name in self.weights:
-                self.weights[name] = like(tensor, self.weights[name])
+                self.weights[name] = distribute_like(tensor, self.weights[name])

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from humo.distributed.fsdp import shard
-from humo.distributed.process_group import Ranks
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import CheckpointError, RequestError
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.training.config import Compute, Recipe, Stage
 from humo.training.distillation import student_of
 from humo.training.frozen_encoders import Encoders
-from humo.training.trainable import HEADS, add_low_rank, names_of, train_only
+from humo.training.trainable import HEADS, add_low_rank, tensor_names, train_only
 from humo.training.training_model import Learner
 
 
@@ -35,7 +35,9 @@ class Trainee:
     trained: Mapping[str, Tensor]
 
 
-def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str, Tensor], here: Ranks) -> Trainee:
+def prepare(
+    encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str, Tensor], here: ProcessGroup
+) -> Trainee:
     """The learner of a stage.
 
     Args:
@@ -63,8 +65,8 @@ def prepare(encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str
             add_low_rank(transformer, sorted(every), recipe.lora)
         learner = Learner(transformer)
     _load(learner, saved)
-    ever = {name for one in recipe.stages for name in names_of(learner, one.train, low_rank=low_rank)}
-    now = names_of(learner, stage.train, low_rank=low_rank)
+    ever = {name for one in recipe.stages for name in tensor_names(learner, one.train, low_rank=low_rank)}
+    now = tensor_names(learner, stage.train, low_rank=low_rank)
     train_only(learner, now)
     learner.asked = stage.train
     choose_attention(transformer, recipe.compute.attention)

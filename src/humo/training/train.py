@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from humo.distributed.fsdp import average_gradients, synchronise, whole_dict
-from humo.distributed.process_group import Ranks, ranks
+from humo.distributed.fsdp import average_gradients, full_state_dict, set_gradient_sync
+from humo.distributed.process_group import ProcessGroup, process_group
 from humo.errors import RequestError
 from humo.media.face_identity import EMBEDDING_SIZE
 from humo.model.reference import network_input
@@ -53,7 +53,7 @@ class Run:
     """What all stages share."""
 
     recipe: Recipe
-    here: Ranks
+    here: ProcessGroup
     encoders: Encoders
     collate: Collator
     entries: Sequence[Entry]
@@ -96,12 +96,12 @@ def train(
     Raises:
         HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
-    with ranks(recipe.compute.device) as here:
-        if not here.first:
+    with process_group(recipe.compute.device) as here:
+        if not here.is_main:
             progress, note = (lambda name, done, total: None), (lambda text: None)
         position = _begin(recipe, resume, note)
         for stage in recipe.stages:
-            here.share(stage.batch // recipe.compute.accumulation)
+            here.local_slice(stage.batch // recipe.compute.accumulation)
         encoders = Encoders(recipe.model, getattr(torch, recipe.compute.precision), here.device)
         entries, held_out, shown, cache = _prepare_data(recipe, here, encoders, progress, note)
         for stage in recipe.stages:
@@ -121,7 +121,7 @@ def train(
         )
         folder = Path(recipe.output)
         walks = _walk(recipe, entries, collate, encoders, here, progress) if recipe.distill is not None else None
-        journal = Journal(folder, position.total, board=recipe.tensorboard) if here.first else None
+        journal = Journal(folder, position.total, board=recipe.tensorboard) if here.is_main else None
         run = Run(recipe, here, encoders, collate, entries, held_out, shown, walks, journal, progress)
         try:
             for number in range(position.stage, len(recipe.stages)):
@@ -133,7 +133,7 @@ def train(
         made = folder / (MODEL if recipe.lora is None else LORA)
         if network is not None:
             (export_model if recipe.lora is None else export_lora)(encoders, network, made)
-        here.wait()
+        here.barrier()
         return made
 
 
@@ -161,7 +161,7 @@ def _begin(recipe: Recipe, resume: bool, note: Note) -> Position:
 
 
 def _prepare_data(
-    recipe: Recipe, here: Ranks, encoders: Encoders, progress: Progress, note: Note
+    recipe: Recipe, here: ProcessGroup, encoders: Encoders, progress: Progress, note: Note
 ) -> tuple[list[Entry], list[Entry], Sequence[ClipFiles], Cache]:
     """The encoded clips to train on, those held out, and the files of those to be shown."""
     folder = scan(recipe.data)
@@ -178,12 +178,17 @@ def _prepare_data(
     if not entries:
         raise no_clips(recipe.data)
     kept = others[: recipe.validation.loss_clips] if recipe.validation.steps else ()
-    held_out, _ = cache.fill(kept, lambda name, done, total: None) if here.first else ([], [])
+    held_out, _ = cache.fill(kept, lambda name, done, total: None) if here.is_main else ([], [])
     return sorted(entries, key=lambda entry: entry.name), held_out, others[: recipe.validation.clips], cache
 
 
 def _walk(
-    recipe: Recipe, entries: Sequence[Entry], collate: Collator, encoders: Encoders, here: Ranks, progress: Progress
+    recipe: Recipe,
+    entries: Sequence[Entry],
+    collate: Collator,
+    encoders: Encoders,
+    here: ProcessGroup,
+    progress: Progress,
 ) -> Walks:
     """The teacher's walks, all of them taken."""
     walks = Walks(recipe, entries, collate, encoders)
@@ -198,11 +203,11 @@ def _held_out(recipe: Recipe, folder: Folder, clips: Sequence[ClipFiles]) -> Seq
     return folder.clips.get(recipe.validation.split) or clips
 
 
-def _tell_bad(folder: Path, bad: Sequence[Bad], note: Note, here: Ranks) -> None:
+def _tell_bad(folder: Path, bad: Sequence[Bad], note: Note, here: ProcessGroup) -> None:
     """Name what is left out: the first on the screen, all in a file."""
     for one in bad[:SHOWN_BAD]:
         note(f"left out: {one.name}: {one.problem}")
-    if bad and here.first:
+    if bad and here.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(f"{one.name}\t{' '.join(one.problem.split())}\n" for one in bad)
         (folder / "bad_clips.tsv").write_text(lines, encoding="utf-8")
@@ -235,13 +240,13 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
         if now.step == stage.steps and number + 1 < len(recipe.stages):
             now = replace(now, stage=number + 1, step=0)
         tensors = {
-            "weights": whole_dict(trainee.masters, here),
-            "average": whole_dict(average.weights, here),
-            "optimiser": whole_dict(optimiser.state(), here),
+            "weights": full_state_dict(trainee.masters, here),
+            "average": full_state_dict(average.weights, here),
+            "optimiser": full_state_dict(optimiser.state(), here),
         }
-        if here.first:
+        if here.is_main:
             save_checkpoint(run.folder / CHECKPOINTS, now, tensors, recipe.checkpoints.keep)
-        here.wait()
+        here.barrier()
 
     last_save = time.monotonic()
     for step in range(position.step, stage.steps):
@@ -249,12 +254,12 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
         began = time.monotonic()
         bucket, drawn = source.draw(decks, stage, step, recipe.seed, number)
         figures = torch.zeros(len(FIGURES))
-        share = here.share(stage.batch // recipe.compute.accumulation)
+        share = here.local_slice(stage.batch // recipe.compute.accumulation)
         each = stage.batch // recipe.compute.accumulation
         for start in range(0, stage.batch, each):
             batch = source(bucket, drawn[start : start + each][share])
             losses = _losses(run, trainee, stage, batch)
-            synchronise(trainee.learner, last=start + each == stage.batch)
+            set_gradient_sync(trainee.learner, last=start + each == stage.batch)
             (losses[0] / recipe.compute.accumulation).backward()
             figures += torch.stack([one.detach().cpu() for one in losses]) / recipe.compute.accumulation
         if not recipe.compute.shard:
@@ -262,7 +267,7 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
         norm = optimiser.step(step)
         average.update(trainee.masters, position.total)
         position = replace(position, step=step + 1, total=position.total + 1)
-        told = dict(zip(FIGURES, here.mean(figures).tolist(), strict=True))
+        told = dict(zip(FIGURES, here.all_reduce_mean(figures).tolist(), strict=True))
         if not all(map(_finite, told.values())):
             raise RequestError(f"stage {stage.name!r}", f"the loss is {told['loss']} at step {step}", "lower its rate")
         if run.journal is not None:
@@ -271,7 +276,9 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
             run.journal.write(position.total - 1, {"stage": stage.name, **told})
         if recipe.validation.steps and position.total % recipe.validation.steps == 0:
             _validate(run, trainee, average, stage, position.total)
-        if step + 1 < stage.steps and here.agree(time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
+        if step + 1 < stage.steps and here.broadcast_flag(
+            time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes
+        ):
             save()
             last_save = time.monotonic()
     run.progress("train", position.total, recipe.steps)
@@ -335,4 +342,4 @@ def _validate(run: Run, trainee: Trainee, average: Average, stage: Stage, total:
         if run.shown:
             make_clips(run.encoders.pipeline(network), run.shown, run.recipe, stage, folder)
         run.progress("validate", 1, 1)
-    run.here.wait()
+    run.here.barrier()

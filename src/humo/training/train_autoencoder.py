@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humo.distributed.process_group import Ranks, ranks
+from humo.distributed.process_group import ProcessGroup, process_group
 from humo.errors import MediaError
 from humo.geometry import VALUES_PER_LATENT
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
@@ -72,11 +72,11 @@ def train_autoencoder(
     Raises:
         HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
-    with ranks(recipe.compute.device) as here:
-        if not here.first:
+    with process_group(recipe.compute.device) as here:
+        if not here.is_main:
             progress, note = (lambda name, done, total: None), (lambda text: None)
         begun = has_begun(recipe, resume)
-        here.share(recipe.batch)
+        here.local_slice(recipe.batch)
         clips, others = _clips(recipe)
         network = _open(recipe) if begun or recipe.folder is not None else _begin(recipe, clips, progress)
         network.to(here.device)
@@ -88,14 +88,14 @@ def train_autoencoder(
         )
         train_part(recipe, network, lesson, here, progress, note)
         made = Path(recipe.output) / MODEL
-        if here.first:
+        if here.is_main:
             if recipe.trains == "all":
                 _normalise(network, clips[: recipe.fit_clips])
             figures = {"psnr": round(fidelity(network, others), 2), "steps": recipe.steps}
             network.save_pretrained(str(made))
             (Path(recipe.output) / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
             note(f"{figures['psnr']} dB on people never seen")
-        here.wait()
+        here.barrier()
         return made
 
 
@@ -247,7 +247,7 @@ def _bias_of(layer: nn.Conv3d) -> Tensor:
 
 def _losses_of(
     recipe: AutoencoderRecipe,
-    here: Ranks,
+    here: ProcessGroup,
     network: ShortcutAutoencoder,
     clips: Sequence[ClipFiles],
     step: int,
@@ -255,7 +255,7 @@ def _losses_of(
 ) -> list[Tensor]:
     """The losses of this process's share of a step's batch."""
     cards = [decks.draw("clips", len(clips)) for _ in range(recipe.batch)]
-    places = range(recipe.batch)[here.share(recipe.batch)]
+    places = range(recipe.batch)[here.local_slice(recipe.batch)]
     video, weight = _batch(
         recipe, clips, [(cards[place], seeded_generator(recipe.seed, step, place)) for place in places]
     )

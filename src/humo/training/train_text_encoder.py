@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
-from humo.distributed.process_group import Ranks, ranks
+from humo.distributed.process_group import ProcessGroup, process_group
 from humo.model.seeding import seeded_generator
 from humo.training.collate import Decks
 from humo.training.component_config import TextRecipe
@@ -87,11 +87,11 @@ def train_text(
     Raises:
         HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
     """
-    with ranks(recipe.compute.device) as here:
-        if not here.first:
+    with process_group(recipe.compute.device) as here:
+        if not here.is_main:
             progress, note = (lambda name, done, total: None), (lambda text: None)
         has_begun(recipe, resume)
-        here.share(recipe.batch)
+        here.local_slice(recipe.batch)
         described = read_words(recipe.data, recipe.attributes)
         wanted = described if recipe.data.split is None else (recipe.data.split, "")
         clips = [clip for split in wanted for clip in described.get(split, ())][: recipe.data.clips]
@@ -114,13 +114,13 @@ def train_text(
         )
         train_part(recipe, reader, lesson, here, progress, note)
         made = Path(recipe.output)
-        if here.first:
+        if here.is_main:
             figures = told(reader, tokenizer, recipe, others, answers)
             reader.encoder.save_pretrained(str(made / ENCODER))
             tokenizer.save_pretrained(str(made / TOKENIZER))
             (made / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
             note("told from captions: " + ", ".join(f"{name} {share:.0%}" for name, share in figures.items()))
-        here.wait()
+        here.barrier()
         return made
 
 
@@ -184,7 +184,7 @@ def look_near(encoder: UMT5EncoderModel) -> None:
 
 def _losses(
     recipe: TextRecipe,
-    here: Ranks,
+    here: ProcessGroup,
     reader: Reader,
     tokenizer: Any,
     clips: Sequence[Described],
@@ -196,7 +196,7 @@ def _losses(
     generator = seeded_generator(recipe.seed, step)
     drawn = [clips[decks.draw("clips", len(clips))] for _ in range(recipe.batch)]
     texts = [one.captions[int(torch.randint(len(one.captions), (), generator=generator))] for one in drawn]
-    share = here.share(recipe.batch)
+    share = here.local_slice(recipe.batch)
     ids, mask = tokenize(texts[share], tokenizer, recipe.length)
     hidden = torch.rand(ids.shape, generator=generator) < recipe.guess
     ids = torch.where(hidden & (ids > UNKNOWN), UNKNOWN, ids)

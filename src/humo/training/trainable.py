@@ -47,7 +47,7 @@ def matches(name: str, parts: Iterable[Part]) -> bool:
     return any(re.match(PATTERNS[part], name) for part in parts)
 
 
-def names_of(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = False) -> list[str]:
+def tensor_names(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = False) -> list[str]:
     """The weights of a learner that belong to some parts.
 
     Args:

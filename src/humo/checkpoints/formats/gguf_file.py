@@ -3,7 +3,7 @@
     "GGUF"  version  number of tensors  number of values  |  values: name, type, value  |  tensors: name, sizes, type,
     offset  |  padding  |  the tensors' bytes, aligned
 
-Names are those of the file that was quantised, HuMo's published ones. What is stored otherwise than there:
+Names are those of the file that was quantized, HuMo's published ones. What is stored otherwise than there:
 - sizes stand in reverse order;
 - leading sizes of 1 are lost where llama.cpp's own tool has written the file (`plan` gives them back);
 - a matrix whose rows are no whole number of blocks may be stored flat, its sizes in ``comfy.gguf.orig_shape.NAME``.
@@ -23,9 +23,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from humo.checkpoints.formats.open import CHECK, CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, check_start, read_pieces
+from humo.checkpoints.formats.open import (
+    CHECK_PATH,
+    CHUNK_BYTES,
+    DOWNLOAD_AGAIN,
+    StoredTensor,
+    check_not_lfs_pointer,
+    read_chunks,
+)
 from humo.errors import CheckpointError
-from humo.quantization.formats import GGML_BLOCKS
+from humo.quantization.formats import GGML_TYPES
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -34,7 +41,7 @@ VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Bytes that tensors are aligned to, unless the file tells."""
 
-MOST_DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 
 TYPES: Mapping[int, str] = {
     0: "F32", 1: "F16", 30: "BF16",
@@ -43,7 +50,7 @@ TYPES: Mapping[int, str] = {
 }  # fmt: skip
 """ggml's number of a type -> its name, which for floats is the safetensors format's, too."""
 
-NOT_READ: Mapping[int, str] = {
+UNSUPPORTED_TYPES: Mapping[int, str] = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
     24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
@@ -72,21 +79,21 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.others: tuple[str, ...] = ()
+        self.non_tensors: tuple[str, ...] = ()
         self.metadata: dict[str, str] = {}
         try:
             size = path.stat().st_size
             with path.open("rb") as file:
-                self.tensors, self._begins = _Header(path, file, size).read()
+                self.tensors, self._offsets = _HeaderReader(path, file, size).read()
         except OSError as error:
-            raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+            raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK_PATH) from error
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """See `WeightFile.chunks`."""
-        return read_pieces(self.path, self._begins[name], self.tensors[name], chunk_bytes)
+        return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
 
-class _Header:
+class _HeaderReader:
     """Goes through the header of a file.
 
     Args:
@@ -101,7 +108,7 @@ class _Header:
     def read(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
         """The tensors, and the offset in bytes at which each begins."""
         start = self._file.read(8)
-        check_start(self._path, start)
+        check_not_lfs_pointer(self._path, start)
         if len(start) < 8 or not start.startswith(MAGIC):
             raise CheckpointError(str(self._path), "is not a whole GGUF file", DOWNLOAD_AGAIN)
         version = int.from_bytes(start[4:], "little")
@@ -154,24 +161,24 @@ class _Header:
             raise self._damaged()
         letter = SCALARS[kind]
         raw = self._take(count * struct.calcsize(f"<{letter}"))
-        return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MOST_DIMENSIONS else ()
+        return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MAX_DIMENSIONS else ()
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         """A tensor's name, sizes, type and offset."""
         name, dimensions = self._text(), self._number("I")
-        if dimensions > MOST_DIMENSIONS:
+        if dimensions > MAX_DIMENSIONS:
             raise self._damaged()
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
         return name, tuple(reversed(sizes)), self._number("I"), self._number("Q")
 
     def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], kind: int) -> StoredTensor:
         if kind not in TYPES:
-            word = NOT_READ.get(kind, "a type that is not known")
+            word = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
             problem = f"holds {name!r} as {word} (ggml's number {kind}), which is not read"
-            remedy = f"take a file of {', '.join(GGML_BLOCKS)}, F16 or BF16"
+            remedy = f"take a file of {', '.join(GGML_TYPES)}, F16 or BF16"
             raise CheckpointError(str(self._path), problem, remedy)
         word = TYPES[kind]
-        whole = word not in GGML_BLOCKS or (bool(stored) and stored[-1] % GGML_BLOCKS[word].weights == 0)
+        whole = word not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[word].block_size == 0)
         if not whole or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
             problem = f"gives {name!r} sizes {shape}, which {word} of sizes {stored} cannot have"
             raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from humo.errors import CheckpointError
-from humo.quantization.formats import GGML_BLOCKS
+from humo.quantization.formats import GGML_TYPES
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +28,13 @@ DTYPE_BYTES = {
 CHUNK_BYTES = 32 * 2**20
 """Bytes read at a time."""
 
-BLOCKS_KEY = "humo.blocks"
+QUANT_TYPES_KEY = "humo.blocks"
 """In the metadata of our safetensors files: tensors of bytes that are GGUF's blocks, {name: [type, shape]}."""
 
 MAPPED_BYTES = 128 * 2**20
 """Bytes read from a mapped torch file before it is mapped anew: pages that were read stay resident until then."""
 
-HEADER_LIMIT = 100 * 2**20
+MAX_HEADER_BYTES = 100 * 2**20
 """Longest header in bytes that the safetensors format allows."""
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -42,7 +42,7 @@ GGUF_SUFFIX = ".gguf"
 
 _GIT_LFS = b"version https://git-lfs"
 DOWNLOAD_AGAIN = "download it again"
-CHECK = "check the path and its permissions"
+CHECK_PATH = "check the path and its permissions"
 _DTYPES = "give bf16, fp16, fp32 or fp8 weights"
 
 
@@ -59,15 +59,15 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     @property
-    def unit(self) -> int:
+    def unit_bytes(self) -> int:
         """Bytes that belong together: an element, or a block."""
-        return GGML_BLOCKS[self.dtype].bytes if self.dtype in GGML_BLOCKS else DTYPE_BYTES[self.dtype]
+        return GGML_TYPES[self.dtype].type_size if self.dtype in GGML_TYPES else DTYPE_BYTES[self.dtype]
 
     @property
     def bytes(self) -> int:
         """Size in bytes."""
         elements = math.prod(self.shape)
-        return elements // (GGML_BLOCKS[self.dtype].weights if self.dtype in GGML_BLOCKS else 1) * self.unit
+        return elements // (GGML_TYPES[self.dtype].block_size if self.dtype in GGML_TYPES else 1) * self.unit_bytes
 
 
 class WeightFile(Protocol):
@@ -83,7 +83,7 @@ class WeightFile(Protocol):
     def tensors(self) -> Mapping[str, StoredTensor]: ...
 
     @property
-    def others(self) -> tuple[str, ...]: ...
+    def non_tensors(self) -> tuple[str, ...]: ...
 
     @property
     def metadata(self) -> Mapping[str, str]: ...
@@ -108,28 +108,28 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.others: tuple[str, ...] = ()
-        self.tensors, self._begins, self.metadata = _read_header(path)
+        self.non_tensors: tuple[str, ...] = ()
+        self.tensors, self._offsets, self.metadata = _read_header(path)
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """See `WeightFile.chunks`."""
-        return read_pieces(self.path, self._begins[name], self.tensors[name], chunk_bytes)
+        return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
-    def part(self, name: str, begin: int, length: int) -> bytes:
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
         """Some of a tensor's bytes.
 
         Raises:
             CheckpointError: the file ends before them.
         """
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self._begins[name] + begin)
+            file.seek(self._offsets[name] + begin)
             found = file.read(length)
         if len(found) < length:
             raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
         return found
 
 
-def read_pieces(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
+def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
     """A tensor's bytes, a whole number of elements or blocks at a time.
 
     Args:
@@ -142,14 +142,14 @@ def read_pieces(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) 
         CheckpointError: the file ends before the tensor does.
     """
     left = tensor.bytes
-    most = max(chunk_bytes // tensor.unit, 1) * tensor.unit
+    most = max(chunk_bytes // tensor.unit_bytes, 1) * tensor.unit_bytes
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
         buffer = memoryview(bytearray(min(left, most)))
         while left:
             read = file.readinto(buffer[: min(left, most)]) or 0
-            while read % tensor.unit or not read:  # a short read inside an element, or the end
-                more = file.readinto(buffer[read : read + tensor.unit - read % tensor.unit]) or 0
+            while read % tensor.unit_bytes or not read:  # a short read inside an element, or the end
+                more = file.readinto(buffer[read : read + tensor.unit_bytes - read % tensor.unit_bytes]) or 0
                 if not more:
                     raise CheckpointError(str(path), "ended while it was being read", DOWNLOAD_AGAIN)
                 read += more
@@ -157,7 +157,7 @@ def read_pieces(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) 
             left -= read
 
 
-def check_start(path: Path, start: bytes) -> None:
+def check_not_lfs_pointer(path: Path, start: bytes) -> None:
     """Refuse a file that only says where the weights are.
 
     Args:
@@ -178,14 +178,14 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
-            check_start(path, start)
-            if len(start) < 8 or length > min(size - 8, HEADER_LIMIT):
+            check_not_lfs_pointer(path, start)
+            if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise CheckpointError(str(path), "is not a whole safetensors file", DOWNLOAD_AGAIN)
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", None) or {}
-            blocks = json.loads(metadata.get(BLOCKS_KEY, "{}"))
+            blocks = json.loads(metadata.get(QUANT_TYPES_KEY, "{}"))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK_PATH) from error
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(str(path), "has a damaged safetensors header", DOWNLOAD_AGAIN) from error
     tensors: dict[str, StoredTensor] = {}
@@ -229,14 +229,14 @@ class TorchFile:
         self._mapped: dict[str, torch.Tensor] = {}
         self._read = 0
         self.tensors: dict[str, StoredTensor] = {}
-        others = self._map()
-        words = _dtype_words()
+        non_tensors = self._map()
+        words = _dtype_names()
         for name, tensor in self._mapped.items():
             if tensor.dtype not in words:
                 problem = f"holds {name!r} as {tensor.dtype}, which is not supported"
                 raise CheckpointError(str(path), problem, _DTYPES)
             self.tensors[name] = StoredTensor(words[tensor.dtype], tuple(tensor.shape))
-        self.others = tuple(others)
+        self.non_tensors = tuple(non_tensors)
         self._mapped = {}
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
@@ -256,9 +256,9 @@ class TorchFile:
 
     def _map(self) -> list[str]:
         """Map the file; returns the names of what is no tensor."""
-        others: list[str] = []
-        self._mapped = dict(_flatten(_torch_load(self.path), "", others))
-        return others
+        non_tensors: list[str] = []
+        self._mapped = dict(_flatten(_torch_load(self.path), "", non_tensors))
+        return non_tensors
 
 
 def _torch_load(path: Path) -> Any:
@@ -269,8 +269,8 @@ def _torch_load(path: Path) -> Any:
         with path.open("rb") as file:
             start = file.read(len(_GIT_LFS))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
-    check_start(path, start)
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK_PATH) from error
+    check_not_lfs_pointer(path, start)
     if not start.startswith(b"PK"):
         raise CheckpointError(str(path), "is not a torch file (damaged, or older than torch 1.6)", DOWNLOAD_AGAIN)
     try:
@@ -283,7 +283,7 @@ def _torch_load(path: Path) -> Any:
         raise CheckpointError(str(path), "is a damaged torch file or one cut short", DOWNLOAD_AGAIN) from error
 
 
-def _flatten(value: Any, name: str, others: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def _flatten(value: Any, name: str, non_tensors: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """Tensors of nested dictionaries and lists under dotted names."""
     import torch
 
@@ -291,12 +291,12 @@ def _flatten(value: Any, name: str, others: list[str]) -> Iterator[tuple[str, to
         yield name or "tensor", value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else str(key), others)
+            yield from _flatten(inner, f"{name}.{key}" if name else str(key), non_tensors)
     elif isinstance(value, list | tuple) and any(isinstance(inner, torch.Tensor | Mapping) for inner in value):
         for index, inner in enumerate(value):
-            yield from _flatten(inner, f"{name}.{index}" if name else str(index), others)
+            yield from _flatten(inner, f"{name}.{index}" if name else str(index), non_tensors)
     else:
-        others.append(name or "value")
+        non_tensors.append(name or "value")
 
 
 def torch_dtypes() -> dict[str, torch.dtype]:
@@ -312,7 +312,7 @@ def torch_dtypes() -> dict[str, torch.dtype]:
     }  # fmt: skip
 
 
-def _dtype_words() -> dict[torch.dtype, str]:
+def _dtype_names() -> dict[torch.dtype, str]:
     return {dtype: word for word, dtype in torch_dtypes().items()}
 
 
@@ -330,7 +330,7 @@ class WeightSet:
     def __init__(self, path: Path, files: tuple[WeightFile, ...]) -> None:
         self.path = path
         self.files = files
-        self.others = tuple(name for file in files for name in file.others)
+        self.non_tensors = tuple(name for file in files for name in file.non_tensors)
         self.metadata = {key: value for file in files for key, value in file.metadata.items()}
         self.tensors: dict[str, StoredTensor] = {}
         self._file: dict[str, WeightFile] = {}
@@ -368,7 +368,7 @@ def read_index(path: Path) -> tuple[Path, ...]:
         table = json.loads(path.read_bytes())["weight_map"]
         names = sorted(set(table.values()))
     except OSError as error:
-        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK) from error
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK_PATH) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(str(path), "is not an index of weights", DOWNLOAD_AGAIN) from error
     shards = tuple(path.parent / Path(name).name for name in names)

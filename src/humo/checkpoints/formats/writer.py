@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.formats.open import BLOCKS_KEY, DTYPE_BYTES, StoredTensor
+from humo.checkpoints.formats.open import DTYPE_BYTES, QUANT_TYPES_KEY, StoredTensor
 from humo.errors import StorageError
-from humo.quantization.formats import GGML_BLOCKS
+from humo.quantization.formats import GGML_TYPES
 
 SHARD_BYTES = 5 * 10**9
 """Largest file in bytes before weights are split: the habit of diffusers and transformers."""
@@ -25,7 +25,7 @@ SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
+class TensorToWrite:
     """One tensor to write.
 
     Args:
@@ -53,9 +53,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_weights(
     folder: Path,
     stem: str,
-    outputs: Sequence[Output],
+    outputs: Sequence[TensorToWrite],
     shard_bytes: int | None = SHARD_BYTES,
-    written: Callable[[int], None] = lambda count: None,
+    on_bytes: Callable[[int], None] = lambda count: None,
 ) -> tuple[Path, ...]:
     """Write tensors into ``stem.safetensors``, or into numbered shards and an index.
 
@@ -73,11 +73,11 @@ def write_weights(
     shards = list(_split(outputs, shard_bytes))
     if len(shards) == 1:
         path = folder / f"{stem}.safetensors"
-        _write_file(path, shards[0], written)
+        _write_file(path, shards[0], on_bytes)
         return (path,)
     paths = [folder / f"{stem}-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     for path, shard in zip(paths, shards, strict=True):
-        _write_file(path, shard, written)
+        _write_file(path, shard, on_bytes)
     index = {
         "metadata": {"total_size": sum(output.tensor.bytes for output in outputs)},
         "weight_map": {output.name: path.name for path, shard in zip(paths, shards, strict=True) for output in shard},
@@ -86,9 +86,9 @@ def write_weights(
     return tuple(paths)
 
 
-def _split(outputs: Sequence[Output], shard_bytes: int | None) -> Iterator[list[Output]]:
+def _split(outputs: Sequence[TensorToWrite], shard_bytes: int | None) -> Iterator[list[TensorToWrite]]:
     """Consecutive runs of tensors that fit into a shard."""
-    shard: list[Output] = []
+    shard: list[TensorToWrite] = []
     size = 0
     for output in outputs:
         if shard and shard_bytes is not None and size + output.tensor.bytes > shard_bytes:
@@ -99,7 +99,7 @@ def _split(outputs: Sequence[Output], shard_bytes: int | None) -> Iterator[list[
     yield shard
 
 
-def _write_file(path: Path, outputs: Iterable[Output], written: Callable[[int], None]) -> None:
+def _write_file(path: Path, outputs: Iterable[TensorToWrite], on_bytes: Callable[[int], None]) -> None:
     """One safetensors file: length of the header, header, data. Wide elements first, so that all lie aligned.
 
     Blocks, which the format does not know, are bytes in it; the metadata says what they are.
@@ -108,11 +108,11 @@ def _write_file(path: Path, outputs: Iterable[Output], written: Callable[[int], 
     blocks = {
         output.name: [output.tensor.dtype, list(output.tensor.shape)]
         for output in ordered
-        if output.tensor.dtype in GGML_BLOCKS
+        if output.tensor.dtype in GGML_TYPES
     }
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     if blocks:
-        header["__metadata__"][BLOCKS_KEY] = json.dumps(blocks, separators=(",", ":"))
+        header["__metadata__"][QUANT_TYPES_KEY] = json.dumps(blocks, separators=(",", ":"))
     offset = 0
     for output in ordered:
         end = offset + output.tensor.bytes
@@ -130,7 +130,7 @@ def _write_file(path: Path, outputs: Iterable[Output], written: Callable[[int], 
             for chunk in output.chunks():
                 _write_all(file.fileno(), chunk)
                 count += chunk.nbytes
-                written(chunk.nbytes)
+                on_bytes(chunk.nbytes)
             if count != output.tensor.bytes:
                 raise AssertionError(f"{output.name}: {count} bytes came of {output.tensor.bytes}")
         os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from humo.checkpoints.convert import ConversionReport, convert
-from humo.checkpoints.hubs.catalogue import Entry, Origin, RemoteFile
+from humo.checkpoints.hubs.catalog import CatalogEntry, RemoteFile, Repository
 from humo.checkpoints.manifest import write_manifest
 from humo.errors import CheckpointError, StorageError
 from humo.files import hash_file
@@ -31,35 +31,37 @@ class Hub(Protocol):
     def files(self, repository: str) -> list[RemoteFile]:
         """All files of a repository."""
 
-    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+    def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         """One file, whole."""
 
 
-def list_files(entry: Entry, hub: Hub) -> list[RemoteFile]:
+def list_files(entry: CatalogEntry, hub: Hub) -> list[RemoteFile]:
     """The files that a model needs, as the hub lists them.
 
     Raises:
         CheckpointError: the hub cannot be reached, or has no such files.
     """
-    return [file for origin in entry.origins for file in _of_origin(origin, hub)]
+    return [file for repository_files in entry.repositories for file in _of_origin(repository_files, hub)]
 
 
-def _of_origin(origin: Origin, hub: Hub) -> list[RemoteFile]:
-    there = hub.files(origin.repository)
-    for pattern in origin.files:
+def _of_origin(repository_files: Repository, hub: Hub) -> list[RemoteFile]:
+    there = hub.files(repository_files.repository)
+    for pattern in repository_files.files:
         if not any(fnmatchcase(one.name, pattern) for one in there):
             remedy = "it is not this model's, or it has changed; report this if it is the published one"
-            raise CheckpointError(origin.repository, f"holds no {pattern}", remedy)
-    found = [one for one in there if any(fnmatchcase(one.name, pattern) for pattern in origin.files)]
+            raise CheckpointError(repository_files.repository, f"holds no {pattern}", remedy)
+    found = [one for one in there if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
     for one in found:
         if PurePosixPath(one.name).is_absolute() or ".." in PurePosixPath(one.name).parts or "\\" in one.name:
-            raise CheckpointError(origin.repository, f"names a file outside of itself: {one.name!r}", "do not trust it")
+            raise CheckpointError(
+                repository_files.repository, f"names a file outside of itself: {one.name!r}", "do not trust it"
+            )
     return found
 
 
-def fetch(
+def download_model(
     name: str,
-    entry: Entry,
+    entry: CatalogEntry,
     models: Path,
     *,
     hub: Hub,
@@ -91,17 +93,17 @@ def fetch(
     done = 0
     for file in files:
 
-        def counted(count: int, before: int = done) -> None:
+        def on_bytes(count: int, before: int = done) -> None:
             progress("get", before + count, total)
 
-        _download(file, folder / file.repository, hub, counted)
+        _download(file, folder / file.repository, hub, on_bytes)
         done += file.bytes
         progress("get", done, total)
     report = convert(
-        sorted(folder / origin.repository for origin in entry.origins),
+        sorted(folder / repository_files.repository for repository_files in entry.repositories),
         target,
         family=name,
-        head_width=entry.head_width,
+        head_dim=entry.head_dim,
         progress=progress,
     )
     write_manifest(target, progress)
@@ -110,9 +112,9 @@ def fetch(
     return report
 
 
-def _download(file: RemoteFile, folder: Path, hub: Hub, counted: Callable[[int], None]) -> None:
+def _download(file: RemoteFile, folder: Path, hub: Hub, on_bytes: Callable[[int], None]) -> None:
     """One file, whole and as the hub says; one that is there already is compared all the same."""
-    path = hub.bring(file, folder, counted)
+    path = hub.download(file, folder, on_bytes)
     if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()
         remedy = "it was removed; run the same again, or try another --endpoint"

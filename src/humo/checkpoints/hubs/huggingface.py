@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.hubs.catalogue import RemoteFile
+from humo.checkpoints.hubs.catalog import RemoteFile
 from humo.errors import CheckpointError
 
 
@@ -29,14 +29,14 @@ class HuggingFace:
         """
         from huggingface_hub import HfApi
 
-        with _reached(repository):
+        with _hub_errors(repository):
             siblings = HfApi(endpoint=self._endpoint).model_info(repository, files_metadata=True).siblings or []
         return [
             RemoteFile(repository, one.rfilename, one.size or 0, None if one.lfs is None else one.lfs.sha256)
             for one in siblings
         ]
 
-    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+    def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         """One file, whole; where an earlier run was cut off it goes on.
 
         Args:
@@ -49,19 +49,19 @@ class HuggingFace:
         """
         from huggingface_hub import hf_hub_download
 
-        with _reached(file.repository):
+        with _hub_errors(file.repository):
             return Path(
                 hf_hub_download(
                     file.repository,
                     file.name,
                     local_dir=folder,
                     endpoint=self._endpoint,
-                    tqdm_class=_listening(counted),
+                    tqdm_class=_progress_bar_class(on_bytes),
                 )
             )
 
 
-def _listening(counted: Callable[[int], None]) -> Any:
+def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
     """A tqdm that shows nothing and tells how many bytes are there."""
     from tqdm import tqdm
 
@@ -76,14 +76,14 @@ def _listening(counted: Callable[[int], None]) -> Any:
         def update(self, n: float | None = 1) -> bool | None:
             """Some bytes more."""
             self.n += n or 0
-            counted(int(self.n))
+            on_bytes(int(self.n))
             return None
 
     return Listener
 
 
 @contextmanager
-def _reached(repository: str) -> Iterator[None]:
+def _hub_errors(repository: str) -> Iterator[None]:
     """Whatever keeps a hub from answering is one line that says what to do."""
     from huggingface_hub import errors
 

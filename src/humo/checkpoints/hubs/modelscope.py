@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from humo.checkpoints.hubs.catalogue import RemoteFile
+from humo.checkpoints.hubs.catalog import RemoteFile
 from humo.errors import CheckpointError
 
 ENDPOINT = "https://modelscope.cn"
 REVISION = "master"
 
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 """Of silence, after which a line is dead."""
 
-PIECE_BYTES = 2**20
+CHUNK_BYTES = 2**20
 
-MOST_FILES = 3000
+LIST_LIMIT = 3000
 """Of a list; what is longer is cut off there without a word."""
 
-PART = ".part"
+PARTIAL_SUFFIX = ".part"
 """Suffix of a file that is on its way."""
 
 
@@ -54,20 +54,20 @@ class ModelScope:
         Raises:
             CheckpointError: the hub cannot be reached, or has no such repository.
         """
-        with self._asked(repository, "repo/files", {"Recursive": "True"}) as answer:
+        with self._request(repository, "repo/files", {"Recursive": "True"}) as answer:
             told = json.loads(answer.read())
             if not told.get("Success", True) or not isinstance(told.get("Data"), dict):
-                raise _refused(repository, str(told.get("Message", "the answer is not understood")))
+                raise _download_error(repository, str(told.get("Message", "the answer is not understood")))
             entries = told["Data"].get("Files") or []
-            if len(entries) >= MOST_FILES:
-                raise _refused(repository, f"it holds more than the {MOST_FILES} files that can be listed")
+            if len(entries) >= LIST_LIMIT:
+                raise _download_error(repository, f"it holds more than the {LIST_LIMIT} files that can be listed")
             return [
                 RemoteFile(repository, one["Path"], int(one["Size"]), one.get("Sha256") or None)
                 for one in entries
                 if one["Type"] == "blob"
             ]
 
-    def bring(self, file: RemoteFile, folder: Path, counted: Callable[[int], None]) -> Path:
+    def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
         """One file, whole; where an earlier run was cut off it goes on.
 
         Args:
@@ -82,26 +82,26 @@ class ModelScope:
         if path.is_file() and path.stat().st_size == file.bytes:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + PART)
+        part = path.with_name(path.name + PARTIAL_SUFFIX)
         there = part.stat().st_size if part.is_file() else 0
         if there > file.bytes:  # of another version
             there = 0
         if there < file.bytes or not part.is_file():
             headers = {"Range": f"bytes={there}-"} if there else {}
-            with self._asked(file.repository, "repo", {"FilePath": file.name}, headers) as answer:
+            with self._request(file.repository, "repo", {"FilePath": file.name}, headers) as answer:
                 there = there if answer.status == http.client.PARTIAL_CONTENT else 0
                 with part.open("ab" if there else "wb") as stream:
-                    while piece := answer.read1(PIECE_BYTES):
+                    while piece := answer.read1(CHUNK_BYTES):
                         stream.write(piece)
                         there += len(piece)
-                        counted(there)
+                        on_bytes(there)
         if there != file.bytes:
-            raise _refused(f"{file.repository}/{file.name}", f"{there} of {file.bytes} bytes have come")
+            raise _download_error(f"{file.repository}/{file.name}", f"{there} of {file.bytes} bytes have come")
         part.replace(path)
         return path
 
     @contextmanager
-    def _asked(
+    def _request(
         self, repository: str, what: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> Iterator[Any]:
         """The answer to a question; whatever keeps it from coming is one line."""
@@ -113,17 +113,17 @@ class ModelScope:
         )
         request = urllib.request.Request(address, headers={"User-Agent": "humo", **(headers or {})})
         try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
                 yield answer
         except urllib.error.HTTPError as error:
             problem = "there is no such thing on the hub" if error.code == http.client.NOT_FOUND else str(error)
-            raise _refused(repository, problem) from error
+            raise _download_error(repository, problem) from error
         except urllib.error.URLError as error:
-            raise _refused(repository, str(error.reason)) from error
+            raise _download_error(repository, str(error.reason)) from error
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            raise _refused(repository, f"{type(error).__name__}: {error}") from error
+            raise _download_error(repository, f"{type(error).__name__}: {error}") from error
 
 
-def _refused(what: str, problem: str) -> CheckpointError:
+def _download_error(what: str, problem: str) -> CheckpointError:
     remedy = "what has arrived is kept: run the same again, or name a mirror with --endpoint"
     return CheckpointError(what, f"cannot be downloaded: {problem}", remedy)

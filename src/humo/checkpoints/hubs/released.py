@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from humo.checkpoints.architecture import (
-    AutoencoderStructure,
-    SpeechStructure,
-    Structure,
-    TextStructure,
-    TransformerStructure,
+    Architecture,
+    AutoencoderArchitecture,
+    SpeechEncoderArchitecture,
+    TextEncoderArchitecture,
+    TransformerArchitecture,
 )
 
-WHISPER_LARGE_V3 = SpeechStructure(
+WHISPER_LARGE_V3 = SpeechEncoderArchitecture(
     d_model=1280,
     encoder_layers=32,
     encoder_attention_heads=20,
@@ -23,7 +23,7 @@ WHISPER_LARGE_V3 = SpeechStructure(
     num_mel_bins=128,
     max_source_positions=1500,
 )
-UMT5_XXL = TextStructure(
+UMT5_XXL = TextEncoderArchitecture(
     vocab_size=256_384,
     d_model=4096,
     d_kv=64,
@@ -32,7 +32,7 @@ UMT5_XXL = TextStructure(
     num_heads=64,
     relative_attention_num_buckets=32,
 )
-WAN_AUTOENCODER = AutoencoderStructure(
+WAN_AUTOENCODER = AutoencoderArchitecture(
     base_dim=96,
     z_dim=16,
     dim_mult=(1, 2, 4, 4),
@@ -41,8 +41,8 @@ WAN_AUTOENCODER = AutoencoderStructure(
 )
 
 
-def _transformer(heads: int, ffn_dim: int, layers: int, in_channels: int) -> TransformerStructure:
-    return TransformerStructure(
+def _transformer(heads: int, ffn_dim: int, layers: int, in_channels: int) -> TransformerArchitecture:
+    return TransformerArchitecture(
         patch_size=(1, 2, 2),
         num_attention_heads=heads,
         attention_head_dim=128,
@@ -59,7 +59,7 @@ def _transformer(heads: int, ffn_dim: int, layers: int, in_channels: int) -> Tra
     )
 
 
-def _parts(transformer: TransformerStructure) -> Mapping[str, Structure]:
+def _parts(transformer: TransformerArchitecture) -> Mapping[str, Architecture]:
     return {
         "transformer": transformer,
         "vae": WAN_AUTOENCODER,
@@ -68,7 +68,7 @@ def _parts(transformer: TransformerStructure) -> Mapping[str, Structure]:
     }
 
 
-RELEASED: Mapping[str, Mapping[str, Structure]] = {
+RELEASED_ARCHITECTURES: Mapping[str, Mapping[str, Architecture]] = {
     "humo-17b": _parts(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=36)),
     "humo-1.7b": _parts(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=16)),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Repository:
     """Files of one repository.
 
     Args:
@@ -23,7 +23,7 @@ class Origin:
 
     repository: str
     files: tuple[str, ...]
-    licence: str
+    license: str
     modelscope: str | None = None
 
 
@@ -44,7 +44,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogEntry:
     """A model that can be downloaded.
 
     Args:
@@ -52,23 +52,23 @@ class Entry:
         gigabytes: to be downloaded, about; what it really is the hub tells.
         needs: what it takes to run it, in a line.
         origins: where its parts come from.
-        head_width: channels of an attention head, where it is not the published 128.
+        head_dim: channels of an attention head, where it is not the published 128.
     """
 
     title: str
     gigabytes: float
-    needs: str
-    origins: tuple[Origin, ...]
-    head_width: int | None = None
+    requirements: str
+    repositories: tuple[Repository, ...]
+    head_dim: int | None = None
 
 
-_AUTOENCODER_AND_TEXT = Origin(
+_AUTOENCODER_AND_TEXT = Repository(
     "Wan-AI/Wan2.1-T2V-1.3B",
     ("Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/*"),
     "Apache-2.0",
     "Wan-AI/Wan2.1-T2V-1.3B",
 )
-_SPEECH = Origin(
+_SPEECH = Repository(
     "openai/whisper-large-v3",
     ("config.json", "model.safetensors", "preprocessor_config.json"),
     "MIT",
@@ -76,18 +76,18 @@ _SPEECH = Origin(
 )
 _HUMO = "bytedance-research/HuMo"
 
-CATALOGUE: Mapping[str, Entry] = {
-    "humo-1.7b": Entry(
+CATALOG: Mapping[str, CatalogEntry] = {
+    "humo-1.7b": CatalogEntry(
         "HuMo-1.7B",
         22.0,
         "a GPU of 32 GB as published; 480 pixels",
-        (Origin(_HUMO, ("HuMo-1.7B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
+        (Repository(_HUMO, ("HuMo-1.7B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
     ),
-    "humo-17b": Entry(
+    "humo-17b": CatalogEntry(
         "HuMo-17B",
         83.0,
         "several GPUs of 80 GB as published; 480 and 720 pixels",
-        (Origin(_HUMO, ("HuMo-17B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
+        (Repository(_HUMO, ("HuMo-17B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
     ),
 }
 """Name -> model. The names are those of the presets."""
