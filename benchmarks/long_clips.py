@@ -32,7 +32,7 @@ from humo.media.image import load_image
 from humo.media.video import write_video
 from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime.device import load_pipeline
-from humo.synthetic.speech.synthesis import speak, usable_voices
+from humo.synthetic.speech.synthesis import installed_voices, synthesize
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PROMPT = "A middle-aged woman with red hair cut in a bob, wearing a plain yellow hoodie, speaks outdoors by the sea."
@@ -83,10 +83,10 @@ class Figures:
 
 def say(seconds: float) -> NDArray[np.float32]:
     """Sentence after sentence, (samples,) at 16 kHz."""
-    voice = next(voice for voice in usable_voices() if voice.is_held_out and voice.gender == "woman")
+    voice = next(voice for voice in installed_voices() if voice.is_held_out and voice.gender == "woman")
     parts: list[NDArray[np.float32]] = []
     while sum(map(len, parts)) < seconds * SAMPLE_RATE:
-        parts.append(speak(SENTENCES[len(parts) % len(SENTENCES)], voice).samples)
+        parts.append(synthesize(SENTENCES[len(parts) % len(SENTENCES)], voice).samples)
     return np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
 
 

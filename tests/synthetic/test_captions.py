@@ -1,4 +1,4 @@
-"""Captions that say what is there, and nothing else."""
+"""Captions name the true attributes of a clip, and no others."""
 
 from __future__ import annotations
 
@@ -15,83 +15,86 @@ PEOPLE = 400
 IDENTITY = ("sex", "age group", "skin tone", "hair style", "beard", "glasses", "freckles")
 
 
-def words_of(number: int) -> dict[str, str]:
-    """The attributes of a clip of its own."""
+def attributes_of(number: int) -> dict[str, str]:
+    """Return the attributes of one clip."""
     person = Person.from_seed(number)
     state = {"mood": MOODS[number % len(MOODS)], "speech": ("talking", "silent")[number % 3 == 0]}
     return {**person.words, **Look.from_seed(person, number).words, **state}
 
 
 @pytest.fixture(scope="module")
-def said() -> list[tuple[dict[str, str], Captions]]:
-    """Attributes and captions of many clips."""
-    return [(words, captions(words, number)) for number in range(PEOPLE) for words in [words_of(number)]]
+def captioned() -> list[tuple[dict[str, str], Captions]]:
+    """Return the attributes and captions of many clips."""
+    return [
+        (attributes, captions(attributes, number))
+        for number, attributes in enumerate(map(attributes_of, range(PEOPLE)))
+    ]
 
 
-def names(text: str, word: str) -> bool:
-    """Whether a text has a word or phrase, as a whole."""
-    return re.search(rf"\b{re.escape(word.lower())}\b", text.lower()) is not None
+def contains(text: str, phrase: str) -> bool:
+    """Return whether a text contains a whole word or phrase."""
+    return re.search(rf"\b{re.escape(phrase.lower())}\b", text.lower()) is not None
 
 
-def test_captions_have_30_to_60_words(said: list[tuple[dict[str, str], Captions]]) -> None:
-    for _, one in said:
-        for text in (one.caption, one.anonymous):
+def test_captions_have_30_to_60_words(captioned: list[tuple[dict[str, str], Captions]]) -> None:
+    for _, captions_ in captioned:
+        for text in (captions_.caption, captions_.anonymous):
             assert 30 <= len(text.split()) <= 60, text
             assert "none" not in text.split()
             assert "  " not in text
 
 
-def test_captions_name_the_true_hair_clothes_and_background(said: list[tuple[dict[str, str], Captions]]) -> None:
-    for words, one in said:
-        text = one.caption
-        wanted = [words["sex"], words["clothes"], words["clothes colour"], words["hair style"]]
-        wanted += [words[name] for name in ("hair colour", "background colour") if words[name] != "none"]
-        wanted += [words["background"].split()[-1]]
+def test_captions_name_the_true_hair_clothes_and_background(captioned: list[tuple[dict[str, str], Captions]]) -> None:
+    for attributes, captions_ in captioned:
+        text = captions_.caption
+        expected = [attributes["sex"], attributes["clothes"], attributes["clothes colour"], attributes["hair style"]]
+        expected += [attributes[name] for name in ("hair colour", "background colour") if attributes[name] != "none"]
+        expected += [attributes["background"].split()[-1]]
         for name in ("beard", "glasses"):
-            wanted += [words[name]] * (words[name] != "none")
-        for word in wanted:
-            assert names(text, word), (word, text)
+            expected += [attributes[name]] * (attributes[name] != "none")
+        for word in expected:
+            assert contains(text, word), (word, text)
 
 
-def test_captions_name_no_hair_colour_but_those_of_the_clip(said: list[tuple[dict[str, str], Captions]]) -> None:
-    colours = {"auburn", "blond", "dark brown"}
-    for words, one in said:
-        true = {words["hair colour"], words["eye colour"]}
-        for colour in colours - true:
-            assert not names(one.caption, colour), (colour, one.caption)
-        if words["glasses"] == "none":
-            assert not names(one.caption.replace("without glasses", ""), "glasses")
-        assert names(one.caption, "she") is (words["sex"] == "woman")
+def test_captions_name_no_other_hair_color(captioned: list[tuple[dict[str, str], Captions]]) -> None:
+    colors = {"auburn", "blond", "dark brown"}
+    for attributes, captions_ in captioned:
+        true_colors = {attributes["hair colour"], attributes["eye colour"]}
+        for color in colors - true_colors:
+            assert not contains(captions_.caption, color), (color, captions_.caption)
+        if attributes["glasses"] == "none":
+            assert not contains(captions_.caption.replace("without glasses", ""), "glasses")
+        assert contains(captions_.caption, "she") is (attributes["sex"] == "woman")
 
 
-def test_anonymous_captions_tell_nothing_that_a_picture_of_the_person_tells(
-    said: list[tuple[dict[str, str], Captions]],
+def test_anonymous_captions_name_no_attribute_that_the_reference_image_shows(
+    captioned: list[tuple[dict[str, str], Captions]],
 ) -> None:
-    for words, one in said:
+    for attributes, captions_ in captioned:
         for name in IDENTITY:
             for value in PERSON_WORDS[name]:
-                around = {words["clothes colour"], words["background colour"], "none"}
-                if value not in around:
-                    assert not names(one.anonymous, value), (value, one.anonymous)
-        assert not names(one.anonymous, "hair")
-        assert names(one.anonymous, words["clothes"])
+                other_values = {attributes["clothes colour"], attributes["background colour"], "none"}
+                if value not in other_values:
+                    assert not contains(captions_.anonymous, value), (value, captions_.anonymous)
+        assert not contains(captions_.anonymous, "hair")
+        assert contains(captions_.anonymous, attributes["clothes"])
 
 
-def test_paraphrases_are_several_short_and_different(said: list[tuple[dict[str, str], Captions]]) -> None:
-    for _, one in said:
-        assert len(set(one.paraphrases)) == len(one.paraphrases) >= 3
-        assert all(4 <= len(text.split()) <= 40 and text[-1] == "." for text in one.paraphrases)
-        assert min(len(text.split()) for text in one.paraphrases) < 12
+def test_paraphrases_are_several_short_and_different(captioned: list[tuple[dict[str, str], Captions]]) -> None:
+    for _, captions_ in captioned:
+        assert len(set(captions_.paraphrases)) == len(captions_.paraphrases) >= 3
+        assert all(4 <= len(text.split()) <= 40 and text[-1] == "." for text in captions_.paraphrases)
+        assert min(len(text.split()) for text in captions_.paraphrases) < 12
 
 
-def test_the_words_say_whether_someone_talks(said: list[tuple[dict[str, str], Captions]]) -> None:
-    for words, one in said:
-        talks = words["speech"] == "talking"
-        for text in (one.caption, one.anonymous, *one.paraphrases):
+def test_every_caption_states_whether_the_person_talks(captioned: list[tuple[dict[str, str], Captions]]) -> None:
+    for attributes, captions_ in captioned:
+        talks = attributes["speech"] == "talking"
+        for text in (captions_.caption, captions_.anonymous, *captions_.paraphrases):
             assert bool(re.search(r"\b(talk|speak)", text)) is talks, text
 
 
 def test_wording_varies_and_is_decided_by_the_seed() -> None:
-    words = words_of(7)
-    assert captions(words, 3) == captions(words, 3)
-    assert len({captions(words, seed).caption for seed in range(50)}) > 40
+    attributes = attributes_of(7)
+    assert captions(attributes, 3) == captions(attributes, 3)
+    assert len({captions(attributes, seed).caption for seed in range(50)}) > 40

@@ -33,7 +33,7 @@ from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.speech.face_track import UNIT
 from humo.synthetic.speech.synthesis import find_voice
-from humo.synthetic.speech.visemes import face_track, loudness, openness
+from humo.synthetic.speech.visemes import face_track, loudness, target_jaw_opening
 
 RECIPE = Recipe(seed=21, size=32, frames=5, silent_share=0.4, supersample=1, people=60)
 CLIPS = 3
@@ -139,7 +139,7 @@ def test_the_true_jaw_follows_the_phonemes_at_lag_zero_and_the_sound_within_a_fr
         samples, phonemes = speech_of(plan, recipe.frames)
         track = face_track(phonemes, samples, recipe.frames, plan.track_seed, mood=plan.mood)
         jaws.append(mouth_curve(Person.from_seed(plan.person_seed), track)[:, 0])
-        wishes.append(openness(phonemes, times))
+        wishes.append(target_jaw_opening(phonemes, times))
         levels.append(loudness(samples, times))
 
     def agreement(curves: Sequence[np.ndarray], lag: int) -> float:

@@ -76,12 +76,12 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         os.environ[name] = "1"
     from humo.synthetic.clip_plan import SPLITS, Recipe
     from humo.synthetic.corpus import check_packages, write_corpus, write_words
-    from humo.synthetic.speech.synthesis import usable_voices
+    from humo.synthetic.speech.synthesis import installed_voices
 
     if options.split not in (*SPLITS, "all"):
         raise RequestError("--split", f"{options.split!r} is not known", did_you_mean(options.split, (*SPLITS, "all")))
     check_packages()
-    there = {voice.engine for voice in usable_voices()}
+    there = {voice.engine for voice in installed_voices()}
     engines = tuple(engine for engine in Recipe().engines if engine in there)
     if "hibari" not in engines:
         console.note(

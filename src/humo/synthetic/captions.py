@@ -1,4 +1,4 @@
-"""What is to be seen, in words: long captions in HuMoSet's order and short paraphrases, of true attributes only.
+"""Compose captions from a clip's true attributes: long ones in HuMoSet's order, and short paraphrases.
 
 HuMoSet's captions have 30 to 60 words: the setting first, then the person, clothing, posture, gaze and expression.
 """
@@ -10,18 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEAST_WORDS, MOST_WORDS = 30, 60
-"""Of a long caption."""
+MIN_WORDS = 30
+"""Least number of words of a long caption."""
 
-_Words = Mapping[str, str]
+_Attributes = Mapping[str, str]
 _Random = np.random.Generator
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """``caption`` of 30 to 60 words; ``anonymous``, the same without what a picture of the person tells; short ones.
+    """Captions of one clip.
 
-    Trained on captions that do not describe the person, a model has to take the person from the reference picture.
+    A model that is trained on captions that do not describe the person must take the person from the reference image.
+
+    Args:
+        caption: 30 to 60 words.
+        anonymous: 30 to 60 words without the attributes that the reference image shows.
+        paraphrases: shorter captions.
     """
 
     caption: str
@@ -29,126 +34,132 @@ class Captions:
     paraphrases: tuple[str, ...]
 
 
-def captions(words: _Words, seed: int) -> Captions:
-    """Captions of a clip. The same arguments give the same ones.
+def captions(attributes: _Attributes, seed: int) -> Captions:
+    """Compose the captions of a clip. The same arguments give the same captions.
 
     Args:
-        words: the attributes of person and look together (`Person.words`, `Look.words`), ``mood`` (one of
+        attributes: the attributes of person and look together (`Person.words`, `Look.words`), ``mood`` (one of
             `visemes.MOODS`) and ``speech`` (``talking`` or ``silent``).
-        seed: of the wording.
+        seed: seed of the wording.
     """
     random = np.random.default_rng((seed, 0x63617074))
     return Captions(
-        _long(words, random, names_person=True),
-        _long(words, random, names_person=False),
-        _paraphrases(words, random),
+        _long_caption(attributes, random, describes_person=True),
+        _long_caption(attributes, random, describes_person=False),
+        _paraphrases(attributes, random),
     )
 
 
-def _long(words: _Words, random: _Random, *, names_person: bool) -> str:
-    he = ("she" if words["sex"] == "woman" else "he") if names_person else "the person"
-    setting = _setting(words, random)
-    clothes = _clothes(words, random)
+def _long_caption(attributes: _Attributes, random: _Random, *, describes_person: bool) -> str:
+    pronoun = ("she" if attributes["sex"] == "woman" else "he") if describes_person else "the person"
+    setting = _setting(attributes, random)
+    clothes = _clothes(attributes, random)
     who = "a person"
-    if names_person:
-        who, features = _who(words, random)
-        who += " " + _one(random, f"with {_join(features)}", f"who has {_join(features)}")
-    first = _one(
+    if describes_person:
+        who, features = _person(attributes, random)
+        who += " " + _choose(random, f"with {_join(features)}", f"who has {_join(features)}")
+    first = _choose(
         random,
-        f"{_upper(setting)}, {_shot(words, random)} shows {who}",
-        f"{_upper(_shot(words, random))} {setting} shows {who}",
-        f"{_upper(setting)}, {_shot(words, random)} of {who}",
+        f"{_capitalize(setting)}, {_shot(attributes, random)} shows {who}",
+        f"{_capitalize(_shot(attributes, random))} {setting} shows {who}",
+        f"{_capitalize(setting)}, {_shot(attributes, random)} of {who}",
     )
-    verb = _one(random, "wears", "is wearing", "is dressed in")
-    second = f"{_upper(he)} {verb} {clothes}" + _worn(words, random, names_person)
-    third = _posture(random, he)
-    fourth = _action(words, random, he)
+    verb = _choose(random, "wears", "is wearing", "is dressed in")
+    second = f"{_capitalize(pronoun)} {verb} {clothes}" + _worn_glasses(attributes, random, describes_person)
+    third = _posture(random, pronoun)
+    fourth = _action(attributes, random, pronoun)
     text = f"{first}. {second}. {third}, {fourth}."
     extras = (
         "The picture is sharp and steady, with nobody else in view.",
         "The camera does not move, and the background stays still behind.",
     )
-    if len(text.split()) < LEAST_WORDS + 2:
-        text += " " + _one(random, *extras)
+    if len(text.split()) < MIN_WORDS + 2:
+        text += " " + _choose(random, *extras)
     return text
 
 
-def _paraphrases(words: _Words, random: _Random) -> tuple[str, ...]:
-    who, features = _who(words, random)
-    sex, clothes, setting = words["sex"], _clothes(words, random), _setting(words, random)
-    does = _one(random, "talks", "is talking", "speaks", "is speaking") if _talks(words) else _one(
+def _paraphrases(attributes: _Attributes, random: _Random) -> tuple[str, ...]:
+    who, features = _person(attributes, random)
+    sex, clothes, setting = attributes["sex"], _clothes(attributes, random), _setting(attributes, random)
+    does = _choose(random, "talks", "is talking", "speaks", "is speaking") if _talks(attributes) else _choose(
         random, "is silent", "says nothing", "keeps quiet"
     )  # fmt: skip
-    glasses = f" and {_glasses(words)}" if _glasses(words) else ""
+    glasses = f" and {_glasses(attributes)}" if _glasses(attributes) else ""
     some = _join([features[0], *(f for f in features[1:] if random.random() < 0.4)])
     return (
-        f"{_upper(who)} with {some}, wearing {clothes}{glasses}, {does} {setting}.",
-        _one(random, f"A {sex} in {clothes} {does} {setting}.", f"{_upper(setting)}, a {sex} in {clothes} {does}."),
-        _one(random, f"A person in {clothes}, {setting}, {does}.", f"Somebody {does} {setting}, dressed in {clothes}."),
+        f"{_capitalize(who)} with {some}, wearing {clothes}{glasses}, {does} {setting}.",
+        _choose(
+            random, f"A {sex} in {clothes} {does} {setting}.", f"{_capitalize(setting)}, a {sex} in {clothes} {does}."
+        ),
+        _choose(
+            random, f"A person in {clothes}, {setting}, {does}.", f"Somebody {does} {setting}, dressed in {clothes}."
+        ),
         f"A {sex} with {features[0]}{glasses} {does}.",
-        f"{_upper(setting)}, a person {does}.",
+        f"{_capitalize(setting)}, a person {does}.",
     )
 
 
-def _who(words: _Words, random: _Random) -> tuple[str, list[str]]:
-    """The person, and what there is to see of them; the skin is said in either or not at all."""
-    age, skin, sex = words["age group"], words["skin tone"], words["sex"]
-    features = _features(words, random)
+def _person(attributes: _Attributes, random: _Random) -> tuple[str, list[str]]:
+    """Return a noun phrase for the person, and the visible features. Either, or neither, names the skin tone."""
+    age, skin, sex = attributes["age group"], attributes["skin tone"], attributes["sex"]
+    features = _features(attributes, random)
     chance = random.random()
     if chance < 0.3:
-        return _a(f"{age}, {skin}-skinned {sex}"), features
-    return _a(f"{age} {sex}"), [*features, f"{skin} skin"] if chance < 0.75 else features
+        return _with_article(f"{age}, {skin}-skinned {sex}"), features
+    return _with_article(f"{age} {sex}"), [*features, f"{skin} skin"] if chance < 0.75 else features
 
 
-def _features(words: _Words, random: _Random) -> list[str]:
-    """Hair first, always; then beard, eyes, freckles."""
-    hair, colour = words["hair style"], words["hair colour"]
-    found = {
-        "bald": _one(random, "a bald head", "a bald, shaven head"),
-        "crew cut": _one(random, f"{_a(colour)} crew cut", f"{colour} hair in a crew cut"),
-        "buzz cut": _one(random, f"{_a(colour)} buzz cut", f"{colour} hair in a buzz cut"),
-        "afro": _one(random, f"{_a(colour)} afro", f"{colour} hair in an afro"),
-        "bob": _one(random, f"{_a(colour)} bob", f"{colour} hair cut in a bob"),
-        "fringe": f"{colour} hair with a fringe",
-        "bun": _one(random, f"{colour} hair tied in a bun", f"{colour} hair in a bun"),
-        "ponytail": _one(random, f"{colour} hair in a ponytail", f"{_a(colour)} ponytail"),
+def _features(attributes: _Attributes, random: _Random) -> list[str]:
+    """Return the visible features: hair first, then beard, eyes, freckles."""
+    hair, color = attributes["hair style"], attributes["hair colour"]
+    phrases = {
+        "bald": _choose(random, "a bald head", "a bald, shaven head"),
+        "crew cut": _choose(random, f"{_with_article(color)} crew cut", f"{color} hair in a crew cut"),
+        "buzz cut": _choose(random, f"{_with_article(color)} buzz cut", f"{color} hair in a buzz cut"),
+        "afro": _choose(random, f"{_with_article(color)} afro", f"{color} hair in an afro"),
+        "bob": _choose(random, f"{_with_article(color)} bob", f"{color} hair cut in a bob"),
+        "fringe": f"{color} hair with a fringe",
+        "bun": _choose(random, f"{color} hair tied in a bun", f"{color} hair in a bun"),
+        "ponytail": _choose(random, f"{color} hair in a ponytail", f"{_with_article(color)} ponytail"),
     }
-    features = [found.get(hair, f"{hair} {colour} hair")]
-    if words["beard"] != "none":
-        features.append(words["beard"] if words["beard"] == "stubble" else _a(words["beard"]))
+    features = [phrases.get(hair, f"{hair} {color} hair")]
+    if attributes["beard"] != "none":
+        features.append(attributes["beard"] if attributes["beard"] == "stubble" else _with_article(attributes["beard"]))
     if random.random() < 0.7:
-        features.append(f"{words['eye colour']} eyes")
-    if words["freckles"] != "none":
+        features.append(f"{attributes['eye colour']} eyes")
+    if attributes["freckles"] != "none":
         features.append("freckles")
     return features
 
 
-def _clothes(words: _Words, random: _Random) -> str:
-    colour, pattern, clothes = words["clothes colour"], words["pattern"], words["clothes"]
+def _clothes(attributes: _Attributes, random: _Random) -> str:
+    color, pattern, clothes = attributes["clothes colour"], attributes["pattern"], attributes["clothes"]
     if pattern == "plain":
-        return _a(f"plain {colour} {clothes}") if random.random() < 0.3 else _a(f"{colour} {clothes}")
-    return _one(random, _a(f"{pattern} {colour} {clothes}"), _a(f"{colour} {pattern} {clothes}"))
+        return (
+            _with_article(f"plain {color} {clothes}") if random.random() < 0.3 else _with_article(f"{color} {clothes}")
+        )
+    return _choose(random, _with_article(f"{pattern} {color} {clothes}"), _with_article(f"{color} {pattern} {clothes}"))
 
 
-def _glasses(words: _Words) -> str:
-    return "" if words["glasses"] == "none" else f"{words['glasses']} glasses"
+def _glasses(attributes: _Attributes) -> str:
+    return "" if attributes["glasses"] == "none" else f"{attributes['glasses']} glasses"
 
 
-def _worn(words: _Words, random: _Random, names_person: bool) -> str:
-    """Glasses, which belong to the person."""
-    glasses = _glasses(words)
-    if not names_person:
+def _worn_glasses(attributes: _Attributes, random: _Random, describes_person: bool) -> str:
+    """Return a phrase about glasses, which count as a feature of the person."""
+    glasses = _glasses(attributes)
+    if not describes_person:
         return ""
     if glasses:
-        return _one(random, f" and {glasses}", f" together with {glasses}")
+        return _choose(random, f" and {glasses}", f" together with {glasses}")
     return ", without glasses" if random.random() < 0.2 else ""
 
 
-def _setting(words: _Words, random: _Random) -> str:
-    place, colour = words["background"], words["background colour"]
-    found = {
-        "plain wall": (f"in front of a plain {colour} wall", f"before a plain {colour} wall"),
-        "curtain": (f"in front of {_a(colour)} curtain", f"before {_a(colour)} curtain"),
+def _setting(attributes: _Attributes, random: _Random) -> str:
+    place, color = attributes["background"], attributes["background colour"]
+    phrases = {
+        "plain wall": (f"in front of a plain {color} wall", f"before a plain {color} wall"),
+        "curtain": (f"in front of {_with_article(color)} curtain", f"before {_with_article(color)} curtain"),
         "studio": ("in a studio", "in a photo studio", "before the backdrop of a studio"),
         "bookshelf": ("in front of a bookshelf", "indoors, before a bookshelf"),
         "window": ("in front of a window", "indoors, before a window"),
@@ -156,24 +167,24 @@ def _setting(words: _Words, random: _Random) -> str:
         "sea": ("by the sea", "outdoors by the sea"),
         "city lights": ("before blurred city lights", "at night, in front of city lights"),
     }
-    return _one(random, *found.get(place, (f"in front of {_a(place)}",)))
+    return _choose(random, *phrases.get(place, (f"in front of {_with_article(place)}",)))
 
 
-def _shot(words: _Words, random: _Random) -> str:
-    framing = words["framing"]
+def _shot(attributes: _Attributes, random: _Random) -> str:
+    framing = attributes["framing"]
     if framing == "head and shoulders":
-        return _one(random, "a head and shoulders shot", "a portrait of head and shoulders")
-    return _one(random, f"a {framing}", f"a steady {framing}")
+        return _choose(random, "a head and shoulders shot", "a portrait of head and shoulders")
+    return _choose(random, f"a {framing}", f"a steady {framing}")
 
 
-def _posture(random: _Random, he: str) -> str:
-    """Posture and gaze; every clip's people face the viewer."""
-    return _one(
+def _posture(random: _Random, pronoun: str) -> str:
+    """Return a clause about posture and gaze; every person faces the viewer."""
+    return _choose(
         random,
-        f"{_upper(he)} sits upright, eyes on the camera",
-        f"Facing the camera, {he} looks straight at the viewer",
-        f"{_upper(he)} faces the viewer and looks into the lens",
-        f"With relaxed shoulders, {he} looks at the camera",
+        f"{_capitalize(pronoun)} sits upright, eyes on the camera",
+        f"Facing the camera, {pronoun} looks straight at the viewer",
+        f"{_capitalize(pronoun)} faces the viewer and looks into the lens",
+        f"With relaxed shoulders, {pronoun} looks at the camera",
     )
 
 
@@ -185,18 +196,20 @@ _MOODS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _action(words: _Words, random: _Random, he: str) -> str:
-    mood = _one(random, *_MOODS[words["mood"]])
-    if _talks(words):
-        return _one(random, f"talking {mood}", f"speaking {mood}", f"{mood}, while {he} talks", f"{mood}, speaking")
-    return _one(random, f"silent, {mood}", f"saying nothing, {mood}", f"{mood}, the mouth closed")
+def _action(attributes: _Attributes, random: _Random, pronoun: str) -> str:
+    mood = _choose(random, *_MOODS[attributes["mood"]])
+    if _talks(attributes):
+        return _choose(
+            random, f"talking {mood}", f"speaking {mood}", f"{mood}, while {pronoun} talks", f"{mood}, speaking"
+        )
+    return _choose(random, f"silent, {mood}", f"saying nothing, {mood}", f"{mood}, the mouth closed")
 
 
-def _talks(words: _Words) -> bool:
-    return words["speech"] == "talking"
+def _talks(attributes: _Attributes) -> bool:
+    return attributes["speech"] == "talking"
 
 
-def _one(random: _Random, *choices: str) -> str:
+def _choose(random: _Random, *choices: str) -> str:
     return choices[int(random.integers(len(choices)))]
 
 
@@ -204,9 +217,9 @@ def _join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _a(words: str) -> str:
-    return ("an " if words[0].lower() in "aeiou" else "a ") + words
+def _with_article(noun: str) -> str:
+    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
 
 
-def _upper(text: str) -> str:
+def _capitalize(text: str) -> str:
     return text[0].upper() + text[1:]

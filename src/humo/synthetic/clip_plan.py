@@ -204,7 +204,7 @@ def _write_text(seconds: float, is_held_out: bool, random: np.random.Generator) 
     text = ""
     while not text or len(text) * _SECONDS_PER_LETTER < _FILLED * seconds:
         length = sentences.LENGTHS[int(random.choice(len(sentences.LENGTHS), p=(0.35, 0.40, 0.25)))]
-        text = f"{text} {sentences.draw(random, length, held_out=is_held_out)}".strip()
+        text = f"{text} {sentences.draw_sentence(random, length, held_out=is_held_out)}".strip()
     return text
 
 

@@ -36,7 +36,7 @@ from humo import errors
 from humo.errors import DependencyError, HuMoError, MediaError, StorageError
 from humo.files import atomic_write, os_error_text
 from humo.synthetic.clip_plan import Recipe, Split, indices, name_of
-from humo.synthetic.speech.synthesis import EXTRA
+from humo.synthetic.speech.synthesis import INSTALL_COMMAND
 
 VIDEOS, REFERENCES, TRUTH = "video", "reference_image", "truth"
 CAPTIONS, ATTRIBUTES, RECIPE = "video_caption.parquet", "attributes.parquet", "synthetic.json"
@@ -71,7 +71,7 @@ def check_packages() -> None:
     """
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
-        raise DependencyError(", ".join(missing), "is not installed, and synthetic data needs it", EXTRA)
+        raise DependencyError(", ".join(missing), "is not installed, and synthetic data needs it", INSTALL_COMMAND)
 
 
 def write_corpus(

@@ -22,7 +22,7 @@ from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.render.render import render_clip, render_still
 from humo.synthetic.speech.face_track import UNITS, FaceTrack
-from humo.synthetic.speech.synthesis import Phoneme, find_voice, speak
+from humo.synthetic.speech.synthesis import Phoneme, find_voice, synthesize
 from humo.synthetic.speech.visemes import face_track
 
 ROOM_SECONDS = 0.2
@@ -115,7 +115,7 @@ def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]
     if not plan.talks:
         return heard, ()
     voice = find_voice(plan.voice)
-    speech = speak(plan.text, voice, rate=plan.rate, pitch=plan.pitch, liveliness=plan.liveliness)
+    speech = synthesize(plan.text, voice, rate=plan.rate, pitch=plan.pitch, liveliness=plan.liveliness)
     seconds = length / SAMPLE_RATE
     said = [phoneme for phoneme in speech.phonemes if phoneme.symbol]
     first, last = said[0].start, said[-1].end

@@ -1,7 +1,7 @@
-"""Things to say: a small grammar of English that gives tens of millions of sentences, one tenth of them kept for tests.
+"""Generate sentences from a small English grammar: tens of millions, one tenth of them held out for tests.
 
-Words were chosen for their sounds: every consonant at the beginning, middle and end of words, and many of those that
-show on the lips (p b m f v w).
+The words contain every consonant at the start, middle and end, and many consonants that are visible on the lips
+(p b m f v w).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 
 Length = Literal["short", "medium", "long"]
 LENGTHS: tuple[Length, ...] = get_args(Length)
-"""About 1 to 2, 2 to 3.5 and 3.5 to 6 seconds."""
+"""Classes of length: sentences of about 1 to 2, 2 to 3.5 and 3.5 to 6 seconds."""
 
-HELD_OUT_SHARE = 0.1
-"""Of all sentences; which ones is a property of the words alone."""
+HELD_OUT_FRACTION = 0.1
+"""Fraction of all sentences that is held out; the words alone decide which ones."""
 
 
-def _list(text: str, separator: str | None = None) -> tuple[str, ...]:
+def _split_words(text: str, separator: str | None = None) -> tuple[str, ...]:
     return tuple(text.split(separator))
 
 
-_NOUNS = _list(
+_NOUNS = _split_words(
     "apple baby balloon basket bear bird boat book bottle box boy bridge brother bus butterfly "
     "cake camera car carpet "
     "cat chair cheese child church city clock cloud coat coffee cup dancer daughter dinner "
@@ -42,7 +42,7 @@ _NOUNS = _list(
     "toy train tree trumpet tunnel umbrella uncle valley vase village violin voice wagon wall watch water weather "
     "whale wheel window winter wolf woman wood writer yard zebra"
 )
-_ADJECTIVES = _list(
+_ADJECTIVES = _split_words(
     "angry beautiful better big black blue brave bright broken brown busy calm cheap cheerful clean clever cold cool "
     "curious dark deep dry early easy empty famous fancy fast fat favourite fine free fresh "
     "friendly full funny gentle "
@@ -55,7 +55,7 @@ _ADJECTIVES = _list(
     "wide wild wise wonderful "
     "wooden yellow young"
 )
-_VERBS = _list(  # past, base
+_VERBS = _split_words(  # past, base
     "asked/ask borrowed/borrow bought/buy broke/break brought/bring built/build carried/carry "
     "caught/catch chose/choose "
     "cleaned/clean described/describe drew/draw dropped/drop enjoyed/enjoy fixed/fix followed/follow forgot/forget "
@@ -66,7 +66,7 @@ _VERBS = _list(  # past, base
     "saved/save saw/see sold/sell showed/show stopped/stop told/tell took/take touched/touch used/use visited/visit "
     "wanted/want washed/wash watched/watch wrapped/wrap"
 )
-_PLACES = _list(
+_PLACES = _split_words(
     "above the bay|after breakfast|along the river|around the corner|at home|at the bus stop|"
     "before lunch|behind the barn|"
     "below the bridge|beside the window|by the sea|during the film|every morning|five weeks ago|for a while|"
@@ -77,18 +77,20 @@ _PLACES = _list(
     "with my family|without a word|yesterday|a few times a month|above all|once more",
     "|",
 )
-_NAMES = _list(
+_NAMES = _split_words(
     "Alice Amy Ben Bob Bella Beth Carla David Eva Fiona Frank George Hannah Ivan Jack Julia "
     "Kevin Laura Leo Maria Max "
     "Milo Nina Noah Oliver Omar Pam Paul Peter Robin Rosa Ruth Sam Sophie Theo Tom Vera Victor Wanda William Zoe"
 )
-_ADVERBS = _list(
+_ADVERBS = _split_words(
     "almost always barely calmly carefully certainly finally gladly hardly maybe mostly never "
     "nearly often only perhaps "
     "probably quickly quietly really simply slowly sometimes soon suddenly surely usually"
 )
-_FEELINGS = _list("afraid amazed amused bored certain glad happy hopeful hungry pleased proud ready sorry sure upset")
-_PHRASES = _list(
+_FEELINGS = _split_words(
+    "afraid amazed amused bored certain glad happy hopeful hungry pleased proud ready sorry sure upset"
+)
+_PHRASES = _split_words(
     "Good morning|Good evening|Hello there|Oh my|Well, well|Of course|Believe me|By the way|Come over here|Excuse me|"
     "For example|Have fun|How wonderful|I beg your pardon|I promise|In my opinion|Let me think|Look at me|Maybe so|"
     "Never mind|Oh no|On the other hand|Please, come in|So far, so good|Thank you very much|That is fabulous|"
@@ -135,15 +137,15 @@ _TEMPLATES: dict[Length, tuple[str, ...]] = {
         "Nobody was {feeling} because {the} {noun} {past} every {adjective} {noun}.",
     ),
 }
-_NUMBERS = _list("two three four five six seven eight nine ten eleven twelve fifteen twenty fifty")
+_NUMBERS = _split_words("two three four five six seven eight nine ten eleven twelve fifteen twenty fifty")
 _THE = ("the", "the", "my", "our", "your", "this", "that", "his", "her")
 
 
-def sentence(random: np.random.Generator, length: Length) -> str:
-    """A sentence of about that length.
+def generate_sentence(random: np.random.Generator, length: Length) -> str:
+    """Generate a sentence of about the given length.
 
     Args:
-        random: decides the words.
+        random: generator that the words are drawn from.
         length: see `LENGTHS`.
     """
     templates = _TEMPLATES[length]
@@ -151,46 +153,46 @@ def sentence(random: np.random.Generator, length: Length) -> str:
     text = parts[0]
     for part in parts[1:]:
         slot, _, rest = part.partition("}")
-        text += _fill(slot, random) + rest
+        text += _draw_word(slot, random) + rest
     return text[0].upper() + text[1:]
 
 
-def draw(random: np.random.Generator, length: Length, *, held_out: bool) -> str:
-    """A sentence of that length on the wanted side of the split.
+def draw_sentence(random: np.random.Generator, length: Length, *, held_out: bool) -> str:
+    """Generate a sentence of the test or the training split.
 
     Args:
-        random: decides the words.
+        random: generator that the words are drawn from.
         length: see `LENGTHS`.
-        held_out: True for one kept for tests, False for one to train on.
+        held_out: True for a sentence of the test splits, False for one of the training split.
     """
     while True:
-        text = sentence(random, length)
+        text = generate_sentence(random, length)
         if is_held_out(text) is held_out:
             return text
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a sentence is kept for tests: by its words, whatever their case and punctuation."""
+    """Return whether a sentence is held out for tests; case and punctuation do not matter."""
     words = "".join(letter for letter in text.lower() if letter.isalnum() or letter == " ")
     digest = hashlib.blake2b(words.encode(), digest_size=8, person=b"humo-sentence").digest()
-    return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**64
+    return int.from_bytes(digest, "big") < HELD_OUT_FRACTION * 2**64
 
 
-def _fill(slot: str, random: np.random.Generator) -> str:
-    def one(words: Sequence[str]) -> str:
+def _draw_word(slot: str, random: np.random.Generator) -> str:
+    def choose(words: Sequence[str]) -> str:
         return words[int(random.integers(len(words)))]
 
     if slot == "nouns":
-        return _plural(one(_NOUNS))
+        return _plural(choose(_NOUNS))
     if slot in ("past", "base"):
-        return one(_VERBS).split("/")[slot == "base"]
+        return choose(_VERBS).split("/")[slot == "base"]
     if slot == "The":
-        return one(_THE).capitalize()
+        return choose(_THE).capitalize()
     lists = {
         "noun": _NOUNS, "adjective": _ADJECTIVES, "name": _NAMES, "adverb": _ADVERBS, "feeling": _FEELINGS,
         "phrase": _PHRASES, "number": _NUMBERS, "place": _PLACES, "the": _THE,
     }  # fmt: skip
-    return one(lists[slot])
+    return choose(lists[slot])
 
 
 _IRREGULAR = {

@@ -1,4 +1,4 @@
-"""The motion of a face over time: expression units, head and gaze, frame by frame."""
+"""Motion of a face over time: expression units, head and gaze for each frame."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ UNITS: tuple[str, ...] = (
     "noseSneerLeft",
     "noseSneerRight",
 )
-"""Face units by their ARKit names, in the order of `FaceTrack.units`; the eight eyeLook units are `FaceTrack.gaze`."""
+"""ARKit's names of face units, in the order of `FaceTrack.units`. `FaceTrack.gaze` replaces the eight eyeLook units."""
 
 UNIT: dict[str, int] = {name: column for column, name in enumerate(UNITS)}
-"""Column of each unit."""
+"""Name of a face unit -> its column in `FaceTrack.units`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceTrack:
-    """What a face does, 25 frames a second.
+    """Motion of a face at 25 frames a second.
 
     Args:
         units: (F, len(UNITS)) float32, strength of each unit in [0, 1].
         head: (F, 3) float32, yaw (positive: to the person's left), pitch (positive: down) and roll in radians.
-        gaze: (F, 2) float32, right-of-picture and up, in radians.
+        gaze: (F, 2) float32, to the right of the image and up, in radians.
 
     Raises:
-        ValueError: shapes that do not belong together.
+        ValueError: the shapes do not match.
     """
 
     units: NDArray[np.float32]
@@ -78,31 +78,27 @@ class FaceTrack:
 
     def __post_init__(self) -> None:
         frames = len(self.units)
-        wanted = {"units": (frames, len(UNITS)), "head": (frames, 3), "gaze": (frames, 2)}
-        for name, shape in wanted.items():
+        shapes = {"units": (frames, len(UNITS)), "head": (frames, 3), "gaze": (frames, 2)}
+        for name, shape in shapes.items():
             array = np.ascontiguousarray(getattr(self, name), np.float32)
             if array.shape != shape:
                 raise ValueError(f"{name}: shape {array.shape} is not {shape}")
             object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
-        """Frames."""
+        """Return the number of frames."""
         return len(self.units)
 
     @classmethod
     def still(cls, frames: int) -> FaceTrack:
-        """A face at rest that looks straight ahead.
+        """Return a face at rest that looks straight ahead.
 
         Args:
-            frames: how long.
+            frames: number of frames.
         """
         zeros = np.zeros((frames, len(UNITS)), np.float32)
         return cls(zeros, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
 
     def __getitem__(self, frames: slice) -> FaceTrack:
-        """A part of the track.
-
-        Args:
-            frames: a slice of frames.
-        """
+        """Return a range of frames."""
         return FaceTrack(self.units[frames], self.head[frames], self.gaze[frames])

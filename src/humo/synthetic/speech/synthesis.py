@@ -1,8 +1,8 @@
-"""Speech that says when each phoneme is said: text and a voice in, mono 16 kHz sound and phoneme times out.
+"""Synthesize speech with phoneme times: text and a voice in, mono 16 kHz audio and timed phonemes out.
 
-Two synthesisers, so that nothing learnt from the sound is the timbre of one: espeak-ng (rules and formants; its
-library and data come inside the package ``espeakng-loader``) and Hibari (a small neural one; its weights come
-inside the package ``hibari-tts``, see `humo.synthetic.speech.hibari`).
+There are two synthesizers, so that a model does not learn the timbre of a single one. espeak-ng works with rules and
+formants; the package ``espeakng-loader`` contains its library and data. Hibari is a small neural synthesizer; the
+package ``hibari-tts`` contains its weights (see `humo.synthetic.speech.hibari`).
 """
 
 from __future__ import annotations
@@ -23,28 +23,34 @@ from numpy.typing import NDArray
 from humo.errors import DependencyError, RequestError, did_you_mean
 from humo.geometry import SAMPLE_RATE
 
-EXTRA = "pip install 'humo-video[synthetic]'"
-"""What installs the packages that synthetic data needs."""
+INSTALL_COMMAND = "pip install 'humo-video[synthetic]'"
+"""Command that installs the packages for rendering data."""
 
 Gender = Literal["woman", "man"]
 Engine = Literal["espeak", "hibari"]
 
-STRESS = {"ˈ": 2, "ˌ": 1}
-"""IPA's marks of stress; 2 is primary."""
+STRESS_MARKS = {"ˈ": 2, "ˌ": 1}
+"""IPA stress mark -> stress level; 2 is primary stress."""
 
-ESPEAK_RATE = 165
-"""Words a minute at rate 1."""
+ESPEAK_WORDS_PER_MINUTE = 165
+"""Words per minute of espeak-ng at rate 1."""
 
-ESPEAK_PITCH, ESPEAK_RANGE = 50, 50
-"""Of 100, at pitch 1: the voice's own."""
+ESPEAK_PITCH, ESPEAK_PITCH_RANGE = 50, 50
+"""espeak-ng's pitch and pitch range (0 to 100) at pitch 1 and liveliness 1: the voice's defaults."""
 
-ESPEAK_SECONDS = 60.0
-"""Longest that one utterance may take to be made, in seconds of the clock; it takes 0.03."""
+ESPEAK_TIMEOUT_SECONDS = 60.0
+"""Timeout for one utterance, in seconds of wall time; an utterance usually takes 0.03 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phoneme:
-    """A sound of speech: ``symbol`` in IPA ("" for a pause), ``start`` and ``end`` in seconds, ``stress`` 0 to 2."""
+    """One phoneme with its time.
+
+    Args:
+        symbol: IPA symbol; "" for a pause.
+        start, end: seconds.
+        stress: 0 (none) to 2 (primary).
+    """
 
     symbol: str
     start: float
@@ -54,83 +60,83 @@ class Phoneme:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Speech:
-    """``samples`` (n,) float32 in [-1, 1] at 16 kHz, and the ``phonemes`` in their order."""
+    """An utterance: ``samples`` (n,) float32 in [-1, 1] at 16 kHz, and its ``phonemes`` in order."""
 
     samples: NDArray[np.float32]
     phonemes: tuple[Phoneme, ...]
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Duration in seconds."""
         return len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """Somebody to say it.
+    """One voice of a synthesizer.
 
     Args:
-        name: ours.
-        engine: which synthesiser.
-        gender: whose voice it passes for.
-        is_held_out: kept for tests: nothing is trained on it.
-        model: espeak-ng's name of voice and variant.
-        tract: (Hibari) frequency of the formants against the recorded voice's: below 1 is a larger person.
-        tone: (Hibari) fundamental frequency against the recorded voice's, before ``tract``.
+        name: this project's name of the voice.
+        engine: the synthesizer.
+        gender: the gender of the people who get this voice.
+        is_held_out: True for a voice of the test splits; no training clip uses it.
+        espeak_voice: (espeak-ng) name of voice and variant.
+        formant_scale: (Hibari) factor on the formant frequencies; below 1 sounds like a larger person.
+        pitch_scale: (Hibari) factor on the fundamental frequency, applied before ``formant_scale``.
     """
 
     name: str
     engine: Engine
     gender: Gender
     is_held_out: bool = False
-    model: str = ""
-    tract: float = 1.0
-    tone: float = 1.0
+    espeak_voice: str = ""
+    formant_scale: float = 1.0
+    pitch_scale: float = 1.0
 
 
-def _espeak(gender: Gender, held_out: bool, *models: str) -> tuple[Voice, ...]:
+def _espeak_voices(gender: Gender, held_out: bool, *models: str) -> tuple[Voice, ...]:
     return tuple(Voice(f"espeak {model}", "espeak", gender, held_out, model) for model in models)
 
 
 VOICES: tuple[Voice, ...] = (
-    *_espeak("woman", False, "en-us+f2", "gmw/en+f3", "en-us+f4", "gmw/en-GB-scotland+f1", "en-us+Annie"),
-    *_espeak("woman", False, "en-us+linda", "en-us+anika", "gmw/en-GB-x-rp+steph", "en-us+shelby"),
-    *_espeak("man", False, "en-us", "en-us+m3", "gmw/en+m7", "gmw/en-GB-x-rp+m1", "en-us+Alex", "en-us+Andy"),
-    *_espeak("man", False, "en-us+klatt2", "gmw/en-US-nyc+michel", "en-us+adam"),
-    *_espeak("woman", True, "en-us+f5", "gmw/en+belinda"),
-    *_espeak("man", True, "gmw/en-GB-x-gbclan+m6", "en-us+edward"),
-    Voice("hibari bright", "hibari", "woman", tract=1.06),
+    *_espeak_voices("woman", False, "en-us+f2", "gmw/en+f3", "en-us+f4", "gmw/en-GB-scotland+f1", "en-us+Annie"),
+    *_espeak_voices("woman", False, "en-us+linda", "en-us+anika", "gmw/en-GB-x-rp+steph", "en-us+shelby"),
+    *_espeak_voices("man", False, "en-us", "en-us+m3", "gmw/en+m7", "gmw/en-GB-x-rp+m1", "en-us+Alex", "en-us+Andy"),
+    *_espeak_voices("man", False, "en-us+klatt2", "gmw/en-US-nyc+michel", "en-us+adam"),
+    *_espeak_voices("woman", True, "en-us+f5", "gmw/en+belinda"),
+    *_espeak_voices("man", True, "gmw/en-GB-x-gbclan+m6", "en-us+edward"),
+    Voice("hibari bright", "hibari", "woman", formant_scale=1.06),
     Voice("hibari heart", "hibari", "woman"),
-    Voice("hibari dark", "hibari", "woman", tract=0.94, tone=0.92),
-    Voice("hibari tenor", "hibari", "man", tract=0.90, tone=0.72),
-    Voice("hibari bass", "hibari", "man", tract=0.84, tone=0.62),
-    Voice("hibari alto", "hibari", "woman", True, tract=1.0, tone=0.80),
-    Voice("hibari baritone", "hibari", "man", True, tract=0.87, tone=0.56),
+    Voice("hibari dark", "hibari", "woman", formant_scale=0.94, pitch_scale=0.92),
+    Voice("hibari tenor", "hibari", "man", formant_scale=0.90, pitch_scale=0.72),
+    Voice("hibari bass", "hibari", "man", formant_scale=0.84, pitch_scale=0.62),
+    Voice("hibari alto", "hibari", "woman", True, formant_scale=1.0, pitch_scale=0.80),
+    Voice("hibari baritone", "hibari", "man", True, formant_scale=0.87, pitch_scale=0.56),
 )
-"""Everybody who can speak. espeak-ng's variants differ in formants, pitch, breath and source; Hibari's one voice is
-made several by moving formants and pitch apart."""
+"""All voices. espeak-ng's variants differ in formants, pitch, breath and source; Hibari has one voice, which becomes
+several by scaling formants and pitch separately."""
 
 
-def usable_voices() -> tuple[Voice, ...]:
-    """The voices whose synthesiser is installed.
+def installed_voices() -> tuple[Voice, ...]:
+    """Return the voices whose synthesizer is installed; espeak-ng is required, Hibari optional.
 
     Raises:
-        DependencyError: none is.
+        DependencyError: espeak-ng is not installed.
     """
     engines: dict[Engine, str] = {"espeak": "espeakng_loader", "hibari": "hibari"}
-    there = {engine for engine, package in engines.items() if find_spec(package) is not None}
-    if "espeak" not in there:
-        raise DependencyError("espeakng-loader", "is not installed, and synthetic speech needs it", EXTRA)
+    installed = {engine for engine, package in engines.items() if find_spec(package) is not None}
+    if "espeak" not in installed:
+        raise DependencyError("espeakng-loader", "is not installed, and synthetic speech needs it", INSTALL_COMMAND)
     if find_spec("onnxruntime") is None:
-        there.discard("hibari")
-    return tuple(voice for voice in VOICES if voice.engine in there)
+        installed.discard("hibari")
+    return tuple(voice for voice in VOICES if voice.engine in installed)
 
 
 def find_voice(name: str) -> Voice:
-    """The voice of that name.
+    """Return a voice by its name.
 
     Raises:
-        RequestError: there is none.
+        RequestError: no voice has this name.
     """
     for voice in VOICES:
         if voice.name == name:
@@ -138,85 +144,94 @@ def find_voice(name: str) -> Voice:
     raise RequestError("voice", f"{name!r} is not known", did_you_mean(name, [voice.name for voice in VOICES]))
 
 
-def speak(text: str, voice: Voice, *, rate: float = 1.0, pitch: float = 1.0, liveliness: float = 1.0) -> Speech:
-    """Say a text. The same arguments give the same samples.
+def synthesize(text: str, voice: Voice, *, rate: float = 1.0, pitch: float = 1.0, liveliness: float = 1.0) -> Speech:
+    """Synthesize a text. The same arguments give the same samples.
 
     Args:
-        text: English.
+        text: English text.
         voice: one of `VOICES`.
-        rate: speed against the voice's own, 0.6 to 1.6.
-        pitch: fundamental frequency against the voice's own, 0.7 to 1.4.
-        liveliness: how far pitch moves, against the voice's own, 0 to 2.
+        rate: factor on the voice's speed, 0.6 to 1.6.
+        pitch: factor on the voice's fundamental frequency, 0.7 to 1.4.
+        liveliness: factor on the voice's pitch range, 0 to 2.
 
     Returns:
-        the sound and its phonemes, which follow each other without gap or overlap from 0 to the end.
+        The audio and its phonemes. The phonemes cover the whole audio without gaps or overlaps.
 
     Raises:
-        DependencyError: the synthesiser is not installed or does not work here.
-        RequestError: nothing to say, or a value out of its range.
+        DependencyError: the synthesizer is not installed or does not run.
+        RequestError: the text has no letters or digits, or a value is out of range.
     """
     limits = {"rate": (rate, 0.6, 1.6), "pitch": (pitch, 0.7, 1.4), "liveliness": (liveliness, 0.0, 2.0)}
     for field, (value, least, most) in limits.items():
         if not least <= value <= most:
-            raise RequestError(field, f"{value:g}", f"allowed is {least:g} to {most:g}")
+            raise RequestError(field, f"{value:g} is not allowed", f"allowed: {least:g} to {most:g}")
     if not any(letter.isalnum() for letter in text):
-        raise RequestError("text", f"{text!r} holds nothing to say", "give words")
+        raise RequestError("text", f"{text!r} has no letters or digits", "give a sentence")
     if voice.engine == "hibari":
-        from humo.synthetic.speech.hibari import say
+        from humo.synthetic.speech import hibari
 
-        rate_hz, sound, events = say(
-            text, rate=rate, pitch=pitch * voice.tone, tract=voice.tract, liveliness=liveliness
+        rate_hz, audio, events = hibari.synthesize(
+            text,
+            rate=rate,
+            pitch=pitch * voice.pitch_scale,
+            formant_scale=voice.formant_scale,
+            liveliness=liveliness,
         )
     else:
-        rate_hz, sound, events = _say_with_espeak(text, voice, rate, pitch, liveliness)
-    samples = np.clip(soxr.resample(sound, rate_hz, SAMPLE_RATE, quality="HQ"), -1, 1).astype(np.float32)
-    return Speech(samples, _join(events, len(samples) / SAMPLE_RATE))
+        rate_hz, audio, events = _run_espeak(text, voice, rate, pitch, liveliness)
+    samples = np.clip(soxr.resample(audio, rate_hz, SAMPLE_RATE, quality="HQ"), -1, 1).astype(np.float32)
+    return Speech(samples, _phonemes_of_events(events, len(samples) / SAMPLE_RATE))
 
 
-def _say_with_espeak(
+def _run_espeak(
     text: str, voice: Voice, rate: float, pitch: float, liveliness: float
 ) -> tuple[float, NDArray[np.float32], list[tuple[float, str]]]:
-    """Samples a second, samples, and (start, IPA with marks) of each phoneme."""
+    """Return sample rate, samples, and (start, IPA with stress marks) of each phoneme."""
     try:
         import espeakng_loader
     except ImportError as error:
-        raise DependencyError("espeakng-loader", f"cannot be imported ({error})", EXTRA) from error
+        raise DependencyError("espeakng-loader", f"cannot be imported ({error})", INSTALL_COMMAND) from error
     request = {
         "library": espeakng_loader.get_library_path(),
         "data": espeakng_loader.get_data_path(),
         "text": text,
-        "voice": voice.model,
-        "rate": round(ESPEAK_RATE * rate),
+        "voice": voice.espeak_voice,
+        "rate": round(ESPEAK_WORDS_PER_MINUTE * rate),
         "pitch": round(float(np.clip(ESPEAK_PITCH + 100 * np.log2(pitch), 0, 99))),
-        "range": round(min(ESPEAK_RANGE * liveliness, 99)),
+        "range": round(min(ESPEAK_PITCH_RANGE * liveliness, 99)),
     }
     script = Path(__file__).with_name("espeak.py")
-    command = [sys.executable, "-I", "-S", str(script)]  # no site packages: it starts in a hundredth of a second
+    command = [sys.executable, "-I", "-S", str(script)]  # without site packages it starts in 10 ms
     try:
-        done = subprocess.run(
-            command, input=json.dumps(request).encode(), capture_output=True, timeout=ESPEAK_SECONDS, check=False
+        process = subprocess.run(
+            command,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=ESPEAK_TIMEOUT_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise DependencyError("espeak-ng", f"does not run ({error})", "reinstall espeakng-loader") from error
-    if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        remedy = "reinstall it: pip install espeakng-loader"
+        raise DependencyError("espeak-ng", f"does not run ({error})", remedy) from error
+    if process.returncode:
+        reason = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise DependencyError(
-            "espeak-ng", f"cannot speak here ({last or done.returncode})", "reinstall espeakng-loader"
+            "espeak-ng", f"fails ({reason or process.returncode})", "reinstall it: pip install espeakng-loader"
         )
-    head, _, sound = done.stdout.partition(b"\n")
-    told = json.loads(head)
-    samples = np.frombuffer(sound, "<i2").astype(np.float32) / np.float32(2**15)
-    return told["rate"], samples, [(start, symbol) for start, symbol in told["phonemes"]]
+    header, _, audio = process.stdout.partition(b"\n")
+    result = json.loads(header)
+    samples = np.frombuffer(audio, "<i2").astype(np.float32) / np.float32(2**15)
+    return result["rate"], samples, [(start, symbol) for start, symbol in result["phonemes"]]
 
 
-def _join(events: list[tuple[float, str]], seconds: float) -> tuple[Phoneme, ...]:
-    """Phonemes of their starts, from 0 to the end; an event of no length is dropped."""
+def _phonemes_of_events(events: list[tuple[float, str]], seconds: float) -> tuple[Phoneme, ...]:
+    """Turn (start, IPA) events into phonemes that cover 0 to ``seconds``; events without duration are dropped."""
     starts = [(0.0, ""), *events, (seconds, "")]
     phonemes = []
-    for (start, symbol), (following, _) in pairwise(starts):
-        end = min(following, seconds)
+    for (start, symbol), (next_start, _) in pairwise(starts):
+        end = min(next_start, seconds)
         if end > start:
-            stress = max((STRESS[mark] for mark in symbol if mark in STRESS), default=0)
-            bare = symbol.translate(dict.fromkeys(map(ord, STRESS)))
+            stress = max((STRESS_MARKS[mark] for mark in symbol if mark in STRESS_MARKS), default=0)
+            bare = symbol.translate(dict.fromkeys(map(ord, STRESS_MARKS)))
             phonemes.append(Phoneme(bare, float(start), float(end), stress))
     return tuple(phonemes)

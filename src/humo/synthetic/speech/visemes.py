@@ -1,6 +1,6 @@
-"""From phonemes to a face: lips, jaw and tongue with coarticulation, and what a speaker's head, eyes and brows do.
+"""Animate a face from phonemes: lips, jaw and tongue with coarticulation, and motion of head, eyes and brows.
 
-Frame f shows the instant (f + 0.5) / 25 seconds of the sound.
+Frame f shows the time (f + 0.5) / 25 seconds of the audio.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Mood = Literal["neutral", "smiling", "serious", "surprised"]
 MOODS: tuple[Mood, ...] = get_args(Mood)
 
 CHANNELS = ("jaw", "closure", "tuck", "funnel", "pucker", "stretch", "lower", "upper", "tongue")
-"""What a mouth does, each 0..1: jaw open, lips pressed, lower lip to the teeth, lips forward and open, lips rounded,
-corners apart, lower lip down, upper lip up, tongue between the teeth."""
+"""Articulators of the mouth, each 0 to 1: jaw open, lips pressed, lower lip to the teeth, lips forward and open, lips
+rounded, corners apart, lower lip down, upper lip up, tongue between the teeth."""
 
-_SHAPES: dict[str, tuple[float, ...]] = {
+_VISEME_TARGETS: dict[str, tuple[float, ...]] = {
     #        jaw   clos  tuck  funn  puck  stre  lowe  uppe  tong
     "rest": (0.00, 0.10, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00),
     "p": (0.03, 1.00, 0.00, 0.00, 0.05, 0.00, 0.00, 0.00, 0.00),
@@ -51,9 +51,9 @@ _SHAPES: dict[str, tuple[float, ...]] = {
     "ɪ": (0.30, 0.00, 0.00, 0.00, 0.00, 0.42, 0.24, 0.12, 0.00),
     "ɜ": (0.34, 0.00, 0.00, 0.40, 0.25, 0.00, 0.08, 0.00, 0.00),
 }
-"""Target of each viseme, named by one of its phonemes, in the order of `CHANNELS`."""
+"""Viseme, named by one of its phonemes -> targets in the order of `CHANNELS`."""
 
-_INSISTS: dict[str, dict[str, float]] = {
+_CONSONANT_DOMINANCE: dict[str, dict[str, float]] = {
     "rest": dict.fromkeys(CHANNELS, 0.5),
     "p": {"closure": 1.2, "jaw": 1.2, "tuck": 1.0, "lower": 1.2, "upper": 1.2, "funnel": 0.4, "tongue": 1.0},
     "f": {"tuck": 1.5, "jaw": 1.2, "upper": 1.0, "lower": 1.2, "closure": 1.0, "funnel": 0.6, "pucker": 0.4},
@@ -66,13 +66,15 @@ _INSISTS: dict[str, dict[str, float]] = {
     "t": {"jaw": 1.1},
     "h": {"jaw": 0.25},
 }
-"""Dominance of a consonant where it is not `_WEAK`; vowels have 1 everywhere, rounded ones more on the lips."""
+"""Consonant -> dominance of each channel that is not `_DEFAULT_DOMINANCE`.
 
-_WEAK = 0.25
-_ROUND = {"u", "o", "ɔ"}
+Vowels have dominance 1 in every channel, and rounded vowels 1.5 in the channels of the lips."""
+
+_DEFAULT_DOMINANCE = 0.25
+_ROUNDED_VOWELS = {"u", "o", "ɔ"}
 _VOWELS = frozenset("ɑæʌəɔouɛiɪɜ")
 
-_PHONEMES: tuple[tuple[str, str], ...] = (
+_VISEMES_OF_IPA: tuple[tuple[str, str], ...] = (
     ("aʊ", "ɑu"), ("aɪ", "ɑɪ"), ("ɔɪ", "ɔɪ"), ("oʊ", "ou"), ("əʊ", "əu"), ("eɪ", "ɛɪ"), ("tʃ", "ʃ"), ("dʒ", "ʃ"),
     ("əl", "əl"), ("ts", "ts"), ("dz", "ts"), ("aː", "ɑ"), ("eə", "ɛə"), ("ɪə", "ɪə"), ("ʊə", "uə"), ("iə", "iə"),
     *((letter, "p") for letter in "pbm"), *((letter, "f") for letter in "fvɱ"), *((letter, "θ") for letter in "θð"),
@@ -84,28 +86,28 @@ _PHONEMES: tuple[tuple[str, str], ...] = (
     ("ɜ", "ɜ"), ("ø", "ɜ"), ("œ", "ɜ"), ("ɔ", "ɔ"), ("o", "o"), ("ʊ", "u"), ("u", "u"), ("ʉ", "u"), ("y", "u"),
     ("ɛ", "ɛ"), ("e", "ɛ"), ("ɪ", "ɪ"), ("ᵻ", "ɪ"), ("ɨ", "ɪ"), ("i", "i"),
 )  # fmt: skip
-"""Visemes of a phoneme, looked up by how its IPA begins; the longer beginnings first."""
+"""(Prefix of a phoneme's IPA, its visemes); longer prefixes come first."""
 
-LEAD_SECONDS = 0.0
-"""By how much lips go before the sound. Nothing: a model learns the sync that users measure."""
+LIP_LEAD_SECONDS = 0.0
+"""Time by which lips move ahead of the audio; 0, because a model learns the offset that lip-sync metrics measure."""
 
-REACH_SECONDS = 0.065
-"""How far into its neighbours a sound is prepared and lingers (at 1/e of its dominance)."""
+DOMINANCE_SECONDS = 0.065
+"""Time before and after a phoneme at which its dominance has fallen to 1/e."""
 
-REACH_POWER = 1.6
-"""How steeply dominance falls: 1 is Cohen and Massaro's, 2 is a bell."""
+DOMINANCE_POWER = 1.6
+"""Exponent of the fall of dominance: 1 as in Cohen and Massaro's model, 2 for a Gaussian."""
 
-HOLD_SECONDS = 0.024
-"""Half of the least time that lips stay shut on p, b, m, so that one frame always shows it."""
+CLOSURE_HALF_SECONDS = 0.024
+"""Half of the shortest lip closure on p, b and m; a closure this long is always visible in one frame."""
 
-RAMP_SECONDS = 0.035
-"""From free to shut lips."""
+CLOSURE_RAMP_SECONDS = 0.035
+"""Time that lips take to close."""
 
 REST_SECONDS = 600.0
-"""Before the first phoneme and after the last one the mouth rests; longer than any clip."""
+"""Length of the rest before the first and after the last phoneme; longer than any clip."""
 
-PAUSE_SECONDS = 0.10
-"""Silence from which on the mouth closes; a shorter one keeps the shape."""
+MIN_PAUSE_SECONDS = 0.10
+"""Shortest silence in which the mouth closes; during shorter ones it keeps its shape."""
 
 
 def face_track(
@@ -118,21 +120,22 @@ def face_track(
     articulation: float = 1.0,
     calm: float = 0.0,
 ) -> FaceTrack:
-    """What a face does while it says something.
+    """Animate a face that speaks.
 
     Args:
-        phonemes: with times in seconds from the first frame's beginning; they may begin before it and end after it.
-        samples: (n,) the sound at 16 kHz from the first frame's beginning; its loudness opens the jaw wider.
-        frames: how many.
-        seed: of blinks, gaze, head motion and the choice of what is stressed.
-        mood: what the face looks like apart from speech.
-        articulation: how wide the mouth moves, 1 as in ordinary talk.
-        calm: 0 as drawn; at 1 the head moves half as far.
+        phonemes: with times in seconds from the start of the first frame; they may start before the first frame and
+            end after the last one.
+        samples: (n,) audio at 16 kHz from the start of the first frame; louder audio opens the jaw wider.
+        frames: number of frames.
+        seed: seed of blinks, gaze, head motion and emphasis.
+        mood: expression of the face apart from speech.
+        articulation: factor on the motion of the mouth; 1 is ordinary speech.
+        calm: reduction of head motion; 0 for none, 1 for half as much motion.
     """
     random = np.random.default_rng((seed, 0x76697365))
     times = (np.arange(frames) + 0.5) / FRAMES_PER_SECOND
     units = np.zeros((frames, len(UNITS)))
-    _add_mouth(units, mouth(phonemes, samples, times, articulation))
+    _add_mouth(units, mouth_channels(phonemes, samples, times, articulation))
     _add_mood(units, mood, float(random.uniform(0.7, 1.0)))
     blinks = _blinks(frames, random)
     for side in ("Left", "Right"):
@@ -148,51 +151,55 @@ def face_track(
     return FaceTrack(np.clip(units, 0, 1).astype(np.float32), head.astype(np.float32), gaze.astype(np.float32))
 
 
-def mouth(phonemes: Sequence[Phoneme], samples: NDArray[np.float32], times: Curve, articulation: float = 1.0) -> Curve:
-    """The mouth's channels at some instants.
+def mouth_channels(
+    phonemes: Sequence[Phoneme], samples: NDArray[np.float32], times: Curve, articulation: float = 1.0
+) -> Curve:
+    """Compute the channels of the mouth at given times.
 
     Args:
         phonemes: as for `face_track`.
         samples: as for `face_track`.
         times: (T,) seconds.
-        articulation: factor of everything but closures.
+        articulation: factor on all channels, but not on lip closures.
 
     Returns:
         (T, len(CHANNELS)) in [0, 1].
 
-    **Source:** M. M. Cohen and D. W. Massaro, "Modeling coarticulation in synthetic visual speech", 1993: each
-    segment pulls each articulator to its target with a dominance that falls off around it; the dominances are
-    normalised. Complete closures are imposed afterwards.
+    **Source:** M. M. Cohen and D. W. Massaro, "Modeling coarticulation in synthetic visual speech", Models and
+    Techniques in Computer Animation, 1993. Each segment pulls each articulator to its target with a dominance that
+    falls off around the segment; dominances are normalized. Complete closures are added afterwards.
     """
     weighted = np.zeros((len(times), len(CHANNELS)))
     dominances = np.full((len(times), len(CHANNELS)), 1e-4)
     for viseme, start, end, _ in _segments(phonemes):
         distance = np.maximum(np.maximum(start - times, times - end) + 0.3 * min(end - start, 0.2), 0)
-        pull = np.exp(-((distance / REACH_SECONDS) ** REACH_POWER))[:, None] * _dominance(viseme)
-        weighted += pull * np.asarray(_SHAPES[viseme])
+        pull = np.exp(-((distance / DOMINANCE_SECONDS) ** DOMINANCE_POWER))[:, None] * _dominance(viseme)
+        weighted += pull * np.asarray(_VISEME_TARGETS[viseme])
         dominances += pull
     channels = weighted / dominances * articulation
     channels[:, CHANNELS.index("jaw")] *= 0.72 + 0.40 * loudness(samples, times)
-    _shut(channels, phonemes, times)
-    shown: Curve = np.clip(channels, 0, 1)
-    return shown
+    _close_lips(channels, phonemes, times)
+    clipped: Curve = np.clip(channels, 0, 1)
+    return clipped
 
 
-def openness(phonemes: Sequence[Phoneme], times: Curve) -> Curve:
-    """How wide the phoneme of each instant wants the jaw, without coarticulation: (T,), a yardstick of sync.
+def target_jaw_opening(phonemes: Sequence[Phoneme], times: Curve) -> Curve:
+    """Return the jaw opening (T,) that the phoneme at each time asks for, without coarticulation.
+
+    Tests compare it with the animated jaw to measure synchronization.
 
     Args:
         phonemes: as for `face_track`.
         times: (T,) seconds.
     """
-    wanted = np.zeros(len(times))
+    opening = np.zeros(len(times))
     for viseme, start, end, _ in _segments(phonemes):
-        wanted[(times >= start) & (times < end)] = _SHAPES[viseme][0]
-    return wanted
+        opening[(times >= start) & (times < end)] = _VISEME_TARGETS[viseme][0]
+    return opening
 
 
 def loudness(samples: NDArray[np.float32], times: Curve) -> Curve:
-    """Level at some instants against the sound's loud parts, (T,) in [0, 1]: 0 is 30 dB below them.
+    """Return the level (T,) in [0, 1] at given times, relative to the audio's 90th percentile; 0 is 30 dB below it.
 
     Args:
         samples: (n,) at 16 kHz.
@@ -212,50 +219,55 @@ def loudness(samples: NDArray[np.float32], times: Curve) -> Curve:
 
 
 def visemes_of(symbol: str) -> tuple[str, ...]:
-    """The visemes of a phoneme in IPA, one after the other; ``("rest",)`` of a pause or an unknown sign."""
-    for beginning, shapes in _PHONEMES:
-        if symbol.startswith(beginning):
-            return tuple(shapes)
+    """Return the visemes of a phoneme in IPA, in order; ``("rest",)`` for a pause or an unknown symbol."""
+    for prefix, visemes in _VISEMES_OF_IPA:
+        if symbol.startswith(prefix):
+            return tuple(visemes)
     return ("rest",)
 
 
 def _segments(phonemes: Sequence[Phoneme]) -> list[tuple[str, float, float, int]]:
-    """(viseme, start, end, stress); a diphthong's first half lasts longer, and a short pause is none."""
+    """Return (viseme, start, end, stress) of each segment.
+
+    The first viseme of a diphthong takes 60 % of its time. A short pause prolongs the segment before it.
+    """
     segments: list[tuple[str, float, float, int]] = []
     for phoneme in phonemes:
-        shapes = visemes_of(phoneme.symbol)
+        visemes = visemes_of(phoneme.symbol)
         start, length = phoneme.start, phoneme.end - phoneme.start
-        if shapes == ("rest",) and length < PAUSE_SECONDS and segments:
-            viseme, begun, _, stress = segments[-1]
-            segments[-1] = (viseme, begun, phoneme.end, stress)
+        if visemes == ("rest",) and length < MIN_PAUSE_SECONDS and segments:
+            previous, previous_start, _, stress = segments[-1]
+            segments[-1] = (previous, previous_start, phoneme.end, stress)
             continue
-        cuts = [0.0, 1.0] if len(shapes) == 1 else [0.0, 0.6, 1.0]
-        for shape, begin, end in zip(shapes, cuts, cuts[1:], strict=False):
-            segments.append((shape, start + begin * length, start + end * length, phoneme.stress))
+        cuts = [0.0, 1.0] if len(visemes) == 1 else [0.0, 0.6, 1.0]
+        for viseme, begin, end in zip(visemes, cuts, cuts[1:], strict=False):
+            segments.append((viseme, start + begin * length, start + end * length, phoneme.stress))
     if segments:
         before, after = segments[0][1], segments[-1][2]
         segments = [("rest", before - REST_SECONDS, before, 0), *segments, ("rest", after, after + REST_SECONDS, 0)]
-    return [(viseme, start - LEAD_SECONDS, end - LEAD_SECONDS, stress) for viseme, start, end, stress in segments]
+    return [
+        (viseme, start - LIP_LEAD_SECONDS, end - LIP_LEAD_SECONDS, stress) for viseme, start, end, stress in segments
+    ]
 
 
 def _dominance(viseme: str) -> Curve:
     if viseme in _VOWELS:
-        rounded = 1.5 if viseme in _ROUND else 1.0
+        rounded = 1.5 if viseme in _ROUNDED_VOWELS else 1.0
         return np.asarray([rounded if name in ("funnel", "pucker") else 1.0 for name in CHANNELS])
-    insists = _INSISTS.get(viseme, {})
-    return np.asarray([insists.get(name, 0.8 if name == "jaw" else _WEAK) for name in CHANNELS])
+    dominance = _CONSONANT_DOMINANCE.get(viseme, {})
+    return np.asarray([dominance.get(name, 0.8 if name == "jaw" else _DEFAULT_DOMINANCE) for name in CHANNELS])
 
 
-def _shut(channels: Curve, phonemes: Sequence[Phoneme], times: Curve) -> None:
-    """Complete contact of the lips on p, b, m, and of lip and teeth on f, v, whatever is around them."""
+def _close_lips(channels: Curve, phonemes: Sequence[Phoneme], times: Curve) -> None:
+    """Close the lips on p, b, m, and bring lip and teeth together on f, v, regardless of the neighboring phonemes."""
     for phoneme in phonemes:
-        shapes = visemes_of(phoneme.symbol)
-        if shapes[0] not in ("p", "f"):
+        viseme = visemes_of(phoneme.symbol)[0]
+        if viseme not in ("p", "f"):
             continue
-        middle = (phoneme.start + phoneme.end) / 2 - LEAD_SECONDS
-        hold = max(0.35 * (phoneme.end - phoneme.start), HOLD_SECONDS)
-        contact = np.clip(1 - (np.abs(times - middle) - hold) / RAMP_SECONDS, 0, 1)
-        target = np.asarray(_SHAPES[shapes[0]])
+        middle = (phoneme.start + phoneme.end) / 2 - LIP_LEAD_SECONDS
+        hold = max(0.35 * (phoneme.end - phoneme.start), CLOSURE_HALF_SECONDS)
+        contact = np.clip(1 - (np.abs(times - middle) - hold) / CLOSURE_RAMP_SECONDS, 0, 1)
+        target = np.asarray(_VISEME_TARGETS[viseme])
         pucker = channels[:, CHANNELS.index("pucker")].copy()
         channels += contact[:, None] * (target - channels)
         channels[:, CHANNELS.index("pucker")] = np.maximum(channels[:, CHANNELS.index("pucker")], 0.6 * pucker)
@@ -295,23 +307,23 @@ def _add_mood(units: Curve, mood: Mood, strength: float) -> None:
 
 
 _BLINKS: tuple[tuple[float, ...], ...] = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.4, 1.0, 1.0, 0.6, 0.25))
-"""How shut the eyes are, frame by frame."""
+"""Shapes of a blink: how far the lids are closed, frame by frame."""
 
 
 def _blinks(frames: int, random: np.random.Generator) -> Curve:
-    """3 to 5 frames each, 2 to 8 s apart."""
-    shut = np.zeros(frames + 8)
+    """Return the lid closure (frames,): blinks of 3 to 5 frames, 2 to 8 s apart."""
+    closure = np.zeros(frames + 8)
     start = random.uniform(0, 4)
     while start * FRAMES_PER_SECOND < frames:
         shape = _BLINKS[int(random.integers(len(_BLINKS)))]
         first = int(start * FRAMES_PER_SECOND)
-        shut[first : first + len(shape)] = shape
+        closure[first : first + len(shape)] = shape
         start += random.uniform(2, 8)
-    return shut[:frames]
+    return closure[:frames]
 
 
 def _emphasis(phonemes: Sequence[Phoneme], times: Curve, random: np.random.Generator) -> tuple[Curve, Curve]:
-    """Nods (radians of pitch) and raised brows (0..1) on some of the stressed syllables."""
+    """Return nods (pitch in radians) and raised brows (0 to 1) on some of the stressed syllables."""
     nods, brows = np.zeros(len(times)), np.zeros(len(times))
     for phoneme in phonemes:
         if phoneme.stress < 2:
@@ -325,7 +337,7 @@ def _emphasis(phonemes: Sequence[Phoneme], times: Curve, random: np.random.Gener
 
 
 def _drift(times: Curve, random: np.random.Generator, size: float) -> Curve:
-    """Slow motion around 0: four sines of 0.1 to 0.9 Hz, ``size`` radians strong (standard deviation)."""
+    """Return slow motion around 0: four sines of 0.1 to 0.9 Hz whose standard deviation is ``size`` radians."""
     total: Curve = np.zeros(len(times))
     for _ in range(4):
         hertz, phase = random.uniform(0.1, 0.9), random.uniform(0, 2 * np.pi)
@@ -334,7 +346,7 @@ def _drift(times: Curve, random: np.random.Generator, size: float) -> Curve:
 
 
 def _gaze(times: Curve, random: np.random.Generator) -> Curve:
-    """At the viewer, with small jumps every 0.4 to 1.6 s and a look aside now and then."""
+    """Return the gaze (T, 2): at the viewer, with small saccades every 0.4 to 1.6 s and occasional glances aside."""
     gaze = np.zeros((len(times), 2))
     start = 0.0
     while start < (times[-1] if len(times) else 0):
@@ -342,5 +354,5 @@ def _gaze(times: Curve, random: np.random.Generator) -> Curve:
         length = random.uniform(0.4, 1.6)
         gaze[(times >= start) & (times < start + length)] = random.normal(0, spread, 2) * (1.0, 0.6)
         start += length
-    shown: Curve = np.clip(gaze, -0.3, 0.3)
-    return shown
+    clipped: Curve = np.clip(gaze, -0.3, 0.3)
+    return clipped
