@@ -30,7 +30,7 @@ $(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
 
 demo: $(VENV)/.demo
 	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4
-	$(BIN)/humo evaluate clip output/demo.mp4 --image examples/woman.png
+	$(BIN)/humo evaluate video output/demo.mp4 --image examples/woman.png
 
 # two workers of one thread each: torch's own threads only get in each other's way on models this small
 test: $(VENV)/.ready

@@ -1,6 +1,6 @@
 """Train the classifier of `humo.evaluation.attribute_classifier` on a rendered corpus and print its accuracy.
 
-    humo data synth data/people --clips 3000 --seed 0 --people 600
+    humo data render data/people --clips 3000 --seed 0 --identities 600
     python scripts/train_attribute_classifier.py data/people src/humo/assets/faces/attributes.safetensors
 
 Accuracy is measured on the test splits.

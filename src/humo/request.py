@@ -84,14 +84,16 @@ class GenerateRequest(BaseModel):
     )
     speed: SpeedName = Field("exact", description="spare network passes, at some cost in quality")
     cache: CacheName = Field("none", description="spare blocks of a pass that hardly change, at some cost in quality")
-    vocals: FileName | None = Field(None, description="MDX-Net ONNX file that takes the voice out of the sound first")
+    vocal_separator: FileName | None = Field(
+        None, description="MDX-Net ONNX file that takes the voice out of the sound first"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
     placement: PlacementName = Field("auto", description="where the weights lie: `humo plan` tells what each takes")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
     consent: bool = Field(False, description="those who are shown or heard have agreed; kept in the record")
-    marks: bool = Field(True, description="mark the video as made by a machine: signed credentials, a watermark")
+    provenance: bool = Field(True, description="mark the video as made by a machine: signed credentials, a watermark")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -245,8 +247,8 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
             raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
         if letter not in mode and given:
             notes.append(f"mode {mode}: {field} given but not used")
-    if request.vocals is not None and request.audio is None:
-        notes.append("vocals given but not used: there is no sound")
+    if request.vocal_separator is not None and request.audio is None:
+        notes.append("vocal_separator given but not used: there is no sound")
     images = request.images if "I" in mode else ()
     audio = request.audio if "A" in mode else None
 
@@ -280,7 +282,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
             "mode": mode,
             "images": images,
             "audio": audio,
-            "vocals": request.vocals if audio else None,
+            "vocal_separator": request.vocal_separator if audio else None,
             "width": width,
             "height": height,
             "frames": frames,

@@ -35,7 +35,7 @@ def test_this_installation_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor", "--json"])
     *lines, last = map(json.loads, capsys.readouterr().out.splitlines())
     assert {line["check"] for line in lines} == set(CHECKS)
-    assert last == {"event": "result", "errors": 0, "warnings": sum(line["state"] == "warning" for line in lines)}
+    assert last == {"event": "result", "errors": 0, "warnings": sum(line["severity"] == "warning" for line in lines)}
     assert code == 0
     assert "HuMo nano" in the_only("models", Severity.GOOD).text
 

@@ -69,11 +69,11 @@ def test_it_is_made_again_frame_for_frame_from_elsewhere(
     (desk / "elsewhere").mkdir()
     monkeypatch.chdir(desk / "elsewhere")
     for source in ("../out.mp4", "../out.json"):
-        said = humo("generate", "--from", source, "--output", "again.mp4", "--json")
+        said = humo("generate", "--replay", source, "--output", "again.mp4", "--json")
         assert said.code == 0
         assert np.array_equal(frames("again.mp4"), frames(desk / "out.mp4"))
         assert not said.only("note")
-    assert humo("generate", "--from", "../out.mp4", "--seed", 8, "--output", "other.mp4").code == 0
+    assert humo("generate", "--replay", "../out.mp4", "--seed", 8, "--output", "other.mp4").code == 0
     assert not np.array_equal(frames("other.mp4"), frames(desk / "out.mp4"))
 
 
@@ -81,7 +81,7 @@ def test_made_again_without_a_name_it_does_not_replace_the_first(
     humo: Humo, desk: Path, tiny_model_folder: Path
 ) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    said = humo("generate", "--from", "out.mp4")
+    said = humo("generate", "--replay", "out.mp4")
     assert said.code == 0
     assert "out-again.mp4" in said.err
     assert np.array_equal(frames("out-again.mp4"), frames("out.mp4"))
@@ -93,23 +93,23 @@ def test_what_changed_since_must_be_given_anew(
     model = shutil.copytree(tiny_model_folder, desk / "model")
     humo("generate", "--model", model, *INPUTS, *SMALL)
     write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
-    changed = humo("generate", "--from", "out.mp4")
+    changed = humo("generate", "--replay", "out.mp4")
     assert changed.code == 2
     assert "a.wav' is not what it was" in changed.err
-    assert humo("generate", "--from", "out.mp4", "--audio", "a.wav", "--dry-run").code == 0
+    assert humo("generate", "--replay", "out.mp4", "--audio", "a.wav", "--dry-run").code == 0
     (desk / "face.png").unlink()
-    gone = humo("generate", "--from", "out.mp4", "--audio", "a.wav")
+    gone = humo("generate", "--replay", "out.mp4", "--audio", "a.wav")
     assert (gone.code, "face.png'" in gone.err, "--image" in gone.err) == (2, True, True)
     shutil.rmtree(model)
     shutil.copytree(tiny_model_folder_17b, model)
     (desk / "b.png").write_bytes((desk / "out.mp4").read_bytes())
-    other = humo("generate", "--from", "out.mp4", "--audio", "a.wav", "--image", "face.png")
+    other = humo("generate", "--replay", "out.mp4", "--audio", "a.wav", "--image", "face.png")
     assert (other.code, "other weights" in other.err) == (2, True)
 
 
 def test_the_length_in_seconds_outdoes_the_recorded_frames(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    said = humo("generate", "--from", "out.mp4", "--seconds", "0.36", "--dry-run", "--json")
+    said = humo("generate", "--replay", "out.mp4", "--seconds", "0.36", "--dry-run", "--json")
     assert said.only("plan")[0]["geometry"]["frames"] == 9
 
 
@@ -229,7 +229,7 @@ def test_the_model_hears_the_voice_alone_and_the_video_keeps_the_whole_sound(
         "prompt": "a",
         "model": str(tiny_model_folder),
         "audio": "a.wav",
-        "vocals": str(silencer(desk / "v.onnx")),
+        "vocal_separator": str(silencer(desk / "v.onnx")),
     }
     _, sound, track = load_inputs(prepare_job(build_request(fields)))
     assert sound is not None

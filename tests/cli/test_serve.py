@@ -19,7 +19,7 @@ from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
         (["--host", "example.invalid", "--data", "{}/with-key"], "example.invalid cannot be listened at"),
         (["--port", "x"], "--port: 'x' is not allowed; allowed: 0 to 65535"),
         (["--port", "1.5"], "--port: '1.5' is not allowed; allowed: a whole number"),
-        (["--keep-days", "nan"], "--keep-days: 'nan' is not allowed"),
+        (["--retention-days", "nan"], "--retention-days: 'nan' is not allowed"),
         (["--device", "tpu"], "--device: 'tpu' is not known; known are auto, cpu"),
         (["--device", "cpu:1"], "--device: 'cpu:1' is not known"),
         (["--model", "nothing"], "nothing"),

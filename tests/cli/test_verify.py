@@ -42,7 +42,7 @@ def test_a_video_made_here_has_all_its_marks(video: Path, capsys: pytest.Capture
     assert values["credentials"]["state"] == "Valid"
     assert values["credentials"]["generated"]
     assert values["credentials"]["statement"]["watermark"] == values["watermark"]["payload"]
-    assert values["record"]["request"]["marks"] is True
+    assert values["record"]["request"]["provenance"] is True
     assert main(["verify", str(video)]) == 0
     assert "all three are there" in capsys.readouterr().out
 
@@ -54,7 +54,7 @@ def test_a_changed_byte_is_found(video: Path, tmp_path: Path, capsys: pytest.Cap
     code, values = told(capsys, tmp_path / "b.mp4")
     assert code == 1
     assert values["credentials"]["state"] == "Invalid"
-    assert values["ours"]
+    assert values["from_humo"]
     assert not values["intact"]
 
 
@@ -72,12 +72,12 @@ def test_the_watermark_outlives_another_encoding(
 def test_marks_are_left_out_on_demand_and_that_is_recorded(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(tiny_model_folder, tmp_path / "d.mp4", "--no-marks")
+    make(tiny_model_folder, tmp_path / "d.mp4", "--no-provenance")
     code, values = told(capsys, tmp_path / "d.mp4")
     assert code == 1
     assert values["credentials"] is None
     assert values["watermark"]["payload"] is None
-    assert values["record"]["request"]["marks"] is False
+    assert values["record"]["request"]["provenance"] is False
 
 
 def test_a_video_of_others_is_none_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,13 +85,13 @@ def test_a_video_of_others_is_none_of_ours(tmp_path: Path, capsys: pytest.Captur
     write_video(tmp_path / "e.mp4", grey, width=64, height=64, metadata={})
     code, values = told(capsys, tmp_path / "e.mp4")
     assert code == 1
-    assert not values["ours"]
+    assert not values["from_humo"]
 
 
 def test_a_video_made_again_has_the_same_frames_and_marks(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["generate", "--from", str(video), "--output", str(tmp_path / "again.mp4")]) == 0
+    assert main(["generate", "--replay", str(video), "--output", str(tmp_path / "again.mp4")]) == 0
     assert np.array_equal(read_video(video).frames, read_video(tmp_path / "again.mp4").frames)
     assert told(capsys, tmp_path / "again.mp4")[0] == 0
 
@@ -114,7 +114,7 @@ def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> No
         sign_video(video, open_identity(tmp_path / "a"), "v", {}, version="1")
     assert video.read_bytes() == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"HUMO_IDENTITY, or --no-marks"):
+    with pytest.raises(StorageError, match=r"HUMO_IDENTITY, or --no-provenance"):
         open_identity(tmp_path / "file" / "below")
 
 
@@ -125,5 +125,5 @@ def test_without_a_place_for_the_key_nothing_is_made(
     monkeypatch.setenv("HUMO_IDENTITY", str(tmp_path / "file" / "below"))
     words = ["generate", "--model", str(tiny_model_folder), "--prompt", "A man.", "--output", str(tmp_path / "f.mp4")]
     assert main(words) == 2
-    assert "--no-marks" in capsys.readouterr().err
+    assert "--no-provenance" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["file"]

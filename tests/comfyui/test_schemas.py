@@ -26,11 +26,11 @@ IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Pictures", "HuMo_Sound", "HuMo_Sampl
 ELSEWHERE = {
     "images": "HuMo_Pictures",
     "audio": "HuMo_Sound",
-    "vocals": "no node: ComfyUI has its own",
+    "vocal_separator": "no node: ComfyUI has its own",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",
     "consent": "SaveVideo",
-    "marks": "HuMo_Decode",
+    "provenance": "HuMo_Decode",
 }
 """Fields of a request that are no widget, and who has their part."""
 

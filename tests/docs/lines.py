@@ -28,7 +28,7 @@ SMALL = ["--width", str(SIDE), "--height", str(SIDE), "--frames", "5", "--steps"
 
 
 def _made_small(words: list[str]) -> list[str]:
-    return words if "--from" in words else [*words, *SMALL]
+    return words if "--replay" in words else [*words, *SMALL]
 
 
 def _of_the_tiny_weights(words: list[str]) -> list[str]:
@@ -38,7 +38,7 @@ def _of_the_tiny_weights(words: list[str]) -> list[str]:
 
 def _words_of_one_clip(words: list[str]) -> list[str]:
     """The same options, for one clip that is not rendered: its captions."""
-    words = ["data", "words", *words[2:]]
+    words = ["data", "captions", *words[2:]]
     words[words.index("--clips") + 1] = "1"
     return [word.replace("people", "captions") for word in words]
 
@@ -56,8 +56,8 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("generate",): _made_small,
     ("batch",): _made_small,
     ("convert",): _of_the_tiny_weights,
-    ("data", "synth"): _words_of_one_clip,
-    ("evaluate", "clip"): _of_a_true_clip,
+    ("data", "render"): _words_of_one_clip,
+    ("evaluate", "video"): _of_a_true_clip,
     ("verify",): list,
     ("doctor",): list,
     ("plan",): lambda words: [*words, "--width", "64", "--height", "64", "--frames", "5"],
@@ -99,7 +99,7 @@ CHECKED: Mapping[tuple[str, ...], Checked] = {
     ("serve",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
     ("ui",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
     ("train",): Checked("needs a corpus and hours; tests/training runs it", _reads_its_recipe),
-    ("evaluate", "nano"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
+    ("evaluate", "benchmark"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
     ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
     ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
     ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/quantization/test_quantized runs it", _is_parsed),

@@ -36,7 +36,7 @@ def test_samples_are_of_both_groups_and_hold_ground_truth(samples: list[Sample])
 
 def test_too_few_clips_are_refused_with_the_command_that_renders_more(corpus: Path) -> None:
     with pytest.raises(
-        RequestError, match=r"has 3 clips of split 'test-seen' with audio, fewer than 32; render more: humo data synth"
+        RequestError, match=r"has 3 clips of split 'test-seen' with audio, fewer than 32; render more: humo data render"
     ):
         load_samples(str(corpus), 64, 25)
 

@@ -77,14 +77,14 @@ def test_generate_without_a_model_uses_it_and_so_does_replay(tmp_path: Path) -> 
     output = tmp_path / "out.mp4"
     words = ["generate", "--prompt", "A man talks.", "--frames", "5", "--steps", "2", "--output", str(output)]
     assert main(words) == 0
-    assert main(["generate", "--from", str(output)]) == 0
+    assert main(["generate", "--replay", str(output)]) == 0
     first, again = (read_video(path).frames for path in (output, tmp_path / "out-again.mp4"))
     assert (first == again).all()
 
 
 def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = next(case for case in load_samples(str(people), 4, 25) if case.jaw.std() > 0.05).clip
-    assert main(["evaluate", "clip", str(clip.video), "--image", str(clip.reference), "--json"]) == 0
+    assert main(["evaluate", "video", str(clip.video), "--image", str(clip.reference), "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert metrics["face_detection_rate"] == 1.0
     assert metrics["mouth_jaw_corr"] > 0.4
@@ -93,7 +93,7 @@ def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str])
 
 def test_several_seeds_give_a_standard_deviation(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--clips", "4", "--mode", "TA", "--seeds", "2", "num_frames=5", "num_inference_steps=2"]
-    assert main(["evaluate", "nano", "--data", str(people), *words, "--json"]) == 0
+    assert main(["evaluate", "benchmark", "--data", str(people), *words, "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert metrics.keys() == {"event", "ground_truth", "reconstruction", "TA"}
     assert metrics["TA"]["all"]["psnr_std"] > 0  # of other noise

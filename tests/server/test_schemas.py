@@ -57,7 +57,7 @@ def test_names_of_other_services_mean_our_fields() -> None:
     [
         ([("heigth", 1)], "heigth", "did you mean 'height'?"),
         ([("output", "/etc/passwd")], "output", "is not a field"),
-        ([("vocals", "x")], "vocals", "is not a field"),
+        ([("vocal_separator", "x")], "vocal_separator", "is not a field"),
         ([("device", "cuda")], "device", "is not a field"),
         ([("seed", 1), ("seed", 2)], "seed", "is given twice"),
         ([("frames", 1), ("num_frames", 2)], "num_frames", "is given twice"),
@@ -122,4 +122,4 @@ def test_the_schema_is_that_of_the_request() -> None:
     for body in body_schema()["content"].values():
         properties = body["schema"]["properties"]
         assert {name: properties[name] for name in PLAIN} == {name: own[name] for name in PLAIN}
-        assert not {"output", "sidecar", "vocals", "device"} & properties.keys()
+        assert not {"output", "sidecar", "vocal_separator", "device"} & properties.keys()

@@ -38,8 +38,8 @@ from humo.synthetic.speech.visemes import face_track, loudness, target_jaw_openi
 RECIPE = Recipe(seed=21, size=32, frames=5, silent_share=0.4, supersample=1, people=60)
 CLIPS = 3
 WORDS = [
-    "data", "synth", "--clips", str(CLIPS), "--seed", "21", "--size", "32", "--frames", "5", "--silent-share", "0.4",
-    "--supersample", "1", "--people", "60",
+    "data", "render", "--clips", str(CLIPS), "--seed", "21", "--size", "32", "--frames", "5",
+    "--silent-fraction", "0.4", "--supersample", "1", "--identities", "60",
 ]  # fmt: skip
 """The same by the command line."""
 
@@ -301,15 +301,15 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     ("words", "complaint"),
     [
         (["data", "synt", "x", "--clips", "1"], "did you mean 'synth'"),
-        (["data", "synth", "x"], "--clips: is missing"),
-        (["data", "synth", "x", "--clips", "0"], "--clips: '0' is not allowed"),
-        (["data", "synth", "x", "--clips", "1", "--seed", "-1"], "--seed"),
-        (["data", "synth", "x", "--clips", "1", "--size", "33"], "33 is odd"),
-        (["data", "synth", "x", "--clips", "1", "--frames", "40"], "40 is not 4k + 1; give 37 or 41"),
-        (["data", "synth", "x", "--clips", "1", "--silent-share", "1.5"], "give a number from 0 to 1"),
-        (["data", "synth", "x", "--clips", "1", "--split", "tset"], "did you mean 'test'"),
-        (["data", "synth", "x", "--clips", "1", "--worker", "2"], "did you mean '--workers'"),
-        (["data", "synth", "x", "y", "--clips", "1"], "y"),
+        (["data", "render", "x"], "--clips: is missing"),
+        (["data", "render", "x", "--clips", "0"], "--clips: '0' is not allowed"),
+        (["data", "render", "x", "--clips", "1", "--seed", "-1"], "--seed"),
+        (["data", "render", "x", "--clips", "1", "--size", "33"], "33 is odd"),
+        (["data", "render", "x", "--clips", "1", "--frames", "40"], "40 is not 4k + 1; give 37 or 41"),
+        (["data", "render", "x", "--clips", "1", "--silent-fraction", "1.5"], "give a number from 0 to 1"),
+        (["data", "render", "x", "--clips", "1", "--split", "tset"], "did you mean 'test'"),
+        (["data", "render", "x", "--clips", "1", "--worker", "2"], "did you mean '--workers'"),
+        (["data", "render", "x", "y", "--clips", "1"], "y"),
     ],
 )
 def test_bad_options_are_refused_by_name(
@@ -339,7 +339,7 @@ def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixtur
 
 
 def test_words_alone_are_those_of_the_corpus(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "words", str(tmp_path / "words"), *WORDS[2:]]) == 0
+    assert main(["data", "captions", str(tmp_path / "words"), *WORDS[2:]]) == 0
     assert f"{CLIPS} clips made" in capsys.readouterr().out
     for table in ("video_caption.parquet", "truth/attributes.parquet"):
         assert parquet.read_table(tmp_path / "words" / table) == parquet.read_table(made / table)

@@ -56,7 +56,7 @@ def refusal(**fields: Any) -> RequestError:
         "images": (3, [4], {"a": 1}, "", ["a.png", ""]),
         "audio": (3, ["a.wav"], ""),
         "model": (3, ""),
-        "vocals": (3, ""),
+        "vocal_separator": (3, ""),
         "output": ("", 3),
         "sidecar": ("perhaps",),
     }.items(),
@@ -167,13 +167,13 @@ def test_the_mode_follows_from_what_is_given(mode: str, given: dict[str, Any], p
     ("mode", "unused"), [("T", ("images", "audio")), ("TI", ("audio",)), ("TA", ("images",)), ("TIA", ())]
 )
 def test_an_insisted_mode_leaves_the_rest_unused_and_says_so(mode: str, unused: tuple[str, ...]) -> None:
-    plan = plan_for(images=["a.png"], sound_samples=9 * FRAME, mode=mode, vocals="separator.onnx")
+    plan = plan_for(images=["a.png"], sound_samples=9 * FRAME, mode=mode, vocal_separator="separator.onnx")
     assert [note for note in plan.notes if "not used" in note] == [
         f"mode {mode}: {field} given but not used" for field in unused
     ]
     assert plan.request.images == (() if "images" in unused else ("a.png",))
     assert plan.request.audio == (None if "audio" in unused else "speech.wav")
-    assert plan.request.vocals == (None if "audio" in unused else "separator.onnx")
+    assert plan.request.vocal_separator == (None if "audio" in unused else "separator.onnx")
     assert plan.geometry.frames == (97 if "audio" in unused else 9)
 
 
@@ -259,8 +259,10 @@ def test_windows_may_be_shorter_than_the_model_knows() -> None:
 
 
 def test_a_vocal_separator_without_a_sound_is_noted() -> None:
-    assert plan_for(vocals="voice.onnx", frames=5).notes == ("vocals given but not used: there is no sound",)
-    assert plan_for(vocals="voice.onnx", sound_samples=5 * FRAME).notes == ()
+    assert plan_for(vocal_separator="voice.onnx", frames=5).notes == (
+        "vocal_separator given but not used: there is no sound",
+    )
+    assert plan_for(vocal_separator="voice.onnx", sound_samples=5 * FRAME).notes == ()
 
 
 def test_a_clip_longer_than_its_sound_is_noted() -> None:
@@ -304,7 +306,7 @@ def test_what_is_left_open_is_the_presets(preset: Preset) -> None:
         switch_timestep=request.switch_timestep or 0,
     )
     assert scales == preset.scales
-    assert not {name for name, value in request if value is None} - {"model", "seconds", "vocals"}
+    assert not {name for name, value in request if value is None} - {"model", "seconds", "vocal_separator"}
 
 
 def test_the_published_defaults_are_those_of_the_published_configurations() -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "make a folder of clips to train on: rendered people that never lived"
 
 KINDS = {
-    "synth": "render people that never lived",
-    "words": "write what would be said of them, and render nothing; for a text encoder",
+    "render": "render people that never lived",
+    "captions": "write what would be said of them, and render nothing; for a text encoder",
 }
 """What there is to make, by the word after ``humo data``."""
 
@@ -27,9 +27,9 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 
 def add_options(parser: Parser) -> None:
     """The options of ``humo data``."""
-    parser.usage = "humo data {synth,words} FOLDER --clips N [--seed S] [options]"
+    parser.usage = "humo data {render,captions} FOLDER --clips N [--seed S] [options]"
     parser.add_argument(
-        "kind", metavar="{synth,words}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+        "kind", metavar="{render,captions}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
     )
     parser.add_argument("folder", metavar="FOLDER", help="where it goes; a run that was stopped goes on from there")
     parser.add_argument("--clips", required=True, metavar="N", help="how many shall be there in the end (1 to 1000000)")
@@ -37,9 +37,11 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--size", default="96", metavar="N", help="pixels of width and height, even (default 96)")
     parser.add_argument("--frames", default="41", metavar="N", help="of a clip, 25 a second, 4k + 1 (default 41)")
     parser.add_argument("--split", default="all", metavar="WORD", help="train, test, test-seen or all (default all)")
-    parser.add_argument("--silent-share", default="0.2", metavar="X", help="of clips without sound (default 0.2)")
-    parser.add_argument("--people", default="2400", metavar="N", help="identities, a sixth for tests (default 2400)")
-    parser.add_argument("--close", default="0", metavar="X", help="framing tighter and poses more frontal (0 to 1)")
+    parser.add_argument("--silent-fraction", default="0.2", metavar="X", help="of clips without sound (default 0.2)")
+    parser.add_argument(
+        "--identities", default="2400", metavar="N", help="identities, a sixth for tests (default 2400)"
+    )
+    parser.add_argument("--closeup", default="0", metavar="X", help="framing tighter and poses more frontal (0 to 1)")
     parser.add_argument("--articulation", default="1", metavar="X", help="how wide mouths move (0.5 to 2, default 1)")
     parser.add_argument("--supersample", default="2", metavar="N", help="samples a pixel and axis (default 2)")
     parser.add_argument("--workers", metavar="N", help="processes of one thread each (default: one a core)")
@@ -60,11 +62,11 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     seed = parse_integer("--seed", options.seed, 0, 2**63 - 1)
     size = parse_integer("--size", options.size, 32, 1024)
     frames = parse_integer("--frames", options.frames, 1, 1001)
-    people = parse_integer("--people", options.people, 6, 1_000_000)
+    people = parse_integer("--identities", options.identities, 6, 1_000_000)
     supersample = parse_integer("--supersample", options.supersample, 1, 4)
     workers = cores if options.workers is None else parse_integer("--workers", options.workers, 1, 256)
-    silent_share = parse_number("--silent-share", options.silent_share, 0, 1)
-    closeness = parse_number("--close", options.close, 0, 1)
+    silent_share = parse_number("--silent-fraction", options.silent_fraction, 0, 1)
+    closeness = parse_number("--closeup", options.closeup, 0, 1)
     articulation = parse_number("--articulation", options.articulation, 0.5, 2)
     if size % 2:
         raise RequestError("--size", f"{size} is odd, and the video's pixels come in pairs", f"give {size + 1}")
@@ -93,7 +95,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     def progress(done: int, total: int) -> None:
         console.step("clips", done, total)
 
-    if options.kind == "words":
+    if options.kind == "captions":
         report = write_words(folder, recipe, clips=clips, progress=progress)
     else:
         split = None if options.split == "all" else options.split

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SUMMARY = "measure lips, person and words: of a model, or of one video"
 
 KINDS = {
-    "nano": "a model, by people that `humo data synth` renders, beside the true clips",
-    "clip": "one video, by its own sound and a picture",
+    "benchmark": "a model, by people that `humo data render` renders, beside the true clips",
+    "video": "one video, by its own sound and a picture",
 }
 """What can be measured, by the word after ``humo evaluate``."""
 
@@ -27,17 +27,21 @@ CLIPS = 64
 
 def add_options(parser: Parser) -> None:
     """The options of ``humo evaluate``."""
-    parser.usage = "humo evaluate nano --data FOLDER [options] | humo evaluate clip FILE [--image PICTURE]"
+    parser.usage = "humo evaluate benchmark --data FOLDER [options] | humo evaluate video FILE [--image PICTURE]"
     parser.add_argument(
-        "kind", metavar="{nano,clip}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+        "kind", metavar="{benchmark,video}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="clip: the video")
-    parser.add_argument("--image", metavar="FILE", help="clip: a picture of the person")
-    parser.add_argument("--data", metavar="FOLDER", help="nano: of humo data synth, with its test splits")
-    parser.add_argument("--model", metavar="FOLDER", help="nano: model folder (default: the one inside the package)")
-    parser.add_argument("--clips", default=str(CLIPS), metavar="N", help=f"nano: half of each split (default {CLIPS})")
-    parser.add_argument("--seeds", default="1", metavar="N", help="nano: times each clip is made, for the spread")
-    parser.add_argument("--mode", action="append", metavar="{TIA,TA}", help="nano: only in this mode, repeatable")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="video: the video")
+    parser.add_argument("--image", metavar="FILE", help="video: a picture of the person")
+    parser.add_argument("--data", metavar="FOLDER", help="benchmark: of humo data render, with its test splits")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="benchmark: model folder (default: the one inside the package)"
+    )
+    parser.add_argument(
+        "--clips", default=str(CLIPS), metavar="N", help=f"benchmark: half of each split (default {CLIPS})"
+    )
+    parser.add_argument("--seeds", default="1", metavar="N", help="benchmark: times each clip is made, for the spread")
+    parser.add_argument("--mode", action="append", metavar="{TIA,TA}", help="benchmark: only in this mode, repeatable")
     parser.add_argument("--report", metavar="FILE", help="all figures, as JSON")
 
 
@@ -52,7 +56,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     words = [*([options.file] if options.file else []), *rest]
     if options.kind not in KINDS:
         raise RequestError("evaluate", f"{options.kind!r} is not known", did_you_mean(options.kind, KINDS))
-    measure = _measure_clip if options.kind == "clip" else _measure_model
+    measure = _measure_clip if options.kind == "video" else _measure_model
     rows, figures = measure(options, words, console)
     if options.report is not None:
         Path(options.report).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -64,7 +68,7 @@ def _measure_clip(
     options: argparse.Namespace, words: list[str], console: Quiet
 ) -> tuple[dict[str, object], dict[str, Any]]:
     if len(words) != 1:
-        raise RequestError("FILE", f"is one video, and {len(words)} were given", "write humo evaluate clip out.mp4")
+        raise RequestError("FILE", f"is one video, and {len(words)} were given", "write humo evaluate video out.mp4")
     from humo.evaluation.single_video import measure_video
 
     figures = measure_video(Path(words[0]), None if options.image is None else Path(options.image))
@@ -85,7 +89,9 @@ def _measure_model(
 ) -> tuple[dict[str, object], dict[str, Any]]:
     settings = dict(_setting(change) for change in changes)
     if options.data is None:
-        make = "humo data synth people --clips 80 --split test --seed 0 --people 600 --close 0.8 --articulation 1.5"
+        make = (
+            "humo data render people --clips 80 --split test --seed 0 --identities 600 --closeup 0.8 --articulation 1.5"
+        )
         raise RequestError("--data", "is missing", f"make the clips first: {make}; then the same with test-seen")
     if not options.clips.isdecimal() or int(options.clips) < 2:
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number from 2 on")

@@ -23,13 +23,13 @@ def add_options(parser: Parser) -> None:
     """Add the options of ``humo generate``."""
     parser.usage = "humo generate --model FOLDER --prompt TEXT [options] [--config FILE [key=value ...]]"
     source = parser.add_argument_group("where the request comes from; options outdo both")
-    source.add_argument("--from", dest="again", metavar="FILE", help="a video made before, or its .json: make it again")
+    source.add_argument("--replay", metavar="FILE", help="a video made before, or its .json: make it again")
     add_config_option(source)
     parser.add_argument("--dry-run", action="store_true", help="say what would be made, and load nothing")
     parser.add_argument("--preview", action="store_true", help="show what is finished of the video while it is made")
     together = parser.add_argument_group("one clip on several GPUs, under torchrun --no-python")
     text = "which passes and places of the frame the processes divide: auto, or numbers of processes, as 2x4"
-    together.add_argument("--parallel", metavar="PASSESxPLACES", help=text)
+    together.add_argument("--parallel", metavar="CFGxCP", help=text)
     text = "the weights of the network and the text encoder are divided, too: for those that fit no GPU whole"
     together.add_argument("--fsdp", action="store_true", help=text)
     add_request_options(parser)
@@ -46,8 +46,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.jobs.generate import build_request, generate, merge_fields, prepare_job, preview_path
 
     given = given_fields(options)
-    if options.again is not None and options.config is not None:
-        raise RequestError("--from", "and --config cannot both be given", "give one, and options for the rest")
+    if options.replay is not None and options.config is not None:
+        raise RequestError("--replay", "and --config cannot both be given", "give one, and options for the rest")
     job = read_config(options.config, rest, console)
     if job.items is not None and "prompt" not in given:
         if "output" in given:
@@ -56,17 +56,17 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     below = dict(job.fields)
     if job.output_folder is not None:
         below["output"] = str(output_folder(job.output_folder) / "out.mp4")
-    if options.again is not None:
+    if options.replay is not None:
         from humo.jobs.replay import read_request
 
-        below = read_request(Path(options.again), given)
+        below = read_request(Path(options.replay), given)
         if "output" not in given:
             console.note(f"the video is written to {below['output']}")
     plan = prepare_job(build_request(merge_fields(below, given)))
     _compare_family(job.family, plan.preset.name, console)
     for note in plan.notes:
         # of what a record repeats, nobody needs to hear again
-        if options.again is None or note.split()[0] not in below.keys() - given.keys():
+        if options.replay is None or note.split()[0] not in below.keys() - given.keys():
             console.note(note)
     if options.dry_run:
         console.result(*describe_plan(plan), kind="plan")

@@ -58,11 +58,13 @@ def _add_settings(parser: Parser) -> None:
     parser.add_argument(
         "--model", action="append", metavar="NAME", help="a model to serve, repeatable; default: all here"
     )
-    parser.add_argument("--keep-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
+    parser.add_argument("--retention-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
     parser.add_argument(
-        "--allow-host", action="append", metavar="HOST", help="fetch files that clients name from this host, repeatable"
+        "--fetch-host", action="append", metavar="HOST", help="fetch files that clients name from this host, repeatable"
     )
-    parser.add_argument("--name", action="append", metavar="HOST", help="a further name that it may be called by")
+    parser.add_argument(
+        "--allowed-host", action="append", metavar="HOST", help="a further name that it may be called by"
+    )
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
@@ -143,7 +145,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
     from humo.server.settings import DAY, Settings
 
     port = parse_number("--port", options.port, 0, 65_535, range_phrase="allowed:")
-    days = parse_number("--keep-days", options.keep_days, 0, 36_500, range_phrase="allowed:")
+    days = parse_number("--retention-days", options.retention_days, 0, 36_500, range_phrase="allowed:")
     if port != int(port):
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
     if options.database is not None and not options.database.startswith("postgresql://"):
@@ -159,8 +161,8 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         replicas=replicas,
         models=_models(options.model),
         keep_seconds=days * DAY,
-        hosts=tuple(options.name or ()),
-        sources=tuple(options.allow_host or ()),
+        hosts=tuple(options.allowed_host or ()),
+        sources=tuple(options.fetch_host or ()),
         page=page,
     )
 

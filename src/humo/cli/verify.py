@@ -48,7 +48,7 @@ def _told(marks: ProvenanceReport) -> tuple[dict[str, object], dict[str, Any]]:
     rows: dict[str, object] = {"record": "none", "credentials": "none", "watermark": "none"}
     if record is not None:
         rows["record"] = f"made by {record.model} ({record.preset}) with humo-video {record.code_version}"
-        if not record.request.get("marks", True):
+        if not record.request.get("provenance", True):
             rows["record"] = f"{rows['record']}, its marks left out by request"
     if signed is not None:
         who = f"by {signed.generator or 'an unknown program'}, certificate of {signed.signer or 'nobody'}"
@@ -70,6 +70,6 @@ def _told(marks: ProvenanceReport) -> tuple[dict[str, object], dict[str, Any]]:
         "credentials": None if signed is None else asdict(signed),
         "watermark": asdict(water),
         "intact": marks.is_intact,
-        "ours": marks.is_from_humo,
+        "from_humo": marks.is_from_humo,
     }
     return rows, values

@@ -85,7 +85,9 @@ class VocalSeparator:
             CheckpointError: the network fails or gives what is no sound.
         """
         if samples.ndim != 2 or len(samples) not in (1, 2) or not samples.size or sample_rate < 1:
-            raise MediaError("vocals", f"a sound of shape {samples.shape} at {sample_rate} Hz", "give (1 or 2, n)")
+            raise MediaError(
+                "vocal_separator", f"a sound of shape {samples.shape} at {sample_rate} Hz", "give (1 or 2, n)"
+            )
         stereo = np.repeat(samples, 2, axis=0) if len(samples) == 1 else samples
         voice = _resample(self._overlapped(_resample(stereo, sample_rate, SAMPLE_RATE)), SAMPLE_RATE, sample_rate)
         voice = _fit(voice, samples.shape[1]) * self.compensation
@@ -140,17 +142,17 @@ def _open(path: Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise DependencyError(
-            "vocals", "onnxruntime is not installed", "install it with: pip install 'humo-video[vocals]'"
+            "vocal_separator", "onnxruntime is not installed", "install it with: pip install 'humo-video[vocals]'"
         ) from error
     if not path.is_file():
-        raise CheckpointError("vocals", f"there is no file {str(path)!r}", "give the path of Kim_Vocal_2.onnx")
+        raise CheckpointError("vocal_separator", f"there is no file {str(path)!r}", "give the path of Kim_Vocal_2.onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # fatal: errors are raised, and need not be printed too
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise CheckpointError(
-            "vocals", f"{path.name!r} is not an ONNX network ({error})", "get the file again"
+            "vocal_separator", f"{path.name!r} is not an ONNX network ({error})", "get the file again"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""``humo evaluate nano``: generate the clips of a rendered test set again and compare them with ground truth.
+"""``humo evaluate benchmark``: generate the clips of a rendered test set again and compare them with ground truth.
 
     generate        each clip from its caption, a reference image of the person and its audio (mode TIA); then TA
     lip sync        mouth aspect in the face mesh against the true jaw curve, and against those of other clips
@@ -112,7 +112,7 @@ def load_samples(folder: str, count: int, frames: int) -> list[Sample]:
         rows = read_attributes(data, clips, columns) if clips else {}
         with_audio = [clip for clip in clips if rows[clip.name][1] == "True"][: count // 2]
         if len(with_audio) < count // 2:
-            command = f"humo data synth {folder} --clips {2 * count} --split {split}"
+            command = f"humo data render {folder} --clips {2 * count} --split {split}"
             problem = f"{folder!r} has {len(with_audio)} clips of split {split!r} with audio, fewer than {count // 2}"
             raise RequestError("--data", problem, f"render more: {command}")
         samples += [

@@ -1,4 +1,4 @@
-"""``humo evaluate clip``: metrics of one finished video, without ground truth.
+"""``humo evaluate video``: metrics of one finished video, without ground truth.
 
 Lip sync is measured against the video's own audio, identity against a reference image.
 """

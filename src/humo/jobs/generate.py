@@ -105,8 +105,8 @@ def prepare_job(request: GenerateRequest) -> GenerationPlan:
     for path in images:
         _check_image(path)
     plan = resolve(request, preset, None if audio is None else _samples(audio))
-    if plan.request.vocals is not None:
-        _check_separator(plan.request.vocals)
+    if plan.request.vocal_separator is not None:
+        _check_separator(plan.request.vocal_separator)
     _check_output(plan)
     return plan
 
@@ -160,7 +160,7 @@ def generate(
     request, geometry = plan.request, plan.geometry
     assert request.seed is not None
     watch = PhaseTimer(listener)
-    identity = open_identity(identity_folder()) if request.marks else None
+    identity = open_identity(identity_folder()) if request.provenance else None
     settled = engine.resolve_runtime(plan)
     record = make_record(settled, keep_paths=keep_paths)
     output = Path(request.output)
@@ -287,9 +287,11 @@ class PhaseTimer:
             self._spent[event.phase] = self._spent.get(event.phase, 0.0) + now - self._last
         self._last = now
 
+    """The images, the audio that the model follows (the voice alone if separated), and the video's audio."""
+
 
 def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float32] | None, AudioTrack | None]:
-    """The pictures, the sound the model hears (the voice alone with ``vocals``), and the sound of the video."""
+    """The images, the audio that the model follows (the voice alone with ``vocal_separator``), and the video's audio."""
     from humo.media.audio import load_audio, load_audio_track
     from humo.media.image import load_image
 
@@ -298,9 +300,9 @@ def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float
     if request.audio is None:
         return images, None, None
     track = load_audio_track(request.audio, seconds=plan.geometry.seconds)
-    if request.vocals is None:
+    if request.vocal_separator is None:
         return images, load_audio(request.audio, field="audio"), track
-    return images, _voice(request.audio, request.vocals), track
+    return images, _voice(request.audio, request.vocal_separator), track
 
 
 def _check_output(plan: GenerationPlan) -> None:
@@ -308,7 +310,7 @@ def _check_output(plan: GenerationPlan) -> None:
 
     request, geometry = plan.request, plan.geometry
     output = Path(request.output)
-    inputs = [*request.images, request.audio, request.vocals]
+    inputs = [*request.images, request.audio, request.vocal_separator]
     if any(path and output.exists() and output.samefile(path) for path in inputs):
         raise RequestError("output", f"{request.output!r} is one of the inputs", "name another file")
     needed = estimate_video_bytes(geometry.width, geometry.height, geometry.frames)
@@ -345,9 +347,11 @@ def _samples(path: str) -> int:
 def _check_separator(path: str) -> None:
     from humo.files import check_file
 
-    check_file(Path(path), "vocals")
+    check_file(Path(path), "vocal_separator")
     if importlib.util.find_spec("onnxruntime") is None:
-        raise DependencyError("vocals", "needs onnxruntime, and it is not installed", "pip install humo-video[vocals]")
+        raise DependencyError(
+            "vocal_separator", "needs onnxruntime, and it is not installed", "pip install humo-video[vocals]"
+        )
 
 
 def _voice(audio: str, separator: str) -> npt.NDArray[np.float32]:

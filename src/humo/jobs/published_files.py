@@ -62,7 +62,7 @@ _REASONS = (
         "of training, or the one sampler there is",
         ("diffusion.schedule", "diffusion.sampler", "diffusion.timesteps.training", "diffusion.timesteps.sampling"),
     ),
-    ("off in the published runs, too; turn it on with vocals", ("audio.vocal_separator",)),
+    ("off in the published runs, too; turn it on with vocal_separator", ("audio.vocal_separator",)),
     ("sound is always heard anew", ("generation.extract_audio_feat",)),
 )
 """Why a published key has no effect here, and the keys (or beginnings of them) of which that is so."""

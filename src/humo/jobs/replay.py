@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "diffusers", "transformers")
 """Libraries whose version can change the frames."""
 
-FILE_FIELDS = ("images", "audio", "vocals")
+FILE_FIELDS = ("images", "audio", "vocal_separator")
 """Fields of a request that name files which are read."""
 
 
@@ -38,7 +38,7 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
     model = find_model_folder(request.model)
     place = absolute if keep_paths else _file_name
     paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
-    paths |= {name: place(path) for name in ("audio", "vocals", "output") if (path := getattr(request, name))}
+    paths |= {name: place(path) for name in ("audio", "vocal_separator", "output") if (path := getattr(request, name))}
     if request.model is not None:  # the folder itself: its name means another one tomorrow
         paths["model"] = place(str(model))
     return GenerationRecord(
@@ -78,7 +78,7 @@ def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from humo.media.provenance import read_record
 
-    record = read_record(path, field="--from")
+    record = read_record(path, field="--replay")
     request = parse_request(record.request)
     for name in FILE_FIELDS:
         if name not in given:
@@ -159,5 +159,5 @@ def _file_name(path: str) -> str:
 
 
 def _input_files(request: GenerateRequest) -> list[str]:
-    given = [request.audio, request.vocals]
+    given = [request.audio, request.vocal_separator]
     return [*request.images, *(path for path in given if path is not None)]

@@ -13,7 +13,7 @@ from humo.jobs.published_files import is_item, is_published, item_fields, parse_
 from humo.request import GenerateRequest
 
 IMAGE_SEPARATOR = ";"  # between the pictures in one cell of a CSV file
-INPUT_FIELDS = ("images", "audio", "vocals", "model")
+INPUT_FIELDS = ("images", "audio", "vocal_separator", "model")
 """Fields that name files which must be there."""
 
 

@@ -89,7 +89,7 @@ def open_identity(folder: Path) -> SigningIdentity:
         return SigningIdentity((folder / KEY_FILE).read_bytes(), (folder / CERTIFICATES_FILE).read_bytes())
     except OSError as error:
         problem = f"{str(folder)!r} cannot be used ({os_error_text(error)})"
-        raise StorageError("identity", problem, "name another folder in HUMO_IDENTITY, or --no-marks") from error
+        raise StorageError("identity", problem, "name another folder in HUMO_IDENTITY, or --no-provenance") from error
 
 
 def sign_video(
@@ -179,7 +179,9 @@ def _library() -> Any:
     try:
         import c2pa
     except ImportError as error:
-        raise DependencyError("marks", "need c2pa-python", "pip install c2pa-python, or --no-marks") from error
+        raise DependencyError(
+            "provenance", "need c2pa-python", "pip install c2pa-python, or --no-provenance"
+        ) from error
     return c2pa
 
 

@@ -36,12 +36,18 @@ WEIGHTS_KEY = "weights"
 """Key of the record's environment: fingerprint of the weights."""
 
 NOT_CONTENT_FIELDS = frozenset(
-    {"model", "images", "audio", "vocals", "output", "sidecar", "device", "dtype", "placement", "consent"}
+    {"model", "images", "audio", "vocal_separator", "output", "sidecar", "device", "dtype", "placement", "consent"}
 )
 """Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
 
 DEVICE_FIELDS = ("device", "dtype", "placement")
 """Of those, the ones that can change the last digits; ``auto`` is content with any."""
+
+RENAMED_FIELDS = {
+    "marks": "provenance",
+    "vocals": "vocal_separator",
+}  # word kept: files already written have these keys
+"""Fields of a request under the names that earlier records store them by -> their names now."""
 
 Json = Mapping[str, Any]
 
@@ -135,7 +141,8 @@ def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
         raise MediaError(field, problem, "update humo-video")
     if {key: type(value) for key, value in values.items()} != _FIELD_TYPES:
         raise damaged
-    return GenerationRecord(**values)
+    request = {RENAMED_FIELDS.get(name, name): value for name, value in values["request"].items()}
+    return GenerationRecord(**{**values, "request": request})
 
 
 def _to_json(record: GenerationRecord, indent: int | None) -> str:
@@ -159,6 +166,11 @@ def content_digest(record: GenerationRecord) -> str:
     Args:
         record: of the video.
     """
-    settled = {name: value for name, value in record.request.items() if name not in NOT_CONTENT_FIELDS}
-    told = json.dumps([settled, sorted(record.inputs.values()), record.environment.get(WEIGHTS_KEY)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    # the digest keeps the earlier names of fields, so that a request keeps its watermark
+    stored = {name: old for old, name in RENAMED_FIELDS.items()}
+    fields = record.request.items()
+    content = {stored.get(name, name): value for name, value in fields if name not in NOT_CONTENT_FIELDS}
+    content_json = json.dumps(
+        [content, sorted(record.inputs.values()), record.environment.get(WEIGHTS_KEY)], sort_keys=True
+    )
+    return hashlib.sha256(content_json.encode()).hexdigest()

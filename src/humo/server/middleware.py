@@ -65,7 +65,9 @@ class Guard:
             return refusal(431, "the headers are too long; send fewer or shorter ones", "headers_too_long")
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         if self._local and not is_loopback(host) and host not in self._hosts:
-            text = "this service answers to names of this machine alone; call it so, or start it with --name HOST"
+            text = (
+                "this service answers to names of this machine alone; call it so, or start it with --allowed-host HOST"
+            )
             return refusal(403, text, "host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):

@@ -18,7 +18,7 @@ from humo.request import GenerateRequest
 from humo.server.job_queue import JSON, Job, State
 from humo.server.upload_sanitizer import Kind
 
-OURS = frozenset({"model", "images", "audio", "vocals", "device", "dtype", "placement", "output", "sidecar"})
+OURS = frozenset({"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"})
 """Fields of a request that are files and circumstances: not a client's to set as they are."""
 
 PLAIN = tuple(name for name in GenerateRequest.model_fields if name not in OURS)
