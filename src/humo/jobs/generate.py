@@ -287,11 +287,9 @@ class PhaseTimer:
             self._spent[event.phase] = self._spent.get(event.phase, 0.0) + now - self._last
         self._last = now
 
-    """The images, the audio that the model follows (the voice alone if separated), and the video's audio."""
-
 
 def load_inputs(plan: GenerationPlan) -> tuple[list[Image], npt.NDArray[np.float32] | None, AudioTrack | None]:
-    """The images, the audio that the model follows (the voice alone with ``vocal_separator``), and the video's audio."""
+    """The images, the audio that the model follows (separated from music if asked), and the audio of the video."""
     from humo.media.audio import load_audio, load_audio_track
     from humo.media.image import load_image
 
