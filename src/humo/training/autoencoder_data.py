@@ -1,6 +1,6 @@
-"""Pieces of clips as pixels, with the weight of each place: what an autoencoder is trained on.
+"""Training samples of an autoencoder: segments of clips as pixels, with the loss weight of each pixel.
 
-Shape suffixes: B batch, F frames, H, W size.
+Shape suffixes: B batch, F frames, H height, W width, S side of a mask.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from humo.training.dataset import ClipFiles, Truth, read_truth
 from humo.training.latent_cache import lower_middle
 
 EYES = (0.28, 0.55)
-"""Share of the face's height in which the eyes lie, from the top; over all of its width."""
+"""Range of a face's height, as fractions from the top, in which its eyes are assumed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Pixels (3, F, H, W) in [-1, 1] and the weight of each place (F, H, W)."""
+    """A segment of a clip.
+
+    Args:
+        video: pixels (3, F, H, W) in [-1, 1].
+        weight: loss weight of each pixel, (F, H, W).
+    """
 
     video: Tensor
     weight: Tensor
@@ -36,29 +41,30 @@ def read_piece(
     clip: ClipFiles, loss: AutoencoderLoss, frames: int | None = None, crop: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Piece:  # fmt: skip
-    """A piece of a clip.
+    """Read a segment of a clip, cropped in space.
 
     Args:
-        clip: on the disk.
-        loss: that weighs.
-        frames: its length; by default all, as far as it is 4k + 1.
-        crop: its side in pixels; by default all.
-        generator: of its place in time and picture, and of whether it is mirrored; by default the first and none.
+        clip: files of the clip.
+        loss: weights of face, mouth and eyes.
+        frames: number of frames; by default the largest 4k + 1 that the clip has.
+        crop: side in pixels; by default the whole frame.
+        generator: draws the position in time and space, and whether the segment is flipped; by default the segment is
+            the first one and not flipped.
 
     Raises:
-        MediaError: the clip or its truth cannot be read.
+        MediaError: the clip or its ground truth cannot be read.
     """
-    shown = read_video(clip.video, field="video").frames
-    count = snap_frames(len(shown)) if frames is None else min(frames, snap_frames(len(shown)))
-    start = _draw(len(shown) - count, generator)
+    video = read_video(clip.video, field="video").frames
+    count = snap_frames(len(video)) if frames is None else min(frames, snap_frames(len(video)))
+    start = _draw(len(video) - count, generator)
     window = slice(start, start + count)
-    rows, columns = shown.shape[1:3]
+    rows, columns = video.shape[1:3]
     side = (rows, columns) if crop is None else (min(crop, rows), min(crop, columns))
     top, left = _draw(rows - side[0], generator), _draw(columns - side[1], generator)
-    place = (slice(top, top + side[0]), slice(left, left + side[1]))
-    pixels = torch.from_numpy(np.ascontiguousarray(shown[(window, *place)])).movedim(-1, 0).float() / 127.5 - 1
+    region = (slice(top, top + side[0]), slice(left, left + side[1]))
+    pixels = torch.from_numpy(np.ascontiguousarray(video[(window, *region)])).movedim(-1, 0).float() / 127.5 - 1
     truth = Truth() if clip.truth is None else read_truth(clip.truth)
-    weight = _weights(truth, loss, window, (rows, columns))[(slice(None), *place)]
+    weight = _weights(truth, loss, window, (rows, columns))[(slice(None), *region)]
     if weight.shape[0] != count:
         weight = torch.ones(count, *side)
     if generator is not None and _draw(1, generator):
@@ -67,17 +73,17 @@ def read_piece(
 
 
 def stack_pieces(pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
-    """A batch of them: (B, 3, F, H, W) and (B, F, H, W)."""
-    return torch.stack([one.video for one in pieces]), torch.stack([one.weight for one in pieces])
+    """Stack segments to pixels (B, 3, F, H, W) and weights (B, F, H, W)."""
+    return torch.stack([piece.video for piece in pieces]), torch.stack([piece.weight for piece in pieces])
 
 
 def _draw(most: int, generator: torch.Generator | None) -> int:
-    """A whole number from 0 to ``most``."""
+    """Draw a whole number from 0 to ``most``; 0 without a generator."""
     return 0 if generator is None else int(torch.randint(most + 1, (), generator=generator))
 
 
 def _weights(truth: Truth, loss: AutoencoderLoss, window: slice, size: tuple[int, int]) -> Tensor:
-    """The weight of every place of some frames, (F, H, W)."""
+    """Return the loss weight of each pixel of a range of frames, (F, H, W)."""
     weight = torch.ones(window.stop - window.start, *size)
     if truth.face is None:
         return weight
@@ -85,13 +91,13 @@ def _weights(truth: Truth, loss: AutoencoderLoss, window: slice, size: tuple[int
     mouth = lower_middle(face) if truth.mouth_area is None else truth.mouth_area[window]
     for mask, added in ((face, loss.face), (mouth, loss.mouth), (upper(face), loss.eyes)):
         if added:
-            shown = F.interpolate(torch.from_numpy(mask[:, None].astype(np.float32)), size=size)[:, 0]
-            weight[: len(shown)] += added * shown
+            resized = F.interpolate(torch.from_numpy(mask[:, None].astype(np.float32)), size=size)[:, 0]
+            weight[: len(resized)] += added * resized
     return weight
 
 
 def upper(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the eyes of each face mask (F, S, S) lie, as far as its outline tells."""
+    """Estimate the eye masks of face masks (F, S, S): a band of each face."""
     area = np.zeros_like(face)
     for frame, mask in enumerate(face):
         rows = np.flatnonzero(mask.any(axis=1))

@@ -1,9 +1,10 @@
-"""Small heads that say where faces are (focus by predicting), what the mouth does and who it is, for training alone.
+"""Auxiliary heads and their losses, used in training alone: face masks (focus-by-predicting), lips and identity.
 
-They read the network from outside (forward hooks) and change nothing in it: it computes the same with and without them.
+The heads read activations through forward hooks. The network computes the same with and without them.
 
-Shape suffixes: B batch, N heads, F video latent frames, h, w token grid, D width, K audio tokens a frame, E their
-width, T frames a latent frame, M values of the mouth curve, P those of a face embedding.
+Shape suffixes: B batch, N heads, F video latent frames, h, w token grid, S video tokens, D width, K audio tokens a
+latent frame, E width of audio tokens, T frames a latent frame, M values of the mouth curve, P values of a face
+embedding.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from humo.geometry import TEMPORAL_STRIDE
 from humo.media.face_identity import EMBEDDING_SIZE
 
 FOCUS_BLOCKS = 4
-"""The last blocks that are read (published)."""
+"""Number of last blocks whose activations the heads read (published)."""
 
 MOUTH_VALUES = 3
-"""Of the true mouth curve: jaw, closure, pucker."""
+"""Number of values of the mouth curve in a frame: jaw, closure, pucker."""
 
 
 class FocusHeads(nn.Module):
-    """For each of the last blocks, a token-wise perceptron: the chance that a token lies on a face, as a logit.
+    """A perceptron for each of the last blocks that predicts, as a logit, whether a token lies on a face.
 
-    **Source:** report, focus-by-predicting: read right after audio cross-attention, outputs averaged. The shape of the
-    predictor is not published; one hidden layer as wide as the network stays within the room the 1.7B file has.
+    **Source:** paper (arXiv 2509.08519), "focus-by-predicting": the heads read the stream after audio cross-attention,
+    and their predictions are averaged. The predictor's architecture is not published; one hidden layer as wide as the
+    network fits in the size of the published 1.7B file.
     """
 
     def __init__(self, dim: int, blocks: int) -> None:
@@ -43,15 +45,15 @@ class FocusHeads(nn.Module):
         )
 
     def forward(self, hidden: list[Tensor]) -> Tensor:
-        """N hidden states (B, S, D) -> logits (B, N, S)."""
-        return torch.stack([head(one).squeeze(-1) for head, one in zip(self.heads, hidden, strict=True)], dim=1)
+        """Return the logits (B, N, S) for N hidden states (B, S, D)."""
+        return torch.stack([head(state).squeeze(-1) for head, state in zip(self.heads, hidden, strict=True)], dim=1)
 
 
 class IdentityHeads(nn.Module):
-    """For each of the last blocks, the face embedding of the person shown, from a weighted mean of the video's tokens.
+    """Heads of the last blocks that predict the person's face embedding from a weighted mean of video tokens.
 
-    The loss reaches the tokens of the reference through self-attention: a network that starts from nothing learns what
-    to read there long before the pictures' own error tells it.
+    The gradient reaches the reference tokens through self-attention. So a network that is trained from scratch learns
+    to use the reference long before the velocity loss teaches it.
     """
 
     def __init__(self, dim: int, blocks: int) -> None:
@@ -64,78 +66,83 @@ class IdentityHeads(nn.Module):
         )
 
     def forward(self, hidden: list[Tensor]) -> Tensor:
-        """N hidden states (B, S, D) -> embeddings of unit deviation (B, N, P)."""
-        told = []
-        for one, norm, score, reader in zip(hidden, self.norms, self.scores, self.readers, strict=True):
-            tokens = norm(one)
-            told.append(reader((tokens * score(tokens).softmax(dim=1)).sum(dim=1)))
-        return torch.stack(told, dim=1)
+        """Return embeddings of unit standard deviation (B, N, P) for N hidden states (B, S, D)."""
+        embeddings = []
+        for state, norm, score, reader in zip(hidden, self.norms, self.scores, self.readers, strict=True):
+            tokens = norm(state)
+            embeddings.append(reader((tokens * score(tokens).softmax(dim=1)).sum(dim=1)))
+        return torch.stack(embeddings, dim=1)
 
 
 class LipsHead(nn.Linear):
-    """The mouth curve (of unit deviation) of each latent frame's four frames from its audio tokens, linearly."""
+    """A linear layer that predicts the mouth curve of a latent frame's four frames from its audio tokens.
+
+    Args:
+        tokens: number of audio tokens a latent frame.
+        token_dim: width of an audio token.
+    """
 
     def __init__(self, tokens: int, token_dim: int) -> None:
         super().__init__(tokens * token_dim, TEMPORAL_STRIDE * MOUTH_VALUES)
 
     def forward(self, audio_BFKE: Tensor) -> Tensor:
-        """-> (B, F, 4, 3)."""
+        """Return the mouth curve (B, F, 4, 3) in units of its standard deviation."""
         curve: Tensor = super().forward(audio_BFKE.flatten(2)).unflatten(2, (TEMPORAL_STRIDE, MOUTH_VALUES))
         return curve
 
 
 @contextmanager
 def listening(transformer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Within the block, a pass of the transformer leaves its hidden states and its audio tokens here.
+    """Capture activations of the transformer's passes within the ``with`` block.
 
     Yields:
-        hidden states (B, S, D) right after the audio cross-attention of the last blocks, in order; and the audio
-        tokens (B, F, K, E).
+        hidden states (B, S, D) after the audio cross-attention of the last blocks, in order; and the audio tokens
+        (B, F, K, E). Both lists are filled by a pass.
     """
     hidden: list[Tensor] = []
     tokens: list[Tensor] = []
     with ExitStack() as hooks:
         for block in transformer.blocks[-FOCUS_BLOCKS:]:
-            # what enters the last norm of a block is its stream after audio attention
-            handle = block.norm3.register_forward_pre_hook(lambda _, given: hidden.append(given[0]))
+            # the input of a block's last norm is its stream after audio attention
+            handle = block.norm3.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
             hooks.callback(handle.remove)
-        handle = transformer.audio_proj.register_forward_hook(lambda _, __, made: tokens.append(made))
+        handle = transformer.audio_proj.register_forward_hook(lambda _, __, output: tokens.append(output))
         hooks.callback(handle.remove)
         yield hidden, tokens
 
 
 def focus_loss(logits_BNFhw: Tensor, mask_BFhw: Tensor) -> Tensor:
-    """How wrong the faces were predicted, (B,): h * w / sum(mask) * BCE(mean of the chances, mask) of each frame.
+    """Return the focus-by-predicting loss (B,): h * w / sum(mask) * BCE(mean probability, mask), averaged over frames.
 
-    The factor makes small faces count as much as large ones. Frames without a face carry no loss; a sample's loss is
-    the mean over its others, and zero if there are none.
+    The factor gives small faces the weight of large ones. Frames without a face are left out; the loss of a sample
+    without faces is zero.
 
     Args:
-        logits_BNFhw: of each head.
-        mask_BFhw: share of each token that lies on a face, 0..1.
+        logits_BNFhw: face logits of each head.
+        mask_BFhw: fraction of each token that lies on a face, 0..1.
 
-    **Source:** report, focus-by-predicting; what empty masks do is not published.
+    **Source:** paper (arXiv 2509.08519), "focus-by-predicting". How it treats empty masks is not published.
     """
-    heads = torch.tensor(logits_BNFhw.shape[1], dtype=torch.float32).log()
+    log_heads = torch.tensor(logits_BNFhw.shape[1], dtype=torch.float32).log()
     logits = logits_BNFhw.float()
-    log_chance = F.logsigmoid(logits).logsumexp(dim=1) - heads  # of the averaged chance, safe where it is 0 or 1
-    log_other = F.logsigmoid(-logits).logsumexp(dim=1) - heads
-    entropy = -(mask_BFhw * log_chance + (1 - mask_BFhw) * log_other).mean(dim=(-2, -1))
+    log_face = F.logsigmoid(logits).logsumexp(dim=1) - log_heads  # of the mean probability, finite where it is 0 or 1
+    log_background = F.logsigmoid(-logits).logsumexp(dim=1) - log_heads
+    entropy = -(mask_BFhw * log_face + (1 - mask_BFhw) * log_background).mean(dim=(-2, -1))
     size = mask_BFhw.sum(dim=(-2, -1))
-    there = size > 0
-    factor = mask_BFhw[0, 0].numel() / torch.where(there, size, 1.0)
-    return (entropy * factor * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+    has_face = size > 0
+    factor = mask_BFhw[0, 0].numel() / torch.where(has_face, size, 1.0)
+    return (entropy * factor * has_face).sum(dim=1) / has_face.sum(dim=1).clamp(min=1)
 
 
-def identity_loss(told_BNP: Tensor, true_BP: Tensor) -> Tensor:
-    """Mean squared error of the face embedding, (B,), over all heads; zero where the truth is unknown (NaN)."""
+def identity_loss(predicted_BNP: Tensor, true_BP: Tensor) -> Tensor:
+    """Return the mean squared error (B,) of the face embedding over all heads; zero where the truth is NaN."""
     known = ~true_BP.isnan().any(dim=1)
-    error = (told_BNP.float() - true_BP.nan_to_num()[:, None]).square().mean(dim=(1, 2))
+    error = (predicted_BNP.float() - true_BP.nan_to_num()[:, None]).square().mean(dim=(1, 2))
     return error * known
 
 
 def lips_loss(curve_BFTM: Tensor, true_BFTM: Tensor) -> Tensor:
-    """Mean squared error of the mouth curve, (B,); frames where the truth is unknown (NaN) do not count."""
+    """Return the mean squared error (B,) of the mouth curve over the values whose truth is not NaN."""
     known = ~true_BFTM.isnan()
     error = torch.where(known, curve_BFTM.float() - true_BFTM.nan_to_num(), 0.0).square()
     return error.flatten(1).sum(dim=1) / known.flatten(1).sum(dim=1).clamp(min=1)

@@ -1,12 +1,12 @@
-"""Checkpoints: a run's whole state in a folder of safetensors and JSON that is finished or not there at all.
+"""Checkpoints of a training run: folders of safetensors and JSON that are written atomically.
 
     checkpoints/step-00001200/
         weights.safetensors     every weight that the recipe ever trains, float32
-        average.safetensors     their moving averages
-        optimiser.safetensors   AdamW's memory
-        state.json              where the run stands: stage, step, decks
+        ema.safetensors         their exponential moving averages
+        optimizer.safetensors   states of AdamW and Muon
+        state.json              stage, step, cursors of the sampler, recipe
 
-No random state is among it: every draw follows from the seed and the step (`batches`).
+There is no random state: every draw is derived from the seed and the step (`humo.training.sampler`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ from humo.errors import CheckpointError, StorageError
 from humo.files import os_error_text
 from humo.training.tensor_files import read_tensors, write_tensors
 
-TENSORS = ("weights", "average", "optimiser")
+TENSORS = ("weights", "ema", "optimizer")
+"""Names of a checkpoint's tensor files."""
 STATE = "state.json"
-_PART = ".part-"
+_PARTIAL = ".part-"
+"""Prefix of a folder that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands, before a step.
+    """Progress of a run before a step.
 
     Args:
-        stage, step: the next to be done, both from 0 on; a stage's step may be its last + 1.
-        total: steps done in all stages.
-        drawn: cards drawn from each deck of the stage.
-        recipe: as it was then.
+        stage, step: index of the next stage and of the next step in it; equal to the stage's number of steps at its
+            end.
+        total: number of steps done in all stages.
+        drawn: pool -> number of clips drawn from it (`humo.training.sampler.ShuffledSampler`).
+        recipe: the recipe at that time.
     """
 
     stage: int = 0
@@ -49,47 +52,47 @@ class Position:
 
 
 def save_checkpoint(folder: Path, position: Position, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
-    """Write a checkpoint, and remove those that are older than the last few.
+    """Write a checkpoint and delete all but the latest ones.
 
     Args:
-        folder: of all checkpoints.
-        position: of the run.
-        tensors: ``weights``, ``average`` and ``optimiser``.
-        keep: how many finished ones stay.
+        folder: folder of all checkpoints.
+        position: progress of the run.
+        tensors: `TENSORS` -> name -> tensor.
+        keep: number of finished checkpoints that stay.
 
     Raises:
-        StorageError: the disk is full or cannot be written; the finished checkpoints are as they were.
+        StorageError: the checkpoint cannot be written; the finished checkpoints stay.
     """
     path = folder / f"step-{position.total:08}"
-    part = folder / f"{_PART}{path.name}"
+    partial = folder / f"{_PARTIAL}{path.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_PART}*"):
-            shutil.rmtree(left)  # of a run that was killed
-        part.mkdir()
+        for abandoned in folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(abandoned)  # a run was killed while it wrote this
+        partial.mkdir()
         for name in TENSORS:
-            write_tensors(part / f"{name}.safetensors", tensors[name])
-        with (part / STATE).open("w", encoding="utf-8") as file:
+            write_tensors(partial / f"{name}.safetensors", tensors[name])
+        with (partial / STATE).open("w", encoding="utf-8") as file:
             json.dump(asdict(position), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():  # the same step, reached again
+        if path.exists():  # an earlier run reached the same step
             shutil.rmtree(path)
-        part.rename(path)
+        partial.rename(path)
         _sync(folder)
     except (OSError, StorageError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        last = max((one.name for one in finished(folder)), default="none")
-        why = error.problem if isinstance(error, StorageError) else f"cannot be written ({os_error_text(error)})"
-        remedy = f"free some space; the last finished one is {last}, and --resume goes on from it"
-        raise StorageError("checkpoint", why, remedy) from error
+        shutil.rmtree(partial, ignore_errors=True)
+        last = max((finished_path.name for finished_path in finished(folder)), default="none")
+        problem = error.problem if isinstance(error, StorageError) else f"cannot be written ({os_error_text(error)})"
+        remedy = f"free some space, then continue with --resume (latest finished checkpoint: {last})"
+        raise StorageError("checkpoint", problem, remedy) from error
     for old in finished(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
 
 def _sync(folder: Path) -> None:
-    """Put a rename on the disk."""
+    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -98,24 +101,24 @@ def _sync(folder: Path) -> None:
 
 
 def finished(folder: Path) -> list[Path]:
-    """All finished checkpoints, oldest first."""
+    """Return all finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
 def read_position(path: Path) -> Position:
-    """Where the run of a checkpoint stands.
+    """Read the progress of a run from a checkpoint.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the checkpoint is damaged.
     """
     try:
         return Position(**json.loads((path / STATE).read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(str(path / STATE), f"cannot be read: {error}", "remove that checkpoint") from error
+        raise CheckpointError(str(path / STATE), f"cannot be read: {error}", f"delete {path}, then --resume") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint.
+    """Read the tensors of a checkpoint.
 
     Raises:
         CheckpointError: a file is missing or damaged.

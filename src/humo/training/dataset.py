@@ -1,20 +1,18 @@
-"""Reads a folder of clips in HuMoSet's layout; whatever in it is missing, broken or mismatched is named.
+"""Reader of a corpus of clips in HuMoSet's layout. Missing, broken and mismatched files are reported by clip.
 
-The contract with whoever writes such a folder (HuMoSet, `humo.synthetic`):
+    video/ID.mp4                 the clip, at any frame rate, with or without audio
+    reference_image/ID.png       the same person in another image (or .jpg, .jpeg, .webp)
+    video_caption.parquet        a column that names the video (its stem is the ID) and a column of captions; detected
+                                 by their contents unless a recipe names them. Optional: ``paraphrases``, lists of texts
+    truth/attributes.parquet     optional: a column that names the video, and ``split``
+    truth/ID.npz                 optional ground truth of rendered people; every array is optional:
+        face        face mask of every frame over the whole frame, at any resolution: (F, S, S) bool; or uint8 with
+                    eight columns in a byte (`numpy.packbits` along the last axis), then ``size`` is S unless S is a
+                    multiple of 8
+        mouth_area  mask of the mouth, in the same format; without it, the middle of the lower face is used
+        mouth       (F, 3) float32: jaw, closure and pucker of every frame, about 0..1
 
-    video/ID.mp4                 picture, 25 frames a second or any other rate, and sound where there is any
-    reference_image/ID.png       the same person, elsewhere (or .jpg, .jpeg, .webp)
-    video_caption.parquet        a column that names the video (its stem is the ID), one of captions; found by their
-                                 contents where a recipe does not name them. Optional: ``paraphrases``, lists of texts
-    truth/attributes.parquet     optional; such a name column, and ``split``
-    truth/ID.npz                 optional, for rendered people; every entry is optional:
-        face        (F, S, S) bool, or uint8 with eight columns packed in a byte (`numpy.packbits`, last axis; S then
-                    from ``size`` if it is not a multiple of 8): where the face is, for every frame, over the whole
-                    picture, at any resolution
-        mouth_area  the same of the mouth; in its absence the middle of the lower face stands for it
-        mouth       (F, 3) float32: jaw, closure, pucker of every frame, about 0..1
-
-Shape suffixes: F frames, S side of a mask.
+Names of folders, files and columns: `humo.media.corpus_layout`. Shape suffixes: F frames, S side of a mask.
 """
 
 from __future__ import annotations
@@ -29,23 +27,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humo.errors import DependencyError, MediaError, RequestError
+from humo.media.corpus_layout import ATTRIBUTES, CAPTIONS, ID, PARAPHRASES, REFERENCES, SPLIT, TRUTH, VIDEOS
 from humo.training.config import Data
 
-VIDEOS, REFERENCES, CAPTIONS = "video", "reference_image", "video_caption.parquet"
-TRUTH, ATTRIBUTES = "truth", "attributes.parquet"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-ID, PARAPHRASES, SPLIT = "id", "paraphrases", "split"
+"""Suffixes of reference images."""
+
+_FORMAT_REMEDY = "arrange the folder as docs/data.md describes"
 
 
 @dataclass(frozen=True, slots=True)
 class ClipFiles:
-    """One clip on the disk.
+    """Files and captions of a clip.
 
     Args:
-        name: its ID.
-        video, reference: files.
+        name: ID of the clip.
+        video, reference: paths.
         captions: the caption, then its paraphrases.
-        truth: file, if there is one.
+        truth: path of its ground truth; None if it has none.
     """
 
     name: str
@@ -57,7 +56,7 @@ class ClipFiles:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A clip that cannot be used, and why."""
+    """A clip that cannot be used, and the reason."""
 
     name: str
     problem: str
@@ -65,11 +64,11 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a folder holds.
+    """Contents of a corpus.
 
     Args:
-        clips: split -> whole clips, by name; the split is "" where nothing tells it.
-        bad: the others, each named.
+        clips: split -> usable clips, by name; without a split column, all clips are in split "".
+        bad: the other clips.
     """
 
     clips: Mapping[str, tuple[ClipFiles, ...]]
@@ -78,7 +77,12 @@ class Folder:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of a rendered clip: masks (F, S, S) and the mouth curve (F, 3), each where it is there."""
+    """Ground truth of a rendered clip; an array is None if the file lacks it.
+
+    Args:
+        face, mouth_area: masks (F, S, S).
+        mouth: mouth curve (F, 3): jaw, closure, pucker.
+    """
 
     face: NDArray[np.bool_] | None = None
     mouth_area: NDArray[np.bool_] | None = None
@@ -86,82 +90,83 @@ class Truth:
 
 
 def scan(data: Data) -> Folder:
-    """Look at the names and captions of all folders; no video is opened.
+    """List the clips of all folders of a recipe. No video is opened.
 
     Raises:
-        RequestError: there is no such folder, or it is not of this layout.
-        DependencyError: no reader of parquet files.
+        RequestError: a folder does not exist or has another layout.
+        DependencyError: pyarrow is not installed.
     """
     clips: dict[str, tuple[ClipFiles, ...]] = {}
     bad: tuple[Bad, ...] = ()
-    for place in (data.folder, *data.more):
-        one = _scan(Path(place), data, "" if place == data.folder else f"{Path(place).name}-")
-        bad += one.bad
-        clips |= {split: clips.get(split, ()) + several for split, several in one.clips.items()}
+    for path in (data.folder, *data.more):
+        folder = _scan(Path(path), data, "" if path == data.folder else f"{Path(path).name}-")
+        bad += folder.bad
+        clips |= {split: clips.get(split, ()) + in_split for split, in_split in folder.clips.items()}
     return Folder(clips, bad)
 
 
 def _scan(folder: Path, data: Data, prefix: str) -> Folder:
-    """One folder; its clips' names begin with a prefix."""
+    """List the clips of one folder, with a prefix before their names."""
     if not (folder / VIDEOS).is_dir():
-        raise RequestError("data.folder", f"{str(folder)!r} has no folder {VIDEOS!r}", "see docs/training.md")
+        raise RequestError("data.folder", f"{str(folder)!r} has no folder {VIDEOS!r}", _FORMAT_REMEDY)
     videos = {path.stem: path for path in sorted((folder / VIDEOS).glob("*.mp4"))}
     if not videos:
-        raise RequestError("data.folder", f"{str(folder / VIDEOS)!r} holds no .mp4", "see docs/training.md")
-    pictures = {path.stem: path for path in sorted((folder / REFERENCES).glob("*")) if path.suffix in PICTURES}
+        raise RequestError("data.folder", f"{str(folder / VIDEOS)!r} has no .mp4 file", _FORMAT_REMEDY)
+    references = {path.stem: path for path in sorted((folder / REFERENCES).glob("*")) if path.suffix in PICTURES}
     captions = _captions(folder / CAPTIONS, data, videos)
     splits = _splits(folder / TRUTH / ATTRIBUTES, videos)
     clips: dict[str, list[ClipFiles]] = {}
-    alone = sorted(pictures.keys() - videos)
-    bad = [Bad(prefix + name, f"is a picture without a video in {VIDEOS}/") for name in alone]
+    without_video = sorted(references.keys() - videos)
+    bad = [Bad(prefix + name, f"has a reference image, but no video in {VIDEOS}/") for name in without_video]
     for name, video in videos.items():
-        if name not in pictures:
-            bad.append(Bad(prefix + name, f"has no picture in {REFERENCES}/"))
+        if name not in references:
+            bad.append(Bad(prefix + name, f"has no reference image in {REFERENCES}/"))
         elif not captions.get(name):
             bad.append(Bad(prefix + name, f"has no caption in {CAPTIONS}"))
         else:
             truth = folder / TRUTH / f"{name}.npz"
-            one = ClipFiles(prefix + name, video, pictures[name], captions[name], truth if truth.is_file() else None)
-            clips.setdefault(splits.get(name, ""), []).append(one)
-    return Folder({split: tuple(several) for split, several in clips.items()}, tuple(bad))
+            clip = ClipFiles(prefix + name, video, references[name], captions[name], truth if truth.is_file() else None)
+            clips.setdefault(splits.get(name, ""), []).append(clip)
+    return Folder({split: tuple(in_split) for split, in_split in clips.items()}, tuple(bad))
 
 
 def of_split(folder: Folder, split: str | None) -> tuple[ClipFiles, ...]:
-    """The clips of a split and those of none, by name; all, if None is asked for."""
-    wanted = folder.clips if split is None else {split, ""}
-    return tuple(sorted((clip for name in wanted for clip in folder.clips.get(name, ())), key=lambda clip: clip.name))
+    """Return the clips of a split and those without a split, by name; of all splits if ``split`` is None."""
+    splits = folder.clips if split is None else {split, ""}
+    return tuple(sorted((clip for name in splits for clip in folder.clips.get(name, ())), key=lambda clip: clip.name))
 
 
 def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
-    """Raise if more than the allowed share of clips is bad.
+    """Raise if too many clips are bad.
 
     Args:
-        bad: those that are.
-        total: of all clips, bad ones included.
-        allowed: 0..1.
+        bad: the bad clips.
+        total: number of all clips, bad ones included.
+        allowed: largest fraction of bad clips, 0..1.
 
     Raises:
-        MediaError: naming the first few.
+        MediaError: more clips are bad; the first few are named.
     """
     if len(bad) > allowed * total:
-        first = ", ".join(f"{one.name} ({one.problem})" for one in bad[:3])
-        problem = f"{len(bad)} of {total} clips are bad, and at most {allowed:.0%} may be: {first}"
-        raise MediaError("data.folder", problem, "mend or remove them, or set data.bad_share")
+        first = ", ".join(f"{clip.name} ({clip.problem})" for clip in bad[:3])
+        problem = f"{len(bad)} of {total} clips are bad, more than {allowed:.0%}: {first}"
+        raise MediaError("data.folder", problem, "replace or delete them, or raise data.max_bad_fraction")
 
 
 def no_clips(data: Data) -> RequestError:
-    """The error of a folder in which there is nothing to train on."""
-    return RequestError("data.folder", f"{data.folder!r} holds no clip of split {data.split!r}", "set data.split")
+    """Return the error for a corpus without a clip of the recipe's split."""
+    problem = f"{data.folder!r} has no clip of split {data.split!r}"
+    return RequestError("data.folder", problem, "set data.split to a split of truth/attributes.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What is said of a clip, and what is true of it.
+    """Captions and attributes of a clip.
 
     Args:
-        name: its ID.
+        name: ID of the clip.
         captions: the caption, then its paraphrases.
-        attributes: in the order in which they were asked for.
+        attributes: values in the order of the requested columns.
     """
 
     name: str
@@ -170,61 +175,73 @@ class Described:
 
 
 def read_words(data: Data, columns: Sequence[str]) -> dict[str, tuple[Described, ...]]:
-    """Split -> what is said and what is true of its clips, from the two tables alone; no video need be there.
+    """Read captions and attributes from the two tables of a corpus; its videos need not exist.
 
     Args:
-        data: of the recipe.
-        columns: of truth/attributes.parquet, beside ``id`` and, if it is there, ``split``.
+        data: data settings of a recipe.
+        columns: columns of truth/attributes.parquet to read.
+
+    Returns:
+        split -> its clips.
 
     Raises:
-        RequestError: there is no such table, or a column or a clip is missing from one.
-        DependencyError: no reader of parquet files.
+        RequestError: a table, a column or a clip is missing.
+        DependencyError: pyarrow is not installed.
     """
     path, table = _attributes(data, (ID, *columns))
     names = [Path(str(name)).stem for name in table[ID]]
     captions = _captions(Path(data.folder) / CAPTIONS, data, dict.fromkeys(names, path))
-    found: dict[str, list[Described]] = {}
+    clips: dict[str, list[Described]] = {}
     splits = table.get(SPLIT, [""] * len(names))
     for name, split, *values in zip(names, splits, *(table[column] for column in columns), strict=True):
         if not captions.get(name):
-            raise RequestError("data.folder", f"{CAPTIONS} says nothing of clip {name}", "write it again")
-        found.setdefault(str(split), []).append(Described(name, captions[name], tuple(map(str, values))))
-    return {split: tuple(several) for split, several in found.items()}
+            raise RequestError("data.folder", f"{CAPTIONS} has no row for clip {name}", "add it to the table")
+        clips.setdefault(str(split), []).append(Described(name, captions[name], tuple(map(str, values))))
+    return {split: tuple(in_split) for split, in_split in clips.items()}
 
 
 def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """ID -> what is true of a clip, in the order of the columns, as words.
+    """Read attributes of clips.
+
+    Args:
+        data: data settings of a recipe.
+        clips: the clips.
+        columns: columns of truth/attributes.parquet.
+
+    Returns:
+        ID -> values in the order of the columns, as text.
 
     Raises:
-        RequestError: there is no such table, a column or a clip is missing from it.
+        RequestError: the table, a column or a clip is missing.
     """
     path, table = _attributes(data, columns)
     wanted = {clip.name: clip.video for clip in clips}
     names = [Path(str(name)).stem for name in table[_name_column(table, wanted, path)]]
     rows = zip(*(table[column] for column in columns), strict=True)
-    found = {name: tuple(map(str, row)) for name, row in zip(names, rows, strict=True) if name in wanted}
-    if missing := sorted(wanted.keys() - found.keys()):
-        raise RequestError("data.folder", f"{path.name} says nothing of clip {missing[0]}", "write it again")
-    return found
+    values = {name: tuple(map(str, row)) for name, row in zip(names, rows, strict=True) if name in wanted}
+    if missing := sorted(wanted.keys() - values.keys()):
+        raise RequestError("data.folder", f"{path.name} has no row for clip {missing[0]}", "add it to the table")
+    return values
 
 
 def _attributes(data: Data, columns: Sequence[str]) -> tuple[Path, dict[str, list[Any]]]:
-    """The table of attributes and where it lies; it has these columns."""
+    """Return path and columns of the table of attributes; the requested columns are among them."""
     path = Path(data.folder) / TRUTH / ATTRIBUTES
     if not path.is_file():
-        raise RequestError("data.folder", f"{data.folder!r} has no {TRUTH}/{ATTRIBUTES}", "see docs/training.md")
+        raise RequestError("data.folder", f"{data.folder!r} has no {TRUTH}/{ATTRIBUTES}", _FORMAT_REMEDY)
     table = _table(path)
     for column in columns:
         if column not in table:
-            raise RequestError("attributes", f"{path.name} has no column {column!r}", f"it has {', '.join(table)}")
+            problem = f"{path.name} has no column {column!r}"
+            raise RequestError("attributes", problem, f"choose among {', '.join(table)}")
     return path, table
 
 
 def read_truth(path: Path) -> Truth:
-    """What is known of a clip.
+    """Read the ground truth of a clip.
 
     Raises:
-        MediaError: the file is damaged, or an entry is of another shape.
+        MediaError: the file is damaged, or an array has another shape.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -232,22 +249,23 @@ def read_truth(path: Path) -> Truth:
             face, area = (_mask(file[name], size) if name in file else None for name in ("face", "mouth_area"))
             mouth = np.asarray(file["mouth"], np.float32) if "mouth" in file else None
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise MediaError("truth", f"{path.name!r} cannot be read: {error}", "write it again") from error
+        raise MediaError("truth", f"{path.name!r} cannot be read: {error}", "render or download it again") from error
     if mouth is not None and (mouth.ndim != 2 or mouth.shape[1] != 3):
-        raise MediaError("truth", f"{path.name!r}: mouth is of shape {mouth.shape}", "it should be (frames, 3)")
+        raise MediaError("truth", f"{path.name!r} has mouth of shape {mouth.shape}", "store it as (frames, 3)")
     return Truth(face, area, mouth)
 
 
 def _mask(stored: NDArray[Any], size: int | None) -> NDArray[np.bool_]:
+    """Return a mask as bool, unpacked if it was stored in bits."""
     if stored.ndim != 3:
-        raise ValueError(f"a mask of shape {stored.shape}, and not (frames, rows, columns)")
+        raise ValueError(f"a mask has shape {stored.shape} instead of (frames, rows, columns)")
     if stored.dtype == np.uint8:
         stored = np.unpackbits(stored, axis=-1, count=size)
     return stored.astype(np.bool_)
 
 
 def _table(path: Path) -> dict[str, list[Any]]:
-    """The columns of a parquet file."""
+    """Read the columns of a parquet file."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -261,51 +279,52 @@ def _table(path: Path) -> dict[str, list[Any]]:
 
 
 def _captions(path: Path, data: Data, videos: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
-    """ID -> caption and paraphrases, of clips that are there."""
+    """Read caption and paraphrases of the clips that have a video."""
     if not path.is_file():
-        raise RequestError("data.folder", f"{data.folder!r} has no {CAPTIONS}", "see docs/training.md")
+        raise RequestError("data.folder", f"{data.folder!r} has no {CAPTIONS}", _FORMAT_REMEDY)
     table = _table(path)
     for field, name in (("data.name_column", data.name_column), ("data.caption_column", data.caption_column)):
         if name is not None and name not in table:
-            raise RequestError(field, f"{path.name} has no column {name!r}", f"it has {', '.join(table)}")
+            raise RequestError(field, f"{path.name} has no column {name!r}", f"choose among {', '.join(table)}")
     names = data.name_column or _name_column(table, videos, path)
     text = data.caption_column or _caption_column(table, names, path)
     captions: dict[str, tuple[str, ...]] = {}
-    more = table.get(PARAPHRASES, [None] * len(table[names]))
-    for name, caption, others in zip(table[names], table[text], more, strict=True):
+    paraphrases = table.get(PARAPHRASES, [None] * len(table[names]))
+    for name, caption, others in zip(table[names], table[text], paraphrases, strict=True):
         stem = Path(str(name)).stem
         if stem in videos:
-            captions[stem] = tuple(one for one in (caption, *(others or ())) if isinstance(one, str) and one.strip())
+            captions[stem] = tuple(text for text in _texts((caption, *(others or ()))) if text.strip())
     return captions
 
 
 def _texts(values: Iterable[Any]) -> list[str]:
+    """Return the values that are text."""
     return [value for value in values if isinstance(value, str)]
 
 
 def _name_column(table: Mapping[str, Sequence[Any]], videos: Mapping[str, Path], path: Path) -> str:
-    """The column whose values name the most videos."""
-    found = {name: sum(Path(value).stem in videos for value in _texts(values)) for name, values in table.items()}
-    best = max(found, key=lambda name: found[name], default="")
-    if not best or not found[best]:
-        raise RequestError("data.name_column", f"no column of {path.name} names the videos", "name it")
+    """Return the column whose values name the most videos."""
+    counts = {name: sum(Path(value).stem in videos for value in _texts(values)) for name, values in table.items()}
+    best = max(counts, key=lambda name: counts[name], default="")
+    if not best or not counts[best]:
+        raise RequestError("data.name_column", f"no column of {path.name} has names of videos", "set it in the recipe")
     return best
 
 
 def _caption_column(table: Mapping[str, Sequence[Any]], names: str, path: Path) -> str:
-    """The column of the longest texts."""
+    """Return the column of the longest texts."""
     lengths = {
         name: sum(map(len, texts)) / len(texts)
         for name, values in table.items()
         if name != names and (texts := _texts(values))
     }
     if not lengths:
-        raise RequestError("data.caption_column", f"no column of {path.name} holds texts", "name it")
+        raise RequestError("data.caption_column", f"no column of {path.name} has texts", "set it in the recipe")
     return max(lengths, key=lambda name: lengths[name])
 
 
 def _splits(path: Path, videos: Mapping[str, Path]) -> dict[str, str]:
-    """ID -> split, where there is such a table."""
+    """Return ID -> split; empty if there is no table or it has no such column."""
     if not path.is_file():
         return {}
     table = _table(path)

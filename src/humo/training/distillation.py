@@ -1,17 +1,18 @@
-"""What a student learns from: its teacher's guided walks from noise to clips, each with its own scales.
+"""Guidance and step distillation: a student learns from sampling trajectories of its guided teacher.
 
-A student takes one pass where the teacher takes all those of its ladder, several times over. A step of it is a straight
-line between two states of a walk, and that line goes on to its two ends as every sample's does:
+The student replaces several guided steps of the teacher, each of several passes, by one pass. Its step is a straight
+line between two states of a trajectory. The ends of that line, at noise levels 0 and 1, take the place of data and
+noise:
 
     v = (x_i - x_(i+1)) / (s_i - s_(i+1)),   data = x_i - s_i * v,   noise = data + v
 
-So what trains a network on clips trains a student on walks: it is shown data with noise of level s_i, which is x_i, and
-should say v.
+So the flow matching objective applies unchanged: the input is data with noise of level s_i, which is x_i, and the
+target is v. The guidance scales of a trajectory are inputs of the student.
 
-Shape suffixes: C latent channels, F latent frames of the video, L of the sequence, H, W latent size.
+Shape suffixes: C latent channels, F latent frames of the video, L latent frames of the sequence, H, W latent size.
 
-**Source:** Salimans and Ho, "Progressive distillation for fast sampling of diffusion models", 2022, all rounds in one;
-the guided teacher as in Meng et al., "On distillation of guided diffusion models", 2022, with its scales as inputs.
+**Source:** Salimans and Ho, "Progressive distillation for fast sampling of diffusion models" (arXiv 2202.00512), all
+rounds in one. Meng et al., "On distillation of guided diffusion models" (arXiv 2210.03142): scales as inputs.
 """
 
 from __future__ import annotations
@@ -38,31 +39,32 @@ from humo.training.frozen_encoders import Encoders
 from humo.training.latent_cache import Entry, Progress
 from humo.training.tensor_files import Digests, digest, read_tensors, write_tensors
 
-STATES = "states"  # (steps + 1, C, F, H, W) in a walk's file, from noise to the clip's latents
+STATES = "states"
+"""Tensor of a trajectory's file: (steps + 1, C, F, H, W), from noise to clean latents."""
 
 
 def student_of(settings: Distill, preset: Preset) -> Distillation:
-    """What the student of a recipe will have learned.
+    """Return the description of the student that a recipe trains.
 
     Args:
-        settings: of the recipe.
-        preset: the teacher's.
+        settings: distillation settings of the recipe.
+        preset: preset of the teacher; a scale without a range is fixed to the preset's.
     """
     scales = {}
     for name in SCALE_NAMES:
-        own = getattr(preset.scales, name)
-        scales[name] = settings.scales.get(name, (own, own))
+        default = getattr(preset.scales, name)
+        scales[name] = settings.scales.get(name, (default, default))
     return Distillation(settings.steps, settings.shift or preset.shift, scales)
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """A walk of the teacher.
+    """A sampling trajectory of the teacher.
 
     Args:
-        slot: the sample whose noise and conditions it has.
-        scales: of text, audio and image.
-        path: of its file.
+        slot: sample that its noise and conditions are drawn from.
+        scales: guidance scales of text, audio and image.
+        path: its file.
     """
 
     slot: Slot
@@ -72,20 +74,25 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Stride:
-    """A step of a walk, from 0 on."""
+    """A step of the student along a trajectory.
+
+    Args:
+        walk: the trajectory.
+        step: index of the step, from 0.
+    """
 
     walk: Walk
     step: int
 
 
 class Walks:
-    """All walks of a recipe, in a folder of the cache; a source of batches.
+    """All trajectories of a recipe, stored in the cache; a source of batches.
 
     Args:
-        recipe: with its ``distill``.
+        recipe: the run, with distillation settings.
         entries: encoded clips.
-        collate: makes their conditions and noise.
-        encoders: of the recipe.
+        collate: draws conditions and noise of a trajectory.
+        encoders: frozen components of the recipe.
     """
 
     def __init__(self, recipe: Recipe, entries: Sequence[Entry], collate: Collator, encoders: Encoders) -> None:
@@ -96,53 +103,59 @@ class Walks:
         self.collate = replace(collate, keep=stage.keep)
         digests = Digests(recipe.cache / "digests.json")
         teacher = digests.of(Path(str(recipe.model.folder)) / "transformer")
-        told = recipe.model_dump(
+        run_settings = recipe.model_dump(
             mode="json", include={"seed", "data", "distill"}, exclude={"data": {"cache"}, "distill": {"walks"}}
         )
-        shown = stage.model_dump(mode="json", include={"frames", "keep", "audio_share"})
-        made_from = digest(teacher, told, shown, *(str(path.name) for entry in entries for path in entry.paths))
-        folder = recipe.cache / "walks" / made_from[:16]
+        stage_settings = stage.model_dump(mode="json", include={"frames", "keep", "audio_share"})
+        files = (str(path.name) for entry in entries for path in entry.paths)
+        folder = recipe.cache / "trajectories" / digest(teacher, run_settings, stage_settings, *files)[:16]
         self.walks = self._plan(buckets_of(entries, stage), stage, recipe.seed, folder)
 
     def _plan(
         self, buckets: Mapping[Bucket, Sequence[Entry]], stage: Stage, seed: int, folder: Path
     ) -> dict[Bucket, list[Walk]]:
-        """What every walk begins with."""
-        one, decks = stage.model_copy(update={"batch": 1, "audio_share": (stage.audio_share[1],) * 2}), Decks(seed)
-        found: dict[Bucket, list[Walk]] = {}
+        """Draw clip, scales and file of every trajectory."""
+        single = stage.model_copy(update={"batch": 1, "audio_share": (stage.audio_share[1],) * 2})
+        decks = Decks(seed)
+        trajectories: dict[Bucket, list[Walk]] = {}
         for number in range(self.settings.walks):
-            bucket, (slot,) = draw_step(buckets, decks, one, number, seed, "walk")
+            # the strings decide the random numbers
+            bucket, (slot,) = draw_step(buckets, decks, single, number, seed, "walk")
             chances = torch.rand(len(SCALE_NAMES), generator=seeded_generator(seed, "scales", number)).tolist()
             ranges = (self.student.scales[name] for name in SCALE_NAMES)
             scales = tuple(low + chance * (high - low) for chance, (low, high) in zip(chances, ranges, strict=True))
-            walk = Walk(slot, scales, folder / f"{number:06}.safetensors")
-            found.setdefault(bucket, []).append(walk)
-        return found
+            trajectory = Walk(slot, scales, folder / f"{number:06}.safetensors")
+            trajectories.setdefault(bucket, []).append(trajectory)
+        return trajectories
 
-    # -- walking ------------------------------------------------------------------------------------------------------
+    # -- sampling of the teacher --------------------------------------------------------------------------------------
 
     def fill(self, teacher: HuMoPipeline, here: ProcessGroup, progress: Progress) -> None:
-        """Let the teacher take the walks that are not there yet.
+        """Sample the trajectories that are not in the cache with the teacher.
 
         Args:
-            teacher: on its device.
-            here: this process; each takes a part of the walks.
-            progress: told ("walk", those taken, of how many).
+            teacher: pipeline on its device.
+            here: all processes; each samples a part.
+            progress: called with ("trajectory", done, total).
 
         Raises:
-            StorageError: the disk is full; what is finished stays.
+            StorageError: the disk is full; files that are written stay.
         """
-        every = [(bucket, walk) for bucket, walks in self.walks.items() for walk in walks]
-        mine = [(bucket, walk) for bucket, walk in every[here.rank :: here.size] if not walk.path.is_file()]
-        for number, (bucket, walk) in enumerate(mine):
-            progress("walk", number, len(mine))
-            walk.path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(walk.path, {STATES: self._take(teacher, bucket, walk)})
-        progress("walk", len(mine), len(mine))
+        planned = [(bucket, trajectory) for bucket, several in self.walks.items() for trajectory in several]
+        missing = [
+            (bucket, trajectory)
+            for bucket, trajectory in planned[here.rank :: here.size]
+            if not trajectory.path.is_file()
+        ]
+        for number, (bucket, trajectory) in enumerate(missing):
+            progress("trajectory", number, len(missing))
+            trajectory.path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(trajectory.path, {STATES: self._take(teacher, bucket, trajectory)})
+        progress("trajectory", len(missing), len(missing))
         here.barrier()
 
     def _take(self, teacher: HuMoPipeline, bucket: Bucket, walk: Walk) -> Tensor:
-        """The states (steps + 1, C, F, H, W) of a walk."""
+        """Return the states (steps + 1, C, F, H, W) of a trajectory."""
         device, dtype = teacher.transformer.device, teacher.text_encoder.dtype
         batch = self.collate(bucket, [walk.slot])
         frames, known = batch.data.shape[2], int(batch.known[0])
@@ -172,63 +185,65 @@ class Walks:
         return torch.stack(states)
 
     def _scheduler(self, config: Any, device: torch.device) -> Any:
-        """The teacher's: every so many of its steps are a step of the student."""
+        """Return the teacher's scheduler, with ``teacher_steps`` steps for each step of the student."""
         steps = self.student.steps * self.settings.teacher_steps
         return make_scheduler(config, steps, self.student.shift, device)
 
     # -- a source of batches ------------------------------------------------------------------------------------------
 
     def draw(self, decks: Decks, stage: Stage, step: int, *words: object) -> tuple[Bucket, list[Stride]]:
-        """The bucket of a step, and the strides of its batch.
+        """Draw the bucket of a step and the trajectory steps of its batch.
 
         Args:
-            decks: drawn from; they move on.
-            stage, step: whose step it is.
-            words: that all draws follow from (seed, stage), the step apart.
+            decks: sampler to draw from; its cursors advance.
+            stage: the stage.
+            step: index of the step in the stage.
+            words: key of the random numbers: seed and index of the stage.
         """
         generator = seeded_generator(*words, step, "strides")
         sizes = torch.tensor([float(len(walks)) for walks in self.walks.values()])
         bucket = list(self.walks)[int(torch.multinomial(sizes, 1, generator=generator))]
         walks = self.walks[bucket]
         steps = torch.randint(self.student.steps, (stage.batch,), generator=generator).tolist()
-        return bucket, [Stride(walks[decks.draw(f"walks {bucket}", len(walks))], step) for step in steps]
+        pool = f"walks {bucket}"  # the string decides the random numbers
+        return bucket, [Stride(walks[decks.draw(pool, len(walks))], step) for step in steps]
 
     def __call__(self, bucket: Bucket, strides: Sequence[Stride]) -> Batch:
-        """The batch of some strides."""
+        """Return the batch of trajectory steps."""
         batch = self.collate(bucket, [stride.walk.slot for stride in strides])
         levels = self.levels
-        ends = [_ends(read_tensors(one.walk.path)[STATES], one.step, levels) for one in strides]
+        ends = [_ends(read_tensors(stride.walk.path)[STATES], stride.step, levels) for stride in strides]
         noise = torch.stack([noise for _, noise in ends])
         return replace(
             batch,
             data=torch.stack([data for data, _ in ends]),
             noise=torch.cat([noise, batch.noise[:, :, noise.shape[2] :]], dim=2),
-            level=torch.tensor([levels[one.step] for one in strides]),
+            level=torch.tensor([levels[stride.step] for stride in strides]),
             known_level=torch.zeros(len(strides)),
-            scales=torch.tensor([one.walk.scales for one in strides]),
+            scales=torch.tensor([stride.walk.scales for stride in strides]),
         )
 
     @property
     def levels(self) -> list[float]:
-        """Noise levels of the student's steps, and that of a clean clip."""
+        """Noise levels of the student's steps, and 0 for clean latents."""
         scheduler = make_scheduler(None, self.student.steps, self.student.shift, torch.device("cpu"))
         levels: list[float] = scheduler.sigmas.tolist()
         return levels
 
 
 def _ends(states: Tensor, step: int, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Data and noise (C, F, H, W) between which a stride lies."""
+    """Return data and noise (C, F, H, W), the ends of the line through two states of a trajectory."""
     velocity = (states[step] - states[step + 1]) / (levels[step] - levels[step + 1])
     data = states[step] - levels[step] * velocity
     return data, data + velocity
 
 
 def mode_of(kept: str, *, hears: bool) -> Mode:
-    """The mode of a request that sees just this.
+    """Return the generation mode that has exactly these conditions.
 
     Args:
-        kept: letters of TIA, T among them.
-        hears: there is a sound.
+        kept: letters of TIA, with T.
+        hears: whether the sample has audio.
 
     Raises:
         RequestError: there is no such mode.
@@ -237,4 +252,4 @@ def mode_of(kept: str, *, hears: bool) -> Mode:
     for mode in MODES:
         if mode == letters:
             return mode
-    raise RequestError("keep", f"{letters!r} is no mode of a request", f"keep {', '.join(MODES)}")
+    raise RequestError("stages.condition_probs", f"{letters!r} is not a mode", f"use {', '.join(MODES)}")

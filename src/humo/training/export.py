@@ -1,4 +1,4 @@
-"""From a run to what others load: the averaged weights as a network, a model folder or a LoRA file."""
+"""Export of the averaged weights of a run: as a network, a model folder or a LoRA file."""
 
 from __future__ import annotations
 
@@ -27,41 +27,49 @@ _PREFIX = "transformer."
 def averaged_network(
     trainee: Trainee, average: Average, recipe: Recipe, here: ProcessGroup
 ) -> HuMoTransformer3DModel | None:
-    """A network of its own with the averaged weights, in float32; None but in the first process. All must ask."""
-    own = dict(trainee.learner.named_parameters()) | dict(average.weights)
-    weights: dict[str, Tensor] = full_state_dict(
-        {name: weight for name, weight in own.items() if name.startswith(_PREFIX)}, here
-    )
+    """Return a new network with the averaged weights in float32; None in all but the main process.
+
+    Every process must call it.
+    """
+    model = trainee.learner
+    local = {
+        name: weight
+        for name, weight in (dict(model.named_parameters()) | dict(average.weights)).items()
+        if name.startswith(_PREFIX)
+    }
+    weights: dict[str, Tensor] = full_state_dict(local, here)
     if not here.is_main:
         return None
-    config = dict(trainee.learner.transformer.config)
-    config.pop("_use_default_values", None)  # what the folder did not say: copied, it would be a default again
-    with torch.random.fork_rng(devices=[]):  # of the first weights, which are replaced
+    config = dict(model.transformer.config)
+    config.pop(
+        "_use_default_values", None
+    )  # lists values to take from the defaults; here they would replace the config's
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn and then replaced
         network: HuMoTransformer3DModel = HuMoTransformer3DModel.from_config(config)
         if recipe.lora is not None:
-            every = {part for stage in recipe.stages for part in stage.train if part not in HEADS}
-            add_low_rank(network, sorted(every), recipe.lora)
+            groups = {group for stage in recipe.stages for group in stage.train if group not in HEADS}
+            add_low_rank(network, sorted(groups), recipe.lora)
     network.load_state_dict({name.removeprefix(_PREFIX): weight.float() for name, weight in weights.items()})
     network.eval().requires_grad_(False)
     return network
 
 
 def export_model(encoders: Encoders, network: HuMoTransformer3DModel, folder: Path) -> None:
-    """Write a model folder: the network and its frozen parts; training's own heads stay behind.
+    """Write a model folder with the network and its frozen components; auxiliary heads are left out.
 
     Raises:
-        StorageError: the disk is full, or the folder holds something else.
+        StorageError: the disk is full, or the folder contains other files.
     """
     bytes_needed = sum(weight.nbytes for weight in network.parameters())
-    with new_folder(folder, bytes_needed, True, frozenset({*COMPONENTS, MODEL_INDEX})) as part:
-        encoders.pipeline(network).save_pretrained(str(part))
+    with new_folder(folder, bytes_needed, True, frozenset({*COMPONENTS, MODEL_INDEX})) as partial:
+        encoders.pipeline(network).save_pretrained(str(partial))
 
 
 def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Path) -> None:
-    """Write the low-rank additions, as `HuMoPipeline.load_lora_weights` reads them.
+    """Write the LoRA weights in the format of `HuMoPipeline.load_lora_weights`.
 
     Raises:
-        StorageError: the disk is full, or the folder holds something else.
+        StorageError: the disk is full, or the folder contains other files.
     """
     from peft import get_peft_model_state_dict
 
@@ -71,5 +79,5 @@ def export_lora(encoders: Encoders, network: HuMoTransformer3DModel, folder: Pat
         told = distillation_tensors(student, network.scale_embedder.state_dict())
         layers |= {key.removeprefix("transformer."): tensor for key, tensor in told.items()}
     bytes_needed = sum(weight.nbytes for weight in layers.values())
-    with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as part:
-        HuMoPipeline.save_lora_weights(str(part), transformer_lora_layers=layers)
+    with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as partial:
+        HuMoPipeline.save_lora_weights(str(partial), transformer_lora_layers=layers)

@@ -1,11 +1,15 @@
-"""Flow matching: what is drawn, what the network sees, what it should say, and how wrong it was.
+"""Flow matching objective: noise levels, noisy latents, timesteps and the velocity loss.
 
     x_s = (1 - s) * data + s * noise,   s = t / 1000,   target = noise - data
 
-Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence, F those of the video, R reference
-slots, H, W latent size. Neighbour of `humo.inference.pipeline.denoise`, which walks the other way.
+`humo.inference.denoise` integrates the same velocity from noise to data.
 
-**Source:** training.md, Objective.
+Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence, F latent frames of the video, H, W
+latent size.
+
+**Source:** paper (arXiv 2509.08519), flow matching in "Preliminaries"; published code, generate.yaml,
+``diffusion.timesteps.training``: logit-normal noise levels. The loss leaves the reference frames out, as Phantom (arXiv
+2502.11079) does.
 """
 
 from __future__ import annotations
@@ -18,24 +22,24 @@ from humo.training.config import Loss
 
 
 def draw_level(loss: Loss, generator: torch.Generator) -> float:
-    """A noise level s, 0..1: logit-normal (or even, in a share of draws), then shifted as the sampler's are."""
-    even, level = map(float, torch.rand(2, generator=generator))
+    """Draw a noise level s in 0..1: logit-normal or, with ``loss.uniform``, uniform; then shifted as in sampling."""
+    chance, level = map(float, torch.rand(2, generator=generator))
     normal = float(torch.randn((), generator=generator))
-    if even >= loss.uniform:
+    if chance >= loss.uniform:
         level = float(torch.sigmoid(torch.tensor(loss.time_mean + loss.time_deviation * normal)))
     return loss.shift * level / (1 + (loss.shift - 1) * level)
 
 
 def add_noise(data_BCFHW: Tensor, noise_BCLHW: Tensor, level_BF: Tensor) -> Tensor:
-    """The noisy sequence (B, C, L, H, W): video latents on their way to noise; the reference slots are all noise.
+    """Return the noisy sequence (B, C, L, H, W).
+
+    The reference slots are filled with noise. Their contents do not matter: the 1.7B family replaces them with
+    reference latents, the 17B family reads references from other channels.
 
     Args:
         data_BCFHW: clean video latents.
-        noise_BCLHW: for the whole sequence.
-        level_BF: noise level of each video latent frame, or (B, 1) of all.
-
-    The slots' contents never count: one family replaces them, the other reads its pictures beside them and, as in
-    sampling, finds noise there.
+        noise_BCLHW: noise of the whole sequence.
+        level_BF: noise level of each video latent frame; or (B, 1), one level for all frames.
     """
     s = level_BF[:, None, :, None, None]
     frames = data_BCFHW.shape[2]
@@ -44,20 +48,20 @@ def add_noise(data_BCFHW: Tensor, noise_BCLHW: Tensor, level_BF: Tensor) -> Tens
 
 
 def timestep_of(level_B: Tensor) -> Tensor:
-    """What the network is told of a noise level: t in 0..1000."""
+    """Return the timestep t in 0..1000 of a noise level."""
     return level_B * TRAIN_TIMESTEPS
 
 
 def velocity_loss(
     velocity_BCLHW: Tensor, data_BCFHW: Tensor, noise_BCLHW: Tensor, weight_BFHW: Tensor | None = None
 ) -> Tensor:
-    """Mean squared error (B,) of the velocity on the video's latent frames alone.
+    """Return the mean squared error (B,) of the velocity on the video's latent frames.
 
     Args:
-        velocity_BCLHW: predicted, for the whole sequence.
+        velocity_BCLHW: predicted velocity of the whole sequence.
         data_BCFHW: clean video latents.
-        noise_BCLHW: that was added.
-        weight_BFHW: of each place; a sample's error is the weighted mean.
+        noise_BCLHW: noise that was added.
+        weight_BFHW: weight of each position; the error of a sample is then the weighted mean.
     """
     frames = data_BCFHW.shape[2]
     error = (velocity_BCLHW[:, :, :frames].float() - (noise_BCLHW[:, :, :frames] - data_BCFHW)).square().mean(dim=1)

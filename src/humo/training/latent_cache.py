@@ -1,10 +1,11 @@
-"""Encodes every clip once: pictures, words and sound, each in a file named by what it is made from.
+"""Cache of encoded clips: latents, text embeddings and audio rows of each clip, computed once.
 
-A file's name is the digest of the clip's contents, of the encoder's weights and of every setting that counts: whatever
-changes is encoded anew, and nothing else is. A clip that cannot be read is named and left out.
+The name of a file is the digest of everything that its contents depend on: the clip's files, the encoder's weights and
+the settings. So a change leads to a new file, and unchanged files are used again. Clips that cannot be read are
+reported.
 
-Shape suffixes: C latent channels, F latent frames, H, W latent size, h, w token grid, T audio rows (25 a second),
-N bands, D width, L text positions. Frames are 25 a second.
+Shape suffixes: C latent channels, F latent frames, H, W latent size, h, w token grid, T audio rows (25 a second), N
+audio bands, D width, L text positions, S side of a mask, M values of the mouth curve. All frames are at 25 a second.
 """
 
 from __future__ import annotations
@@ -38,33 +39,38 @@ from humo.training.frozen_encoders import Encoders
 from humo.training.preprocessing import faces, views
 from humo.training.tensor_files import Digests, digest, read_tensors, read_values, write_tensors
 
-VERSION = 2  # of the files' contents; another one is encoded anew
-STORED = torch.float16  # of unit size and read as they are: its step is 1/1000 of them
+VERSION = 2
+"""Version of the files' contents; files of another version are not used."""
 
-LOWER_FACE = (0.55, 0.95)  # share of the face's height in which a mouth lies, from the top
-MIDDLE_FACE = (0.22, 0.78)  # share of its width
+STORED = torch.float16
+"""Data type of the cached tensors, whose values are about 1."""
+
+LOWER_FACE = (0.55, 0.95)
+"""Range of a face's height, as fractions from the top, in which its mouth is assumed."""
+MIDDLE_FACE = (0.22, 0.78)
+"""Range of a face's width in which its mouth is assumed."""
 
 Progress = Callable[[str, int, int], None]
 Encoded = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and what their file's header says."""
+"""Tensors of a file, and the values of its header."""
 Encode = Callable[[ClipFiles], Encoded]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A cached clip.
+    """An encoded clip.
 
     Args:
-        name: its ID.
-        paths: of its files: pictures, words, sound and, if they count, views and person.
+        name: ID of the clip.
+        paths: its files in the cache.
         size: (width, height) in pixels.
-        frames: length of each piece.
-        starts: first frame of each piece, in frames of the clip.
-        pieces: their number; mirrored ones come after the others.
-        captions: the caption and its paraphrases.
-        hears: whether it has a sound.
-        views: of its reference.
-        faces: its own, cut out.
+        frames: number of frames of each segment.
+        starts: first frame of each segment in the clip.
+        pieces: number of segments; flipped segments follow the others.
+        captions: number of captions, paraphrases included.
+        hears: whether the clip has audio.
+        views: number of augmentations of its reference image, the image itself included.
+        faces: number of faces that are cut out of the clip itself.
     """
 
     name: str
@@ -80,11 +86,11 @@ class Entry:
 
 
 class Cache:
-    """The encoded clips of a recipe.
+    """Encoded clips of a recipe.
 
     Args:
-        recipe: its data, sizes and lengths count.
-        encoders: that encode them.
+        recipe: the run; its data settings and its stages' lengths decide what is encoded.
+        encoders: frozen components that encode.
     """
 
     def __init__(self, recipe: Recipe, encoders: Encoders) -> None:
@@ -96,38 +102,41 @@ class Cache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._digests = Digests(self.folder / "digests.json")
 
-        def of(*names: str) -> list[str]:
+        def weights(*names: str) -> list[str]:
             return [self._digests.of(encoders.folder(name)) for name in names]
 
-        cut = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths)
+        segmentation = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths)
         self._kinds: dict[str, tuple[str, Encode]] = {
-            "pictures": (digest(VERSION, *of("vae"), *cut), self._pictures),
-            "words": (
-                digest(VERSION, *of("text_encoder", "tokenizer"), self.text_length, encoders.dtype),
+            "video": (digest(VERSION, *weights("vae"), *segmentation), self._pictures),
+            "captions": (
+                digest(VERSION, *weights("text_encoder", "tokenizer"), self.text_length, encoders.dtype),
                 self._words,
             ),
-            "sound": (digest(VERSION, *of("audio_encoder", "feature_extractor"), self.bands), self._sound),
+            "audio": (digest(VERSION, *weights("audio_encoder", "feature_extractor"), self.bands), self._sound),
         }
         if self.data.views > 1:
-            self._kinds["views"] = digest(VERSION, *of("vae"), self.data.sizes, self.data.views), self._views
+            self._kinds["reference_augmentations"] = (
+                digest(VERSION, *weights("vae"), self.data.sizes, self.data.views),
+                self._views,
+            )
         if self.data.own_faces > 0:
-            self._kinds["faces"] = digest(VERSION, *of("vae"), self.data.sizes), self._faces
+            self._kinds["self_references"] = digest(VERSION, *weights("vae"), self.data.sizes), self._faces
         if any("identity" in stage.train for stage in recipe.stages):
-            self._kinds["person"] = digest(VERSION), self._person
+            self._kinds["identity"] = digest(VERSION), self._person
             self._identity = FaceIdentity()
 
     def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
-        """Encode what is not there yet.
+        """Encode the clips that are not in the cache.
 
         Args:
-            clips: of the dataset.
-            progress: told ("encode", clips done, of how many).
+            clips: files of the clips.
+            progress: called with ("encode", done, total).
 
         Returns:
-            the usable clips and the others, in their order.
+            encoded clips and bad clips, each in the order of ``clips``.
 
         Raises:
-            StorageError: the disk is full; what is encoded stays.
+            StorageError: the disk is full; files that are written stay.
         """
         entries, bad = [], []
         for number, clip in enumerate(clips):
@@ -141,138 +150,146 @@ class Cache:
         return entries, bad
 
     def _entry(self, clip: ClipFiles) -> Entry:
+        """Encode a clip as far as it is not in the cache."""
         files = [clip.video, clip.reference, *([clip.truth] if clip.truth is not None else [])]
         try:
-            video, reference, *others = map(self._digests.of, files)
+            video, reference, *truth = map(self._digests.of, files)
         except OSError as error:
-            raise MediaError("file", f"cannot be read ({error.strerror})", "check it") from error
-        sound = heard(clip)
-        made_from = {
-            "pictures": (video, reference, *others),
-            "words": clip.captions,
-            "sound": ("" if sound is None else hashlib.sha256(sound.tobytes()).hexdigest(),),
-            "views": (reference,),
-            "faces": (video, *others),
-            "person": (reference,),
+            problem = f"a file of clip {clip.name!r} cannot be read ({error.strerror})"
+            raise MediaError("file", problem, "check its permissions") from error
+        samples = heard(clip)
+        sources = {
+            "video": (video, reference, *truth),
+            "captions": clip.captions,
+            "audio": ("" if samples is None else hashlib.sha256(samples.tobytes()).hexdigest(),),
+            "reference_augmentations": (reference,),
+            "self_references": (video, *truth),
+            "identity": (reference,),
         }
         paths: list[Path] = []
         values: dict[str, Any] = {}
         for kind, (settings, encode) in self._kinds.items():
-            key = digest(settings, *made_from[kind])
+            key = digest(settings, *sources[kind])
             path = self.folder / kind / key[:2] / f"{key}.safetensors"
-            found = _read_or_remove(path)
-            if found is None:
-                tensors, found = encode(clip)
+            header = _read_or_remove(path)
+            if header is None:
+                tensors, header = encode(clip)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_tensors(path, {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, found)
+                write_tensors(path, {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, header)
             paths.append(path)
-            values |= found
+            values |= header
         return _as_entry(clip.name, tuple(paths), values)
 
     def _pictures(self, clip: ClipFiles) -> Encoded:
-        """Latents of the clip's pieces and of the reference, and masks and mouth curve."""
+        """Encode the clip's segments and its reference image; add masks and mouth curve of each segment."""
         vae, device = self.encoders.vae, self.encoders.device
-        shown = read_video(clip.video, field="video")
-        frames = at_rate(shown.frames, shown.frames_per_second)
+        video = read_video(clip.video, field="video")
+        frames = at_rate(video.frames, video.frames_per_second)
         length = max((length for length in self.lengths if length <= len(frames)), default=0)
         if not length:
-            problem = f"has {len(frames)} frames at {FRAMES_PER_SECOND} a second, and {self.lengths[0]} are needed"
-            raise MediaError("video", problem, "give longer clips")
+            problem = f"has {len(frames)} frames at {FRAMES_PER_SECOND} a second, fewer than {self.lengths[0]}"
+            raise MediaError("video", problem, "use longer clips, or lower the stages' frames")
         size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
         pixels = torch.from_numpy(np.stack([to_pixels(cover(frame, size)) for frame in frames], axis=1))
         starts = spread(len(frames) - length, self.data.windows)
-        masks = _masks(clip, frames.shape, size, len(frames))
-        picture = load_image(clip.reference, field="reference picture")
-        tensors = {"reference": encode_references([picture], vae, *size, device)[0]}
-        pieces = [(start, False) for start in starts]
-        pieces += [(start, True) for start in starts] if self.data.mirror else []
-        for number, (start, mirrored) in enumerate(pieces):
-            piece = pixels[None, :, start : start + length].to(device, vae.dtype)
+        truth = _masks(clip, frames.shape, size, len(frames))
+        reference = load_image(clip.reference, field="reference image")
+        tensors = {"reference": encode_references([reference], vae, *size, device)[0]}
+        segments = [(start, False) for start in starts]
+        segments += [(start, True) for start in starts] if self.data.mirror else []
+        for number, (start, flipped) in enumerate(segments):
+            segment = pixels[None, :, start : start + length].to(device, vae.dtype)
             with torch.no_grad():
-                tensors[f"latents.{number}"] = encode_video(piece.flip(-1) if mirrored else piece, vae)[0]
-            for name, mask in masks.items():
-                if mask.ndim == 2:  # the mouth curve, the same in a mirror
-                    tensors[f"{name}.{number}"] = per_latent(mask[start : start + length])
+                tensors[f"latents.{number}"] = encode_video(segment.flip(-1) if flipped else segment, vae)[0]
+            for name, values in truth.items():
+                if values.ndim == 2:  # the mouth curve, which flipping does not change
+                    tensors[f"{name}.{number}"] = per_latent(values[start : start + length])
                 else:
-                    grid = on_tokens(mask[start : start + length])
-                    tensors[f"{name}.{number}"] = grid.flip(-1) if mirrored else grid
-        return tensors, {"size": size, "frames": length, "starts": starts, "pieces": len(pieces)}
+                    grid = on_tokens(values[start : start + length])
+                    tensors[f"{name}.{number}"] = grid.flip(-1) if flipped else grid
+        return tensors, {"size": size, "frames": length, "starts": starts, "segments": len(segments)}
 
     def _words(self, clip: ClipFiles) -> Encoded:
-        """Embeddings of the caption and its paraphrases."""
-        return {f"text.{number}": self._text(words)[0] for number, words in enumerate(clip.captions)}, {
-            "captions": len(clip.captions)
-        }
+        """Encode the caption and its paraphrases."""
+        embeddings = {f"text.{number}": self._text(caption)[0] for number, caption in enumerate(clip.captions)}
+        return embeddings, {"captions": len(clip.captions)}
 
     def _sound(self, clip: ClipFiles) -> Encoded:
-        """Audio rows, if the clip can be heard."""
-        sound, one = heard(clip), self.encoders
-        if sound is None:
-            return {"rows": torch.zeros(0)}, {"hears": False}
-        return {"rows": encode_audio(sound, one.feature_extractor, one.audio_encoder, self.bands)}, {"hears": True}
+        """Encode the audio, if the clip has any."""
+        samples, encoders = heard(clip), self.encoders
+        if samples is None:
+            return {"rows": torch.zeros(0)}, {"has_audio": False}
+        rows = encode_audio(samples, encoders.feature_extractor, encoders.audio_encoder, self.bands)
+        return {"rows": rows}, {"has_audio": True}
 
     def _views(self, clip: ClipFiles) -> Encoded:
-        """Latents of the reference in other views, for every size that a clip may have."""
-        seen, one = views(load_image(clip.reference, field="reference picture"), self.data.views), self.encoders
-        names = {view_name(size, number): (view, size) for size in self.data.sizes for number, view in enumerate(seen)}
-        found = {name: encode_references([view], one.vae, *size, one.device)[0] for name, (view, size) in names.items()}
-        return found, {"views": len(seen)}
+        """Encode the augmentations of the reference image in every resolution that a clip may have."""
+        encoders = self.encoders
+        images = views(load_image(clip.reference, field="reference image"), self.data.views)
+        latents = {
+            view_name(size, number): encode_references([image], encoders.vae, *size, encoders.device)[0]
+            for size in self.data.sizes
+            for number, image in enumerate(images)
+        }
+        return latents, {"reference_augmentations": len(images)}
 
     def _faces(self, clip: ClipFiles) -> Encoded:
-        """Latents of the clip's own faces, cut out; none where its masks are not known."""
+        """Encode faces that are cut out of the clip itself; none if it has no face masks."""
         truth = Truth() if clip.truth is None else read_truth(clip.truth)
         if truth.face is None:
-            return {"own": torch.zeros(0)}, {"faces": 0}
-        shown = read_video(clip.video, field="video")
-        frames, one = at_rate(shown.frames, shown.frames_per_second), self.encoders
+            return {"own": torch.zeros(0)}, {"self_references": 0}
+        video = read_video(clip.video, field="video")
+        frames, encoders = at_rate(video.frames, video.frames_per_second), self.encoders
         _check_length(clip, len(truth.face), len(frames))
         size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
-        found = faces(frames, truth.face, seeded_generator("faces", clip.name))
-        seen = {
-            face_name(number): encode_references([picture], one.vae, *size, one.device)[0]
-            for number, picture in enumerate(found)
+        images = faces(frames, truth.face, seeded_generator("faces", clip.name))  # the string decides the numbers
+        latents = {
+            face_name(number): encode_references([image], encoders.vae, *size, encoders.device)[0]
+            for number, image in enumerate(images)
         }
-        return seen, {"faces": len(found)}
+        return latents, {"self_references": len(images)}
 
     def _person(self, clip: ClipFiles) -> Encoded:
-        """The reference's face embedding; NaN where no face is found."""
-        told = self._identity.embed(np.asarray(load_image(clip.reference, field="reference picture")))
-        return {"identity": torch.full((EMBEDDING_SIZE,), torch.nan) if told is None else torch.from_numpy(told)}, {}
+        """Compute the face embedding of the reference image; NaN if no face is detected."""
+        embedding = self._identity.embed(np.asarray(load_image(clip.reference, field="reference image")))
+        unknown = torch.full((EMBEDDING_SIZE,), torch.nan)
+        return {"identity": unknown if embedding is None else torch.from_numpy(embedding)}, {}
 
-    def _text(self, words: str) -> Tensor:
-        one = self.encoders
-        return encode_text([words], one.tokenizer, one.text_encoder, self.text_length, one.device)
+    def _text(self, text: str) -> Tensor:
+        """Encode a text, (1, L, D)."""
+        encoders = self.encoders
+        return encode_text([text], encoders.tokenizer, encoders.text_encoder, self.text_length, encoders.device)
 
     def blank(self, geometry: Geometry) -> Tensor:
-        """Latents (1, C, L, H, W) of a mid-grey video as long as the sequence; each that was made is kept."""
+        """Return latents (1, C, L, H, W) of a mid-gray video as long as the sequence; they are computed once a size."""
         size = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         if size not in self._blanks:
             self._blanks[size] = encode_blank(*size, self.encoders.vae, self.encoders.device).float().cpu()
         return self._blanks[size]
 
     def no_text(self) -> Tensor:
-        """Embeddings (1, L, D) of the family's negative prompt."""
-        words = self.encoders.preset.negative_prompt
-        path = self.folder / f"no_text-{digest(self._kinds['words'][0], words)[:16]}.safetensors"
+        """Return embeddings (1, L, D) of the family's negative prompt."""
+        prompt = self.encoders.preset.negative_prompt
+        path = self.folder / f"null_text-{digest(self._kinds['captions'][0], prompt)[:16]}.safetensors"
         if not path.is_file():
-            write_tensors(path, {"text": self._text(words).to("cpu", STORED)})
+            write_tensors(path, {"text": self._text(prompt).to("cpu", STORED)})
         return read_tensors(path)["text"].float()
 
 
 def heard(clip: ClipFiles) -> NDArray[np.float32] | None:
-    """The sound of a clip, (samples,) at 16 kHz; None if it has none that is as long as a frame.
+    """Return the audio of a clip, (samples,) at 16 kHz; None if it has none or less than two frames of it.
 
     Raises:
-        MediaError: it cannot be read.
+        MediaError: the audio cannot be read.
     """
     if not has_audio(clip.video, field="video"):
         return None
-    sound = load_audio(clip.video, field="sound")
-    return sound if frames_of_samples(len(sound)) > 1 else None
+    samples = load_audio(clip.video, field="audio")
+    return samples if frames_of_samples(len(samples)) > 1 else None
 
 
 def _read_or_remove(path: Path) -> dict[str, Any] | None:
-    """What a file's header says; a damaged file goes, to be made again."""
+    """Return the values of a file's header; None if there is no file. A damaged file is deleted."""
     if not path.is_file():
         return None
     try:
@@ -283,40 +300,49 @@ def _read_or_remove(path: Path) -> dict[str, Any] | None:
 
 
 def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Entry:
+    """Build an encoded clip from the values of its files' headers."""
     width, height = values["size"]
-    starts = tuple(values["starts"])
-    pieces, captions, hears = values["pieces"], values["captions"], values["hears"]
-    seen, own = values.get("views", 1), values.get("faces", 0)
-    return Entry(name, paths, (width, height), values["frames"], starts, pieces, captions, hears, seen, own)
+    return Entry(
+        name,
+        paths,
+        (width, height),
+        values["frames"],
+        tuple(values["starts"]),
+        values["segments"],
+        values["captions"],
+        values["has_audio"],
+        values.get("reference_augmentations", 1),
+        values.get("self_references", 0),
+    )
 
 
 def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some of an entry's tensors, in float32; those it does not have are left out."""
-    wanted = tuple(names)
-    return {name: one.float() for path in entry.paths for name, one in read_tensors(path, wanted).items()}
+    """Load tensors of an encoded clip in float32; names that it lacks are left out."""
+    requested = tuple(names)
+    return {name: tensor.float() for path in entry.paths for name, tensor in read_tensors(path, requested).items()}
 
 
 def view_name(size: tuple[int, int], number: int) -> str:
-    """Of a view's latents in an entry."""
+    """Return the name of the tensor that holds an augmentation of the reference image."""
     return f"view.{size[0]}x{size[1]}.{number}"
 
 
 def face_name(number: int) -> str:
-    """Of the latents of one of the clip's own faces in an entry."""
+    """Return the name of the tensor that holds a face cut out of the clip itself."""
     return f"own.{number}"
 
 
 def spread(spare: int, count: int) -> list[int]:
-    """``count`` starts evenly over 0..spare; fewer where there is no room for so many."""
+    """Return ``count`` evenly spaced whole numbers from 0 to ``spare``, without duplicates."""
     if count == 1:
         return [0]
     return sorted({round(spare * index / (count - 1)) for index in range(count)})
 
 
 def _masks(clip: ClipFiles, shape: Sequence[int], size: tuple[int, int], frames: int) -> dict[str, Tensor]:
-    """Face and mouth on the token grid of every frame (F, h, w), and the mouth curve (F, 3), where they are known."""
+    """Return the ground truth that the clip has: masks ``face`` and ``area`` (F, h, w), curve ``mouth`` (F, 3)."""
     truth = Truth() if clip.truth is None else read_truth(clip.truth)
-    found: dict[str, Tensor] = {}
+    arrays: dict[str, Tensor] = {}
     area = truth.mouth_area
     if area is None and truth.face is not None:
         area = lower_middle(truth.face)
@@ -326,20 +352,22 @@ def _masks(clip: ClipFiles, shape: Sequence[int], size: tuple[int, int], frames:
         if mask is not None:
             _check_length(clip, len(mask), frames)
             box = crop_box(shape[2], shape[1], size)
-            found[name] = shrink(mask[:frames], box, (shape[2], shape[1]), grid)
+            arrays[name] = shrink(mask[:frames], box, (shape[2], shape[1]), grid)
     if truth.mouth is not None:
         _check_length(clip, len(truth.mouth), frames)
-        found["mouth"] = torch.from_numpy(truth.mouth[:frames])
-    return found
+        arrays["mouth"] = torch.from_numpy(truth.mouth[:frames])
+    return arrays
 
 
-def _check_length(clip: ClipFiles, told: int, frames: int) -> None:
-    if told < frames:
-        raise MediaError("truth", f"is {told} frames long, and {clip.video.name} {frames}", "write it again")
+def _check_length(clip: ClipFiles, truth_frames: int, frames: int) -> None:
+    """Raise if the ground truth is shorter than the video."""
+    if truth_frames < frames:
+        problem = f"has {truth_frames} frames, fewer than the {frames} of {clip.video.name}"
+        raise MediaError("truth", problem, "render or download it again")
 
 
 def lower_middle(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the mouth of each face mask (F, S, S) lies, as far as its outline tells."""
+    """Estimate the mouth masks of face masks (F, S, S): the lower middle of each face."""
     area = np.zeros_like(face)
     for frame, mask in enumerate(face):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -357,30 +385,30 @@ def shrink(
     picture: tuple[int, int],
     grid: tuple[int, int],
 ) -> Tensor:
-    """Share of each cell of a grid that a mask covers, (F, h, w), 0..1.
+    """Return the fraction of each grid cell that a mask covers, (F, h, w), 0..1.
 
     Args:
-        mask: (F, S, S), over the whole picture at any resolution.
-        box: part of the picture that the grid covers, in the picture's pixels.
-        picture: its width and height.
+        mask: (F, S, S), over the whole frame at any resolution.
+        box: part of the frame that the grid covers: left, top, right, bottom in pixels.
+        picture: width and height of the frame.
         grid: rows and columns.
     """
     across, down = mask.shape[2] / picture[0], mask.shape[1] / picture[1]
     left, top, right, bottom = (
         round(end * scale) for end, scale in zip(box, (across, down, across, down), strict=True)
     )
-    part = torch.from_numpy(mask[:, top:bottom, left:right].astype(np.float32))
-    return F.adaptive_avg_pool2d(part[:, None], grid)[:, 0]
+    cropped = torch.from_numpy(mask[:, top:bottom, left:right].astype(np.float32))
+    return F.adaptive_avg_pool2d(cropped[:, None], grid)[:, 0]
 
 
 def on_tokens(mask_Fhw: Tensor) -> Tensor:
-    """Masks of 4k + 1 frames -> of k + 1 latent frames: the first alone, then means of four."""
+    """Convert masks of 4k + 1 frames to k + 1 latent frames: the first frame, then means of four frames."""
     rest = mask_Fhw[1:].unflatten(0, (-1, TEMPORAL_STRIDE)).mean(dim=1) if len(mask_Fhw) > 1 else mask_Fhw[1:]
     return torch.cat([mask_Fhw[:1], rest])
 
 
 def per_latent(curve_FM: Tensor) -> Tensor:
-    """A curve of 4k + 1 frames -> (k + 1, 4, M): those of each latent frame; the first has its last place alone."""
+    """Convert a curve of 4k + 1 frames to latent frames, (k + 1, 4, M); the first has one value and three NaN."""
     first = curve_FM.new_full((TEMPORAL_STRIDE - 1, *curve_FM.shape[1:]), float("nan"))
     frames: Tensor = torch.cat([first, curve_FM]).unflatten(0, (-1, TEMPORAL_STRIDE))
     return frames

@@ -1,4 +1,4 @@
-"""What a run writes down: a line of figures a step (``log.jsonl``), and the same for TensorBoard."""
+"""Logged metrics of a training run: one JSON line a step in ``log.jsonl``, and the same values for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,59 +11,66 @@ from humo.errors import DependencyError, StorageError
 from humo.files import atomic_write, os_error_text
 
 LOG, BOARD = "log.jsonl", "tensorboard"
+"""Log file and TensorBoard's folder in the folder of a run."""
 
 
 class Journal:
-    """The figures of a run.
+    """Appends metrics to the log of a run.
 
     Args:
-        folder: of the run.
-        total: steps done before; figures after them, of steps that a killed run did, are struck out.
-        board: write for TensorBoard, too.
+        folder: folder of the run.
+        total: first step to be logged. Rows from this step on, which a killed run wrote after its last checkpoint,
+            are removed.
+        board: write an event file for TensorBoard, too.
 
     Raises:
-        DependencyError: TensorBoard is not there.
+        DependencyError: TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, total: int, *, board: bool) -> None:
         path = folder / LOG
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in path.read_text().splitlines() if _step(line) < total] if path.is_file() else []
-        with atomic_write(path, LOG) as part:
-            part.write_text("".join(f"{line}\n" for line in kept))
+        rows = [line for line in path.read_text().splitlines() if _step(line) < total] if path.is_file() else []
+        with atomic_write(path, LOG) as partial:
+            partial.write_text("".join(f"{row}\n" for row in rows))
         self._path, self._board = path, _board(folder / BOARD, total) if board else None
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Note the figures of a step of the whole run."""
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Append the metrics of a step of the whole run.
+
+        Raises:
+            StorageError: the log cannot be written.
+        """
         try:
-            self._file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
             self._file.flush()
         except OSError as error:
             problem = f"cannot be written ({os_error_text(error)})"
-            raise StorageError(str(self._path), problem, "free some space, then --resume") from error
+            raise StorageError(str(self._path), problem, "free some space, then continue with --resume") from error
         if self._board is not None:
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is not yet written."""
+        """Flush and close the files."""
         self._file.close()
         if self._board is not None:
             self._board.close()
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """The figures of a run, a dictionary a line."""
+    """Return the rows of a run's log, one dictionary a line."""
     return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
 
 
 def _step(line: str) -> float:
+    """Return the step of a row; infinity if the row was cut short when the run was killed."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # cut short when the run was killed
+        return float("inf")
 
 
 def _board(folder: Path, total: int) -> Any:

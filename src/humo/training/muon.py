@@ -1,10 +1,11 @@
-"""Muon: momentum whose every matrix is made orthogonal before it is a step.
+"""Muon: an optimizer for matrices whose update is the orthogonalized momentum.
 
-torch has one (since 2.9) that iterates in bfloat16 wherever it is; on processors without bfloat16 arithmetic that takes
-sixty times as long as float32. This one takes float32 on CPUs, and is torch's own to the bit in bfloat16.
+torch (since 2.9) has a Muon that always iterates in bfloat16. On CPUs without bfloat16 arithmetic that takes sixty
+times as long as float32. This one iterates in float32 on CPUs; in bfloat16 it equals torch's bit for bit.
 
-**Source:** K. Jordan and others, "Muon" (2024): the iteration, its coefficients; J. Liu and others, "Muon is scalable
-for LLM training" (2025): the length of steps.
+**Source:** K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024,
+kellerjordan.github.io/posts/muon): the iteration and its coefficients. J. Liu et al., "Muon is scalable for LLM
+training" (arXiv 2502.16982): the length of updates.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ from torch import Tensor
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the Newton-Schulz iteration."""
 ITERATIONS = 5
+"""Number of Newton-Schulz iterations."""
 LEAST_LENGTH = 1e-7
+"""Smallest norm that a matrix is divided by."""
 AS_LONG_AS_ADAM = 0.2
-"""Root mean square of an AdamW step, in learning rates, as it is found in practice."""
+"""Typical root mean square of an AdamW update, in units of the learning rate; Muon's updates are scaled to it."""
 
 
 def orthogonal(matrix: Tensor, precision: torch.dtype) -> Tensor:
-    """A matrix (M, N) with its singular values all brought near 1.
+    """Return a matrix (M, N) with the same singular vectors and singular values near 1.
 
     Args:
-        matrix: any.
-        precision: of the iteration, and of what it gives.
+        matrix: (M, N).
+        precision: dtype of the iteration and of the result.
     """
     a, b, c = COEFFICIENTS
     x = matrix.to(precision)
@@ -42,13 +46,13 @@ def orthogonal(matrix: Tensor, precision: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """On matrices; its steps are as long as AdamW's would be.
+    """Muon with updates as large as AdamW's, so that it takes AdamW's learning rate.
 
     Args:
-        weights: (M, N) each.
+        weights: matrices (M, N).
         lr: learning rate.
-        weight_decay: share of a weight that a step takes away, in learning rates.
-        precision: of the iteration; by default bfloat16 on GPUs and float32 on CPUs.
+        weight_decay: decoupled weight decay, as AdamW's.
+        precision: dtype of the iteration; by default bfloat16 on GPUs and float32 on CPUs.
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take a step with the gradients that are there; no closure."""
+        """Update all weights that have a gradient. A closure is not supported."""
         assert closure is None
         for group in self.param_groups:
             for weight in group["params"]:
@@ -70,8 +74,8 @@ class Muon(torch.optim.Optimizer):
                     state["momentum_buffer"] = torch.zeros_like(weight.grad)
                 momentum = state["momentum_buffer"]
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
-                ahead = weight.grad.lerp(momentum, MOMENTUM)
+                nesterov = weight.grad.lerp(momentum, MOMENTUM)
                 precision = self._precision or (torch.float32 if weight.device.type == "cpu" else torch.bfloat16)
                 length = AS_LONG_AS_ADAM * max(weight.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(ahead, precision), alpha=-group["lr"] * length)
+                weight.add_(orthogonal(nesterov, precision), alpha=-group["lr"] * length)

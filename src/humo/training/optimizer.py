@@ -1,4 +1,4 @@
-"""AdamW over a stage's weights, kept in float32 whatever they compute in; and the moving average of all weights."""
+"""AdamW and Muon over float32 master weights, the learning rate schedule, and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from humo.training.config import Optimiser
 from humo.training.muon import Muon
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
-"""What AdamW (the first three) and Muon keep for each weight."""
+"""States of a weight: AdamW's (the first three) and Muon's."""
 
 SHARE = "share"
-"""Of the learning rate, in a group of weights."""
+"""Key of a parameter group: factor of its learning rate."""
 
 HIDDEN = re.compile(r"\.blocks?\.(?!.*bias)")
-"""In the names of the weights that Muon may take: the matrices of the blocks; biases of distances are tables."""
+"""Pattern in the names of weights that Muon may update: matrices of the blocks, but no bias tables."""
 
 
 class Pace(Protocol):
-    """How long, and at which learning rate: a `Stage`, or the recipe of a part."""
+    """Settings of a learning rate schedule: a `Stage` or the recipe of a component."""
 
     @property
     def steps(self) -> int: ...
@@ -42,7 +42,12 @@ class Pace(Protocol):
 
 
 def learning_rate(stage: Pace, step: int) -> float:
-    """Of a step from 0 on: an even rise, then flat, then (if the stage says so) down to zero at its end."""
+    """Return the learning rate of a step: a linear warmup, then constant, then a decay to zero at the last step.
+
+    Args:
+        stage: the schedule.
+        step: index of the step in the stage, from 0.
+    """
     rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
     share = (step / stage.steps - stage.decay_from) / (1 - stage.decay_from)
     if stage.schedule == "constant" or share <= 0:
@@ -52,14 +57,15 @@ def learning_rate(stage: Pace, step: int) -> float:
 
 
 class StageOptimiser:
-    """Trains some weights.
+    """Updates the weights of a stage.
 
     Args:
-        weights: those to train, as the network has them.
-        masters: the same in float32; one and the same where the network has them so.
-        stage, settings: of the recipe.
-        share: of the learning rate that a weight takes, by its name.
-        here: this process among all that hold these weights whole; each does Muon's work for a part of them.
+        weights: name -> weight to train, as the network computes with it.
+        masters: name -> the same in float32; the same tensor if the network computes in float32.
+        stage: learning rate schedule.
+        settings: optimizer settings of the recipe.
+        share: name -> factor of the learning rate.
+        here: processes with replicated weights; each runs Muon on a part of the matrices.
     """
 
     def __init__(
@@ -79,35 +85,38 @@ class StageOptimiser:
             for name, weight in self.masters.items()
             if settings.muon and HIDDEN.search(name) and weight.ndim == 2
         }
-        rest = {name: weight for name, weight in self.masters.items() if name not in hidden}
-        alike: dict[tuple[float, float], list[Tensor]] = {}
-        for name, weight in rest.items():
-            alike.setdefault((settings.weight_decay if weight.ndim > 1 else 0.0, share(name)), []).append(weight)
-        groups = [{"params": several, "weight_decay": decay, SHARE: own} for (decay, own), several in alike.items()]
-        self._optimisers: list[torch.optim.Optimizer] = [
+        by_settings: dict[tuple[float, float], list[Tensor]] = {}
+        for name, weight in self.masters.items():
+            if name not in hidden:
+                decay = settings.weight_decay if weight.ndim > 1 else 0.0
+                by_settings.setdefault((decay, share(name)), []).append(weight)
+        groups = [
+            {"params": params, "weight_decay": decay, SHARE: scale} for (decay, scale), params in by_settings.items()
+        ]
+        self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
         ]
         self._divided = divide(hidden, here.size)
-        if taken := [hidden[name] for name in self._divided[here.rank]]:
-            self._optimisers.append(Muon(taken, stage.learning_rate, settings.weight_decay))
+        if matrices := [hidden[name] for name in self._divided[here.rank]]:
+            self._optimizers.append(Muon(matrices, stage.learning_rate, settings.weight_decay))
 
     def step(self, number: int) -> Tensor:
-        """Take a step with the gradients that are there, and clear them.
+        """Clip the gradients, update the weights and clear the gradients.
 
         Args:
-            number: of the step, from 0 on.
+            number: index of the step in the stage, from 0.
 
         Returns:
-            the gradients' length before it was cut.
+            norm of the gradients before clipping.
         """
         for name, weight in self._weights.items():
             if self.masters[name] is not weight and weight.grad is not None:
                 self.masters[name].grad, weight.grad = weight.grad.float(), None
         norm = full_tensor(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate(self._stage, number) * group.get(SHARE, 1.0)
-            optimiser.step()
+            optimizer.step()
         for weight in self.masters.values():
             weight.grad = None
         with torch.no_grad():
@@ -119,46 +128,55 @@ class StageOptimiser:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Its memory, by the names of the weights; every process must ask."""
-        mine = {
+        """Return ``NAME:STATE`` -> tensor of all weights; every process must call it."""
+        local = {
             f"{name}:{moment}": tensor
             for name, weight in self.masters.items()
-            for optimiser in self._optimisers
-            for moment, tensor in optimiser.state.get(weight, {}).items()
+            for optimizer in self._optimizers
+            for moment, tensor in optimizer.state.get(weight, {}).items()
         }
         if not any(self._divided):
-            return mine
-        return {key: tensor for part in self._here.gather(mine) for key, tensor in part.items()}
+            return local
+        return {key: tensor for states in self._here.gather(local) for key, tensor in states.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on with a memory.
+        """Load what `state` returned in an earlier run.
 
         Raises:
-            CheckpointError: it is that of other weights.
+            CheckpointError: a tensor has another shape.
         """
         for name, weight in self.masters.items():
-            found = {moment: state[key] for moment in MOMENTS if (key := f"{name}:{moment}") in state}
-            if not found:
+            saved = {moment: state[key] for moment in MOMENTS if (key := f"{name}:{moment}") in state}
+            if not saved:
                 continue
-            if any(tensor.shape != weight.shape for moment, tensor in found.items() if moment != "step"):
-                raise CheckpointError("checkpoint", f"{name} was of another shape", "resume with the same model")
-            for owner in self._owners(weight):
-                owner.state[weight] = {
+            if any(tensor.shape != weight.shape for moment, tensor in saved.items() if moment != "step"):
+                problem = f"optimizer state of {name} has another shape than the weight {tuple(weight.shape)}"
+                raise CheckpointError("checkpoint", problem, "resume with the model that the run started with")
+            for optimizer in self._owners(weight):
+                optimizer.state[weight] = {
                     moment: tensor if moment == "step" else distribute_like(tensor, weight)
-                    for moment, tensor in found.items()
+                    for moment, tensor in saved.items()
                 }
 
     def _owners(self, weight: Tensor) -> list[torch.optim.Optimizer]:
-        """The one that trains a weight here; none where another process does."""
-        every = ((one, group["params"]) for one in self._optimisers for group in one.param_groups)
-        return [one for one, weights in every if any(own is weight for own in weights)]
+        """Return the optimizer of a weight in this process; none if another process updates it."""
+        groups = ((optimizer, group["params"]) for optimizer in self._optimizers for group in optimizer.param_groups)
+        return [optimizer for optimizer, params in groups if any(param is weight for param in params)]
 
 
-def divide(matrices: Mapping[str, Tensor], process_group: int) -> list[list[str]]:
-    """The names for each process, so that all of them have about as much to orthogonalise."""
+def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
+    """Distribute matrices over processes so that each has about the same amount to orthogonalize.
+
+    Args:
+        matrices: name -> matrix.
+        ranks: number of processes.
+
+    Returns:
+        names of each process.
+    """
     work = {name: matrix.numel() * min(matrix.shape) for name, matrix in matrices.items()}
-    names: list[list[str]] = [[] for _ in range(process_group)]
-    load = [0] * process_group
+    names: list[list[str]] = [[] for _ in range(ranks)]
+    load = [0] * ranks
     for name in sorted(work, key=lambda name: (-work[name], name)):
         rank = load.index(min(load))
         names[rank].append(name)
@@ -167,11 +185,11 @@ def divide(matrices: Mapping[str, Tensor], process_group: int) -> list[list[str]
 
 
 class Average:
-    """The exponential moving average of weights, in float32; young, it forgets faster.
+    """Exponential moving average of weights in float32, with a smaller decay during the first steps.
 
     Args:
-        decay: share of the average kept at a step; 0 is the weights themselves.
-        weights: name -> weight, to begin with.
+        decay: factor of the average at a step; at 0 the average is the latest weights.
+        weights: name -> weight to start with.
     """
 
     def __init__(self, decay: float, weights: Mapping[str, Tensor]) -> None:
@@ -180,13 +198,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Take the weights after a step (of the whole run, from 0 on) in."""
+        """Update the averages after a step; ``step`` is counted over the whole run, from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, mean in self.weights.items():
             mean.lerp_(weights[name].detach().float(), 1 - decay)
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Go on with averages of an earlier run."""
+        """Load the averages of an earlier run."""
         for name, tensor in saved.items():
             if name in self.weights:
                 self.weights[name] = distribute_like(tensor, self.weights[name])

@@ -1,4 +1,4 @@
-"""The learner of a stage: built, given the weights it goes on with, frozen where it is not trained, put in place."""
+"""Construction of a stage's training model: its network, loaded weights, frozen weights, dtype and device."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from humo.training.training_model import Learner
 
 @dataclass(frozen=True)
 class Trainee:
-    """A learner ready for a stage.
+    """A training model that is ready for a stage.
 
     Args:
-        learner: computes.
-        masters: every weight that any stage of the recipe trains, in float32; the learner's own where it has it so.
-        trained: those that this stage trains, as the learner has them.
+        learner: the model.
+        masters: name -> float32 master weight of every weight that any stage of the recipe trains; the model's own
+            weight if it computes in float32.
+        trained: name -> weight of the model that this stage trains.
     """
 
     learner: Learner
@@ -38,19 +39,20 @@ class Trainee:
 def prepare(
     encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str, Tensor], here: ProcessGroup
 ) -> Trainee:
-    """The learner of a stage.
+    """Build the training model of a stage.
 
     Args:
-        encoders: of the recipe; they give the network to start from.
-        recipe, stage: what is trained, and how precisely it computes.
-        saved: weights of a checkpoint, by name; those that are missing begin anew, in the same way every time.
-        here: this process among all.
+        encoders: source of the network to start from.
+        recipe: the run.
+        stage: the stage, one of the recipe's.
+        saved: name -> weight of a checkpoint. Weights that it lacks are initialized from the recipe's seed.
+        here: all processes of the run.
 
     Raises:
-        CheckpointError: the saved weights are of another network.
+        CheckpointError: a saved weight does not fit the network.
     """
     precision: torch.dtype = getattr(torch, recipe.compute.precision)
-    low_rank = recipe.lora is not None
+    uses_lora = recipe.lora is not None
     transformer = encoders.network(recipe.seed)
     if recipe.data.continued > 0:
         transformer.register_to_config(continues=True)
@@ -61,13 +63,15 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
-            every = {part for one in recipe.stages for part in one.train if part not in HEADS}
-            add_low_rank(transformer, sorted(every), recipe.lora)
+            groups = {group for any_stage in recipe.stages for group in any_stage.train if group not in HEADS}
+            add_low_rank(transformer, sorted(groups), recipe.lora)
         learner = Learner(transformer)
     _load(learner, saved)
-    ever = {name for one in recipe.stages for name in tensor_names(learner, one.train, low_rank=low_rank)}
-    now = tensor_names(learner, stage.train, low_rank=low_rank)
-    train_only(learner, now)
+    ever_trained = {
+        name for any_stage in recipe.stages for name in tensor_names(learner, any_stage.train, low_rank=uses_lora)
+    }
+    trained = tensor_names(learner, stage.train, low_rank=uses_lora)
+    train_only(learner, trained)
     learner.asked = stage.train
     choose_attention(transformer, recipe.compute.attention)
     if recipe.compute.compile:
@@ -79,28 +83,36 @@ def prepare(
     if here.size > 1 and recipe.compute.shard:
         shard(learner, precision)
     elif precision is not torch.float32:
-        masters = {name: nn.Parameter(weight.detach().clone()) for name, weight in _named(learner, ever).items()}
+        masters = {
+            name: nn.Parameter(weight.detach().clone()) for name, weight in _named(learner, ever_trained).items()
+        }
         lower(transformer, precision)
-    weights = _named(learner, ever)
-    return Trainee(learner.train(), masters or weights, {name: weights[name] for name in now})
+    weights = _named(learner, ever_trained)
+    return Trainee(learner.train(), masters or weights, {name: weights[name] for name in trained})
 
 
 def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
-    """Let a network attend by one of diffusers' kernels.
+    """Set the network's attention backend.
+
+    Args:
+        transformer: the network.
+        name: diffusers' name of the backend.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: diffusers has no backend of that name.
     """
     if name == Compute().attention:
         return
     try:
         transformer.set_attention_backend(name)
     except ValueError as error:
-        raise RequestError("compute.attention", str(error), "name another, or leave it out") from error
+        raise RequestError(
+            "compute.attention", f"{name!r}: {error}", "give another backend, or remove the field"
+        ) from error
 
 
 def compile_blocks(transformer: HuMoTransformer3DModel) -> None:
-    """Compile what a block does before and after its last norm, at which `focus.listening` listens."""
+    """Compile each block before and after its last norm; `capture_activations` reads the input of that norm."""
     block: Any
     for block in transformer.blocks:
         block.attend = torch.compile(block.attend)
@@ -108,23 +120,25 @@ def compile_blocks(transformer: HuMoTransformer3DModel) -> None:
 
 
 def _named(learner: Learner, names: set[str]) -> dict[str, Tensor]:
-    """Weights by name, in the learner's order."""
+    """Return the weights of these names, in the model's order."""
     return {name: weight for name, weight in learner.named_parameters() if name in names}
 
 
 @torch.no_grad()
 def _load(learner: Learner, saved: Mapping[str, Tensor]) -> None:
-    there = dict(learner.named_parameters())
+    """Copy saved weights into the model."""
+    weights = dict(learner.named_parameters())
     for name, tensor in saved.items():
-        if name not in there or there[name].shape != tensor.shape:
-            raise CheckpointError("checkpoint", f"{name} does not fit this network", "resume with the same model")
-        there[name].copy_(tensor)
+        if name not in weights or weights[name].shape != tensor.shape:
+            problem = f"{name} does not fit this network"
+            raise CheckpointError("checkpoint", problem, "resume with the model that the run started with")
+        weights[name].copy_(tensor)
 
 
 def lower(transformer: HuMoTransformer3DModel, precision: torch.dtype) -> None:
-    """Store the blocks' weights in a precision, as inference does: norms, small layers and additions stay float32."""
-    kept = transformer._keep_in_fp32_modules
+    """Cast the blocks' weights to a dtype as inference does; norms, small layers and LoRA stay float32."""
+    in_float32 = transformer._keep_in_fp32_modules
     for name, weight in transformer.named_parameters():
-        words = name.split(".")
-        if "lora_A" not in words and "lora_B" not in words and not any(word in kept for word in words):
+        modules = name.split(".")
+        if "lora_A" not in modules and "lora_B" not in modules and not any(one in in_float32 for one in modules):
             weight.data = weight.data.to(precision)

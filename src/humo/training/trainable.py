@@ -1,4 +1,4 @@
-"""Which weights a stage trains: named parts of the network, all of each or low-rank additions to its layers."""
+"""Selection of the weights that a stage trains: parameter groups by name, trained in full or with LoRA."""
 
 from __future__ import annotations
 
@@ -27,36 +27,38 @@ PATTERNS: Mapping[Part, str] = MappingProxyType(
         "identity": r"identity\.",
     }
 )
-"""Part -> the names of its weights in a `Learner` begin so. Together they are all of them.
+"""Parameter group -> regular expression that its parameters' names in a `Learner` start with.
 
-**Source:** training.md: stage 1 trains self-attention alone; stage 2 that and the audio modules (cross-attention,
-projection, face-location predictor).
+Every parameter is in exactly one group besides ``all``.
+
+**Source:** paper (arXiv 2509.08519), progressive training: stage 1 (subject preservation) trains self-attention; stage
+2 (audio-visual sync) trains self-attention and the audio modules.
 """
 
 HEADS: frozenset[Part] = frozenset({"focus", "lips", "identity"})
-"""Parts that only training knows; an export leaves them behind."""
+"""Parameter groups of the auxiliary heads, which are not exported."""
 
 WHOLE: tuple[Part, ...] = ("scales", *sorted(HEADS))
-"""Parts that start from nothing, and are trained whole where others get low-rank additions."""
+"""Parameter groups that are trained in full even with LoRA, since they are trained from scratch."""
 
 _LOW_RANK = ".lora_"
 
 
 def matches(name: str, parts: Iterable[Part]) -> bool:
-    """Whether a weight of a learner belongs to one of the parts."""
+    """Return whether a parameter is in one of the groups."""
     return any(re.match(PATTERNS[part], name) for part in parts)
 
 
 def tensor_names(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = False) -> list[str]:
-    """The weights of a learner that belong to some parts.
+    """Return the names of the parameters to train.
 
     Args:
-        learner: a `Learner`.
-        parts: of a stage.
-        low_rank: of the network, only its low-rank additions count, and what a student is told the scales by.
+        learner: the training model.
+        parts: parameter groups of a stage.
+        low_rank: train LoRA weights and the groups of `WHOLE` alone.
 
     Raises:
-        RequestError: there are none.
+        RequestError: the groups have no such parameter.
     """
     names = [
         name
@@ -64,35 +66,38 @@ def tensor_names(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = 
         if matches(name, parts) and (not low_rank or _LOW_RANK in name or matches(name, WHOLE))
     ]
     if not names:
-        raise RequestError("train", f"{', '.join(parts)} hold nothing that can be trained", "name another part")
+        problem = f"parameter groups {', '.join(parts)} have no trainable weight"
+        raise RequestError("train", problem, f"add one of {', '.join(PATTERNS)}")
     return names
 
 
 def train_only(learner: nn.Module, names: Iterable[str]) -> None:
-    """Freeze all weights but these."""
-    wanted = set(names)
+    """Freeze all parameters except those of these names."""
+    trained = set(names)
     for name, weight in learner.named_parameters():
-        weight.requires_grad_(name in wanted)
+        weight.requires_grad_(name in trained)
 
 
 def add_low_rank(transformer: HuMoTransformer3DModel, parts: Iterable[Part], lora: Lora) -> None:
-    """Give every linear layer of the parts a low-rank addition that is zero at first, through peft.
+    """Add LoRA to every linear layer of the parameter groups, with peft. It has no effect before it is trained.
 
     Raises:
-        DependencyError: peft is not there.
+        DependencyError: peft is not installed.
+        RequestError: the groups have no linear layer.
     """
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise DependencyError("lora", "peft is not installed", "pip install humo-video[train]") from error
-    wanted = tuple(parts)
+    groups = tuple(parts)
     layers = [
         name
         for name, layer in transformer.named_modules()
         if isinstance(layer, nn.Linear)
-        and matches(f"transformer.{name}.weight", wanted)
+        and matches(f"transformer.{name}.weight", groups)
         and not matches(f"transformer.{name}.weight", WHOLE)
     ]
     if not layers:
-        raise RequestError("lora", f"{', '.join(wanted)} hold no linear layer", "name another part")
+        problem = f"parameter groups {', '.join(groups)} have no linear layer"
+        raise RequestError("lora", problem, "add self_attention, text_attention, audio or feed_forward to train")
     transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=layers))

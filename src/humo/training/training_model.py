@@ -1,4 +1,4 @@
-"""The network under training, with the heads that only training knows; and its weights at the very start."""
+"""The transformer with its auxiliary heads as one trainable module, and the initialization of its weights."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from humo.model.transformer import HuMoTransformer3DModel
 from humo.training.auxiliary_heads import FocusHeads, IdentityHeads, LipsHead, listening
 
 EMBEDDING_DEVIATION = 0.02
-"""Of the first weights of the time and text embeddings, as Wan2.1 has them."""
+"""Standard deviation of the initial weights of time and text embeddings, as in Wan2.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a pass says.
+    """Outputs of a training pass.
 
     Args:
         velocity: (B, C, L, H, W).
-        focus: face logits (B, heads, frames, h, w).
-        lips: mouth curve (B, frames, 4, 3).
-        identity: face embedding (B, heads, 128).
-
-    The last three are None where they are not asked for.
+        focus: face logits (B, heads, frames, h, w); None unless the focus heads are active.
+        lips: mouth curve (B, frames, 4, 3); None unless the lips head is active.
+        identity: face embedding (B, heads, 128); None unless the identity heads are active.
     """
 
     velocity: Tensor
@@ -36,7 +34,7 @@ class Told:
 
 
 class Learner(nn.Module):
-    """A transformer and the heads on it, as one module to be optimised, saved and sharded.
+    """A transformer and its auxiliary heads as one module to optimize, save and shard.
 
     Args:
         transformer: the network.
@@ -61,7 +59,16 @@ class Learner(nn.Module):
         frames: int,
         scales_BK: Tensor | None = None,
     ) -> Told:
-        """What the network makes of a batch, and what the heads that are ``asked`` say of its video latent frames."""
+        """Predict the velocity and the outputs of the active heads.
+
+        Args:
+            inputs_BCLHW: noisy sequence, with further channels where the family has them.
+            timestep_B: 0..1000.
+            text_BLD: text embeddings.
+            audio_BLWND: audio windows.
+            frames: number of video latent frames; the heads read these alone.
+            scales_BK: guidance scales, for a guidance-distilled network.
+        """
         with listening(self.transformer) as (hidden, tokens):
             velocity = self.transformer(
                 hidden_states=inputs_BCLHW,
@@ -72,20 +79,23 @@ class Learner(nn.Module):
                 return_dict=False,
             )[0]
         grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]
-        seen = [state[:, : math.prod(grid)] for state in hidden]
+        video_states = [state[:, : math.prod(grid)] for state in hidden]
         return Told(
             velocity,
-            focus=self.focus(seen).unflatten(2, grid) if "focus" in self.asked else None,
+            focus=self.focus(video_states).unflatten(2, grid) if "focus" in self.asked else None,
             lips=self.lips(tokens[0][:, :frames]) if "lips" in self.asked else None,
-            identity=self.identity(seen) if "identity" in self.asked else None,
+            identity=self.identity(video_states) if "identity" in self.asked else None,
         )
 
 
 def initialise(transformer: HuMoTransformer3DModel) -> None:
-    """Draw the weights of a network that starts from nothing, from torch's own generator.
+    """Initialize the weights of a network that is trained from scratch, from torch's global generator.
 
-    As Wan2.1's: linear layers Xavier-uniform, embeddings normal, the last layer zero. The audio attention's last
-    layers are zero, too: until they are trained, it adds nothing, as if it were absent (training.md, stage 1).
+    Linear layers are Xavier-uniform, embeddings normal, the last layer zero, as in Wan2.1. The output layers of audio
+    attention are zero, too, so that it has no effect before it is trained.
+
+    **Source:** Wan2.1 (arXiv 2503.20314), ``WanModel.init_weights``; paper (arXiv 2509.08519), progressive training:
+    stage 1 has no audio modules.
     """
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear):
@@ -96,8 +106,8 @@ def initialise(transformer: HuMoTransformer3DModel) -> None:
     assert transformer.patch_embedding.bias is not None
     nn.init.zeros_(transformer.patch_embedding.bias)
     embedder = transformer.condition_embedder
-    for part in (embedder.time_embedder, embedder.text_embedder):
-        for layer in part.modules():
+    for mlp in (embedder.time_embedder, embedder.text_embedder):
+        for layer in mlp.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=EMBEDDING_DEVIATION)
     nn.init.zeros_(transformer.proj_out.weight)

@@ -1,4 +1,4 @@
-"""How a run is doing: clips with sound made with the averaged weights at fixed seeds, and the loss on other clips."""
+"""Validation of a run with the averaged weights: generated videos at a fixed seed, and the loss on held-out clips."""
 
 from __future__ import annotations
 
@@ -23,38 +23,39 @@ from humo.training.flow_matching import add_noise, timestep_of, velocity_loss
 from humo.training.latent_cache import Entry
 
 LEVELS = (0.3, 0.6, 0.85, 0.95)
-"""Noise levels at which the loss is measured, each of the same noise at every validation."""
+"""Noise levels at which the loss is measured; the noise is the same at every validation."""
 
 LOSS_BATCH = 8
-"""Samples a pass."""
+"""Number of samples in a pass of `measure_loss`."""
 
 
 def make_clips(
     pipeline: HuMoPipeline, clips: Sequence[ClipFiles], recipe: Recipe, stage: Stage, folder: Path
 ) -> list[Path]:
-    """Make the clips anew, each from its caption, picture and sound.
+    """Generate a video for each clip from its caption, reference image and audio.
 
     Args:
-        pipeline: with the averaged weights.
-        clips: to take these from.
-        recipe, stage: size, length, steps and seed.
-        folder: to write into.
+        pipeline: model with the averaged weights.
+        clips: clips that the conditions are taken from.
+        recipe: source of resolution, steps and seed.
+        stage: source of the length.
+        folder: folder to write into.
 
     Returns:
-        the videos.
+        paths of the videos.
     """
-    made = []
+    paths = []
     for clip in clips:
-        picture = load_image(clip.reference)
+        reference = load_image(clip.reference)
         try:
-            sound = load_audio(clip.video, field="sound")
+            audio = load_audio(clip.video, field="audio")
         except MediaError:
-            sound = None  # a clip without one
-        width, height = nearest_size(picture.width, picture.height, recipe.data.sizes)
+            audio = None  # the clip has no audio
+        width, height = nearest_size(reference.width, reference.height, recipe.data.sizes)
         fields = {
             "prompt": clip.captions[0],
             "images": (str(clip.reference),),
-            "audio": None if sound is None else str(clip.video),
+            "audio": None if audio is None else str(clip.video),
             "width": width,
             "height": height,
             "frames": stage.frames[-1],
@@ -62,14 +63,14 @@ def make_clips(
             "seed": recipe.validation.seed,
         }
         request = parse_request(fields)
-        plan = resolve(request, pipeline.preset, None if sound is None else len(sound))
-        frames = list(pipeline.generate_frames(plan, images=[picture], sound=sound))
-        track = None if sound is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
+        plan = resolve(request, pipeline.preset, None if audio is None else len(audio))
+        frames = list(pipeline.generate_frames(plan, images=[reference], sound=audio))
+        track = None if audio is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
         write_video(path, frames, width=width, height=height, metadata={"title": clip.name}, track=track)
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 @torch.no_grad()
@@ -81,49 +82,50 @@ def measure_loss(
     seed: int,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Mean velocity loss over clips and noise levels, with every condition; and of those with sound, with another's.
+    """Return the mean velocity loss over clips and noise levels, with all conditions.
 
-    The third minus the second is what the network makes of the sound.
+    ``loss_mismatched_audio`` minus ``loss_matched_audio`` measures how much the network uses the audio.
 
     Args:
-        transformer: with the averaged weights.
-        entries: the clips.
-        collate: makes batches of them.
-        stage: its longest length that a clip has is measured.
-        seed: of the noise.
-        dtype: to compute in.
+        transformer: network with the averaged weights.
+        entries: encoded clips.
+        collate: collator of the run.
+        stage: the longest of its lengths that a clip has is measured.
+        seed: seed of the noise.
+        dtype: data type of the text embeddings.
 
     Returns:
-        ``loss`` and, where there are two clips with sound, ``loss_own_sound`` and ``loss_other_sound`` of those.
+        ``loss``; and, over the clips with audio if a pass has two of them, ``loss_matched_audio`` and
+        ``loss_mismatched_audio`` (with the audio of another clip).
     """
-    sums: dict[str, list[float]] = {"loss": [], "loss_own_sound": [], "loss_other_sound": []}
+    losses: dict[str, list[float]] = {"loss": [], "loss_matched_audio": [], "loss_mismatched_audio": []}
     buckets: dict[Bucket, list[Entry]] = {}
     for entry in entries:
         frames = max((length for length in stage.frames if length <= entry.frames), default=0)
         if frames:
             buckets.setdefault((*entry.size, frames), []).append(entry)
-    for bucket, several in buckets.items():
-        for start in range(0, len(several), LOSS_BATCH):
-            slots = [
-                Slot(one, one.hears, (seed, "validation", one.name)) for one in several[start : start + LOSS_BATCH]
-            ]
+    for bucket, in_bucket in buckets.items():
+        for start in range(0, len(in_bucket), LOSS_BATCH):
+            several = in_bucket[start : start + LOSS_BATCH]
+            slots = [Slot(entry, entry.hears, (seed, "validation", entry.name)) for entry in several]
             for level in LEVELS:
                 batch = collate(bucket, slots, level)
-                own = _losses(transformer, batch, collate, batch.conditions.audio, dtype)
-                sums["loss"] += own
-                hearing = [number for number, slot in enumerate(slots) if slot.hears]
-                if len(hearing) > 1:
+                matched = _losses(transformer, batch, collate, batch.conditions.audio, dtype)
+                losses["loss"] += matched
+                with_audio = [number for number, slot in enumerate(slots) if slot.hears]
+                if len(with_audio) > 1:
                     audio = batch.conditions.audio.clone()
-                    audio[hearing] = audio[hearing].roll(1, dims=0)
-                    other = _losses(transformer, batch, collate, audio, dtype)
-                    sums["loss_own_sound"] += [own[number] for number in hearing]
-                    sums["loss_other_sound"] += [other[number] for number in hearing]
-    return {name: sum(values) / len(values) for name, values in sums.items() if values}
+                    audio[with_audio] = audio[with_audio].roll(1, dims=0)
+                    mismatched = _losses(transformer, batch, collate, audio, dtype)
+                    losses["loss_matched_audio"] += [matched[number] for number in with_audio]
+                    losses["loss_mismatched_audio"] += [mismatched[number] for number in with_audio]
+    return {name: sum(values) / len(values) for name, values in losses.items() if values}
 
 
 def _losses(
     transformer: HuMoTransformer3DModel, batch: Batch, collate: Collator, audio: torch.Tensor, dtype: torch.dtype
 ) -> list[float]:
+    """Return the velocity loss of each sample of a batch, with given audio windows."""
     device = transformer.device
     noisy = add_noise(batch.data, batch.noise, batch.levels)
     velocity = transformer(
