@@ -46,7 +46,9 @@ def test_a_whole_folder_is_read(dataset: Path) -> None:
 
 def test_columns_may_be_named_and_wrong_names_are_refused(dataset: Path) -> None:
     assert of_split(scan(Data(folder=str(dataset), name_column="video", caption_column="text")), None)
-    with pytest.raises(RequestError, match=r"data.caption_column: video_caption.parquet has no column 'txt'; it has"):
+    with pytest.raises(
+        RequestError, match=r"data.caption_column: video_caption.parquet has no column 'txt'; choose among"
+    ):
         scan(Data(folder=str(dataset), caption_column="txt"))
 
 
@@ -57,9 +59,9 @@ def test_missing_and_mismatched_files_are_named(own_dataset: Path) -> None:
     (own_dataset / "reference_image" / "new.png").write_bytes(b"x")
     found = {one.name: one.problem for one in scan(Data(folder=str(own_dataset))).bad}
     assert found == {
-        "clipX": "is a picture without a video in video/",
-        "clip1": "has no picture in reference_image/",
-        "clip2": "has no picture in reference_image/",
+        "clipX": "has a reference image, but no video in video/",
+        "clip1": "has no reference image in reference_image/",
+        "clip2": "has no reference image in reference_image/",
         "new": "has no caption in video_caption.parquet",
     }
 
@@ -86,10 +88,10 @@ def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folde
     (own_dataset / "reference_image" / "clip4.png").write_bytes(b"\x89PNG")
     notes: list[str] = []
     asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
-    with pytest.raises(MediaError, match=r"4 of 6 clips are bad, and at most 5% may be: clip1 \(video: "):
+    with pytest.raises(MediaError, match=r"4 of 6 clips are bad, more than 5%: clip1 \(video: "):
         train(asked, note=notes.append)
     assert [note.split(": ")[1] for note in notes] == ["clip1", "clip2", "clip3", "clip4"]
-    assert "has 4 frames at 25 a second, and 9 are needed" in notes[2]
+    assert "has 4 frames at 25 a second, fewer than 9" in notes[2]
     assert not (tmp_path / "out" / "checkpoints").exists()
     allowed = asked.model_copy(update={"data": asked.data.model_copy(update={"bad_share": 0.7})})
     train(allowed)

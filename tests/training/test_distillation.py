@@ -128,13 +128,13 @@ def _with_a_slot(plan: Any) -> Any:
 def test_walks_are_taken_once(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     cache = {"data": {"folder": str(dataset), "sizes": [[SIDE, SIDE]], "cache": str(tmp_path / "cache")}}
     train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "first", **cache)))
-    files = sorted((tmp_path / "cache" / "walks").rglob("*.safetensors"))
+    files = sorted((tmp_path / "cache" / "trajectories").rglob("*.safetensors"))
     times = [path.stat().st_mtime_ns for path in files]
     more = cache | {"distill": DISTILL | {"walks": 5}}
     train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "second", **more)))
     assert len(files) == 4
     assert [path.stat().st_mtime_ns for path in files] == times
-    assert len(sorted((tmp_path / "cache" / "walks").rglob("*.safetensors"))) == 5
+    assert len(sorted((tmp_path / "cache" / "trajectories").rglob("*.safetensors"))) == 5
 
 
 def test_the_loss_of_a_student_goes_down(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_words_are_read_without_their_videos(told: Path) -> None:
     assert len(three.captions) > 1
     table = pyarrow.parquet.read_table(told / "video_caption.parquet")
     pyarrow.parquet.write_table(table.slice(1), told / "video_caption.parquet")
-    with pytest.raises(RequestError, match="says nothing of clip clip0"):
+    with pytest.raises(RequestError, match="has no row for clip clip0"):
         read_words(plain, ["kind"])
 
 

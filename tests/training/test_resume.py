@@ -144,7 +144,7 @@ def test_a_full_disk_loses_no_finished_checkpoint(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails, as on a full disk
     try:
-        with pytest.raises(StorageError, match=r"the last finished one is step-00000001"):
+        with pytest.raises(StorageError, match=r"latest finished checkpoint: step-00000001"):
             save_checkpoint(tmp_path / "c", Position(total=2), state(100_000), keep=1)
         with pytest.raises(StorageError, match="free some space"):
             write_tensors(tmp_path / "entry.safetensors", {"x": torch.ones(100_000)})

@@ -211,7 +211,7 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
     assert frames.shape == (1, 5, 32, 32, 3)
     validation = [row for row in read_journal(tmp_path) if "validation/loss" in row]
     assert len(validation) == 1
-    assert {"validation/loss_own_sound", "validation/loss_other_sound"} < validation[0].keys()
+    assert {"validation/loss_matched_audio", "validation/loss_mismatched_audio"} < validation[0].keys()
     assert len(list((tmp_path / "validation" / "step-00000002").glob("*.mp4"))) == 1
     assert list((tmp_path / "tensorboard").iterdir())
 

@@ -2,8 +2,8 @@
 
     checkpoints/step-00001200/
         weights.safetensors     every weight that the recipe ever trains, float32
-        ema.safetensors         their exponential moving averages
-        optimizer.safetensors   states of AdamW and Muon
+        average.safetensors     their exponential moving averages
+        optimiser.safetensors   states of AdamW and Muon
         state.json              stage, step, cursors of the sampler, recipe
 
 There is no random state: every draw is derived from the seed and the step (`humo.training.sampler`).
@@ -25,7 +25,7 @@ from humo.errors import CheckpointError, StorageError
 from humo.files import os_error_text
 from humo.training.tensor_files import read_tensors, write_tensors
 
-TENSORS = ("weights", "ema", "optimizer")
+TENSORS = ("weights", "average", "optimiser")
 """Names of a checkpoint's tensor files."""
 STATE = "state.json"
 _PARTIAL = ".part-"
