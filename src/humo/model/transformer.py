@@ -259,7 +259,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
 
     def _offered(self, attention: str, context_BLD: Tensor, dtype: torch.dtype) -> Offered:
         layers: list[Any] = [block.get_submodule(attention) for block in self.blocks]
-        pairs = (layer.keys_values(context_BLD) for layer in layers)
+        pairs = (layer.key_value(context_BLD) for layer in layers)
         return tuple((keys.to(dtype), values.to(dtype)) for keys, values in pairs)
 
     def _padded(self, text_BLD: Tensor) -> Tensor:
