@@ -32,16 +32,16 @@ def test_the_site_is_built_without_warnings_and_asks_nobody_else(tmp_path: Path)
         assert not loaded, page
 
 
-def test_the_film_of_the_guide_is_made(
+def test_the_shots_of_the_prompting_guide_are_generated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (film,) = re.findall(r"```yaml\n(# film.yaml.*?)```", (ROOT / "docs" / "films.md").read_text(), re.DOTALL)
+    (shots,) = re.findall(r"```yaml\n(# shots.yaml.*?)```", (ROOT / "docs" / "prompting.md").read_text(), re.DOTALL)
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True)
-    (tmp_path / "film.yaml").write_text(film)
+    (tmp_path / "shots.yaml").write_text(shots)
     monkeypatch.chdir(tmp_path)
-    words = ["batch", "film.yaml", "--output-dir", "film", "--frames", "5", "--steps", "1"]
+    words = ["batch", "shots.yaml", "--output-dir", "shots", "--frames", "5", "--steps", "1"]
     assert main(words) == 0
-    assert sorted(path.name for path in (tmp_path / "film").iterdir()) == ["one.mp4", "three.mp4", "two.mp4"]
+    assert sorted(path.name for path in (tmp_path / "shots").iterdir()) == ["one.mp4", "three.mp4", "two.mp4"]
 
 
 def test_the_map_names_every_package_and_every_module_of_the_vocabulary() -> None:
