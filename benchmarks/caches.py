@@ -22,7 +22,7 @@ from humo import HuMoPipeline
 from humo.checkpoints.model_folder import BUILTIN_TEACHER
 from humo.presets import HUMO_NANO
 from humo.request import CacheName
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))

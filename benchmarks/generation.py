@@ -31,7 +31,7 @@ from humo.conditioning.audio import audio_windows
 from humo.conditioning.image import decode_video, encode_blank, encode_references
 from humo.geometry import Geometry
 from humo.presets import HUMO_1_7B, HUMO_17B, HUMO_NANO, Preset, ReferenceInjection, find_preset
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 
 BOUND = 1e-4  # on max |difference| of the videos / max |video|, float32; each condition moves the video more than that
 SEED, STEPS = 7, 10

@@ -31,7 +31,7 @@ from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import write_video
 from humo.request import GenerationPlan, parse_request, resolve
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 from humo.synthetic.speech.synthesis import installed_voices, synthesize
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

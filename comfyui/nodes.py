@@ -56,8 +56,7 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, model: str | None = None) -> bool | str:
-        from humo.checkpoints.model_folder import open_model_folder
-        from humo.runtime.device import find_model_folder
+        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
         try:
             open_model_folder(find_model_folder(model or None))
@@ -73,8 +72,8 @@ class LoadModel(io.ComfyNode):
         dtype: str | None = None,
         placement: str | None = None,
     ) -> str:
+        from humo.checkpoints.model_folder import find_model_folder
         from humo.jobs.replay import weights_fingerprint
-        from humo.runtime.device import find_model_folder
 
         return weights_fingerprint(find_model_folder(model or None))
 
@@ -82,7 +81,10 @@ class LoadModel(io.ComfyNode):
     def execute(
         cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
     ) -> io.NodeOutput:
-        from humo.runtime.device import check_placement, choose_device, find_model_folder, load_pipeline
+        from humo.checkpoints.model_folder import find_model_folder
+        from humo.runtime.device import choose_device
+        from humo.runtime.loading import load_pipeline
+        from humo.runtime.placement import check_placement
 
         place = choose_device(device)
         check_placement(placement, place)

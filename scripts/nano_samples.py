@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from humo.checkpoints.model_folder import find_model_folder
 from humo.evaluation.benchmark import generate_clips, load_samples
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.image import load_image
-from humo.runtime.device import find_model_folder, load_pipeline
+from humo.runtime.loading import load_pipeline
 
 CLIPS, COLUMNS, FRAMES = 8, 9, 25
 """Clips on the sheet, frames shown of each, and frames generated of each."""

@@ -17,7 +17,7 @@ import torch
 from humo.checkpoints.manifest import write_manifest
 from humo.checkpoints.model_folder import open_model_folder
 from humo.model.autoencoder import open_autoencoder
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 
 MAX_BYTES = 64 * 10**6
 """Largest size of the built-in model's weights."""

@@ -23,7 +23,7 @@ from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import CheckpointError
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 from tests.checkpoints import released
 
 

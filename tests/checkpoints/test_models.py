@@ -13,9 +13,8 @@ import pytest
 
 from humo.checkpoints.hubs import catalog
 from humo.checkpoints.hubs.catalog import CATALOG
-from humo.checkpoints.model_folder import BUILTIN_MODELS, open_model_folder
+from humo.checkpoints.model_folder import BUILTIN_MODELS, find_model_folder, open_model_folder
 from humo.cli.main import main
-from humo.runtime.device import find_model_folder
 from tests.checkpoints import released
 from tests.checkpoints.hub_server import Hub, serving
 

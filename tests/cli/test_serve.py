@@ -9,7 +9,7 @@ import pytest
 
 from humo.cli.doctor import CHECKS, Severity
 from humo.cli.main import main
-from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
+from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 
 
 @pytest.mark.parametrize(

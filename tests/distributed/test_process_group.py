@@ -19,7 +19,7 @@ from humo.distributed.process_group import ParallelLayout, choose_parallel_layou
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
 from humo.media.video import read_video
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 from tests.calls import RED
 from tests.distributed.work import SOUND, plan_of
 from tests.tiny import save_tiny_model
@@ -32,12 +32,12 @@ ODD = {"width": 80, "height": 48, "frames": 13}
 LONG = ODD | {"frames": 25, "window": 13, "overlap": 4}
 
 
-def start(process_group: int, words: list[str]) -> None:
+def start(world_size: int, words: list[str]) -> None:
     """Run a program as so many ranks, told of each other as torchrun tells them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WORLD_SIZE": str(process_group)}
+    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "WORLD_SIZE": str(world_size)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
@@ -47,10 +47,10 @@ def start(process_group: int, words: list[str]) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        for rank in range(process_group)
+        for rank in range(world_size)
     ]
     ends = [process.communicate(timeout=240)[0].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * process_group, ends
+    assert [process.returncode for process in processes] == [0] * world_size, ends
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_layouts_that_do_not_fit_are_refused(asked: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "words", "said"),
+    ("world_size", "words", "said"),
     [
         ("1", ["--fsdp"], "--fsdp: is for several processes"),
         ("2", [], "--parallel: is missing, and there are several processes; add --parallel auto"),
@@ -160,11 +160,11 @@ def test_half_of_what_is_needed_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    process_group: str,
+    world_size: str,
     words: list[str],
     said: str,
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", process_group)
+    monkeypatch.setenv("WORLD_SIZE", world_size)
     monkeypatch.setenv("RANK", "0")
     output = tmp_path / "a.mp4"
     model = str(models / "humo-17b")

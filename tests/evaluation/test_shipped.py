@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from humo.checkpoints.manifest import verify_manifest
-from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_TEACHER, open_model_folder
+from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_TEACHER, find_model_folder, open_model_folder
 from humo.cli.main import main
 from humo.evaluation.benchmark import evaluate, load_samples
 from humo.media.video import read_video
 from humo.request import parse_request, resolve
-from humo.runtime.device import find_model_folder, load_pipeline
+from humo.runtime.loading import load_pipeline
 from humo.synthetic.clip_plan import Recipe
 from humo.synthetic.corpus import write_corpus
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.presets import HUMO_NANO, PRESETS
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 from tests.calls import (
     FAMILIES,
     call,

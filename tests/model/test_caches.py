@@ -219,7 +219,7 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
         "leave it out, or choose placement resident, offload or fp8"
     )
     assert refusal(pipeline) == expected
-    from humo.runtime.block_streaming import apply_placement
+    from humo.runtime.offload import apply_placement
 
     pipeline = tiny_pipeline()
     apply_placement(pipeline, "host", "cpu", torch.float32)

@@ -25,9 +25,9 @@ from humo.quantization.dequantize import WEIGHTS_PER_SLICE, dequantize, unpack
 from humo.quantization.formats import GGML_TYPES, row_bytes
 from humo.quantization.linear import QuantizedLinear
 from humo.request import PlacementName
-from humo.runtime.block_streaming import apply_placement, load_quantized, load_streamed
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline, load_quantized, load_streamed
 from humo.runtime.memory_estimate import estimate_memory
+from humo.runtime.offload import apply_placement
 from humo.runtime.placement import estimate_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import (

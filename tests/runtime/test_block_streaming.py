@@ -13,8 +13,8 @@ from humo import HuMoPipeline
 from humo.errors import CheckpointError
 from humo.inference.inputs import GenerationInputs
 from humo.request import GenerationPlan, parse_request, resolve
-from humo.runtime.block_streaming import BlockStream, DiskEmbedding, WeightStore, cast_to, load_streamed
-from humo.runtime.device import load_pipeline
+from humo.runtime.block_streaming import BlockStream, DiskEmbedding, WeightStore
+from humo.runtime.loading import cast_to, load_pipeline, load_streamed
 from tests.calls import HEIGHT, RED, WIDTH, tone
 from tests.tiny import save_tiny_model
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from humo.errors import CheckpointError, DependencyError
-from humo.runtime.device import choose_device, choose_dtype, gc_paused, load_pipeline
+from humo.runtime.device import choose_device, choose_dtype, gc_paused
+from humo.runtime.loading import load_pipeline
 
 ABSENT = [
     name

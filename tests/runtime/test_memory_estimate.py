@@ -24,12 +24,11 @@ from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
 from humo.presets import ReferenceInjection
 from humo.request import GenerationPlan, parse_request, resolve
-from humo.runtime import device
 from humo.runtime.allocation_tracker import track_allocations
-from humo.runtime.block_streaming import apply_placement, fall_back
-from humo.runtime.device import choose_placement
+from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import MemoryEstimate, WeightBytes, estimate_memory, weight_bytes
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, estimate_placements, fastest_placement
+from humo.runtime.offload import apply_placement, fall_back
+from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, choose_placement, estimate_placements, fastest_placement
 from tests.calls import HEIGHT, RED, WIDTH, working_bytes
 from tests.tiny import save_tiny_model, tiny_pipeline
 
@@ -83,7 +82,7 @@ def test_a_cache_keeps_something_for_each_branch() -> None:
 def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
     folder = save_tiny_model(tmp_path / "model", "humo-17b")
     architectures = open_model_folder(folder).architectures
-    pipeline = device.load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
+    pipeline = load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
     for name in ("transformer", "text_encoder"):
         said = weight_bytes(architectures[name], dtype)
         weights = dict(getattr(pipeline, name).named_parameters())
@@ -248,11 +247,11 @@ def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: p
         open_model_folder(folder).architectures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
     )
     least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True).values())
-    monkeypatch.setattr(device, "AMPLE_FACTOR", 10**9)
+    monkeypatch.setattr("humo.runtime.placement.AMPLE_FACTOR", 10**9)
     for room, placement in ((10 * least, "resident"), (least, "disk")):
-        monkeypatch.setattr(device, "available_memory", lambda device, room=room: (0, room))
+        monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device, room=room: (0, room))
         assert Engine().resolve_runtime(plan).request.placement == placement
-    monkeypatch.setattr(device, "available_memory", lambda device: (0, 10_000))
+    monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (0, 10_000))
     with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
         Engine().resolve_runtime(plan)
 
@@ -262,9 +261,10 @@ def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
 ) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4")
     model = open_model_folder(folder)
-    monkeypatch.setattr(device, "available_memory", lambda device: (700 * 2**20, 2**40))  # CUDA itself takes most of it
+    room = 700 * 2**20  # CUDA itself takes most of it
+    monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (room, 2**40))
     assert choose_placement(plan, model, "cuda", "float32") == "resident"
-    monkeypatch.setattr(device, "available_memory", lambda device: (model.bytes, 2**40))
+    monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (model.bytes, 2**40))
     with pytest.raises(RequestError, match="on the GPU and beside it are too little"):
         choose_placement(plan, model, "cuda", "float32")
 
@@ -325,7 +325,7 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
     engine = Engine(note=told.append)
     engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
     steps = {"resident": "host"}  # what lies between needs a GPU
-    monkeypatch.setattr("humo.runtime.block_streaming.FALLBACKS", steps)
+    monkeypatch.setattr("humo.runtime.offload.FALLBACKS", steps)
     pipeline.make_room = engine._free_memory
     cramped = Cramped(pipeline, runs_out=4)
     monkeypatch.setattr(pipeline, "_pass", cramped)

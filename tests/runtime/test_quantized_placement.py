@@ -22,8 +22,7 @@ from humo.quantization.dequantize import dequantize
 from humo.quantization.linear import QuantizedLinear
 from humo.quantization.quantize import WEIGHTS_PER_SLICE, quantize
 from humo.request import PlacementName, parse_request
-from humo.runtime import device
-from humo.runtime.device import load_pipeline
+from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import estimate_memory
 from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, estimate_placements, estimate_quantized_placements
 from tests.calls import call, distance, working_bytes
@@ -101,9 +100,9 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     whole, eight = (sum(one.total for one in some.weights.values()) for some in (estimate, quantized["int8"]))
     assert takes["int8"] == PROCESS_BYTES + eight + max(quantized["int8"].activations.values())
     assert eight < whole
-    monkeypatch.setattr(device, "AMPLE_FACTOR", 10**9)
+    monkeypatch.setattr("humo.runtime.placement.AMPLE_FACTOR", 10**9)
     for placement, size in sorted(takes.items(), key=lambda one: one[1]):
-        monkeypatch.setattr(device, "available_memory", lambda device, size=size: (0, size))
+        monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device, size=size: (0, size))
         assert Engine().resolve_runtime(plan).request.placement == placement
 
 

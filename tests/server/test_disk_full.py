@@ -15,11 +15,11 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from humo.environment import identity_folder
 from humo.errors import StorageError
 from humo.media.credentials import open_identity
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.runtime.device import identity_folder
 from humo.server.file_store import Store, write
 from humo.server.job_queue import Ledger, State
 from humo.server.service import Service

@@ -27,13 +27,13 @@ from tests.training.made_up import Change, losses, recipe, stages, values
 ROOT = Path(__file__).parents[2]
 
 
-def start(output: Path, asked: Change, rank: int = 0, process_group: int = 1, port: int = 0) -> subprocess.Popen[bytes]:
+def start(output: Path, asked: Change, rank: int = 0, processes: int = 1, port: int = 0) -> subprocess.Popen[bytes]:
     """A process of its own, told of the others as torchrun tells it."""
     output.mkdir(exist_ok=True)
     path = output / f"recipe-{rank}.json"
     path.write_text(json.dumps(asked))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    environment |= {"WORLD_SIZE": str(process_group), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    environment |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "tests.training.run", str(path)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)

@@ -21,7 +21,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "model.autoencoder",
         "checkpoints.convert",
         "checkpoints.model_folder",
-        "runtime.device",
+        "runtime.loading",
     ),
     "Errors": ("errors",),
 }

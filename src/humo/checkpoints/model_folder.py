@@ -25,6 +25,7 @@ from humo.checkpoints.formats.open import SafetensorsFile, StoredTensor, read_in
 from humo.checkpoints.hubs.catalog import CATALOG
 from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS, DIFFUSERS_LAYOUT, HUMO_QUANTIZATION, MODEL_INDEX, QUANTIZATION_CONFIG
+from humo.environment import models_folder
 from humo.errors import CheckpointError
 from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
 from humo.quantization.formats import QUANT_TYPES
@@ -161,6 +162,17 @@ class ModelFolder:
     def bytes(self) -> int:
         """Size in bytes of all weights."""
         return sum(component.bytes for component in self.components.values())
+
+
+def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
+    """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
+    if model is None:
+        return BUILTIN_MODEL
+    folder = Path(model)
+    if folder.parts != (folder.name,) or folder.name.startswith(".") or folder.exists():
+        return folder
+    kept = BUILTIN_MODELS.get(folder.name) or models_folder() / folder
+    return kept if kept.is_dir() else folder
 
 
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:

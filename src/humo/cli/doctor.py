@@ -255,8 +255,7 @@ def _disk(_model: Path | None) -> Findings:
 
 
 def _models(model: Path | None) -> Findings:
-    from humo.checkpoints.model_folder import open_model_folder
-    from humo.runtime.device import find_model_folder
+    from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
     for folder in dict.fromkeys((None, model)):
         name = "the embedded model" if folder is None else str(folder)
@@ -270,7 +269,7 @@ def _models(model: Path | None) -> Findings:
 
 def _port(_model: Path | None) -> Findings:
     """Where the service listens by default."""
-    from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
+    from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 
     with socket.socket() as found:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

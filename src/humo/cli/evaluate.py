@@ -97,9 +97,10 @@ def _measure_model(
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number from 2 on")
     if not options.seeds.isdecimal() or int(options.seeds) < 1:
         raise RequestError("--seeds", f"{options.seeds!r} is not allowed", "give a whole number from 1 on")
+    from humo.checkpoints.model_folder import find_model_folder
     from humo.evaluation.benchmark import MODES, evaluate
     from humo.guidance import SPEEDS
-    from humo.runtime.device import find_model_folder, load_pipeline
+    from humo.runtime.loading import load_pipeline
 
     modes = tuple(options.mode or MODES)
     asked = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]

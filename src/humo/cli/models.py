@@ -67,7 +67,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 def _list(options: argparse.Namespace, console: Quiet) -> int:
     """Those that are here, and those that could be."""
     from humo.checkpoints.hubs.catalog import CATALOG
-    from humo.runtime.device import models_folder
+    from humo.environment import models_folder
 
     if options.words:
         raise RequestError(options.words[0], "is too much", "humo models list")
@@ -88,7 +88,7 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
 def _here() -> Iterator[tuple[str, Path]]:
     """Name and folder of each model on this machine."""
     from humo.checkpoints.model_folder import BUILTIN_MODELS
-    from humo.runtime.device import models_folder
+    from humo.environment import models_folder
 
     yield from BUILTIN_MODELS.items()
     if models_folder().is_dir():
@@ -116,7 +116,7 @@ def _described(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
 def _get(options: argparse.Namespace, console: Quiet) -> int:
     from humo.checkpoints.hubs.catalog import CATALOG
     from humo.checkpoints.hubs.download import download_model
-    from humo.runtime.device import models_folder
+    from humo.environment import models_folder
 
     name = _one(options)
     if name not in CATALOG:
@@ -137,7 +137,7 @@ def _hub(options: argparse.Namespace, entry: CatalogEntry) -> tuple[CatalogEntry
 
     from humo.checkpoints.hubs.huggingface import HuggingFace
     from humo.checkpoints.hubs.modelscope import ModelScope
-    from humo.runtime.device import hub_name, modelscope_endpoint
+    from humo.environment import hub_name, modelscope_endpoint
 
     own = options.repository
     if own is not None and not _REPOSITORY.fullmatch(own):
@@ -165,7 +165,7 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
     """Whatever lies somewhere, in any of the layouts it comes in, becomes a model of a name here."""
     from humo.checkpoints.convert import convert
     from humo.checkpoints.manifest import write_manifest
-    from humo.runtime.device import models_folder
+    from humo.environment import models_folder
 
     if not options.words:
         raise RequestError("SOURCE", "is missing", "humo models import FOLDER [FOLDER ...] --name NAME")
@@ -211,7 +211,7 @@ def _verify(options: argparse.Namespace, console: Quiet) -> int:
 
 def _remove(options: argparse.Namespace, console: Quiet) -> int:
     from humo.checkpoints.hubs.download import DOWNLOADS
-    from humo.runtime.device import models_folder
+    from humo.environment import models_folder
 
     name = _checked(_one(options))
     folders = [folder for folder in (models_folder() / name, models_folder() / DOWNLOADS / name) if folder.is_dir()]
@@ -244,7 +244,7 @@ def _checked(name: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    from humo.runtime.device import find_model_folder
+    from humo.checkpoints.model_folder import find_model_folder
 
     folder = find_model_folder(name)
     if not folder.is_dir():

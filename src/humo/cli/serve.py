@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.cli.options import Parser, check_installed, check_ray_address, parse_integer, parse_number
+from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 from humo.errors import RequestError
-from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
@@ -141,7 +141,7 @@ def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
 
 
 def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
-    from humo.runtime.device import server_folder
+    from humo.environment import server_folder
     from humo.server.settings import DAY, Settings
 
     port = parse_number("--port", options.port, 0, 65_535, range_phrase="allowed:")
@@ -187,8 +187,8 @@ def _device(given: str) -> str:
 
 def _models(names: list[str] | None) -> dict[str, str | None]:
     """Names to serve -> folders; None for the embedded one."""
-    from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS, open_model_folder
-    from humo.runtime.device import find_model_folder, models_folder
+    from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS, find_model_folder, open_model_folder
+    from humo.environment import models_folder
 
     if names is None:
         here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())

@@ -25,7 +25,8 @@ from humo.inference.long_video import WindowCache
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.context_parallel import ContextParallel
 from humo.request import GenerationPlan
-from humo.runtime.device import choose_device, load_pipeline
+from humo.runtime.device import choose_device
+from humo.runtime.loading import load_pipeline
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,9 @@ class Engine:
             RequestError: no placement fits, or one was asked for where several processes have the weights; or the cache
                 does not go with either.
         """
-        from humo.checkpoints.model_folder import open_model_folder
+        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
         from humo.model.caches import check_cache
-        from humo.runtime.device import STREAMED_PLACEMENTS, choose_placement, find_model_folder
+        from humo.runtime.placement import STREAMED_PLACEMENTS, choose_placement
 
         check_cache(plan.request.cache, processes=1 if self.crew is None else self.crew.group.size)
         device, dtype = self.resolve_device(plan.request)
@@ -90,7 +90,7 @@ class Engine:
         Raises:
             CheckpointError: the folder's weights cannot be used.
         """
-        from humo.runtime.device import load_pipeline
+        from humo.runtime.loading import load_pipeline
 
         key = (folder.resolve(), device, dtype, placement)
         if self._pipeline is None or self._key != key:
@@ -113,7 +113,7 @@ class Engine:
         """
         import torch
 
-        from humo.runtime.block_streaming import fall_back
+        from humo.runtime.offload import fall_back
         from humo.runtime.placement import REDUCE_MEMORY
 
         assert self._pipeline is not None

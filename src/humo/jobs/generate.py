@@ -117,8 +117,7 @@ def preset_of(request: GenerateRequest) -> Preset:
     Raises:
         CheckpointError: it is not a model folder.
     """
-    from humo.checkpoints.model_folder import open_model_folder
-    from humo.runtime.device import find_model_folder
+    from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
     return open_model_folder(find_model_folder(request.model)).preset
 
@@ -149,11 +148,12 @@ def generate(
         HuMoError: an input, the weights, the device or the output is at fault; nothing half-written is left, but for
             the finished windows of a long clip.
     """
+    from humo.environment import identity_folder
     from humo.media.credentials import open_identity, sign_video
     from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import write_video
     from humo.media.watermark import embed_watermark
-    from humo.runtime.device import gc_paused, identity_folder
+    from humo.runtime.device import gc_paused
 
     with gc_paused():  # torch comes with it
         from humo.inference.window_cache import DiskWindowCache
@@ -222,8 +222,8 @@ def _start(
     shelf: DiskWindowCache | None,
 ) -> tuple[Iterator[Frame], AudioTrack | None]:
     """The frames of a settled plan as they are made, and the sound of the video."""
+    from humo.checkpoints.model_folder import find_model_folder
     from humo.inference.long_video import NO_WINDOW_CACHE
-    from humo.runtime.device import find_model_folder
 
     request = plan.request
     images, sound, track = load_inputs(plan)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo import __version__
+from humo.checkpoints.model_folder import find_model_folder
 from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
 from humo.media.provenance import DEVICE_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
 from humo.request import GenerateRequest, GenerationPlan, parse_request
-from humo.runtime.device import find_model_folder
 
 if TYPE_CHECKING:
     from humo.media.provenance import GenerationRecord

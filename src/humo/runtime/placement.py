@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from humo.checkpoints.architecture import Architecture
+from humo.checkpoints.model_folder import ModelFolder
 from humo.errors import RequestError
 from humo.geometry import Geometry
-from humo.request import CacheName, PlacementName
-from humo.runtime.memory_estimate import COMPONENT_OF_PHASE, MemoryEstimate, WeightBytes, estimate_quantized
+from humo.request import CacheName, GenerationPlan, PlacementName
+from humo.runtime.device import available_memory
+from humo.runtime.memory_estimate import (
+    COMPONENT_OF_PHASE,
+    MemoryEstimate,
+    WeightBytes,
+    estimate_memory,
+    estimate_quantized,
+)
 
 NO_ESTIMATES: Mapping[str, MemoryEstimate] = {}
 
@@ -106,6 +114,18 @@ PLACEMENTS: Mapping[str, Placement] = {
 
 CPU_PLACEMENTS = ("resident", "int8", "int4", "disk")
 """Those that are something where the device's memory is the host's."""
+
+GPU_PLACEMENTS = ("offload", "host", "fp8")
+"""Placements that move weights between two memories."""
+
+LOSSY_PLACEMENTS = ("fp8", "int8", "int4")
+"""Placements that keep the network's blocks in fewer bits than they have."""
+
+STREAMED_PLACEMENTS = ("host", "disk")
+"""Placements that bring blocks one after another."""
+
+AMPLE_FACTOR = 8
+"""A model that would fit this often into what is free needs no looking into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +238,63 @@ REDUCE_MEMORY = "make a smaller or shorter video, or a long one in shorter windo
 def _format_sizes(device_type: str, device: int, host: int) -> str:
     host_words = f"{host / 1e9:.1f} GB"
     return host_words if device_type == "cpu" else f"{device / 1e9:.1f} and {host_words}"
+
+
+def check_placement(asked: PlacementName, device: str) -> None:
+    """Whether a device can have its weights placed so.
+
+    Args:
+        asked: as in a request.
+        device: as chosen by `choose_device`.
+
+    Raises:
+        RequestError: it takes a GPU.
+    """
+    if asked in GPU_PLACEMENTS and device != "cuda":
+        remedy = "allowed: resident, int8, int4, disk, auto"
+        raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
+
+
+def check_quantized(asked: PlacementName, model: ModelFolder) -> None:
+    """Whether a model's network can have its weights placed so, quantized as it may be.
+
+    Args:
+        asked: as in a request.
+        model: its model folder.
+
+    Raises:
+        RequestError: they are quantized already, and would be once more.
+    """
+    if asked in LOSSY_PLACEMENTS and model.components["transformer"].quantized:
+        problem = f"{asked!r} is for a network that is not quantized, as this one is"
+        raise RequestError("placement", problem, "take offload, which keeps it as it is")
+
+
+def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
+    """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
+
+    Args:
+        plan: of the clip.
+        model: its model folder.
+        device, dtype: as chosen by `choose_device` and `choose_dtype`.
+
+    Raises:
+        RequestError: nothing fits, or what was asked for needs a GPU.
+    """
+    asked = plan.request.placement
+    check_placement(asked, device)
+    check_quantized(asked, model)
+    if asked != "auto":
+        return asked
+    there = available_memory(device)
+    if device == "mps" or model.bytes * AMPLE_FACTOR < there[0 if device == "cuda" else 1]:
+        return "resident"
+
+    branches = {rung.keep for turn in plan.guidance.plan_steps(plan.timesteps) for rung, _ in turn.rungs}
+    sizes = model.architectures, plan.window_geometry, plan.preset.reference_injection, getattr(torch, dtype)
+    quant_types = model.components["transformer"].quant_types
+    estimate = estimate_memory(*sizes, len(branches), plan.request.cache, quant_types)
+    quantized = estimate_quantized_placements(
+        estimate, model.architectures["transformer"], sizes[1], sizes[3], plan.request.cache
+    )
+    return fastest_placement(estimate, device, *there, quantized=quantized).placement.name

@@ -6,7 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from humo.runtime.device import DEFAULT_HOST, DEFAULT_PORT
+from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 from humo.server.upload_sanitizer import Limits
 
 DAY = 86_400.0

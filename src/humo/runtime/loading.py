@@ -1,0 +1,188 @@
+"""Load the pipeline of a model folder onto a device, whole, quantized, or with its blocks streamed from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
+from transformers.utils import logging as transformers_logging
+
+from humo.checkpoints.architecture import TransformerArchitecture
+from humo.checkpoints.conversion_plan import quant_types_for
+from humo.checkpoints.layout import HUMO_QUANTIZATION, QUANTIZATION_CONFIG
+from humo.checkpoints.model_folder import Component, ModelFolder, open_model_folder
+from humo.errors import CheckpointError
+from humo.inference.pipeline import HuMoPipeline
+from humo.model.audio import SpeechEncoder
+from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
+from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
+from humo.quantization.quantize import quantize
+from humo.request import PlacementName
+from humo.runtime.block_streaming import BlockStream, Cast, DiskEmbedding, WeightStore
+from humo.runtime.device import choose_device, choose_dtype
+from humo.runtime.offload import apply_placement
+from humo.runtime.placement import PLACEMENTS, check_quantized
+
+
+def load_pipeline(
+    folder: Path, *, device: str = "auto", dtype: str = "auto", placement: PlacementName = "resident"
+) -> HuMoPipeline:
+    """The pipeline in a model folder, on its device.
+
+    The network and the text encoder take the precision asked for; the autoencoder and the audio encoder stay float32,
+    as published.
+
+    Args:
+        folder: in our layout (`humo convert` makes it).
+        device, dtype: as in a request.
+        placement: where the weights lie (`humo.runtime.placement.PLACEMENTS`).
+
+    Raises:
+        CheckpointError: the folder is not a whole model, or its weights do not fit it.
+        DependencyError: no such device here.
+        RequestError: its network is quantized already, and was to be once more.
+    """
+    model = open_model_folder(folder)
+    check_quantized(placement, model)
+    chosen = choose_device(device)
+    precision = getattr(torch, choose_dtype(dtype, chosen))
+    dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
+    if placement == "disk":
+        return load_streamed(folder, device=chosen, dtype=precision)
+    quant_type = PLACEMENTS[placement].quant_type
+    quantized = quant_type is not None or model.components["transformer"].quantized
+    parts = {"transformer": load_quantized(model, precision, quant_type)} if quantized else {}
+    try:
+        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
+    except (OSError, ValueError, RuntimeError, KeyError) as failure:
+        raise CheckpointError(
+            str(folder), f"does not load: {failure}", "convert it anew with humo convert"
+        ) from failure
+    apply_placement(pipeline, placement, chosen, precision)
+    return pipeline
+
+
+def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
+    """The pipeline in a model folder whose blocks stay on the disk until they are called.
+
+    Args:
+        folder: in our layout.
+        device: where it computes.
+        dtype: of the network and the text encoder; the rest is float32, as published.
+
+    Raises:
+        CheckpointError: the folder is not a whole model, or stored in a form that cannot be streamed.
+    """
+    model = open_model_folder(folder)
+    transformer = _build_on_meta(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
+    text_encoder = _build_on_meta(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
+    audio_encoder = _build_on_meta(
+        model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32
+    )
+    stores = {name: _open_store(model.components[name]) for name in STREAMED_COMPONENTS}
+    vocabulary = DiskEmbedding(stores["text_encoder"], _token_embedding(stores["text_encoder"]), cast_to(device, dtype))
+    text_encoder.shared = text_encoder.encoder.embed_tokens = vocabulary
+    _stream_blocks(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
+    _stream_blocks(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
+    network = _stream_blocks(transformer, "blocks", stores["transformer"], cast_network(device, dtype), cyclic=True)
+    parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
+    pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
+    pipeline.vae.to(device)
+    pipeline.let_go = network.cancel_prefetch
+    return pipeline
+
+
+STREAMED_COMPONENTS = ("transformer", "text_encoder", "audio_encoder")
+"""Components whose blocks are streamed; the autoencoder is small."""
+
+
+def cast_to(device: str, dtype: torch.dtype) -> Cast:
+    """Makes everything of one type."""
+    return lambda _, stored: stored.to(device, dtype)
+
+
+def cast_network(device: str, dtype: torch.dtype) -> Cast:
+    """Makes everything of the network of one type, but for what is quantized, scales, and its small layers."""
+
+    def cast(name: str, stored: Tensor) -> Tensor:
+        if not stored.is_floating_point():
+            return stored.to(device)
+        return stored.to(device, torch.float32 if (FLOAT32_PARTS | {"weight_scale"}) & set(name.split(".")) else dtype)
+
+    return cast
+
+
+def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | None = None) -> HuMoTransformer3DModel:
+    """A model folder's network in the host's memory, its blocks' matrices quantized.
+
+    Args:
+        model: the folder.
+        dtype: of what is not quantized.
+        kind: of `humo.quantization.quantize`, for a network that is not quantized yet; None for one that is.
+
+    Raises:
+        CheckpointError: its weights are stored in a form that nothing computes with.
+    """
+    component, architecture = model.components["transformer"], model.architectures["transformer"]
+    assert isinstance(architecture, TransformerArchitecture)
+    quant_types = component.quant_types if quant_type is None else quant_types_for(architecture, quant_type)
+    network: HuMoTransformer3DModel = _build_on_meta(
+        model, "transformer", HuMoTransformer3DModel.from_config, dtype, quant_types
+    )
+    store, cast = _open_store(component), cast_network("cpu", dtype)
+
+    def weight(name: str) -> Tensor:
+        stored = store.read(name)
+        return cast(name, stored) if quant_type is None or name not in quant_types else quantize(stored, quant_type)
+
+    network.load_state_dict({name: weight(name) for name in network.state_dict()}, assign=True)
+    return network
+
+
+def _open_store(component: Component) -> WeightStore:
+    return WeightStore(component.weights, component.quantized)
+
+
+def _build_on_meta(
+    model: ModelFolder,
+    name: str,
+    build: Callable[[dict[str, Any]], Any],
+    dtype: torch.dtype,
+    quant_types: QuantTypes | None = None,
+) -> Any:
+    """A component without its weights, its layers quantized as those are in the files, or as `kinds` say.
+
+    Raises:
+        CheckpointError: its weights are stored otherwise than its class has them.
+    """
+    component = model.components[name]
+    if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:
+        problem = "holds weights that a library has quantized, which are not streamed"
+        raise CheckpointError(str(component.folder), problem, "convert the released weights again")
+    config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
+    with torch.device("meta"):
+        module = build(config).eval().requires_grad_(False)
+    for weight in module.parameters():
+        weight.data = weight.data.to(dtype)
+    replace_with_quantized_linear(module, component.quant_types if quant_types is None else quant_types)
+    return module
+
+
+def _stream_blocks(module: Any, blocks: str, store: WeightStore, cast: Cast, *, cyclic: bool = False) -> BlockStream:
+    """Stream a module's blocks; the rest of its weights is read now."""
+    listed = module.get_submodule(blocks)
+    cancel_prefetch = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
+    module.load_state_dict({name: cast(name, store.read(name)) for name in cancel_prefetch}, strict=False, assign=True)
+    return BlockStream({f"{blocks}.{number}": block for number, block in enumerate(listed)}, store, cast, cyclic=cyclic)
+
+
+def _token_embedding(store: WeightStore) -> str:
+    return next(name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in store)
