@@ -30,10 +30,10 @@ from humo.cli.main import COMMANDS
 from humo.config_files import read_config_file
 from humo.errors import HuMoError
 from humo.presets import Preset, find_preset
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
-from humo.server.file_store import Store
-from humo.server.job_queue import Ledger
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
 from tests.cli.published_files import published_configuration, write_yaml
@@ -117,10 +117,12 @@ class Curl:
 @pytest.fixture
 def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
     ours = Settings(folder=tmp_path_factory.mktemp("service"))
-    store = Store(ours.folder)
+    store = FileStore(ours.folder)
     store.prepare()
-    ledger = Ledger(store.database)
-    with TestClient(make_app(Service(ours, store, ledger), Keys(ours.keys)), base_url="http://127.0.0.1") as client:
+    ledger = JobQueue(store.database)
+    with TestClient(
+        make_app(Service(ours, store, ledger), ApiKeys(ours.keys_file)), base_url="http://127.0.0.1"
+    ) as client:
         yield Curl(client)
     ledger.close()
 

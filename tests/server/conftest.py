@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
-from humo.server.file_store import Store
-from humo.server.job_queue import Ledger
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
 from tests.server.running import Running
@@ -35,15 +35,15 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def service(settings: Settings) -> Iterator[Service]:
-    store = Store(settings.folder)
+    store = FileStore(settings.folder)
     store.prepare()
-    ledger = Ledger(settings.database or store.database)
-    yield Service(settings, store, ledger)
-    ledger.close()
+    queue = JobQueue(settings.database or store.database)
+    yield Service(settings, store, queue)
+    queue.close()
 
 
 @pytest.fixture
 def client(service: Service) -> Iterator[TestClient]:
-    app = make_app(service, Keys(service.settings.keys))
+    app = make_app(service, ApiKeys(service.settings.keys_file))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as found:
         yield found

@@ -20,10 +20,10 @@ from humo.errors import StorageError
 from humo.media.credentials import open_identity
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.server.file_store import Store, write
-from humo.server.job_queue import Ledger, State
+from humo.server.file_store import FileStore, write_file
+from humo.server.job_queue import JobQueue, JobState
 from humo.server.service import Service
-from humo.server.upload_sanitizer import Gate, Limits
+from humo.server.upload_sanitizer import UploadLimits, UploadSanitizer
 from humo.server.worker import Worker
 from tests.server.conftest import EXAMPLES
 from tests.server.running import Running, wait_for
@@ -48,7 +48,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield found
 
 
-class Filling(Store):
+class Filling(FileStore):
     """A folder whose disk fills up while a job is at work, after it was seen that there was room."""
 
     disk: SmallDisk
@@ -59,7 +59,7 @@ class Filling(Store):
         if said["phase"] == "denoise" and said["done"] >= 1 and self.filled != job_id:  # a quick step is not told
             object.__setattr__(self, "filled", job_id)
             self.disk.leave(self.pages)
-        super().tell(job_id, said)
+        super().write_progress(job_id, said)
 
 
 def files(folder: Path) -> set[str]:
@@ -72,15 +72,15 @@ def test_at_every_write_of_a_job_a_full_disk_is_told_and_leaves_nothing(disk: Sm
     store = Filling(disk.folder / "service")
     object.__setattr__(store, "disk", disk)
     store.prepare()
-    ledger = Ledger(store.database)
-    worker = Worker(store, ledger, "cpu")
+    queue = JobQueue(store.database)
+    worker = Worker(store, queue, "cpu")
     ends: list[str] = []
     unwritten: list[str] = []
     for pages in range(200):
         object.__setattr__(store, "pages", pages)
         job_id = f"video_{pages:032x}"
-        ledger.submit(job_id, "me", {})
-        told = worker.make(job_id, {"fields": ASKED})
+        queue.submit(job_id, "me", {})
+        told = worker.run_job(job_id, {"fields": ASKED})
         disk.empty()
         if "error" in told:
             assert told["error"]["code"] == "storage", (pages, told)
@@ -91,22 +91,22 @@ def test_at_every_write_of_a_job_a_full_disk_is_told_and_leaves_nothing(disk: Sm
             unwritten.append(next((name for name in (".mp4", ".json") if name in told["error"]["message"]), "other"))
         else:
             assert files(store.folder) == {f"{job_id}{suffix}" for suffix in (".mp4", ".json", ".png")}
-            assert len(read_video(store.output(job_id)).frames) == ASKED["frames"]
-            assert read_record(store.output(job_id, "sidecar")).request["seed"] == ASKED["seed"]
-            with Image.open(store.output(job_id, "thumbnail")) as thumbnail:
+            assert len(read_video(store.output_path(job_id)).frames) == ASKED["frames"]
+            assert read_record(store.output_path(job_id, "sidecar")).request["seed"] == ASKED["seed"]
+            with Image.open(store.output_path(job_id, "thumbnail")) as thumbnail:
                 thumbnail.load()
             store.remove(job_id)
             ends.append("well")
         if ends[-IN_A_ROW:] == ["well"] * IN_A_ROW:
             break
-    ledger.close()
+    queue.close()
     assert ends == sorted(ends)  # more room is never worse
     # progress and previews, then the video, its record, its thumbnail
     assert [name for name, _ in itertools.groupby(unwritten)] == ["other", ".mp4", ".json", "other"]
 
 
 def fill_during_a_job(running: Running, disk: SmallDisk, pages: int) -> None:
-    """Leave so many pages while a job is at work; too few for its next preview, and at first for the ledger."""
+    """Leave so many pages while a job is at work; too few for its next preview, and at first for the queue."""
     job_id = running.ask(steps=300, prompt="x" * 2000)
     wait_for(lambda: running.look(job_id)["humo"]["phase"] == "denoise")
     (worker,) = running.workers()
@@ -130,7 +130,7 @@ def fill_during_a_job(running: Running, disk: SmallDisk, pages: int) -> None:
 
 
 def test_a_service_whose_disk_is_full_lives_and_goes_on_once_there_is_room(disk: SmallDisk) -> None:
-    """The ledger lies on it, too: what came of a job is written down when that can be done."""
+    """The queue lies on it, too: what came of a job is written down when that can be done."""
     running = Running(disk.folder / "service").start()
     running.wait(running.ask(), "completed")
     try:
@@ -147,7 +147,7 @@ def test_a_service_whose_disk_is_full_lives_and_goes_on_once_there_is_room(disk:
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with files_of_at_most(1000), pytest.raises(StorageError, match="data: cannot be written"):
-        write(tmp_path / "a", bytes(1001))
+        write_file(tmp_path / "a", bytes(1001))
     assert not list(tmp_path.iterdir())
 
 
@@ -155,32 +155,32 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_worker_that_cannot_write_says_so(service: Service, most: int) -> None:
     open_identity(identity_folder())
     job_id = f"video_{most:032x}"
-    service.ledger.submit(job_id, "me", {})
-    worker = Worker(service.store, service.ledger, "cpu")
+    service.queue.submit(job_id, "me", {})
+    worker = Worker(service.store, service.queue, "cpu")
     with files_of_at_most(most):
-        told = worker.make(job_id, {"fields": ASKED})
+        told = worker.run_job(job_id, {"fields": ASKED})
     assert told["error"]["code"] == "storage", told
     assert files(service.store.folder) == set()
 
 
 def test_a_ledger_that_cannot_be_written_says_so_and_works_again(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path}/jobs.sqlite")
-    job = ledger.submit(f"video_{1:032x}", "me", {})
+    queue = JobQueue(f"sqlite:///{tmp_path}/jobs.sqlite")
+    job = queue.submit(f"video_{1:032x}", "me", {})
     with files_of_at_most(4096):
         for act in (
-            lambda: ledger.submit(f"video_{2:032x}", "me", {"prompt": "x" * 100_000}),
-            lambda: ledger.cancel(job.id),
-            lambda: ledger.forget(job.id),
+            lambda: queue.submit(f"video_{2:032x}", "me", {"prompt": "x" * 100_000}),
+            lambda: queue.cancel(job.id),
+            lambda: queue.delete(job.id),
         ):
             with pytest.raises(StorageError, match="database: cannot be used"):
                 act()
-    assert ledger.find(f"video_{2:032x}") is None
-    assert ledger.submit(f"video_{2:032x}", "me", {}).state is State.QUEUED
-    ledger.cancel(job.id)
-    found = ledger.find(job.id)
+    assert queue.find(f"video_{2:032x}") is None
+    assert queue.submit(f"video_{2:032x}", "me", {}).state is JobState.QUEUED
+    queue.cancel(job.id)
+    found = queue.find(job.id)
     assert found is not None
-    assert found.state is State.CANCELLED
-    ledger.close()
+    assert found.state is JobState.CANCELLED
+    queue.close()
 
 
 def test_a_request_that_cannot_be_kept_is_refused_and_leaves_nothing(client: TestClient, service: Service) -> None:
@@ -203,7 +203,7 @@ def test_a_request_that_cannot_be_kept_is_refused_and_leaves_nothing(client: Tes
 def test_a_decoder_that_cannot_write_does_not_blame_the_file() -> None:
     with files_of_at_most(13_000), pytest.raises(StorageError, match="data: cannot be written"):
         asyncio.run(
-            Gate(Limits()).admit(PICTURE, "image", "file")
+            UploadSanitizer(UploadLimits()).sanitize(PICTURE, "image", "file")
         )  # the file itself has room; written anew it has none
 
 

@@ -16,12 +16,12 @@ from fastapi.testclient import TestClient
 
 from humo.errors import RequestError
 from humo.request import GenerateRequest
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
-from humo.server.schemas import PLAIN
+from humo.server.schemas import CLIENT_FIELDS
 from humo.server.service import Service
 from humo.server.settings import Settings, is_loopback
-from humo.server.upload_sanitizer import Limits
+from humo.server.upload_sanitizer import UploadLimits
 from tests.server.conftest import EXAMPLES
 
 SMALL = {"prompt": "a person speaks", "frames": 5, "steps": 1}
@@ -54,7 +54,7 @@ def test_files_are_uploaded_and_kept_under_names_of_ours(client: TestClient, ser
     assert request["mode"] == "TIA"
     assert request["consent"] is True
     for name in (*request["images"], request["audio"]):
-        assert service.store.input(name).is_file()
+        assert service.store.input_path(name).is_file()
         assert set(name.partition(".")[0]) <= set("0123456789abcdef")
     again = client.post(
         "/v1/videos",
@@ -154,8 +154,8 @@ def test_bodies_that_cannot_be_read(client: TestClient, content: bytes, kind: st
 @pytest.mark.parametrize("told", [b"1001", b"7", None])
 def test_too_much_is_refused_before_it_is_read(told: bytes | None, service: Service) -> None:
     """Whatever the header says of the length."""
-    small = dataclasses.replace(service.settings, limits=Limits(body_bytes=1000))
-    app = make_app(Service(small, service.store, service.ledger), Keys(small.keys))
+    small = dataclasses.replace(service.settings, limits=UploadLimits(body_bytes=1000))
+    app = make_app(Service(small, service.store, service.queue), ApiKeys(small.keys_file))
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     headers += [(b"content-length", told)] if told else []
     scope = {"type": "http", "method": "POST", "path": "/v1/videos", "query_string": b"", "headers": headers}
@@ -232,8 +232,8 @@ def test_figures_are_counted(client: TestClient) -> None:
 
 
 def test_more_than_may_wait_are_refused(service: Service) -> None:
-    few = Service(dataclasses.replace(service.settings, most_waiting=2), service.store, service.ledger)
-    with TestClient(make_app(few, Keys(few.settings.keys)), base_url="http://localhost") as client:
+    few = Service(dataclasses.replace(service.settings, max_waiting_jobs=2), service.store, service.queue)
+    with TestClient(make_app(few, ApiKeys(few.settings.keys_file)), base_url="http://localhost") as client:
         ask(client)
         ask(client)
         answer = client.post("/v1/videos", json=SMALL)
@@ -245,12 +245,12 @@ def test_old_jobs_go_with_their_files(service: Service, client: TestClient) -> N
     told = client.post("/v1/videos", data=SMALL | {"consent": "true"}, files=files).json()
     client.post(f"/v1/videos/{told['id']}/cancel")
     waiting = client.post("/v1/videos", data=SMALL | {"consent": "true"}, files=files).json()
-    later = service.settings.keep_seconds + 60
-    service.store.output(told["id"]).write_bytes(b"x")
+    later = service.settings.retention_seconds + 60
+    service.store.output_path(told["id"]).write_bytes(b"x")
     assert service.sweep() == 0
     assert service.sweep(lambda: time.time() + later) == 1
-    assert not service.store.output(told["id"]).exists()
-    assert service.store.input(waiting["humo"]["request"]["images"][0]).is_file()  # another job waits for it
+    assert not service.store.output_path(told["id"]).exists()
+    assert service.store.input_path(waiting["humo"]["request"]["images"][0]).is_file()  # another job waits for it
     client.delete(f"/v1/videos/{waiting['id']}")
     service.sweep(lambda: time.time() + later)
     assert not list((service.store.folder / "inputs").iterdir())
@@ -260,11 +260,11 @@ def test_old_jobs_go_with_their_files(service: Service, client: TestClient) -> N
 
 
 def test_keys_open_the_door_each_to_its_own(service: Service) -> None:
-    keys = Keys(service.settings.keys)
+    keys = ApiKeys(service.settings.keys_file)
     mine, yours = keys.add("me"), keys.add("you")
-    assert mine not in service.settings.keys.read_text()
-    assert service.settings.keys.stat().st_mode & 0o077 == 0
-    with TestClient(make_app(service, Keys(service.settings.keys)), base_url="http://localhost") as client:
+    assert mine not in service.settings.keys_file.read_text()
+    assert service.settings.keys_file.stat().st_mode & 0o077 == 0
+    with TestClient(make_app(service, ApiKeys(service.settings.keys_file)), base_url="http://localhost") as client:
 
         def get(path: str, key: str | None, word: str = "Bearer") -> Any:
             return client.get(path, headers={} if key is None else {"Authorization": f"{word} {key}"})
@@ -286,7 +286,7 @@ def test_keys_open_the_door_each_to_its_own(service: Service) -> None:
             client.delete(f"/v1/videos/{told['id']}", headers={"Authorization": f"Bearer {yours}"}).status_code == 404
         )
     keys.remove("me")
-    assert Keys(service.settings.keys).owner(mine) is None
+    assert ApiKeys(service.settings.keys_file).owner(mine) is None
     with pytest.raises(RequestError, match="'you' has a key already"):
         keys.add("you")
 
@@ -326,6 +326,6 @@ def test_the_description_is_complete(client: TestClient) -> None:
     body = told["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     help_texts = {name: one.description for name, one in GenerateRequest.model_fields.items() if one.description}
     for name, text in help_texts.items():
-        if name in body["properties"] and name in PLAIN:
+        if name in body["properties"] and name in CLIENT_FIELDS:
             assert body["properties"][name]["description"] == text
     assert json.dumps(told)

@@ -11,10 +11,10 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app, router
-from humo.server.file_store import Store
-from humo.server.job_queue import Ledger
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
 
@@ -24,14 +24,14 @@ CASES = 170
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
-    ours = Settings(folder=tmp_path_factory.mktemp("service"), most_waiting=10**6)
-    store = Store(ours.folder)
+    ours = Settings(folder=tmp_path_factory.mktemp("service"), max_waiting_jobs=10**6)
+    store = FileStore(ours.folder)
     store.prepare()
-    ledger = Ledger(store.database)
-    app = make_app(Service(ours, store, ledger), Keys(ours.keys))
+    queue = JobQueue(store.database)
+    app = make_app(Service(ours, store, queue), ApiKeys(ours.keys_file))
     config = schemathesis.Config.from_dict({"base-url": "http://127.0.0.1/"})
     yield schemathesis.openapi.from_asgi("/openapi.json", app, config=config, headers={"Host": "127.0.0.1"})
-    ledger.close()
+    queue.close()
 
 
 OPERATIONS = sorted(

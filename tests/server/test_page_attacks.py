@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Mount
 from starlette.websockets import WebSocketDisconnect
 
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
 from humo.server.service import Service
 from humo.server.webui.uploads import Uploads
@@ -54,7 +54,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     secret = watch / "canary-secret.png"
     (watch / "sitecustomize.py").write_text(WATCH.format(log=str(watch / "log"), marker=secret.name))
     secret.write_bytes(SECRET)
-    keys = Keys(folder / "keys.json")
+    keys = ApiKeys(folder / "keys.json")
     with pytest.MonkeyPatch.context() as patch, socket.socket() as canary:
         canary.bind(("127.0.0.1", 0))
         canary.listen()
@@ -145,7 +145,7 @@ def test_no_route_of_the_library_is_open_that_is_not_on_the_list(service: Servic
     from humo.server.webui.page import mount
 
     async def mounted() -> FastAPI:  # within a loop: otherwise the library leaves one of its own behind
-        return mount(make_app(service, Keys(service.settings.keys)), service)
+        return mount(make_app(service, ApiKeys(service.settings.keys_file)), service)
 
     app = asyncio.run(mounted())
     library = next(route for route in app.routes if isinstance(route, Mount) and route.path == "/ui")
@@ -327,7 +327,7 @@ def test_too_much_at_once_is_refused_and_leaves_nothing(target: Target) -> None:
 
 
 def test_an_owners_oldest_files_make_room_for_his_newest(service: Service) -> None:
-    uploads = Uploads(service.store, service.settings.limits, most_files=3, most_bytes=1000)
+    uploads = Uploads(service.store, service.settings.limits, max_files=3, max_bytes=1000)
 
     async def keep(size: int, owner: str) -> str:
         return await uploads._keep(bytes(size), "a.png", owner)

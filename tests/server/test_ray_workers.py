@@ -18,7 +18,7 @@ import pytest
 
 from humo.cli.main import main
 from humo.media.video import read_video
-from humo.server.job_queue import Ledger
+from humo.server.job_queue import JobQueue
 from tests.server.postgres import postgres, programs
 from tests.server.raynodes import Nodes, is_installed, nodes
 from tests.server.running import Running, wait_for
@@ -96,7 +96,7 @@ def test_machines_share_the_jobs_and_one_that_is_lost_loses_none(ray: Nodes, tmp
 
 
 def check_clients_see_no_difference(running: Running) -> None:
-    """Progress, previews, finishing and cancelling go through the folder and the ledger, wherever a worker is."""
+    """Progress, previews, finishing and cancelling go through the folder and the queue, wherever a worker is."""
     finished, cancelled = running.ask(steps=400), running.ask(steps=400, seed=1)
     seen: set[str] = set()
     with httpx.stream("GET", f"{running.address}/v1/videos/{finished}/events", timeout=120) as answer:
@@ -117,9 +117,9 @@ def check_workers_outlive_a_service_that_is_killed(running: Running, url: str) -
     """They make what waits; the next start has workers of its own, and knows what was made."""
     job_id = running.ask(seed=9)
     running.kill()
-    ledger = Ledger(url)
-    wait_for(lambda: (job := ledger.find(job_id)) and job.state.has_ended)
-    ledger.close()
+    queue = JobQueue(url)
+    wait_for(lambda: (job := queue.find(job_id)) and job.state.has_ended)
+    queue.close()
     running.start()
     assert running.look(job_id)["status"] == "completed"
 
@@ -137,14 +137,14 @@ ray_workers.connect(address, None)
 whole = {"version": ray_workers.__version__, "folder": folder, "token": "right", "models": {}, "database": "sqlite:///x"}
 for change in json.load(sys.stdin):
     try:
-        ray_workers._check(ray_cluster.machines()[0], whole | change)
+        ray_workers._check_machines(ray_cluster.machines()[0], whole | change)
         print("fit")
     except RequestError as error:
         print(error)
-workers = ray_workers.Cluster(Settings(Path(folder)), "sqlite:///x", None)
+workers = ray_workers.RayWorkers(Settings(Path(folder)), "sqlite:///x", None)
 workers._running, workers._seen = 2, time.monotonic()
 print(workers.running, "and after a silence", end=" ")
-workers._seen -= ray_workers.SILENCE_SECONDS
+workers._seen -= ray_workers.STALE_SECONDS
 print(workers.running)
 """
 
@@ -207,9 +207,9 @@ def test_a_cluster_of_this_machine_alone_works_on_sqlite(tmp_path: Path) -> None
     job_id = running.ask()
     assert running.wait(job_id, "completed", "failed")["status"] == "completed"
     running.kill()  # the cluster goes with the service
-    ledger = Ledger(f"sqlite:///{tmp_path}/service/jobs.sqlite")
-    assert [job.state.value for job in ledger.jobs(limit=9)] == ["completed"]
-    ledger.close()
+    queue = JobQueue(f"sqlite:///{tmp_path}/service/jobs.sqlite")
+    assert [job.state.value for job in queue.jobs(limit=9)] == ["completed"]
+    queue.close()
 
 
 def test_ray_is_not_imported_unless_asked_for() -> None:

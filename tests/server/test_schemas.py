@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 
 from humo.errors import HuMoError, RequestError
 from humo.request import GenerateRequest
-from humo.server.schemas import ALIASES, FILES, OTHERS, PLAIN, Given, address_in, body_schema, sort
-from humo.server.upload_sanitizer import from_data_address
+from humo.server.schemas import (
+    ALIASES,
+    CLIENT_FIELDS,
+    EXTRA_FIELDS,
+    FILE_FIELDS,
+    RawFields,
+    body_schema,
+    file_url,
+    parse_fields,
+)
+from humo.server.upload_sanitizer import decode_data_url
 
 
 def test_names_of_other_services_mean_our_fields() -> None:
-    asked = sort(
+    asked = parse_fields(
         [
             ("prompt", "hello"),
             ("size", "96x64"),
@@ -69,9 +78,9 @@ def test_names_of_other_services_mean_our_fields() -> None:
         ([("model", 5)], "model", "is not text"),
     ],
 )
-def test_what_is_wrong_is_told_by_name(body: Given, field: str, words: str) -> None:
+def test_what_is_wrong_is_told_by_name(body: RawFields, field: str, words: str) -> None:
     with pytest.raises(RequestError) as caught:
-        sort(body)
+        parse_fields(body)
     assert caught.value.field == field
     assert words in str(caught.value)
 
@@ -81,14 +90,17 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*PLAIN, *ALIASES, *FILES, *OTHERS, "images[]", "audio_reference[audio_url]"]) | st.text()
+NAMES = (
+    st.sampled_from([*CLIENT_FIELDS, *ALIASES, *FILE_FIELDS, *EXTRA_FIELDS, "images[]", "audio_reference[audio_url]"])
+    | st.text()
+)
 
 
 @given(st.lists(st.tuples(NAMES, JSON_VALUES), max_size=6))
 def test_nothing_but_a_refusal_comes_of_nonsense(body: list[tuple[str, Any]]) -> None:
     with suppress(HuMoError):
-        for name, _, value in sort(body).files:
-            address_in(value, name)
+        for name, _, value in parse_fields(body).files:
+            file_url(value, name)
 
 
 @pytest.mark.parametrize(
@@ -103,23 +115,23 @@ def test_nothing_but_a_refusal_comes_of_nonsense(body: list[tuple[str, Any]]) ->
     ],
 )
 def test_addresses_are_found_in_every_dress(value: Any) -> None:
-    assert address_in(value, "audio") == "data:x"
+    assert file_url(value, "audio") == "data:x"
 
 
 def test_data_addresses_are_decoded_and_bounded() -> None:
     content = bytes(range(256))
     address = "data:audio/wav;base64," + base64.b64encode(content).decode()
-    assert from_data_address(address, 256, "audio") == content
+    assert decode_data_url(address, 256, "audio") == content
     with pytest.raises(RequestError, match="larger than 0 MiB"):
-        from_data_address(address, 100, "audio")
+        decode_data_url(address, 100, "audio")
     for wrong in ("data:audio/wav,abc", "data:;base64,ä", "http://a", "data:;base64,a"):
         with pytest.raises(RequestError):
-            from_data_address(wrong, 256, "audio")
+            decode_data_url(wrong, 256, "audio")
 
 
 def test_the_schema_is_that_of_the_request() -> None:
     own = GenerateRequest.model_json_schema()["properties"]
     for body in body_schema()["content"].values():
         properties = body["schema"]["properties"]
-        assert {name: properties[name] for name in PLAIN} == {name: own[name] for name in PLAIN}
+        assert {name: properties[name] for name in CLIENT_FIELDS} == {name: own[name] for name in CLIENT_FIELDS}
         assert not {"output", "sidecar", "vocal_separator", "device"} & properties.keys()

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from humo.errors import MediaError
-from humo.server.upload_sanitizer import Gate, Kind, Limits
+from humo.server.upload_sanitizer import MediaKind, UploadLimits, UploadSanitizer
 from tests.server.bombs import black_mp4, png, silent_opus, wav
 from tests.server.conftest import EXAMPLES
 from tests.server.running import wait_for
@@ -23,8 +23,8 @@ from tests.server.running import wait_for
 MEGABYTE = 2**20
 
 
-def admit(content: bytes, kind: Kind, limits: Limits | None = None) -> bytes:
-    return asyncio.run(Gate(limits or Limits()).admit(content, kind, "file"))
+def admit(content: bytes, kind: MediaKind, limits: UploadLimits | None = None) -> bytes:
+    return asyncio.run(UploadSanitizer(limits or UploadLimits()).sanitize(content, kind, "file"))
 
 
 def test_a_picture_is_written_anew() -> None:
@@ -44,11 +44,11 @@ def test_a_sound_is_written_anew() -> None:
 
 
 def test_more_than_the_longest_sound_is_refused() -> None:
-    assert admit(wav(2.0), "audio", Limits(audio_seconds=2.0))
+    assert admit(wav(2.0), "audio", UploadLimits(audio_seconds=2.0))
     with pytest.raises(MediaError, match="file: the sound is longer than 2 seconds"):
-        admit(wav(2.1), "audio", Limits(audio_seconds=2.0))
+        admit(wav(2.1), "audio", UploadLimits(audio_seconds=2.0))
     with pytest.raises(MediaError, match="file: is larger than 1 MiB"):
-        admit(bytes(MEGABYTE + 1), "audio", Limits(audio_bytes=MEGABYTE))
+        admit(bytes(MEGABYTE + 1), "audio", UploadLimits(audio_bytes=MEGABYTE))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_more_than_the_longest_sound_is_refused() -> None:
         pytest.param(lambda: b"\x00" * 1000, "audio", id="zeros, as a sound"),
     ],
 )
-def test_bombs_and_lies_are_refused(content: Callable[[], bytes], kind: Kind) -> None:
+def test_bombs_and_lies_are_refused(content: Callable[[], bytes], kind: MediaKind) -> None:
     given = content()
     process = psutil.Process()
     before = process.memory_info().rss
@@ -86,7 +86,7 @@ def test_a_decoder_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     began = time.monotonic()
     with pytest.raises(MediaError, match="cannot be decoded within this service's limits"):
-        admit(wav(0.1), "audio", Limits(seconds=1))
+        admit(wav(0.1), "audio", UploadLimits(seconds=1))
     assert time.monotonic() - began < 10
 
 
@@ -96,18 +96,18 @@ def decoders() -> set[int]:
 
 
 def test_a_decoder_waits_for_each_file_and_dies_with_it() -> None:
-    gate = Gate(Limits())
+    gate = UploadSanitizer(UploadLimits())
     assert decoders() == set()
-    gate.keep_ready()
+    gate.start_standby()
     first = decoders()
     assert len(first) == 1
-    assert asyncio.run(gate.admit(wav(0.1), "audio", "file"))
+    assert asyncio.run(gate.sanitize(wav(0.1), "audio", "file"))
     second = decoders()
     assert len(second) == 1
     assert not second & first
     (waiting,) = map(psutil.Process, second)
     waiting.kill()
     wait_for(lambda: waiting.status() == "zombie")
-    assert asyncio.run(gate.admit(wav(0.1), "audio", "file"))  # another takes its place
+    assert asyncio.run(gate.sanitize(wav(0.1), "audio", "file"))  # another takes its place
     gate.close()
     assert decoders() == set()

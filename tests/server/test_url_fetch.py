@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from humo.errors import RequestError
-from humo.server.url_fetch import allowed, fetch, public
+from humo.server.url_fetch import check_url, fetch_url, public_address
 
 HOSTS = ("files.example.com",)
 
@@ -75,7 +75,7 @@ def test_no_spelling_gets_through(address: str) -> None:
         raise AssertionError(f"{host} was looked up")
 
     with pytest.raises(RequestError) as caught:
-        fetch(address, hosts=HOSTS, most=10, field="image", resolve=never)
+        fetch_url(address, allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=never)
     assert str(caught.value) == (
         "image: cannot be fetched from there; upload the file itself, or name one at files.example.com"
     )
@@ -103,14 +103,16 @@ def test_no_spelling_gets_through(address: str) -> None:
 )
 def test_a_good_name_of_a_private_number_is_refused(numbers: list[str]) -> None:
     with pytest.raises(RequestError, match="cannot be fetched from there"):
-        fetch("https://files.example.com/a", hosts=HOSTS, most=10, field="image", resolve=lambda _: numbers)
+        fetch_url(
+            "https://files.example.com/a", allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=lambda _: numbers
+        )
 
 
 @given(st.ip_addresses())
 def test_only_public_numbers_pass(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     if not number.is_global:
         with pytest.raises(ValueError, match="not public"):
-            public([str(number)])
+            public_address([str(number)])
 
 
 def test_the_connection_goes_to_the_number_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +126,15 @@ def test_the_connection_goes_to_the_number_that_was_looked_at(monkeypatch: pytes
     monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up again"))
     with pytest.raises(RequestError):
-        fetch(
-            "https://files.example.com/a?b=c", hosts=HOSTS, most=10, field="image", resolve=lambda _: ["93.184.216.34"]
+        fetch_url(
+            "https://files.example.com/a?b=c",
+            allowed_hosts=HOSTS,
+            max_bytes=10,
+            field="image",
+            resolve=lambda _: ["93.184.216.34"],
         )
     assert asked == [("93.184.216.34", 443)]
 
 
 def test_a_plain_address_at_a_listed_host_passes() -> None:
-    assert allowed("https://files.example.com:443/a/b.png?x=%20y", HOSTS).path == "/a/b.png"
+    assert check_url("https://files.example.com:443/a/b.png?x=%20y", HOSTS).path == "/a/b.png"

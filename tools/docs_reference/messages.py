@@ -14,11 +14,11 @@ from functools import cache
 
 from humo.checkpoints.signatures import SIGNATURES
 from humo.errors import HuMoError
-from humo.server.middleware import refusal
+from humo.server.middleware import error_response
 from tools.docs_reference.expression_text import OTHER_MODEL_REMEDY, SUGGESTION, ExpressionReader, is_only_placeholders
 from tools.docs_reference.sources import Function, modules, nodes_with_function, syntax_tree
 
-HTTP_ERRORS = (refusal.__name__, "HTTPException")
+HTTP_ERRORS = (error_response.__name__, "HTTPException")
 """Calls (status, "problem; remedy", code) that answer an HTTP request with an error."""
 
 

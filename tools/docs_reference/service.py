@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 
 from humo import __version__
-from humo.server.app import CODES, router
-from humo.server.schemas import Refusal
+from humo.server.app import ERROR_CODES, router
+from humo.server.schemas import ErrorResponse
 from tools.docs_reference.markdown import code, docstring, plain
 from tools.docs_reference.messages import messages
 
@@ -18,7 +18,7 @@ Json = Mapping[str, Any]
 UNUSED_STATUS = "422"
 """FastAPI documents this status; the service answers 400 instead."""
 
-ERROR_LINK = f"[{Refusal.__name__}](#{Refusal.__name__.lower()})"
+ERROR_LINK = f"[{ErrorResponse.__name__}](#{ErrorResponse.__name__.lower()})"
 
 HEAD = """# HTTP reference
 
@@ -143,7 +143,7 @@ def _type(schema: Json) -> str:
 
 def _error_codes() -> str:
     """Return the table of HTTP error codes."""
-    rows = [(status, name, "") for status, name in CODES.values()]
+    rows = [(status, name, "") for status, name in ERROR_CODES.values()]
     rows += [
         (int(message.field[0].removeprefix("HTTP ")), message.kind, "; ".join((*message.problem, *message.remedy)))
         for message in messages()

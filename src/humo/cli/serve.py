@@ -13,7 +13,7 @@ from humo.errors import RequestError
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
-    from humo.server.api_keys import Keys
+    from humo.server.api_keys import ApiKeys
     from humo.server.settings import Settings
 
 SUMMARY = "make videos for others over HTTP"
@@ -76,10 +76,10 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
     check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
-    from humo.server.api_keys import Keys
+    from humo.server.api_keys import ApiKeys
 
     settings = _settings(options, page=options.ui)
-    keys = Keys(settings.keys)
+    keys = ApiKeys(settings.keys_file)
     if options.words:
         return _keys(options.words, keys, console)
     return _serve(settings, keys, console, lambda address: None)
@@ -96,14 +96,14 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
     import webbrowser
 
-    from humo.server.api_keys import Keys
+    from humo.server.api_keys import ApiKeys
 
     settings = _settings(options, page=True)
     opened = (lambda address: None) if options.no_browser else webbrowser.open
-    return _serve(settings, Keys(settings.keys), console, opened)
+    return _serve(settings, ApiKeys(settings.keys_file), console, opened)
 
 
-def _serve(settings: Settings, keys: Keys, console: Quiet, opened: Callable[[str], object]) -> int:
+def _serve(settings: Settings, keys: ApiKeys, console: Quiet, opened: Callable[[str], object]) -> int:
     from humo.server.serve import serve
 
     if not settings.is_local and not len(keys):
@@ -118,7 +118,7 @@ def _serve(settings: Settings, keys: Keys, console: Quiet, opened: Callable[[str
     return DONE
 
 
-def _keys(words: list[str], keys: Keys, console: Quiet) -> int:
+def _keys(words: list[str], keys: ApiKeys, console: Quiet) -> int:
     if words[0] != "keys":
         raise RequestError(words[0], "is not a word of humo serve", "see humo serve --help")
     if words[1:] == ["list"]:
@@ -142,7 +142,7 @@ def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
 
 def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
     from humo.environment import server_folder
-    from humo.server.settings import DAY, Settings
+    from humo.server.settings import SECONDS_PER_DAY, Settings
 
     port = parse_number("--port", options.port, 0, 65_535, range_phrase="allowed:")
     days = parse_number("--retention-days", options.retention_days, 0, 36_500, range_phrase="allowed:")
@@ -157,13 +157,13 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         host=options.host,
         port=int(port),
         devices=tuple(_device(device) for device in options.device or ("auto",)),
-        cluster=options.ray,
+        ray_address=options.ray,
         replicas=replicas,
         models=_models(options.model),
-        keep_seconds=days * DAY,
-        hosts=tuple(options.allowed_host or ()),
-        sources=tuple(options.fetch_host or ()),
-        page=page,
+        retention_seconds=days * SECONDS_PER_DAY,
+        allowed_hosts=tuple(options.allowed_host or ()),
+        fetch_hosts=tuple(options.fetch_host or ()),
+        web_ui=page,
     )
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from humo.errors import RequestError, StorageError
 from humo.files import atomic_write, os_error_text
 
-PREFIX = "humo-"
-BYTES = 32
+KEY_PREFIX = "humo-"
+KEY_BYTES = 32
 """Of chance in a key: so many that no slow digest is needed."""
 
 
-class Keys:
+class ApiKeys:
     """The keys in a file, by name.
 
     Args:
@@ -55,7 +55,7 @@ class Keys:
         """
         if name in self._digests:
             raise RequestError("name", f"{name!r} has a key already", "remove it first, or choose another name")
-        key = PREFIX + secrets.token_urlsafe(BYTES)
+        key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
         self._digests[name] = _digest(key)
         self._save()
         return key

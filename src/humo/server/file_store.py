@@ -1,6 +1,6 @@
 """The service's folder: who writes what where.
 
-    jobs.sqlite              the ledger, unless it is a PostgreSQL elsewhere
+    jobs.sqlite              the queue, unless it is a PostgreSQL elsewhere
     keys.json                digests of the keys
     cluster.token            while workers are elsewhere: by this they know that they see this very folder
     inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
@@ -27,31 +27,31 @@ from typing import Any
 from humo.errors import StorageError
 from humo.files import atomic_write, os_error_text, storage_error
 
-VARIANTS = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
+VARIANT_SUFFIXES = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
 """What there is of a finished job -> the suffix of its file."""
 
-ENOUGH = ".enough"
+FINISH_REQUESTED = ".enough"
 """Suffix of the file in ``running`` that says that what there is by now is wanted."""
 
-TOKEN = "cluster.token"
+CLUSTER_TOKEN = "cluster.token"
 
 UPLOAD_SECONDS = 3600.0
 """What was dropped into a page is there so long."""
 
-INPUT_SECONDS = 86_400.0
+UNUSED_INPUT_SECONDS = 86_400.0
 """So long a picture or sound that belongs to no job may still be in somebody's page, or in a request under way."""
 
-_ID = re.compile(r"video_[0-9a-f]{32}")
-_INPUT = re.compile(r"[0-9a-f]{64}\.(png|wav)")
+_JOB_ID = re.compile(r"video_[0-9a-f]{32}")
+_INPUT_NAME = re.compile(r"[0-9a-f]{64}\.(png|wav)")
 
 
 @dataclass(frozen=True)
-class Store:
+class FileStore:
     """The folder.
 
     Args:
         folder: may be missing; several machines may share it.
-        reserve_bytes: of its disk, that clients' files do not get: the ledger and the jobs at work need some.
+        reserve_bytes: of its disk, that clients' files do not get: the queue and the jobs at work need some.
     """
 
     folder: Path
@@ -74,34 +74,34 @@ class Store:
 
     @property
     def database(self) -> str:
-        """Address of the ledger that is kept in the folder."""
+        """Address of the queue that is kept in the folder."""
         return f"sqlite:///{self.folder.absolute() / 'jobs.sqlite'}"
 
-    def input(self, name: str) -> Path:
+    def input_path(self, name: str) -> Path:
         """A picture or sound by the name that `keep` gave it."""
-        assert _INPUT.fullmatch(name), name
+        assert _INPUT_NAME.fullmatch(name), name
         return self.folder / "inputs" / name
 
-    def fields(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of a request as the ledger has them, with inputs as files rather than names."""
+    def resolve_inputs(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields of a request as the queue has them, with inputs as files rather than names."""
         found = dict(stored)
         if "images" in found:
-            found["images"] = tuple(str(self.input(name)) for name in found["images"])
+            found["images"] = tuple(str(self.input_path(name)) for name in found["images"])
         if found.get("audio") is not None:
-            found["audio"] = str(self.input(found["audio"]))
+            found["audio"] = str(self.input_path(found["audio"]))
         return found
 
-    def output(self, job_id: str, variant: str = "video") -> Path:
+    def output_path(self, job_id: str, variant: str = "video") -> Path:
         """Where a file of a finished job lies."""
         assert is_job_id(job_id), job_id
-        return self.folder / "videos" / f"{job_id}{VARIANTS[variant]}"
+        return self.folder / "videos" / f"{job_id}{VARIANT_SUFFIXES[variant]}"
 
-    def running(self, job_id: str, suffix: str = ".json") -> Path:
+    def running_path(self, job_id: str, suffix: str = ".json") -> Path:
         """Where a worker says how a job is doing."""
         assert is_job_id(job_id), job_id
         return self.folder / "running" / f"{job_id}{suffix}"
 
-    def check_room(self, count: int) -> None:
+    def check_free_space(self, count: int) -> None:
         """Whether so many bytes of a client's may be written.
 
         Raises:
@@ -110,7 +110,7 @@ class Store:
         if shutil.disk_usage(self.folder).free - count < self.reserve_bytes:
             raise StorageError("data", "has no room for more files", "make room on the service's disk")
 
-    def keep(self, content: bytes, suffix: str) -> str:
+    def save_input(self, content: bytes, suffix: str) -> str:
         """Keep an input, once whatever how often it comes.
 
         Returns:
@@ -120,27 +120,27 @@ class Store:
             StorageError: there is no room.
         """
         name = f"{hashlib.sha256(content).hexdigest()}{suffix}"
-        path = self.input(name)
+        path = self.input_path(name)
         if path.is_file():
             os.utime(path)  # wanted again: not swept soon
         else:
-            self.check_room(len(content))
-            write(path, content, durable=True)
+            self.check_free_space(len(content))
+            write_file(path, content, durable=True)
         return name
 
-    def tell(self, job_id: str, said: dict[str, Any]) -> None:
+    def write_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         """Say how a job is doing."""
-        write(self.running(job_id), json.dumps(said).encode())
+        write_file(self.running_path(job_id), json.dumps(progress).encode())
 
-    def told(self, job_id: str) -> dict[str, Any]:
+    def read_progress(self, job_id: str) -> dict[str, Any]:
         """What was said last of a job; nothing if there is nothing."""
         try:
-            found: dict[str, Any] = json.loads(self.running(job_id).read_bytes())
+            found: dict[str, Any] = json.loads(self.running_path(job_id).read_bytes())
         except (OSError, ValueError):
             return {}
         return found
 
-    def settle(self, job_id: str) -> None:
+    def clear_progress(self, job_id: str) -> None:
         """A job has ended: nothing more is said of it."""
         for path in (self.folder / "running").glob(f"{job_id}.*"):
             if path.is_dir():  # windows of a long clip
@@ -150,15 +150,17 @@ class Store:
 
     def remove(self, job_id: str) -> None:
         """Remove all files of a job; inputs may belong to others, too, and go by age."""
-        self.settle(job_id)
-        for variant in VARIANTS:
-            self.output(job_id, variant).unlink(missing_ok=True)
+        self.clear_progress(job_id)
+        for variant in VARIANT_SUFFIXES:
+            self.output_path(job_id, variant).unlink(missing_ok=True)
 
-    def without_places(self, text: str) -> str:
+    def redact_paths(self, text: str) -> str:
         """A message for somebody else, whom it does not concern where this folder lies."""
         return text.replace(str(self.folder.absolute()), "").replace(str(self.folder), "")
 
-    def sweep(self, seconds: float, is_wanted: Callable[[str], bool], now: Callable[[], float] = time.time) -> int:
+    def remove_expired(
+        self, video_seconds: float, is_referenced: Callable[[str], bool], now: Callable[[], float] = time.time
+    ) -> int:
         """Remove files that are older than an age, and sooner those that belong to nothing.
 
         Args:
@@ -169,12 +171,17 @@ class Store:
         Returns:
             how many went.
         """
-        ages = {"uploads": UPLOAD_SECONDS, "inputs": INPUT_SECONDS, "running": INPUT_SECONDS, "videos": seconds}
+        ages = {
+            "uploads": UPLOAD_SECONDS,
+            "inputs": UNUSED_INPUT_SECONDS,
+            "running": UNUSED_INPUT_SECONDS,
+            "videos": video_seconds,
+        }
         gone = 0
         for folder, age in ages.items():
             for path in (self.folder / folder).iterdir():
                 is_old = path.is_file() and now() - path.stat().st_mtime > age
-                if is_old and not (is_wanted(path.name) or is_wanted(path.stem)):
+                if is_old and not (is_referenced(path.name) or is_referenced(path.stem)):
                     path.unlink(missing_ok=True)
                     gone += 1
         return gone
@@ -182,10 +189,10 @@ class Store:
 
 def is_job_id(text: str) -> bool:
     """Whether a text is the name of a job as we make them."""
-    return _ID.fullmatch(text) is not None
+    return _JOB_ID.fullmatch(text) is not None
 
 
-def write(path: Path, content: bytes, *, durable: bool = False) -> None:
+def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a file so that it is there whole or not at all.
 
     Args:

@@ -5,7 +5,7 @@
        │                └──┘ the worker died, or its word could not be written: queued again, under the same name
        └────────────────┴────────────► cancelled     (told to clients as failed, code "cancelled")
 
-A job is in the ledger before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
+A job is in the queue before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
 worker says of a job that was cancelled meanwhile is not heard.
 """
 
@@ -26,21 +26,21 @@ from sqlalchemy.exc import OperationalError
 
 from humo.errors import StorageError
 
-APPLICATION = "humo"
-QUEUE = "videos"
-WORKFLOW = "make_video"
-VERSION = "1"  # of the jobs' form: workers take up those of their own version alone
+APPLICATION_NAME = "humo"
+QUEUE_NAME = "videos"
+WORKFLOW_NAME = "make_video"
+PAYLOAD_VERSION = "1"  # of the jobs' form: workers take up those of their own version alone
 POLL_SECONDS = 0.2
 """How often an idle worker looks for a job."""
 
-JSON = dict[str, Any]
+JSONObject = dict[str, Any]
 _SQLITE = "sqlite:///"
 
-SAME_MOMENT = 64
-"""Jobs of one owner that may have come in the same millisecond, the ledger's unit."""
+MAX_JOBS_PER_MILLISECOND = 64
+"""Jobs of one owner that may have come in the same millisecond, the queue's unit."""
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a job stands."""
 
     QUEUED = "queued"
@@ -52,26 +52,26 @@ class State(StrEnum):
     @property
     def has_ended(self) -> bool:
         """Whether it will never change again."""
-        return self in (State.COMPLETED, State.FAILED, State.CANCELLED)
+        return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
 _STATES = {
-    "ENQUEUED": State.QUEUED,
-    "DELAYED": State.QUEUED,
-    "PENDING": State.IN_PROGRESS,
-    "CANCELLED": State.CANCELLED,
-    "ERROR": State.FAILED,
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": State.FAILED,
+    "ENQUEUED": JobState.QUEUED,
+    "DELAYED": JobState.QUEUED,
+    "PENDING": JobState.IN_PROGRESS,
+    "CANCELLED": JobState.CANCELLED,
+    "ERROR": JobState.FAILED,
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
 }
 
 _UNFINISHED = ["ENQUEUED", "DELAYED", "PENDING"]
 
-GAVE_UP = {"code": "worker_lost", "message": "the worker died again and again while it made this video"}
+WORKER_LOST = {"code": "worker_lost", "message": "the worker died again and again while it made this video"}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the ledger has it.
+    """A job as the queue has it.
 
     Args:
         id: of the job.
@@ -83,17 +83,17 @@ class Job:
     """
 
     id: str
-    state: State
+    state: JobState
     owner: str
-    asked: JSON
-    told: JSON
+    payload: JSONObject
+    result: JSONObject
     created: float
     started: float | None
     ended: float | None
 
 
-class Json(Serializer):
-    """What the ledger holds is JSON; an exception is its words."""
+class JSONSerializer(Serializer):
+    """What the queue holds is JSON; an exception is its words."""
 
     def serialize(self, data: Any) -> str:
         """-> JSON."""
@@ -104,11 +104,11 @@ class Json(Serializer):
         return json.loads(serialized_data)
 
     def name(self) -> str:
-        """Of this form, in the ledger."""
+        """Of this form, in the queue."""
         return "json"
 
 
-class Ledger:
+class JobQueue:
     """The jobs.
 
     Args:
@@ -125,33 +125,35 @@ class Ledger:
                 with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as file:
                     file.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers do not wait for the writer
             DBOS.migrate(url)
-            self._client = DBOSClient(system_database_url=url, serializer=Json(), application_name=APPLICATION)
+            self._client = DBOSClient(
+                system_database_url=url, serializer=JSONSerializer(), application_name=APPLICATION_NAME
+            )
             self._client.register_queue(
-                QUEUE, worker_concurrency=1, polling_interval_sec=POLL_SECONDS, application_name=APPLICATION
+                QUEUE_NAME, worker_concurrency=1, polling_interval_sec=POLL_SECONDS, application_name=APPLICATION_NAME
             )
         except Exception as error:  # of the database's own kind, whichever it is
             problem = f"cannot be opened ({error})"
             raise StorageError("database", problem, "check its address, and whether it can be written") from error
 
     def _list(self, **which: Any) -> list[Any]:
-        with _explained():
+        with _as_storage_error():
             return self._client.list_workflows(**which)
 
-    def submit(self, job_id: str, owner: str, asked: Mapping[str, Any]) -> Job:
+    def submit(self, job_id: str, owner: str, payload: Mapping[str, Any]) -> Job:
         """Take a job in; one that is there under that name stays as it is.
 
         Returns:
-            the job as the ledger has it, this one or the older one.
+            the job as the queue has it, this one or the older one.
         """
         options: EnqueueOptions = {
-            "workflow_name": WORKFLOW,
-            "queue_name": QUEUE,
+            "workflow_name": WORKFLOW_NAME,
+            "queue_name": QUEUE_NAME,
             "workflow_id": job_id,
-            "app_version": VERSION,
+            "app_version": PAYLOAD_VERSION,
             "authenticated_user": owner,
         }
-        with _explained():
-            self._client.enqueue(options, dict(asked))
+        with _as_storage_error():
+            self._client.enqueue(options, dict(payload))
         found = self.find(job_id)
         assert found is not None
         return found
@@ -172,48 +174,50 @@ class Ledger:
             after: only those that come after this one in that order.
             newest_first: the order.
         """
-        border: JSON = {}
+        border: JSONObject = {}
         if after is not None:
             moment = datetime.fromtimestamp(after.created, UTC).isoformat(timespec="milliseconds")
             border = {"end_time" if newest_first else "start_time": moment}
-        found = self._list(name=WORKFLOW, user=owner, limit=limit + SAME_MOMENT, sort_desc=newest_first, **border)
+        found = self._list(
+            name=WORKFLOW_NAME, user=owner, limit=limit + MAX_JOBS_PER_MILLISECOND, sort_desc=newest_first, **border
+        )
         jobs = [_job(one) for one in found]
         places = [place for place, job in enumerate(jobs) if after is not None and job.id == after.id]
         return jobs[places[0] + 1 if places else 0 :][:limit]
 
     def unfinished(self) -> list[Job]:
         """All jobs that have not ended."""
-        return [_job(one) for one in self._list(name=WORKFLOW, status=_UNFINISHED)]
+        return [_job(one) for one in self._list(name=WORKFLOW_NAME, status=_UNFINISHED)]
 
-    def kept(self) -> list[Job]:
+    def all_jobs(self) -> list[Job]:
         """All jobs, ended or not."""
-        return [_job(one) for one in self._list(name=WORKFLOW, load_output=False)]
+        return [_job(one) for one in self._list(name=WORKFLOW_NAME, load_output=False)]
 
-    def states(self) -> list[State]:
+    def states(self) -> list[JobState]:
         """Of all jobs that are kept."""
-        return [_job(one).state for one in self._list(name=WORKFLOW, load_input=False)]
+        return [_job(one).state for one in self._list(name=WORKFLOW_NAME, load_input=False)]
 
-    def ended(self, before: float) -> list[Job]:
+    def ended_before(self, before: float) -> list[Job]:
         """Jobs that ended before a moment, in seconds since 1970."""
         moment = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
-        return [_job(one) for one in self._list(name=WORKFLOW, completed_before=moment)]
+        return [_job(one) for one in self._list(name=WORKFLOW_NAME, completed_before=moment)]
 
     def cancel(self, job_id: str) -> None:
         """End a job that has not ended; its worker learns of it within a step."""
-        with _explained():
+        with _as_storage_error():
             self._client.cancel_workflow(job_id)
 
-    def forget(self, job_id: str) -> None:
+    def delete(self, job_id: str) -> None:
         """Take a job out."""
-        with _explained():
+        with _as_storage_error():
             self._client.delete_workflow(job_id)
 
-    def hear_again(self, job_id: str) -> None:
+    def requeue(self, job_id: str) -> None:
         """Give a job that is in progress back to the workers: what came of it could not be written down."""
-        with _explained():
-            self._client.resume_workflow(job_id, queue_name=QUEUE)
+        with _as_storage_error():
+            self._client.resume_workflow(job_id, queue_name=QUEUE_NAME)
 
-    def put_back(self, alive: Callable[[], Collection[str]]) -> list[str]:
+    def requeue_orphaned(self, live_workers: Callable[[], Collection[str]]) -> list[str]:
         """Queue anew what workers had begun that are no more: once, whoever does so and however often.
 
         Args:
@@ -223,11 +227,11 @@ class Ledger:
         Returns:
             the jobs.
         """
-        begun = self._client.list_workflows(name=WORKFLOW, status="PENDING", load_input=False)
-        there = alive() if begun else ()
+        begun = self._client.list_workflows(name=WORKFLOW_NAME, status="PENDING", load_input=False)
+        there = live_workers() if begun else ()
         lost = [(one.workflow_id, str(one.executor_id)) for one in begun if one.executor_id not in there]
         # DBOS's own recovery, in one statement; its clients' `resume` would also bring cancelled jobs back
-        return [one for one, worker in lost if self._client._sys_db.reenqueue_for_recovery(one, [worker], QUEUE)]
+        return [one for one, worker in lost if self._client._sys_db.reenqueue_for_recovery(one, [worker], QUEUE_NAME)]
 
     def close(self) -> None:
         """Let go of the database."""
@@ -235,7 +239,7 @@ class Ledger:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _as_storage_error() -> Iterator[None]:
     """What the database cannot do is told.
 
     Raises:
@@ -250,16 +254,16 @@ def _explained() -> Iterator[None]:
 
 def _job(found: Any) -> Job:
     told = found.output if isinstance(found.output, dict) else {}
-    state = _STATES.get(found.status, State.FAILED if "error" in told else State.COMPLETED)
-    if state is State.FAILED and not told:
-        told = {"error": GAVE_UP}
+    state = _STATES.get(found.status, JobState.FAILED if "error" in told else JobState.COMPLETED)
+    if state is JobState.FAILED and not told:
+        told = {"error": WORKER_LOST}
     arguments: Any = (found.input or {}).get("args") or ({},)
     return Job(
         id=found.workflow_id,
         state=state,
         owner=found.authenticated_user or "",
-        asked=arguments[0],
-        told=told,
+        payload=arguments[0],
+        result=told,
         created=_seconds(found.created_at) or 0.0,
         started=_seconds(found.dequeued_at),
         ended=_seconds(found.completed_at),

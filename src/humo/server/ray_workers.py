@@ -1,11 +1,11 @@
-"""Workers on the machines of a Ray cluster: Ray Serve keeps replicas there, and each keeps one worker process alive.
+"""WorkerPool on the machines of a Ray cluster: Ray Serve keeps replicas there, and each keeps one worker process alive.
 
-    this process        HTTP, the ledger, the folder                       Serve, without HTTP of its own
-    each replica        a `Supervisor` of one `worker`, as on this machine: it pulls jobs from the same ledger
+    this process        HTTP, the queue, the folder                       Serve, without HTTP of its own
+    each replica        a `Supervisor` of one `worker`, as on this machine: it pulls jobs from the same queue
                         (PostgreSQL, or SQLite on one machine) and writes into the same folder, which all share
 
 A worker bears its replica's name, which Ray gives once. What a worker had begun whose replica Ray has given up for dead
-goes back into the queue; were it alive after all, the ledger would not hear it, and it stops (`worker.Lost`).
+goes back into the queue; were it alive after all, the queue would not hear it, and it stops (`worker.Lost`).
 
 **Source:** Ray's documentation: Serve's `serve.start` (``proxy_location="Disabled"``: deployments without HTTP), its
 health checks (``check_health``), `ray.util.list_named_actors`; gRPC's health protocol, which Ray's head answers.
@@ -33,18 +33,18 @@ from humo.checkpoints.layout import MODEL_INDEX
 from humo.distributed import ray_cluster
 from humo.distributed.ray_cluster import first_line
 from humo.errors import RequestError, StorageError
-from humo.server.file_store import TOKEN, write
-from humo.server.job_queue import JSON, Ledger
+from humo.server.file_store import CLUSTER_TOKEN, write_file
+from humo.server.job_queue import JobQueue, JSONObject
 from humo.server.settings import Settings
-from humo.server.supervisor import Place, Supervisor
+from humo.server.supervisor import Supervisor, WorkerSpec
 
-SIGHT_SECONDS = 60.0
+MACHINE_CHECK_SECONDS = 60.0
 """In which a machine must say whether it can work: its Python starts for that."""
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """So often it is looked which replicas there are."""
 
-SILENCE_SECONDS = 15.0
+STALE_SECONDS = 15.0
 """After which nothing is known of them; Ray itself waits a minute for its head, and then ends this process."""
 
 HEALTH_SECONDS = 5.0
@@ -59,22 +59,22 @@ class Replica:
     """Keeps one worker at work, on whatever machine Ray put it; the worker ends with it.
 
     Args:
-        told: what `trouble` takes, and the device.
+        told: what `check_machine` takes, and the device.
 
     Raises:
         RuntimeError: this machine cannot work for the service; Ray tries another.
     """
 
-    def __init__(self, told: JSON) -> None:
+    def __init__(self, told: JSONObject) -> None:
         os.umask(0o077)  # what it writes is nobody else's
-        if found := trouble(told):
+        if found := check_machine(told):
             raise RuntimeError(": ".join(found))
-        place = Place(str(ray.get_runtime_context().get_actor_name()), told["device"], {})
+        place = WorkerSpec(str(ray.get_runtime_context().get_actor_name()), told["device"], {})
         self._supervisor = Supervisor(Path(told["folder"]), told["database"], [place])
         self._supervisor.start()
 
     def check_health(self) -> None:
-        """Asked by Ray every `HEALTH_SECONDS`.
+        """ParsedRequest by Ray every `HEALTH_SECONDS`.
 
         Raises:
             RuntimeError: its worker does not stay alive here.
@@ -83,7 +83,7 @@ class Replica:
             raise RuntimeError("the worker is not running")
 
 
-def trouble(told: Mapping[str, Any]) -> list[str]:
+def check_machine(told: Mapping[str, Any]) -> list[str]:
     """What keeps this machine from working for a service.
 
     Args:
@@ -97,14 +97,14 @@ def trouble(told: Mapping[str, Any]) -> list[str]:
     if told["version"] != __version__:
         return ["humo", f"is {__version__} there, and {told['version']} here", "install one version on every machine"]
     try:
-        token = (folder / TOKEN).read_text()
+        token = (folder / CLUSTER_TOKEN).read_text()
     except OSError:
         token = ""
     if token != told["token"]:
         return ["--data", f"{str(folder)!r} is not there, or another folder", shared]
     try:
         trial = folder / f".{secrets.token_hex(8)}"
-        write(trial, b"")
+        write_file(trial, b"")
         trial.unlink()
     except (StorageError, OSError):
         return ["--data", f"{str(folder)!r} cannot be written there", "let the user that Ray runs as write to it"]
@@ -137,30 +137,30 @@ def connect(address: str, replicas: int | None) -> None:
         raise ray_cluster.connection_error(address, error) from error
 
 
-def application(folder: Path, database: str) -> str:
+def application_name(folder: Path, database: str) -> str:
     """The name in Serve of a service's workers."""
     return f"humo-{hashlib.sha256(f'{folder.absolute()} {database}'.encode()).hexdigest()[:12]}"
 
 
-def end(name: str) -> None:
+def delete_application(name: str) -> None:
     """End the workers of a service, those of an earlier start among them."""
     if name in serve.status().applications:
         serve.delete(name)
 
 
-class Cluster:
+class RayWorkers:
     """The workers in a cluster that `connect` joined.
 
     Args:
         settings: of the service.
-        database: address of the ledger.
-        ledger: to put back what lost workers had begun.
+        database: address of the queue.
+        queue: to put back what lost workers had begun.
     """
 
-    def __init__(self, settings: Settings, database: str, ledger: Ledger) -> None:
-        self._settings, self._database, self._ledger = settings, database, ledger
-        self._name = application(settings.folder, database)
-        self._token = settings.folder.absolute() / TOKEN
+    def __init__(self, settings: Settings, database: str, queue: JobQueue) -> None:
+        self._settings, self._database, self._queue = settings, database, queue
+        self._name = application_name(settings.folder, database)
+        self._token = settings.folder.absolute() / CLUSTER_TOKEN
         self._known: set[str] = set()
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -171,7 +171,7 @@ class Cluster:
     @property
     def running(self) -> int:
         """How many are there, as far as is known."""
-        return self._running if time.monotonic() - self._seen < SILENCE_SECONDS else 0
+        return self._running if time.monotonic() - self._seen < STALE_SECONDS else 0
 
     def start(self) -> None:
         """Look whether the machines can work, and have Serve keep replicas on them.
@@ -181,7 +181,7 @@ class Cluster:
         """
         machines, kind, each = ray_cluster.usable_nodes()
         self._check_file_database(machines)
-        told: JSON = {
+        told: JSONObject = {
             "version": __version__,
             "folder": str(self._settings.folder.absolute()),
             "token": secrets.token_hex(16),
@@ -189,9 +189,9 @@ class Cluster:
             "models": dict(self._settings.models),
             "device": "cuda" if kind == "GPU" else "cpu",
         }
-        write(self._token, told["token"].encode())
+        write_file(self._token, told["token"].encode())
         try:
-            _check(machines, told)
+            _check_machines(machines, told)
         except RequestError:
             self._token.unlink(missing_ok=True)
             raise
@@ -211,17 +211,17 @@ class Cluster:
         self._ends.set()
         self._thread.join(timeout=5)
         self._token.unlink(missing_ok=True)
-        end(self._name)
+        delete_application(self._name)
         ray.shutdown()
 
-    def _check_file_database(self, machines: Sequence[JSON]) -> None:
+    def _check_file_database(self, machines: Sequence[JSONObject]) -> None:
         addresses = {one["NodeManagerAddress"] for one in machines} | {ray.util.get_node_ip_address()}
         if self._database.startswith("sqlite:") and len(addresses) > 1:
             problem = f"a file serves workers of one machine, and there are {len(addresses)}"
             raise RequestError("--database", problem, "give postgresql://USER@HOST/NAME")
 
     def _watch(self) -> None:
-        while not self._ends.wait(LOOK_SECONDS):
+        while not self._ends.wait(POLL_SECONDS):
             try:
                 self._look()
             except Exception:  # the cluster or the database may answer the next time
@@ -232,7 +232,7 @@ class Cluster:
         ours = {name for name in names if self._name in name}
         self.restarts += len(self._known - ours)
         self._known = ours
-        for job in self._ledger.put_back(_names):
+        for job in self._queue.requeue_orphaned(_names):
             logger.warning("%s was begun by a worker that is lost, and is queued again", job)
         found = serve.status().applications.get(self._name)
         told = None if found is None else found.deployments.get(DEPLOYMENT)
@@ -248,16 +248,16 @@ def _names() -> set[str]:
     return {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
 
 
-def _check(machines: Sequence[JSON], told: JSON) -> None:
-    """Have each machine say what its trouble is."""
-    look = ray.remote(num_cpus=0, max_retries=0)(trouble)
+def _check_machines(machines: Sequence[JSONObject], told: JSONObject) -> None:
+    """Have each machine say what its check_machine is."""
+    look = ray.remote(num_cpus=0, max_retries=0)(check_machine)
     asked = []
     for one in machines:
         there = NodeAffinitySchedulingStrategy(one["NodeID"], soft=False)
         asked.append((one["NodeManagerAddress"], look.options(scheduling_strategy=there).remote(told)))
     for address, answer in asked:
         try:
-            found = ray.get(answer, timeout=SIGHT_SECONDS)
+            found = ray.get(answer, timeout=MACHINE_CHECK_SECONDS)
         except ray.exceptions.RayError as error:
             problem = f"cannot work ({first_line(getattr(error, 'cause', None) or error)})"
             found = ["--ray", problem, "install humo there, in the Python that Ray runs in"]

@@ -15,13 +15,15 @@ from pydantic import BaseModel, Field
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import FRAMES_PER_SECOND
 from humo.request import GenerateRequest
-from humo.server.job_queue import JSON, Job, State
-from humo.server.upload_sanitizer import Kind
+from humo.server.job_queue import Job, JobState, JSONObject
+from humo.server.upload_sanitizer import MediaKind
 
-OURS = frozenset({"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"})
+SERVER_FIELDS = frozenset(
+    {"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"}
+)
 """Fields of a request that are files and circumstances: not a client's to set as they are."""
 
-PLAIN = tuple(name for name in GenerateRequest.model_fields if name not in OURS)
+CLIENT_FIELDS = tuple(name for name in GenerateRequest.model_fields if name not in SERVER_FIELDS)
 """Fields that a client sets under their own names."""
 
 ALIASES: Mapping[str, str] = {
@@ -32,7 +34,7 @@ ALIASES: Mapping[str, str] = {
 }
 """Others' names for fields."""
 
-FILES: Mapping[str, Kind] = {
+FILE_FIELDS: Mapping[str, MediaKind] = {
     "input_reference": "image",
     "image": "image",
     "images": "image",
@@ -43,10 +45,10 @@ FILES: Mapping[str, Kind] = {
 }
 """Names of files, uploaded or as ``data:`` addresses -> what they are."""
 
-FIELDS: Mapping[Kind, str] = {"image": "images", "audio": "audio"}
+REQUEST_FIELDS: Mapping[MediaKind, str] = {"image": "images", "audio": "audio"}
 """What files are -> the fields of a request that name them."""
 
-OTHERS: Mapping[str, str] = {
+EXTRA_FIELDS: Mapping[str, str] = {
     "model": "name of a model, one of /v1/models",
     "size": "width x height in pixels, such as 96x96",
     "fps": f"frames a second: always {FRAMES_PER_SECOND}",
@@ -55,11 +57,11 @@ OTHERS: Mapping[str, str] = {
 }
 """Names that are neither fields nor files."""
 
-Given = Sequence[tuple[str, Any]]
+RawFields = Sequence[tuple[str, Any]]
 """Names and values as they came, one name more than once where several files were sent."""
 
 
-class Asked(BaseModel):
+class ParsedRequest(BaseModel):
     """A request as it came, sorted.
 
     Args:
@@ -69,32 +71,32 @@ class Asked(BaseModel):
     """
 
     fields: dict[str, Any]
-    files: list[tuple[str, Kind, Any]]
+    files: list[tuple[str, MediaKind, Any]]
     model: str | None = None
     user: str | None = None
 
 
-def sort(given: Given) -> Asked:
+def parse_fields(given: RawFields) -> ParsedRequest:
     """Sort what came by what it is.
 
     Raises:
         RequestError: an unknown name, a name given twice, a size that is none.
     """
     fields: dict[str, Any] = {}
-    files: list[tuple[str, Kind, Any]] = []
+    files: list[tuple[str, MediaKind, Any]] = []
     others: dict[str, Any] = {}
     for full_name, value in _flat(given):
         name, _, rest = full_name.removesuffix("[]").partition("[")
-        if name in FILES:
-            files.append((name, FILES[name], value))
+        if name in FILE_FIELDS:
+            files.append((name, FILE_FIELDS[name], value))
         elif rest:
             raise _unknown(full_name)
-        elif name in PLAIN or name in ALIASES:
+        elif name in CLIENT_FIELDS or name in ALIASES:
             own = ALIASES.get(name, name)
             if own in fields:
                 raise RequestError(name, "is given twice", "give it once")
             fields[own] = value
-        elif name in OTHERS:
+        elif name in EXTRA_FIELDS:
             if name in others:
                 raise RequestError(name, "is given twice", "give it once")
             others[name] = value
@@ -107,17 +109,17 @@ def sort(given: Given) -> Asked:
     for name in ("model", "user"):
         if not isinstance(others.get(name, ""), str):
             raise RequestError(name, "is not text", "give a name")
-    return Asked(fields=fields, files=files, model=others.get("model"), user=others.get("user"))
+    return ParsedRequest(fields=fields, files=files, model=others.get("model"), user=others.get("user"))
 
 
-def _flat(given: Given) -> list[tuple[str, Any]]:
+def _flat(given: RawFields) -> list[tuple[str, Any]]:
     """Lists of files as several, further fields beside the others."""
     found: list[tuple[str, Any]] = []
     for name, value in given:
         if name == "extra_params":
             inner = _as_object(value)
             found += _flat([(key, one) for key, one in inner.items() if key != "extra_params"])
-        elif name in FILES and isinstance(value, list | tuple):
+        elif name in FILE_FIELDS and isinstance(value, list | tuple):
             found += [(name, one) for one in value]
         else:
             found.append((name, value))
@@ -146,11 +148,11 @@ def _size(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> RequestError:
-    remedy = did_you_mean(name, [*PLAIN, *ALIASES, *FILES, *OTHERS])
+    remedy = did_you_mean(name, [*CLIENT_FIELDS, *ALIASES, *FILE_FIELDS, *EXTRA_FIELDS])
     return RequestError(name[:60], "is not a field of a request", remedy)
 
 
-def address_in(value: Any, field: str) -> str:
+def file_url(value: Any, field: str) -> str:
     """The address of a file that came as words: itself, or in an object as other services take it.
 
     Raises:
@@ -180,10 +182,10 @@ class JobError(BaseModel):
     message: str
 
 
-class Details(BaseModel):
+class JobDetails(BaseModel):
     """What this service says of a job beyond what all of its kind do."""
 
-    state: State = Field(description="queued, in_progress, completed, failed, cancelled")
+    state: JobState = Field(description="queued, in_progress, completed, failed, cancelled")
     phase: str | None = Field(None, description="load, encode, denoise, decode, write")
     step: int | None = Field(None, description="of the phase, done")
     steps: int | None = Field(None, description="of the phase, in all")
@@ -210,7 +212,7 @@ class Video(BaseModel):
     seed: int | None = None
     remixed_from_video_id: str | None = None
     error: JobError | None = None
-    humo: Details
+    humo: JobDetails
 
 
 class VideoList(BaseModel):
@@ -223,7 +225,7 @@ class VideoList(BaseModel):
     has_more: bool
 
 
-class Deleted(BaseModel):
+class DeletedVideo(BaseModel):
     """A job that is no more."""
 
     id: str
@@ -247,7 +249,7 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
-class Fault(BaseModel):
+class ErrorBody(BaseModel):
     """What is wrong with a request."""
 
     message: str
@@ -256,22 +258,22 @@ class Fault(BaseModel):
     code: str
 
 
-class Refusal(BaseModel):
+class ErrorResponse(BaseModel):
     """The answer to a request that is not done."""
 
-    error: Fault
+    error: ErrorBody
 
 
-STATUSES: Mapping[State, Literal["queued", "in_progress", "completed", "failed"]] = {
-    State.QUEUED: "queued",
-    State.IN_PROGRESS: "in_progress",
-    State.COMPLETED: "completed",
-    State.FAILED: "failed",
-    State.CANCELLED: "failed",
+STATUS_OF_STATE: Mapping[JobState, Literal["queued", "in_progress", "completed", "failed"]] = {
+    JobState.QUEUED: "queued",
+    JobState.IN_PROGRESS: "in_progress",
+    JobState.COMPLETED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "failed",
 }
 """What clients know: four states."""
 
-SHARES: Mapping[str, tuple[int, int]] = {
+PROGRESS_RANGES: Mapping[str, tuple[int, int]] = {
     "load": (0, 5),
     "encode": (5, 10),
     "denoise": (10, 90),
@@ -281,48 +283,48 @@ SHARES: Mapping[str, tuple[int, int]] = {
 """Percent of a job's progress at which a phase begins and ends."""
 
 
-def video_of(job: Job, said: JSON, keep_seconds: float) -> Video:
+def video_from_job(job: Job, said: JSONObject, retention_seconds: float) -> Video:
     """A job as clients know it.
 
     Args:
-        job: from the ledger.
+        job: from the queue.
         said: what its worker said last.
-        keep_seconds: how long ended jobs are kept.
+        retention_seconds: how long ended jobs are kept.
     """
-    request, error = job.asked["request"], job.told.get("error")
-    if job.state is State.CANCELLED:
+    request, error = job.payload["request"], job.result.get("error")
+    if job.state is JobState.CANCELLED:
         error = {"code": "cancelled", "message": "cancelled"}
-    running = said if job.state is State.IN_PROGRESS else {}
+    running = said if job.state is JobState.IN_PROGRESS else {}
     return Video(
         id=job.id,
         created_at=int(job.created),
         completed_at=None if job.ended is None else int(job.ended),
-        expires_at=None if job.ended is None else int(job.ended + keep_seconds),
-        status=STATUSES[job.state],
-        progress=100 if job.state is State.COMPLETED else _percent(running),
-        model=job.asked["model"],
+        expires_at=None if job.ended is None else int(job.ended + retention_seconds),
+        status=STATUS_OF_STATE[job.state],
+        progress=100 if job.state is JobState.COMPLETED else _percent(running),
+        model=job.payload["model"],
         prompt=request["prompt"],
         seconds=f"{request['frames'] / FRAMES_PER_SECOND:g}",
         size=f"{request['width']}x{request['height']}",
         seed=request["seed"],
         error=None if error is None else JobError(code=error["code"], message=error["message"]),
-        humo=Details(
+        humo=JobDetails(
             state=job.state,
             phase=running.get("phase"),
             step=running.get("done"),
             steps=running.get("total"),
             seconds_left=running.get("seconds_left"),
             request=request,
-            notes=job.asked["notes"],
-            timings=job.told.get("video", {}).get("timings"),
+            notes=job.payload["notes"],
+            timings=job.result.get("video", {}).get("timings"),
         ),
     )
 
 
-def _percent(said: JSON) -> int:
-    if said.get("phase") not in SHARES:
+def _percent(said: JSONObject) -> int:
+    if said.get("phase") not in PROGRESS_RANGES:
         return 0
-    start, end = SHARES[said["phase"]]
+    start, end = PROGRESS_RANGES[said["phase"]]
     return start + int((end - start) * said["done"] / max(1, said["total"]))
 
 
@@ -332,16 +334,16 @@ def _percent(said: JSON) -> int:
 def body_schema() -> dict[str, Any]:
     """OpenAPI's description of the body of ``POST /v1/videos``, made from `GenerateRequest`."""
     own = GenerateRequest.model_json_schema()["properties"]
-    plain = {name: own[name] for name in PLAIN}
+    plain = {name: own[name] for name in CLIENT_FIELDS}
     alike = {name: {**own[field], "description": f"as {field}"} for name, field in ALIASES.items()}
-    others: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in OTHERS.items()}
+    others: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in EXTRA_FIELDS.items()}
     others["extra_params"]["type"] = "object"
-    others["fps"] = {"type": "integer", "enum": [FRAMES_PER_SECOND], "description": OTHERS["fps"]}
+    others["fps"] = {"type": "integer", "enum": [FRAMES_PER_SECOND], "description": EXTRA_FIELDS["fps"]}
 
-    def files(of: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
-        return {name: of(kind) for name, kind in FILES.items()}
+    def files(of: Callable[[MediaKind], dict[str, Any]]) -> dict[str, Any]:
+        return {name: of(kind) for name, kind in FILE_FIELDS.items()}
 
-    about = {kind: {"description": own[field]["description"]} for kind, field in FIELDS.items()}
+    about = {kind: {"description": own[field]["description"]} for kind, field in REQUEST_FIELDS.items()}
     address = {"type": "string", "pattern": "^data:"}
     several = {"type": "array", "items": address}
     uploads = files(lambda kind: about[kind] | {"type": "string", "format": "binary"})

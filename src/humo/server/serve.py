@@ -1,4 +1,4 @@
-"""Starts everything and ends everything: the ledger, the workers, the door."""
+"""Starts everything and ends everything: the queue, the workers, the door."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import uvicorn
 
 from humo.errors import RequestError
 from humo.files import os_error_text
-from humo.server.api_keys import Keys
+from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
-from humo.server.file_store import Store
-from humo.server.job_queue import Ledger
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
-from humo.server.supervisor import Supervisor, Workers, places
+from humo.server.supervisor import Supervisor, WorkerPool, worker_specs
 
 GRACE_SECONDS = 3
 """For requests that are being answered when the service is told to end."""
@@ -29,7 +29,7 @@ IDLE_SECONDS = 60
 """A line on which nothing comes is closed."""
 
 
-def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], None]) -> None:
+def serve(settings: Settings, keys: ApiKeys, say: Callable[[str, dict[str, Any]], None]) -> None:
     """Serve until interrupted or terminated.
 
     Args:
@@ -38,26 +38,28 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
         say: told where it listens.
 
     Raises:
-        HuMoError: the folder, the ledger, the address or the cluster cannot be used.
+        HuMoError: the folder, the queue, the address or the cluster cannot be used.
     """
     os.umask(0o077)  # what it writes is nobody else's
-    store = Store(settings.folder)
+    store = FileStore(settings.folder)
     database = settings.database or store.database
-    if settings.cluster is not None:
+    if settings.ray_address is not None:
         from humo.server import ray_workers
 
-        ray_workers.connect(settings.cluster, settings.replicas)
-        ray_workers.end(ray_workers.application(settings.folder, database))  # before what it may be writing is swept up
+        ray_workers.connect(settings.ray_address, settings.replicas)
+        ray_workers.delete_application(
+            ray_workers.application_name(settings.folder, database)
+        )  # before what it may be writing is swept up
     store.prepare()
-    listening = listen(settings)
-    ledger = Ledger(database)
-    ledger.put_back(tuple)  # nobody is at work yet
-    workers: Workers = Supervisor(settings.folder.absolute(), database, places(settings.devices))
-    if settings.cluster is not None:
-        workers = ray_workers.Cluster(settings, database, ledger)
-    service = Service(settings, store, ledger)
+    listening = bind_socket(settings)
+    queue = JobQueue(database)
+    queue.requeue_orphaned(tuple)  # nobody is at work yet
+    workers: WorkerPool = Supervisor(settings.folder.absolute(), database, worker_specs(settings.devices))
+    if settings.ray_address is not None:
+        workers = ray_workers.RayWorkers(settings, database, queue)
+    service = Service(settings, store, queue)
     app = make_app(service, keys, workers)
-    if settings.page:
+    if settings.web_ui:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # by default all users share one
         from humo.server.webui.page import PATH, mount
@@ -75,22 +77,22 @@ def serve(settings: Settings, keys: Keys, say: Callable[[str, dict[str, Any]], N
     )
     listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
     workers.start()
-    service.gate.keep_ready()
+    service.sanitizer.start_standby()
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     told = {"address": address, "models": list(settings.models), "keys": len(keys)}
-    if settings.page:
+    if settings.web_ui:
         told["page"] = f"{address}{PATH}"
     say(f"serving at {told.get('page', address)}", told)
     try:
         server.run(sockets=[listening])
     finally:
         workers.stop()
-        service.gate.close()
-        ledger.close()
+        service.sanitizer.close()
+        queue.close()
 
 
-def listen(settings: Settings) -> socket.socket:
+def bind_socket(settings: Settings) -> socket.socket:
     """The socket.
 
     Raises:

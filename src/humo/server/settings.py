@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from humo.environment import DEFAULT_HOST, DEFAULT_PORT
-from humo.server.upload_sanitizer import Limits
+from humo.server.upload_sanitizer import UploadLimits
 
-DAY = 86_400.0
+SECONDS_PER_DAY = 86_400.0
 """Seconds."""
 
 
@@ -19,19 +19,19 @@ class Settings:
 
     Args:
         folder: where everything is kept (`store`).
-        database: address of the ledger; by default a file in the folder.
+        database: address of the queue; by default a file in the folder.
         host, port: where it listens.
-        devices: one worker each (`supervisor.places`), unless there is a cluster.
-        cluster: of Ray, where the workers are in place of this machine: ``HOST:PORT``, or ``local`` for one made here.
+        devices: one worker each (`supervisor.worker_specs`), unless there is a cluster.
+        ray_address: of a Ray cluster that runs the workers: ``HOST:PORT``, or ``local`` for a new one.
         replicas: workers in the cluster; by default one a GPU, or one a machine where there are none.
         models: name -> model folder, None the model inside the package; the first is the default.
         limits: of what comes in.
-        keep_seconds: how long ended jobs and their files are kept.
-        most_waiting: jobs that may wait at once; more are refused.
-        hosts: names by which it may be called beside this machine's own, where it listens to this machine alone.
-        sources: hosts from which files are fetched where a client names an address; none by default.
-        most_pixels: of a whole video, all frames together.
-        page: put the web page on it.
+        retention_seconds: how long ended jobs and their files are kept.
+        max_waiting_jobs: jobs that may wait at once; more are refused.
+        allowed_hosts: further host names that a local service answers to.
+        fetch_hosts: hosts from which files are fetched where a client names an address; none by default.
+        max_video_pixels: of a whole video, all frames together.
+        web_ui: put the web page on it.
     """
 
     folder: Path
@@ -39,16 +39,16 @@ class Settings:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     devices: tuple[str, ...] = ("auto",)
-    cluster: str | None = None
+    ray_address: str | None = None
     replicas: int | None = None
     models: dict[str, str | None] = field(default_factory=lambda: {"humo-nano": None})
-    limits: Limits = field(default_factory=Limits)
-    keep_seconds: float = 7 * DAY
-    most_waiting: int = 1000
-    hosts: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
-    most_pixels: int = 200_000_000
-    page: bool = False
+    limits: UploadLimits = field(default_factory=UploadLimits)
+    retention_seconds: float = 7 * SECONDS_PER_DAY
+    max_waiting_jobs: int = 1000
+    allowed_hosts: tuple[str, ...] = ()
+    fetch_hosts: tuple[str, ...] = ()
+    max_video_pixels: int = 200_000_000
+    web_ui: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -56,7 +56,7 @@ class Settings:
         return is_loopback(self.host)
 
     @property
-    def keys(self) -> Path:
+    def keys_file(self) -> Path:
         """File of the keys."""
         return self.folder / "keys.json"
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before a worker is started again, by how often it died without having lived for `SETTLED`."""
+RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before a worker is started again, by how often it died without having lived for `STABLE_SECONDS`."""
 
-ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 """Of a worker, where the service's does not say otherwise: glibc keeps one heap for all the threads that jobs run in,
 rather than one for each, which grow with the jobs."""
 
-SETTLED = 30.0
+STABLE_SECONDS = 30.0
 """Seconds after which a worker's earlier deaths are forgotten."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerSpec:
     """A worker's name, the device it asks for, and what its environment says."""
 
     name: str
@@ -35,17 +35,17 @@ class Place:
     environment: Mapping[str, str]
 
 
-def places(devices: Sequence[str]) -> list[Place]:
+def worker_specs(devices: Sequence[str]) -> list[WorkerSpec]:
     """One worker for each device named: ``cpu``, ``mps``, ``auto``, ``cuda`` or ``cuda:N``, one name more than once for
     several workers on it."""
     found = []
     for number, device in enumerate(devices):
         kind, _, index = device.partition(":")
-        found.append(Place(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
+        found.append(WorkerSpec(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
     return found
 
 
-class Workers(Protocol):
+class WorkerPool(Protocol):
     """The workers of a service, wherever they are."""
 
     @property
@@ -68,11 +68,11 @@ class Supervisor:
 
     Args:
         folder: the service's.
-        database: address of the ledger.
+        database: address of the queue.
         workers: that shall be there.
     """
 
-    def __init__(self, folder: Path, database: str, workers: Sequence[Place]) -> None:
+    def __init__(self, folder: Path, database: str, workers: Sequence[WorkerSpec]) -> None:
         self._folder, self._database = folder, database
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ends = threading.Event()
@@ -97,25 +97,25 @@ class Supervisor:
         """How many are there."""
         return sum(process.poll() is None for process in self._processes.values())
 
-    def _keep(self, place: Place) -> None:
+    def _keep(self, place: WorkerSpec) -> None:
         deaths = 0
-        while not self._ends.wait(PAUSES[min(deaths, len(PAUSES) - 1)]):
+        while not self._ends.wait(RESTART_DELAYS[min(deaths, len(RESTART_DELAYS) - 1)]):
             began = time.monotonic()
             process = self._begin(place)
             process.wait()
             if self._ends.is_set():
                 return
             self.restarts += 1
-            deaths = 1 if time.monotonic() - began > SETTLED else deaths + 1
+            deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
             logger.warning("%s ended with %s and is started again", place.name, process.returncode)
 
-    def _begin(self, place: Place) -> subprocess.Popen[bytes]:
+    def _begin(self, place: WorkerSpec) -> subprocess.Popen[bytes]:
         words = [str(self._folder), self._database, place.name, place.device]
         process = subprocess.Popen(
             [sys.executable, "-m", "humo.server.worker", *words],
             stdin=subprocess.PIPE,  # it ends when this process is gone, whatever it died of
             stdout=subprocess.DEVNULL,
-            env={**ENVIRONMENT, **os.environ, **place.environment},
+            env={**WORKER_ENVIRONMENT, **os.environ, **place.environment},
         )
         self._processes[place.name] = process
         if self._ends.is_set():

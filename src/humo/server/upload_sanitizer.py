@@ -27,16 +27,16 @@ from humo.errors import HuMoError, MediaError, RequestError, StorageError
 from humo.files import storage_error
 from humo.limits import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
 
-Kind = Literal["image", "audio"]
+MediaKind = Literal["image", "audio"]
 
-SUFFIXES: dict[Kind, str] = {"image": ".png", "audio": ".wav"}
+SANITIZED_SUFFIXES: dict[MediaKind, str] = {"image": ".png", "audio": ".wav"}
 """Of what is written anew."""
 
 _DATA_ADDRESS = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UploadLimits:
     """What is taken at most.
 
     Args:
@@ -56,12 +56,12 @@ class Limits:
     memory_bytes: int = 2 * 2**30
     seconds: int = 60
 
-    def bytes_of(self, kind: Kind) -> int:
+    def file_bytes(self, kind: MediaKind) -> int:
         """Of a file of a kind."""
         return self.image_bytes if kind == "image" else self.audio_bytes
 
 
-class Gate:
+class UploadSanitizer:
     """Lets files in, a few at a time.
 
     Args:
@@ -69,14 +69,14 @@ class Gate:
         at_once: files that are decoded at the same time.
     """
 
-    def __init__(self, limits: Limits, at_once: int = 2) -> None:
+    def __init__(self, limits: UploadLimits, at_once: int = 2) -> None:
         self.limits = limits
         self._turns = asyncio.Semaphore(at_once)
         self._ready: subprocess.Popen[bytes] | None = None
         self._keeps_ready = False
         self._lock = threading.Lock()
 
-    def keep_ready(self) -> None:
+    def start_standby(self) -> None:
         """Have a decoder started before its file comes, from now on: most of its time goes into starting."""
         with self._lock:
             self._keeps_ready, self._ready = True, self._ready or _start()
@@ -89,7 +89,7 @@ class Gate:
                 _end(self._ready)
                 self._ready = None
 
-    async def admit(self, content: bytes, kind: Kind, field: str) -> bytes:
+    async def sanitize(self, content: bytes, kind: MediaKind, field: str) -> bytes:
         """A file, written anew.
 
         Args:
@@ -101,7 +101,7 @@ class Gate:
             MediaError: it is too large, not of that kind, or damaged.
             StorageError: there is no room to look at it.
         """
-        most = self.limits.bytes_of(kind)
+        most = self.limits.file_bytes(kind)
         if len(content) > most:
             raise MediaError(field, f"is larger than {most // 2**20} MiB", "give a smaller file")
         if not content:
@@ -109,9 +109,9 @@ class Gate:
         async with self._turns:
             return await asyncio.to_thread(self._decode, content, kind, field)
 
-    def _decode(self, content: bytes, kind: Kind, field: str) -> bytes:
+    def _decode(self, content: bytes, kind: MediaKind, field: str) -> bytes:
         with _folder() as folder:
-            source, target = folder / "given", folder / f"made{SUFFIXES[kind]}"
+            source, target = folder / "given", folder / f"made{SANITIZED_SUFFIXES[kind]}"
             source.write_bytes(content)
             told = {
                 "kind": kind,
@@ -198,7 +198,7 @@ def _refusal(said: bytes, field: str) -> HuMoError:
         return MediaError(field, "cannot be decoded within this service's limits", "give another file")
 
 
-def from_data_address(text: str, most: int, field: str) -> bytes:
+def decode_data_url(text: str, most: int, field: str) -> bytes:
     """The content of a ``data:...;base64,...`` address.
 
     Args:

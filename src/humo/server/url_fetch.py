@@ -17,10 +17,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from humo.errors import RequestError
 
-SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 """For all of it."""
 
-PIECE_BYTES = 2**16
+CHUNK_BYTES = 2**16
 HTTPS_PORT = 443
 
 _HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.A)
@@ -32,18 +32,18 @@ _PLAIN = re.compile(r"https://[!-\[\]-~]+", re.A)
 Resolve = Callable[[str], Collection[str]]
 
 
-def look_up(host: str) -> Collection[str]:
+def resolve_host(host: str) -> Collection[str]:
     """All numbers of a host."""
     return {str(found[4][0]) for found in socket.getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)}
 
 
-def fetch(
+def fetch_url(
     address: str,
     *,
-    hosts: Collection[str],
-    most: int,
+    allowed_hosts: Collection[str],
+    max_bytes: int,
     field: str,
-    resolve: Resolve = look_up,
+    resolve: Resolve = resolve_host,
     context: ssl.SSLContext | None = None,
 ) -> bytes:
     """The content of an address.
@@ -60,15 +60,15 @@ def fetch(
         RequestError: it may not be fetched, cannot be, or holds too much.
     """
     try:
-        parts = allowed(address, hosts)
-        number = public(resolve(str(parts.hostname)))
-        return _get(parts, number, most, context or ssl.create_default_context())
+        parts = check_url(address, allowed_hosts)
+        number = public_address(resolve(str(parts.hostname)))
+        return _get(parts, number, max_bytes, context or ssl.create_default_context())
     except (OSError, ValueError, http.client.HTTPException):
-        remedy = "upload the file itself, or name one at " + (", ".join(sorted(hosts)) or "no host at all")
+        remedy = "upload the file itself, or name one at " + (", ".join(sorted(allowed_hosts)) or "no host at all")
         raise RequestError(field, "cannot be fetched from there", remedy) from None
 
 
-def allowed(address: str, hosts: Collection[str]) -> SplitResult:
+def check_url(address: str, hosts: Collection[str]) -> SplitResult:
     """The parts of an address that may be asked.
 
     Raises:
@@ -86,7 +86,7 @@ def allowed(address: str, hosts: Collection[str]) -> SplitResult:
     return parts
 
 
-def public(numbers: Collection[str]) -> str:
+def public_address(numbers: Collection[str]) -> str:
     """One of a host's numbers, if all of them are public.
 
     Raises:
@@ -107,17 +107,17 @@ class _Connection(http.client.HTTPSConnection):
     """To a number that was looked at, under the host's name."""
 
     def __init__(self, host: str, number: str, context: ssl.SSLContext) -> None:
-        super().__init__(host, HTTPS_PORT, timeout=SECONDS, context=context)
+        super().__init__(host, HTTPS_PORT, timeout=TIMEOUT_SECONDS, context=context)
         self._number, self._trust = number, context
 
     def connect(self) -> None:
         """Connect, and look no host up again."""
-        plain = socket.create_connection((self._number, HTTPS_PORT), SECONDS)
+        plain = socket.create_connection((self._number, HTTPS_PORT), TIMEOUT_SECONDS)
         self.sock = self._trust.wrap_socket(plain, server_hostname=self.host)
 
 
 def _get(parts: SplitResult, number: str, most: int, context: ssl.SSLContext) -> bytes:
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + TIMEOUT_SECONDS
     connection = _Connection(str(parts.hostname), number, context)
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -126,7 +126,7 @@ def _get(parts: SplitResult, number: str, most: int, context: ssl.SSLContext) ->
         if answer.status != http.client.OK:
             raise ValueError("not there, or elsewhere")
         content = bytearray()
-        while piece := answer.read1(PIECE_BYTES):
+        while piece := answer.read1(CHUNK_BYTES):
             content += piece
             if len(content) > most or time.monotonic() > until:
                 raise ValueError("too much, or too slow")

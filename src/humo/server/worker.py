@@ -1,4 +1,4 @@
-"""A worker: one process for one device, which takes a job from the ledger, makes its video, and takes the next.
+"""A worker: one process for one device, which takes a job from the queue, makes its video, and takes the next.
 
 It ends when the one that started it is gone, so that no two processes of one name are ever at work.
 """
@@ -27,23 +27,32 @@ from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
 from humo.progress import Event
-from humo.server.file_store import ENOUGH, Store, write
-from humo.server.job_queue import APPLICATION, JSON, QUEUE, VERSION, WORKFLOW, Json, Ledger, State
+from humo.server.file_store import FINISH_REQUESTED, FileStore, write_file
+from humo.server.job_queue import (
+    APPLICATION_NAME,
+    PAYLOAD_VERSION,
+    QUEUE_NAME,
+    WORKFLOW_NAME,
+    JobQueue,
+    JobState,
+    JSONObject,
+    JSONSerializer,
+)
 
-TELL_SECONDS = 0.2
+PROGRESS_SECONDS = 0.2
 """At most so often the progress is written down."""
 
 PREVIEW_SECONDS = 1.0
 """At most so often the picture that is taking shape is written."""
 
-LOOK_SECONDS = 0.5
+CANCEL_CHECK_SECONDS = 0.5
 """So often a worker looks whether its job was cancelled."""
 
-NICE = 5
+NICENESS = 5
 """By so much a worker comes after the service on the same cores: who asks for a job is answered while one is made."""
 
-WRITTEN_SECONDS = 2.0
-"""In which the end of a job is in the ledger, if there is room for it."""
+RESULT_SAVE_SECONDS = 2.0
+"""In which the end of a job is in the queue, if there is room for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +66,11 @@ class Lost(Exception):  # noqa: N818 - not an error
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class FinishedJob:
     """What came of a job: what was said of it, when (on the monotonic clock), and the moment at which it was begun."""
 
-    told: JSON
-    moment: float
+    result: JSONObject
+    finished: float
     started: float | None
 
 
@@ -70,118 +79,118 @@ class Worker:
 
     Args:
         store: the service's folder.
-        ledger: to look whether a job is still wanted.
+        queue: to look whether a job is still wanted.
         device: of a request.
     """
 
-    def __init__(self, store: Store, ledger: Ledger, device: str) -> None:
-        self._store, self._ledger, self._device = store, ledger, device
+    def __init__(self, store: FileStore, queue: JobQueue, device: str) -> None:
+        self._store, self._queue, self._device = store, queue, device
         self._engine = Engine()
         self._has_begun = False
-        self._ends: dict[str, End] = {}
-        self._unheard: dict[str, JSON] = {}
+        self._ends: dict[str, FinishedJob] = {}
+        self._unheard: dict[str, JSONObject] = {}
 
-    def make(self, job_id: str, asked: JSON) -> JSON:
+    def run_job(self, job_id: str, payload: JSONObject) -> JSONObject:
         """Make the video of a job, unless it was made and only could not be written down.
 
         Returns:
-            what the ledger shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
+            what the queue shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
         if not self._has_begun:
             importlib.import_module("humo.inference.pipeline")  # and with it all the libraries
             gc.freeze()  # what they are made of stays, and is not looked through after each job
             self._has_begun = True
         try:
-            return self._make_once(job_id, asked)
+            return self._run_or_reuse(job_id, payload)
         finally:
             gc.collect()  # what a job leaves in circles would otherwise lie among what the next ones make
 
-    def _make_once(self, job_id: str, asked: JSON) -> JSON:
-        begun = self._ledger.find(job_id)
+    def _run_or_reuse(self, job_id: str, asked: JSONObject) -> JSONObject:
+        begun = self._queue.find(job_id)
         told = self._unheard.pop(job_id, None)
-        if told is None or ("video" in told and not self._store.output(job_id).is_file()):
+        if told is None or ("video" in told and not self._store.output_path(job_id).is_file()):
             try:
                 told = self._attempt(job_id, asked)
             except Lost:  # its files are the other one's, and nobody hears what this one says
-                return _failed("worker_lost", "another worker makes it")
-        self._ends[job_id] = End(told, time.monotonic(), None if begun is None else begun.started)
+                return _error_result("worker_lost", "another worker makes it")
+        self._ends[job_id] = FinishedJob(told, time.monotonic(), None if begun is None else begun.started)
         return told
 
-    def see_to_it(self) -> None:
+    def retry_unsaved_results(self) -> None:
         """Look whether the ends of jobs were written down; where there was no room for that, they are once more."""
         for job_id, end in list(self._ends.items()):
-            if time.monotonic() - end.moment > WRITTEN_SECONDS:
-                job = self._ledger.find(job_id)
+            if time.monotonic() - end.finished > RESULT_SAVE_SECONDS:
+                job = self._queue.find(job_id)
                 # one that was begun at another moment is another worker's by now
-                if job is not None and job.state is State.IN_PROGRESS and job.started == end.started:
-                    self._unheard[job_id] = end.told
-                    self._ledger.hear_again(job_id)
+                if job is not None and job.state is JobState.IN_PROGRESS and job.started == end.started:
+                    self._unheard[job_id] = end.result
+                    self._queue.requeue(job_id)
                 del self._ends[job_id]
 
-    def _attempt(self, job_id: str, asked: JSON) -> JSON:
+    def _attempt(self, job_id: str, asked: JSONObject) -> JSONObject:
         told = self._outcome(job_id, asked)
         try:
             if "error" in told:
                 self._store.remove(job_id)  # of what failed, nothing is left
-            self._store.settle(job_id)
+            self._store.clear_progress(job_id)
         except OSError:  # the folder itself is at fault, and the job's end says so
             logger.exception("of job %s something may be left", job_id)
         return told
 
-    def _outcome(self, job_id: str, asked: JSON) -> JSON:
+    def _outcome(self, job_id: str, asked: JSONObject) -> JSONObject:
         try:
-            return {"video": self._make(job_id, asked)}
+            return {"video": self._generate(job_id, asked)}
         except Lost:
             raise
         except Cancelled:
-            return _failed("cancelled", "cancelled")
+            return _error_result("cancelled", "cancelled")
         except HuMoError as error:
             code = "storage" if isinstance(error, StorageError) else "invalid_request"
-            return _failed(code, self._store.without_places(str(error)))
+            return _error_result(code, self._store.redact_paths(str(error)))
         except MemoryError:
-            return _failed("out_of_memory", "too large for this machine's memory; ask for less")
+            return _error_result("out_of_memory", "too large for this machine's memory; ask for less")
         except Exception as error:  # a fault of ours must not take the worker with it
             if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
-                return _failed("storage", str(storage_error(error)))
+                return _error_result("storage", str(storage_error(error)))
             logger.exception("job %s failed", job_id)
             code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
-            return _failed(code, f"{type(error).__name__}: {error}")
+            return _error_result(code, f"{type(error).__name__}: {error}")
 
-    def _make(self, job_id: str, asked: JSON) -> JSON:
-        fields = self._store.fields(asked["fields"]) | {
-            "output": str(self._store.output(job_id)),
+    def _generate(self, job_id: str, asked: JSONObject) -> JSONObject:
+        fields = self._store.resolve_inputs(asked["fields"]) | {
+            "output": str(self._store.output_path(job_id)),
             "sidecar": True,
             "device": self._device,
         }
         plan = prepare_job(build_request(fields))
-        listener = Listener(self._store, self._ledger, job_id)
+        listener = JobReporter(self._store, self._queue, job_id)
         result = generate(
             plan,
             engine=self._engine,
             listener=listener,
             keep_paths=False,
-            is_enough=listener.is_enough,
-            windows=self._store.running(job_id, ".windows"),
+            is_enough=listener.finish_requested,
+            windows=self._store.running_path(job_id, ".windows"),
         )
-        self._thumbnail(job_id, result.frames)
-        listener.look()  # what was cancelled while it was written leaves nothing
+        self._save_thumbnail(job_id, result.frames)
+        listener.raise_if_stopped()  # what was cancelled while it was written leaves nothing
         told = result.as_dict() | {"peak_bytes": peak_bytes()}
         del told["path"]  # where it lies is nobody's business
         return told
 
-    def _thumbnail(self, job_id: str, frames: int) -> None:
+    def _save_thumbnail(self, job_id: str, frames: int) -> None:
         """The frame in the middle, as a picture."""
         from humo.media.video import read_frame
 
-        frame = read_frame(self._store.output(job_id), frames // 2)
-        save_picture(frame, self._store.output(job_id, "thumbnail"))
+        frame = read_frame(self._store.output_path(job_id), frames // 2)
+        save_png(frame, self._store.output_path(job_id, "thumbnail"))
 
 
-def _failed(code: str, message: str) -> JSON:
+def _error_result(code: str, message: str) -> JSONObject:
     return {"error": {"code": code, "message": message}}
 
 
-def save_picture(frame: NDArray[np.uint8], path: Path) -> None:
+def save_png(frame: NDArray[np.uint8], path: Path) -> None:
     """Write a frame (H, W, 3) as PNG.
 
     Raises:
@@ -189,15 +198,15 @@ def save_picture(frame: NDArray[np.uint8], path: Path) -> None:
     """
     content = io.BytesIO()
     Image.fromarray(frame).save(content, format="PNG")
-    write(path, content.getvalue())
+    write_file(path, content.getvalue())
 
 
-class Listener:
+class JobReporter:
     """Writes a job's progress down, and stops the job when it was cancelled."""
 
-    def __init__(self, store: Store, ledger: Ledger, job_id: str) -> None:
-        self._store, self._ledger, self._id = store, ledger, job_id
-        begun = ledger.find(job_id)
+    def __init__(self, store: FileStore, queue: JobQueue, job_id: str) -> None:
+        self._store, self._queue, self._id = store, queue, job_id
+        begun = queue.find(job_id)
         self._started = None if begun is None else begun.started
         self._told = self._looked = self._shown = 0.0
         self._phase, self._began, self._first = "", 0.0, 0
@@ -213,34 +222,34 @@ class Listener:
         if event.phase != self._phase:
             self._phase, self._began, self._first = event.phase, now, event.done
         is_end = event.done in (0, event.total)
-        if is_end or now - self._told >= TELL_SECONDS:
+        if is_end or now - self._told >= PROGRESS_SECONDS:
             self._told = now
-            self._store.tell(self._id, {**self._progress(event, now), "at": time.time()})
+            self._store.write_progress(self._id, {**self._progress(event, now), "at": time.time()})
         if event.preview is not None and now - self._shown >= PREVIEW_SECONDS:
             self._shown = now
-            save_picture(event.preview(), self._store.running(self._id, ".png"))
-        if now - self._looked >= LOOK_SECONDS:
+            save_png(event.preview(), self._store.running_path(self._id, ".png"))
+        if now - self._looked >= CANCEL_CHECK_SECONDS:
             self._looked = now
-            self.look()
+            self.raise_if_stopped()
 
-    def look(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Look whether the job is still wanted, and of this worker.
 
         Raises:
             Cancelled: nobody wants the video any more.
             Lost: another worker makes it.
         """
-        job = self._ledger.find(self._id)
-        if job is None or job.state is State.CANCELLED:
+        job = self._queue.find(self._id)
+        if job is None or job.state is JobState.CANCELLED:
             raise Cancelled
         if job.started != self._started:
             raise Lost
 
-    def is_enough(self) -> bool:
+    def finish_requested(self) -> bool:
         """Whether the client wants what there is by now."""
-        return self._store.running(self._id, ENOUGH).exists()
+        return self._store.running_path(self._id, FINISH_REQUESTED).exists()
 
-    def _progress(self, event: Event, now: float) -> JSON:
+    def _progress(self, event: Event, now: float) -> JSONObject:
         done = event.done - self._first
         left = None if done < 1 else round((now - self._began) / done * (event.total - event.done), 1)
         return {"phase": event.phase, "done": event.done, "total": event.total, "seconds_left": left}
@@ -256,60 +265,60 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def work(folder: Path, database: str, name: str, device: str) -> None:
+def run_worker(folder: Path, database: str, name: str, device: str) -> None:
     """Work until the standard input ends.
 
     Args:
         folder: the service's.
-        database: address of the ledger.
+        database: address of the queue.
         name: of this worker: what a worker of this name had begun when it died is begun anew.
         device: of a request.
     """
     if hasattr(os, "nice"):  # not on Windows
-        os.nice(NICE)
-    store, ledger = Store(folder), Ledger(database)
-    worker = Worker(store, ledger, device)
+        os.nice(NICENESS)
+    store, queue = FileStore(folder), JobQueue(database)
+    worker = Worker(store, queue, device)
     config: DBOSConfig = {
-        "name": APPLICATION,
+        "name": APPLICATION_NAME,
         "system_database_url": database,
-        "serializer": Json(),
+        "serializer": JSONSerializer(),
         "executor_id": name,
-        "application_version": VERSION,
+        "application_version": PAYLOAD_VERSION,
         "log_level": "WARNING",
         "run_migrations": False,
     }
     DBOS(config=config)
 
-    @DBOS.workflow(name=WORKFLOW)
-    def make_video(asked: JSON) -> JSON:
+    @DBOS.workflow(name=WORKFLOW_NAME)
+    def make_video(asked: JSONObject) -> JSONObject:
         job_id = DBOS.workflow_id
         assert job_id is not None
-        return worker.make(job_id, asked)
+        return worker.run_job(job_id, asked)
 
-    DBOS.listen_queues([QUEUE])
+    DBOS.listen_queues([QUEUE_NAME])
     DBOS.launch()
-    threading.Thread(target=_end_with_the_service, daemon=True).start()
+    threading.Thread(target=_exit_with_service, daemon=True).start()
     while True:
-        time.sleep(WRITTEN_SECONDS)
+        time.sleep(RESULT_SAVE_SECONDS)
         try:
-            worker.see_to_it()
+            worker.retry_unsaved_results()
         except StorageError as error:  # still no room
             logger.warning("%s", error)
 
 
-def _end_with_the_service() -> None:
+def _exit_with_service() -> None:
     sys.stdin.read()
     os._exit(0)  # whatever is at work is begun anew by the next of this name
 
 
-def main(words: list[str]) -> None:
+def main(argv: list[str]) -> None:
     """``python -m humo.server.worker``, started by `supervisor`."""
     parser = argparse.ArgumentParser()
     for option in ("folder", "database", "name", "device"):
         parser.add_argument(option)
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
-    work(Path(options.folder), options.database, options.name, options.device)
+    run_worker(Path(options.folder), options.database, options.name, options.device)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ def widget(name: str, preset: Preset) -> Any:
         return gr.Dropdown(label=name, info=field.description, choices=["", *choices], value="", elem_id=name)
     if any(kind.get("type") == "boolean" for kind in kinds):
         return gr.Checkbox(label=name, info=field.description, value=field.default, elem_id=name)
-    hint = default_of(name, preset)
+    hint = default_text(name, preset)
     return gr.Textbox(label=name, info=field.description, value="", placeholder=hint, max_lines=1, elem_id=name)
 
 
-def default_of(name: str, preset: Preset) -> str:
+def default_text(name: str, preset: Preset) -> str:
     """What a field that is left open will be, where the model's family settles it."""
     place = preset.scales if name in SCALES else preset
     found = getattr(place, SCALES.get(name, name), None)

@@ -24,13 +24,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from humo.errors import HuMoError, RequestError, StorageError
-from humo.server.middleware import owner_in, refusal
+from humo.server.middleware import error_response, request_owner
 from humo.server.webui.uploads import Upload, Uploads
 
-MOST_EVENT_BYTES = 2**20
+MAX_EVENT_BYTES = 2**20
 """Of what the page says of a form: a prompt of 10,000 characters, and little else."""
 
-MOST_DEPTH = 4
+MAX_LIST_DEPTH = 4
 """Of lists in lists in such a message."""
 
 _FILES = re.compile(
@@ -56,7 +56,7 @@ POLICY = (
 """What a browser may do with the page: nothing that leads elsewhere, and no other page may show it inside itself."""
 
 
-class PageGuard:
+class GradioProxy:
     """Stands around the page's library.
 
     Args:
@@ -77,14 +77,14 @@ class PageGuard:
             answer = await self._answer(request)
         except HuMoError as error:
             status = 507 if isinstance(error, StorageError) else 400
-            said = self._uploads.store.without_places(str(error))
-            answer = refusal(status, said, "storage" if status == 507 else "invalid_request", error.field)
+            said = self._uploads.store.redact_paths(str(error))
+            answer = error_response(status, said, "storage" if status == 507 else "invalid_request", error.field)
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> ASGIApp:
         """What answers: we, or the library."""
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        owner = owner_in(request.scope)
+        owner = request_owner(request.scope)
         inner = path.removeprefix("/gradio_api/")
         if request.method in ("GET", "HEAD"):
             if _FILES.fullmatch(path) and ".." not in path:
@@ -106,7 +106,7 @@ class PageGuard:
                 return self._pass(request, query=_asked(request), body=json.dumps(event).encode())
             if inner == "upload":
                 return JSONResponse(await self._uploads.receive(request, owner))
-        return refusal(404, "there is nothing here; the page is at /ui", "not_found")
+        return error_response(404, "there is nothing here; the page is at /ui", "not_found")
 
     # -- what is written anew -----------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class PageGuard:
         for name, number in numbers.items():
             if number is not None and type(number) is not int:
                 raise RequestError(name, "is not a number", "load the page anew")
-        data = [self._value(one, owner, MOST_DEPTH) for one in told["data"]]
+        data = [self._value(one, owner, MAX_LIST_DEPTH) for one in told["data"]]
         return {"data": data, **numbers, "session_hash": self._session(told.get("session_hash"), owner)}
 
     def _value(self, value: Any, owner: str, depth: int) -> Any:
@@ -151,10 +151,10 @@ class PageGuard:
         """A file that waits, to be looked at by the one who brought it."""
         found = self._uploads.find(name, owner)
         if found is None:
-            return refusal(404, "there is no such file; give it once more", "not_found")
+            return error_response(404, "there is no such file; give it once more", "not_found")
         return FileResponse(
             found.path,
-            media_type=_kind(found.title),
+            media_type=_kind(found.client_name),
             headers={
                 "content-disposition": "attachment",
                 "content-security-policy": "sandbox",
@@ -219,6 +219,6 @@ async def _body(request: Request) -> bytes:
     found = bytearray()
     async for piece in request.stream():
         found += piece
-        if len(found) > MOST_EVENT_BYTES:
-            raise RequestError("body", f"is longer than {MOST_EVENT_BYTES // 2**10} KiB", "say less")
+        if len(found) > MAX_EVENT_BYTES:
+            raise RequestError("body", f"is longer than {MAX_EVENT_BYTES // 2**10} KiB", "say less")
     return bytes(found)

@@ -8,17 +8,17 @@ from html import escape
 from pathlib import Path
 
 from humo.request import GenerationPlan
-from humo.server.job_queue import Job, State
+from humo.server.job_queue import Job, JobState
 from humo.server.schemas import Video
 
-LIMITS = (
+LIMITS_TEXT = (
     "HuMo makes a short clip of somebody who says exactly the sound you give. It does not know who anybody is, "
     "invents what the words leave open, and gets hands, small faces and text wrong. The model inside the package makes "
     "96 × 96 pixels, of people that were never filmed; it is here to try things out. Every video says that a machine "
     "made it."
 )
 
-PHASES = {
+PHASE_TEXTS = {
     "load": "loading the model",
     "encode": "reading words, pictures and sound",
     "denoise": "making the picture",
@@ -26,11 +26,11 @@ PHASES = {
     "write": "writing the video",
 }
 
-STATES = {
-    State.QUEUED: "queued",
-    State.IN_PROGRESS: "being made, {}\N{NO-BREAK SPACE}%",
-    State.FAILED: "failed",
-    State.CANCELLED: "stopped",
+STATE_TEXTS = {
+    JobState.QUEUED: "queued",
+    JobState.IN_PROGRESS: "being made, {}\N{NO-BREAK SPACE}%",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "stopped",
 }
 """On a card that has no picture yet; its percent."""
 
@@ -57,7 +57,7 @@ footer {display: none !important}
 """
 
 
-def wrong(error: object) -> str:
+def error_box(error: object) -> str:
     """Something that cannot be done, in one line."""
     return f'<div class="humo-wrong" role="alert">{escape(str(error))}</div>'
 
@@ -67,20 +67,20 @@ def note(text: str) -> str:
     return f'<div class="humo-note">{escape(text)}</div>'
 
 
-def picture(content: bytes, title: str, kind: str = "humo-shape") -> str:
+def image_tag(content: bytes, title: str, kind: str = "humo-shape") -> str:
     """A PNG, in the page itself."""
     data = base64.b64encode(content).decode()
     return f'<img class="{kind}" alt="{escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def given(pictures: Sequence[Path], sound: bool) -> str:
+def input_previews(pictures: Sequence[Path], sound: bool) -> str:
     """The pictures that were let in."""
-    shown = "".join(picture(path.read_bytes(), f"picture {number}", "") for number, path in enumerate(pictures, 1))
+    shown = "".join(image_tag(path.read_bytes(), f"picture {number}", "") for number, path in enumerate(pictures, 1))
     heard = note("with the sound") if sound else ""
     return f'<div class="humo-given">{shown}</div>{heard}'
 
 
-def forecast(plan: GenerationPlan, seconds: float | None, peak_bytes: float | None) -> str:
+def plan_summary(plan: GenerationPlan, seconds: float | None, peak_bytes: float | None) -> str:
     """What will happen, before it does."""
     geometry, request = plan.geometry, plan.request
     parts = [
@@ -106,16 +106,16 @@ def duration(seconds: float) -> str:
 def progress(video: Video, shape: bytes | None, ahead: int) -> str:
     """How a job is doing."""
     told = video.humo
-    if told.state is State.QUEUED:
+    if told.state is JobState.QUEUED:
         return note("waiting for its turn" + (f"; {ahead} before it" if ahead else "")) + _bar(0)
     if told.phase is None:
         return note("beginning") + _bar(video.progress)
-    words = PHASES[told.phase]
+    words = PHASE_TEXTS[told.phase]
     if told.steps and told.steps > 1:
         words += f", {told.step} of {told.steps}"
     if told.seconds_left:
         words += f", {duration(told.seconds_left)} left"
-    return note(words) + _bar(video.progress) + (picture(shape, "how it looks by now") if shape else "")
+    return note(words) + _bar(video.progress) + (image_tag(shape, "how it looks by now") if shape else "")
 
 
 def _bar(percent: int) -> str:
@@ -127,10 +127,10 @@ def _bar(percent: int) -> str:
 
 def result(video: Video) -> str:
     """A job that has ended: the video beside its settings, or why there is none."""
-    if video.humo.state is State.CANCELLED:
+    if video.humo.state is JobState.CANCELLED:
         return note("stopped")
     if video.error is not None:
-        return wrong(video.error.message)
+        return error_box(video.error.message)
     address = f"/v1/videos/{video.id}/content"
     shown = (
         f'<video class="humo-video" controls autoplay playsinline loop src="{address}" '
@@ -157,19 +157,19 @@ def history(videos: Sequence[Video], prefix: str) -> str:
     """The videos made so far, each a link that shows it again."""
     if not videos:
         return note("Nothing yet.")
-    return '<ul class="humo-past">' + "".join(f"<li>{_past(video, prefix)}</li>" for video in videos) + "</ul>"
+    return '<ul class="humo-past">' + "".join(f"<li>{_history(video, prefix)}</li>" for video in videos) + "</ul>"
 
 
-def _past(video: Video, prefix: str) -> str:
+def _history(video: Video, prefix: str) -> str:
     state = video.humo.state
-    if state is State.COMPLETED:
+    if state is JobState.COMPLETED:
         shown = f'<img loading="lazy" alt="" src="/v1/videos/{video.id}/content?variant=thumbnail">'
     else:
-        shown = f'<div class="humo-none">{STATES[state].format(video.progress)}</div>'
+        shown = f'<div class="humo-none">{STATE_TEXTS[state].format(video.progress)}</div>'
     return f'<a href="{prefix}?video={video.id}">{shown}<span>{escape(video.prompt)}</span></a>'
 
 
-def seconds_of(jobs: Sequence[Job], plan: GenerationPlan) -> float | None:
+def estimate_seconds(jobs: Sequence[Job], plan: GenerationPlan) -> float | None:
     """How long a plan will take, from those of the same model that were made: by passes and tokens.
 
     Args:
@@ -178,9 +178,9 @@ def seconds_of(jobs: Sequence[Job], plan: GenerationPlan) -> float | None:
     """
     rates, others = [], []
     for job in jobs:
-        timings = job.told.get("video", {}).get("timings", {})
+        timings = job.result.get("video", {}).get("timings", {})
         if "denoise" in timings:
-            rates.append(timings["denoise"] / (job.asked["passes"] * job.asked["tokens"]))
+            rates.append(timings["denoise"] / (job.payload["passes"] * job.payload["tokens"]))
             others.append(sum(spent for phase, spent in timings.items() if phase not in ("denoise", "load")))
     if not rates:
         return None

@@ -21,17 +21,17 @@ from humo.errors import HuMoError
 from humo.jobs.generate import preset_of
 from humo.request import GenerateRequest, parse_request
 from humo.server.job_queue import Job
-from humo.server.middleware import owner_in
-from humo.server.schemas import OURS
-from humo.server.service import AbsentError, Kept, Service, kept_of
-from humo.server.upload_sanitizer import Kind
+from humo.server.middleware import request_owner
+from humo.server.schemas import SERVER_FIELDS
+from humo.server.service import NotFoundError, Service, StoredInputs, stored_inputs
+from humo.server.upload_sanitizer import MediaKind
 from humo.server.webui import html
 from humo.server.webui.form import examples_folder, read_examples, widget
-from humo.server.webui.gradio_proxy import PageGuard
+from humo.server.webui.gradio_proxy import GradioProxy
 from humo.server.webui.uploads import Uploads
 
 PATH = "/ui"
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 BOX = 226
 """Pixels, of the height of what files are dropped into."""
 
@@ -51,10 +51,10 @@ USUAL = ("seconds", "seed", "steps")
 """Settings in sight; the others are folded."""
 
 PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
-FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in OURS | PLACED)
+FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in SERVER_FIELDS | PLACED)
 
-Change = dict[Any, Any]
-Told = Mapping[str, Any]
+Updates = dict[Any, Any]
+UploadedFile = Mapping[str, Any]
 """What the library says of a file: its path, which is one of `Uploads`."""
 
 
@@ -81,7 +81,7 @@ def mount(app: FastAPI, service: Service) -> FastAPI:
     )
     library = mounted.routes[-1]
     assert isinstance(library, Mount)
-    library.app = PageGuard(library.app, uploads)
+    library.app = GradioProxy(library.app, uploads)
     return mounted
 
 
@@ -146,11 +146,11 @@ class Page:
         self.result = gr.HTML(elem_id="result")
         with gr.Row():
             self.again = gr.Button("Again with another seed", visible=False, elem_id="again")
-            self.change = gr.Button("Change and rerun", visible=False, elem_id="change")
+            self.change = gr.Button("Updates and rerun", visible=False, elem_id="change")
         gr.Markdown("## Made so far")
         self.history = gr.HTML(elem_id="history")
         self.clock = gr.Timer(WATCHED_SECONDS, active=False)
-        gr.HTML(html.note(html.LIMITS))
+        gr.HTML(html.note(html.LIMITS_TEXT))
         self._connect(folder)
 
     def _connect(self, folder: Path | None) -> None:
@@ -161,8 +161,8 @@ class Page:
         quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
         filled = [*form, self.shown, self.empty]
 
-        self.make.click(self._make, form, following, **quiet)
-        self.again.click(self._again, [self.job], following, **quiet)
+        self.make.click(self._generate, form, following, **quiet)
+        self.again.click(self._rerun, [self.job], following, **quiet)
         self.stop.click(self._stop, [self.job], None, **quiet)
         self.finish.click(self._finish, [self.job], None, **quiet)
         to_words = "() => {document.querySelector('#prompt textarea').focus()}"
@@ -171,26 +171,30 @@ class Page:
         for upload in (self.pictures, self.sound):
             changed = [self.kept, self.shown, self.consent, self.empty]
             # not "preprocess": the library would look into the files before they have passed the gate
-            upload.change(self._let_in, files, changed, preprocess=False, **quiet)
-        self.empty.click(self._let_out, None, [*files, self.shown, self.consent, self.empty], **quiet)
+            upload.change(self._add_files, files, changed, preprocess=False, **quiet)
+        self.empty.click(self._remove_files, None, [*files, self.shown, self.consent, self.empty], **quiet)
         if folder is not None:
             told = read_examples(folder)
 
-            async def begin(name: str) -> Change:
+            async def begin(name: str) -> Updates:
                 return await self._fill_from_example(folder, told.get(name))
 
             # not "input", which comes once more when the list is left, over what was typed meanwhile
             self.example.select(begin, [self.example], filled, **quiet)
         # one listener for all, so that what was asked last is what is said last
         gr.on([one.change for one in form], self._explain, form, self.forecast, trigger_mode="always_last", **quiet)
-        self.blocks.load(self._arrive, None, following, **quiet)
+        self.blocks.load(self._on_load, None, following, **quiet)
         self.clock.tick(self._look_back, None, past, **quiet)
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    async def _let_in(
-        self, pictures: Sequence[Told] | None, sound: Told | None, kept: Mapping[str, Any], request: gr.Request
-    ) -> Change:
+    async def _add_files(
+        self,
+        pictures: Sequence[UploadedFile] | None,
+        sound: UploadedFile | None,
+        kept: Mapping[str, Any],
+        request: gr.Request,
+    ) -> Updates:
         """New files pass the gate; without new ones those of an example or an earlier video stay."""
         found, owner = dict(kept), owner_of(request)
         try:
@@ -202,28 +206,30 @@ class Page:
             if sound:
                 found["audio"] = await self._keep(sound, owner, "audio")
         except HuMoError as error:
-            return {self.shown: html.wrong(error)}
+            return {self.shown: html.error_box(error)}
         return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
 
-    async def _keep(self, told: Told, owner: str, kind: Kind) -> str:
+    async def _keep(self, told: UploadedFile, owner: str, kind: MediaKind) -> str:
         """One of the files that wait, let in."""
         found = self._uploads.find(Path(told["path"]).name, owner)
         if found is None:
             raise HuMoError("file", "is not there any more", "give it once more")
-        return await self._service.keep(found.path.read_bytes(), kind, found.title if kind == "image" else "sound")
+        return await self._service.store_input(
+            found.path.read_bytes(), kind, found.client_name if kind == "image" else "sound"
+        )
 
-    def _let_out(self) -> Change:
+    def _remove_files(self) -> Updates:
         nothing: dict[str, Any] = {"images": [], "audio": None}
         return self._files(nothing) | {self.pictures: None, self.sound: None, self.consent: gr.update(visible=False)}
 
-    def _files(self, kept: Mapping[str, Any]) -> Change:
+    def _files(self, kept: Mapping[str, Any]) -> Updates:
         """What files there are, and the button that takes them out."""
         there = bool(kept["images"]) or kept["audio"] is not None
         return {self.kept: kept, self.shown: self._given(kept), self.empty: gr.update(visible=there)}
 
     def _given(self, kept: Mapping[str, Any]) -> str:
-        pictures = [self._service.store.input(name) for name in kept["images"]]
-        return html.given(pictures, kept["audio"] is not None)
+        pictures = [self._service.store.input_path(name) for name in kept["images"]]
+        return html.input_previews(pictures, kept["audio"] is not None)
 
     def _explain(self, *form: Any) -> str:
         """What would be made."""
@@ -233,133 +239,135 @@ class Page:
         try:
             plan = self._service.plan(given, kept)
         except HuMoError as error:
-            return html.wrong(error)
-        jobs = [job for job in self._service.ledger.jobs(limit=COMPARED) if job.asked["model"] == form[3]]
-        peaks = [peak for job in jobs if (peak := job.told.get("video", {}).get("peak_bytes"))]
-        return html.forecast(plan, html.seconds_of(jobs, plan), max(peaks, default=None))
+            return html.error_box(error)
+        jobs = [job for job in self._service.queue.jobs(limit=COMPARED) if job.payload["model"] == form[3]]
+        peaks = [peak for job in jobs if (peak := job.result.get("video", {}).get("peak_bytes"))]
+        return html.plan_summary(plan, html.estimate_seconds(jobs, plan), max(peaks, default=None))
 
-    def _read(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], Kept]:
+    def _read(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], StoredInputs]:
         prompt, kept, consent, model, *values = form
         given = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
         given += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
-        return given, Kept(tuple(kept["images"]), kept["audio"])
+        return given, StoredInputs(tuple(kept["images"]), kept["audio"])
 
-    async def _make(self, request: gr.Request, *form: Any) -> AsyncIterator[Change]:
+    async def _generate(self, request: gr.Request, *form: Any) -> AsyncIterator[Updates]:
         """A job, followed to its end."""
         given, kept = self._read(form)
         owner = owner_of(request)
         try:
             video = await self._service.accept(given, owner, kept=kept)
         except HuMoError as error:
-            yield {self.result: html.wrong(error), self.progress: ""}
+            yield {self.result: html.error_box(error), self.progress: ""}
             return
         async for change in self._follow(video.id, owner):
             yield change
 
-    async def _again(self, job_id: str, request: gr.Request) -> AsyncIterator[Change]:
+    async def _rerun(self, job_id: str, request: gr.Request) -> AsyncIterator[Updates]:
         owner = owner_of(request)
         try:
-            job = self._service.job(job_id, owner)
-            video = await asyncio.to_thread(self._service.again, job, {"seed": secrets.randbelow(2**31)})
+            job = self._service.find_job(job_id, owner)
+            video = await asyncio.to_thread(self._service.rerun, job, {"seed": secrets.randbelow(2**31)})
         except HuMoError as error:
-            yield {self.result: html.wrong(error)}
+            yield {self.result: html.error_box(error)}
             return
         async for change in self._follow(video.id, owner):
             yield change
 
-    async def _arrive(self, request: gr.Request) -> AsyncIterator[Change]:
+    async def _on_load(self, request: gr.Request) -> AsyncIterator[Updates]:
         """The page is opened: what it was about, or what is being made, is shown."""
         owner = owner_of(request)
         wanted = dict(request.query_params).get("video", "")
         if not wanted:
-            running = [job for job in self._service.ledger.unfinished() if job.owner == owner]
+            running = [job for job in self._service.queue.unfinished() if job.owner == owner]
             wanted = running[-1].id if running else ""
         if wanted:
             async for change in self._follow(wanted, owner):
                 yield change
         else:
-            yield self._past(owner)
+            yield self._history(owner)
 
-    async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Change]:
+    async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Updates]:
         last: tuple[Any, ...] = ()
         first = True
         while True:
             try:
-                job = await asyncio.to_thread(self._service.job, job_id, owner)
-            except AbsentError as error:
-                yield {self.result: html.wrong(error), self.job: ""} | self._past(owner)
+                job = await asyncio.to_thread(self._service.find_job, job_id, owner)
+            except NotFoundError as error:
+                yield {self.result: html.error_box(error), self.job: ""} | self._history(owner)
                 return
             if job.state.has_ended:
                 yield self._ended(job, owner)
                 return
-            video, shape = self._service.told(job), self._shape(job)
-            ahead = sum(other.created < job.created for other in self._service.ledger.unfinished())
+            video, shape = self._service.to_video(job), self._preview(job)
+            ahead = sum(other.created < job.created for other in self._service.queue.unfinished())
             now = (video.humo, shape, ahead)
             if now != last:
                 last = now
-                change: Change = {self.progress: html.progress(video, shape, ahead)}
+                change: Updates = {self.progress: html.progress(video, shape, ahead)}
                 if first:
                     change |= self._buttons(running=True) | {self.job: job_id, self.result: ""}
-                    change |= self._past(owner)
+                    change |= self._history(owner)
                 first = False
                 yield change
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
-    def _ended(self, job: Job, owner: str) -> Change:
-        video = self._service.told(job)
+    def _ended(self, job: Job, owner: str) -> Updates:
+        video = self._service.to_video(job)
         return {
             self.job: job.id,
             self.progress: "",
             self.result: html.result(video),
-            **self._past(owner),
+            **self._history(owner),
             **self._buttons(running=False),
         }
 
-    def _buttons(self, *, running: bool) -> Change:
+    def _buttons(self, *, running: bool) -> Updates:
         shown = {self.make: not running, self.stop: running, self.finish: running}
         shown |= {self.again: not running, self.change: not running}
         return {button: gr.update(visible=is_shown) for button, is_shown in shown.items()}
 
-    def _shape(self, job: Job) -> bytes | None:
+    def _preview(self, job: Job) -> bytes | None:
         try:
-            return self._service.store.running(job.id, ".png").read_bytes()
+            return self._service.store.running_path(job.id, ".png").read_bytes()
         except OSError:
             return None
 
-    def _past(self, owner: str) -> Change:
+    def _history(self, owner: str) -> Updates:
         """The history, which is looked at again while something in it is not finished."""
-        videos, _ = self._service.jobs(owner, limit=SHOWN, after=None, newest_first=True)
+        videos, _ = self._service.list_videos(owner, limit=SHOWN, after=None, newest_first=True)
         changes = any(not video.humo.state.has_ended for video in videos)
         return {self.history: html.history(videos, f"{PATH}/"), self.clock: gr.update(active=changes)}
 
-    def _look_back(self, request: gr.Request) -> Change:
-        return self._past(owner_of(request))
+    def _look_back(self, request: gr.Request) -> Updates:
+        return self._history(owner_of(request))
 
     def _stop(self, job_id: str, request: gr.Request) -> None:
         if job_id:
-            self._service.cancel(self._service.job(job_id, owner_of(request)))
+            self._service.cancel(self._service.find_job(job_id, owner_of(request)))
 
     def _finish(self, job_id: str, request: gr.Request) -> None:
         if job_id:
-            self._service.finish(self._service.job(job_id, owner_of(request)))
+            self._service.finish(self._service.find_job(job_id, owner_of(request)))
 
     # -- the form filled ----------------------------------------------------------------------------------------------
 
-    def _fill_from_job(self, job_id: str, request: gr.Request) -> Change:
-        job = self._service.job(job_id, owner_of(request))
-        fields, kept = job.asked["fields"], kept_of(job)
-        return self._fill(fields, {"images": list(kept.images), "audio": kept.audio}, job.asked["model"])
+    def _fill_from_job(self, job_id: str, request: gr.Request) -> Updates:
+        job = self._service.find_job(job_id, owner_of(request))
+        fields, kept = job.payload["fields"], stored_inputs(job)
+        return self._fill(fields, {"images": list(kept.images), "audio": kept.audio}, job.payload["model"])
 
-    async def _fill_from_example(self, folder: Path, told: Mapping[str, Any] | None) -> Change:
+    async def _fill_from_example(self, folder: Path, told: Mapping[str, Any] | None) -> Updates:
         if told is None:
             return {self.shown: ""}
-        images = [await self._service.keep((folder / name).read_bytes(), "image", name) for name in told["img_paths"]]
-        audio = await self._service.keep((folder / told["audio_path"]).read_bytes(), "audio", "sound")
+        images = [
+            await self._service.store_input((folder / name).read_bytes(), "image", name) for name in told["img_paths"]
+        ]
+        audio = await self._service.store_input((folder / told["audio_path"]).read_bytes(), "audio", "sound")
         fields = {"prompt": told["prompt"], "consent": True}  # people that were never born
         return self._fill(fields, {"images": images, "audio": audio}, None)
 
-    def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Change:
-        change: Change = {self.prompt: fields["prompt"], **self._files(kept)}
+    def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Updates:
+        change: Updates = {self.prompt: fields["prompt"], **self._files(kept)}
         agreed = bool(fields.get("consent"))
         change |= {self.consent: gr.update(value=agreed, visible=bool(kept["images"]))}
         change |= {widget: _shown(fields.get(name, widget.value)) for name, widget in self.settings.items()}
@@ -373,4 +381,4 @@ def _shown(value: Any) -> Any:
 
 def owner_of(request: gr.Request) -> str:
     """Whose page it is."""
-    return owner_in(getattr(request.request, "scope", {}))
+    return request_owner(getattr(request.request, "scope", {}))

@@ -20,13 +20,13 @@ from starlette.requests import Request
 
 from humo.errors import MediaError, RequestError
 from humo.files import storage_error
-from humo.server.file_store import Store, write
-from humo.server.upload_sanitizer import Limits
+from humo.server.file_store import FileStore, write_file
+from humo.server.upload_sanitizer import UploadLimits
 
-MOST_AT_ONCE = 16
+MAX_FILES_PER_FORM = 16
 """Files in one form; that a request takes fewer pictures is the page's to say."""
 
-MOST_FIELDS = 10
+MAX_FORM_FIELDS = 10
 """Of a form that brings files, beside the files."""
 
 
@@ -43,10 +43,10 @@ class Upload:
     """
 
     path: Path
-    title: str
+    client_name: str
     owner: str
     bytes: int
-    since: float
+    received: float
 
     @property
     def name(self) -> str:
@@ -60,11 +60,13 @@ class Uploads:
     Args:
         store: in whose folder they lie.
         limits: of each.
-        most_files, most_bytes: that wait of one owner; the oldest make room.
+        max_files, max_bytes: that wait of one owner; the oldest make room.
     """
 
-    def __init__(self, store: Store, limits: Limits, most_files: int = 32, most_bytes: int = 256 * 2**20) -> None:
-        self.store, self._limits, self._most = store, limits, (most_files, most_bytes)
+    def __init__(
+        self, store: FileStore, limits: UploadLimits, max_files: int = 32, max_bytes: int = 256 * 2**20
+    ) -> None:
+        self.store, self._limits, self._most = store, limits, (max_files, max_bytes)
         self._waiting: dict[str, Upload] = {}
         self._lock = threading.Lock()
 
@@ -81,7 +83,7 @@ class Uploads:
         """
         most = max(self._limits.image_bytes, self._limits.audio_bytes)
         try:
-            async with request.form(max_files=MOST_AT_ONCE, max_fields=MOST_FIELDS) as form:
+            async with request.form(max_files=MAX_FILES_PER_FORM, max_fields=MAX_FORM_FIELDS) as form:
                 files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
                 if not files:
                     raise RequestError("files", "are not there", "send them as parts of a form")
@@ -93,7 +95,7 @@ class Uploads:
             raise storage_error(error) from error
         except (MultiPartException, HTTPException):
             raise RequestError(
-                "files", "are not a form that can be read", f"give at most {MOST_AT_ONCE} files at once"
+                "files", "are not a form that can be read", f"give at most {MAX_FILES_PER_FORM} files at once"
             ) from None
 
     def find(self, name: object, owner: str) -> Upload | None:
@@ -113,8 +115,8 @@ class Uploads:
         return upload.name
 
     def _write(self, path: Path, content: bytes) -> None:
-        self.store.check_room(len(content))
-        write(path, content)
+        self.store.check_free_space(len(content))
+        write_file(path, content)
 
     def _too_many(self, owner: str) -> Sequence[Upload]:
         """The oldest that must go, and those of which the file is gone already."""
