@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from humo.cli.main import main
-from humo.distributed.process_group import ParallelLayout, choose_parallel_layout
+from humo.distributed.parallel_generation import ParallelLayout, choose_parallel_layout
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
 from humo.media.video import read_video

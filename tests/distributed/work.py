@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from humo.distributed.process_group import ParallelGeneration, process_group
+from humo.distributed.parallel_generation import ParallelGeneration
+from humo.distributed.process_group import process_group
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
 from humo.presets import find_preset

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.conditioning.conditions import Conditions
-from humo.distributed.process_group import ParallelGeneration, ProcessGroup
+from humo.distributed.parallel_generation import ParallelGeneration
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.inference.denoise import GuidanceParallel
 from humo.inference.predictor import PassInputs

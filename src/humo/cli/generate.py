@@ -90,7 +90,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 def _generate_together(plan: GenerationPlan, options: argparse.Namespace, console: Quiet) -> int:
     """As one of several ranks; the first one writes the video and tells of it."""
     from humo.cli.report import describe_result
-    from humo.distributed.process_group import ParallelGeneration, process_group
+    from humo.distributed.parallel_generation import ParallelGeneration
+    from humo.distributed.process_group import process_group
     from humo.jobs.engine import Engine
     from humo.jobs.generate import generate, generate_as_worker_rank
 

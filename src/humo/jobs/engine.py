@@ -16,7 +16,7 @@ from humo.request import GenerateRequest, GenerationPlan, PlacementName
 from humo.runtime.device import gc_paused
 
 if TYPE_CHECKING:
-    from humo.distributed.process_group import ParallelGeneration
+    from humo.distributed.parallel_generation import ParallelGeneration
     from humo.inference.pipeline import HuMoPipeline
 
 
