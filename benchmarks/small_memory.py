@@ -32,9 +32,9 @@ from timing import environment, positive
 from transformers import T5Tokenizer
 
 from humo.checkpoints.architecture import Architecture, SpeechEncoderArchitecture
-from humo.checkpoints.formats.open import StoredTensor
+from humo.checkpoints.formats.base import StoredTensor
 from humo.checkpoints.formats.writer import TensorToWrite, write_json, write_weights
-from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
+from humo.checkpoints.hubs.catalog import RELEASED_ARCHITECTURES, UMT5_XXL, WAN_AUTOENCODER, WHISPER_LARGE_V3
 from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import DIFFUSERS_LAYOUT, MODEL_INDEX, feature_config, model_index, scheduler_config
 from humo.geometry import Geometry

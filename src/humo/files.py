@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,9 @@ from humo.errors import MediaError, StorageError
 
 HASH_CHUNK_BYTES = 8 * 2**20
 """Read at a time for a sum."""
+
+SPARE_BYTES = 64 * 2**20
+"""Disk space in bytes asked for beyond the weights: configurations, the tokenizer, the file system's own."""
 
 
 def check_file(path: Path, field: str) -> None:
@@ -128,3 +133,63 @@ def atomic_write(path: Path, field: str) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(destination: Path, needed_bytes: int, overwrite: bool, replaceable: frozenset[str]) -> Iterator[Path]:
+    """A folder to fill, which takes its final name when the block ends without an error and vanishes otherwise.
+
+    Args:
+        destination: its final name.
+        needed_bytes: what will be written into it.
+        overwrite: whether a folder that is there may be replaced.
+        replaceable: names that such a folder may hold: one with anything else in it is never replaced.
+
+    Raises:
+        StorageError: it is there already, cannot be made, or does not fit on the disk.
+    """
+    _check_destination(destination, overwrite, replaceable)
+    unique = uuid.uuid4().hex[:8]
+    partial = destination.parent / f".{destination.name}.partial-{unique}"
+    try:
+        partial.mkdir(parents=True)
+        free = shutil.disk_usage(partial).free
+        if free < needed_bytes + SPARE_BYTES:
+            problem = f"needs {needed_bytes / 1e9:.1f} GB, of which {free / 1e9:.1f} GB are free"
+            raise StorageError(str(destination), problem, "free some space or choose another disk")
+        yield partial
+        _replace(partial, destination, unique)
+    except OSError as error:
+        why = "no space is left" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise StorageError(str(destination), f"cannot be written ({why})", "choose another folder or disk") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_destination(destination: Path, overwrite: bool, replaceable: frozenset[str]) -> None:
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+        raise StorageError(str(destination), "is there already and is not a folder", "choose another name")
+    if not destination.exists():
+        return
+    held = {path.name for path in destination.iterdir()}
+    if held and not overwrite:
+        raise StorageError(
+            str(destination), "is there already and is not empty", "choose another name or overwrite it (--overwrite)"
+        )
+    if strange := sorted(held - replaceable):
+        problem = f"holds {strange[0]!r}, which no conversion wrote, so it is not replaced"
+        raise StorageError(str(destination), problem, "choose another name or remove the folder")
+
+
+def _replace(partial: Path, destination: Path, unique: str) -> None:
+    """Give the finished folder its name; the one it replaces goes only after that."""
+    old = destination.parent / f".{destination.name}.old-{unique}"
+    if destination.exists():
+        destination.rename(old)
+    try:
+        partial.rename(destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

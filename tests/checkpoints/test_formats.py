@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from humo.checkpoints.convert import convert
-from humo.checkpoints.formats import open
-from humo.checkpoints.formats.open import SafetensorsFile, TorchFile, open_weights
+from humo.checkpoints.formats import torch_file
+from humo.checkpoints.formats.open import open_weights
+from humo.checkpoints.formats.safetensors_file import SafetensorsFile
+from humo.checkpoints.formats.torch_file import TorchFile
 from humo.errors import CheckpointError
 
 TENSORS = {
@@ -59,7 +61,7 @@ def test_a_torch_file_is_mapped_anew_without_losing_a_byte(tmp_path: Path, monke
     tensors = {str(index): torch.randn(100, 10) for index in range(6)}
     tensors["transposed"] = torch.randn(10, 100).t()
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "weights.pt")
-    monkeypatch.setattr(open, "MAPPED_BYTES", 5000)
+    monkeypatch.setattr(torch_file, "MAPPED_BYTES", 5000)
     file = TorchFile(tmp_path / "weights.pt")
     assert file.non_tensors == ("epoch",)
     for name, tensor in tensors.items():

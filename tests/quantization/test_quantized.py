@@ -18,7 +18,8 @@ from humo import HuMoPipeline, HuMoTransformer3DModel
 from humo.checkpoints.convert import ConversionReport, convert
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
-from humo.distributed.process_group import ParallelGeneration, ProcessGroup
+from humo.distributed.parallel_generation import ParallelGeneration
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.geometry import Geometry
 from humo.quantization.dequantize import WEIGHTS_PER_SLICE, dequantize, unpack

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from humo import HuMoPipeline
-from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES
+from humo.checkpoints.hubs.catalog import RELEASED_ARCHITECTURES
 from humo.checkpoints.model_folder import open_model_folder
 from humo.cli.main import main
 from humo.cli.plan import parse_size
-from humo.distributed.process_group import ParallelGeneration, ProcessGroup
+from humo.distributed.parallel_generation import ParallelGeneration
+from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.inference import predictor

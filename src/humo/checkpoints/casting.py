@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from humo.checkpoints.formats.open import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, WeightSet, torch_dtypes
+from humo.checkpoints.formats.base import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, torch_dtypes
+from humo.checkpoints.formats.open import WeightSet
 from humo.errors import CheckpointError, RequestError, did_you_mean
 from humo.quantization.formats import FP8_TYPES, GGML_TYPES, QUANT_TYPES
 

@@ -20,7 +20,8 @@ from humo.checkpoints.architecture import (
 )
 from humo.checkpoints.casting import Cast, check_quantization, scale_names
 from humo.checkpoints.discovery import DiscoveredComponent
-from humo.checkpoints.formats.open import GGUF_SUFFIX, WeightSet
+from humo.checkpoints.formats.gguf_file import GGUF_SUFFIX
+from humo.checkpoints.formats.open import WeightSet
 from humo.checkpoints.formats.writer import TensorToWrite
 from humo.checkpoints.keymap import Naming, TensorName, tensor_names
 from humo.checkpoints.signatures import ComponentName, drop_reason, find_prefixes, name_other_whisper

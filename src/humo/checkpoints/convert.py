@@ -26,7 +26,7 @@ from humo.checkpoints.discovery import (
     Ignored,
     discover_components,
 )
-from humo.checkpoints.formats.writer import SHARD_BYTES, new_folder, write_json, write_weights
+from humo.checkpoints.formats.writer import SHARD_BYTES, write_json, write_weights
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
@@ -45,6 +45,7 @@ from humo.checkpoints.layout import (
 )
 from humo.checkpoints.signatures import ComponentName
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
+from humo.files import new_folder
 from humo.presets import PRESETS
 
 SourcePath = str | os.PathLike[str]

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humo.checkpoints.formats.open import GGUF_SUFFIX, TORCH_SUFFIXES, WeightSet, open_weights
+from humo.checkpoints.formats.gguf_file import GGUF_SUFFIX
+from humo.checkpoints.formats.open import WeightSet, open_weights
+from humo.checkpoints.formats.torch_file import TORCH_SUFFIXES
 from humo.checkpoints.signatures import ComponentName, recognize
 from humo.errors import CheckpointError
 

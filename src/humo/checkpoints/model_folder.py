@@ -21,7 +21,9 @@ from humo.checkpoints.architecture import (
 )
 from humo.checkpoints.conversion_plan import SCALE_SUFFIX, can_stay_quantized
 from humo.checkpoints.discovery import FEATURE_FILE
-from humo.checkpoints.formats.open import SafetensorsFile, StoredTensor, read_index
+from humo.checkpoints.formats.base import StoredTensor
+from humo.checkpoints.formats.open import read_index
+from humo.checkpoints.formats.safetensors_file import SafetensorsFile
 from humo.checkpoints.hubs.catalog import CATALOG
 from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS, DIFFUSERS_LAYOUT, HUMO_QUANTIZATION, MODEL_INDEX, QUANTIZATION_CONFIG

@@ -101,7 +101,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str, tuple[str, int]]]:
     """The title, the family, the sizes of a released model or of a model folder, and what is quantized in it."""
-    from humo.checkpoints.hubs.released import RELEASED_ARCHITECTURES
+    from humo.checkpoints.hubs.catalog import RELEASED_ARCHITECTURES
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
     from humo.presets import find_preset
 

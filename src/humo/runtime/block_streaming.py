@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from humo.checkpoints.formats.open import SafetensorsFile
+from humo.checkpoints.formats.safetensors_file import SafetensorsFile
 from humo.errors import CheckpointError
 from humo.quantization.formats import row_bytes
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from humo.checkpoints.formats.writer import new_folder
 from humo.checkpoints.layout import COMPONENTS, MODEL_INDEX
 from humo.distributed.fsdp import full_state_dict
 from humo.distributed.process_group import ProcessGroup
+from humo.files import new_folder
 from humo.inference.lora import distillation_tensors
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.transformer import HuMoTransformer3DModel

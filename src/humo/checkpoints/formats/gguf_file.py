@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from humo.checkpoints.formats.open import (
+from humo.checkpoints.formats.base import (
     CHECK_PATH,
     CHUNK_BYTES,
     DOWNLOAD_AGAIN,
@@ -34,6 +34,7 @@ from humo.checkpoints.formats.open import (
 from humo.errors import CheckpointError
 from humo.quantization.formats import GGML_TYPES
 
+GGUF_SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 """That are read: the first one counted in 32 bits, and was gone before any video network came."""

@@ -1,0 +1,144 @@
+"""What all weight files have in common: a stored tensor, the protocol of a file, and reading a tensor in chunks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from humo.errors import CheckpointError
+from humo.quantization.formats import GGML_TYPES
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPE_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8,
+    "F32": 4, "I32": 4, "U32": 4,
+    "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes an element, by the safetensors format's own words for element types."""
+
+
+CHUNK_BYTES = 32 * 2**20
+"""Bytes read at a time."""
+
+
+GIT_LFS_START = b"version https://git-lfs"
+
+
+DOWNLOAD_AGAIN = "download it again"
+
+
+CHECK_PATH = "check the path and its permissions"
+
+
+SUPPORTED_DTYPES = "give bf16, fp16, fp32 or fp8 weights"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor as it lies in a file.
+
+    Args:
+        dtype: element type, in the safetensors format's words (``BF16``), or one of GGUF's types of blocks (``Q4_K``).
+        shape: its sizes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes that belong together: an element, or a block."""
+        return GGML_TYPES[self.dtype].type_size if self.dtype in GGML_TYPES else DTYPE_BYTES[self.dtype]
+
+    @property
+    def bytes(self) -> int:
+        """Size in bytes."""
+        elements = math.prod(self.shape)
+        return elements // (GGML_TYPES[self.dtype].block_size if self.dtype in GGML_TYPES else 1) * self.unit_bytes
+
+
+class WeightFile(Protocol):
+    """A file of named tensors.
+
+    ``tensors`` lists them; ``others`` names the values in it that are no tensors; ``metadata`` is what else it says.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    @property
+    def non_tensors(self) -> tuple[str, ...]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+    def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """The raw little-endian bytes of a tensor, a whole number of elements at a time.
+
+        A chunk is valid until the next one is asked for.
+        """
+        ...
+
+
+def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
+    """A tensor's bytes, a whole number of elements or blocks at a time.
+
+    Args:
+        path: of the file.
+        begin: where the tensor begins in it, in bytes.
+        tensor: which.
+        chunk_bytes: read at a time.
+
+    Raises:
+        CheckpointError: the file ends before the tensor does.
+    """
+    left = tensor.bytes
+    most = max(chunk_bytes // tensor.unit_bytes, 1) * tensor.unit_bytes
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        buffer = memoryview(bytearray(min(left, most)))
+        while left:
+            read = file.readinto(buffer[: min(left, most)]) or 0
+            while read % tensor.unit_bytes or not read:  # a short read inside an element, or the end
+                more = file.readinto(buffer[read : read + tensor.unit_bytes - read % tensor.unit_bytes]) or 0
+                if not more:
+                    raise CheckpointError(str(path), "ended while it was being read", DOWNLOAD_AGAIN)
+                read += more
+            yield buffer[:read]
+            left -= read
+
+
+def check_not_lfs_pointer(path: Path, start: bytes) -> None:
+    """Refuse a file that only says where the weights are.
+
+    Args:
+        path: of the file.
+        start: its first bytes.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    if start.startswith(GIT_LFS_START[:8]):
+        raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
+
+
+def torch_dtypes() -> dict[str, torch.dtype]:
+    """The safetensors format's words and torch's element types."""
+    import torch
+
+    return {
+        "F64": torch.float64, "I64": torch.int64, "U64": torch.uint64,
+        "F32": torch.float32, "I32": torch.int32, "U32": torch.uint32,
+        "F16": torch.float16, "BF16": torch.bfloat16, "I16": torch.int16, "U16": torch.uint16,
+        "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+        "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""Read tensors from a safetensors file, of which only the header is held in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from humo.checkpoints.formats.base import (
+    CHECK_PATH,
+    CHUNK_BYTES,
+    DOWNLOAD_AGAIN,
+    SUPPORTED_DTYPES,
+    StoredTensor,
+    check_not_lfs_pointer,
+    read_chunks,
+)
+from humo.errors import CheckpointError
+
+QUANT_TYPES_KEY = "humo.blocks"
+"""In the metadata of our safetensors files: tensors of bytes that are GGUF's blocks, {name: [type, shape]}."""
+
+
+MAX_HEADER_BYTES = 100 * 2**20
+"""Longest header in bytes that the safetensors format allows."""
+
+
+class SafetensorsFile:
+    """A .safetensors file; only its header is held.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: no such file, not of this format, damaged, or cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.non_tensors: tuple[str, ...] = ()
+        self.tensors, self._offsets, self.metadata = _read_header(path)
+
+    def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
+        """See `WeightFile.chunks`."""
+        return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
+
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
+        """Some of a tensor's bytes.
+
+        Raises:
+            CheckpointError: the file ends before them.
+        """
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self._offsets[name] + begin)
+            found = file.read(length)
+        if len(found) < length:
+            raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
+        return found
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:
+    """Tensors of a safetensors file, the offset in bytes at which each begins, and the metadata."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            check_not_lfs_pointer(path, start)
+            if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise CheckpointError(str(path), "is not a whole safetensors file", DOWNLOAD_AGAIN)
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", None) or {}
+            blocks = json.loads(metadata.get(QUANT_TYPES_KEY, "{}"))
+    except OSError as error:
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror or error})", CHECK_PATH) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(str(path), "has a damaged safetensors header", DOWNLOAD_AGAIN) from error
+    tensors: dict[str, StoredTensor] = {}
+    begins: dict[str, int] = {}
+    end_of_data = 8 + length
+    for name, entry in header.items():
+        try:
+            dtype, shape = blocks[name] if name in blocks else (entry["dtype"], entry["shape"])
+            tensor = StoredTensor(dtype, tuple(int(size) for size in shape))
+            begin, end = entry["data_offsets"]
+            fits = end - begin == tensor.bytes and begin >= 0
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"holds {name!r} in a form that is not known ({entry!r:.80})"
+            raise CheckpointError(str(path), problem, SUPPORTED_DTYPES) from error
+        if not fits:
+            raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", DOWNLOAD_AGAIN)
+        tensors[name] = tensor
+        begins[name] = 8 + length + begin
+        end_of_data = max(end_of_data, 8 + length + end)
+    if size < end_of_data:
+        problem = f"is cut short: {size} bytes of {end_of_data}"
+        raise CheckpointError(str(path), problem, DOWNLOAD_AGAIN)
+    return tensors, begins, metadata
