@@ -53,6 +53,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         dim_mult: widths of the three scales, as multiples.
         num_res_blocks: residual blocks a scale (one more in the decoder).
         latents_mean, latents_std: of the channels, for those who want them of unit size.
+        channel_std: of the normalised latents' channels, where it was measured: what sigma_data can be taken from.
         deblocking: sizes of a step between latent frames (`join_latents`) up to which it is smoothed, and from which on
             it stays; None: latent frames stay as they are decoded.
     """
@@ -77,6 +78,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         scale_factor_temporal: int = TEMPORAL_STRIDE,
         scale_factor_spatial: int = SPATIAL_STRIDE,
         deblocking: Sequence[float] | None = None,
+        channel_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             base_dim=base_dim,

@@ -14,10 +14,16 @@ shards by their numbers and need not know of one another.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +32,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from humo.errors import CheckpointError, DependencyError, StorageError
+from humo.errors import CheckpointError, DependencyError, HumoError, StorageError
 from humo.faces import EMBEDDING, FaceIdentity
 from humo.geometry import SAMPLES_PER_FRAME
 from humo.media.files import reason, replacing
 from humo.synthetic import clip
 from humo.synthetic.appearance import Look
 from humo.synthetic.captions import captions
+from humo.synthetic.corpus import begin_worker, check_packages
 from humo.synthetic.mouth import mouth_curve
 from humo.synthetic.person import Person
 from humo.synthetic.plan import ClipPlan, Recipe, Split, people_of, plan_clip, split_of
@@ -49,6 +56,10 @@ SPEECH_FRAMES = 41
 """Length of each speech of the bank."""
 
 CONFIG, SPEECHES, SHARDS = "shards.json", "speeches.safetensors", "shard-*.safetensors"
+
+LOWEST_PRIORITY = 19
+POLL_SECONDS = 0.5
+"""Between two looks at what the processes have written."""
 
 _META = "humo"  # the entry of a file's header that holds our values
 _INT16 = 32767
@@ -333,6 +344,103 @@ def render_shards(
         number += workers
 
 
+@contextmanager
+def rendering_processes(
+    folder: Path, config: ShardConfig, workers: int, *, shards: int | None = None, keep: int | None = None
+) -> Iterator[list[SpawnProcess]]:
+    """Within the block, processes of the lowest priority and one thread each fill a folder; then they are ended.
+
+    Of an unfinished shard nothing stays.
+
+    Args:
+        folder, config, shards, keep: as for `render_shards`.
+        workers: how many.
+
+    Yields:
+        the processes; one that fails says why and ends with another code than 0.
+    """
+    context = multiprocessing.get_context("spawn")
+    lifeline, held = context.Pipe(duplex=False)
+    started: list[SpawnProcess] = []
+    try:
+        for worker in range(workers):
+            task = (lifeline, folder, config, worker, workers, shards, keep)
+            started.append(context.Process(target=_render_process, args=task, daemon=True))
+            started[-1].start()
+        yield started
+    finally:
+        held.close()
+        for process in started:
+            process.join()
+        for unfinished in folder.glob(".*.part"):
+            unfinished.unlink(missing_ok=True)
+
+
+def _render_process(
+    lifeline: Connection,
+    folder: Path,
+    config: ShardConfig,
+    worker: int,
+    workers: int,
+    shards: int | None,
+    keep: int | None,
+) -> None:
+    begin_worker(lifeline)
+    os.nice(LOWEST_PRIORITY)
+    try:
+        for _ in render_shards(folder, config, shards=shards, worker=worker, workers=workers, keep=keep):
+            pass
+    except HumoError as error:
+        print(f"humo: rendering: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def write_shards(
+    folder: Path,
+    config: ShardConfig,
+    *,
+    shards: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Render the first shards of a configuration, those that are there excepted.
+
+    Args:
+        folder: made if it is not there.
+        config: what they hold.
+        shards: how many shall be there in the end.
+        workers: processes of one thread each; with 1 it happens in this one.
+        progress: called with shards there and shards in all.
+
+    Returns:
+        how many were rendered.
+
+    Raises:
+        DependencyError: a package is missing.
+        StorageError: the folder cannot be written, or a process failed.
+    """
+    check_packages()
+    target = ShardFolder(folder, config)
+
+    def count() -> int:
+        return sum(target.path(number).is_file() for number in range(shards))
+
+    before = count()
+    progress(before, shards)
+    if workers == 1 or shards - before < 2:
+        for _ in render_shards(folder, config, shards=shards):
+            progress(count(), shards)
+        return shards - before
+    _ = target.speeches  # once, rather than by every process
+    with rendering_processes(folder, config, workers, shards=shards) as processes:
+        while any(process.is_alive() for process in processes):
+            time.sleep(POLL_SECONDS)
+            progress(count(), shards)
+    if count() < shards:
+        raise StorageError("--workers", "a process failed or was ended", "see what it wrote above, and run again")
+    return shards - before
+
+
 def shard_numbers(folder: Path) -> list[int]:
     """Of the shards that are there, in order."""
     return sorted(int(path.stem.partition("-")[2]) for path in folder.glob(SHARDS))
@@ -340,8 +448,10 @@ def shard_numbers(folder: Path) -> list[int]:
 
 def render_speeches(config: ShardConfig) -> tuple[Arrays, dict[str, Any]]:
     """The bank of speeches of a configuration: arrays and values as `Speeches` has them."""
-    recipe, audio, tracks, values = config.corpus(purpose=1), [], [], []
-    index = 0
+    recipe, index = config.corpus(purpose=1), 0
+    audio: list[NDArray[np.int16]] = []
+    tracks: list[FaceTrack] = []
+    values: list[dict[str, str]] = []
     while len(values) < config.speeches:
         if split_of(recipe.seed, index) == config.split:
             plan = plan_clip(recipe, index)
@@ -374,7 +484,8 @@ def read_speeches(path: Path) -> Speeches:
     """
     with open_arrays(path) as file:
         values = json.loads(file.metadata()[_META])["speeches"]
-        return Speeches(*(file.get_tensor(name) for name in ("audio", "units", "head", "gaze")), values)
+        audio, units, head, gaze = (file.get_tensor(name) for name in ("audio", "units", "head", "gaze"))
+        return Speeches(audio, units, head, gaze, values)
 
 
 def read_config(folder: Path) -> ShardConfig:
