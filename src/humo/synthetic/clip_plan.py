@@ -144,18 +144,26 @@ def indices(seed: int, count: int, split: Split | None = None) -> list[int]:
     return found
 
 
-def plan_clip(recipe: Recipe, index: int) -> ClipPlan:
+def people_of(recipe: Recipe, split: Split) -> range:
+    """The numbers of the identities that clips of a split may show."""
+    first_held_out = recipe.people - max(1, round(recipe.people * _HELD_OUT_PEOPLE))
+    return range(first_held_out, recipe.people) if split == "test" else range(first_held_out)
+
+
+def plan_clip(recipe: Recipe, index: int, person_number: int | None = None) -> ClipPlan:
     """What a clip shows.
 
     Args:
         recipe: the corpus's.
         index: the clip's number, from 0.
+        person_number: of the identity, where it is not to be drawn.
     """
     split = split_of(recipe.seed, index)
     random = _draw(recipe.seed, index, "clip")
-    first_held_out = recipe.people - max(1, round(recipe.people * _HELD_OUT_PEOPLE))
-    low, high = (first_held_out, recipe.people) if split == "test" else (0, first_held_out)
-    number = int(random.integers(low, high))
+    people = people_of(recipe, split)
+    number = int(random.integers(people.start, people.stop))
+    if person_number is not None:
+        number = person_number
     person_seed = _seed(recipe.seed, number, "person")
     person = Person.from_seed(person_seed)
     look_seed = _seed(recipe.seed, index, "look")

@@ -157,7 +157,7 @@ def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Gen
         return
     context = multiprocessing.get_context("spawn")
     lifeline, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_begin_worker, initargs=(lifeline,))
+    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=begin_worker, initargs=(lifeline,))
     waiting: set[Future[tuple[int, tuple[str, ...]]]] = set()
     todo = iter(missing)
     try:
@@ -194,7 +194,7 @@ def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...
     return index, ()
 
 
-def _begin_worker(lifeline: Connection) -> None:
+def begin_worker(lifeline: Connection) -> None:
     """Leave Ctrl-C to the parent, and end when it lets go of the other end of the line, or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -74,7 +74,7 @@ def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
         frames_per_second=FRAMES_PER_SECOND,
         field="FOLDER",
     )
-    still = render_still(person, reference, recipe.size, _still_track(plan))
+    still = render_still(person, reference, recipe.size, still_track(plan.reference_seed))
     path = folder / "reference_image" / f"{plan.name}.png"
     _write(path, lambda file: Image.fromarray(still).save(file, format="PNG"))
     seconds = recipe.frames / FRAMES_PER_SECOND
@@ -135,9 +135,13 @@ def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]
     return heard, tuple(Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes)
 
 
-def _still_track(plan: ClipPlan) -> FaceTrack:
-    """The reference's face: at rest, without a blink, its head not as in the clip."""
-    still = face_track((), np.zeros(SAMPLE_RATE, np.float32), 1, plan.reference_seed)
+def still_track(seed: int) -> FaceTrack:
+    """The face of a reference picture: at rest, without a blink, its head in a pose of its own.
+
+    Args:
+        seed: of the pose; that of the reference's look.
+    """
+    still = face_track((), np.zeros(SAMPLE_RATE, np.float32), 1, seed)
     return FaceTrack(FaceTrack.still(1).units, still.head, still.gaze)
 
 

@@ -116,20 +116,21 @@ class Camera:
     shift: float
 
     @classmethod
-    def of(cls, body: Figure, look: Look, side: int) -> Camera:
+    def of(cls, body: Figure, look: Look, side: int, height: int | None = None) -> Camera:
         """The camera of a look on a figure.
 
         Args:
             body: the figure.
             look: gives framing and offset.
             side: of the picture, pixels.
+            height: of the middle part that is kept, pixels; the framing is that part's. All by default.
         """
         drop = 0.62 * (look.framing - 1.0) - 0.06  # the wider, the more of the shoulders
         return cls(
             x=float(body.neck[0]),
             y=float(body.middle[1]) - drop * body.half,
             z=float(body.middle[2]),
-            scale=side / (2 * look.framing * body.half),
+            scale=(side if height is None else height) / (2 * look.framing * body.half),
             side=side,
             shift=look.offset * side,
         )

@@ -43,42 +43,47 @@ _PALE_FRAMES = ((0.82, 0.74, 0.52), (0.80, 0.80, 0.82), (0.86, 0.84, 0.78))  # w
 
 
 def render_clip(
-    person: Person, look: Look, track: FaceTrack, size: int = 96, supersample: int = 2
+    person: Person, look: Look, track: FaceTrack, size: int | tuple[int, int] = 96, supersample: int = 2
 ) -> tuple[Frames, Masks]:
-    """Frames (F, size, size, 3) uint8 and face masks (F, size, size) of one clip.
+    """Frames (F, H, W, 3) uint8 and face masks (F, H, W) of one clip.
 
     Args:
         person: who.
         look: in which clothes, where, how lit and framed.
         track: what the face does.
-        size: side of the pictures in pixels.
+        size: of the pictures in pixels: side, or (width, height). The framing is the height's.
         supersample: samples a pixel along each axis.
 
     Raises:
         RequestError: a size below 16 or less than one sample.
         DependencyError: the package with the bodies is not installed.
     """
-    if size < SMALLEST_SIDE or supersample < 1:
+    width, height = (size, size) if isinstance(size, int) else size
+    if min(width, height) < SMALLEST_SIDE or supersample < 1:
         raise RequestError("size", f"{size} x {supersample} is too small", f"at least {SMALLEST_SIDE} x 1")
-    frames = np.empty((len(track), size, size, 3), np.uint8)
-    masks = np.empty((len(track), size, size), np.bool_)
-    for i, (picture, face) in enumerate(_samples(person, look, track, size * supersample)):
-        blocks = picture.reshape(size, supersample, size, supersample, 3)
+    frames = np.empty((len(track), height, width, 3), np.uint8)
+    masks = np.empty((len(track), height, width), np.bool_)
+    for i, (picture, face) in enumerate(_samples(person, look, track, width * supersample, height * supersample)):
+        blocks = picture.reshape(height, supersample, width, supersample, 3)
         frames[i] = np.rint(np.add.reduce(blocks, (1, 3)) * np.float32(255 / supersample**2)).astype(np.uint8)
-        share = np.add.reduce(face.reshape(size, supersample, size, supersample).astype(np.int32), (1, 3))
+        share = np.add.reduce(face.reshape(height, supersample, width, supersample).astype(np.int32), (1, 3))
         masks[i] = 2 * share >= supersample**2
     return frames, masks
 
 
 def render_still(
-    person: Person, look: Look, size: int = 96, track_frame: FaceTrack | None = None, supersample: int = 3
+    person: Person,
+    look: Look,
+    size: int | tuple[int, int] = 96,
+    track_frame: FaceTrack | None = None,
+    supersample: int = 3,
 ) -> Frames:
-    """One picture (size, size, 3) uint8.
+    """One picture (H, W, 3) uint8.
 
     Args:
         person: who.
         look: in which clothes, where, how lit and framed.
-        size: side in pixels.
+        size: side in pixels, or (width, height).
         track_frame: a track whose first frame is taken; None is a face at rest.
         supersample: samples a pixel along each axis.
 
@@ -90,10 +95,18 @@ def render_still(
     return picture
 
 
-def _samples(person: Person, look: Look, track: FaceTrack, side: int) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
-    """Each frame at full sampling: displayed colour (side, side, 3) in [0, 1], and where the face is."""
+def _samples(
+    person: Person, look: Look, track: FaceTrack, width: int, height: int
+) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
+    """Each frame at full sampling: displayed colour (height, width, 3) in [0, 1], and where the face is.
+
+    A square is drawn, and the middle of it is the picture.
+    """
+    side = max(width, height)
+    top, left = (side - height) // 2, (side - width) // 2
+    middle = (slice(top, top + height), slice(left, left + width))
     body = figure(person, look.clothes)
-    camera = Camera.of(body, look, side)
+    camera = Camera.of(body, look, side, height)
     behind = backdrop(look, side)
     colours, numbers = _colours(person, look, behind), _numbers(person, look)
     attributes = _lit(body, look)
@@ -111,7 +124,7 @@ def _samples(person: Person, look: Look, track: FaceTrack, side: int) -> Iterato
         picture, face = behind.copy(), np.zeros((side, side), np.uint8)
         normals = vertex_normals(placed, body.triangles)
         shade(picture, face, index, weights, body.triangles, body.materials, normals, attributes, colours, numbers)
-        yield _displayed(picture), face
+        yield _displayed(picture[middle]), face[middle]
 
 
 def _lit(body: Figure, look: Look) -> Floats:

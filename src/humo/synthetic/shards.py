@@ -1,0 +1,539 @@
+"""Writes shards of short takes of many rendered people: what a network learns faces from, before it learns clips.
+
+Setting a person up (hair, shadows) takes far longer than drawing one frame, so every set-up gives several takes: runs
+of one or more frames out of a speech. Each person is seen in two looks, each the other's reference.
+
+    shards.json                  the configuration; a folder holds shards of one
+    speeches.safetensors         what is said, and how faces move to it: a bank that all people draw from
+    shard-NNNNN.safetensors      `PEOPLE_PER_SHARD` people, see `render_shard`
+
+A shard appears whole or not at all, so that a trainer can read the folder while it grows. Several processes divide
+shards by their numbers and need not know of one another.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from humo.errors import CheckpointError, DependencyError, HuMoError, StorageError
+from humo.files import atomic_write, os_error_text
+from humo.geometry import SAMPLES_PER_FRAME
+from humo.media.face_identity import EMBEDDING_SIZE, FaceIdentity
+from humo.synthetic import make_clip
+from humo.synthetic.captions import captions
+from humo.synthetic.clip_plan import ClipPlan, Recipe, Split, people_of, plan_clip, split_of
+from humo.synthetic.corpus import begin_worker, check_packages
+from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.identity import Person
+from humo.synthetic.person.mouth_curve import mouth_curve
+from humo.synthetic.render.render import render_clip
+from humo.synthetic.speech.face_track import FaceTrack
+from humo.synthetic.speech.synthesis import Engine, find_voice
+from humo.synthetic.speech.visemes import face_track
+
+PEOPLE_PER_SHARD = 64
+LOOKS = 2
+"""Of each person; each is the reference of the other."""
+
+SPEECH_FRAMES = 41
+"""Length of each speech of the bank."""
+
+CONFIG, SPEECHES, SHARDS = "shards.json", "speeches.safetensors", "shard-*.safetensors"
+
+LOWEST_PRIORITY = 19
+POLL_SECONDS = 0.5
+"""Between two looks at what the processes have written."""
+
+_META = "humo"  # the entry of a file's header that holds our values
+_INT16 = 32767
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardConfig:
+    """All that decides what the shards of a folder hold, but not how many there are.
+
+    Args:
+        seed: of everything.
+        sizes: (width, height) of the shards in turn, so that a size given twice comes twice as often.
+        takes: of each look.
+        take_frames: of each take, 4k + 1.
+        double_every: every so many shards are rendered at twice their size (0: none), for a decoder that draws more
+            pixels than its latents were encoded from.
+        speeches: in the bank.
+        split: whose people and voices: ``train`` or ``test``.
+        people, engines, closeness, articulation, supersample: as in `Recipe`.
+    """
+
+    seed: int = 0
+    sizes: tuple[tuple[int, int], ...] = ((96, 96),)
+    takes: int = 8
+    take_frames: int = 1
+    double_every: int = 0
+    speeches: int = 600
+    split: Split = "train"
+    people: int = 24_000
+    engines: tuple[Engine, ...] = ("espeak", "hibari")
+    closeness: float = 0.0
+    articulation: float = 1.0
+    supersample: int = 2
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ShardConfig:
+        """From fields by name, as JSON has them."""
+        sizes = tuple((int(width), int(height)) for width, height in values["sizes"])
+        return cls(**{**values, "sizes": sizes, "engines": tuple(values["engines"])})
+
+    def corpus(self, purpose: int = 0) -> Recipe:
+        """The corpus whose plans say who is seen and what is said; another for each purpose."""
+        return Recipe(
+            seed=2 * self.seed + purpose,
+            frames=SPEECH_FRAMES,
+            silent_share=0.0,
+            people=self.people,
+            engines=self.engines,
+            closeness=self.closeness,
+            articulation=self.articulation,
+        )
+
+    def size(self, shard: int) -> tuple[int, int]:
+        """Width and height that a shard's pictures stand for."""
+        return self.sizes[shard % len(self.sizes)]
+
+    def is_double(self, shard: int) -> bool:
+        """Whether a shard is rendered at twice that size."""
+        return self.double_every > 0 and shard % self.double_every == self.double_every - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Speeches:
+    """A bank of S speeches of `SPEECH_FRAMES` frames.
+
+    Args:
+        audio: (S, samples) int16 at 16 kHz.
+        units, head, gaze: (S, F, ...), as a `FaceTrack`.
+        values: of each, ``gender``, ``mood``, ``voice`` and ``text``.
+    """
+
+    audio: NDArray[np.int16]
+    units: NDArray[np.float32]
+    head: NDArray[np.float32]
+    gaze: NDArray[np.float32]
+    values: list[dict[str, str]]
+
+    def draw(self, gender: str, random: np.random.Generator) -> int:
+        """The number of a speech in a voice of a gender."""
+        fitting = [number for number, one in enumerate(self.values) if one["gender"] == gender]
+        return fitting[int(random.integers(len(fitting)))]
+
+    def track(self, number: int, frames: NDArray[np.int64]) -> FaceTrack:
+        """What a face does in some frames of a speech."""
+        return FaceTrack(self.units[number, frames], self.head[number, frames], self.gaze[number, frames])
+
+
+class ShardFolder:
+    """A folder of shards to be written to.
+
+    Args:
+        folder: made if it is not there.
+        config: what the shards hold.
+
+    Raises:
+        StorageError: the folder holds shards of another configuration, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, config: ShardConfig) -> None:
+        self.folder, self.config = folder, config
+        path, wanted = folder / CONFIG, json.loads(json.dumps(asdict(config)))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.is_file():
+                with atomic_write(path, "FOLDER") as part:
+                    part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise StorageError(
+                "FOLDER", f"{str(folder)!r} cannot be used ({os_error_text(error)})", "name another"
+            ) from error
+        if changed := [name for name in wanted if found.get(name) != wanted[name]]:
+            problem = f"{str(folder)!r} holds shards of another configuration ({', '.join(changed)})"
+            raise StorageError("FOLDER", problem, "name a new folder")
+        self._indices: list[int] = []
+
+    @cached_property
+    def speeches(self) -> Speeches:
+        """The bank, written by whoever comes first."""
+        path = self.folder / SPEECHES
+        if not path.is_file():
+            write_arrays(path, *render_speeches(self.config))
+        return read_speeches(path)
+
+    @cached_property
+    def _identity(self) -> FaceIdentity:
+        return FaceIdentity()
+
+    def path(self, shard: int) -> Path:
+        """Of a shard."""
+        return self.folder / SHARDS.replace("*", f"{shard:05}")
+
+    def render(self, shard: int, progress: Callable[[], None] = lambda: None) -> Path:
+        """Render one shard and write it.
+
+        Args:
+            shard: its number.
+            progress: called after each person.
+        """
+        path = self.path(shard)
+        write_arrays(path, *self.render_shard(shard, progress))
+        return path
+
+    def render_shard(self, shard: int, progress: Callable[[], None]) -> tuple[Arrays, dict[str, Any]]:
+        """The arrays and values of a shard: N takes, T frames each, of P people in a frame (1 so far), G looks.
+
+            frames      (N, T, H, W, 3) uint8; H and W are twice ``size`` in double shards
+            face        (N, P, T, H, ceil(W / 8)) uint8: masks packed along the last axis
+            mouth       (N, P, T, 3) float32: jaw, closure, pucker
+            look        (N, P) int32: whose look it is; looks 2 k and 2 k + 1 are of person k of the shard
+            start       (N,) int32: first frame in the look's speech
+            speech      (G,) int32: number in the bank
+            reference   (G, H, W, 3) uint8: the look, the face at rest
+            identity    (G / 2, 128) float32: the first reference's face embedding; NaN where there is none
+
+        Values: ``size``, and for each look its ``captions`` (the anonymous one second) and ``attributes``.
+        """
+        config, people = self.config, []
+        for person in range(shard * PEOPLE_PER_SHARD, (shard + 1) * PEOPLE_PER_SHARD):
+            people.append(self._render_person(self._plan(person), config.size(shard), config.is_double(shard)))
+            progress()
+        looks = [look for one in people for look in one]
+        takes = len(looks) * config.takes
+        arrays = {
+            name: np.concatenate([arrays[name] for arrays, _ in looks])
+            for name in ("frames", "face", "mouth", "start", "speech", "reference")
+        }
+        arrays["look"] = np.repeat(np.arange(len(looks), dtype=np.int32), config.takes).reshape(takes, 1)
+        arrays["identity"] = np.stack([self._embed(first["reference"][0]) for (first, _), *_ in people])
+        return arrays, {"size": config.size(shard), "looks": [values for _, values in looks]}
+
+    def _plan(self, turn: int) -> ClipPlan:
+        """Who is seen, and how: every identity of the split once, then each of them in other looks, and so on."""
+        recipe = self.config.corpus()
+        index = self._indices[-1] + 1 if self._indices else 0
+        while len(self._indices) <= turn:
+            if split_of(recipe.seed, index) == self.config.split:
+                self._indices.append(index)
+            index += 1
+        people = people_of(recipe, self.config.split)
+        return plan_clip(recipe, self._indices[turn], people[turn % len(people)])
+
+    def _render_person(
+        self, plan: ClipPlan, size: tuple[int, int], is_double: bool
+    ) -> list[tuple[Arrays, dict[str, Any]]]:
+        """Each look of a person."""
+        person = Person.from_seed(plan.person_seed)
+        random = np.random.default_rng((plan.track_seed, 0x7A4E))
+        seeds = (plan.look_seed, plan.reference_seed)
+        looks = [Look.from_seed(person, seed).closer(self.config.closeness) for seed in seeds]
+        return [self._render_look(person, look, plan, random, size, is_double) for look in looks]
+
+    def _render_look(
+        self,
+        person: Person,
+        look: Look,
+        plan: ClipPlan,
+        random: np.random.Generator,
+        size: tuple[int, int],
+        is_double: bool,
+    ) -> tuple[Arrays, dict[str, Any]]:
+        config = self.config
+        number = self.speeches.draw(person.sex, random)
+        starts = np.sort(random.permutation(SPEECH_FRAMES - config.take_frames + 1)[: config.takes])
+        frames = (starts[:, None] + np.arange(config.take_frames)).ravel()
+        moving, still = self.speeches.track(number, frames), make_clip.still_track(look.seed)
+        track = FaceTrack(
+            *(np.concatenate([getattr(moving, name), getattr(still, name)]) for name in ("units", "head", "gaze"))
+        )
+        rendered = (2 * size[0], 2 * size[1]) if is_double else size
+        pictures, masks = render_clip(person, look, track, rendered, config.supersample)
+        shape = (len(starts), config.take_frames)
+        speech = self.speeches.values[number]
+        attributes = {**person.words, **look.words, "mood": speech["mood"], "speech": "talking"}
+        said = captions(attributes, int(random.integers(2**31)))
+        packed = np.packbits(masks[:-1], axis=-1)
+        return {
+            "frames": pictures[:-1].reshape(*shape, *pictures.shape[1:]),
+            "face": packed.reshape(len(starts), 1, config.take_frames, *packed.shape[1:]),
+            "mouth": mouth_curve(person, moving).astype(np.float32).reshape(len(starts), 1, config.take_frames, 3),
+            "start": starts.astype(np.int32),
+            "speech": np.asarray([number], np.int32),
+            "reference": pictures[-1:],
+        }, {
+            "person": plan.person,
+            "attributes": {name.replace(" ", "_"): value for name, value in attributes.items()},
+            "captions": [said.caption, said.anonymous, *said.paraphrases],
+        }  # fmt: skip
+
+    def _embed(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A face's embedding; NaN where no face is found or what finds it is not installed."""
+        try:
+            found = self._identity.embed(picture)
+        except DependencyError:
+            found = None
+        return np.full(EMBEDDING_SIZE, np.nan, np.float32) if found is None else found.astype(np.float32)
+
+
+def render_shards(
+    folder: Path,
+    config: ShardConfig,
+    *,
+    shards: int | None = None,
+    worker: int = 0,
+    workers: int = 1,
+    keep: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[Path]:
+    """Render what is missing of a folder's shards, and yield each one written.
+
+    Args:
+        folder: of shards.
+        config: what they hold.
+        shards: how many shall be there in the end; None goes on for ever.
+        worker, workers: this process renders the shards whose number leaves ``worker`` when divided by ``workers``.
+        keep: so many of this process's own stay, and the oldest go; numbers then go on from the last. None keeps all.
+        progress: called with people done and people in all of the shard that is being rendered.
+
+    Raises:
+        DependencyError: a package is missing.
+        StorageError: the folder cannot be written.
+    """
+    target = ShardFolder(folder, config)
+    number = worker
+    if keep is not None:
+        there = [shard for shard in shard_numbers(folder) if shard % workers == worker]
+        number = max(there, default=worker - workers) + workers
+    while shards is None or number < shards:
+        if not target.path(number).is_file():
+            done = 0
+
+            def count() -> None:
+                nonlocal done
+                done += 1
+                progress(done, PEOPLE_PER_SHARD)
+
+            yield target.render(number, count)
+        if keep is not None:
+            own = [shard for shard in shard_numbers(folder) if shard % workers == worker]
+            for shard in own[:-keep]:
+                target.path(shard).unlink(missing_ok=True)
+        number += workers
+
+
+@contextmanager
+def rendering_processes(
+    folder: Path, config: ShardConfig, workers: int, *, shards: int | None = None, keep: int | None = None
+) -> Iterator[list[SpawnProcess]]:
+    """Within the block, processes of the lowest priority and one thread each fill a folder; then they are ended.
+
+    Of an unfinished shard nothing stays.
+
+    Args:
+        folder, config, shards, keep: as for `render_shards`.
+        workers: how many.
+
+    Yields:
+        the processes; one that fails says why and ends with another code than 0.
+    """
+    context = multiprocessing.get_context("spawn")
+    lifeline, held = context.Pipe(duplex=False)
+    started: list[SpawnProcess] = []
+    try:
+        for worker in range(workers):
+            task = (lifeline, folder, config, worker, workers, shards, keep)
+            started.append(context.Process(target=_render_process, args=task, daemon=True))
+            started[-1].start()
+        yield started
+    finally:
+        held.close()
+        for process in started:
+            process.join()
+        for unfinished in folder.glob(".*.part"):
+            unfinished.unlink(missing_ok=True)
+
+
+def _render_process(
+    lifeline: Connection,
+    folder: Path,
+    config: ShardConfig,
+    worker: int,
+    workers: int,
+    shards: int | None,
+    keep: int | None,
+) -> None:
+    begin_worker(lifeline)
+    os.nice(LOWEST_PRIORITY)
+    try:
+        for _ in render_shards(folder, config, shards=shards, worker=worker, workers=workers, keep=keep):
+            pass
+    except HuMoError as error:
+        print(f"humo: rendering: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def write_shards(
+    folder: Path,
+    config: ShardConfig,
+    *,
+    shards: int,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Render the first shards of a configuration, those that are there excepted.
+
+    Args:
+        folder: made if it is not there.
+        config: what they hold.
+        shards: how many shall be there in the end.
+        workers: processes of one thread each; with 1 it happens in this one.
+        progress: called with shards there and shards in all.
+
+    Returns:
+        how many were rendered.
+
+    Raises:
+        DependencyError: a package is missing.
+        StorageError: the folder cannot be written, or a process failed.
+    """
+    check_packages()
+    target = ShardFolder(folder, config)
+
+    def count() -> int:
+        return sum(target.path(number).is_file() for number in range(shards))
+
+    before = count()
+    progress(before, shards)
+    if workers == 1 or shards - before < 2:
+        for _ in render_shards(folder, config, shards=shards):
+            progress(count(), shards)
+        return shards - before
+    _ = target.speeches  # once, rather than by every process
+    with rendering_processes(folder, config, workers, shards=shards) as processes:
+        while any(process.is_alive() for process in processes):
+            time.sleep(POLL_SECONDS)
+            progress(count(), shards)
+    if count() < shards:
+        raise StorageError("--workers", "a process failed or was ended", "see what it wrote above, and run again")
+    return shards - before
+
+
+def shard_numbers(folder: Path) -> list[int]:
+    """Of the shards that are there, in order."""
+    return sorted(int(path.stem.partition("-")[2]) for path in folder.glob(SHARDS))
+
+
+def render_speeches(config: ShardConfig) -> tuple[Arrays, dict[str, Any]]:
+    """The bank of speeches of a configuration: arrays and values as `Speeches` has them."""
+    recipe, index = config.corpus(purpose=1), 0
+    audio: list[NDArray[np.int16]] = []
+    tracks: list[FaceTrack] = []
+    values: list[dict[str, str]] = []
+    while len(values) < config.speeches:
+        if split_of(recipe.seed, index) == config.split:
+            plan = plan_clip(recipe, index)
+            samples, phonemes = make_clip.speech_of(plan, SPEECH_FRAMES)
+            tracks.append(
+                face_track(
+                    phonemes,
+                    samples,
+                    SPEECH_FRAMES,
+                    plan.track_seed,
+                    mood=plan.mood,
+                    articulation=config.articulation,
+                    calm=config.closeness,
+                )
+            )
+            audio.append(np.rint(np.clip(samples, -1, 1) * _INT16).astype(np.int16))
+            gender = find_voice(plan.voice).gender
+            values.append({"gender": gender, "mood": plan.mood, "voice": plan.voice, "text": plan.text})
+        index += 1
+    assert audio[0].shape == (SPEECH_FRAMES * SAMPLES_PER_FRAME,)
+    arrays = {name: np.stack([getattr(one, name) for one in tracks]) for name in ("units", "head", "gaze")}
+    return {"audio": np.stack(audio), **arrays}, {"speeches": values}
+
+
+def read_speeches(path: Path) -> Speeches:
+    """A bank of speeches.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    with open_arrays(path) as file:
+        values = json.loads(file.metadata()[_META])["speeches"]
+        audio, units, head, gaze = (file.get_tensor(name) for name in ("audio", "units", "head", "gaze"))
+        return Speeches(audio, units, head, gaze, values)
+
+
+def read_config(folder: Path) -> ShardConfig:
+    """What the shards of a folder hold.
+
+    Raises:
+        StorageError: it is no folder of shards.
+    """
+    try:
+        return ShardConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            "FOLDER", f"{str(folder)!r} holds no shards ({os_error_text(error)})", "name another"
+        ) from error
+
+
+def open_arrays(path: Path, framework: str = "numpy") -> Any:
+    """A file of arrays, mapped rather than read.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        return safe_open(path, framework)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), f"cannot be read ({os_error_text(error)})", "remove it") from error
+
+
+def read_values(file: Any) -> dict[str, Any]:
+    """The values in the header of an open file of arrays."""
+    values: dict[str, Any] = json.loads((file.metadata() or {}).get(_META, "{}"))
+    return values
+
+
+def write_arrays(path: Path, arrays: Arrays, values: dict[str, Any]) -> None:
+    """Write arrays, and JSON values beside them, whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_write(path, "FOLDER") as part:
+        try:
+            save_file(whole, part, metadata={_META: json.dumps(values)})
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        except (OSError, SafetensorError) as error:
+            problem = f"{str(path)!r} cannot be written ({os_error_text(error)})"
+            raise StorageError("FOLDER", problem, "free some space or choose another disk") from error
