@@ -89,7 +89,9 @@ class StageOptimiser:
         ]
         self._divided = divide(hidden, here.size)
         if taken := [hidden[name] for name in self._divided[here.rank]]:
-            self._optimisers.append(Muon(taken, stage.learning_rate, settings.weight_decay))
+            named = settings.muon_precision
+            precision = None if named is None else getattr(torch, named)
+            self._optimisers.append(Muon(taken, stage.learning_rate, settings.weight_decay, precision))
 
     def step(self, number: int) -> Tensor:
         """Take a step with the gradients that are there, and clear them.
