@@ -122,7 +122,18 @@ def test_a_picture_that_is_no_square_is_framed_by_its_height() -> None:
 
 def test_the_command_renders_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["data", "render", str(tmp_path / "people"), "--frames-per-look", "1", "--clips", "2", "--seed", "3"]
-    words += ["--sizes", "32x48,32x32", "--supersample", "1", "--identities", "60", "--workers", "1", "--speeches", "20"]
+    words += [
+        "--sizes",
+        "32x48,32x32",
+        "--supersample",
+        "1",
+        "--identities",
+        "60",
+        "--workers",
+        "1",
+        "--speeches",
+        "20",
+    ]
     assert cli.main(words) == 0
     assert "1 shards rendered" in capsys.readouterr().out
     config = read_config(tmp_path / "people")

@@ -44,9 +44,7 @@ def add_options(parser: Parser) -> None:
         "person up costs more than drawing one; --clips then counts people, in steps of 64",
     )
     parser.add_argument("--sizes", metavar="WxH,...", help="of shards in turn, in place of --size: 96x128,96x96")
-    parser.add_argument(
-        "--speeches", default="600", metavar="N", help="of shards, which all people share (default 600)"
-    )
+    parser.add_argument("--speeches", default="600", metavar="N", help="that the people of shards share (default 600)")
     parser.add_argument("--double-every", default="0", metavar="N", help="every Nth shard at twice its size (0: none)")
     parser.add_argument("--split", default="all", metavar="WORD", help="train, test, test-seen or all (default all)")
     parser.add_argument("--silent-fraction", default="0.2", metavar="X", help="of clips without sound (default 0.2)")

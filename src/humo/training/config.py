@@ -269,6 +269,8 @@ class Optimiser(Table):
     Args:
         betas, weight_decay: AdamW's.
         muon: take Muon for the matrices of the blocks (not with shards): for a network that starts from nothing.
+        muon_precision: of its iteration; by default bfloat16 on a GPU and float32 on a CPU, where bfloat16 is three
+            times as fast if the CPU multiplies it.
         clip: the longest gradient.
         ema: share of the average kept at a step.
     """
@@ -276,6 +278,7 @@ class Optimiser(Table):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Weight = 0.01
     muon: bool = False
+    muon_precision: Literal["float32", "bfloat16"] | None = None
     clip: float = Field(default=1.0, gt=0.0)
     ema: float = Field(default=0.9999, ge=0.0, lt=1.0)
 

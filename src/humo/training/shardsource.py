@@ -68,6 +68,8 @@ PAST_PROB = 0.7
 WAIT_SECONDS = 2.0
 """Between two looks at a folder that has too few shards yet."""
 
+CAPTIONS_AT_ONCE = 8
+
 SPEECHES_A_FILE = 25
 """Encoded between two files: a run that is stopped meanwhile goes on from the last."""
 
@@ -217,11 +219,11 @@ class ShardSource:
         one = self._encoders
         data = encode_video(pixels.to(one.device), one.vae).float().cpu()
         reference = encode_video(references.to(one.device), one.vae).float().cpu()
-        text = encode_text([text for *_, text in rows], one.tokenizer, one.text_encoder, one.text_length, one.device)
+        text = self._encode_captions([caption for *_, caption in rows])
         blank = self._collate.blank(geometry) if self._collate.entry is ReferenceInjection.CHANNEL_CONCAT else None
         blank = None if blank is None else blank.expand(len(specs), -1, -1, -1, -1)
         conditions = Conditions(
-            text=text.float().cpu(),
+            text=text,
             null_text=self._collate.no_text.expand(len(specs), -1, -1),
             image=with_references(self._collate.entry, reference, blank),
             null_image=without_references(self._collate.entry, reference, blank),
@@ -232,6 +234,18 @@ class ShardSource:
             for name, letter in (("text", "T"), ("image", "I"), ("audio", "A"))
         }
         return Batch(data=data, conditions=conditions.keep(**keep), kept=kept, **stacked)
+
+    def _encode_captions(self, captions: Sequence[str]) -> Tensor:
+        """Embeddings (B, L, D), those of like length together, since captions differ tenfold in theirs."""
+        one, order = self._encoders, sorted(range(len(captions)), key=lambda number: len(captions[number]))
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(order), CAPTIONS_AT_ONCE):
+            numbers = order[start : start + CAPTIONS_AT_ONCE]
+            texts = [captions[number] for number in numbers]
+            text = encode_text(texts, one.tokenizer, one.text_encoder, one.text_length, one.device)
+            found |= dict(zip(numbers, text.float().cpu(), strict=True))
+        length = max(text.shape[0] for text in found.values())
+        return torch.stack([F.pad(found[number], (0, 0, 0, length - len(found[number]))) for number in sorted(found)])
 
     def _sample(self, geometry: Geometry, spec: TakeSpec) -> tuple[dict[str, Tensor], str, str]:
         """A take's tensors, the conditions kept, and its words."""
@@ -313,7 +327,7 @@ class ShardSource:
         """The picture of the person that a sample is given, (3, 1, H, W)."""
         own, still, view, which = torch.rand(4, generator=generator).tolist()
         if own < self._data.own_faces:
-            picture = np.asarray(cut_out(shown[int(which * len(shown))], faces[int(which * len(shown))], generator))
+            picture = np.array(cut_out(shown[int(which * len(shown))], faces[int(which * len(shown))], generator))
             return to_pixels(picture[None], geometry)
         other = LOOKS * (look // LOOKS) + (look + 1) % LOOKS
         if still < self._data.still_references:
