@@ -16,8 +16,8 @@ from humo.jobs.batch import run_batch, run_locally
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
 from humo.jobs.request_files import Row
-from humo.server.file_store import Store
-from humo.server.job_queue import Ledger
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
 from humo.server.worker import Worker
@@ -96,17 +96,17 @@ def test_the_service_and_its_worker_decode_each_input_once(
 ) -> None:
     """The gate decodes uploads in a process of its own, which is not counted."""
     settings = Settings(folder=desk / "service", models={"tiny": str(tiny_model_folder)})
-    store = Store(settings.folder)
+    store = FileStore(settings.folder)
     store.prepare()
-    ledger = Ledger(store.database)
-    service = Service(settings, store, ledger)
+    queue = JobQueue(store.database)
+    service = Service(settings, store, queue)
     given = [(name, str(value)) for name, value in FIELDS.items() if name not in ("images", "audio")]
     given += [("frames", "5"), ("consent", "true")]
     files = [("images", Path("face.png").read_bytes()), ("audio", Path("a.wav").read_bytes())]
     video = asyncio.run(service.accept([*given, *files], "owner"))
     assert not decodings
-    job = service.job(video.id, "owner")
-    result = Worker(store, ledger, "cpu").make(job.id, job.asked)
-    ledger.close()
+    job = service.find_job(video.id, "owner")
+    result = Worker(store, queue, "cpu").run_job(job.id, job.payload)
+    queue.close()
     assert "video" in result
     assert decodings == ONCE
