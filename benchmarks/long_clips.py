@@ -29,7 +29,7 @@ from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
 from humo.media.audio import AudioTrack
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
-from humo.media.video import write_video
+from humo.media.video import VideoFormat, write_video
 from humo.request import GenerationPlan, parse_request, resolve
 from humo.runtime.loading import load_pipeline
 from humo.synthetic.speech.synthesis import installed_voices, synthesize
@@ -159,8 +159,7 @@ def main() -> None:
         write_video(
             Path(options.video),
             frames,
-            width=frames.shape[2],
-            height=frames.shape[1],
+            VideoFormat(frames.shape[2], frames.shape[1]),
             metadata={},
             track=AudioTrack(sound[None], SAMPLE_RATE),
         )

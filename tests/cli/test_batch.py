@@ -36,9 +36,9 @@ def statuses(events: Sequence[dict[str, Any]]) -> dict[int, str]:
 def test_a_published_test_case_is_made_as_it_is(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     said = humo("batch", put("test_case.json", ITEMS), "--model", tiny_model_folder, *SMALL, "--seed", 3, "--json")
     assert said.code == 0
-    assert statuses(said.events) == {1: "made", 2: "made"}
+    assert statuses(said.events) == {1: "generated", 2: "generated"}
     assert said.events[-1] == {
-        "event": "summary", "made": 2, "skipped": 0, "failed": 0, "rows": 2, "exit_code": 0
+        "event": "summary", "generated": 2, "skipped": 0, "failed": 0, "rows": 2, "exit_code": 0
     }  # fmt: skip
     assert read_record(Path("case_1_seed3.mp4")).request["prompt"] == "A man speaks"
     assert read_record(Path("case_2_seed3.mp4")).request["prompt"] == "a woman"
@@ -81,8 +81,8 @@ def test_finished_rows_are_skipped_and_others_are_not_taken_for_them(
     assert humo("batch", put("rows.json", rows[:1]), *words).code == 0
     before = Path("one.mp4").stat().st_mtime_ns
     said = humo("batch", put("rows.json", rows), *words)
-    assert (said.code, statuses(said.events)) == (0, {1: "skipped", 2: "made"})
-    assert {event["path"] for event in said.events if event.get("status") in ("skipped", "made")} == {
+    assert (said.code, statuses(said.events)) == (0, {1: "skipped", 2: "generated"})
+    assert {event["path"] for event in said.events if event.get("status") in ("skipped", "generated")} == {
         "one.mp4",
         "two.mp4",
     }
@@ -96,7 +96,7 @@ def test_finished_rows_are_skipped_and_others_are_not_taken_for_them(
     write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
     assert statuses(humo("batch", "rows.json", *words).events) == {1: "failed", 2: "failed"}
     again = humo("batch", "rows.json", *words, "--overwrite")
-    assert (again.code, statuses(again.events)) == (0, {1: "made", 2: "made"})
+    assert (again.code, statuses(again.events)) == (0, {1: "generated", 2: "generated"})
 
 
 def test_a_file_that_is_no_video_of_ours_is_never_taken_for_finished(
@@ -114,8 +114,8 @@ def test_all_rows_failing_is_a_failure_and_the_summary_says_why(
     rows = [{"prompt": ""}, {"prompt": "a", "steps": "many"}]
     said = humo("batch", put("rows.json", rows), "--model", tiny_model_folder)
     assert said.code == 1
-    assert said.out.splitlines()[-1] == "0 made, 0 skipped, 2 failed"
-    assert "2 rows_0002  failed steps: 'many' is not allowed" in said.out
+    assert said.out.splitlines()[-1] == "0 generated, 0 skipped, 2 failed"
+    assert "2 rows_0002  failed    steps: 'many' is not allowed" in said.out
 
 
 def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path) -> None:
@@ -126,11 +126,11 @@ def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path
     outcomes = run_batch(
         rows,
         defaults=fields,
-        make=run_locally(
+        run_rows=run_locally(
             Engine(), lambda event: loads.append(event) if (event.phase, event.done) == ("load", 1) else None
         ),
     )
-    assert [(outcome.row.number, outcome.status) for outcome in outcomes] == [(n, "made") for n in (1, 2, 3, 4)]
+    assert [(outcome.row.number, outcome.status) for outcome in outcomes] == [(n, "generated") for n in (1, 2, 3, 4)]
     assert len(loads) == 2
 
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from humo.jobs.engine import Engine
-from humo.jobs.generate import build_request, generate, load_inputs, prepare_job
+from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.audio import load_audio_track
 from humo.media.provenance import read_record
 from humo.media.video import read_video
@@ -195,17 +195,20 @@ def test_the_engine_keeps_one_model_and_loads_another_when_asked(
 
     fields = {"prompt": "a", "width": 96, "height": 64, "frames": 5, "steps": 1, "output": "a.mp4"}
     for model in (tiny_model_folder, tiny_model_folder, tiny_model_folder_17b, tiny_model_folder):
-        plan = prepare_job(build_request({**fields, "model": str(model)}))
-        assert generate(plan, engine=engine, listener=listen).frames == 5
+        job = prepare_job(build_request({**fields, "model": str(model)}))
+        assert generate(job, engine=engine, callback=listen).frames == 5
     assert len(loads) == 3
 
 
 def test_inputs_are_read_as_the_plan_uses_them(desk: Path, tiny_model_folder: Path) -> None:
     fields = {"prompt": "a", "model": str(tiny_model_folder), "images": "face.png", "audio": "a.wav", "mode": "TA"}
-    images, sound, track = load_inputs(prepare_job(build_request({**fields, "frames": 5})))
-    assert images == []
-    assert sound is not None
-    assert sound.shape == (16_000,)
+    job = prepare_job(build_request({**fields, "frames": 5}))
+    assert job.inputs is not None
+    assert job.inputs.images == ()
+    samples = job.inputs.network_audio(None)
+    assert samples is not None
+    assert samples.shape == (16_000,)
+    track = job.inputs.video_audio(job.plan.geometry.seconds)
     assert track is not None
     assert track.seconds == pytest.approx(0.2)
 
@@ -231,10 +234,13 @@ def test_the_model_hears_the_voice_alone_and_the_video_keeps_the_whole_sound(
         "audio": "a.wav",
         "vocal_separator": str(silencer(desk / "v.onnx")),
     }
-    _, sound, track = load_inputs(prepare_job(build_request(fields)))
-    assert sound is not None
+    job = prepare_job(build_request(fields))
+    assert job.inputs is not None
+    vocals = job.inputs.network_audio(job.plan.request.vocal_separator)
+    track = job.inputs.video_audio(job.plan.geometry.seconds)
+    assert vocals is not None
     assert track is not None
-    assert np.abs(sound).max() < 1e-3
+    assert np.abs(vocals).max() < 1e-3
     assert np.abs(track.samples).max() > 0.2
 
 

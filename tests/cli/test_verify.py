@@ -14,7 +14,7 @@ import pytest
 from humo.cli.main import main
 from humo.errors import StorageError
 from humo.media.credentials import CERTIFICATES_FILE, KEY_FILE, open_identity, sign_video
-from humo.media.video import read_video, write_video
+from humo.media.video import VideoFormat, read_video, write_video
 
 
 def make(folder: Path, output: Path, *more: str) -> None:
@@ -61,7 +61,7 @@ def test_a_changed_byte_is_found(video: Path, tmp_path: Path, capsys: pytest.Cap
 def test_the_watermark_outlives_another_encoding(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_video(tmp_path / "c.mp4", read_video(video).frames, width=96, height=96, metadata={}, crf=18)
+    write_video(tmp_path / "c.mp4", read_video(video).frames, VideoFormat(96, 96, crf=18), metadata={})
     code, values = told(capsys, tmp_path / "c.mp4")
     assert code == 1
     assert values["record"] is None
@@ -82,7 +82,7 @@ def test_marks_are_left_out_on_demand_and_that_is_recorded(
 
 def test_a_video_of_others_is_none_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grey = [np.full((64, 64, 3), 90, np.uint8)] * 3
-    write_video(tmp_path / "e.mp4", grey, width=64, height=64, metadata={})
+    write_video(tmp_path / "e.mp4", grey, VideoFormat(64, 64), metadata={})
     code, values = told(capsys, tmp_path / "e.mp4")
     assert code == 1
     assert not values["from_humo"]
@@ -107,7 +107,7 @@ def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> No
     first, second = open_identity(tmp_path / "a"), open_identity(tmp_path / "b")
     (tmp_path / "a" / CERTIFICATES_FILE).write_bytes(second.certificates)
     video = tmp_path / "v.mp4"
-    write_video(video, [np.zeros((32, 32, 3), np.uint8)], width=32, height=32, metadata={})
+    write_video(video, [np.zeros((32, 32, 3), np.uint8)], VideoFormat(32, 32), metadata={})
     before = video.read_bytes()
     del first
     with pytest.raises(StorageError, match=r"identity: cannot sign"):

@@ -17,7 +17,7 @@ from humo import HuMoPipeline
 from humo.checkpoints.model_folder import BUILTIN_MODEL
 from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
-from humo.jobs.generate import build_request, load_inputs, prepare_job
+from humo.jobs.generate import build_request, prepare_job
 from humo.jobs.replay import weights_fingerprint
 from humo.media import audio as media_audio
 from humo.media.watermark import detect_watermark
@@ -58,9 +58,11 @@ def test_frames_and_sound_are_those_of_the_same_job(
     letters = {"images": "I", "audio": "A"}
     named = {name: path for name, path in files.items() if letters[name] in mode}
     asked = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
-    plan = prepare_job(build_request(asked | settings | named))
-    pictures, sound, track = load_inputs(plan)
-    expected = np.stack(list(model.generate_frames(plan, images=pictures, sound=sound)))
+    job = prepare_job(build_request(asked | settings | named))
+    assert job.inputs is not None
+    track = job.inputs.video_audio(job.plan.geometry.seconds)
+    samples = job.inputs.network_audio(None)
+    expected = np.stack(list(model.generate_frames(job.plan, images=job.inputs.images, sound=samples)))
 
     latents = sample(comfy, model, mode, **settings)
     images, audio, rate = decode(comfy, model, latents, watermark=False)

@@ -39,7 +39,7 @@ def rows(folder: Path, steps: list[int]) -> Path:
 def at_work() -> int:
     """Workers that are at a row: Ray names their processes so."""
     titles = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
-    return sum(title.startswith("ray::Maker.make") for title in titles)
+    return sum(title.startswith("ray::RayWorker.generate") for title in titles)
 
 
 def test_a_cluster_makes_the_same_videos_and_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_a_cluster_makes_the_same_videos_and_loses_none(tmp_path: Path, monkeypa
         told = [json.loads(line) for line in batch.communicate(timeout=240)[0].splitlines()]
     assert batch.returncode == SOME_FAILED
     ends = {one["name"]: one["status"] for one in told if one["event"] in ("row", "error") and "status" in one}
-    assert ends == {"bad": "failed"} | {f"row{n}": "made" for n in range(5)}
+    assert ends == {"bad": "failed"} | {f"row{n}": "generated" for n in range(5)}
     assert main(["batch", str(path), "--output-dir", "near", "--quiet"]) == SOME_FAILED
     for number in range(5):
         far, near = (read_video(tmp_path / folder / f"row{number}.mp4") for folder in ("far", "near"))
@@ -68,19 +68,22 @@ def test_what_a_worker_says_becomes_an_outcome(tmp_path: Path) -> None:
     """An error is the error that it was there; a video that is not here was not made."""
     code = """
 import json, sys, warnings
+from dataclasses import replace
 warnings.simplefilter("ignore")
 from humo.jobs.request_files import Row
-from humo.jobs.generate import prepare_job
+from humo.jobs.generate import PreparedJob, prepare_job
 from humo.jobs.ray_batch import RayWorker, to_outcome
 from humo.request import parse_request
-plan = prepare_job(parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "steps": 1}))
+request = parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "steps": 1})
+job = prepare_job(request)
 row = Row(1, "a", {})
-broken = {"error": "MediaError", "words": ["images", "is broken", "mend it"]}
-for told in (broken, {"error": "", "words": ["Fault: x"]}, {"result": {}}):
-    found = to_outcome(row, plan, told).error
+broken = {"error": "MediaError", "args": ["images", "is broken", "mend it"]}
+for told in (broken, {"error": "", "args": ["Fault: x"]}, {"result": {}}):
+    found = to_outcome(row, job, told).error
     print(type(found).__name__, found)
 maker = RayWorker(*sys.argv[1:])
-print(maker.make({"prompt": "a", "frames": 5, "steps": 1, "images": ["nowhere.png"]})["error"])
+plan = replace(job.plan, request=request.model_copy(update={"images": ("nowhere.png",)}))
+print(maker.generate(PreparedJob(plan))["error"])
 for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], "/nowhere", "token")):
     try:
         RayWorker(*wrong)
@@ -92,11 +95,11 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
     lines = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     assert lines[0] == "MediaError images: is broken; mend it"
     assert lines[1] == "RuntimeError Fault: x"
-    assert lines[2].startswith("StorageError output: 'there.mp4' was made on another machine, and is not here")
+    assert lines[2].startswith("StorageError output: 'there.mp4' was written on another machine and is missing here")
     assert lines[3].startswith("MediaError")
     assert lines[4] == f"humo is {__version__} there, and 0 here"
-    assert lines[5].startswith(f"'{tmp_path}' is not there, or is another folder")
-    assert lines[6].startswith("'/nowhere' is not there")
+    assert lines[5].startswith(f"'{tmp_path}' is missing there or differs")
+    assert lines[6].startswith("'/nowhere' is missing there")
 
 
 @pytest.mark.parametrize(

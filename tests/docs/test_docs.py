@@ -51,3 +51,16 @@ def test_the_map_names_every_package_and_every_module_of_the_vocabulary() -> Non
     modules = {path.name for path in source.glob("[!_]*.py")}
     assert set(re.findall(r"^[├└]── (\w+)/", tree, re.MULTILINE)) == packages
     assert set(re.findall(r"\w+\.py", tree)) == modules
+
+
+def test_the_architecture_page_lists_every_module_of_a_package_once() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("| package | purpose | modules |")[2]
+    listed: list[str] = []
+    for package, modules in re.findall(r"^\| (?:`(\w+)/`|root) \|[^|]*\|([^|]*)\|$", page, re.MULTILINE):
+        for group in modules.split(";"):
+            folder, _, names = group.rpartition(":")
+            path = [part for part in (package, folder.strip().rstrip("/")) if part]
+            listed += ["/".join([*path, name]) for name in re.findall(r"`(\w+)`", names)]
+    source = ROOT / "src" / "humo"
+    modules_there = [path.relative_to(source).with_suffix("").as_posix() for path in source.rglob("[!_]*.py")]
+    assert sorted(listed) == sorted(modules_there)

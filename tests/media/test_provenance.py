@@ -19,7 +19,7 @@ from humo.media.provenance import (
     to_metadata,
     write_sidecar,
 )
-from humo.media.video import read_metadata, write_video
+from humo.media.video import VideoFormat, read_metadata, write_video
 
 PROMPT = 'Une femme s’écrie «été» — 她说：你好 👩🏽‍🚀 "quoted" \\ back\nnext\tline; = # \u0000 \u2028 \ud800 end '
 
@@ -36,7 +36,7 @@ def record(**request: Any) -> GenerationRecord:
 
 
 def save(path: Path, metadata: dict[str, str]) -> Path:
-    write_video(path, [np.zeros((32, 32, 3), np.uint8)], width=32, height=32, metadata=metadata)
+    write_video(path, [np.zeros((32, 32, 3), np.uint8)], VideoFormat(32, 32), metadata=metadata)
     return path
 
 

@@ -17,6 +17,7 @@ from humo.errors import MediaError, StorageError
 from humo.media.audio import AudioTrack
 from humo.media.video import (
     AAC_RATES,
+    VideoFormat,
     check_writable,
     estimate_video_bytes,
     read_metadata,
@@ -39,7 +40,7 @@ def scene(count: int) -> Iterator[Array]:
 
 
 def write_scene(path: Path, count: int, track: AudioTrack | None = None) -> int:
-    return write_video(path, scene(count), width=WIDTH, height=HEIGHT, track=track, metadata={})
+    return write_video(path, scene(count), VideoFormat(WIDTH, HEIGHT), track=track, metadata={})
 
 
 @pytest.mark.parametrize("count", [1, 2, 97])
@@ -68,7 +69,7 @@ def test_colours_come_back_and_are_tagged_as_bt709_of_limited_range(tmp_path: Pa
     colours = [(c & 4 and 255, c & 2 and 255, c & 1 and 255) for c in range(8)] + [(200, 120, 90), (64, 64, 64)]
     bars = np.repeat(np.array(colours, np.uint8)[None], 64, axis=0).repeat(32, axis=1)
     path = tmp_path / "bars.mp4"
-    write_video(path, [bars] * 5, width=320, height=64, metadata={})
+    write_video(path, [bars] * 5, VideoFormat(320, 64), metadata={})
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
@@ -120,7 +121,7 @@ def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
             assert alive <= 3
             yield np.zeros((HEIGHT, WIDTH, 3), np.uint8).view(Tracked)
 
-    assert write_video(tmp_path / "a.mp4", frames(), width=WIDTH, height=HEIGHT, metadata={}) == 100
+    assert write_video(tmp_path / "a.mp4", frames(), VideoFormat(WIDTH, HEIGHT), metadata={}) == 100
 
 
 def test_the_same_frames_give_the_same_file_on_one_core_and_on_all(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_the_same_frames_give_the_same_file_on_one_core_and_on_all(tmp_path: Pat
 def test_tags_survive_and_the_index_stands_before_the_pictures(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     tags = {"humo": '{"prompt": "你好"}', "comment": "made", "title": "Zoë"}
-    write_video(path, scene(3), width=WIDTH, height=HEIGHT, metadata=tags)
+    write_video(path, scene(3), VideoFormat(WIDTH, HEIGHT), metadata=tags)
     assert tags.items() <= read_metadata(path).items()
     whole = path.read_bytes()
     assert whole.index(b"moov") < whole.index(b"mdat")
@@ -159,7 +160,7 @@ def test_whatever_interrupts_leaves_the_old_file_and_nothing_else(
         raise failure
 
     with pytest.raises(failure if isinstance(failure, type) else OSError, match=None):
-        write_video(path, frames(), width=WIDTH, height=HEIGHT, metadata={}, track=AudioTrack(tone(1, 16_000), 16_000))
+        write_video(path, frames(), VideoFormat(WIDTH, HEIGHT), metadata={}, track=AudioTrack(tone(1, 16_000), 16_000))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert path.read_bytes() == b"the old one"
     write_scene(path, 2)
@@ -170,10 +171,10 @@ def test_whatever_interrupts_leaves_the_old_file_and_nothing_else(
 def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
     script = (
         "import resource, sys; from pathlib import Path; import numpy as np\n"
-        "from humo.errors import StorageError; from humo.media.video import write_video\n"
+        "from humo.errors import StorageError; from humo.media.video import VideoFormat, write_video\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "noise = np.random.default_rng(0).integers(0, 256, (60, 128, 128, 3), dtype=np.uint8)\n"
-        "try: write_video(Path(sys.argv[1]), noise, width=128, height=128, metadata={})\n"
+        "try: write_video(Path(sys.argv[1]), noise, VideoFormat(128, 128), metadata={})\n"
         "except StorageError as error: print(error)\n"
     )
     pytest.importorskip("resource")
@@ -196,9 +197,9 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(tmp_path: Pa
 )
 def test_frames_of_another_form_and_no_frames_are_refused(tmp_path: Path, frame: Array | None, said: str) -> None:
     with pytest.raises(MediaError, match=said):
-        write_video(tmp_path / "a.mp4", [] if frame is None else [frame], width=WIDTH, height=HEIGHT, metadata={})
+        write_video(tmp_path / "a.mp4", [] if frame is None else [frame], VideoFormat(WIDTH, HEIGHT), metadata={})
     with pytest.raises(MediaError, match="even"):
-        write_video(tmp_path / "a.mp4", [], width=95, height=HEIGHT, metadata={})
+        write_video(tmp_path / "a.mp4", [], VideoFormat(95, HEIGHT), metadata={})
     assert not list(tmp_path.iterdir())
 
 
@@ -209,9 +210,9 @@ def test_a_place_to_write_is_tried_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="MB free"):
         check_writable(target, bytes_needed=10**18)
     with pytest.raises(MediaError, match="none"):
-        write_video(target, [], width=WIDTH, height=HEIGHT, metadata={})
+        write_video(target, [], VideoFormat(WIDTH, HEIGHT), metadata={})
     assert not list(tmp_path.iterdir())
-    write_video(target, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], width=WIDTH, height=HEIGHT, metadata={})
+    write_video(target, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], VideoFormat(WIDTH, HEIGHT), metadata={})
     assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
     (tmp_path / "film.mp4").mkdir()
     (tmp_path / "file").touch()
@@ -247,7 +248,7 @@ def test_no_video_is_larger_than_the_estimate(tmp_path: Path, width: int, height
     noise = np.random.default_rng(0).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
     track = AudioTrack(np.random.default_rng(1).uniform(-1, 1, (2, 96_000 * 2)).astype(np.float32), 96_000)
     path = tmp_path / "a.mp4"
-    write_video(path, noise, width=width, height=height, metadata={"humo": "x" * 1_000_000}, track=track)
+    write_video(path, noise, VideoFormat(width, height), metadata={"humo": "x" * 1_000_000}, track=track)
     assert path.stat().st_size < estimate_video_bytes(width, height, frames)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from humo.media.video import Frame, read_video, write_video
+from humo.media.video import Frame, VideoFormat, read_video, write_video
 from humo.media.watermark import (
     BITS,
     BLOCK_PIXELS,
@@ -38,7 +38,7 @@ def scene(size: int, frames: int = 12) -> list[Frame]:
 
 def encoded(frames: list[Frame], folder: Path, crf: int) -> list[Frame]:
     size = frames[0].shape[0]
-    write_video(folder / "a.mp4", frames, width=size, height=size, metadata={}, crf=crf)
+    write_video(folder / "a.mp4", frames, VideoFormat(size, size, crf=crf), metadata={})
     return list(read_video(folder / "a.mp4").frames)
 
 

@@ -238,7 +238,7 @@ def folder(tmp_path: Path) -> Path:
 
 def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
     asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
-    return prepare_job(parse_request(asked | {"output": str(output)} | fields))
+    return prepare_job(parse_request(asked | {"output": str(output)} | fields)).plan
 
 
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,11 +331,11 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
     cramped = Cramped(pipeline, runs_out=4)
     monkeypatch.setattr(pipeline, "_pass", cramped)
     assert torch.allclose(sample(pipeline), expected, atol=1e-6)
-    assert told == ["the GPU's memory ran out: going on with placement host in place of resident"]
+    assert told == ["GPU memory ran out with placement resident; continuing with host"]
     assert engine._key == (folder, "cpu", "float32", "host")
     passes = cramped.passes
     monkeypatch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
-    with pytest.raises(RequestError, match="memory: of the GPU ran out, with placement host; make a smaller"):
+    with pytest.raises(RequestError, match="memory: is too small on the GPU for placement host; make a smaller"):
         sample(pipeline)
     assert passes == 3 * 3 + 1
 

@@ -90,7 +90,7 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
-    plan = prepare_job(parse_request(asked | {"output": str(tmp_path / "a.mp4")}))
+    plan = prepare_job(parse_request(asked | {"output": str(tmp_path / "a.mp4")})).plan
     model = open_model_folder(folder)
     sizes = model.architectures, plan.geometry, model.preset.reference_injection, torch.float32
     estimate = estimate_memory(*sizes, 2)

@@ -11,7 +11,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from humo.media.audio import AudioTrack
-from humo.media.video import write_video
+from humo.media.video import VideoFormat, write_video
 from humo.training.config import Recipe
 from humo.training.metrics_log import read_journal
 from humo.training.recipe_file import parse_recipe
@@ -73,7 +73,7 @@ def write_clip(path: Path, random: np.random.Generator, pitch: float | None, fra
     if pitch is not None:
         seconds = np.arange(16_000 * frames // 25) / 16_000
         track = AudioTrack((np.sin(seconds * 2 * np.pi * pitch) * 0.3).astype(np.float32)[None], 16_000)
-    write_video(path, shown, width=SIDE, height=SIDE, metadata={}, track=track)
+    write_video(path, shown, VideoFormat(SIDE, SIDE), metadata={}, track=track)
 
 
 def values(data: Path, model: Path, output: Path, /, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``humo convert``: a model folder of downloaded weights, or the reverse."""
+"""``humo convert``: convert downloaded weights to a model folder, or a model folder to the published names."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from humo.errors import RequestError
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
 
-SUMMARY = "make a model folder of downloaded weights, or the reverse"
+SUMMARY = "convert downloaded weights to a model folder, or the reverse"
 
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo convert``."""
     parser.usage = "humo convert SOURCE [SOURCE ...] DESTINATION [options]"
-    text = "downloaded folders or weights files (published, ComfyUI's, or a model folder), then the folder to make"
+    text = "downloaded folders or weight files (published, ComfyUI's, or a model folder), then the folder to write"
     parser.add_argument("paths", nargs="+", metavar="SOURCE ... DESTINATION", help=text)
-    parser.add_argument("--to", default="diffusers", metavar="{diffusers,published}", help="names and tree to write")
+    parser.add_argument(
+        "--to",
+        default="diffusers",
+        metavar="{diffusers,published}",
+        help="names and folder layout to write (default: diffusers)",
+    )
     parser.add_argument("--back", dest="to", action="store_const", const="published", help="the same as --to published")
-    parser.add_argument("--family", metavar="{humo-17b,humo-1.7b}", help="which one, if the source holds both")
-    parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="type of all weights; default: as they are")
-    parser.add_argument("--head-dim", metavar="N", help="channels of an attention head, where no file tells")
+    parser.add_argument(
+        "--family", metavar="{humo-17b,humo-1.7b}", help="model family to convert, if the source holds both"
+    )
+    parser.add_argument("--dtype", metavar="{bf16,fp16,fp32}", help="dtype of all weights (default: as stored)")
+    parser.add_argument("--head-dim", metavar="N", help="channels per attention head, if no file states it")
     kept = "the network's blocks stay quantized, in the file and in memory (GGUF, fp8); default: made into bf16"
     parser.add_argument("--keep-quantized", action="store_true", help=kept)
     parser.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")

@@ -1,4 +1,4 @@
-"""What is said of a plan, a result, a batch row and a batch: a text for people, values for programs."""
+"""Describe a plan, a result, a batch row and a batch: a text for people and values for programs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Report = tuple[str, dict[str, Any]]
 
 
 def describe_plan(plan: GenerationPlan) -> Report:
-    """What would be made: the resolved request, sizes in every unit, network passes, notes."""
+    """Describe a plan: the resolved request, sizes in every unit, network passes, notes."""
     geometry, request = plan.geometry, plan.request
     fields = request.model_dump(mode="json", exclude_none=True)
-    per_step = Counter(len(turn.rungs) for turn in plan.guidance.plan_steps(plan.timesteps, SPEEDS[request.speed]))
+    per_step = Counter(len(step.rungs) for step in plan.guidance.plan_steps(plan.timesteps, SPEEDS[request.speed]))
     sizes = {
         "width": geometry.width,
         "height": geometry.height,
@@ -42,7 +42,7 @@ def describe_plan(plan: GenerationPlan) -> Report:
         "windows": len(plan.windows),
         "notes": list(plan.notes),
     }
-    windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none, silence"
+    windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none (silence)"
     each = " or ".join(str(passes) for passes in sorted(per_step))
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in fields.items()}
     rows = {
@@ -53,20 +53,20 @@ def describe_plan(plan: GenerationPlan) -> Report:
         "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",
         "audio windows": windows,
         "windows": f"{len(plan.windows)} of up to {request.window} frames",
-        "network passes": f"{each} a step, {plan.passes} in all",
+        "network passes": f"{each} a step, {plan.passes} in total",
     }
     return table(rows), values
 
 
 def describe_result(result: Result) -> Report:
-    """A finished video."""
+    """Describe a finished video."""
     times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.timings.items())
     size = f"{result.width}x{result.height}, {result.bytes / 1e6:.2f} MB"
     return f"{result.path}: {result.frames} frames, {result.seconds:g} s, {size} ({times})", result.as_dict()
 
 
 def describe_outcome(outcome: Outcome) -> Report:
-    """What became of a row of a batch."""
+    """Describe the outcome of a row of a batch."""
     row, error = outcome.row, outcome.error
     values: dict[str, Any] = {"row": row.number, "name": row.name, "status": outcome.status}
     if outcome.output is not None:
@@ -79,15 +79,15 @@ def describe_outcome(outcome: Outcome) -> Report:
     if outcome.result is not None:
         text, result = describe_result(outcome.result)
         return f"{start}: {text}", values | result
-    return f"{start}: {outcome.output} {'is there' if outcome.status == 'skipped' else 'can be made'}", values
+    return f"{start}: {outcome.output} {'exists' if outcome.status == 'skipped' else 'can be generated'}", values
 
 
 def describe_summary(outcomes: list[Outcome], code: int) -> Report:
-    """How many rows were made, skipped and failed, and each of them."""
-    counts = dict.fromkeys(("made", "skipped", "failed"), 0)
+    """Describe a batch: the number of rows of each status, and each row."""
+    counts = dict.fromkeys(("generated", "skipped", "failed"), 0)
     counts |= Counter(outcome.status for outcome in outcomes)
     rows = {
-        f"{outcome.row.number} {outcome.row.name}": f"{outcome.status:8}{outcome.error or outcome.output or ''}"
+        f"{outcome.row.number} {outcome.row.name}": f"{outcome.status:10}{outcome.error or outcome.output or ''}"
         for outcome in outcomes
     }
     text = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -95,7 +95,7 @@ def describe_summary(outcomes: list[Outcome], code: int) -> Report:
 
 
 def describe_conversion(report: ConversionReport) -> Report:
-    """What a conversion wrote, dropped and left alone, each with the reason."""
+    """Describe a conversion: what it wrote, dropped and ignored, with the reasons."""
     parts = [
         {
             "part": part.component,

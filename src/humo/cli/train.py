@@ -100,6 +100,22 @@ def _train_part(part: str, words: list[str], options: argparse.Namespace, consol
     return 0
 
 
+def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]], str]:
+    """How much there is to train on, what of it is bad, and both in words."""
+    from humo.training.dataset import of_split, refuse_if_bad, scan
+    from humo.training.shardsource import check_shards, is_shard_folder
+
+    if is_shard_folder(recipe.data):
+        counts = check_shards(recipe.data, recipe.stages)
+        more = "" if recipe.data.render is None else ", more are rendered meanwhile"
+        return counts, [], f"{counts['shards']} shards in {recipe.data.folder}{more}"
+    folder = scan(recipe.data)
+    clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
+    refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
+    bad = [{"name": one.name, "problem": one.problem} for one in folder.bad]
+    return {"clips": len(clips)}, bad, f"{len(clips)} clips in {recipe.data.folder}, {len(bad)} left out"
+
+
 def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     """What a recipe would do: for people, and as values.
 
@@ -107,14 +123,11 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
         HuMoError: data or model are at fault.
     """
     from humo.cli.console import table
-    from humo.training.dataset import of_split, refuse_if_bad, scan
     from humo.training.frozen_encoders import Encoders
     from humo.training.trainable import matches
     from humo.training.training_model import Learner
 
-    folder = scan(recipe.data)
-    clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
-    refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
+    data, bad, said = _describe_data(recipe)
     encoders = Encoders(recipe.model)
     sizes = {name: weight.numel() for name, weight in Learner(encoders.network(recipe.seed)).named_parameters()}
     stages: list[dict[str, Any]] = [
@@ -131,14 +144,14 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
         "output": recipe.output,
         "family": encoders.preset.name,
         "weights": network,
-        "clips": len(clips),
-        "bad": [{"name": one.name, "problem": one.problem} for one in folder.bad],
+        **data,
+        "bad": bad,
         "stages": stages,
     }
     rows: dict[str, object] = {
         "output": recipe.output,
         "model": f"{encoders.preset.title}, {network / 1e6:.2f} M weights",
-        "data": f"{len(clips)} clips in {recipe.data.folder}, {len(folder.bad)} left out",
+        "data": said,
     }
     for number, stage in enumerate(stages):
         words = f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "

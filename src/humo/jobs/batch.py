@@ -1,4 +1,4 @@
-"""Many requests one after another: all looked at first, finished ones skipped, a bad one stops no other."""
+"""Many requests one after another: all are checked first, finished ones are skipped, a bad one stops no other."""
 
 from __future__ import annotations
 
@@ -9,28 +9,40 @@ from typing import Any, Literal
 
 from humo.errors import RequestError
 from humo.jobs.engine import Engine
-from humo.jobs.generate import VIDEO_SUFFIX, Result, build_request, generate, merge_fields, prepare_job, preset_of
+from humo.jobs.generate import (
+    VIDEO_SUFFIX,
+    PreparedJob,
+    Result,
+    build_request,
+    generate,
+    merge_fields,
+    prepare_job,
+    read_preset,
+)
 from humo.jobs.published_files import item_output
 from humo.jobs.replay import same_request
 from humo.jobs.request_files import Row
 from humo.progress import ProgressCallback, no_progress
-from humo.request import GenerationPlan
 
-Status = Literal["made", "skipped", "failed", "ready"]
+Status = Literal["generated", "skipped", "failed", "ready"]
 
 NONE_FAILED, ALL_FAILED, SOME_FAILED = 0, 1, 3
 """Exit codes of a batch."""
 
+MAX_INPUT_BYTES = 2 * 2**30
+"""Bytes of decoded inputs that a batch keeps between checking its rows and generating them. The inputs of rows beyond
+that are decoded a second time when their turn comes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row.
+    """Result of a row.
 
     Args:
         row: the row.
-        status: made, skipped as its video was there, failed, or (nothing being made) ready.
+        status: ``generated``; ``skipped`` as its video exists; ``failed``; or, in a dry run, ``ready``.
         output: its video, where that is known.
-        result: of a row that was made.
+        result: of a row that was generated.
         error: of a row that failed.
     """
 
@@ -42,102 +54,110 @@ class Outcome:
 
 
 OnOutcome = Callable[[Outcome], None]
-PlannedRows = Sequence[tuple[Row, GenerationPlan]]
-RunRows = Callable[[PlannedRows], Iterable[Outcome]]
-"""Makes the videos of rows, and tells what became of each."""
+PreparedRows = Sequence[tuple[Row, PreparedJob]]
+RunRows = Callable[[PreparedRows], Iterable[Outcome]]
+"""Generates the videos of rows and yields the outcome of each."""
 
 
 def run_batch(
     rows: Iterable[Row],
     *,
     defaults: Mapping[str, Any],
+    run_rows: RunRows,
     output_folder: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    make: RunRows,
-    report: OnOutcome = lambda outcome: None,
-    announce: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
+    on_outcome: OnOutcome = lambda outcome: None,
+    on_notes: Callable[[Row, Sequence[str]], None] = lambda row, notes: None,
 ) -> list[Outcome]:
-    """Make the video of every row.
+    """Generate the video of every row.
 
-    A row whose video is there and was made from the same request is skipped; one whose video is there and was made
-    from another is a failed row, unless ``overwrite``.
+    A row is skipped if its video exists and has the same request. A row whose video exists and has another request
+    fails, unless ``overwrite``.
 
     Args:
         rows: from a batch file.
-        defaults: fields of a request, for rows that do not say otherwise.
-        output_folder: where videos go; by default the current folder.
-        overwrite: make every row anew.
-        dry_run: look at every row, make none.
-        make: given the rows that are to be made, those of one model one after another.
-        report: told of each row's outcome, as soon as it is known.
-        announce: told of each row that is to be made, and what is worth saying of it.
+        defaults: fields of a request for rows that do not set them.
+        run_rows: is called with the rows to generate, grouped by model.
+        output_folder: where videos are written; by default the current folder.
+        overwrite: generate every row, even if its video exists.
+        dry_run: check every row, generate none.
+        on_outcome: is called with each row's outcome as soon as it is known.
+        on_notes: is called with each row to generate and the notes of its plan.
 
     Returns:
         the outcomes, in the rows' order.
     """
     outcomes: dict[int, Outcome] = {}
 
-    def settle(outcome: Outcome) -> None:
+    def finish(outcome: Outcome) -> None:
         outcomes[outcome.row.number] = outcome
-        report(outcome)
+        on_outcome(outcome)
 
-    work: dict[tuple[str | None, str, str], list[tuple[Row, GenerationPlan]]] = {}
+    groups: dict[tuple[str | None, str, str], list[tuple[Row, PreparedJob]]] = {}
     outputs: dict[Path, Row] = {}
+    kept_bytes = 0
     for row in rows:
         try:
-            plan, is_made = plan_row(row, defaults, output_folder, overwrite, outputs)
-        except Exception as error:  # noqa: BLE001 - a row that cannot even be looked at stops no other
-            settle(Outcome(row, "failed", error=error))
+            job, is_done = prepare_row(row, defaults, output_folder, overwrite, outputs)
+        except Exception as error:  # noqa: BLE001 - a row that cannot even be checked stops no other
+            finish(Outcome(row, "failed", error=error))
             continue
-        if is_made:
-            settle(Outcome(row, "skipped", Path(plan.request.output)))
+        request = job.plan.request
+        if is_done:
+            finish(Outcome(row, "skipped", Path(request.output)))
             continue
-        announce(row, plan.notes)
+        on_notes(row, job.plan.notes)
         if dry_run:
-            settle(Outcome(row, "ready", Path(plan.request.output)))
+            finish(Outcome(row, "ready", Path(request.output)))
+            continue
+        num_bytes = 0 if job.inputs is None else job.inputs.num_bytes
+        if kept_bytes + num_bytes > MAX_INPUT_BYTES:
+            job = PreparedJob(job.plan)
         else:
-            request = plan.request
-            work.setdefault((request.model, request.device, request.dtype), []).append((row, plan))
-    for outcome in make([pair for pairs in work.values() for pair in pairs]):
-        settle(outcome)
+            kept_bytes += num_bytes
+        groups.setdefault((request.model, request.device, request.dtype), []).append((row, job))
+    for outcome in run_rows([pair for pairs in groups.values() for pair in pairs]):
+        finish(outcome)
     return [outcomes[number] for number in sorted(outcomes)]
 
 
 def run_locally(
-    engine: Engine, listener: ProgressCallback = no_progress, begin: Callable[[Row], None] = lambda row: None
+    engine: Engine,
+    callback: ProgressCallback = no_progress,
+    on_start: Callable[[Row], None] = lambda row: None,
 ) -> RunRows:
-    """Makes one video after another, in this process.
+    """Return a function that generates rows one after another in this process.
 
     Args:
         engine: keeps the model between rows.
-        listener: told of the progress within a row.
-        begin: told of a row when its making begins.
+        callback: is called with the progress within a row.
+        on_start: is called with a row when its generation starts.
     """
 
-    def make(work: PlannedRows) -> Iterator[Outcome]:
-        for row, plan in work:
-            output = Path(plan.request.output)
-            begin(row)
+    def run(rows: PreparedRows) -> Iterator[Outcome]:
+        for row, job in rows:
+            output = Path(job.plan.request.output)
+            on_start(row)
             try:
-                yield Outcome(row, "made", output, generate(plan, engine=engine, listener=listener))
+                yield Outcome(row, "generated", output, generate(job, engine=engine, callback=callback))
             except Exception as error:  # noqa: BLE001 - whatever fails in one row, the next may succeed
                 yield Outcome(row, "failed", output, error=error)
 
-    return make
+    return run
 
 
-def plan_row(
+def prepare_row(
     row: Row, defaults: Mapping[str, Any], output_folder: Path | None, overwrite: bool, outputs: dict[Path, Row]
-) -> tuple[GenerationPlan, bool]:
-    """The plan of a row, and whether its video is there already.
+) -> tuple[PreparedJob, bool]:
+    """Return the job of a row, and whether its video exists already.
 
     Args:
-        row, defaults, output_folder, overwrite: as `run_batch`.
-        outputs: videos of the rows before, with their rows; this row's is added.
+        row, defaults, output_folder, overwrite: as for `run_batch`.
+        outputs: videos of the rows before -> their rows; this row's is added.
 
     Raises:
-        HuMoError: what is wrong with the row.
+        HuMoError: the row is wrong.
     """
     if row.problem is not None:
         raise row.problem
@@ -145,24 +165,25 @@ def plan_row(
     given = row.fields.get("output")
     request = build_request({**fields, "output": "out.mp4" if given is None else given})
     if given is None:
-        seed = request.seed if request.seed is not None else preset_of(request).seed
+        seed = request.seed if request.seed is not None else read_preset(request).seed
         name = item_output(row.name, seed) if row.published else row.name + VIDEO_SUFFIX
     else:
         name = str(given)
     output = Path(name) if output_folder is None else output_folder / name
-    earlier = outputs.setdefault(output.resolve(), row)
-    if earlier is not row:
-        raise RequestError("output", f"{str(output)!r} is that of row {earlier.number}, too", "name it otherwise")
-    plan = prepare_job(request.model_copy(update={"output": str(output)}))
+    first = outputs.setdefault(output.resolve(), row)
+    if first is not row:
+        raise RequestError("output", f"{str(output)!r} is the output of row {first.number} too", "give another name")
+    job = prepare_job(request.model_copy(update={"output": str(output)}))
     if output.exists() and not overwrite:
-        if same_request(output, plan):
-            return plan, True
-        raise RequestError("output", f"{str(output)!r} is there and was made otherwise", "give --overwrite, or move it")
-    return plan, False
+        if same_request(output, job.plan):
+            return job, True
+        problem = f"{str(output)!r} exists and has another request"
+        raise RequestError("output", problem, "add --overwrite, or move the file")
+    return job, False
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
-    """0 if no row failed, 1 if all did, 3 if some did."""
+    """Return 0 if no row failed, 1 if all did, 3 if some did."""
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed == 0:
         return NONE_FAILED

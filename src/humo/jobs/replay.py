@@ -1,4 +1,4 @@
-"""The record inside every video, and a request made again from it."""
+"""Write a job's generation record, and read a request from a record to repeat the job."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
     from humo.media.provenance import GenerationRecord
 
 LIBRARIES = ("torch", "diffusers", "transformers")
-"""Libraries whose version can change the frames."""
+"""Libraries whose version can change the frames; the record has their versions."""
 
 FILE_FIELDS = ("images", "audio", "vocal_separator")
-"""Fields of a request that name files which are read."""
+"""Fields of a request that name input files."""
 
 
 def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationRecord:
-    """How a video is made: enough to make it again anywhere. What it took is added when it is known.
+    """Return the record of a plan: everything that another machine needs to repeat it. Timings are added later.
 
     Args:
-        plan: with device and dtype settled.
-        keep_paths: files are told by where they lie; otherwise by their names alone, which is nobody's business else.
+        plan: with the device and dtype that it runs with.
+        keep_paths: record the full paths of files; otherwise their names alone.
     """
     from humo.media.provenance import GenerationRecord
 
     request, geometry = plan.request, plan.geometry
     model = find_model_folder(request.model)
-    place = absolute if keep_paths else _file_name
-    paths: dict[str, Any] = {"images": [place(path) for path in request.images]}
-    paths |= {name: place(path) for name in ("audio", "vocal_separator", "output") if (path := getattr(request, name))}
-    if request.model is not None:  # the folder itself: its name means another one tomorrow
-        paths["model"] = place(str(model))
+    shown_path = absolute_path if keep_paths else _file_name
+    paths: dict[str, Any] = {"images": [shown_path(path) for path in request.images]}
+    paths |= {
+        name: shown_path(path) for name in ("audio", "vocal_separator", "output") if (path := getattr(request, name))
+    }
+    if request.model is not None:  # the folder itself, since a name may stand for another folder later
+        paths["model"] = shown_path(str(model))
     return GenerationRecord(
         request={**request.model_dump(mode="json", exclude_none=True), **paths},
         model=model.name,
@@ -54,7 +56,7 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
             "latent_frames": geometry.latent_frames,
             "tokens": geometry.tokens,
         },
-        inputs={place(path): hash_file(path) for path in _input_files(request)},
+        inputs={shown_path(path): hash_file(path) for path in _input_files(request)},
         environment={
             "device": request.device,
             "dtype": request.dtype,
@@ -65,16 +67,16 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
 
 
 def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the request that a video was made from, for making it again beside it.
+    """Return the fields of the request in a video's record, with an output beside that video.
 
     Args:
         path: the video, or its JSON file.
-        given: fields that are given anew; their recorded files need not be there.
+        given: fields that the user sets; the recorded files of these need not exist.
 
     Raises:
-        MediaError: no record there, or a file that it names is gone or no longer the same.
-        RequestError: the record's request is not one this version knows.
-        CheckpointError: the model folder is gone or holds other weights.
+        MediaError: there is no record, or a file that it names is missing or has changed.
+        RequestError: the record's request has fields that this version does not know.
+        CheckpointError: the model folder is missing or holds other weights.
     """
     from humo.media.provenance import read_record
 
@@ -92,7 +94,7 @@ def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_request(output: Path, plan: GenerationPlan) -> bool:
-    """Whether a video was made from this request: the same words and numbers, files and weights of the same content.
+    """Return whether a video was generated from this request: equal values, and files and weights of equal content.
 
     Args:
         output: a video; one without a record was not.
@@ -103,36 +105,40 @@ def same_request(output: Path, plan: GenerationPlan) -> bool:
     request = plan.request
     try:
         record = read_record(output)
-        made = parse_request(record.request)
-        if made.model_dump(exclude=set(NOT_CONTENT_FIELDS)) != request.model_dump(exclude=set(NOT_CONTENT_FIELDS)):
+        recorded = parse_request(record.request)
+        if _content_fields(recorded) != _content_fields(request):
             return False
-        hashes = [
-            [record.inputs.get(absolute(file)) for file in _input_files(made)],
-            [hash_file(f) for f in _input_files(request)],
-        ]
-        places = all(getattr(request, name) in ("auto", getattr(made, name)) for name in DEVICE_FIELDS)
-        weights = record.environment.get(WEIGHTS_KEY) == weights_fingerprint(str(find_model_folder(request.model)))
+        recorded_hashes = [record.inputs.get(absolute_path(file)) for file in _input_files(recorded)]
+        same_files = recorded_hashes == [hash_file(file) for file in _input_files(request)]
+        same_device = all(getattr(request, name) in ("auto", getattr(recorded, name)) for name in DEVICE_FIELDS)
+        weights = weights_fingerprint(str(find_model_folder(request.model)))
     except HuMoError:
         return False
-    return hashes[0] == hashes[1] and places and weights and record.preset == plan.preset.name
+    same_weights = record.environment.get(WEIGHTS_KEY) == weights
+    return same_files and same_device and same_weights and record.preset == plan.preset.name
+
+
+def _content_fields(request: GenerateRequest) -> dict[str, Any]:
+    return request.model_dump(exclude=set(NOT_CONTENT_FIELDS))
 
 
 def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str) -> None:
-    option = f"give it anew, with --{'image' if field == 'images' else field}"
+    remedy = f"give the file with --{'image' if field == 'images' else field.replace('_', '-')}"
     if not Path(file).is_file():
-        raise MediaError(field, f"{file!r}, of which {path.name} was made, is gone", option)
-    if record.inputs.get(absolute(file)) != hash_file(file):
-        raise MediaError(field, f"{file!r} is not what it was when {path.name} was made", option)
+        raise MediaError(field, f"{file!r}, an input of {path.name}, is missing", remedy)
+    if record.inputs.get(absolute_path(file)) != hash_file(file):
+        raise MediaError(field, f"{file!r} has changed since {path.name} was generated", remedy)
 
 
 def _check_weights(request: GenerateRequest, record: GenerationRecord, path: Path) -> None:
-    if record.environment.get(WEIGHTS_KEY) != weights_fingerprint(str(find_model_folder(request.model))):
-        problem = f"{str(find_model_folder(request.model))!r} holds other weights than when {path.name} was made"
-        raise CheckpointError("model", problem, "give the folder anew, with --model")
+    folder = str(find_model_folder(request.model))
+    if record.environment.get(WEIGHTS_KEY) != weights_fingerprint(folder):
+        problem = f"{folder!r} holds other weights than when {path.name} was generated"
+        raise CheckpointError("model", problem, "give the folder with --model")
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """What tells one model's weights from another's without reading them: SHA-256 of names, sizes and headers.
+    """Return the SHA-256 of the names, sizes and headers of a model's weight files, which are not read whole.
 
     Raises:
         CheckpointError: it is not a model folder.
@@ -149,8 +155,8 @@ def weights_fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def absolute(path: str) -> str:
-    """A path that means the same from everywhere."""
+def absolute_path(path: str) -> str:
+    """Return the absolute form of a path."""
     return str(Path(path).absolute())
 
 
@@ -159,5 +165,5 @@ def _file_name(path: str) -> str:
 
 
 def _input_files(request: GenerateRequest) -> list[str]:
-    given = [request.audio, request.vocal_separator]
-    return [*request.images, *(path for path in given if path is not None)]
+    files = [*request.images, request.audio, request.vocal_separator]
+    return [file for file in files if file is not None]

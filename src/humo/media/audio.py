@@ -1,9 +1,10 @@
-"""Sound in: any file FFmpeg's libraries read, as mono 16 kHz for the network and as it was for the finished video."""
+"""Read audio with FFmpeg's libraries: mono 16 kHz for the network, and at its own rate for the finished video."""
 
 from __future__ import annotations
 
 import logging
 import math
+import wave
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,24 +24,33 @@ from humo.limits import MAX_AUDIO_SECONDS
 CONTAINERS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,nut,ogg,w64,wav,webm,wv,3gp,m4a,mp4"
 )
-"""FFmpeg's names of the containers that are opened. No playlists: those make it open further files that they name."""
+"""FFmpeg's names of the containers that may be opened. Playlists are left out: they open further files by name."""
 
 OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "skip_frame": "all"}
-"""How a file is opened: no picture of a video in it is decoded, which FFmpeg else does to see what there is."""
+"""FFmpeg options for opening a file. ``skip_frame`` keeps FFmpeg from decoding video frames while it probes streams."""
 
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
-"""What 1.0 is in whole-number samples; 24-bit sound is decoded into the upper bits of 32."""
+"""Value of 1.0 in integer sample formats. 24-bit audio is decoded into the upper bits of 32."""
 
 logger = logging.getLogger(__name__)
 
 AudioSamples = npt.NDArray[np.float32]
+"""Samples (n,) or (channels, n), full scale 1.0."""
+
 AudioChunks = Generator[tuple[AudioSamples, int], None, None]
 AudioSource = str | Path | npt.NDArray[np.generic] | tuple[npt.NDArray[np.generic], int]
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a sound file holds: ``seconds``, ``sample_rate`` (Hz), ``channels``, and its length at 16 kHz."""
+    """Length and format of an audio file.
+
+    Args:
+        seconds: its length.
+        sample_rate: Hz.
+        channels: their number.
+        num_samples: its length in samples at 16 kHz.
+    """
 
     seconds: float
     sample_rate: int
@@ -50,24 +60,48 @@ class AudioInfo:
 
 @dataclass(frozen=True, eq=False)
 class AudioTrack:
-    """Sound for the finished video: ``samples`` (1 or 2, n) float32 and ``sample_rate`` in Hz."""
+    """Audio of a finished video.
+
+    Args:
+        samples: (1 or 2, n) float32.
+        sample_rate: Hz.
+    """
 
     samples: AudioSamples
     sample_rate: int
 
     @property
     def seconds(self) -> float:
-        """Its length."""
+        """Length in seconds."""
         return float(self.samples.shape[1] / self.sample_rate)
+
+    def fit(self, seconds: float) -> AudioTrack:
+        """Return the track cut, or padded with silence, to a length in seconds."""
+        return AudioTrack(pad_or_trim(self.samples, round(seconds * self.sample_rate)), self.sample_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedAudio:
+    """An audio file, decoded once for both uses.
+
+    Args:
+        samples: (n,) mono at 16 kHz, the network's input, as `load_audio` returns it.
+        track: the audio at its own rate for the video, as long as was asked for.
+    """
+
+    samples: AudioSamples
+    track: AudioTrack
 
 
 def probe_audio(path: str | Path, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> AudioInfo:
-    """Measure a sound file without keeping it: every sample is decoded and counted, as a header's length may lie.
+    """Return an audio file's length and format without keeping it.
+
+    Every sample is decoded and counted, because the length in a header may be wrong.
 
     Args:
-        path: a sound file, or a video file with sound.
-        field: the user's word for it, for the message.
-        max_seconds: longest sound allowed.
+        path: an audio file, or a video file with audio.
+        field: name of the input in error messages.
+        max_seconds: longest audio allowed.
 
     Returns:
         its length; ``num_samples`` is exactly the length that `load_audio` returns.
@@ -83,69 +117,139 @@ def probe_audio(path: str | Path, *, field: str = "audio", max_seconds: float = 
 
 
 def load_audio(source: AudioSource, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> AudioSamples:
-    """Read a sound as mono 16 kHz.
+    """Read audio as mono 16 kHz.
 
-    A file's first sound track is taken from its first sample on, wherever its clock starts. Memory is that of the
+    The first audio stream of a file is read from its first sample on, whatever its start time. Memory is that of the
     result, whatever the source's rate and channels.
 
     Args:
-        source: a sound file, a video file with sound, an array (n,) at 16 kHz, or an array and its rate in Hz,
-            the array (n,), (channels, n) or (n, channels), float or whole numbers of full scale.
-        field: the user's word for it, for the message.
-        max_seconds: longest sound allowed; decoding stops there.
+        source: an audio file, a video file with audio, an array (n,) at 16 kHz, or an array and its rate in Hz.
+            Arrays are (n,), (channels, n) or (n, channels), float or integers of full scale.
+        field: name of the input in error messages.
+        max_seconds: longest audio allowed; decoding stops there.
 
     Returns:
-        (n,) float32; sound that is mono 16 kHz already is returned bit for bit.
+        (n,) float32; audio that is mono 16 kHz already is returned bit for bit.
 
     Raises:
-        MediaError: missing, empty, damaged, without sound, with values that are not finite, or too long.
+        MediaError: missing, empty, damaged, without audio, with values that are not finite, or too long.
 
     **Source:** ``librosa.load(path, sr=16000)`` as the published code calls it: the mean of the channels, soxr's
     "HQ" filter, and a length of ceil(n * 16000 / rate).
     """
-    parts: list[AudioSamples] = []
-    resampler: soxr.ResampleStream | None = None
-    count = 0
-    rate = 0
+    mono = _Resampler()
     for chunk, rate in _check_duration(_stream(source, field), field, max_seconds):
-        mono = chunk.mean(axis=0) if len(chunk) > 1 else chunk[0]
-        count += len(mono)
-        if rate != SAMPLE_RATE:
-            resampler = resampler or soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-            mono = resampler.resample_chunk(mono)
-        parts.append(mono)
-    if resampler is not None:
-        parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return pad_or_trim(np.concatenate(parts), _resampled_length(count, rate))
+        mono.add(chunk, rate)
+    return mono.finish()
 
 
 def load_audio_track(source: AudioSource, *, seconds: float, field: str = "audio") -> AudioTrack:
-    """Read a sound at its own rate, cut or filled up with silence to a length.
+    """Read audio at its own rate, cut or padded with silence to a length.
 
-    Sound of more than two channels becomes mono.
+    Audio of more than two channels becomes mono.
 
     Args:
         source: as for `load_audio`.
         seconds: length of the result; nothing after it is decoded.
-        field: the user's word for it, for the message.
+        field: name of the input in error messages.
 
     Raises:
         MediaError: as `load_audio`.
     """
-    parts: list[AudioSamples] = []
-    wanted, count, rate = 0, 0, 0
+    track = _TrackCollector(seconds)
     with closing(_stream(source, field)) as chunks:
         for chunk, rate in chunks:
-            wanted = round(seconds * rate)
-            parts.append(chunk if len(chunk) <= 2 else chunk.mean(axis=0, keepdims=True))
-            count += chunk.shape[1]
-            if count >= wanted:
+            track.add(chunk, rate)
+            if track.is_complete:
                 break
-    return AudioTrack(pad_or_trim(np.concatenate(parts, axis=1), wanted), rate)
+    return track.finish().fit(seconds)
+
+
+def decode_audio(path: str | Path, *, track_seconds: float = math.inf, field: str = "audio") -> DecodedAudio:
+    """Decode an audio file once, for the network and for the video.
+
+    Args:
+        path: an audio file, or a video file with audio.
+        track_seconds: seconds of the track that are kept at least, if there are as many; all of them by default.
+        field: name of the input in error messages.
+
+    Raises:
+        MediaError: as `load_audio`.
+    """
+    mono, track = _Resampler(), _TrackCollector(track_seconds)
+    for chunk, rate in _check_duration(_decode(Path(path), field), field, MAX_AUDIO_SECONDS):
+        mono.add(chunk, rate)
+        if not track.is_complete:
+            track.add(chunk, rate)
+    return DecodedAudio(mono.finish(), track.finish())
+
+
+def wav_length(path: Path, *, field: str = "audio") -> int:
+    """Return the length of a WAV file in samples at 16 kHz, from its header alone.
+
+    Args:
+        path: a file of integer samples that this program wrote; `probe_audio` measures files from others.
+        field: name of the input in error messages.
+
+    Raises:
+        MediaError: the file is missing.
+    """
+    check_file(path, field)
+    with wave.open(str(path), "rb") as file:
+        return _resampled_length(file.getnframes(), file.getframerate())
+
+
+class _Resampler:
+    """Mixes chunks down to mono and resamples them to 16 kHz."""
+
+    def __init__(self) -> None:
+        self._parts: list[AudioSamples] = []
+        self._resampler: soxr.ResampleStream | None = None
+        self._count = self._rate = 0
+
+    def add(self, chunk: AudioSamples, rate: int) -> None:
+        """Take a chunk (channels, n) at a rate in Hz, the same for all chunks."""
+        mono = chunk.mean(axis=0) if len(chunk) > 1 else chunk[0]
+        self._count, self._rate = self._count + len(mono), rate
+        if rate != SAMPLE_RATE:
+            if self._resampler is None:
+                self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            mono = self._resampler.resample_chunk(mono)
+        self._parts.append(mono)
+
+    def finish(self) -> AudioSamples:
+        """Return the samples (n,) at 16 kHz."""
+        if self._resampler is not None:
+            self._parts.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        return pad_or_trim(np.concatenate(self._parts), _resampled_length(self._count, self._rate))
+
+
+class _TrackCollector:
+    """Keeps chunks at their own rate, of one or two channels, until there are enough.
+
+    Args:
+        seconds: enough.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._parts: list[AudioSamples] = []
+        self._count = self._rate = 0
+        self.is_complete = False
+
+    def add(self, chunk: AudioSamples, rate: int) -> None:
+        """Take a chunk (channels, n) at a rate in Hz, the same for all chunks."""
+        self._parts.append(chunk if len(chunk) <= 2 else chunk.mean(axis=0, keepdims=True))
+        self._count, self._rate = self._count + chunk.shape[1], rate
+        self.is_complete = not math.isinf(self._seconds) and self._count >= round(self._seconds * rate)
+
+    def finish(self) -> AudioTrack:
+        """Return the track."""
+        return AudioTrack(np.concatenate(self._parts, axis=1), self._rate)
 
 
 def pad_or_trim(samples: AudioSamples, length: int) -> AudioSamples:
-    """Cut the last axis, or fill it up with silence, to ``length``."""
+    """Cut the last axis, or pad it with silence, to ``length`` samples."""
     missing = length - samples.shape[-1]
     if missing <= 0:
         return samples[..., :length]
@@ -154,27 +258,27 @@ def pad_or_trim(samples: AudioSamples, length: int) -> AudioSamples:
 
 @contextmanager
 def open_media(path: Path, field: str) -> Iterator[InputContainer]:
-    """A sound or video file for reading.
+    """Open an audio or video file for reading.
 
     Args:
         path: the file.
-        field: the user's word for it, for the message.
+        field: name of the input in error messages.
 
     Raises:
-        MediaError: missing, empty, not sound or video, or damaged where it is read inside the block.
+        MediaError: missing, empty, neither audio nor video, or damaged where it is read inside the block.
     """
     check_file(path, field)
     try:
         opened = av.open(str(path.absolute()), options=OPEN_OPTIONS, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
-        remedy = "give a WAV, MP3, M4A, FLAC or MP4 file; this one is of another kind or damaged"
-        raise MediaError(field, f"{path.name!r} is not sound or video that can be read", remedy) from error
+        remedy = "give a WAV, MP3, M4A, FLAC or MP4 file; this one has another format or is damaged"
+        raise MediaError(field, f"{path.name!r} is not audio or video that can be read", remedy) from error
     try:
         with opened as container:
             yield container
     except av.error.FFmpegError as error:
         raise MediaError(
-            field, f"{path.name!r} cannot be decoded ({os_error_text(error)})", "convert it again from its source"
+            field, f"{path.name!r} cannot be decoded ({os_error_text(error)})", "convert it again from its original"
         ) from error
 
 
@@ -195,17 +299,17 @@ def _check_duration(chunks: AudioChunks, field: str, max_seconds: float) -> Audi
     for chunk, rate in chunks:
         count += chunk.shape[1]
         if count > max_seconds * rate:
-            raise MediaError(field, f"the sound is longer than {max_seconds:g} seconds", "cut it into parts")
+            raise MediaError(field, f"is longer than {max_seconds:g} seconds", "cut it into parts")
         yield chunk, rate
 
 
 def _decode(path: Path, field: str) -> AudioChunks:
-    """(channels, n) chunks of a file's first sound track and their one rate; at least one chunk."""
-    form: tuple[int, int] | None = None
+    """Yield chunks (channels, n) of a file's first audio stream and their common rate; at least one chunk."""
+    layout: tuple[int, int] | None = None
     damaged: av.error.FFmpegError | None = None
     with open_media(path, field) as container:
         if not container.streams.audio:
-            raise MediaError(field, f"{path.name!r} has no sound", "give a file with a sound track")
+            raise MediaError(field, f"{path.name!r} has no audio stream", "give a file with audio")
         for packet in container.demux(container.streams.audio[0]):
             try:
                 frames = packet.decode()
@@ -218,42 +322,42 @@ def _decode(path: Path, field: str) -> AudioChunks:
                 raw = frame.to_ndarray()
                 planes = raw if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels).T
                 samples = _to_float(planes, frame.format.name.rstrip("p"))
-                if form not in (None, (len(samples), frame.sample_rate)):
-                    problem = f"{path.name!r} changes its channels or sample rate on the way"
+                if layout not in (None, (len(samples), frame.sample_rate)):
+                    problem = f"{path.name!r} changes its channels or sample rate midway"
                     raise MediaError(field, problem, "convert it to one WAV file")
-                form = (len(samples), frame.sample_rate)
+                layout = (len(samples), frame.sample_rate)
                 _check_finite(samples, field, repr(path.name))
                 yield samples, frame.sample_rate
-    if form is None:
-        raise MediaError(field, f"{path.name!r} holds no sound", "give another file; this one may be cut short")
+    if layout is None:
+        raise MediaError(field, f"{path.name!r} holds no samples", "give another file; this one may be cut short")
     if damaged:
-        logger.warning("%s: the end of %s is damaged and is left out", field, path.name)
+        logger.warning("%s: the end of %s is damaged and is ignored", field, path.name)
 
 
 def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> AudioChunks:
     if rate < 1:
-        raise MediaError(field, f"its sample rate is {rate} Hz", "give samples a second")
+        raise MediaError(field, f"its sample rate of {rate} Hz is below 1", "give the rate in samples per second")
     if array.ndim not in (1, 2) or array.size == 0:
-        raise MediaError(
-            field, f"the given array has shape {array.shape}", "allowed are (n,), (channels, n), (n, channels)"
-        )
-    kind = "flt" if array.dtype.kind == "f" else f"{array.dtype.kind.replace('i', 's')}{8 * array.dtype.itemsize}"
-    if kind != "flt" and kind not in _FULL_SCALE:
-        raise MediaError(field, f"the given array has type {array.dtype}", "allowed are float, int16, int32 and uint8")
+        raise MediaError(field, f"the given array has shape {array.shape}", "give (n,), (channels, n) or (n, channels)")
+    sample_format = (
+        "flt" if array.dtype.kind == "f" else f"{array.dtype.kind.replace('i', 's')}{8 * array.dtype.itemsize}"
+    )
+    if sample_format != "flt" and sample_format not in _FULL_SCALE:
+        raise MediaError(field, f"the given array has type {array.dtype}", "give float, int16, int32 or uint8")
     channels_last = array.ndim == 2 and array.shape[0] > array.shape[1]
     channels = array.T if channels_last else np.atleast_2d(array)
-    samples = _to_float(channels, kind)
+    samples = _to_float(channels, sample_format)
     _check_finite(samples, field, "the given array")
     yield samples, rate
 
 
-def _to_float(samples: npt.NDArray[np.generic], kind: str) -> AudioSamples:
-    """Float32 of full scale 1.0 from samples of one of FFmpeg's formats, as soundfile scales them."""
+def _to_float(samples: npt.NDArray[np.generic], sample_format: str) -> AudioSamples:
+    """Convert samples of one of FFmpeg's formats to float32 of full scale 1.0, as soundfile scales them."""
     values = samples.astype(np.float32)
-    if kind not in _FULL_SCALE:
+    if sample_format not in _FULL_SCALE:
         return values
-    scale = np.float32(_FULL_SCALE[kind])
-    return (values - scale if kind == "u8" else values) / scale
+    scale = np.float32(_FULL_SCALE[sample_format])
+    return (values - scale if sample_format == "u8" else values) / scale
 
 
 def _check_finite(samples: AudioSamples, field: str, name: str) -> None:

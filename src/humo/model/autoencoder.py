@@ -53,6 +53,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         dim_mult: widths of the three scales, as multiples.
         num_res_blocks: residual blocks a scale (one more in the decoder).
         latents_mean, latents_std: of the channels, for those who want them of unit size.
+        channel_std: standard deviation of each channel of the normalized latents, if measured; source of sigma_data.
         deblocking: (small, large) steps between latent frames for `deblock_latent_frames`: smoothed up to small, kept
             from large on; None switches deblocking off.
     """
@@ -77,6 +78,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         scale_factor_temporal: int = TEMPORAL_STRIDE,
         scale_factor_spatial: int = SPATIAL_STRIDE,
         deblocking: Sequence[float] | None = None,
+        channel_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(
             base_dim=base_dim,

@@ -53,16 +53,25 @@ FLOAT32_PARTS = frozenset(
 """Words in the names of weights that stay float32 whatever the precision: norms, small layers, both ends."""
 
 
-def _velocity_to(output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor) -> Tensor:
+def _velocity_to(
+    output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor, sigma_data: float | Sequence[float] = PREDICTABLE
+) -> Tensor:
     """The velocity (B, C, F, H, W) where the network's last layer speaks of clean data.
 
-    data = d^2 / (d^2 + s^2) * noisy + s / sqrt(d^2 + s^2) * output, with noise level s and d = PREDICTABLE: at high
+    data = d^2 / (d^2 + s^2) * noisy + s / sqrt(d^2 + s^2) * output, with noise level s and d = sigma_data: at high
     levels the output is the data itself, at low ones what is to be changed of what is seen. Then
     velocity = (noisy - data) / s, so that nothing is divided by zero.
+
+    Args:
+        output_BCFHW: of the last layer.
+        noisy_BCFHW: latents as they were shown.
+        timestep_B: 0..1000.
+        sigma_data: of all channels, or one for each.
     """
     level_B = (timestep_B / TRAIN_TIMESTEPS).view(-1, 1, 1, 1, 1)
-    spread_B = PREDICTABLE**2 + level_B.square()
-    return noisy_BCFHW * level_B / spread_B - output_BCFHW / spread_B.sqrt()
+    sigma_C = torch.as_tensor(sigma_data, dtype=torch.float32, device=level_B.device).view(1, -1, 1, 1, 1)
+    spread_BC = sigma_C.square() + level_B.square()
+    return noisy_BCFHW * level_B / spread_BC - output_BCFHW / spread_BC.sqrt()
 
 
 class HuMoTransformerBlock(nn.Module):
@@ -164,6 +173,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         audio_hidden_dim, audio_tokens, audio_token_dim: of the audio projection.
         prediction: what the last layer gives: the velocity itself, as published, or the clean data, from which the
             velocity follows. A narrow network does better with data, which is simpler than noise.
+        sigma_data: noise level 0..1 below which a network that predicts data is shown what is left of it, of all
+            channels or one for each; by default `PREDICTABLE`. Half of a channel's deviation does well.
         continues: it was trained with first latent frames that are clean already, and goes on from them.
         student: what it learned, if it is a student (`humo.presets.Student`, as a mapping): it is told the scales.
     """
@@ -195,6 +206,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         audio_tokens: int = 16,
         audio_token_dim: int = 1536,
         prediction: Literal["velocity", "data"] = "velocity",
+        sigma_data: float | Sequence[float] | None = None,
         continues: bool = False,
         student: Mapping[str, Any] | None = None,
     ) -> None:
@@ -338,5 +350,6 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if self.config.prediction == "data":
-            velocity = _velocity_to(velocity, hidden_states[:, : self.config.out_channels], timestep)
+            noisy, sigma_data = hidden_states[:, : self.config.out_channels], self.config.sigma_data
+            velocity = _velocity_to(velocity, noisy, timestep, PREDICTABLE if sigma_data is None else sigma_data)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)

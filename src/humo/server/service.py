@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from humo.errors import HuMoError, RequestError
-from humo.jobs.generate import build_request, prepare_job
+from humo.jobs.generate import build_request, plan_job
+from humo.jobs.inputs import stored_audio_length
 from humo.request import GenerationPlan
 from humo.server.file_store import FINISH_REQUESTED, FileStore, is_job_id, write_file
 from humo.server.job_queue import Job, JobQueue, JSONObject
@@ -151,9 +152,8 @@ class Service:
             fields["images"] = list(kept.images)
         if kept.audio is not None:
             fields["audio"] = kept.audio
-        plan = prepare_job(
-            build_request(self.store.resolve_inputs(fields) | {"output": str(self.store.output_path(job_id))})
-        )
+        request = build_request(self.store.resolve_inputs(fields) | {"output": str(self.store.output_path(job_id))})
+        plan = plan_job(request, stored_audio_length(request))
         self._check_size(plan)
         return fields, plan
 

@@ -162,14 +162,14 @@ class Worker:
             "sidecar": True,
             "device": self._device,
         }
-        plan = prepare_job(build_request(fields))
+        job = prepare_job(build_request(fields))
         listener = JobReporter(self._store, self._queue, job_id)
         result = generate(
-            plan,
+            job,
             engine=self._engine,
-            listener=listener,
+            callback=listener,
             keep_paths=False,
-            is_enough=listener.finish_requested,
+            should_stop=listener.finish_requested,
             windows=self._store.running_path(job_id, ".windows"),
         )
         self._save_thumbnail(job_id, result.frames)

@@ -14,7 +14,7 @@ from humo.errors import StorageError
 from humo.files import atomic_write, os_error_text
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
 from humo.media.audio import AudioTrack
-from humo.media.video import write_video
+from humo.media.video import VideoFormat, write_video
 from humo.synthetic.captions import compose_captions
 from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, plan_clip
 from humo.synthetic.person.appearance import Look
@@ -67,11 +67,9 @@ def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:
     write_video(
         folder / "video" / f"{plan.name}.mp4",
         frames,
-        width=config.size,
-        height=config.size,
+        VideoFormat(config.size, config.size, FRAMES_PER_SECOND),
         metadata={"comment": "rendered; the person does not exist"},
         track=AudioTrack(samples[None], SAMPLE_RATE) if plan.has_audio else None,
-        frames_per_second=FRAMES_PER_SECOND,
         field="FOLDER",
     )
     still = render_still(person, reference, config.size, reference_track(plan.reference_seed))

@@ -58,6 +58,7 @@ class Batch:
         identity: face embedding (B, 128) of unit deviation, NaN where not known or the picture is not seen.
         kept: of each sample, the conditions that are not switched off.
         scales: (B, 3) that a student is told.
+        eyes: as ``area``, at the height of the eyes; None where not known.
     """
 
     data: Tensor
@@ -72,6 +73,7 @@ class Batch:
     identity: Tensor
     kept: tuple[str, ...]
     scales: Tensor | None = None
+    eyes: Tensor | None = None
 
     @property
     def is_known(self) -> Tensor:
@@ -85,9 +87,11 @@ class Batch:
 
     def weight(self, loss: Loss) -> Tensor | None:
         """Weights of the places of the video latents, (B, F, H, W); None where all are alike."""
-        if not loss.face and not loss.mouth and not self.known.any():
+        if not loss.face and not loss.mouth and not loss.eyes and not self.known.any():
             return None
         weight = 1 + loss.face * self.face + loss.mouth * self.area
+        if self.eyes is not None:
+            weight = weight + loss.eyes * self.eyes
         weight = torch.where(self.is_known[:, :, None, None], 0.0, weight)
         return F.interpolate(weight, scale_factor=PATCH[1:], mode="nearest")
 
@@ -229,14 +233,14 @@ class Collator:
         words = 0
         if chance < self.paraphrases and entry.captions > 1:
             words = 1 + int(other * (entry.captions - 1))
-        kept = self._kept(which) if level is None else "TIA"
+        kept = self.kept(which) if level is None else "TIA"
         drawn = draw_level(self.loss, generator)
         reference = self._reference(entry, generator) if level is None else "reference"
         names = (reference, "rows", "identity", f"text.{words}", *(f"{name}.{piece}" for name in PER_PIECE))
         found = load(entry, names)
         latents = found[f"latents.{piece}"][:, :frames]
         noise = torch.randn(geometry.latent_shape(latents.shape[0]), generator=generator)
-        known, known_level = self._known(frames, generator) if level is None else (0, 0.0)
+        known, known_level = self.known(frames, generator) if level is None else (0, 0.0)
         if slot.hears:
             start = entry.starts[piece % len(entry.starts)]
             audio = audio_windows(found["rows"][start:], frames, geometry.reference_slots)
@@ -279,14 +283,14 @@ class Collator:
             return view_name(entry.size, int(torch.randint(entry.views, (), generator=generator)))
         return "reference"
 
-    def _known(self, frames: int, generator: torch.Generator) -> tuple[int, float]:
+    def known(self, frames: int, generator: torch.Generator) -> tuple[int, float]:
         """How many of a sample's first latent frames are known, and how noisy they are."""
         chance, count, noisy = torch.rand(3, generator=generator).tolist()
         if chance >= self.continued or frames < 2:
             return 0, 0.0
         return 1 + int(count * min(MOST_KNOWN, frames - 1)), noisy * KNOWN_LEVEL
 
-    def _kept(self, chance: float) -> str:
+    def kept(self, chance: float) -> str:
         """The conditions kept at a place 0..1 of the table."""
         below = 0.0
         for kept, share in self.keep.items():

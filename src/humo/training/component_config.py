@@ -78,6 +78,8 @@ class AutoencoderRecipe(PartRecipe):
     Args:
         folder: of an autoencoder to go on from, in place of ``network``.
         frames, crop: length (4k + 1) and side in pixels of what is cut out of a clip for a step.
+        whitening: of the linear start's channels, 0 (deviations as they are) to 1 (all alike): each is divided by this
+            power of its own.
         fit_clips: how many clips the linear start and the latents' statistics are taken from.
         trains: the whole of it, or the decoder alone (the latents stay as they are).
         gentle: share of the learning rate for the layers whose outputs are pixels or latents themselves.
@@ -89,6 +91,7 @@ class AutoencoderRecipe(PartRecipe):
     gentle: Share = 0.05
     frames: int = Field(default=9, ge=1)
     crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
+    whitening: Share = 0.5
     fit_clips: int = Field(default=300, ge=1)
     loss: AutoencoderLoss = AutoencoderLoss()
 

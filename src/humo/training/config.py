@@ -45,7 +45,12 @@ class Table(BaseModel):
 
 
 class Network(Table):
-    """A network to start from nothing. Channels and widths that its encoders decide are not settings."""
+    """A network to start from nothing. Channels and widths that its encoders decide are not settings.
+
+    Args:
+        sigma_data_share: of each latent channel's deviation is its sigma_data (`HuMoTransformer3DModel`); by default
+            one number stands for all channels. For a network that predicts data.
+    """
 
     num_attention_heads: int = Field(ge=1)
     attention_head_dim: int = Field(ge=6, multiple_of=2)
@@ -58,6 +63,13 @@ class Network(Table):
     audio_tokens: int = Field(default=16, ge=1)
     audio_token_dim: int = Field(default=1536, ge=1)
     prediction: Literal["velocity", "data"] = "velocity"
+    sigma_data_share: float | None = Field(default=None, gt=0.0, le=2.0)
+
+    @model_validator(mode="after")
+    def _sigma_is_for_data(self) -> Network:
+        if self.sigma_data_share is not None and self.prediction != "data":
+            raise ValueError('sigma_data_share is for prediction = "data"; set that, or leave it out')
+        return self
 
 
 class Model(Table):
@@ -94,11 +106,36 @@ class Model(Table):
         return self
 
 
+class Render(Table):
+    """Shards of rendered people, rendered beside the training by processes of the lowest priority.
+
+    Args:
+        workers: processes of one thread each.
+        keep: so many shards of each worker stay, and the oldest go; by default all stay.
+        begin: with this many shards there are, training begins.
+        seed, sizes, takes, take_frames, double_every, speeches, identities, closeness, articulation: as in
+            `humo.synthetic.shards.ShardConfig`.
+    """
+
+    workers: int = Field(default=1, ge=1)
+    keep: int | None = Field(default=None, ge=1)
+    begin: int = Field(default=1, ge=1)
+    seed: Seed = 0
+    sizes: tuple[tuple[Side, Side], ...] = Field(default=((96, 96),), min_length=1)
+    takes: int = Field(default=8, ge=1)
+    take_frames: int = Field(default=1, ge=1)
+    double_every: int = Field(default=0, ge=0)
+    speeches: int = Field(default=600, ge=20)
+    identities: int = Field(default=24_000, ge=6)
+    closeness: Share = 0.8
+    articulation: float = Field(default=1.5, ge=0.5, le=2.0)
+
+
 class Data(Table):
     """The clips (`dataset` tells the folder's layout) and what becomes of them.
 
     Args:
-        folder: in HuMoSet's layout.
+        folder: in HuMoSet's layout; or of shards (`humo data synth --frames-per-look`), which may grow meanwhile.
         more: further folders of the same layout; clips of these are named by their folder, too.
         name_column, caption_column: of video_caption.parquet; found by their contents where not named.
         split: of truth/attributes.parquet, where there is one; clips of other splits are left alone.
@@ -113,6 +150,10 @@ class Data(Table):
         paraphrases: share of samples that read a paraphrase in place of the caption, where there are any.
         bad_share: more bad clips than this, and the run is refused before the first step.
         clips: use only so many, the first by name.
+        still_references: of shards, the share of references that are the look's picture at rest, and not a frame in
+            which it speaks.
+        max_speeches: of shards, so many of their speeches are encoded; takes of the others have no audio.
+        render: render shards into ``folder`` beside the training.
         cache: folder of encoded clips; by default ``cache`` in the output folder.
     """
 
@@ -130,6 +171,9 @@ class Data(Table):
     paraphrases: Share = 0.0
     bad_share: Share = 0.05
     clips: int | None = Field(default=None, ge=1)
+    still_references: Share = 0.5
+    max_speeches: int | None = Field(default=None, ge=1)
+    render: Render | None = None
     cache: str | None = None
 
 
@@ -199,7 +243,8 @@ class Loss(Table):
         time_mean, time_deviation: of the logit-normal noise level.
         shift: of the noise levels drawn, as that of the sampler; 1 is none.
         uniform: share of noise levels drawn evenly instead.
-        face, mouth: added to the weight (1) of a place that lies on a face, on a mouth; where the truth is known.
+        face, mouth, eyes: added to the weight (1) of a place that lies on a face, on a mouth, at the height of the
+            eyes; where the truth is known (eyes: in shards).
         focus: weight of the focus-by-predicting loss, in stages that train ``focus``.
         lips: weight of the loss from audio tokens to the true mouth curve, in stages that train ``lips``.
         identity: weight of the loss from video tokens to the reference's face embedding, in stages that train
@@ -212,6 +257,7 @@ class Loss(Table):
     uniform: Share = 0.0
     face: Weight = 0.0
     mouth: Weight = 0.0
+    eyes: Weight = 0.0
     focus: Weight = 0.1
     lips: Weight = 0.1
     identity: Weight = 0.1
@@ -223,6 +269,8 @@ class Optimiser(Table):
     Args:
         betas, weight_decay: AdamW's.
         muon: take Muon for the matrices of the blocks (not with shards): for a network that starts from nothing.
+        muon_precision: of its iteration; by default bfloat16 on a GPU and float32 on a CPU, where bfloat16 is three
+            times as fast if the CPU multiplies it.
         clip: the longest gradient.
         ema: share of the average kept at a step.
     """
@@ -230,6 +278,7 @@ class Optimiser(Table):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     weight_decay: Weight = 0.01
     muon: bool = False
+    muon_precision: Literal["float32", "bfloat16"] | None = None
     clip: float = Field(default=1.0, gt=0.0)
     ema: float = Field(default=0.9999, ge=0.0, lt=1.0)
 

@@ -28,6 +28,10 @@ FROZEN = ("vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extracto
 """Parts of a model folder that the trainer reads and never changes."""
 
 
+LEAST_SIGMA_DATA = 0.01
+"""Of a channel that hardly varies."""
+
+
 class Encoders:
     """A recipe's model: its frozen parts, its preset, and the network to start from.
 
@@ -49,8 +53,7 @@ class Encoders:
             if not self.folder(name).is_dir():
                 raise CheckpointError(f"model.{name}", f"there is no folder {str(self.folder(name))!r}", "check it")
 
-        own = {} if model.network is None else model.network.model_dump()
-        config = own or self._network_config()
+        config = self._network_config() if model.network is None else model.network.model_dump()
         self.audio_bands, self.text_length = int(config["audio_bands"]), int(config["text_length"])
 
     def _network_config(self) -> Mapping[str, Any]:
@@ -120,7 +123,11 @@ class Encoders:
             )
             loaded.float()
             return self._partly_new(loaded, seed)
-        channels = int(AutoencoderKLWan.load_config(str(self.folder("vae")))["z_dim"])
+        vae = AutoencoderKLWan.load_config(str(self.folder("vae")))
+        channels = int(vae["z_dim"])
+        settings = own.model_dump(exclude={"sigma_data_share"})
+        if own.sigma_data_share is not None:
+            settings["sigma_data"] = self._sigma_data(vae, own.sigma_data_share)
         beside = self.preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -129,10 +136,18 @@ class Encoders:
                 out_channels=channels,
                 text_dim=UMT5Config.from_pretrained(str(self.folder("text_encoder"))).d_model,
                 audio_width=self.audio_width,
-                **own.model_dump(),
+                **settings,
             )
             initialise(fresh)
         return fresh
+
+    def _sigma_data(self, vae: Mapping[str, Any], share: float) -> list[float]:
+        """A share of each latent channel's deviation."""
+        deviations = vae.get("channel_std")
+        if deviations is None:
+            problem = "says nothing of its channels' deviations, and sigma_data_share needs them"
+            raise CheckpointError("model.vae", problem, "train it again, or leave sigma_data_share out")
+        return [max(LEAST_SIGMA_DATA, share * float(deviation)) for deviation in deviations]
 
     def _partly_new(self, network: HuMoTransformer3DModel, seed: int) -> HuMoTransformer3DModel:
         """Let the parts begin anew that the recipe calls fresh."""

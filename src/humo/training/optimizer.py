@@ -98,7 +98,8 @@ class StageOptimiser:
         ]
         self._divided = divide(hidden, here.size)
         if matrices := [hidden[name] for name in self._divided[here.rank]]:
-            self._optimizers.append(Muon(matrices, stage.learning_rate, settings.weight_decay))
+            dtype = None if settings.muon_precision is None else getattr(torch, settings.muon_precision)
+            self._optimizers.append(Muon(matrices, stage.learning_rate, settings.weight_decay, dtype))
 
     def step(self, number: int) -> Tensor:
         """Clip the gradients, update the weights and clear the gradients.

@@ -38,23 +38,32 @@ def faces(frames: NDArray[np.uint8], masks: NDArray[np.bool_], generator: torch.
         masks: of the face, (at least F, S, S), over the whole picture at any resolution.
         generator: of places, sizes and colours.
     """
-    height, width = frames.shape[1:3]
-    found = []
-    for number in np.linspace(0, len(frames) - 1, FACES).round().astype(int):
-        scale, across, down, flip, *colour = torch.rand(7, generator=generator).tolist()
-        mask = Image.fromarray(masks[number]).convert("L").resize((width, height))
-        mask = mask.filter(ImageFilter.MaxFilter(2 * round(AROUND * width) + 1)).filter(ImageFilter.GaussianBlur(1))
-        plain = Image.new("RGB", (width, height), tuple(int(255 * one) for one in colour))
-        alone = Image.composite(Image.fromarray(frames[number]), plain, mask)
-        zoom = 1 / (SCALES[0] * (SCALES[1] / SCALES[0]) ** scale)
-        left = (width - width * zoom) / 2 + (2 * across - 1) * SHIFT * width
-        top = (height - height * zoom) / 2 + (2 * down - 1) * SHIFT * height
-        placed = alone.transform(
-            alone.size,
-            Image.Transform.AFFINE,
-            (zoom, 0, left, 0, zoom, top),
-            Image.Resampling.BICUBIC,
-            fillcolor=plain.getpixel((0, 0)),
-        )
-        found.append(ImageOps.mirror(placed) if flip < 0.5 else placed)
-    return found
+    numbers = np.linspace(0, len(frames) - 1, FACES).round().astype(int)
+    return [cut_out(frames[number], masks[number], generator) for number in numbers]
+
+
+def cut_out(frame: NDArray[np.uint8], mask: NDArray[np.bool_], generator: torch.Generator) -> Image.Image:
+    """A face alone on a plain colour, moved, scaled, in half of the cases mirrored.
+
+    Args:
+        frame: (H, W, 3).
+        mask: of the face, (S, S), over the whole picture at any resolution.
+        generator: of place, size and colour.
+    """
+    height, width = frame.shape[:2]
+    scale, across, down, flip, *colour = torch.rand(7, generator=generator).tolist()
+    around = Image.fromarray(mask).convert("L").resize((width, height))
+    around = around.filter(ImageFilter.MaxFilter(2 * round(AROUND * width) + 1)).filter(ImageFilter.GaussianBlur(1))
+    plain = Image.new("RGB", (width, height), tuple(int(255 * one) for one in colour))
+    alone = Image.composite(Image.fromarray(frame), plain, around)
+    zoom = 1 / (SCALES[0] * (SCALES[1] / SCALES[0]) ** scale)
+    left = (width - width * zoom) / 2 + (2 * across - 1) * SHIFT * width
+    top = (height - height * zoom) / 2 + (2 * down - 1) * SHIFT * height
+    placed = alone.transform(
+        alone.size,
+        Image.Transform.AFFINE,
+        (zoom, 0, left, 0, zoom, top),
+        Image.Resampling.BICUBIC,
+        fillcolor=plain.getpixel((0, 0)),
+    )
+    return ImageOps.mirror(placed) if flip < 0.5 else placed

@@ -37,6 +37,14 @@ from humo.training.frozen_encoders import Encoders
 from humo.training.latent_cache import Cache, Entry, Progress
 from humo.training.metrics_log import Journal
 from humo.training.optimizer import Average, StageOptimiser, learning_rate
+from humo.training.shardsource import (
+    ShardFolderReader,
+    ShardSource,
+    encode_speeches,
+    is_shard_folder,
+    rendering,
+    shard_statistics,
+)
 from humo.training.stage_model import Trainee, choose_attention, lower, prepare
 from humo.training.validation import make_clips, measure_loss
 
@@ -60,6 +68,7 @@ class Run:
     held_out: Sequence[Entry]
     shown: Sequence[ClipFiles]
     walks: Walks | None
+    shards: tuple[ShardFolderReader, Tensor] | None
     journal: Journal | None
     progress: Progress
 
@@ -103,38 +112,72 @@ def train(
         for stage in recipe.stages:
             here.local_slice(stage.batch // recipe.compute.accumulation)
         encoders = Encoders(recipe.model, getattr(torch, recipe.compute.precision), here.device)
+        if is_shard_folder(recipe.data):
+            with rendering(recipe.data, here, progress):
+                return _train_on_shards(recipe, here, encoders, position, progress)
         entries, held_out, shown, cache = _prepare_data(recipe, here, encoders, progress, note)
         for stage in recipe.stages:
             buckets_of(entries, stage)  # refused now rather than when its turn comes
-        collate = Collator(
-            entry=encoders.preset.reference_injection,
-            loss=recipe.loss,
-            keep={},
-            paraphrases=recipe.data.paraphrases,
-            own_faces=recipe.data.own_faces,
-            continued=recipe.data.continued,
-            no_text=cache.no_text(),
-            blank=cache.blank,
-            audio=(encoders.audio_bands, encoders.audio_width),
-            mouth=statistics(entries, "mouth.0", MOUTH_VALUES),
-            identity=statistics(entries, "identity", EMBEDDING_SIZE),
-        )
-        folder = Path(recipe.output)
+        mouth, identity = statistics(entries, "mouth.0", MOUTH_VALUES), statistics(entries, "identity", EMBEDDING_SIZE)
+        collate = _collator(recipe, encoders, cache, mouth, identity)
         walks = _walk(recipe, entries, collate, encoders, here, progress) if recipe.distill is not None else None
-        journal = Journal(folder, position.total, board=recipe.tensorboard) if here.is_main else None
-        run = Run(recipe, here, encoders, collate, entries, held_out, shown, walks, journal, progress)
-        try:
-            for number in range(position.stage, len(recipe.stages)):
-                trainee, average = _train_stage(run, number)
-        finally:
-            if journal is not None:
-                journal.close()
-        network = averaged_network(trainee, average, recipe, here)
-        made = folder / (MODEL if recipe.lora is None else LORA)
-        if network is not None:
-            (export_model if recipe.lora is None else export_lora)(encoders, network, made)
-        here.barrier()
-        return made
+        run = Run(recipe, here, encoders, collate, entries, held_out, shown, walks, None, None, progress)
+        return _train_stages(run, position)
+
+
+def _train_on_shards(
+    recipe: Recipe, here: ProcessGroup, encoders: Encoders, position: Position, progress: Progress
+) -> Path:
+    """As `train`, where the data are shards of rendered people."""
+    folder, cache, most = Path(recipe.data.folder), Cache(recipe, encoders), recipe.data.max_speeches
+    reader = ShardFolderReader(folder)
+    reader.refresh(here)
+    for stage in recipe.stages:
+        reader.buckets(stage)
+    if here.is_main:
+        encode_speeches(folder, encoders, cache.folder, progress, most)
+        shard_statistics(reader, cache.folder)
+    here.barrier()
+    rows = encode_speeches(folder, encoders, cache.folder, progress, most)
+    collate = _collator(recipe, encoders, cache, *shard_statistics(reader, cache.folder))
+    run = Run(recipe, here, encoders, collate, [], [], [], None, (reader, rows), None, progress)
+    return _train_stages(run, position)
+
+
+def _collator(recipe: Recipe, encoders: Encoders, cache: Cache, mouth: Tensor, identity: Tensor) -> Collator:
+    """What makes batches of clips, and says how conditions are kept and noise levels drawn."""
+    return Collator(
+        entry=encoders.preset.reference_injection,
+        loss=recipe.loss,
+        keep={},
+        paraphrases=recipe.data.paraphrases,
+        own_faces=recipe.data.own_faces,
+        continued=recipe.data.continued,
+        no_text=cache.no_text(),
+        blank=cache.blank,
+        audio=(encoders.audio_bands, encoders.audio_width),
+        mouth=mouth,
+        identity=identity,
+    )
+
+
+def _train_stages(run: Run, position: Position) -> Path:
+    """Train every stage that is left, and write the model."""
+    recipe, here, folder = run.recipe, run.here, Path(run.recipe.output)
+    journal = Journal(folder, position.total, board=recipe.tensorboard) if here.is_main else None
+    run = replace(run, journal=journal)
+    try:
+        for number in range(position.stage, len(recipe.stages)):
+            trainee, average = _train_stage(run, number)
+    finally:
+        if journal is not None:
+            journal.close()
+    network = averaged_network(trainee, average, recipe, here)
+    made = folder / (MODEL if recipe.lora is None else LORA)
+    if network is not None:
+        (export_model if recipe.lora is None else export_lora)(run.encoders, network, made)
+    here.barrier()
+    return made
 
 
 # -- what a run begins with -------------------------------------------------------------------------------------------
@@ -233,7 +276,7 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
         optimiser.restore(saved["optimiser"])
     del saved
     decks = Decks(recipe.seed, position.drawn)
-    source: Source = run.walks or Samples(buckets_of(run.entries, stage), replace(run.collate, keep=stage.keep))
+    source = _source(run, stage)
 
     def save() -> None:
         now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
@@ -284,6 +327,17 @@ def _train_stage(run: Run, number: int) -> tuple[Trainee, Average]:
     run.progress("train", position.total, recipe.steps)
     save()
     return trainee, average
+
+
+def _source(run: Run, stage: Stage) -> Source:
+    """What a stage draws from."""
+    if run.walks is not None:
+        return run.walks
+    collate = replace(run.collate, keep=stage.keep)
+    if run.shards is not None:
+        reader, rows = run.shards
+        return ShardSource(reader, stage, collate, run.encoders, rows, run.recipe.data, run.here)
+    return Samples(buckets_of(run.entries, stage), collate)
 
 
 class Source(Protocol):

@@ -34,10 +34,6 @@ MODEL, FIGURES_FILE = "vae", "figures.json"
 DIRECT = ("linear_encoder.", "linear_decoder.", "encoder.conv_out.", "quant_conv.", "decoder.conv_out.")
 """Layers whose outputs are pixels or latents themselves."""
 
-SPREAD = 0.5
-"""Deviations of the linear code's channels are these powers of the components' own: between as they are (1), where a
-few channels are nearly all, and all alike (0), where the least of them weigh as much as the first."""
-
 FIRST_LOG_VARIANCE = -5.0
 """Of the latents, before training."""
 
@@ -141,7 +137,7 @@ def _open(recipe: AutoencoderRecipe) -> ShortcutAutoencoder:
 def _begin(recipe: AutoencoderRecipe, clips: Sequence[ClipFiles], progress: Progress) -> ShortcutAutoencoder:
     """The network before its first step: a linear code, its convolutions adding nothing yet."""
     network = _open(recipe)
-    components = Components(recipe.network.z_dim)
+    components = Components(recipe.network.z_dim, recipe.whitening)
     few = clips[:: max(1, len(clips) // recipe.fit_clips)][: recipe.fit_clips]
     for number, clip in enumerate(few):
         progress("fit", number, len(few))
@@ -162,10 +158,12 @@ class Components:
 
     Args:
         count: how many are kept.
+        whitening: 0 leaves the channels' deviations as the components' are, so that a few channels are nearly all; 1
+            makes all alike, so that the least of them weigh as much as the first.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, whitening: float = 0.5) -> None:
+        self.count, self.whitening = count, whitening
         self._weight, self._sum, self._products = 0.0, torch.zeros(()), torch.zeros(())
 
     def see(self, video_BCFHW: Tensor, weight_BFHW: Tensor, generator: torch.Generator) -> None:
@@ -184,7 +182,7 @@ class Components:
         mean = self._sum / self._weight
         values, vectors = torch.linalg.eigh(self._products / self._weight - torch.outer(mean, mean))
         basis, deviation = vectors.flip(1)[:, : self.count], values.flip(0)[: self.count].clamp(min=1e-8).sqrt()
-        scale = deviation ** (SPREAD - 1)
+        scale = deviation**-self.whitening
         scale /= (scale * deviation).square().mean().sqrt()  # the channels together of unit size
         network.linear_encoder.weight.copy_((basis * scale).T)
         network.linear_encoder.bias.copy_(-(mean @ basis) * scale)
@@ -326,11 +324,15 @@ def fidelity(network: Any, clips: Sequence[ClipFiles]) -> float:
 
 @torch.no_grad()
 def _normalise(network: ShortcutAutoencoder, clips: Sequence[ClipFiles]) -> None:
-    """Write the latents' means, and one deviation for all channels, into the settings."""
+    """Write the latents' means and one deviation for all channels into the settings, and each one's in units of it."""
     latents = [
         network.encode(read_piece(clip, AutoencoderLoss()).video[None].to(network.device)).latent_dist.mode()
         for clip in clips
     ]
     values = torch.cat([one.movedim(1, 0).flatten(1) for one in latents], dim=1)
     mean, deviation = values.mean(dim=1), values.var(dim=1).mean().sqrt()
-    network.register_to_config(latents_mean=mean.tolist(), latents_std=[float(deviation)] * len(mean))
+    network.register_to_config(
+        latents_mean=mean.tolist(),
+        latents_std=[float(deviation)] * len(mean),
+        channel_std=(values.std(dim=1) / deviation).tolist(),
+    )

@@ -11,7 +11,7 @@ from humo.errors import MediaError
 from humo.inference.pipeline import HuMoPipeline
 from humo.media.audio import load_audio, load_audio_track
 from humo.media.image import load_image
-from humo.media.video import write_video
+from humo.media.video import VideoFormat, write_video
 from humo.model.reference import network_input
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.request import parse_request, resolve
@@ -68,7 +68,7 @@ def make_clips(
         track = None if audio is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
-        write_video(path, frames, width=width, height=height, metadata={"title": clip.name}, track=track)
+        write_video(path, frames, VideoFormat(width, height), metadata={"title": clip.name}, track=track)
         paths.append(path)
     return paths
 

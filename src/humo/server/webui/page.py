@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.routing import Mount
 
 from humo.errors import HuMoError
-from humo.jobs.generate import preset_of
+from humo.jobs.generate import read_preset
 from humo.request import GenerateRequest, parse_request
 from humo.server.job_queue import Job
 from humo.server.middleware import request_owner
@@ -103,7 +103,7 @@ class Page:
 
     def _build(self) -> None:
         models = list(self._service.settings.models)
-        preset = preset_of(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
+        preset = read_preset(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
         gr.Markdown("# HuMo\nWords, pictures and a sound in; a video of that person saying it out.")
         self.job = gr.State("")
         self.kept = gr.State({"images": [], "audio": None})

@@ -181,9 +181,7 @@ def build_hair(person: Person, points: Floats) -> list[HairGeometry]:
         pieces.append(_loose_hair(person, style, points))
     if style.ellipsoids:
         crown = points[np.argmax(np.where(mesh.head_weights > 0.9, points[:, 1], -9))] * as_float32((0, 1, 1))
-        pieces.extend(
-            _ellipsoid(crown + as_float32(center), as_float32(radii)) for center, radii in style.ellipsoids
-        )
+        pieces.extend(_ellipsoid(crown + as_float32(center), as_float32(radii)) for center, radii in style.ellipsoids)
     return pieces
 
 
