@@ -136,8 +136,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         split = None if options.split == "all" else options.split
         report = write_corpus(folder, config, clips=clips, split=split, workers=workers, progress=progress)
     splits = ", ".join(f"{count} {name}" for name, count in sorted(report.splits.items()))
-    text = f"{report.folder}: {report.made} clips made, {report.were_there} were there; in all {splits}"
-    values = {"folder": str(report.folder), "made": report.made, "were_there": report.were_there}
+    text = f"{report.folder}: {report.rendered} clips made, {report.existing} were there; in all {splits}"
+    values = {"folder": str(report.folder), "made": report.rendered, "were_there": report.existing}
     console.result(text, {**values, "splits": report.splits})
     return 0
 
