@@ -13,7 +13,7 @@ from PIL import Image
 from humo.media.audio import AudioTrack
 from humo.media.video import VideoFormat, write_video
 from humo.training.config import Recipe
-from humo.training.metrics_log import read_journal
+from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 
 SIDE, FRAMES = 32, 13
@@ -98,6 +98,6 @@ def stages(**changes: Any) -> list[Change]:
     return [stage | {"frames": [5, 9], "batch": 2, "learning_rate": 1e-3, "warmup": 0} | changes for stage in STAGES]
 
 
-def losses(output: Path) -> list[tuple[float, ...]]:
+def autoencoder_losses(output: Path) -> list[tuple[float, ...]]:
     """What a run reported at each step."""
-    return [(row["step"], row["loss"], row["focus"], row["lips"], row["gradient"]) for row in read_journal(output)]
+    return [(row["step"], row["loss"], row["focus"], row["lips"], row["gradient"]) for row in read_log(output)]

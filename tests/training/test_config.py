@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from humo.errors import RequestError
-from humo.training.component_config import AutoencoderRecipe, TextRecipe
-from humo.training.config import PUBLISHED, Recipe, Table
+from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
+from humo.training.config import PUBLISHED_STAGES, Recipe, RecipeTable
 from humo.training.recipe_file import parse_recipe, read_recipe, read_table
 from tests.training.made_up import values
 
@@ -67,14 +67,18 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_the_published_stages_are_as_published() -> None:
-    assert (PUBLISHED[1].train, PUBLISHED[1].audio_share, PUBLISHED[1].steps) == (("self_attention",), (0, 0), 40_000)
-    assert PUBLISHED[2].train == ("self_attention", "audio", "focus")
-    assert PUBLISHED[2].audio_share == (0.2, 0.5)
+    assert (PUBLISHED_STAGES[1].train, PUBLISHED_STAGES[1].audio_prob, PUBLISHED_STAGES[1].steps) == (
+        ("self_attention",),
+        (0, 0),
+        40_000,
+    )
+    assert PUBLISHED_STAGES[2].train == ("self_attention", "audio", "focus")
+    assert PUBLISHED_STAGES[2].audio_prob == (0.2, 0.5)
 
 
 def test_a_stage_may_be_a_published_one_with_changes() -> None:
     recipe = parse_recipe(values(NOWHERE, NOWHERE, NOWHERE, stages=[{"published": 2, "steps": 7}]))
-    assert recipe.stages[0] == PUBLISHED[2].model_copy(update={"steps": 7})
+    assert recipe.stages[0] == PUBLISHED_STAGES[2].model_copy(update={"steps": 7})
 
 
 RECIPE = """
@@ -95,7 +99,7 @@ def read(tmp_path: Path, *overrides: str) -> Recipe:
 
 def test_words_change_fields(tmp_path: Path) -> None:
     recipe = read(tmp_path, "stages.0.steps=3", "data.sizes=[[96, 96]]", "output=elsewhere", "loss.face=0.5")
-    assert (recipe.stages[0].steps, recipe.data.sizes, recipe.output) == (3, ((96, 96),), "elsewhere")
+    assert (recipe.stages[0].steps, recipe.data.resolutions, recipe.output) == (3, ((96, 96),), "elsewhere")
     assert recipe.loss.face == 0.5
 
 
@@ -109,5 +113,5 @@ def test_words_that_change_nothing_are_refused(tmp_path: Path, word: str) -> Non
     "path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")), ids=lambda path: path.name
 )
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
-    kinds: dict[str, type[Table]] = {"nano-vae": AutoencoderRecipe, "nano-text": TextRecipe}
+    kinds: dict[str, type[RecipeTable]] = {"nano-vae": AutoencoderRecipe, "nano-text": TextEncoderRecipe}
     assert read_table(path, kinds.get(path.stem, Recipe))

@@ -16,8 +16,8 @@ from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.inference.denoise import make_scheduler
 from humo.presets import HUMO_1_7B, HUMO_17B, Distillation, read_distillation
 from humo.request import parse_request, resolve
-from humo.training.distillation import STATES, Walks, mode_of
-from humo.training.metrics_log import read_journal
+from humo.training.distillation import STATES, TrajectoryDataset, mode_of_conditions
+from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 from humo.training.tensor_files import read_tensors
 from humo.training.train import train
@@ -27,7 +27,7 @@ DISTILL = {"steps": 3, "teacher_steps": 2, "walks": 4, "scales": {"text": [1, 4]
 STUDENT = Distillation(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image": (2.0, 2.0)})
 
 
-def asked(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
+def active_heads(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """A recipe of a student, as values."""
     stage = {"name": "walks", "steps": 3, "train": ["all"], "frames": [9], "batch": 2, "learning_rate": 1e-3}
     stage |= {"audio_share": [1, 1], "keep": {"TIA": 0.5, "TA": 0.25, "T": 0.25}, "warmup": 0}
@@ -59,19 +59,19 @@ def test_strides_lead_from_one_state_of_a_walk_to_the_next(
     recipe_ = parse_recipe(asked(dataset, tiny_model_folder, tmp_path))
     seen: list[Any] = []
 
-    def look(self: Walks, bucket: Any, strides: Any) -> Any:
+    def look(self: TrajectoryDataset, bucket: Any, strides: Any) -> Any:
         batch = make(self, bucket, strides)
         seen.append((strides, batch, self.levels))
         return batch
 
-    make = Walks.__call__
+    make = TrajectoryDataset.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Walks, "__call__", look)
+        patch.setattr(TrajectoryDataset, "__call__", look)
         train(recipe_)
     scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
     for strides, batch, levels in seen:
         for number, stride in enumerate(strides):
-            states = read_tensors(stride.walk.path)[STATES]
+            states = read_tensors(stride.trajectory.path)[STATES]
             assert len(states) == 4
             data, noise = batch.data[number], batch.noise[number, :, : states.shape[2]]
             level = levels[stride.step]
@@ -81,21 +81,21 @@ def test_strides_lead_from_one_state_of_a_walk_to_the_next(
             scheduler.set_begin_index(stride.step)
             stepped = scheduler.step(noise - data, scheduler.timesteps[stride.step], states[stride.step])[0]
             torch.testing.assert_close(stepped, states[stride.step + 1], atol=1e-4, rtol=0)
-            assert torch.equal(batch.scales[number], torch.tensor(stride.walk.scales))
+            assert torch.equal(batch.scales[number], torch.tensor(stride.trajectory.scales))
 
 
 def test_a_walk_is_what_the_teacher_makes(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """The last state of a walk is the clip that a request with its words, scales and noise gets."""
     drawn: list[Any] = []
 
-    def look(self: Walks, teacher: HuMoPipeline, bucket: Any, walk: Any) -> Any:
+    def look(self: TrajectoryDataset, teacher: HuMoPipeline, bucket: Any, walk: Any) -> Any:
         states = take(self, teacher, bucket, walk)
-        drawn.append((self.collate(bucket, [walk.slot]), walk, states))
+        drawn.append((self.collate(bucket, [walk.spec]), walk, states))
         return states
 
-    take = Walks._take
+    take = TrajectoryDataset._sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Walks, "_take", look)
+        patch.setattr(TrajectoryDataset, "_take", look)
         train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path)))
     teacher = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     assert len({walk.scales for _, walk, _ in drawn}) == 4
@@ -104,7 +104,7 @@ def test_a_walk_is_what_the_teacher_makes(dataset: Path, tiny_model_folder: Path
         assert 1 <= text <= 4
         assert 1 <= audio <= 5
         assert image == HUMO_1_7B.scales.image
-        mode = mode_of(batch.kept[0], hears=walk.slot.hears)
+        mode = mode_of_conditions(batch.kept_conditions[0], has_audio=walk.spec.has_audio)
         fields: dict[str, Any] = {
             "prompt": "hello",
             "images": ["one.png"] * ("I" in mode),
@@ -140,7 +140,7 @@ def test_walks_are_taken_once(dataset: Path, tiny_model_folder: Path, tmp_path: 
 def test_the_loss_of_a_student_goes_down(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     stage = asked(dataset, tiny_model_folder, tmp_path)["stages"][0] | {"steps": 60, "learning_rate": 3e-3, "batch": 4}
     train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage])))
-    losses = [row["loss"] for row in read_journal(tmp_path)]
+    losses = [row["loss"] for row in read_log(tmp_path)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 

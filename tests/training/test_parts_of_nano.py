@@ -16,23 +16,29 @@ from safetensors.torch import load_file
 from torch import nn
 
 from humo.checkpoints.architecture import ShortcutArchitecture, infer_autoencoder
-from humo.checkpoints.keymap import tensor_names
+from humo.checkpoints.keymap import parameter_names
 from humo.conditioning.text import encode_text
 from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.model.seeding import seeded_generator
 from humo.training import train_text_encoder
-from humo.training.autoencoder_data import read_piece
-from humo.training.checkpoint import finished
-from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe, TextRecipe
-from humo.training.config import Data
-from humo.training.dataset import read_attributes, read_words, scan
-from humo.training.metrics_log import read_journal
+from humo.training.autoencoder_data import read_segment
+from humo.training.checkpoint import finished_checkpoints
+from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe, TextEncoderRecipe
+from humo.training.config import DataConfig
+from humo.training.dataset import read_attributes, read_captioned_clips, scan_corpus
+from humo.training.metrics_log import read_log
 from humo.training.muon import Muon
 from humo.training.recipe_file import parse_recipe, parse_table
-from humo.training.train_autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
-from humo.training.train_text_encoder import make_tokenizer, train_text
+from humo.training.train_autoencoder import (
+    LinearDecoderFit,
+    PrincipalComponents,
+    autoencoder_losses,
+    reconstruction_psnr,
+    train_autoencoder,
+)
+from humo.training.train_text_encoder import train_text_encoder, train_tokenizer
 from tests.training.made_up import FRAMES, SIDE, values
 
 SMALL = {"base_dim": 4, "z_dim": 6, "dim_mult": [1, 2, 2]}
@@ -54,7 +60,7 @@ def of_vae(dataset: Path, output: Path, **changes: Any) -> AutoencoderRecipe:
     return parse_table(plain | changes, AutoencoderRecipe)
 
 
-def of_text(dataset: Path, output: Path, **changes: Any) -> TextRecipe:
+def of_text(dataset: Path, output: Path, **changes: Any) -> TextEncoderRecipe:
     plain = {
         "output": str(output),
         "network": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
@@ -65,7 +71,7 @@ def of_text(dataset: Path, output: Path, **changes: Any) -> TextRecipe:
         "warmup": 0,
         "tensorboard": False,
     }
-    return parse_table(plain | changes, TextRecipe)
+    return parse_table(plain | changes, TextEncoderRecipe)
 
 
 @pytest.fixture
@@ -147,10 +153,10 @@ def test_the_first_step_sees_principal_components() -> None:
     weights = torch.randn(40, 2, generator=torch.Generator().manual_seed(2))
     videos = torch.einsum("bk,kcthw->bcthw", weights, patterns)
     clips = torch.cat([videos.mean(dim=2, keepdim=True), videos], dim=2)
-    components = Components(6)
-    components.see(clips, torch.ones(40, 5, 8, 8), torch.Generator().manual_seed(0))
+    components = PrincipalComponents(6)
+    components.update(clips, torch.ones(40, 5, 8, 8), torch.Generator().manual_seed(0))
     vae = small()
-    components.put_into(vae)
+    components.initialize(vae)
     with torch.no_grad():
         again = vae.reconstruct(vae.encode(clips).latent_dist.mode())
     assert torch.allclose(again[:, :, 1:], videos, atol=1e-3)
@@ -167,9 +173,9 @@ def test_neighbours_tell_what_a_latent_alone_does_not() -> None:
     vae.linear_encoder.weight.data.zero_()
     vae.linear_encoder.weight.data[0] = told[:, None].expand(3, 4, 8, 8).flatten()
     vae.linear_encoder.bias.data.zero_()
-    back = LeastSquares(vae)
-    back.see(video, torch.ones(60, 5, 8, 16))
-    back.put_into_decoder()
+    back = LinearDecoderFit(vae)
+    back.update(video, torch.ones(60, 5, 8, 16))
+    back.initialize_decoder()
     nn.init.zeros_(vae.decoder.conv_out.weight)
     nn.init.zeros_(vae.decoder.conv_out.bias)
     with torch.no_grad():
@@ -182,7 +188,7 @@ def test_its_tensors_are_known_by_name_and_shape(tmp_path: Path) -> None:
     shapes = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
     architecture = infer_autoencoder(shapes, vae.config)
     assert isinstance(architecture, ShortcutArchitecture)
-    assert {name.diffusers: name.shape for name in tensor_names(architecture)} == shapes
+    assert {name.diffusers: name.shape for name in parameter_names(architecture)} == shapes
     vae.save_pretrained(str(tmp_path / "vae"))
     assert isinstance(open_autoencoder(str(tmp_path / "vae")), ShortcutAutoencoder)
 
@@ -193,17 +199,17 @@ def test_a_run_learns_and_writes_what_inference_reads(dataset: Path, tmp_path: P
     changes = {"folder": str(tmp_path / "start"), "gentle": 1.0, "optimiser": {"ema": 0.9}}
     asked = of_vae(dataset, tmp_path / "out", steps=80, learning_rate=5e-3, **changes)
     made = train_autoencoder(asked, note=notes.append)
-    clips = scan(asked.data).clips[""]
-    assert fidelity(open_autoencoder(str(made)), clips) > fidelity(small(), clips) + 2
+    clips = scan_corpus(asked.data).clips[""]
+    assert reconstruction_psnr(open_autoencoder(str(made)), clips) > reconstruction_psnr(small(), clips) + 2
     config: Any = open_autoencoder(str(made)).config
     assert len(set(config.latents_std)) == 1, "one deviation for all"
     assert "dB on people never seen" in notes[-1]
 
 
 def test_a_resumed_run_repeats_the_losses(dataset: Path, tmp_path: Path) -> None:
-    asked = of_vae(dataset, tmp_path / "whole", checkpoints={"minutes": 0, "keep": 9}, optimiser={"muon": False})
+    asked = of_vae(dataset, tmp_path / "whole", checkpoints={"minutes": 0, "keep": 9}, optimizer={"muon": False})
     train_autoencoder(asked)
-    whole = [row["loss"] for row in read_journal(tmp_path / "whole")]
+    whole = [row["loss"] for row in read_log(tmp_path / "whole")]
     short = asked.model_copy(update={"output": str(tmp_path / "parts"), "steps": 2, "schedule": "constant"})
     train_autoencoder(short)
     with pytest.raises(RequestError, match="holds a run already"):
@@ -211,16 +217,16 @@ def test_a_resumed_run_repeats_the_losses(dataset: Path, tmp_path: Path) -> None
     train_autoencoder(short.model_copy(update={"steps": 4}), resume=True)
     constant = asked.model_copy(update={"output": str(tmp_path / "constant"), "schedule": "constant"})
     train_autoencoder(constant)
-    assert [row["loss"] for row in read_journal(tmp_path / "parts")] == [
-        row["loss"] for row in read_journal(tmp_path / "constant")
+    assert [row["loss"] for row in read_log(tmp_path / "parts")] == [
+        row["loss"] for row in read_log(tmp_path / "constant")
     ]
     assert len(whole) == 4
-    assert len(finished(tmp_path / "whole" / "checkpoints")) == 4
+    assert len(finished_checkpoints(tmp_path / "whole" / "checkpoints")) == 4
 
 
 def test_the_decoder_alone_leaves_the_latents_alone(dataset: Path, tmp_path: Path) -> None:
     start = train_autoencoder(of_vae(dataset, tmp_path / "start"))
-    made = train_autoencoder(of_vae(dataset, tmp_path / "more", folder=str(start), trains="decoder"))
+    made = train_autoencoder(of_vae(dataset, tmp_path / "more", folder=str(start), trainable="decoder"))
     before, after = open_autoencoder(str(start)).state_dict(), open_autoencoder(str(made)).state_dict()
     changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
     assert changed == {"decoder", "post_quant_conv", "linear_decoder"}
@@ -235,19 +241,19 @@ def test_a_place_that_weighs_more_counts_more() -> None:
     half[..., :8] = 0
     loss = AutoencoderLoss(square=0, gradient=0, kl=0)
     vae.encoder.conv_out.weight.data.zero_()
-    quiet = losses(vae, video, half, loss, seeded_generator(0))[1]
-    expected = losses(vae, video, even, loss, seeded_generator(0))[1]
+    quiet = autoencoder_losses(vae, video, half, loss, seeded_generator(0))[1]
+    expected = autoencoder_losses(vae, video, even, loss, seeded_generator(0))[1]
     assert not torch.isclose(quiet, expected)
     assert again.shape == video.shape
 
 
 def test_pieces_are_cut_where_their_masks_are(dataset: Path) -> None:
-    clip = scan(AutoencoderRecipe(output="x", data={"folder": str(dataset)}).data).clips[""][0]  # type: ignore[arg-type]
-    whole = read_piece(clip, AutoencoderLoss(face=1.0))
+    clip = scan_corpus(AutoencoderRecipe(output="x", data={"folder": str(dataset)}).data).clips[""][0]  # type: ignore[arg-type]
+    whole = read_segment(clip, AutoencoderLoss(face=1.0))
     assert whole.video.shape == (3, FRAMES, SIDE, SIDE)
     assert np.unique(whole.weight[:, :16, :16]).tolist() == [2.0]
     assert np.unique(whole.weight[:, 16:]).tolist() == [1.0]
-    one = read_piece(clip, AutoencoderLoss(face=1.0), 5, 16, seeded_generator("a"))
+    one = read_segment(clip, AutoencoderLoss(face=1.0), 5, 16, seeded_generator("a"))
     assert one.video.shape == (3, 5, 16, 16)
     assert one.weight.shape == (5, 16, 16)
 
@@ -261,10 +267,12 @@ def test_clips_that_are_too_small_are_named(dataset: Path, tmp_path: Path) -> No
 
 
 def test_a_text_encoder_learns_to_tell(told: Path, tmp_path: Path) -> None:
-    asked = of_text(told, tmp_path / "out", steps=120, batch=6, learning_rate=1e-2, guess=0.0, optimiser={"ema": 0.9})
+    asked = of_text(
+        told, tmp_path / "out", steps=120, batch_size=6, learning_rate=1e-2, mask_prob=0.0, optimizer={"ema": 0.9}
+    )
     notes: list[str] = []
-    train_text(asked, note=notes.append)
-    rows = read_journal(tmp_path / "out")
+    train_text_encoder(asked, note=notes.append)
+    rows = read_log(tmp_path / "out")
     assert np.mean([row["loss"] for row in rows[-5:]]) < 0.8 * rows[0]["loss"]
     assert notes[-1].startswith("told from captions: kind ")
     from transformers import AutoTokenizer, UMT5EncoderModel
@@ -278,7 +286,7 @@ def test_a_text_encoder_learns_to_tell(told: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_reads_back_what_it_was_made_from() -> None:
     texts = ["A woman in a red coat speaks.", "A man in a blue coat is silent."]
-    tokenizer = make_tokenizer(texts, 100)
+    tokenizer = train_tokenizer(texts, 100)
     for text in texts:
         ids = tokenizer(text).input_ids
         assert ids[-1] == 1
@@ -288,8 +296,8 @@ def test_a_tokenizer_reads_back_what_it_was_made_from() -> None:
 
 def test_attributes_that_are_not_there_are_named(told: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has no column 'colour'"):
-        train_text(of_text(told, tmp_path / "out", attributes=["colour"]))
-    clips = scan(of_text(told, tmp_path / "out").data).clips[""]
+        train_text_encoder(of_text(told, tmp_path / "out", attributes=["colour"]))
+    clips = scan_corpus(of_text(told, tmp_path / "out").data).clips[""]
     assert read_attributes(of_text(told, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
 
 
@@ -302,10 +310,12 @@ def test_no_split_is_all_of_them(told: Path, tmp_path: Path, monkeypatch: pytest
 
     def listen(texts: Sequence[str], vocabulary: int) -> Any:
         seen.extend(texts)
-        return make_tokenizer(texts, vocabulary)
+        return train_tokenizer(texts, vocabulary)
 
     monkeypatch.setattr(train_text_encoder, "make_tokenizer", listen)
-    train_text(of_text(told, tmp_path / "out", data={"folder": str(told), "split": None}, batch=6, steps=1))
+    train_text_encoder(
+        of_text(told, tmp_path / "out", data={"folder": str(told), "split": None}, batch_size=6, steps=1)
+    )
     assert sorted(text for text in seen if text.startswith("a person")) == [
         f"a person number {number} speaks" for number in range(len(table))
     ]
@@ -313,18 +323,18 @@ def test_no_split_is_all_of_them(told: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_words_are_read_without_their_videos(told: Path) -> None:
     shutil.rmtree(told / "video")
-    plain = Data(folder=str(told))
-    [three] = [clip for clip in read_words(plain, ["kind"])[""] if clip.name == "clip3"]
+    plain = DataConfig(folder=str(told))
+    [three] = [clip for clip in read_captioned_clips(plain, ["kind"])[""] if clip.name == "clip3"]
     assert three.attributes == ("odd",)
     assert len(three.captions) > 1
     table = pyarrow.parquet.read_table(told / "video_caption.parquet")
     pyarrow.parquet.write_table(table.slice(1), told / "video_caption.parquet")
     with pytest.raises(RequestError, match="has no row for clip clip0"):
-        read_words(plain, ["kind"])
+        read_captioned_clips(plain, ["kind"])
 
 
 def test_the_heads_of_a_new_text_encoder_look_near(told: Path, tmp_path: Path) -> None:
-    train_text(of_text(told, tmp_path / "out", steps=1, learning_rate=1e-6))
+    train_text_encoder(of_text(told, tmp_path / "out", steps=1, learning_rate=1e-6))
     weights = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
     [table] = [weight for name, weight in weights.items() if "relative_attention_bias" in name]
     left, right = table[:16], table[16:]
@@ -337,7 +347,7 @@ def test_the_heads_of_a_new_text_encoder_look_near(told: Path, tmp_path: Path) -
 
 
 def test_muon_wants_whole_matrices(dataset: Path, tmp_path: Path) -> None:
-    plain = values(dataset, tmp_path, tmp_path / "out", optimiser={"muon": True})
+    plain = values(dataset, tmp_path, tmp_path / "out", optimizer={"muon": True})
     with pytest.raises(RequestError, match=r"set compute.shard = false"):
         parse_recipe(plain)
 

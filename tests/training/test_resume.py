@@ -19,10 +19,10 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.errors import CheckpointError, RequestError
-from humo.training.checkpoint import finished, read_checkpoint
+from humo.training.checkpoint import finished_checkpoints, read_checkpoint
 from humo.training.recipe_file import parse_recipe
 from humo.training.train import train
-from tests.training.made_up import Change, losses, recipe, stages, values
+from tests.training.made_up import Change, autoencoder_losses, recipe, stages, values
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,14 +69,14 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(dataset: Path, tiny_model_fold
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert finished(output / "checkpoints")
+    assert finished_checkpoints(output / "checkpoints")
     train(parse_recipe(asked), resume=True)
-    assert losses(output) == losses(tmp_path / "whole")
-    tensors = [read_checkpoint(finished(one / "checkpoints")[-1]) for one in (output, tmp_path / "whole")]
+    assert autoencoder_losses(output) == autoencoder_losses(tmp_path / "whole")
+    tensors = [read_checkpoint(finished_checkpoints(one / "checkpoints")[-1]) for one in (output, tmp_path / "whole")]
     for kind in tensors[0]:
         for name, tensor in tensors[0][kind].items():
             assert tensor.equal(tensors[1][kind][name]), name
-    assert len(finished(output / "checkpoints")) == 2
+    assert len(finished_checkpoints(output / "checkpoints")) == 2
 
 
 @pytest.mark.usefixtures("_one_thread")
@@ -87,7 +87,7 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
     The sums over a batch are taken in another order: losses to 1e-4, weights to 1e-4, or 5e-4 where Muon rounds to
     bfloat16 on its way.
     """
-    changes: Change = {"stages": stages(batch=4), "compute": {"accumulation": 2, "shard": not muon}}
+    changes: Change = {"stages": stages(batch_size=4), "compute": {"accumulation": 2, "shard": not muon}}
     changes["optimiser"] = {"muon": muon}
     within = 5e-4 if muon else 1e-4
     runs = [tmp_path / "one", tmp_path / "two"]
@@ -103,7 +103,9 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
     for first, second in zip(one, two, strict=True):
         assert first == pytest.approx(second, rel=1e-4)
     for name in ("weights", "average", "optimiser"):
-        first_weights, second_weights = (read_checkpoint(finished(output / "checkpoints")[-1])[name] for output in runs)
+        first_weights, second_weights = (
+            read_checkpoint(finished_checkpoints(output / "checkpoints")[-1])[name] for output in runs
+        )
         assert first_weights.keys() == second_weights.keys()
         for key, weight in first_weights.items():
             torch.testing.assert_close(second_weights[key], weight, rtol=0, atol=within)
@@ -115,12 +117,12 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
 def test_a_finished_folder_is_not_trained_over(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     asked = recipe(dataset, tiny_model_folder, tmp_path)
     train(asked)
-    before = losses(tmp_path)
+    before = autoencoder_losses(tmp_path)
     with pytest.raises(RequestError, match="holds a run already; give --resume"):
         train(asked)
     notes: list[str] = []
     train(asked, resume=True, note=notes.append)
-    assert losses(tmp_path) == before
+    assert autoencoder_losses(tmp_path) == before
     assert notes == ["goes on from step-00000004: stage 'all', step 4"]
     network = asked.model.model_copy(
         update={"network": asked.model.network and asked.model.network.model_copy(update={"ffn_dim": 96})}
@@ -133,19 +135,19 @@ def test_a_full_disk_loses_no_finished_checkpoint(tmp_path: Path) -> None:
     import resource
 
     from humo.errors import StorageError
-    from humo.training.checkpoint import Position, save_checkpoint
+    from humo.training.checkpoint import TrainState, save_checkpoint
     from humo.training.tensor_files import write_tensors
 
     def state(size: int) -> dict[str, dict[str, Tensor]]:
         return {name: {"x": torch.ones(size)} for name in ("weights", "average", "optimiser")}
 
-    save_checkpoint(tmp_path / "c", Position(total=1), state(10), keep=1)
+    save_checkpoint(tmp_path / "c", TrainState(global_step=1), state(10), keep=1)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails, as on a full disk
     try:
         with pytest.raises(StorageError, match=r"latest finished checkpoint: step-00000001"):
-            save_checkpoint(tmp_path / "c", Position(total=2), state(100_000), keep=1)
+            save_checkpoint(tmp_path / "c", TrainState(global_step=2), state(100_000), keep=1)
         with pytest.raises(StorageError, match="free some space"):
             write_tensors(tmp_path / "entry.safetensors", {"x": torch.ones(100_000)})
     finally:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import open_model_folder
-from humo.training.checkpoint import finished, read_checkpoint
-from humo.training.frozen_encoders import Encoders
-from humo.training.metrics_log import read_journal
-from humo.training.optimizer import divide
+from humo.training.checkpoint import finished_checkpoints, read_checkpoint
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.metrics_log import read_log
+from humo.training.optimizer import partition
 from humo.training.train import train
-from humo.training.trainable import PATTERNS, matches
-from humo.training.training_model import Learner
-from tests.training.made_up import losses, recipe, stages, values
+from humo.training.trainable import PARAMETER_PATTERNS, in_groups
+from humo.training.training_model import TrainingModel
+from tests.training.made_up import autoencoder_losses, recipe, stages, values
 
 
 def test_the_loss_goes_down_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -32,11 +32,11 @@ def test_the_loss_goes_down_on_one_clip(dataset: Path, tiny_model_folder: Path, 
         tmp_path,
         data={"folder": str(dataset), "sizes": [[32, 32]], "clips": 1},
         stages=[stage | {"batch": 4, "learning_rate": 5e-3, "warmup": 5, "keep": {"TIA": 1.0}}],
-        optimiser={"ema": 0.9},
+        optimizer={"ema": 0.9},
         loss={"face": 1.0, "mouth": 2.0},
     )
     train(asked)
-    rows = read_journal(tmp_path)
+    rows = read_log(tmp_path)
     for name, share in (("velocity", 0.7), ("focus", 0.5), ("lips", 0.5)):
         first, last = (sum(row[name] for row in part) / 20 for part in (rows[:20], rows[-20:]))
         assert last < share * first, name
@@ -48,7 +48,7 @@ def test_each_stage_trains_exactly_its_parts(
 ) -> None:
     stage = stages()[number]
     asked = recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | {"keep": {"TIA": 1.0}}])
-    encoders = Encoders(asked.model)
+    encoders = FrozenEncoders(asked.model)
     start = encoders.network(asked.seed)
     torch.nn.init.normal_(start.proj_out.weight)  # zero at the very start, when nothing else gets a gradient
     block: Any
@@ -63,16 +63,16 @@ def test_each_stage_trains_exactly_its_parts(
         update={"model": asked.model.model_copy(update={"network": None, "folder": str(tmp_path / "start")})}
     )
     made = train(changed)
-    saved = read_checkpoint(finished(tmp_path / "checkpoints")[-1])["weights"]
+    saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])["weights"]
     for name, weight in before.items():
-        if matches(name, stage["train"]):
+        if in_groups(name, stage["train"]):
             moved = not saved[name].equal(weight)
             assert moved or name.endswith(("to_k.bias", "norm.bias")), f"{name} did not move"
         else:
             assert name not in saved
     exported = HuMoPipeline.from_pretrained(str(made)).transformer
     for name, weight in exported.named_parameters():
-        if not matches(f"transformer.{name}", stage["train"]):
+        if not in_groups(f"transformer.{name}", stage["train"]):
             assert weight.equal(before[f"transformer.{name}"]), f"{name} moved"
 
 
@@ -80,12 +80,12 @@ def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_f
     def network(**changes: Any) -> dict[str, Tensor]:
         model = {"folder": str(tiny_model_folder)} | changes
         asked = recipe(dataset, tiny_model_folder, tmp_path, model=model).model
-        return dict(Encoders(asked).network(seed=3).named_parameters())
+        return dict(FrozenEncoders(asked).network(seed=3).named_parameters())
 
-    whole, partly, again = network(), network(fresh="audio"), network(fresh="audio")
+    whole, partly, again = network(), network(reinitialize="audio"), network(reinitialize="audio")
     for name, weight in whole.items():
         assert torch.equal(partly[name], again[name])
-        if matches(f"transformer.{name}", ("audio",)):
+        if in_groups(f"transformer.{name}", ("audio",)):
             assert "to_out.0.weight" not in name or not partly[name].any()
         else:
             assert torch.equal(partly[name], weight)
@@ -94,16 +94,16 @@ def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_f
 
 
 def test_the_parts_together_are_the_whole_network(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    learner = Learner(Encoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0))
-    parts = [part for part in PATTERNS if part != "all"]
-    for name, _ in learner.named_parameters():
-        assert sum(matches(name, [part]) for part in parts) == 1, name
+    model = TrainingModel(FrozenEncoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0))
+    parts = [part for part in PARAMETER_PATTERNS if part != "all"]
+    for name, _ in model.named_parameters():
+        assert sum(in_groups(name, [part]) for part in parts) == 1, name
 
 
 def test_a_network_computes_the_same_with_and_without_its_heads(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    network = Encoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0)
+    network = FrozenEncoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0)
     torch.nn.init.normal_(network.proj_out.weight)
     given = (
         torch.randn(2, 16, 4, 4, 4),
@@ -111,7 +111,7 @@ def test_a_network_computes_the_same_with_and_without_its_heads(
         torch.randn(2, 7, 24),
         torch.randn(2, 4, 8, 5, 16),
     )
-    told = Learner(network)(*given, 3)
+    told = TrainingModel(network)(*given, 3)
     assert told.velocity.equal(network(*given, return_dict=False)[0])
     assert told.focus.shape == (2, 4, 3, 2, 2)
     assert told.lips.shape == (2, 3, 4, 3)
@@ -122,14 +122,14 @@ def test_gradient_checkpointing_changes_nothing(dataset: Path, tiny_model_folder
     for name in ("plain", "checkpointed"):
         compute = {"gradient_checkpointing": name == "checkpointed"}
         train(recipe(dataset, tiny_model_folder, tmp_path / name, stages=stages()[2:], compute=compute))
-    assert losses(tmp_path / "plain") == losses(tmp_path / "checkpointed")
+    assert autoencoder_losses(tmp_path / "plain") == autoencoder_losses(tmp_path / "checkpointed")
 
 
 def test_accumulated_passes_are_one_batch(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     for passes in (1, 2):
         compute = {"accumulation": passes}
-        train(recipe(dataset, tiny_model_folder, tmp_path / str(passes), stages=stages(batch=4), compute=compute))
-    for one, two in zip(losses(tmp_path / "1"), losses(tmp_path / "2"), strict=True):
+        train(recipe(dataset, tiny_model_folder, tmp_path / str(passes), stages=stages(batch_size=4), compute=compute))
+    for one, two in zip(autoencoder_losses(tmp_path / "1"), autoencoder_losses(tmp_path / "2"), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
 
 
@@ -137,7 +137,9 @@ def test_bfloat16_stays_near_float32(dataset: Path, tiny_model_folder: Path, tmp
     for precision in ("float32", "bfloat16"):
         compute = {"precision": precision}
         train(recipe(dataset, tiny_model_folder, tmp_path / precision, stages=stages(), compute=compute))
-    for one, two in zip(losses(tmp_path / "float32"), losses(tmp_path / "bfloat16"), strict=True):
+    for one, two in zip(
+        autoencoder_losses(tmp_path / "float32"), autoencoder_losses(tmp_path / "bfloat16"), strict=True
+    ):
         assert one[:4] == pytest.approx(two[:4], rel=0.03)
 
 
@@ -159,7 +161,7 @@ def test_compiled_blocks_compute_the_same(
         compute = {"compile": name == "compiled"}
         train(recipe(dataset, tiny_model_folder, tmp_path / name, stages=stages()[2:], compute=compute))
     assert traced
-    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    plain, compiled = autoencoder_losses(tmp_path / "plain"), autoencoder_losses(tmp_path / "compiled")
     assert plain[0][2] > 0
     for one, two in zip(plain, compiled, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
@@ -179,13 +181,13 @@ def test_the_face_of_the_picture_is_told(own_dataset: Path, tiny_model_folder: P
         stages=[stage | {"keep": {"TIA": 0.7, "TA": 0.3}}],
     )
     train(asked)
-    told = [row["identity"] for row in read_journal(tmp_path)]
+    told = [row["identity"] for row in read_log(tmp_path)]
     assert 0 < sum(one == 0 for one in told) < len(told)  # neither in every batch nor in none
 
 
 def test_muons_work_is_divided_evenly() -> None:
     matrices = {f"{number}": torch.zeros(64, 64 if number % 3 else 256) for number in range(12)}
-    parts = divide(matrices, 2)
+    parts = partition(matrices, 2)
     assert sorted(parts[0] + parts[1], key=int) == list(matrices)
     work = [sum(matrices[name].numel() for name in part) for part in parts]
     assert max(work) <= 1.1 * min(work)
@@ -209,7 +211,7 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
         "hello", width=32, height=32, num_frames=5, num_inference_steps=1, output_type="np"
     ).frames
     assert frames.shape == (1, 5, 32, 32, 3)
-    validation = [row for row in read_journal(tmp_path) if "validation/loss" in row]
+    validation = [row for row in read_log(tmp_path) if "validation/loss" in row]
     assert len(validation) == 1
     assert {"validation/loss_matched_audio", "validation/loss_mismatched_audio"} < validation[0].keys()
     assert len(list((tmp_path / "validation" / "step-00000002").glob("*.mp4"))) == 1
@@ -235,14 +237,14 @@ def test_pictures_beside_the_latents_are_trained_too(
     model = {"folder": str(tiny_model_folder_17b)}
     train(recipe(dataset, tiny_model_folder_17b, tmp_path, model=model, stages=stages()))
     assert open_model_folder(tmp_path / "model").preset.name == "humo-17b"
-    assert len(losses(tmp_path)) == 6
+    assert len(autoencoder_losses(tmp_path)) == 6
 
 
 def test_a_lora_is_trained_and_loads(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     model = {"folder": str(tiny_model_folder)}
     asked = recipe(dataset, tiny_model_folder, tmp_path, model=model, stages=stages()[1:], lora={"rank": 2})
     made = train(asked)
-    saved = read_checkpoint(finished(tmp_path / "checkpoints")[-1])
+    saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])
     assert all(".lora_" in name or not name.startswith("transformer.") for name in saved["weights"])
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
