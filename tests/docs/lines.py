@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from humo.cli.main import build_parser, main
 from humo.cli.serve import _settings
 from humo.cli.train import DISTILL
-from humo.training.component_config import AutoencoderRecipe, TextRecipe
+from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
 from humo.training.config import Recipe
 from humo.training.recipe_file import read_table
 from tests.docs.blocks import ROOT, is_usage
@@ -70,7 +70,10 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
 def _reads_its_recipe(words: list[str]) -> None:
     options, rest = build_parser("train").parse_with_rest(words[1:])
     given = [*options.recipe, *rest]
-    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextRecipe]] = {"vae": AutoencoderRecipe, "text": TextRecipe}
+    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextEncoderRecipe]] = {
+        "vae": AutoencoderRecipe,
+        "text": TextEncoderRecipe,
+    }
     kind = kinds.get(given[0], Recipe)
     recipe, *changes = given[given[0] in (*kinds, DISTILL) :]
     read_table(Path(recipe), kind, changes)

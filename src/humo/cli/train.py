@@ -130,7 +130,9 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
 
     data, bad, summary = _describe_data(recipe)
     encoders = FrozenEncoders(recipe.model)
-    sizes = {name: weight.numel() for name, weight in TrainingModel(encoders.build_network(recipe.seed)).named_parameters()}
+    sizes = {
+        name: weight.numel() for name, weight in TrainingModel(encoders.build_network(recipe.seed)).named_parameters()
+    }
     stages: list[dict[str, Any]] = [
         {
             "name": stage.name,
