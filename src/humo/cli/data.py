@@ -80,7 +80,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     people = parse_integer("--identities", options.identities, 6, 1_000_000)
     supersample = parse_integer("--supersample", options.supersample, 1, 4)
     workers = cores if options.workers is None else parse_integer("--workers", options.workers, 1, 256)
-    silent_share = parse_number("--silent-fraction", options.silent_fraction, 0, 1)
+    silent_fraction = parse_number("--silent-fraction", options.silent_fraction, 0, 1)
     closeness = parse_number("--closeup", options.closeup, 0, 1)
     articulation = parse_number("--articulation", options.articulation, 0.5, 2)
     if size % 2:
@@ -91,15 +91,15 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     for name in ONE_THREAD:  # read by the libraries of this process and of those it starts
         os.environ[name] = "1"
-    from humo.synthetic.clip_plan import SPLITS, Recipe
-    from humo.synthetic.corpus import check_packages, write_corpus, write_words
+    from humo.synthetic.clip_plan import SPLITS, CorpusConfig
+    from humo.synthetic.corpus import check_packages, write_captions, write_corpus
     from humo.synthetic.speech.synthesis import installed_voices
 
     if options.split not in (*SPLITS, "all"):
         raise RequestError("--split", f"{options.split!r} is not known", did_you_mean(options.split, (*SPLITS, "all")))
     check_packages()
     there = {voice.engine for voice in installed_voices()}
-    engines = tuple(engine for engine in Recipe().engines if engine in there)
+    engines = tuple(engine for engine in CorpusConfig().engines if engine in there)
     if "hibari" not in engines:
         console.note(
             "hibari-tts is not installed: espeak-ng alone speaks; pip install 'humo-video[synthetic]' for both"
@@ -107,9 +107,9 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if takes is not None:
         from humo.synthetic.shards import ShardConfig
 
-        if options.kind == "words":
+        if options.kind == "captions":
             raise RequestError("--frames-per-look", "is for rendered people", "leave it out")
-        config = ShardConfig(
+        shards = ShardConfig(
             seed=seed,
             sizes=_sizes(options.sizes) if options.sizes else ((size, size),),
             takes=takes,
@@ -123,18 +123,18 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
             articulation=articulation,
             supersample=supersample,
         )
-        return _write_shards(Path(options.folder), config, clips, workers, console)
-    recipe = Recipe(seed, size, frames, silent_share, supersample, people, engines, closeness, articulation)
+        return _write_shards(Path(options.folder), shards, clips, workers, console)
+    config = CorpusConfig(seed, size, frames, silent_fraction, supersample, people, engines, closeness, articulation)
     folder = Path(options.folder)
 
     def progress(done: int, total: int) -> None:
         console.step("clips", done, total)
 
     if options.kind == "captions":
-        report = write_words(folder, recipe, clips=clips, progress=progress)
+        report = write_captions(folder, config, clips=clips, progress=progress)
     else:
         split = None if options.split == "all" else options.split
-        report = write_corpus(folder, recipe, clips=clips, split=split, workers=workers, progress=progress)
+        report = write_corpus(folder, config, clips=clips, split=split, workers=workers, progress=progress)
     splits = ", ".join(f"{count} {name}" for name, count in sorted(report.splits.items()))
     text = f"{report.folder}: {report.made} clips made, {report.were_there} were there; in all {splits}"
     values = {"folder": str(report.folder), "made": report.made, "were_there": report.were_there}
