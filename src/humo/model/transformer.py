@@ -74,6 +74,15 @@ def _velocity_to(
     return noisy_BCFHW * level_B / spread_BC - output_BCFHW / spread_BC.sqrt()
 
 
+def modulation_table(module: Any) -> Tensor:
+    """Return the modulation table of a block or of the head, with what LoRAs add to it."""
+    table: Tensor = module.scale_shift_table
+    if module.scale_shift_change is not None:
+        module.scale_shift_change = module.scale_shift_change.to(table.device)
+        table = table + module.scale_shift_change
+    return table
+
+
 class HuMoTransformerBlock(nn.Module):
     """Self-attention, text cross-attention, audio cross-attention within each latent frame, feed-forward."""
 
@@ -88,6 +97,7 @@ class HuMoTransformerBlock(nn.Module):
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.scale_shift_change: Tensor | None = None  # of LoRAs
 
     def forward(
         self,
@@ -118,7 +128,7 @@ class HuMoTransformerBlock(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
-        shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        shift, scale, gate, *_ = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
 
         x = torch.addcmul(shift, self.norm1(hidden_BSD), 1 + scale).to(dtype)
         hidden_BSD = torch.addcmul(hidden_BSD, self.attn1(x, x, rotary), gate)
@@ -133,7 +143,7 @@ class HuMoTransformerBlock(nn.Module):
 
     def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
         """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
-        *_, shift, scale, gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        *_, shift, scale, gate = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
         x = torch.addcmul(shift, normed_BSD, 1 + scale).to(dtype)
         return torch.addcmul(hidden_BSD, self.ffn(x), gate)
 
@@ -223,6 +233,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.scale_shift_change: Tensor | None = None  # of LoRAs
         self.scale_embedder: GuidanceEmbedder | None = None
         if student:
             self.become_student(student)
@@ -342,7 +353,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             else:
                 hidden_BSD = block(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
 
-        shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
+        shift, scale = (modulation_table(self) + time_BD.unsqueeze(1)).chunk(2, dim=1)
         out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         if self.split is not None:
