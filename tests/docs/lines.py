@@ -36,7 +36,7 @@ def _of_the_tiny_weights(words: list[str]) -> list[str]:
     return [*words, "--head-dim", "24", *([] if "--to" in words else ["--overwrite"])]
 
 
-def _words_of_one_clip(words: list[str]) -> list[str]:
+def _captions_of_one_clip(words: list[str]) -> list[str]:
     """The same options, for one clip that is not rendered: its captions."""
     words = ["data", "captions", *words[2:]]
     words[words.index("--clips") + 1] = "1"
@@ -56,7 +56,8 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("generate",): _made_small,
     ("batch",): _made_small,
     ("convert",): _of_the_tiny_weights,
-    ("data", "render"): _words_of_one_clip,
+    ("data", "render"): _captions_of_one_clip,
+    ("data", "captions"): lambda words: [*words[:-1], "1"],
     ("evaluate", "video"): _of_a_true_clip,
     ("verify",): list,
     ("doctor",): list,

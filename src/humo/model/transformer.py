@@ -238,8 +238,6 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         if student:
             self.become_student(student)
         self.gradient_checkpointing = False
-        self.split: ContextParallel | None = None
-        """How tokens are divided, where several ranks work on one pass."""
 
     def become_student(self, student: Mapping[str, Any]) -> None:
         """Be told the guidance scales from now on; until that is trained, they change nothing.
@@ -317,7 +315,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
             heard: what `hear` made of the two, in their place.
             scales: (B, 3) guidance scales of text, audio and image, which a student is told.
-            attention_kwargs: ``{"scale": s}`` scales LoRA layers.
+            attention_kwargs: ``scale`` scales LoRA layers; ``context_parallel`` (`ContextParallel`) divides the tokens
+                among ranks.
             return_dict: give an object with ``sample``, rather than a tuple.
 
         Returns:
@@ -342,9 +341,10 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
         hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
-        if self.split is not None:
-            rotary = self.split.rotary(rotary, frames, rows * columns)
-            hidden_BSD = self.split.shard(hidden_BSD, frames, dim=1)
+        context_parallel: ContextParallel | None = (attention_kwargs or {}).get("context_parallel")
+        if context_parallel is not None:
+            rotary = context_parallel.rotary(rotary, frames, rows * columns)
+            hidden_BSD = context_parallel.shard(hidden_BSD, frames, dim=1)
         for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
@@ -356,8 +356,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         shift, scale = (modulation_table(self) + time_BD.unsqueeze(1)).chunk(2, dim=1)
         out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
-        if self.split is not None:
-            patches = self.split.gather_tokens(patches, frames, rows * columns)
+        if context_parallel is not None:
+            patches = context_parallel.gather_tokens(patches, frames, rows * columns)
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if self.config.prediction == "data":

@@ -30,7 +30,7 @@ from humo.errors import RequestError
 from humo.guidance import MODES, GuidanceScales, Mode
 from humo.inference.denoise import PrefixLatents, denoise, make_scheduler
 from humo.inference.pipeline import HuMoPipeline
-from humo.inference.predictor import fits_one_batch
+from humo.inference.predictor import VelocityPredictor, fits_one_batch
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
 from humo.training.collate import Batch, Collator
@@ -174,15 +174,18 @@ class TrajectoryDataset:
                 states.append(latents[0, :, :frames])
             return latents
 
-        denoise(
-            teacher.velocity,
+        predictor = VelocityPredictor(
+            teacher.transformer,
             batch.conditions.to(device, dtype),
+            teacher.preset.reference_injection,
+            batch_passes=fits_one_batch(noise),
+        )
+        denoise(
+            predictor,
             self.preset.guidance[mode](scales),
             self._scheduler(teacher.scheduler.config, device),
             noise,
-            prepare_conditions=teacher.ear(),
             prefix=prefix,
-            batch_passes=fits_one_batch(noise),
             on_step=save_state,
         )
         return torch.stack(states)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from humo.errors import MediaError
+from humo.inference.inputs import GenerationInputs
 from humo.inference.pipeline import HuMoPipeline
 from humo.media.audio import load_audio, load_audio_track
 from humo.media.image import load_image
@@ -65,7 +66,7 @@ def generate_videos(
         }
         request = parse_request(fields)
         plan = resolve(request, pipeline.preset, None if audio is None else len(audio))
-        frames = list(pipeline.generate_frames(plan, images=[reference], sound=audio))
+        frames = list(pipeline.generate_frames(GenerationInputs(plan, [reference], audio)))
         track = None if audio is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
