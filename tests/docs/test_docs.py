@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from humo.cli.main import main
+from tools import module_table
 from tools.docs_reference.__main__ import write
 
 ROOT = Path(__file__).parents[2]
@@ -54,13 +55,7 @@ def test_the_map_names_every_package_and_every_module_of_the_vocabulary() -> Non
 
 
 def test_the_architecture_page_lists_every_module_of_a_package_once() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text().partition("| package | purpose | modules |")[2]
-    listed: list[str] = []
-    for package, modules in re.findall(r"^\| (?:`(\w+)/`|root) \|[^|]*\|([^|]*)\|$", page, re.MULTILINE):
-        for group in modules.split(";"):
-            folder, _, names = group.rpartition(":")
-            path = [part for part in (package, folder.strip().rstrip("/")) if part]
-            listed += ["/".join([*path, name]) for name in re.findall(r"`(\w+)`", names)]
-    source = ROOT / "src" / "humo"
-    modules_there = [path.relative_to(source).with_suffix("").as_posix() for path in source.rglob("[!_]*.py")]
-    assert sorted(listed) == sorted(modules_there)
+    page = module_table.PAGE.read_text(encoding="utf-8")
+    assert module_table.updated(page) == page, "run python -m tools.module_table"
+    listed = re.findall(r"`(\w+)`", module_table.table().replace("the command `humo`", "").replace("`Conditions`", ""))
+    assert len(listed) == len([*module_table.SOURCE.rglob("[!_]*.py")])

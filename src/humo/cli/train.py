@@ -76,14 +76,14 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
     """Train an autoencoder or a text encoder."""
-    from humo.training.component_config import AutoencoderRecipe, TextRecipe
+    from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
     from humo.training.recipe_file import read_table
 
     if not words:
         raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")
     path, changes = Path(words[0]), words[1:]
-    kind: type[AutoencoderRecipe] | type[TextRecipe] = AutoencoderRecipe if part == "vae" else TextRecipe
-    recipe: AutoencoderRecipe | TextRecipe = read_table(path, kind, changes)
+    kind: type[AutoencoderRecipe] | type[TextEncoderRecipe] = AutoencoderRecipe if part == "vae" else TextEncoderRecipe
+    recipe: AutoencoderRecipe | TextEncoderRecipe = read_table(path, kind, changes)
     if options.dry_run:
         console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
         return 0
@@ -92,50 +92,53 @@ def _train_part(part: str, words: list[str], options: argparse.Namespace, consol
 
         made = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     else:
-        from humo.training.train_text_encoder import train_text
+        from humo.training.train_text_encoder import train_text_encoder
 
-        made = train_text(recipe, resume=options.resume, progress=console.step, note=console.note)
+        made = train_text_encoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     if os.environ.get("RANK", "0") == "0":
         console.result(f"{PARTS[part]}: {made}", {"path": str(made), "steps": recipe.steps})
     return 0
 
 
 def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]], str]:
-    """How much there is to train on, what of it is bad, and both in words."""
-    from humo.training.dataset import of_split, refuse_if_bad, scan
-    from humo.training.shardsource import check_shards, is_shard_folder
+    """Return counts of the training data, the bad clips, and a line that says both."""
+    from humo.training.dataset import check_bad_fraction, clips_of_split, scan_corpus
+    from humo.training.shard_preparation import check_shards
+    from humo.training.shard_source import is_shard_folder
 
     if is_shard_folder(recipe.data):
         counts = check_shards(recipe.data, recipe.stages)
-        more = "" if recipe.data.render is None else ", more are rendered meanwhile"
+        more = "" if recipe.data.render is None else ", more are rendered during training"
         return counts, [], f"{counts['shards']} shards in {recipe.data.folder}{more}"
-    folder = scan(recipe.data)
-    clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
-    refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
-    bad = [{"name": one.name, "problem": one.problem} for one in folder.bad]
+    corpus = scan_corpus(recipe.data)
+    clips = clips_of_split(corpus, recipe.data.split)[: recipe.data.max_clips]
+    check_bad_fraction(corpus.bad, len(clips) + len(corpus.bad), recipe.data.max_bad_fraction)
+    bad = [{"name": clip.name, "problem": clip.problem} for clip in corpus.bad]
     return {"clips": len(clips)}, bad, f"{len(clips)} clips in {recipe.data.folder}, {len(bad)} left out"
 
 
 def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """What a recipe would do: for people, and as values.
+    """Return what a recipe would train, as a table and as values.
 
     Raises:
-        HuMoError: data or model are at fault.
+        HuMoError: the data or the model are wrong.
     """
     from humo.cli.console import table
-    from humo.training.frozen_encoders import Encoders
-    from humo.training.trainable import matches
-    from humo.training.training_model import Learner
+    from humo.training.frozen_encoders import FrozenEncoders
+    from humo.training.trainable import in_groups
+    from humo.training.training_model import TrainingModel
 
-    data, bad, said = _describe_data(recipe)
-    encoders = Encoders(recipe.model)
-    sizes = {name: weight.numel() for name, weight in Learner(encoders.network(recipe.seed)).named_parameters()}
+    data, bad, summary = _describe_data(recipe)
+    encoders = FrozenEncoders(recipe.model)
+    sizes = {
+        name: weight.numel() for name, weight in TrainingModel(encoders.build_network(recipe.seed)).named_parameters()
+    }
     stages: list[dict[str, Any]] = [
         {
             "name": stage.name,
             "steps": stage.steps,
-            "samples": stage.steps * stage.batch,
-            "trained": sum(size for name, size in sizes.items() if matches(name, stage.train)),
+            "samples": stage.steps * stage.batch_size,
+            "trained": sum(size for name, size in sizes.items() if in_groups(name, stage.train)),
         }
         for stage in recipe.stages
     ]
@@ -151,10 +154,12 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     rows: dict[str, object] = {
         "output": recipe.output,
         "model": f"{encoders.preset.title}, {network / 1e6:.2f} M weights",
-        "data": said,
+        "data": summary,
     }
     for number, stage in enumerate(stages):
-        words = f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "
-        low_rank = "low-rank additions to " if recipe.lora is not None else ""
-        rows[f"stage {number}"] = f"{words}trains {low_rank}{stage['trained'] / 1e6:.2f} M weights"
+        lora = "LoRA on " if recipe.lora is not None else ""
+        rows[f"stage {number}"] = (
+            f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "
+            f"trains {lora}{stage['trained'] / 1e6:.2f} M weights"
+        )
     return table(rows), values
