@@ -335,14 +335,14 @@ def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixtur
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[0] == {"event": "progress", "phase": "clips", "done": CLIPS, "total": CLIPS}
     assert told[-1]["event"] == "result"
-    assert (told[-1]["made"], told[-1]["were_there"]) == (0, CLIPS)
+    assert (told[-1]["written"], told[-1]["existed"]) == (0, CLIPS)
     assert sum(told[-1]["splits"].values()) == CLIPS
     assert files(made) == before
 
 
 def test_words_alone_are_those_of_the_corpus(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "captions", str(tmp_path / "words"), *WORDS[2:]]) == 0
-    assert f"{CLIPS} clips made" in capsys.readouterr().out
+    assert f"{CLIPS} clips written" in capsys.readouterr().out
     for table in ("video_caption.parquet", "truth/attributes.parquet"):
         assert parquet.read_table(tmp_path / "words" / table) == parquet.read_table(made / table)
     assert not (tmp_path / "words" / "video").exists()
