@@ -107,7 +107,7 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
     [
         (["--ray", "nowhere"], "--ray: 'nowhere' is not an address"),
         (["--ray", "127.0.0.1:1"], "--ray: no Ray answers at 127.0.0.1:1"),
-        (["--workers", "2"], "--workers: is said of a Ray cluster; give --ray ADDRESS, too"),
+        (["--workers", "2"], "--workers: requires --ray; add --ray ADDRESS"),
         (["--ray", "local", "--workers", "0"], "--workers: '0' is not allowed; give a whole number from 1 to 10000"),
     ],
 )

@@ -187,8 +187,8 @@ def test_an_address_where_no_ray_answers_is_refused_at_once(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--ray", "local", "--device", "cpu"), "--device: is said of this machine"),
-        (("--replicas", "2"), "--replicas: is said of a Ray cluster"),
+        (("--ray", "local", "--device", "cpu"), "--device: cannot be combined with --ray"),
+        (("--replicas", "2"), "--replicas: requires --ray"),
         (("--ray", "local", "--replicas", "none"), "--replicas: 'none'"),
         (("--ray", "local", "--replicas", "1.5"), "--replicas: '1.5' is not allowed"),
         (("--ray", "ray://somewhere:1"), "--ray: 'ray://somewhere:1' is not an address"),

@@ -55,7 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
     calls: list[tuple[int, int]] = []
     report = write_corpus(folder, CONFIG, clips=CLIPS, progress=lambda done, total: calls.append((done, total)))
-    assert (report.rendered, report.existing) == (CLIPS, 0)
+    assert (report.written, report.existed) == (CLIPS, 0)
     assert calls == [(done, CLIPS) for done in range(CLIPS + 1)]
     return folder
 
@@ -232,7 +232,7 @@ def test_an_interrupted_run_of_two_processes_resumes_to_the_same_files(
         if not name.endswith(".part"):
             assert content == files(corpus)[name] or name.endswith(".parquet")
     report = write_corpus(folder, CONFIG, clips=CLIPS)
-    assert (report.rendered, report.existing) == (CLIPS - len(finished), len(finished))
+    assert (report.written, report.existed) == (CLIPS - len(finished), len(finished))
     assert files(folder) == files(corpus)
 
 
@@ -250,7 +250,7 @@ def test_a_corpus_can_grow_and_missing_files_are_rendered_again(corpus: Path, tm
     write_corpus(folder, CONFIG, clips=1)
     name = clip_name(CONFIG.seed, 0)
     (folder / "video" / f"{name}.mp4").unlink()
-    assert write_corpus(folder, CONFIG, clips=2).rendered == 2
+    assert write_corpus(folder, CONFIG, clips=2).written == 2
     assert {path.name for path in (folder / "video").iterdir()} == {f"{clip_name(CONFIG.seed, i)}.mp4" for i in (0, 1)}
     for path in (f"video/{name}.mp4", f"truth/{name}.npz"):
         assert (folder / path).read_bytes() == (corpus / path).read_bytes()
@@ -337,7 +337,7 @@ def test_the_command_reports_its_result(corpus: Path, capsys: pytest.CaptureFixt
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert events[0] == {"event": "progress", "phase": "clips", "done": CLIPS, "total": CLIPS}
     assert events[-1]["event"] == "result"
-    assert (events[-1]["made"], events[-1]["were_there"]) == (0, CLIPS)
+    assert (events[-1]["written"], events[-1]["existed"]) == (0, CLIPS)
     assert sum(events[-1]["splits"].values()) == CLIPS
     assert files(corpus) == before
 
@@ -346,7 +346,7 @@ def test_captions_alone_equal_those_of_the_corpus(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "captions", str(tmp_path / "captions"), *ARGUMENTS[2:]]) == 0
-    assert f"{CLIPS} clips made" in capsys.readouterr().out
+    assert f"{CLIPS} clips written" in capsys.readouterr().out
     for table in ("video_caption.parquet", "truth/attributes.parquet"):
         assert parquet.read_table(tmp_path / "captions" / table) == parquet.read_table(corpus / table)
     assert not (tmp_path / "captions" / "video").exists()

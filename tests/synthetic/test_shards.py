@@ -135,11 +135,11 @@ def test_the_command_renders_shards(tmp_path: Path, capsys: pytest.CaptureFixtur
         "20",
     ]
     assert cli.main(words) == 0
-    assert "1 shards rendered" in capsys.readouterr().out
+    assert "1 shards written" in capsys.readouterr().out
     config = read_config(tmp_path / "people")
     assert (config.sizes, config.takes, config.take_frames) == (((32, 48), (32, 32)), 1, 1)
     assert cli.main(words) == 0
-    assert "0 shards rendered, 1 were there" in capsys.readouterr().out
+    assert "0 shards written, 1 existed" in capsys.readouterr().out
     assert cli.main([*words[:2], str(tmp_path / "people"), *words[3:], "--frames", "5"]) == 2
 
 

@@ -61,14 +61,14 @@ class Report:
     """Result of a run.
 
     Args:
-        rendered: clips that were rendered.
-        existing: clips that existed before.
+        written: clips that this run wrote.
+        existed: clips that existed before.
         splits: number of clips in the folder, by split.
         folder: the folder.
     """
 
-    rendered: int
-    existing: int
+    written: int
+    existed: int
     splits: dict[str, int]
     folder: Path
 
