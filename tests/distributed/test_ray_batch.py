@@ -52,7 +52,7 @@ def test_a_cluster_makes_the_same_videos_and_loses_none(tmp_path: Path, monkeypa
             [sys.executable, "-m", "humo", *words], stdout=subprocess.PIPE, text=True, env=environment
         )
         wait_for(lambda: at_work() == 2)
-        cluster.ask("kill")
+        cluster.send("kill")
         told = [json.loads(line) for line in batch.communicate(timeout=240)[0].splitlines()]
     assert batch.returncode == SOME_FAILED
     ends = {one["name"]: one["status"] for one in told if one["event"] in ("row", "error") and "status" in one}
