@@ -36,11 +36,23 @@ WEIGHTS_KEY = "weights"
 """Key of the record's environment: fingerprint of the weights."""
 
 NOT_CONTENT_FIELDS = frozenset(
-    {"model", "images", "audio", "vocal_separator", "output", "sidecar", "device", "dtype", "placement", "consent"}
+    {
+        "model",
+        "images",
+        "audio",
+        "vocal_separator",
+        "output",
+        "sidecar",
+        "device",
+        "dtype",
+        "offload",
+        "quantize",
+        "consent",
+    }
 )
 """Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
 
-DEVICE_FIELDS = ("device", "dtype", "placement")
+DEVICE_FIELDS = ("device", "dtype", "offload", "quantize")
 """Of those, the ones that can change the last digits; ``auto`` is content with any."""
 
 RENAMED_FIELDS = {
