@@ -146,7 +146,7 @@ def test_a_length_beyond_the_trained_one_is_made_in_windows_and_said(
 ) -> None:
     latents = sample(comfy, model, "T", frames=29, steps=1, width=16, height=16, overlap=4)
     assert latents.samples.shape[2] == 8
-    assert "29 frames are made in 2 windows of 25, each sharing 4 with the next" in caplog.text
+    assert "29 frames are generated in 2 windows of 25, each sharing 4 with the next" in caplog.text
 
 
 # -- pictures and sounds ----------------------------------------------------------------------------------------------

@@ -187,9 +187,9 @@ def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path)
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"shift": 8.0}, "shift: 8 is not what this student learned; leave it out, or give 5"),
-        ({"scale_text": 7.0}, "scale_text: 7 is outside what this student learned; allowed: 1 to 4"),
-        ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside what this student learned; allowed: 1 to 5"),
+        ({"shift": 8.0}, "shift: 8 is not the shift that this model was distilled with; drop it, or use 5"),
+        ({"scale_text": 7.0}, "scale_text: 7 is outside the range that this model was distilled for; allowed: 1 to 4"),
+        ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside the range that this model was distilled for"),
     ],
 )
 def test_a_student_refuses_values_outside_its_training(fields: dict[str, Any], said: str) -> None:

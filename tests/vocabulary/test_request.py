@@ -202,7 +202,7 @@ def test_a_clip_is_as_long_as_its_sound_and_says_in_how_many_windows_it_is_made(
     assert plan.geometry.frames == 249
     assert plan.notes == (
         "250 frames became 249: the model makes 4k + 1",
-        "249 frames are made in 3 windows of 97, each sharing 16 with the next",
+        "249 frames are generated in 3 windows of 97, each sharing 16 with the next",
     )
     assert plan.passes == 3 * plan_for(sound_samples=97 * FRAME).passes
 
@@ -240,9 +240,9 @@ def test_seconds_become_frames() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B knows; at most 97$"),
-        ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; the nearest below is 49$"),
-        ({"window": 25, "overlap": 24}, r"^overlap: 24 frames leave nothing new in windows of 25; at most 20$"),
+        ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B supports; use at most 97$"),
+        ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; use 49$"),
+        ({"window": 25, "overlap": 24}, r"^overlap: 24 frames leave no new frames in windows of 25; use at most 20$"),
         ({"overlap": 6}, r"^overlap: 6 is not allowed; allowed: .*a multiple of 4"),
     ],
 )
@@ -260,14 +260,14 @@ def test_windows_may_be_shorter_than_the_model_knows() -> None:
 
 def test_a_vocal_separator_without_a_sound_is_noted() -> None:
     assert plan_for(vocal_separator="voice.onnx", frames=5).notes == (
-        "vocal_separator given but not used: there is no sound",
+        "vocal_separator given but not used: there is no audio",
     )
     assert plan_for(vocal_separator="voice.onnx", sound_samples=5 * FRAME).notes == ()
 
 
 def test_a_clip_longer_than_its_sound_is_noted() -> None:
     assert plan_for(frames=21, sound_samples=13 * FRAME).notes == (
-        "the sound ends after 13 frames; the rest of the clip is silent",
+        "the audio ends after 13 frames; the rest of the clip is silent",
     )
 
 
