@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import humo.inference.pipeline
 import pytest
 import yaml
 from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
 
+import humo.inference.pipeline
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import Naming
 from humo.cli.main import COMMANDS

@@ -86,7 +86,7 @@ class TrainingRun(Generic[RecipeT]):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the run has a checkpoint."""
+        """True if the run has a checkpoint."""
         return bool(finished_checkpoints(self.folder / CHECKPOINTS))
 
     @property
@@ -155,7 +155,7 @@ def _last_state(recipe: Recipe | ComponentRecipe, resume: bool, note: Note) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask(Generic[BatchT]):
-    """What `fit` trains.
+    """Task of `fit`: weights, batches, losses and validation.
 
     Args:
         schedule: number of steps and learning rate.
