@@ -1,4 +1,4 @@
-"""``humo train``: its options, what it says before it begins, and what it ends with."""
+"""``humo train``: train a network from a recipe."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from humo.errors import RequestError
 if TYPE_CHECKING:
     from humo.training.config import Recipe
 
-SUMMARY = "train a network by a recipe"
+SUMMARY = "train a network from a recipe"
 
 PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer"}
-"""What can be trained besides the network, by the word before the recipe."""
-
+"""Components that can be trained besides the network, by the argument before the recipe."""
 
 DISTILL = "distill"
-"""The word before the recipe of a student."""
+"""Argument before a recipe that is_distillation a model."""
 
 
 def add_options(parser: Parser) -> None:
-    """The options of ``humo train``."""
+    """Add the options of ``humo train``."""
     parser.usage = "humo train [distill | vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
     parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument(
         "recipe",
         metavar="RECIPE.toml",
         nargs="+",
-        help=f"what to train, on what, how long; see recipes/. Before it, {DISTILL} for a student of few steps that "
-        f"needs no guidance, or the part if it is not the network: {parts}",
+        help=f"recipe file; see recipes/. Before it, {DISTILL} distills a model into one with few steps and without "
+        f"guidance; other arguments train another component: {parts}",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
-    parser.add_argument("--dry-run", action="store_true", help="check recipe, data and model, and train nothing")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the output folder")
+    parser.add_argument("--dry-run", action="store_true", help="check the recipe, data and model; do not train")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Train, or say what would be trained."""
-    words = [*options.recipe, *rest]
-    if words[0] in PARTS:
-        return _train_part(words[0], words[1:], options, console)
-    distills = words[0] == DISTILL
-    words = words[1:] if distills else words
-    if not words:
-        raise RequestError("recipe", "is missing", f"write `humo train {DISTILL} recipes/nano-student.toml`")
+    """Run ``humo train``.
+
+    Returns:
+        the exit code.
+    """
+    arguments = [*options.recipe, *rest]
+    if arguments[0] in PARTS:
+        return _train_part(arguments[0], arguments[1:], options, console)
+    is_distillation = arguments[0] == DISTILL
+    arguments = arguments[1:] if is_distillation else arguments
+    if not arguments:
+        raise RequestError("recipe", "is missing", f"humo train {DISTILL} recipes/nano-student.toml")
     from humo.training.recipe_file import read_recipe
 
-    recipe = read_recipe(Path(words[0]), words[1:])
-    if distills is not (recipe.distill is not None):
-        problem = "has no [distill] table" if distills else "has a [distill] table"
-        right = "humo train" if distills else f"humo train {DISTILL}"
-        raise RequestError("recipe", problem, f"write `{right} {words[0]}`")
+    recipe = read_recipe(Path(arguments[0]), arguments[1:])
+    if is_distillation is not (recipe.distill is not None):
+        problem = "has no [distill] table" if is_distillation else "has a [distill] table"
+        command = "humo train" if is_distillation else f"humo train {DISTILL}"
+        raise RequestError("recipe", problem, f"run `{command} {arguments[0]}`")
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
         return 0
@@ -63,25 +66,25 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     from humo.training.train import train
 
-    for library in (diffusers_logging, transformers_logging):  # their bars would run into ours
+    for library in (diffusers_logging, transformers_logging):  # their progress bars would mix with ours
         library.disable_progress_bar()
         library.set_verbosity_error()
-    made = train(recipe, resume=options.resume, progress=console.step, note=console.note)
-    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun, one tells
+    path = train(recipe, resume=options.resume, progress=console.step, note=console.note)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, the main rank alone reports
         console.result(
-            f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps}
+            f"{'model' if recipe.lora is None else 'LoRA'}: {path}", {"path": str(path), "steps": recipe.steps}
         )
     return 0
 
 
-def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
+def _train_part(part: str, arguments: list[str], options: argparse.Namespace, console: Quiet) -> int:
     """Train an autoencoder or a text encoder."""
     from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
     from humo.training.recipe_file import read_table
 
-    if not words:
-        raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")
-    path, changes = Path(words[0]), words[1:]
+    if not arguments:
+        raise RequestError("recipe", "is missing", f"humo train {part} recipes/nano-{part}.toml")
+    path, changes = Path(arguments[0]), arguments[1:]
     kind: type[AutoencoderRecipe] | type[TextEncoderRecipe] = AutoencoderRecipe if part == "vae" else TextEncoderRecipe
     recipe: AutoencoderRecipe | TextEncoderRecipe = read_table(path, kind, changes)
     if options.dry_run:
@@ -90,13 +93,13 @@ def _train_part(part: str, words: list[str], options: argparse.Namespace, consol
     if isinstance(recipe, AutoencoderRecipe):
         from humo.training.train_autoencoder import train_autoencoder
 
-        made = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+        path = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     else:
         from humo.training.train_text_encoder import train_text_encoder
 
-        made = train_text_encoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+        path = train_text_encoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     if os.environ.get("RANK", "0") == "0":
-        console.result(f"{PARTS[part]}: {made}", {"path": str(made), "steps": recipe.steps})
+        console.result(f"{PARTS[part]}: {path}", {"path": str(path), "steps": recipe.steps})
     return 0
 
 
