@@ -40,7 +40,7 @@ from humo.checkpoints.layout import DIFFUSERS_LAYOUT, MODEL_INDEX, feature_confi
 from humo.geometry import Geometry
 from humo.presets import find_preset
 from humo.runtime.memory_estimate import MemoryEstimate, estimate_memory
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES
+from humo.runtime.placement import PROCESS_BYTES, Placement
 
 ROOT = Path(__file__).resolve().parents[1]
 GIBIBYTE = 2**30
@@ -153,7 +153,7 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
     estimate = estimate_memory(structures_of(model), geometry, preset.reference_injection, torch.float32, 3)
     if model == "humo-1.7b":
         size = [word for name, value in FRAME.items() for word in (f"--{name}", str(value))]
-        words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
+        words = ["-m", "humo", "generate", "--model", str(folder), "--offload", "disk", "--prompt", LONG]
         words += [*inputs(folder), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
         predicted = disk_bytes(estimate)
         read_once(folder / "text_encoder")
@@ -170,8 +170,8 @@ def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
 
 
 def disk_bytes(estimate: MemoryEstimate, phase: str | None = None) -> int:
-    """What the plan says of placement ``disk`` on a CPU, in one phase or at most."""
-    phases = PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True)
+    """What the plan says of offload ``disk`` on a CPU, in one phase or at most."""
+    phases = Placement("disk").device_bytes(estimate, shared_memory=True)
     return PROCESS_BYTES + (max(phases.values()) if phase is None else phases[phase])
 
 

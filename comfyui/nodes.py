@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from humo import HuMoPipeline
-    from humo.request import PlacementName
+    from humo.request import OffloadName, QuantizeName
 
 CATEGORY = "HuMo"
 SOCKETS = 4
@@ -49,7 +49,8 @@ class LoadModel(io.ComfyNode):
                 widget("model", otherwise="that small one", placeholder="humo-1.7b, or a folder"),
                 widget("device", otherwise="the fastest there is"),
                 widget("dtype", otherwise="bfloat16 on a GPU, float32 on the CPU"),
-                widget("placement", otherwise="resident: no clip is known yet that it could be chosen for"),
+                widget("offload", otherwise="none: memory cannot be estimated before a clip is known"),
+                widget("quantize", otherwise="none: memory cannot be estimated before a clip is known"),
             ],
             outputs=[Model.Output("humo_model", display_name="model")],
         )
@@ -70,7 +71,8 @@ class LoadModel(io.ComfyNode):
         model: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        placement: str | None = None,
+        offload: str | None = None,
+        quantize: str | None = None,
     ) -> str:
         from humo.checkpoints.model_folder import find_model_folder
         from humo.jobs.replay import weights_fingerprint
@@ -79,17 +81,19 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
+        cls,
+        model: str = "",
+        device: str = "auto",
+        dtype: str = "auto",
+        offload: OffloadName = "auto",
+        quantize: QuantizeName = "auto",
     ) -> io.NodeOutput:
         from humo.checkpoints.model_folder import find_model_folder
-        from humo.runtime.device import choose_device
         from humo.runtime.loading import load_pipeline
-        from humo.runtime.placement import check_placement
 
-        place = choose_device(device)
-        check_placement(placement, place)
-        lies = "resident" if placement == "auto" else placement
-        return io.NodeOutput(load_pipeline(find_model_folder(model or None), device=place, dtype=dtype, placement=lies))
+        folder = find_model_folder(model or None)
+        pipeline = load_pipeline(folder, device=device, dtype=dtype, offload=offload, quantize=quantize)
+        return io.NodeOutput(pipeline)
 
 
 class DescribeScene(io.ComfyNode):

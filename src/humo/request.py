@@ -48,7 +48,13 @@ Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda given: (given,) i
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
 
-PlacementName = Literal["auto", "resident", "offload", "host", "fp8", "int8", "int4", "disk"]
+OffloadName = Literal["auto", "none", "model", "group", "disk"]
+"""Where weights wait until they are needed: on the device, in the host's memory (whole components or blocks), on the
+disk."""
+
+QuantizeName = Literal["auto", "none", "fp8", "int8", "int4"]
+"""How the network's blocks are stored in memory; ``none``: as in the model folder."""
+
 CacheName = Literal["none", "first-block", "taylorseer"]
 
 
@@ -89,7 +95,12 @@ class GenerateRequest(BaseModel):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
-    placement: PlacementName = Field("auto", description="where the weights lie: `humo plan` tells what each takes")
+    offload: OffloadName = Field(
+        "auto", description="keep weights on the device, load each component or block from the host, or from the disk"
+    )
+    quantize: QuantizeName = Field(
+        "auto", description="store the network's blocks in fewer bits; auto: if nothing fits"
+    )
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the record beside the video as JSON, too")
     consent: bool = Field(False, description="those who are shown or heard have agreed; kept in the record")

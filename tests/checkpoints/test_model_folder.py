@@ -23,6 +23,7 @@ from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import CheckpointError
+from humo.request import OffloadName, QuantizeName
 from humo.runtime.loading import load_pipeline
 from tests.checkpoints import released
 
@@ -276,8 +277,10 @@ def leaning(tiny_model_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("placement", ["resident", "disk", "int8"])
-def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(leaning: Path, placement: Any) -> None:
+@pytest.mark.parametrize(("offload", "quantize"), [("none", "none"), ("disk", "none"), ("none", "int8")])
+def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(
+    leaning: Path, offload: OffloadName, quantize: QuantizeName
+) -> None:
     def latents(pipeline: Any) -> torch.Tensor:
         random = torch.Generator().manual_seed(1)
         found: torch.Tensor = pipeline(
@@ -296,11 +299,11 @@ def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(le
     assert homes.pop("transformer") == leaning
     assert {home.resolve() for home in homes.values()} == {leaning.parent / "whole"}
 
-    made = latents(load_pipeline(leaning, placement=placement))
+    made = latents(load_pipeline(leaning, offload=offload, quantize=quantize))
     whole = leaning.parent / "whole"
-    assert not torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+    assert not torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
     shutil.copytree(leaning / "transformer", whole / "transformer", dirs_exist_ok=True)
-    assert torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+    assert torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
 
 
 def test_a_base_is_read_anew_once_it_has_changed(leaning: Path) -> None:

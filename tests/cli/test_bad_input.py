@@ -172,7 +172,7 @@ BAD = {
         "not YAML",
         text("job.yaml", "!!python/object/apply:os.system ['true']"),
     ),
-    "from a video of somebody else": (["generate", "--replay", "a.wav"], "--replay", "does not say", None),
+    "from a video of somebody else": (["generate", "--replay", "a.wav"], "--replay", "has no generation record", None),
     "from a file that is not there": (["generate", "--replay", "no.mp4"], "--replay", "no file", None),
     "from and configuration": (
         ["generate", "--replay", "a.mp4", "--config", "b.yaml"],

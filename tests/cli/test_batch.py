@@ -156,7 +156,7 @@ def test_a_published_configuration_makes_all_its_items(humo: Humo, desk: Path, t
     request = read_record(Path("output/case_1_seed11.mp4")).request
     assert (request["mode"], request["scale_text"], request["steps"], request["images"]) == ("TA", 7.0, 1, [])
     notes = [event["text"] for event in said.only("note")]
-    assert sum("no effect here have" in note for note in notes) == 1
+    assert sum("keys without effect" in note for note in notes) == 1
     assert "row 1 (case_1): mode TA: images given but not used" in notes
 
 

@@ -60,7 +60,7 @@ def test_every_key_without_effect_is_named_once_and_no_other(tmp_path: Path, fam
     values = published_configuration(family, surprise=3)
     (note,) = read(tmp_path, values).notes
     used = {*FIELD_OF_KEY, "generation.positive_prompt", "generation.output.dir", "generation.fps"}
-    named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("no effect here have ")[1])
+    named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("keys without effect: ")[1])
     assert sorted(named) == sorted(set(leaves(values)) - used)
     assert "generation.surprise (not known)" in note
     assert "\n" not in note

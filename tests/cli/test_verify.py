@@ -114,7 +114,7 @@ def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> No
         sign_video(video, open_identity(tmp_path / "a"), "v", {}, version="1")
     assert video.read_bytes() == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"HUMO_IDENTITY, or --no-provenance"):
+    with pytest.raises(StorageError, match=r"HUMO_IDENTITY to another folder, or add --no-provenance"):
         open_identity(tmp_path / "file" / "below")
 
 

@@ -219,15 +219,16 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
     pipeline.execution = Execution(release_prefetch=lambda: None)
     expected = (
         "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
-        "leave it out, or choose placement resident, offload or fp8"
+        "use --offload none or --offload model, or drop --cache"
     )
     assert refusal(pipeline) == expected
     from humo.runtime.offload import apply_placement
+    from humo.runtime.placement import Placement
 
     pipeline = tiny_pipeline()
-    apply_placement(pipeline, "host", "cpu", torch.float32)
+    apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
     assert refusal(pipeline) == expected
-    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "placement": "disk"}), pipeline.preset)
+    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "offload": "disk"}), pipeline.preset)
     with pytest.raises(RequestError, match="brings them one after another"):
         Engine().resolve_runtime(plan)
 

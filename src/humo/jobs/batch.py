@@ -162,13 +162,13 @@ def prepare_row(
     if row.problem is not None:
         raise row.problem
     fields = merge_fields(defaults, row.fields)
-    given = row.fields.get("output")
-    request = build_request({**fields, "output": "out.mp4" if given is None else given})
-    if given is None:
+    row_output = row.fields.get("output")
+    request = build_request({**fields, "output": "out.mp4" if row_output is None else row_output})
+    if row_output is None:
         seed = request.seed if request.seed is not None else read_preset(request).seed
         name = item_output(row.name, seed) if row.published else row.name + VIDEO_SUFFIX
     else:
-        name = str(given)
+        name = str(row_output)
     output = Path(name) if output_folder is None else output_folder / name
     first = outputs.setdefault(output.resolve(), row)
     if first is not row:

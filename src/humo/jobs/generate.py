@@ -243,15 +243,13 @@ def _start(
     disk_cache: DiskWindowCache | None,
 ) -> Iterator[Frame]:
     """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
-    from humo.checkpoints.model_folder import find_model_folder
     from humo.inference.inputs import GenerationInputs
     from humo.inference.window_cache import NO_WINDOW_CACHE
 
     plan, inputs, request = job.plan, job.inputs, job.plan.request
     assert inputs is not None
     samples = inputs.network_audio(request.vocal_separator)
-    folder = find_model_folder(request.model)
-    pipeline = engine.pipeline(folder, request.device, request.dtype, request.placement, timer)
+    pipeline = engine.pipeline(request, timer)
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)

@@ -23,44 +23,55 @@ from humo.model.audio import SpeechEncoder
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
 from humo.quantization.quantize import quantize
-from humo.request import PlacementName
+from humo.request import OffloadName, QuantizeName
 from humo.runtime.block_streaming import BlockStream, Cast, DiskEmbedding, WeightStore
 from humo.runtime.device import choose_device, choose_dtype
 from humo.runtime.offload import apply_placement
-from humo.runtime.placement import PLACEMENTS, check_quantized
+from humo.runtime.placement import Placement, check_placement, check_quantized
 
 
 def load_pipeline(
-    folder: Path, *, device: str = "auto", dtype: str = "auto", placement: PlacementName = "resident"
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    offload: OffloadName = "none",
+    quantize: QuantizeName = "none",
 ) -> HuMoPipeline:
-    """The pipeline in a model folder, on its device.
+    """Load the pipeline of a model folder onto a device.
 
-    The network and the text encoder take the precision asked for; the autoencoder and the audio encoder stay float32,
-    as published.
+    The transformer and the text encoder take ``dtype``. The autoencoder and the audio encoder stay float32, as
+    published.
 
     Args:
-        folder: in our layout (`humo convert` makes it).
+        folder: a model folder, as `humo convert` writes it.
         device, dtype: as in a request.
-        placement: where the weights lie (`humo.runtime.placement.PLACEMENTS`).
+        offload, quantize: as in a request; here ``auto`` means ``none``, because no clip is known whose memory could
+            be estimated.
 
     Raises:
-        CheckpointError: the folder is not a whole model, or its weights do not fit it.
-        DependencyError: no such device here.
-        RequestError: its network is quantized already, and was to be once more.
+        CheckpointError: the folder is incomplete, or its weights do not match its configuration.
+        DependencyError: the device is not available.
+        RequestError: the device does not support ``offload`` or ``quantize``, or the two cannot be combined; or the
+            network's weights are stored quantized, and ``quantize`` would quantize them again.
     """
     model = open_model_folder(folder)
-    check_quantized(placement, model)
+    placement = Placement(
+        "none" if offload == "auto" else offload,
+        "none" if quantize == "auto" else quantize,
+    )
     chosen = choose_device(device)
+    check_quantized(placement.quantize, model)
+    check_placement(placement.offload, placement.quantize, chosen)
     precision = getattr(torch, choose_dtype(dtype, chosen))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
-    if placement == "disk":
+    if placement.offload == "disk":
         return load_streamed(folder, device=chosen, dtype=precision)
-    quant_type = PLACEMENTS[placement].quant_type
-    quantized = quant_type is not None or model.components["transformer"].quantized
-    parts = {"transformer": load_quantized(model, precision, quant_type)} if quantized else {}
+    quantized = placement.quant_type is not None or model.components["transformer"].quantized
+    parts = {"transformer": load_quantized(model, precision, placement.quant_type)} if quantized else {}
     try:
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:

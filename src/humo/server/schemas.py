@@ -19,7 +19,7 @@ from humo.server.job_queue import Job, JobState, JSONObject
 from humo.server.upload_sanitizer import MediaKind
 
 SERVER_FIELDS = frozenset(
-    {"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"}
+    {"model", "images", "audio", "vocal_separator", "device", "dtype", "offload", "quantize", "output", "sidecar"}
 )
 """Fields of `GenerateRequest` that only the server sets: paths, and where and how the model runs."""
 
