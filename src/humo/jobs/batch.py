@@ -111,11 +111,9 @@ def run_batch(
         if dry_run:
             finish(Outcome(row, "ready", Path(request.output)))
             continue
-        num_bytes = 0 if job.inputs is None else job.inputs.num_bytes
-        if kept_bytes + num_bytes > MAX_INPUT_BYTES:
+        kept_bytes += 0 if job.inputs is None else job.inputs.num_bytes
+        if kept_bytes > MAX_INPUT_BYTES:
             job = PreparedJob(job.plan)
-        else:
-            kept_bytes += num_bytes
         groups.setdefault((request.model, request.device, request.dtype), []).append((row, job))
     for outcome in run_rows([pair for pairs in groups.values() for pair in pairs]):
         finish(outcome)

@@ -188,7 +188,6 @@ def generate(
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
     plan = engine.resolve_runtime(job.plan)
     request, geometry = plan.request, plan.geometry
-    assert request.seed is not None
     record = make_record(plan, keep_paths=keep_paths)
     output = Path(request.output)
     cache_key = f"{content_digest(record)} {request.device} {request.dtype}"
@@ -211,6 +210,12 @@ def generate(
     window_cache.clear()
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=timer.timings))
+    return _result(plan, num_frames, timer.timings)
+
+
+def _result(plan: GenerationPlan, num_frames: int, timings: dict[str, float]) -> Result:
+    request, geometry, output = plan.request, plan.geometry, Path(plan.request.output)
+    assert request.seed is not None
     return Result(
         path=output,
         frames=num_frames,
@@ -219,7 +224,7 @@ def generate(
         height=geometry.height,
         bytes=output.stat().st_size,
         seed=request.seed,
-        timings=timer.timings,
+        timings=timings,
     )
 
 

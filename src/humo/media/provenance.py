@@ -157,7 +157,9 @@ def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
         raise MediaError(field, problem, "update humo-video")
     if {key: type(value) for key, value in values.items()} != _FIELD_TYPES:
         raise damaged
-    request = {RENAMED_FIELDS.get(name, name): value for name, value in values["request"].items()}
+    # earlier records have a placement in place of offload and quantize; the exact ones give the same frames
+    fields = {name: value for name, value in values["request"].items() if name != "placement"}
+    request = {RENAMED_FIELDS.get(name, name): value for name, value in fields.items()}
     return GenerationRecord(**{**values, "request": request})
 
 
