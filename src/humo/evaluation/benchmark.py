@@ -44,6 +44,7 @@ from humo.media.audio import load_audio
 from humo.media.face_identity import Embedding, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import read_video
+from humo.progress import Progress
 from humo.training.config import DataConfig
 from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan_corpus
 
@@ -65,7 +66,6 @@ REFERENCE_PREFIX = "reference_"
 CHANGING_ATTRIBUTES = ("clothes_colour", "background")  # word kept: column of corpora
 """Attributes in which a reference image may differ from its clip."""
 
-Progress = Callable[[str, int, int], None]
 Metrics = dict[str, Any]
 
 

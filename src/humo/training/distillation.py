@@ -33,10 +33,11 @@ from humo.inference.pipeline import HuMoPipeline
 from humo.inference.predictor import VelocityPredictor, fits_one_batch
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
+from humo.progress import Progress
 from humo.training.collate import Batch, Collator
 from humo.training.config import DistillConfig, Recipe, Stage
 from humo.training.frozen_encoders import FrozenEncoders
-from humo.training.latent_cache import CachedClip, Progress
+from humo.training.latent_cache import CachedClip
 from humo.training.sampler import Bucket, SampleSpec, ShuffledSampler, draw_batch, group_into_buckets
 from humo.training.tensor_files import FileDigests, digest, read_tensors, write_tensors
 

@@ -107,7 +107,7 @@ def set_attention_backend(transformer: HuMoTransformer3DModel, name: str) -> Non
         transformer.set_attention_backend(name)
     except ValueError as error:
         raise RequestError(
-            "compute.attention", f"{name!r}: {error}", "give another backend, or remove the field"
+            "compute.attention_backend", f"{name!r}: {error}", "give another backend, or remove the field"
         ) from error
 
 
@@ -140,5 +140,5 @@ def cast_blocks(transformer: HuMoTransformer3DModel, dtype: torch.dtype) -> None
     in_float32 = transformer._keep_in_fp32_modules
     for name, weight in transformer.named_parameters():
         modules = name.split(".")
-        if "lora_A" not in modules and "lora_B" not in modules and not any(one in in_float32 for one in modules):
+        if "lora_A" not in modules and "lora_B" not in modules and not any(module in in_float32 for module in modules):
             weight.data = weight.data.to(dtype)
