@@ -280,7 +280,7 @@ def _check_fit(plans: Sequence[ComponentPlan]) -> None:
 def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
     """The published files have no place for what a network predicts or is told, and their readers do not ask."""
     for plan in plans:
-        if naming is Naming.PUBLISHED and plan.config_hints.get("student"):
+        if naming is Naming.PUBLISHED and plan.config_hints.get("distillation"):
             problem = "is a student, and the published layout knows networks that are guided"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
         told = (

@@ -249,13 +249,13 @@ def _denoise(
     audio = torch.empty(1, geometry.latent_frames, *window, device="meta")
     timestep = torch.empty(1, device="meta")
     with track_allocations(network.parameters(), (inputs, text, audio, timestep)) as stats:
-        kv_cache = network.hear(text, audio)
+        kv_cache = network.cross_attention_kv(text, audio)
         kv_bytes = stats.live
         stats.peak = kv_bytes
-        network(inputs, timestep, heard=kv_cache, return_dict=False)
+        network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
         activations = stats.peak - kv_bytes
         with caching(network, cache), network.cache_context("any"):
-            network(inputs, timestep, heard=kv_cache, return_dict=False)
+            network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
             step_cache = stats.live - kv_bytes
         return activations, kv_bytes * architecture.num_layers // num_layers, step_cache
 

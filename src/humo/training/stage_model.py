@@ -55,11 +55,11 @@ def build_stage_model(
     uses_lora = recipe.lora is not None
     transformer = encoders.build_network(recipe.seed)
     if recipe.data.continuation_prob > 0:
-        transformer.register_to_config(continues=True)
+        transformer.register_to_config(continuation=True)
     if recipe.distill is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            transformer.become_student(asdict(distillation_of(recipe.distill, encoders.preset)))
+            transformer.enable_guidance_embedding(asdict(distillation_of(recipe.distill, encoders.preset)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
