@@ -23,7 +23,7 @@ def text(name: str, content: str | bytes) -> Callable[[], object]:
     return lambda: Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def huge_picture() -> None:
+def huge_image() -> None:
     """A PNG whose header says 20000 x 20000 pixels."""
     Image.new("L", (1, 1)).save("huge.png")
     data = Path("huge.png").read_bytes()
@@ -122,7 +122,7 @@ BAD = {
         lambda: Path("cut.png").write_bytes(Path("face.png").read_bytes()[:90]),
     ),
     "a picture that is a folder": (["generate", *GOOD, "--image", "."], "images", "folder", None),
-    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_picture),
+    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_image),
     "a missing sound": (["generate", *GOOD, "--audio", "no.wav"], "audio", "no file", None),
     "an empty sound": (["generate", *GOOD, "--audio", "e.wav"], "audio", "is empty", text("e.wav", "")),
     "a sound that is a picture": (["generate", *GOOD, "--audio", "face.png"], "audio", "", None),
@@ -240,7 +240,7 @@ def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     assert sorted(desk.rglob("*")) == before
 
 
-def test_bad_input_is_told_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_bad_input_is_reported_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", "--width", "90", "--json")
     (error,) = said.events
     assert error == {

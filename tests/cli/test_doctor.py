@@ -90,7 +90,7 @@ def test_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0.0 GB" in the_only("memory", Severity.WARNING).text
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+def test_a_check_that_breaks_is_a_finding_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(model: Path | None) -> Any:

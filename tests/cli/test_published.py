@@ -38,7 +38,7 @@ def test_what_it_sets_becomes_fields_of_the_request(tmp_path: Path) -> None:
     assert job.family == "humo-1.7b"
 
 
-def test_the_large_family_is_told_by_its_weights_and_switches_by_timestep(tmp_path: Path) -> None:
+def test_the_large_family_is_reported_by_its_weights_and_switches_by_timestep(tmp_path: Path) -> None:
     job = read(tmp_path, published_configuration("17B", step_change=970))
     assert job.family == "humo-17b"
     assert job.fields["switch_timestep"] == 970

@@ -46,7 +46,7 @@ def test_bad_options_get_one_line(
     assert not out
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind((DEFAULT_HOST, 0))
         taken.listen()

@@ -53,7 +53,7 @@ NOT_CONTENT_FIELDS = frozenset(
 """Fields of a request whose values do not determine the frames: file names (their contents do), and where to run."""
 
 DEVICE_FIELDS = ("device", "dtype", "offload", "quantize")
-"""Those of them that can change the frames by rounding; a request with ``auto`` accepts any value."""
+"""Fields among them that can change the frames by rounding; a request with ``auto`` accepts any value."""
 
 RENAMED_FIELDS = {
     "marks": "provenance",
