@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo import HuMoTransformer3DModel
-from humo.model.transformer import Heard
+from humo.model.transformer import CrossAttentionKV
 
 
 class Bare:
@@ -27,7 +27,7 @@ class Bare:
         latents_BCFHW: the input.
     """
 
-    def __init__(self, network: HuMoTransformer3DModel, heard: Heard, latents_BCFHW: Tensor) -> None:
+    def __init__(self, network: HuMoTransformer3DModel, heard: CrossAttentionKV, latents_BCFHW: Tensor) -> None:
         config = network.config
         batch, _, frames, height, width = latents_BCFHW.shape
         self._network, self._heard, self._latents = network, heard, latents_BCFHW

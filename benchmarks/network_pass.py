@@ -100,10 +100,12 @@ def compare(size: Size, layers: int, dtype: str, rounds: int) -> Case:
     for one in (network, audio_wan, wan):
         in_precision(one, precision)
     text = text.to(precision)
-    heard = network.hear(text, audio)
-    apart = agreed(network(latents, time, heard=heard).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype])
+    heard = network.cross_attention_kv(text, audio)
+    apart = agreed(
+        network(latents, time, cross_attention_kv=heard).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype]
+    )
     contestants: dict[str, Callable[[], Tensor]] = {
-        "humo": lambda: network(latents, time, heard=heard),
+        "humo": lambda: network(latents, time, cross_attention_kv=heard),
         "Wan with audio layers": lambda: audio_wan(latents, time, text, audio),
         "Wan without audio": lambda: wan(latents.to(precision), time, text),
         "its matrix products and attention alone": Bare(network, heard, latents),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from humo import HuMoTransformer3DModel
 from humo.model.audio import AudioProjection
-from humo.model.transformer import PREDICTABLE
+from humo.model.transformer import SIGMA_DATA
 
 SHARED_SETTINGS = (
     "patch_size",
@@ -91,9 +91,9 @@ class WanWithAudio(WanTransformer3DModel):
         for block in self.blocks:
             block.audio_BFKE = audio_BFKE
         out: Tensor = super().forward(latents_BCFHW.to(text_BLD.dtype), timestep_B, text_BLD, return_dict=False)[0]
-        if self.prediction == "data":
+        if self.prediction == "sample":
             level = (timestep_B / 1000).view(-1, 1, 1, 1, 1)
-            spread = PREDICTABLE**2 + level**2
+            spread = SIGMA_DATA**2 + level**2
             return latents_BCFHW * level / spread - out / spread**0.5
         return out
 

@@ -55,14 +55,14 @@ def read_distillation(config: Mapping[str, Any]) -> Distillation | None:
     Raises:
         CheckpointError: what it says is not whole.
     """
-    stored = config.get("student")
+    stored = config.get("distillation")
     if not stored:
         return None
     try:
         scales = {name: (float(stored["scales"][name][0]), float(stored["scales"][name][1])) for name in SCALE_NAMES}
         return Distillation(int(stored["steps"]), float(stored["shift"]), scales)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError("config.json", f"student = {stored!r} is not whole", "distill it again") from error
+        raise CheckpointError("config.json", f"distillation = {stored!r} is incomplete", "distill it again") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,12 @@ class Event:
 
 ProgressCallback = Callable[[Event], None]
 
+Progress = Callable[[str, int, int], None]
+"""Callback of tasks that are not jobs (training, evaluation, conversion): called with (phase, done, total)."""
+
+Note = Callable[[str], None]
+"""Callback that gets a message for the user."""
+
 
 def never_stop() -> bool:
     """Return False: the job runs to its end."""

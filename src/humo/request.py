@@ -63,48 +63,47 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: FileName | None = Field(None, description="model folder; default: the built-in model")
-    prompt: str = Field(min_length=1, max_length=10_000, pattern=r"\S", description="text prompt: the scene")
-    images: Paths = Field((), description="reference image of a person or object; repeat for several, in order")
-    audio: FileName | None = Field(None, description="audio to speak or sing: an audio file, or a video with audio")
-    mode: Mode | None = Field(
-        None, description="conditions to follow (text, image, audio); default: all that are given"
+    model: FileName | None = Field(None, description="model folder (default: the built-in model, HuMo nano)")
+    prompt: str = Field(
+        min_length=1, max_length=10_000, pattern=r"\S", description="text prompt that describes the scene"
     )
-    width: Side | None = Field(None, description="pixels")
-    height: Side | None = Field(None, description="pixels")
-    frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="length in frames, 25 a second; 4k + 1 of them")
+    images: Paths = Field((), description="reference image of a person or an object; several are used in order")
+    audio: FileName | None = Field(
+        None, description="speech or song that the person follows: an audio file, or a video with audio"
+    )
+    mode: Mode | None = Field(None, description="conditions to use: text, image, audio (default: those given)")
+    width: Side | None = Field(None, description="width in pixels")
+    height: Side | None = Field(None, description="height in pixels")
+    frames: int | None = Field(
+        None, ge=1, le=MAX_FRAMES, description="number of frames, 25 per second, 4k + 1; default: as long as the audio"
+    )
     seconds: float | None = Field(None, ge=1 / FRAMES_PER_SECOND, le=MAX_AUDIO_SECONDS, description="length in seconds")
     window: int | None = Field(
         None,
         ge=1,
         le=MAX_FRAMES,
-        description="frames of a window, 4k + 1; a longer clip is generated in several windows",
+        description="frames per window, 4k + 1; a longer clip is generated in several windows",
     )
     overlap: int | None = Field(
-        None, ge=0, le=MAX_FRAMES, multiple_of=TEMPORAL_STRIDE, description="frames that neighboring windows share"
+        None, ge=0, le=MAX_FRAMES, multiple_of=TEMPORAL_STRIDE, description="frames shared by consecutive windows"
     )
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
-    shift: float | None = Field(None, ge=0.1, le=100.0, description="shift of the noise schedule")
+    shift: float | None = Field(None, ge=0.1, le=100.0, description="timestep shift of the flow-matching schedule")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of the initial noise")
-    negative_prompt: str | None = Field(
-        None, max_length=10_000, description="negative prompt: what the video should not show"
-    )
-    scale_text: Scale | None = Field(None, description="guidance scale of the text prompt")
+    negative_prompt: str | None = Field(None, max_length=10_000, description="text prompt of what to avoid")
+    scale_text: Scale | None = Field(None, description="guidance scale of the text")
     scale_audio: Scale | None = Field(None, description="guidance scale of the audio")
-    scale_image: Scale | None = Field(None, description="guidance scale of the reference images")
+    scale_image: Scale | None = Field(None, description="guidance scale of the images")
     switch_timestep: float | None = Field(
-        None,
-        ge=0.0,
-        le=1000.0,
-        description="timestep above which the early guidance applies, in which text decides the scene",
+        None, ge=0.0, le=1000.0, description="timestep above which guidance favors the text, which sets the layout"
     )
     speed: SpeedName = Field("exact", description="skip guidance passes, at some cost in quality")
     cache: CacheName = Field("none", description="reuse transformer blocks between steps, at some cost in quality")
     vocal_separator: FileName | None = Field(
-        None, description="MDX-Net ONNX file that separates the voice from the audio first"
+        None, description="MDX-Net ONNX file; the network follows the separated vocals"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the network")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="device to compute on")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="dtype of the network")
     offload: OffloadName = Field(
         "auto", description="keep weights on the device, load each component or block from the host, or from the disk"
     )
@@ -112,9 +111,11 @@ class GenerateRequest(BaseModel):
         "auto", description="store the network's blocks in fewer bits; auto: if nothing fits"
     )
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
-    sidecar: bool = Field(False, description="also write the metadata beside the video as JSON")
-    consent: bool = Field(False, description="state that the people in the inputs agreed; stored in the metadata")
-    provenance: bool = Field(True, description="mark the video as AI-generated: signed credentials, a watermark")
+    sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
+    consent: bool = Field(False, description="declare that the people shown or heard have agreed; stored in the record")
+    provenance: bool = Field(
+        True, description="declare the video AI-generated: content credentials (C2PA) and a watermark"
+    )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -226,9 +226,9 @@ def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Pat
 def test_a_network_that_predicts_data_stays_a_model_folder(converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted / "transformer", tmp_path / "in" / "transformer")
     path = tmp_path / "in" / "transformer" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "data"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "sample"}))
     convert(tmp_path / "in", tmp_path / "ours")
-    assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "data"
+    assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "sample"
     with pytest.raises(CheckpointError, match="predicts data, and the published layout knows"):
         convert(tmp_path / "in", tmp_path / "theirs", naming="published")
     assert not (tmp_path / "theirs").exists()

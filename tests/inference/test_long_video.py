@@ -101,7 +101,7 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
         return run_pass(predictor, latents, *rest)
 
     monkeypatch.setattr(VelocityPredictor, "_run_pass", record)
-    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
+    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continuation": True}))
     kept = RecordingCache()
     stretches = list(pipeline.generate_from_seed(GenerationInputs(plan, [RED], SOUND), window_cache=kept))
     window, after = plan.windows[0], plan.windows[1]

@@ -205,7 +205,7 @@ def test_weights_that_are_quantized_are_not_quantized_again(tmp_path: Path) -> N
 
 def test_quantized_weights_are_not_divided_among_processes(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantized=True)
-    with pytest.raises(RequestError, match="--fsdp: divides weights that are not quantized"):
+    with pytest.raises(RequestError, match="--fsdp: cannot shard the weights of a network that is stored quantized"):
         ParallelGeneration(ProcessGroup(0, 2), fsdp=True).load(report.destination, "float32")
 
 

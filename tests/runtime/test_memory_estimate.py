@@ -125,7 +125,7 @@ def some_needs() -> MemoryEstimate:
         "audio_encoder": WeightBytes(outside_blocks=0, block=0, blocks=0),
         "vae": WeightBytes(outside_blocks=GIGA, block=0, blocks=0),
     }
-    activations = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
+    activations = {"text": 0, "audio": 0, "image": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
     return MemoryEstimate(weights, {name: one.total for name, one in weights.items()}, activations, kv_cache=GIGA)
 
 
@@ -152,7 +152,7 @@ def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
     disk = Placement("disk")
     on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), shared_memory=True)
     spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
-    assert spared == {"text": 1, "sound": 1, "pictures": 0, "denoise": 0, "decode": 0}
+    assert spared == {"text": 1, "audio": 1, "image": 0, "denoise": 0, "decode": 0}
 
 
 @pytest.mark.parametrize(

@@ -221,11 +221,11 @@ def test_continuation_is_recorded_though_the_old_configuration_lacks_it(
     folder = shutil.copytree(tiny_model_folder, tmp_path / "older")
     config = folder / "transformer" / "config.json"
     words = json.loads(config.read_text())
-    del words["continues"]
+    del words["continuation"]
     config.write_text(json.dumps(words))
     data = values(dataset, folder, tmp_path / "run")["data"] | {"continuation_prob": 0.5}
     asked = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
-    assert open_model_folder(train(asked)).components["transformer"].config["continues"] is True
+    assert open_model_folder(train(asked)).components["transformer"].config["continuation"] is True
 
 
 def test_a_family_with_concatenated_references_is_trained_too(

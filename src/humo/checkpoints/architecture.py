@@ -77,7 +77,7 @@ class TransformerArchitecture:
         }
 
 
-SCALE_EMBEDDER = "scale_embedder.linear_1.weight"
+GUIDANCE_EMBEDDER = "guidance_embedder.linear_1.weight"
 """The tensor by which a student is known, that is told the guidance scales."""
 
 PIXEL_CHANNELS = 3
@@ -236,7 +236,7 @@ def infer_transformer(
         audio_bands=bands,
         text_length=int(config_hints.get("text_length", config_hints.get("text_len", 512))),
         eps=float(config_hints.get("eps", 1e-6)),
-        scale_inputs=shapes.get(SCALE_EMBEDDER, (0, 0))[1],
+        scale_inputs=shapes.get(GUIDANCE_EMBEDDER, (0, 0))[1],
     )
 
 

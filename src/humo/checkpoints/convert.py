@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,11 @@ from humo.checkpoints.signatures import ComponentName
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 from humo.files import new_folder
 from humo.presets import PRESETS
+from humo.progress import Progress
 
 SourcePath = str | os.PathLike[str]
 
 
-Progress = Callable[[str, int, int], None]
 """Hears of a part's name, the bytes done and the bytes in total."""
 
 
@@ -280,7 +280,7 @@ def _check_fit(plans: Sequence[ComponentPlan]) -> None:
 def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
     """The published files have no place for what a network predicts or is told, and their readers do not ask."""
     for plan in plans:
-        if naming is Naming.PUBLISHED and plan.config_hints.get("student"):
+        if naming is Naming.PUBLISHED and plan.config_hints.get("distillation"):
             problem = "is a student, and the published layout knows networks that are guided"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
         told = (

@@ -96,8 +96,10 @@ def transformer_names(architecture: TransformerArchitecture) -> Iterator[TensorN
     for index in range(architecture.num_layers):
         yield from _transformer_block(f"blocks.{index}", architecture)
     if architecture.scale_inputs:  # a student's; nothing is published of that kind
-        yield from _layer("scale_embedder.linear_1", "scale_embedder.linear_1", (width, architecture.scale_inputs))
-        yield from _layer("scale_embedder.linear_2", "scale_embedder.linear_2", (width, width))
+        yield from _layer(
+            "guidance_embedder.linear_1", "guidance_embedder.linear_1", (width, architecture.scale_inputs)
+        )
+        yield from _layer("guidance_embedder.linear_2", "guidance_embedder.linear_2", (width, width))
     yield TensorName("head.modulation", "scale_shift_table", (1, 2, width))
     yield from _layer("head.head", "proj_out", (out, width))
 

@@ -15,9 +15,9 @@ from humo.checkpoints.formats.writer import write_json
 from humo.checkpoints.layout import MANIFEST
 from humo.errors import CheckpointError
 from humo.files import hash_file
+from humo.progress import Progress
 
 Counted = Callable[[int], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,22 +76,22 @@ def load_pipeline(
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
-            str(folder), f"does not load: {failure}", "convert it anew with humo convert"
+            str(folder), f"does not load: {failure}", "convert it again with humo convert"
         ) from failure
     apply_placement(pipeline, placement, chosen, precision)
     return pipeline
 
 
 def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
-    """The pipeline in a model folder whose blocks stay on the disk until they are called.
+    """Load the pipeline of a model folder with blocks that stay on the disk until they are called.
 
     Args:
-        folder: in our layout.
-        device: where it computes.
-        dtype: of the network and the text encoder; the rest is float32, as published.
+        folder: a model folder.
+        device: where the pipeline computes.
+        dtype: of the transformer and the text encoder; the other components are float32, as published.
 
     Raises:
-        CheckpointError: the folder is not a whole model, or stored in a form that cannot be streamed.
+        CheckpointError: the folder is incomplete, or stored in a form that cannot be streamed.
     """
     model = open_model_folder(folder)
     transformer = _build_on_meta(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
@@ -117,12 +117,13 @@ STREAMED_COMPONENTS = ("transformer", "text_encoder", "audio_encoder")
 
 
 def cast_to(device: str, dtype: torch.dtype) -> Cast:
-    """Makes everything of one type."""
+    """Return a `Cast` that converts every tensor to one type."""
     return lambda _, stored: stored.to(device, dtype)
 
 
 def cast_network(device: str, dtype: torch.dtype) -> Cast:
-    """Makes everything of the network of one type, but for what is quantized, scales, and its small layers."""
+    """Return a `Cast` for the transformer: one type, but for quantized weights, scales and the layers that stay
+    float32."""
 
     def cast(name: str, stored: Tensor) -> Tensor:
         if not stored.is_floating_point():
@@ -133,15 +134,17 @@ def cast_network(device: str, dtype: torch.dtype) -> Cast:
 
 
 def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | None = None) -> HuMoTransformer3DModel:
-    """A model folder's network in the host's memory, its blocks' matrices quantized.
+    """Load the transformer of a model folder into the host's memory, with quantized matrices in its blocks.
 
     Args:
-        model: the folder.
-        dtype: of what is not quantized.
-        kind: of `humo.quantization.quantize`, for a network that is not quantized yet; None for one that is.
+        model: the model folder.
+        dtype: of the weights that are not quantized.
+        quant_type: as in `humo.quantization.quantize.quantize`, for a transformer that is stored unquantized; None for
+            one
+            that is stored quantized.
 
     Raises:
-        CheckpointError: its weights are stored in a form that nothing computes with.
+        CheckpointError: its weights are stored in a form that is not supported.
     """
     component, architecture = model.components["transformer"], model.architectures["transformer"]
     assert isinstance(architecture, TransformerArchitecture)
@@ -170,14 +173,14 @@ def _build_on_meta(
     dtype: torch.dtype,
     quant_types: QuantTypes | None = None,
 ) -> Any:
-    """A component without its weights, its layers quantized as those are in the files, or as `kinds` say.
+    """Return a component on the meta device; quantized layers are those of its files, or those of ``quant_types``.
 
     Raises:
-        CheckpointError: its weights are stored otherwise than its class has them.
+        CheckpointError: another library quantized its weights.
     """
     component = model.components[name]
     if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:
-        problem = "holds weights that a library has quantized, which are not streamed"
+        problem = "holds weights that another library quantized, which are not supported"
         raise CheckpointError(str(component.folder), problem, "convert the released weights again")
     config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
     with torch.device("meta"):
@@ -189,7 +192,7 @@ def _build_on_meta(
 
 
 def _stream_blocks(module: Any, blocks: str, store: WeightStore, cast: Cast, *, cyclic: bool = False) -> BlockStream:
-    """Stream a module's blocks; the rest of its weights is read now."""
+    """Stream a module's blocks; its other weights are loaded now."""
     listed = module.get_submodule(blocks)
     cancel_prefetch = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
     module.load_state_dict({name: cast(name, store.read(name)) for name in cancel_prefetch}, strict=False, assign=True)

@@ -1,4 +1,5 @@
-"""Where weights can lie while a clip is made, what each takes of which memory, and which is the fastest that fits."""
+"""Decide where weights are kept during generation: which placements exist, how much memory each needs, and the fastest
+that fits."""
 
 from __future__ import annotations
 
@@ -22,15 +23,17 @@ from humo.runtime.memory_estimate import (
 )
 
 NO_ESTIMATES: Mapping[str, MemoryEstimate] = {}
+"""The default of `estimate_placements`: no estimates of quantized networks."""
 
 PROCESS_BYTES = 560 * 2**20
-"""Of the interpreter, the libraries and a small video's frames: measured on Linux with torch for CPUs."""
+"""Bytes of the interpreter, the libraries and a small video's frames; measured on Linux with torch for CPUs."""
 
 CONTEXT_BYTES = 600 * 2**20
-"""What CUDA keeps for itself, about; not measured here."""
+"""Bytes that CUDA reserves for itself; an assumption that was not measured here."""
 
 MEMORY_MAPPED = "vae"
-"""The part that computes with its weights as they are stored: on a CPU its file is mapped, and read when it is used."""
+"""Component that computes with its weights as they are stored; on a CPU its file is memory-mapped and counts from its
+first use."""
 
 
 QUANT_TYPE_OF: Mapping[str, str] = {"int8": "Q8_0", "int4": "Q4_0"}
@@ -45,7 +48,7 @@ OFFLOAD_TITLES: Mapping[str, str] = {
     "group": "blocks streamed from the host's memory",
     "disk": "blocks streamed from the disk",
 }
-"""Value of ``offload`` -> what it does."""
+"""Value of ``offload`` -> description."""
 
 QUANTIZE_TITLES: Mapping[str, str] = {
     "none": "",
@@ -53,12 +56,12 @@ QUANTIZE_TITLES: Mapping[str, str] = {
     "int8": "network blocks quantized to int8",
     "int4": "network blocks quantized to int4",
 }
-"""Value of ``quantize`` -> what it does."""
+"""Value of ``quantize`` -> description."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the weights wait until they are needed, and how the network's blocks are stored meanwhile.
+    """A combination of ``offload`` and ``quantize``: where weights wait, and how the network's blocks are stored.
 
     Args:
         offload: ``none``, ``model``, ``group`` or ``disk``, as in a request.
@@ -69,27 +72,27 @@ class Placement:
     quantize: QuantizeName = "none"
 
     def __str__(self) -> str:
-        """The options that ask for it."""
+        """Return the command-line options that ask for it."""
         quantize = "" if self.is_exact else f" --quantize {self.quantize}"
         return f"--offload {self.offload}{quantize}"
 
     @property
     def title(self) -> str:
-        """A description for people."""
+        """Description for people."""
         return ", ".join(filter(None, (OFFLOAD_TITLES[self.offload], QUANTIZE_TITLES[self.quantize])))
 
     @property
     def is_exact(self) -> bool:
-        """Whether the network computes with its weights as they are stored in the model folder."""
+        """True if the network computes with its weights as they are stored in the model folder."""
         return self.quantize == "none"
 
     @property
     def is_streamed(self) -> bool:
-        """Whether a component's blocks are loaded one after another while it computes."""
+        """True if a component's blocks are loaded one after another while it computes."""
         return self.offload in ("group", "disk")
 
     def satisfies(self, offload: OffloadName, quantize: QuantizeName) -> bool:
-        """Whether a request allows this placement.
+        """Return whether a request allows this placement.
 
         Args:
             offload, quantize: as in a request; ``auto`` allows any.
@@ -98,43 +101,46 @@ class Placement:
 
     @property
     def quant_type(self) -> str | None:
-        """The GGUF type that the network's blocks are quantized to while they are loaded, if any."""
+        """GGUF type that the network's blocks are quantized to while they are loaded, if any."""
         return QUANT_TYPE_OF.get(self.quantize)
 
     def device_bytes(self, estimate: MemoryEstimate, *, shared_memory: bool = False) -> dict[str, int]:
-        """Phase -> the most that is on the device in it.
+        """Return the peak memory of the device in each phase.
 
         Args:
-            needs: of the clip.
-            together: the device's memory is the host's, so that a part that is not at work is there, too.
+            estimate: of the clip.
+            shared_memory: the device's memory is the host's, so that components that do not compute count as well.
+
+        Returns:
+            phase -> bytes.
         """
-        found = {}
+        bytes_of_phase = {}
         used = {name for name in estimate.weights if name != MEMORY_MAPPED or not shared_memory}
-        for phase, part in COMPONENT_OF_PHASE.items():
-            used.add(part)
+        for phase, component in COMPONENT_OF_PHASE.items():
+            used.add(component)
             if self.is_streamed:
                 outside_blocks = sum(
                     one.outside_blocks - one.embedding for name, one in estimate.weights.items() if name in used
                 )
-                there = outside_blocks + estimate.weights[part].streaming
+                weights = outside_blocks + estimate.weights[component].streaming
             else:
-                parts = estimate.weights if self.offload == "none" or shared_memory else (part,)
-                there = sum(self._all(name, estimate.weights[name]) for name in parts)
+                components = estimate.weights if self.offload == "none" or shared_memory else (component,)
+                weights = sum(self._all(name, estimate.weights[name]) for name in components)
             kv_cache = estimate.kv_cache if phase == "denoise" and not self.is_streamed else 0
             step_cache = estimate.step_cache if phase == "denoise" else 0
-            found[phase] = there + estimate.activations[phase] + kv_cache + step_cache
-        return found
+            bytes_of_phase[phase] = weights + estimate.activations[phase] + kv_cache + step_cache
+        return bytes_of_phase
 
     def host_bytes(self, estimate: MemoryEstimate) -> int:
-        """What a device of its own leaves in the host's memory."""
+        """Return the bytes of weights in the host's memory, beside a device with a memory of its own."""
         if self.offload == "none":
             return 0
         if self.offload == "disk":
             return max(one.streaming for one in estimate.weights.values())
         return sum(self._all(name, one) for name, one in estimate.weights.items())
 
-    def _all(self, part: str, weights: WeightBytes) -> int:
-        share = FP8_SHARE if part == "transformer" and self.quantize == "fp8" else 1.0
+    def _all(self, component: str, weights: WeightBytes) -> int:
+        share = FP8_SHARE if component == "transformer" and self.quantize == "fp8" else 1.0
         return weights.outside_blocks + round(weights.block * weights.blocks * share)
 
 
@@ -154,18 +160,18 @@ CPU_PLACEMENTS = (Placement("none"), Placement("none", "int8"), Placement("none"
 """Placements among which ``auto`` chooses where the device's memory is the host's, the fastest first."""
 
 AMPLE_FACTOR = 8
-"""A model that would fit this often into what is free needs no looking into."""
+"""The memory estimate is skipped if free memory is at least this many times the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementEstimate:
-    """What a placement takes for a clip.
+    """Estimated memory of a placement for a clip.
 
     Args:
         placement: the placement.
-        device, host: bytes at most; on a CPU the two are one, and stand in ``host``.
-        phase: in which the device holds the most.
-        fits: into what there is.
+        device, host: peak bytes; on a CPU ``host`` counts all and ``device`` is 0.
+        phase: the phase in which the device holds the most.
+        fits: whether both fit into the memory that is available.
     """
 
     placement: Placement
@@ -269,13 +275,13 @@ def fastest_placement(
     Raises:
         RequestError: no placement fits.
     """
-    found = estimate_placements(
+    bytes_of_phase = estimate_placements(
         estimate, device_type, device_memory, host_memory, quantized=quantized, candidates=candidates
     )
-    for one in found:
+    for one in bytes_of_phase:
         if one.fits:
             return one
-    least = min(found, key=lambda one: (one.device, one.host))
+    least = min(bytes_of_phase, key=lambda one: (one.device, one.host))
     needed = _format_sizes(device_type, least.device, least.host)
     available = _format_sizes(device_type, device_memory, host_memory)
     problem = f"{available} is too little because even {least.placement} needs {needed}"
@@ -283,6 +289,7 @@ def fastest_placement(
 
 
 REDUCE_MEMORY = "make a smaller or shorter video, or a long one in shorter windows (--window)"
+"""Remedy of errors about memory."""
 
 
 def _format_sizes(device_type: str, device: int, host: int) -> str:

@@ -77,7 +77,7 @@ class Batch:
 
     @property
     def is_prefix(self) -> Tensor:
-        """Whether a video latent frame belongs to the prefix, (B, F)."""
+        """Mask of the video latent frames that belong to the prefix, (B, F)."""
         return torch.arange(self.data.shape[2]) < self.prefix_frames[:, None]
 
     @property

@@ -21,7 +21,7 @@ PARAMETER_PATTERNS: Mapping[ParameterGroup, str] = MappingProxyType(
         "feed_forward": r"transformer\.blocks\.\d+\.(ffn\.|scale_shift_table)",
         "embeddings": r"transformer\.(patch_embedding|condition_embedder)\.",
         "output": r"transformer\.(proj_out\.|scale_shift_table)",
-        "scales": r"transformer\.scale_embedder\.",
+        "scales": r"transformer\.guidance_embedder\.",
         "focus": r"focus\.",
         "lips": r"lips\.",
         "identity": r"identity\.",

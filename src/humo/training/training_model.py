@@ -75,7 +75,7 @@ class TrainingModel(nn.Module):
                 timestep=timestep_B,
                 encoder_hidden_states=text_BLD,
                 audio_hidden_states=audio_BLWND,
-                scales=scales_BK,
+                guidance=scales_BK,
                 return_dict=False,
             )[0]
         grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]

@@ -17,11 +17,11 @@ from humo.checkpoints.hubs.catalog import CatalogEntry, RemoteFile, Repository
 from humo.checkpoints.manifest import write_manifest
 from humo.errors import CheckpointError, StorageError
 from humo.files import hash_file
+from humo.progress import Progress
 
 DOWNLOADS = ".downloads"
 """Beside the models, for what is on its way."""
 
-Progress = Callable[[str, int, int], None]
 """Called with what is done, bytes done, bytes in total."""
 
 
