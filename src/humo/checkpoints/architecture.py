@@ -1,4 +1,4 @@
-"""What the shapes of a part's tensors say about its architecture, and the configuration that follows."""
+"""Infer a component's architecture from the shapes of its tensors, and write the configuration that follows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from humo.errors import CheckpointError
 from humo.geometry import AUDIO_WINDOW
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name -> shape, under the published names or ours."""
+"""Tensor name -> shape, under the published names or those of diffusers."""
 
 ConfigHints = Mapping[str, Any]
-"""The ``config.json`` that lies beside the weights, or nothing: for what shapes do not tell (the number of heads)."""
+"""The ``config.json`` beside the weights, or nothing: for sizes that no shape shows, such as the number of heads."""
 
 _TAKE_UNCHANGED_FILE = "take the complete, unchanged file"
 
@@ -23,7 +23,7 @@ ATTENTION_HEAD_DIM = 128
 """Channels of one attention head in both published families."""
 
 AUDIO_BANDS = 5
-"""Bands that the speech encoder's layers are pooled into."""
+"""Groups that the audio encoder's layers are pooled into."""
 
 WHISPER_ATTENTION_HEAD_DIM = 64
 """Channels of one attention head in every published Whisper."""
@@ -31,7 +31,7 @@ WHISPER_ATTENTION_HEAD_DIM = 64
 
 @dataclass(frozen=True, slots=True)
 class TransformerArchitecture:
-    """The video transformer's sizes, under the names of its configuration."""
+    """Sizes of the video transformer, under the names of its configuration."""
 
     patch_size: tuple[int, int, int]
     num_attention_heads: int
@@ -58,13 +58,13 @@ class TransformerArchitecture:
         return self.num_attention_heads * self.attention_head_dim
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it; what a student learned is told there otherwise, and not to be measured."""
+        """Return the contents of ``config.json``, without what distillation adds, which no shape shows."""
         sizes = asdict(self) | {"patch_size": list(self.patch_size)}
         del sizes["scale_inputs"]
         return {"_class_name": "HuMoTransformer3DModel", **sizes}
 
     def published_config(self) -> dict[str, Any]:
-        """The same under the published code's names: the number of heads is in no tensor."""
+        """Return the sizes under the names of the published code; the number of heads is in no tensor."""
         return {
             "model_type": "i2v" if self.in_channels > self.out_channels else "t2v",
             "in_dim": self.in_channels,
@@ -84,12 +84,12 @@ PIXEL_CHANNELS = 3
 """Red, green, blue."""
 
 LINEAR_ENCODER = "linear_encoder.weight"
-"""The tensor by which a small autoencoder is known."""
+"""Tensor that only small autoencoders have."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderArchitecture:
-    """The Wan2.1 autoencoder's sizes, under the names of diffusers' ``AutoencoderKLWan``."""
+    """Sizes of Wan2.1's autoencoder, under the names of diffusers' ``AutoencoderKLWan``."""
 
     base_dim: int
     z_dim: int
@@ -98,13 +98,13 @@ class AutoencoderArchitecture:
     temperal_downsample: tuple[bool, ...]
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         lists = {"dim_mult": list(self.dim_mult), "temperal_downsample": list(self.temperal_downsample)}
         return {"_class_name": "AutoencoderKLWan", **asdict(self), **lists, "attn_scales": [], "dropout": 0.0}
 
     @property
     def pixel_channels(self) -> int:
-        """Channels of what the first convolution sees, and the last one gives."""
+        """Input channels of the first convolution and output channels of the last one."""
         return PIXEL_CHANNELS
 
     @property
@@ -115,25 +115,25 @@ class AutoencoderArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class ShortcutArchitecture(AutoencoderArchitecture):
-    """The sizes of a small one (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
+    """Sizes of a small autoencoder (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
 
     decoder_base_dim: int | None
     in_channels: int
 
     @property
     def pixel_channels(self) -> int:
-        """As its settings have it."""
+        """Input channels of the first convolution and output channels of the last one."""
         return self.in_channels
 
     @property
     def decoder_width(self) -> int:
-        """As its settings have it."""
+        """The decoder's base width."""
         return self.decoder_base_dim or self.base_dim
 
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderArchitecture:
-    """The umT5 encoder's sizes, under the names of transformers' ``UMT5Config``."""
+    """Sizes of the umT5 encoder, under the names of transformers' ``UMT5Config``."""
 
     vocab_size: int
     d_model: int
@@ -144,7 +144,7 @@ class TextEncoderArchitecture:
     relative_attention_num_buckets: int
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         return {
             "architectures": ["UMT5EncoderModel"],
             "model_type": "umt5",
@@ -163,7 +163,7 @@ class TextEncoderArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class SpeechEncoderArchitecture:
-    """Whisper's encoder's sizes, under the names of transformers' ``WhisperConfig``."""
+    """Sizes of Whisper's encoder, under the names of transformers' ``WhisperConfig``."""
 
     d_model: int
     encoder_layers: int
@@ -173,7 +173,7 @@ class SpeechEncoderArchitecture:
     max_source_positions: int
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         return {
             "architectures": ["SpeechEncoder"],
             "model_type": "whisper",
@@ -188,15 +188,15 @@ Architecture = TransformerArchitecture | AutoencoderArchitecture | TextEncoderAr
 def infer_transformer(
     shapes: Shapes, config_hints: ConfigHints, head_dim: int | None = None
 ) -> TransformerArchitecture:
-    """The transformer's sizes.
+    """Infer the transformer's sizes.
 
     Args:
-        shapes: its tensors.
-        hints: the configuration beside it, published or ours.
-        head_dim: channels of one attention head, if the configuration does not tell and it is not 128.
+        shapes: of its tensors.
+        config_hints: the configuration beside it, published or of diffusers.
+        head_dim: channels of one attention head, if the configuration does not give it and it is not 128.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing, or the width does not divide into heads.
+        CheckpointError: a tensor is missing, or the width cannot be divided into heads.
     """
     width, in_channels, *patch = _shape_of_first(shapes, 5, "patch_embedding.weight")
     out_rows, _ = _shape_of_first(shapes, 2, "head.head.weight", "proj_out.weight")
@@ -241,14 +241,14 @@ def infer_transformer(
 
 
 def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderArchitecture:
-    """The autoencoder's sizes: widths, levels and residual blocks, read along the encoder.
+    """Infer the autoencoder's sizes from its encoder: widths, levels and residual blocks.
 
     Args:
-        shapes: its tensors.
-        hints: ``decoder_base_dim`` of a small one; all other sizes show.
+        shapes: of its tensors.
+        config_hints: ``decoder_base_dim`` of a small one; all other sizes follow from shapes.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     base = _shape_of_first(shapes, 5, "encoder.conv1.weight", "encoder.conv_in.weight")[0]
     z_dim = _shape_of_first(shapes, 5, "conv2.weight", "post_quant_conv.weight")[0]
@@ -281,14 +281,14 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
 
 
 def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoderArchitecture:
-    """The text encoder's sizes.
+    """Infer the text encoder's sizes.
 
     Args:
-        shapes: its tensors.
-        hints: unused; every size shows.
+        shapes: of its tensors.
+        config_hints: not used; every size follows from shapes.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     first = "encoder.block.0.layer"
     vocabulary, width = _shape_of_first(shapes, 2, "token_embedding.weight", "shared.weight")
@@ -311,14 +311,14 @@ def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoder
 
 
 def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEncoderArchitecture:
-    """The speech encoder's sizes.
+    """Infer the audio encoder's sizes.
 
     Args:
-        shapes: its tensors, without any prefix.
-        hints: Whisper's own configuration; without it a head has 64 channels.
+        shapes: of its tensors, without any prefix.
+        config_hints: Whisper's configuration; without it a head has 64 channels.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     width, mel_bins, _ = _shape_of_first(shapes, 3, "conv1.weight")
     told = config_hints.get("encoder_attention_heads")
@@ -335,7 +335,7 @@ def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEnc
 
 
 def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
-    """Shape of the first of these tensors that is there; it must have that many dimensions."""
+    """Return the shape of the first of these tensors that exists; it must have ``rank`` dimensions."""
     for name in names:
         if name in shapes:
             if len(shapes[name]) != rank:
@@ -345,12 +345,12 @@ def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
 
 
 def _count_indices(names: Iterable[str], pattern: str) -> int:
-    """One more than the largest number that the pattern finds at the start of a name."""
+    """Return one more than the largest number that the pattern matches at the start of a name."""
     return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
 
 
 def _divide_evenly(number: int, by: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:
-    """The quotient, which must be whole."""
+    """Return the quotient, or raise CheckpointError if there is a remainder."""
     if by < 1 or number % by:
         raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)
     return number // by

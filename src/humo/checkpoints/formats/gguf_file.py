@@ -37,10 +37,10 @@ from humo.quantization.formats import GGML_TYPES
 GGUF_SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-"""That are read: the first one counted in 32 bits, and was gone before any video network came."""
+"""Versions that can be read; version 1 counted in 32 bits and is older than any video model."""
 
 ALIGNMENT = 32
-"""Bytes that tensors are aligned to, unless the file tells."""
+"""Default alignment of tensors in bytes."""
 
 MAX_DIMENSIONS = 8
 
@@ -49,18 +49,18 @@ TYPES: Mapping[int, str] = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0",
     10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS",
 }  # fmt: skip
-"""ggml's number of a type -> its name, which for floats is the safetensors format's, too."""
+"""ggml's number of a type -> its name; names of floats are those of the safetensors format."""
 
 UNSUPPORTED_TYPES: Mapping[int, str] = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
     24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
-"""Other types, by name in a message."""
+"""Other types, by name, for messages."""
 
 SCALARS: Mapping[int, str] = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-"""Type of a value -> its form, in `struct`'s letters."""
+"""Number of a value's type -> its `struct` format."""
 
 STRING, ARRAY = 8, 9
 INTEGERS = "BbHhIiQq"
@@ -69,13 +69,15 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 
 class GgufFile:
-    """A .gguf file; only its header is held.
+    """A .gguf file, of which only the header is in memory.
 
     Args:
         path: the file.
 
     Raises:
-        CheckpointError: no such file, not of this format, damaged, cut short, or of a type that is not read.
+        CheckpointError: the file does not exist, has another format, is damaged or truncated, or holds a type that is
+            not
+            supported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +97,7 @@ class GgufFile:
 
 
 class _HeaderReader:
-    """Goes through the header of a file.
+    """Reads the header of a file.
 
     Args:
         path: of the file.
@@ -107,7 +109,7 @@ class _HeaderReader:
         self._path, self._file, self._size = path, file, size
 
     def read(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
-        """The tensors, and the offset in bytes at which each begins."""
+        """Return the tensors, and their offsets in bytes."""
         start = self._file.read(8)
         check_not_lfs_pointer(self._path, start)
         if len(start) < 8 or not start.startswith(MAGIC):
@@ -133,7 +135,7 @@ class _HeaderReader:
         return found, begins
 
     def _values(self, count: int) -> tuple[int, dict[str, tuple[int, ...]]]:
-        """The alignment, and the true sizes of tensors that are stored flat."""
+        """Return the alignment, and the shapes of tensors that are stored flat."""
         alignment = ALIGNMENT
         shapes: dict[str, tuple[int, ...]] = {}
         for _ in range(count):
@@ -146,7 +148,7 @@ class _HeaderReader:
         return alignment, shapes
 
     def _value(self, kind: int) -> tuple[int, ...]:
-        """A value's numbers, where they are integers; others are passed over."""
+        """Return a value's numbers if they are integers; other values are skipped."""
         if kind == STRING:
             self._take(self._number("Q"))
             return ()
@@ -165,7 +167,7 @@ class _HeaderReader:
         return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MAX_DIMENSIONS else ()
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        """A tensor's name, sizes, type and offset."""
+        """Return a tensor's name, shape, type and offset."""
         name, dimensions = self._text(), self._number("I")
         if dimensions > MAX_DIMENSIONS:
             raise self._damaged()
@@ -196,7 +198,7 @@ class _HeaderReader:
         return int(number)
 
     def _take(self, count: int) -> bytes:
-        """The next bytes; a count beyond the file's end is no reason to ask for that much memory."""
+        """Return the next bytes; a count beyond the end of the file must not allocate that much memory."""
         if count > self._size - self._file.tell():
             raise self._damaged()
         return self._file.read(count)

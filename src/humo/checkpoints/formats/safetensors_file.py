@@ -18,21 +18,21 @@ from humo.checkpoints.formats.base import (
 from humo.errors import CheckpointError
 
 QUANT_TYPES_KEY = "humo.blocks"
-"""In the metadata of our safetensors files: tensors of bytes that are GGUF's blocks, {name: [type, shape]}."""
+"""Metadata key of this package's safetensors files for tensors of bytes that are GGUF blocks: {name: [type, shape]}."""
 
 
 MAX_HEADER_BYTES = 100 * 2**20
-"""Longest header in bytes that the safetensors format allows."""
+"""Longest header that the safetensors format allows."""
 
 
 class SafetensorsFile:
-    """A .safetensors file; only its header is held.
+    """A .safetensors file, of which only the header is in memory.
 
     Args:
         path: the file.
 
     Raises:
-        CheckpointError: no such file, not of this format, damaged, or cut short.
+        CheckpointError: the file does not exist, has another format, is damaged, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class SafetensorsFile:
         return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
     def read_bytes(self, name: str, begin: int, length: int) -> bytes:
-        """Some of a tensor's bytes.
+        """Return some of a tensor's bytes.
 
         Raises:
             CheckpointError: the file ends before them.
@@ -59,7 +59,7 @@ class SafetensorsFile:
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:
-    """Tensors of a safetensors file, the offset in bytes at which each begins, and the metadata."""
+    """Return the tensors of a safetensors file, their offsets in bytes, and the metadata."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

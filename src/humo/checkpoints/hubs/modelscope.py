@@ -26,30 +26,30 @@ ENDPOINT = "https://modelscope.cn"
 REVISION = "master"
 
 TIMEOUT_SECONDS = 60.0
-"""Of silence, after which a line is dead."""
+"""Seconds without data after which a connection is given up."""
 
 CHUNK_BYTES = 2**20
 
 LIST_LIMIT = 3000
-"""Of a list; what is longer is cut off there without a word."""
+"""Most entries of a list; longer ones are truncated silently."""
 
 PARTIAL_SUFFIX = ".part"
-"""Suffix of a file that is on its way."""
+"""Suffix of a file that is still being downloaded."""
 
 
 class ModelScope:
-    """The hub.
+    """ModelScope as a hub.
 
     Args:
-        endpoint: its address; the usual one by default.
-        offline: it may not be asked.
+        endpoint: its address; modelscope.cn by default.
+        offline: raise an error instead of using the network.
     """
 
     def __init__(self, endpoint: str | None = None, *, offline: bool = False) -> None:
         self._endpoint, self._offline = (endpoint or ENDPOINT).rstrip("/"), offline
 
     def files(self, repository: str) -> list[RemoteFile]:
-        """All files of a repository.
+        """Return all files of a repository.
 
         Raises:
             CheckpointError: the hub cannot be reached, or has no such repository.
@@ -68,15 +68,15 @@ class ModelScope:
             ]
 
     def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
-        """One file, whole; where an earlier run was cut off it goes on.
+        """Download one file; an interrupted download is resumed.
 
         Args:
-            file: of `files`.
-            folder: of its repository here.
-            counted: called with the bytes that are there.
+            file: from `files`.
+            folder: local folder of its repository.
+            on_bytes: called with the number of bytes that have arrived.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or the line was cut.
+            CheckpointError: the hub cannot be reached, or the connection was cut.
         """
         path = folder / file.name
         if path.is_file() and path.stat().st_size == file.bytes:
@@ -104,7 +104,7 @@ class ModelScope:
     def _request(
         self, repository: str, what: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> Iterator[Any]:
-        """The answer to a question; whatever keeps it from coming is one line."""
+        """Yield the response of a request; every error becomes a CheckpointError of one line."""
         if self._offline:
             problem = "is not here, and HF_HUB_OFFLINE forbids to look"
             raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have")
