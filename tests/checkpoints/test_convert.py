@@ -125,7 +125,7 @@ def test_an_unknown_word_is_answered_with_the_nearest(
         convert(released_tree, tmp_path / "out", **{argument: value})  # type: ignore[arg-type]
 
 
-def test_a_fault_in_one_family_is_told_and_not_answered_with_the_other(released_tree: Path, tmp_path: Path) -> None:
+def test_an_error_in_one_family_is_reported_and_the_other_is_not_taken(released_tree: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide 96 channels into heads of 128"):
         convert(released_tree, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide"):

@@ -169,7 +169,7 @@ def test_offline_is_respected(
 
 
 @HUBS
-def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(
     hub: Hub, models: Path, source: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = shutil.disk_usage
@@ -248,7 +248,7 @@ def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytes
     assert "humo models get humo-1.7b" in capsys.readouterr().err
 
 
-def test_what_comes_inside_the_package_has_a_name(
+def test_the_builtin_models_have_names(
     models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert find_model_folder("humo-nano") == find_model_folder(None)

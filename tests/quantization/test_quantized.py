@@ -209,7 +209,7 @@ def test_quantized_weights_are_not_divided_among_processes(tmp_path: Path) -> No
         ParallelGeneration(ProcessGroup(0, 2), fsdp=True).load(report.destination, "float32")
 
 
-def test_a_lora_goes_on_top_of_quantized_weights(tmp_path: Path) -> None:
+def test_a_lora_is_added_to_quantized_weights(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["Q5_K"], keep_quantized=True)
     layer = "blocks.1.self_attn.q"
     lora = {

@@ -351,7 +351,7 @@ class OutOfMemoryInPass:
             raise torch.OutOfMemoryError("too much")
 
 
-def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_continues_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", 0)  # one pass after another, of which one is too much
     pipeline = tiny_pipeline("humo-1.7b")
     expected = sample(pipeline)

@@ -78,7 +78,7 @@ class TransformerArchitecture:
 
 
 GUIDANCE_EMBEDDER = "guidance_embedder.linear_1.weight"
-"""The tensor by which a student is known, that is told the guidance scales."""
+"""Tensor that only distilled networks have, which take the guidance scales as an input."""
 
 PIXEL_CHANNELS = 3
 """Red, green, blue."""
@@ -208,10 +208,10 @@ def infer_transformer(
     window = int(config_hints.get("audio_window", AUDIO_WINDOW))
     bands = int(config_hints.get("audio_bands", AUDIO_BANDS))
     if head_dim is None:
-        told = config_hints.get("num_attention_heads") or (
+        num_heads = config_hints.get("num_attention_heads") or (
             config_hints.get("dim") == width and config_hints.get("num_heads")
         )
-        head_dim = width // int(told) if told else ATTENTION_HEAD_DIM
+        head_dim = width // int(num_heads) if num_heads else ATTENTION_HEAD_DIM
     return TransformerArchitecture(
         patch_size=(patch[0], patch[1], patch[2]),
         num_attention_heads=_divide_evenly(
@@ -266,7 +266,7 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
     if not all(widths) or len({len(level) for level in widths}) != 1:
         problem = f"its encoder has levels of {[len(level) for level in widths]} residual blocks"
         raise CheckpointError("vae", problem, "take Wan2.1's autoencoder")
-    found = AutoencoderArchitecture(
+    architecture = AutoencoderArchitecture(
         base_dim=base,
         z_dim=z_dim,
         dim_mult=tuple(_divide_evenly(level[0], base, "channels into multiples of the base width") for level in widths),
@@ -274,10 +274,12 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
         temperal_downsample=tuple(downsample),
     )
     if LINEAR_ENCODER not in shapes:
-        return found
-    own = config_hints.get("decoder_base_dim")
-    seen = _shape_of_first(shapes, 5, "encoder.conv_in.weight")[1]
-    return ShortcutArchitecture(**asdict(found), decoder_base_dim=own and int(own), in_channels=seen)
+        return architecture
+    decoder_dim = config_hints.get("decoder_base_dim")
+    in_channels = _shape_of_first(shapes, 5, "encoder.conv_in.weight")[1]
+    return ShortcutArchitecture(
+        **asdict(architecture), decoder_base_dim=decoder_dim and int(decoder_dim), in_channels=in_channels
+    )
 
 
 def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoderArchitecture:
@@ -321,12 +323,12 @@ def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEnc
         CheckpointError: a tensor is missing.
     """
     width, mel_bins, _ = _shape_of_first(shapes, 3, "conv1.weight")
-    told = config_hints.get("encoder_attention_heads")
+    num_heads = config_hints.get("encoder_attention_heads")
     return SpeechEncoderArchitecture(
         d_model=width,
         encoder_layers=_count_indices(shapes, r"layers\.(\d+)\."),
-        encoder_attention_heads=int(told)
-        if told
+        encoder_attention_heads=int(num_heads)
+        if num_heads
         else _divide_evenly(width, WHISPER_ATTENTION_HEAD_DIM, "channels into heads"),
         encoder_ffn_dim=_shape_of_first(shapes, 2, "layers.0.fc1.weight")[0],
         num_mel_bins=mel_bins,
@@ -346,7 +348,7 @@ def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
 
 def _count_indices(names: Iterable[str], pattern: str) -> int:
     """Return one more than the largest number that the pattern matches at the start of a name."""
-    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+    return 1 + max((int(index[1]) for name in names if (index := re.match(pattern, name))), default=-1)
 
 
 def _divide_evenly(number: int, by: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:

@@ -86,14 +86,14 @@ def check_quantization(weights: WeightSet) -> None:
         weights: of one or several files.
     """
     scales = scale_names(weights.tensors)
-    told = _formats(weights)
-    for layer, form in told.items():
+    declared = _formats(weights)
+    for layer, form in declared.items():
         word = str(form.get("format"))
         turned = " with rotated weights" if form.get("convrot") else ""
         if word not in COMFYUI_FORMATS or turned:
             problem = f"stores {layer!r} as {word}{turned}, a quantization that is not read here"
             raise CheckpointError(str(weights.path), problem, _TAKE_OTHERS)
-    if not (scales or told or any(SCALED_MARKER.search(name) for name in weights.tensors)):
+    if not (scales or declared or any(SCALED_MARKER.search(name) for name in weights.tensors)):
         return
     for name, tensor in weights.tensors.items():
         if tensor.dtype in FP8_TYPES and len(tensor.shape) == 2 and name not in scales:
@@ -105,15 +105,15 @@ def _formats(weights: WeightSet) -> dict[str, dict[str, Any]]:
     """Return layer -> quantization that the file declares for it."""
     try:
         metadata = json.loads(weights.metadata.get(COMFYUI_METADATA_KEY, "{}"))
-        found = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
+        formats = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
         for name in weights.tensors:
             if name.endswith(COMFYUI_FORMAT_SUFFIX):
                 text = b"".join(bytes(chunk) for chunk in weights.chunks(name))
-                found[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
+                formats[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
         problem = "does not say in a form that is known how it is quantized"
         raise CheckpointError(str(weights.path), problem, DOWNLOAD_AGAIN) from error
-    return found
+    return formats
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,11 @@ def quant_types_for(
 
 
 def plan_component(
-    found: DiscoveredComponent, naming: Naming, dtype: str | None, head_dim: int | None, keep_quantized: bool = False
+    discovered: DiscoveredComponent,
+    naming: Naming,
+    dtype: str | None,
+    head_dim: int | None,
+    keep_quantized: bool = False,
 ) -> ComponentPlan:
     """Match the tensors of a component with those that its architecture implies.
 
@@ -156,33 +160,33 @@ def plan_component(
     Raises:
         CheckpointError: a tensor is missing, has another shape, or is unknown.
     """
-    component, weights = found.component, found.weights
+    component, weights = discovered.component, discovered.weights
     check_quantization(weights)
     inside, dropped = _strip_prefix(component, weights)
     stored = {name: weights.tensors[original].shape for name, original in inside.items()}
     scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
     scaling = set(scales.values())
     shapes = {name: shape for name, shape in stored.items() if inside[name] not in scaling}
-    architecture = _infer_architecture(component, shapes, found.config, head_dim, str(weights.path))
+    architecture = _infer_architecture(component, shapes, discovered.config, head_dim, str(weights.path))
     if isinstance(architecture, SpeechEncoderArchitecture) and (
         other := name_other_whisper(architecture, weights.tensors)
     ):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
-    places = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
+    matched = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
     keep = keep_quantized and component is ComponentName.TRANSFORMER
-    casts = [one for name, original in places for one in _casts(name, original, weights, scales, dtype, keep)]
+    casts = [one for name, original in matched for one in _casts(name, original, weights, scales, dtype, keep)]
     return ComponentPlan(
         component=component,
         weights=weights,
         architecture=architecture,
-        config_hints=found.config,
+        config_hints=discovered.config,
         outputs=tuple(
             TensorToWrite(name.diffusers if naming is Naming.DIFFUSERS else name.published, cast.tensor, cast.chunks)
             for name, cast in casts
         ),
         dropped=tuple(dropped),
         unscaled_fp8=sum(
-            weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in places
+            weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in matched
         ),
         kept_quantized=sum(cast.tensor.dtype in QUANT_TYPES for _, cast in casts),
     )
@@ -270,11 +274,11 @@ def _match_names(
     return [(known[name], inside[name]) for name in known]
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
+def _fits(discovered: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
     """Return whether a shape is the expected one; GGUF files lose leading sizes of 1."""
     if weights.path.suffix == GGUF_SUFFIX:
-        return _without_leading_ones(found) == _without_leading_ones(wanted)
-    return found == wanted
+        return _without_leading_ones(discovered) == _without_leading_ones(wanted)
+    return discovered == wanted
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

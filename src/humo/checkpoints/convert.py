@@ -52,9 +52,6 @@ from humo.progress import Progress
 SourcePath = str | os.PathLike[str]
 
 
-"""Hears of a part's name, the bytes done and the bytes in total."""
-
-
 @dataclass(frozen=True, slots=True)
 class ConvertedComponent:
     """A component that was written.
@@ -200,11 +197,11 @@ def _choose(
     for component in ComponentName:
         planned: list[ComponentPlan] = []
         failed: CheckpointError | None = None
-        for found in _found_of(discovery, component):
+        for discovered in _discovered_as(discovery, component):
             try:
-                planned.append(plan_component(found, naming, dtype, head_dim, keep_quantized))
+                planned.append(plan_component(discovered, naming, dtype, head_dim, keep_quantized))
             except CheckpointError as error:
-                discovery.ignored.append(Ignored(found.weights.path, error.problem))
+                discovery.ignored.append(Ignored(discovered.weights.path, error.problem))
                 failed = failed or error
         refused = failed or discovery.refused.get(component) or discovery.refused.get(None)
         if component is ComponentName.TRANSFORMER and failed and family is None:
@@ -222,13 +219,13 @@ def _choose(
     return plans
 
 
-def _found_of(discovery: Discovery, component: ComponentName) -> list[DiscoveredComponent]:
+def _discovered_as(discovery: Discovery, component: ComponentName) -> list[DiscoveredComponent]:
     """Return the discovered components of a name; transformer files that the user named replace those of folders."""
-    found = [one for one in discovery.components if one.component is component]
-    named_by_user = [one for one in found if one.named_by_user]
+    discovered = [one for one in discovery.components if one.component is component]
+    named_by_user = [one for one in discovered if one.named_by_user]
     if component is not ComponentName.TRANSFORMER or not named_by_user:
-        return found
-    for one in found:
+        return discovered
+    for one in discovered:
         if not one.named_by_user:
             discovery.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
     return named_by_user
@@ -283,13 +280,13 @@ def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
         if naming is Naming.PUBLISHED and plan.config_hints.get("distillation"):
             problem = "is a student, and the published layout knows networks that are guided"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
-        told = (
+        predicted = (
             plan.config_hints.get("prediction", "velocity")
             if plan.component is ComponentName.TRANSFORMER
             else "velocity"
         )
-        if naming is Naming.PUBLISHED and told != "velocity":
-            problem = f"predicts {told}, and the published layout knows networks that predict velocity"
+        if naming is Naming.PUBLISHED and predicted != "velocity":
+            problem = f"predicts {predicted}, and the published layout knows networks that predict velocity"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
 
 

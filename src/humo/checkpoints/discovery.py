@@ -122,15 +122,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _folders(top: Path, skipped_folder: Path | None) -> Iterator[tuple[Path, list[Path]]]:
     """Yield folders and their files; links are followed, hidden ones are left out, none occurs twice."""
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     if skipped_folder is not None and skipped_folder.is_dir():
-        seen.add((skipped_folder.stat().st_dev, skipped_folder.stat().st_ino))
+        visited.add((skipped_folder.stat().st_dev, skipped_folder.stat().st_ino))
     for folder, inner, names in os.walk(top, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             inner.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         yield Path(folder), [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
 
@@ -152,8 +152,8 @@ def _examine_companions(folder: Path, names: set[str], discovery: Discovery) -> 
 
 
 def _is_t5_tokenizer(folder: Path, names: set[str]) -> bool:
-    told = str(read_config(folder / "tokenizer_config.json").get("tokenizer_class", ""))
-    return "spiece.model" in names or ("tokenizer.json" in names and told.startswith("T5"))
+    tokenizer_class = str(read_config(folder / "tokenizer_config.json").get("tokenizer_class", ""))
+    return "spiece.model" in names or ("tokenizer.json" in names and tokenizer_class.startswith("T5"))
 
 
 def _weights(folder: Path, files: list[Path], discovery: Discovery) -> Iterator[Path]:

@@ -28,7 +28,7 @@ never loads the bytes as weights."""
 
 @dataclass(frozen=True, slots=True)
 class ComponentPath:
-    """Where a component is stored.
+    """Location of a component in a layout.
 
     Args:
         folder: under the model folder.

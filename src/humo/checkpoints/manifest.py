@@ -63,18 +63,18 @@ def verify_manifest(folder: Path, on_bytes: Counted = lambda count: None) -> tup
     Raises:
         CheckpointError: there is no manifest, or it cannot be read.
     """
-    told = read_manifest(folder)
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    faults = [Mismatch(name, "is not in the manifest") for name in sorted(there - told.keys())]
-    for name, one in sorted(told.items()):
+    recorded = read_manifest(folder)
+    existing = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    mismatches = [Mismatch(name, "is not in the manifest") for name in sorted(existing - recorded.keys())]
+    for name, one in sorted(recorded.items()):
         path = folder / name
-        if name not in there:
-            faults.append(Mismatch(name, "is missing"))
+        if name not in existing:
+            mismatches.append(Mismatch(name, "is missing"))
         elif (size := path.stat().st_size) != one["bytes"]:
-            faults.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
+            mismatches.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
         elif hash_file(path, on_bytes) != one["sha256"]:
-            faults.append(Mismatch(name, "holds other bytes than it should"))
-    return faults, len(told)
+            mismatches.append(Mismatch(name, "holds other bytes than it should"))
+    return mismatches, len(recorded)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

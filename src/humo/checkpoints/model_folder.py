@@ -190,18 +190,18 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
 
     Raises:
         CheckpointError: the folder does not exist, is not converted, or is of an unknown family; or a component is
-            missing or
-            damaged.
+            missing
+            or damaged.
     """
     folder = Path(path)
     base = base_of(folder)
     stamps = _stamp_files(folder, base)  # before anything is read: what changes meanwhile is read again next time
-    known = _OPENED.pop(folder, None)
-    found = known[1] if known is not None and known[0] == stamps else _open(folder, base, str(path))
-    _OPENED[folder] = stamps, found
+    cached = _OPENED.pop(folder, None)
+    opened = cached[1] if cached is not None and cached[0] == stamps else _open(folder, base, str(path))
+    _OPENED[folder] = stamps, opened
     for oldest in list(_OPENED)[:-CACHED_FOLDERS]:
         _OPENED.pop(oldest, None)
-    return found
+    return opened
 
 
 FileStamps = tuple[tuple[str, int, int], ...]
@@ -215,20 +215,20 @@ _OPENED: dict[Path, tuple[FileStamps, ModelFolder]] = {}
 
 def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
     homes = [folder] if base is None else [folder, base]
-    found = []
-    for place in (*homes, *(home / name for home in homes for name in COMPONENTS)):
-        with suppress(OSError), os.scandir(place) as entries:
-            found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
-    return tuple(sorted(found))
+    stamps = []
+    for directory in (*homes, *(home / name for home in homes for name in COMPONENTS)):
+        with suppress(OSError), os.scandir(directory) as entries:
+            stamps += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
+    return tuple(sorted(stamps))
 
 
-def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
+def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
     if folder == BUILTIN_MODEL and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
         remedy = "give the model folder that `humo convert` made"
-        if asked in CATALOG:
-            remedy = f"`humo models get {asked}` downloads it; or {remedy}"
+        if model in CATALOG:
+            remedy = f"`humo models get {model}` downloads it; or {remedy}"
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
@@ -255,13 +255,13 @@ def base_of(path: str | os.PathLike[str]) -> Path | None:
     folder = Path(path)
     if not (folder / MODEL_INDEX).is_file():
         return None
-    told = _read_index(folder).get(BASE)
-    if told is None:
+    base_path = _read_index(folder).get(BASE)
+    if base_path is None:
         return None
-    base = folder / str(told)
+    base = folder / str(base_path)
     if not (base / MODEL_INDEX).is_file() or BASE in _read_index(base):
-        problem = f"has its other parts from {told!r}, which is no whole model folder"
-        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"give {BASE!r} the path of one from here")
+        problem = f"names the base {base_path!r}, which is no complete model folder"
+        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"set {BASE!r} to the relative path of one")
     return base
 
 
@@ -343,13 +343,13 @@ def _check_contents(
             problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for setting, value in asdict(architecture).items():
-        told = component.config.get(setting, value)
-        if (tuple(told) if isinstance(told, list) else told) != value:
-            problem = f"config.json says {setting} = {told}, and the weights say {value}"
+        configured = component.config.get(setting, value)
+        if (tuple(configured) if isinstance(configured, list) else configured) != value:
+            problem = f"config.json says {setting} = {configured}, and the weights say {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     if isinstance(architecture, TransformerArchitecture):
         if bool(architecture.scale_inputs) is not (read_distillation(component.config) is not None):
-            problem = "is told the guidance scales by its weights alone, or by its config.json alone"
+            problem = "takes guidance scales according to its weights alone, or its config.json alone"
             raise CheckpointError(str(component.folder), problem, "distill it again")
         beside = architecture.in_channels > architecture.out_channels
         if beside is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):

@@ -97,7 +97,7 @@ SIGNATURES = (
         True,
     ),
     Signature(
-        "an autoencoder for pictures",
+        "an autoencoder for images",
         (r"encoder\.down(_blocks)?\.0\.(block|resnets)\.",),
         ComponentName.AUTOENCODER,
         False,
@@ -210,13 +210,13 @@ def find_prefixes(component: ComponentName, names: Iterable[str]) -> list[str]:
         component: what the file was recognized as.
         names: of all its tensors.
     """
-    found = {
+    matches = {
         match[1]
         for name in names
         if (match := re.fullmatch(rf"((?:\w+\.)*?){ANCHORS[component]}", name))
         and WRAPPERS.issuperset(match[1].split(".")[:-1])
     }
-    return sorted(found, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))
+    return sorted(matches, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))
 
 
 def drop_reason(component: ComponentName, name: str) -> str:
@@ -242,6 +242,6 @@ def name_other_whisper(architecture: SpeechEncoderArchitecture, names: Iterable[
     if width != 1280:
         return ""
     if architecture.num_mel_bins == 80:
-        return "whisper-large or whisper-large-v2, which hear 80 bands and not 128"
-    decoder = {found[1] for name in names if (found := re.search(r"(?:^|\.)decoder\.layers\.(\d+)\.", name))}
+        return "whisper-large or whisper-large-v2, which take 80 mel bands instead of 128"
+    decoder = {matches[1] for name in names if (matches := re.search(r"(?:^|\.)decoder\.layers\.(\d+)\.", name))}
     return OTHER_LARGE_WHISPERS.get(len(decoder), "")

@@ -1,4 +1,4 @@
-"""Reads tensors out of GGUF files, as ComfyUI-GGUF and its like make them of image and video networks.
+"""Read tensors from GGUF files, as ComfyUI-GGUF and similar tools write them for image and video networks.
 
     "GGUF"  version  number of tensors  number of values  |  values: name, type, value  |  tensors: name, sizes, type,
     offset  |  padding  |  the tensors' bytes, aligned
@@ -8,7 +8,7 @@ Names are those of the file that was quantized, HuMo's published ones. What is s
 - leading sizes of 1 are lost where llama.cpp's own tool has written the file (`plan` gives them back);
 - a matrix whose rows are no whole number of blocks may be stored flat, its sizes in ``comfy.gguf.orig_shape.NAME``.
 
-What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not looked at: its tensors tell.
+What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not read: its tensors identify it.
 
 **Source:** the format: ggml's ``docs/gguf.md``. ComfyUI-GGUF (city96): ``loader.py`` (reverse order, ``orig_shape``,
 prefix ``model.diffusion_model.``, architectures), ``tools/convert.py`` (names kept as they are),
@@ -122,17 +122,17 @@ class _HeaderReader:
         alignment, shapes = self._values(values)
         entries = [self._entry() for _ in range(tensors)]
         data = -(-self._file.tell() // alignment) * alignment
-        found: dict[str, StoredTensor] = {}
-        begins: dict[str, int] = {}
+        stored_tensors: dict[str, StoredTensor] = {}
+        offsets: dict[str, int] = {}
         for name, shape, kind, offset in entries:
-            found[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
-            begins[name] = data + offset
-            if (end := begins[name] + found[name].bytes) > self._size:
+            stored_tensors[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
+            offsets[name] = data + offset
+            if (end := offsets[name] + stored_tensors[name].bytes) > self._size:
                 problem = f"is cut short: {self._size} bytes, and {name!r} ends at {end}"
                 raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
-        if len(found) < len(entries):
+        if len(stored_tensors) < len(entries):
             raise CheckpointError(str(self._path), "holds two tensors of one name", DOWNLOAD_AGAIN)
-        return found, begins
+        return stored_tensors, offsets
 
     def _values(self, count: int) -> tuple[int, dict[str, tuple[int, ...]]]:
         """Return the alignment, and the shapes of tensors that are stored flat."""
@@ -176,16 +176,16 @@ class _HeaderReader:
 
     def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], kind: int) -> StoredTensor:
         if kind not in TYPES:
-            word = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
-            problem = f"holds {name!r} as {word} (ggml's number {kind}), which is not read"
+            type_name = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
+            problem = f"holds {name!r} as {type_name} (ggml's number {kind}), which is not read"
             remedy = f"take a file of {', '.join(GGML_TYPES)}, F16 or BF16"
             raise CheckpointError(str(self._path), problem, remedy)
-        word = TYPES[kind]
-        whole = word not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[word].block_size == 0)
+        type_name = TYPES[kind]
+        whole = type_name not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[type_name].block_size == 0)
         if not whole or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
-            problem = f"gives {name!r} sizes {shape}, which {word} of sizes {stored} cannot have"
+            problem = f"gives {name!r} sizes {shape}, which {type_name} of sizes {stored} cannot have"
             raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
-        return StoredTensor(word, shape)
+        return StoredTensor(type_name, shape)
 
     def _text(self) -> str:
         try:

@@ -52,10 +52,10 @@ class SafetensorsFile:
         """
         with self.path.open("rb", buffering=0) as file:
             file.seek(self._offsets[name] + begin)
-            found = file.read(length)
-        if len(found) < length:
+            data = file.read(length)
+        if len(data) < length:
             raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
-        return found
+        return data
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:
@@ -76,7 +76,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(str(path), "has a damaged safetensors header", DOWNLOAD_AGAIN) from error
     tensors: dict[str, StoredTensor] = {}
-    begins: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     end_of_data = 8 + length
     for name, entry in header.items():
         try:
@@ -90,9 +90,9 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
         if not fits:
             raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", DOWNLOAD_AGAIN)
         tensors[name] = tensor
-        begins[name] = 8 + length + begin
+        offsets[name] = 8 + length + begin
         end_of_data = max(end_of_data, 8 + length + end)
     if size < end_of_data:
         problem = f"is cut short: {size} bytes of {end_of_data}"
         raise CheckpointError(str(path), problem, DOWNLOAD_AGAIN)
-    return tensors, begins, metadata
+    return tensors, offsets, metadata

@@ -51,12 +51,12 @@ class TorchFile:
         self._read = 0
         self.tensors: dict[str, StoredTensor] = {}
         non_tensors = self._map()
-        words = _dtype_names()
+        dtype_names = _dtype_names()
         for name, tensor in self._mapped.items():
-            if tensor.dtype not in words:
+            if tensor.dtype not in dtype_names:
                 problem = f"holds {name!r} as {tensor.dtype}, which is not supported"
                 raise CheckpointError(str(path), problem, SUPPORTED_DTYPES)
-            self.tensors[name] = StoredTensor(words[tensor.dtype], tuple(tensor.shape))
+            self.tensors[name] = StoredTensor(dtype_names[tensor.dtype], tuple(tensor.shape))
         self.non_tensors = tuple(non_tensors)
         self._mapped = {}
 

@@ -46,18 +46,18 @@ def list_files(entry: CatalogEntry, hub: Hub) -> list[RemoteFile]:
 
 
 def _of_origin(repository_files: Repository, hub: Hub) -> list[RemoteFile]:
-    there = hub.files(repository_files.repository)
+    existing = hub.files(repository_files.repository)
     for pattern in repository_files.files:
-        if not any(fnmatchcase(one.name, pattern) for one in there):
+        if not any(fnmatchcase(one.name, pattern) for one in existing):
             remedy = "it is not this model's, or it has changed; report this if it is the published one"
             raise CheckpointError(repository_files.repository, f"holds no {pattern}", remedy)
-    found = [one for one in there if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
-    for one in found:
+    matching = [one for one in existing if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
+    for one in matching:
         if PurePosixPath(one.name).is_absolute() or ".." in PurePosixPath(one.name).parts or "\\" in one.name:
             raise CheckpointError(
                 repository_files.repository, f"names a file outside of itself: {one.name!r}", "do not trust it"
             )
-    return found
+    return matching
 
 
 def download_model(
@@ -89,8 +89,8 @@ def download_model(
     folder = models / DOWNLOADS / name
     files = list_files(entry, hub)
     total = sum(file.bytes for file in files)
-    there = sum(file.bytes for file in files if (folder / file.repository / file.name).exists())
-    _check_space(models, 2 * total - there)
+    existing = sum(file.bytes for file in files if (folder / file.repository / file.name).exists())
+    _check_space(models, 2 * total - existing)
     done = 0
     for file in files:
 

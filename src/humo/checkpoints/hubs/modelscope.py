@@ -55,10 +55,10 @@ class ModelScope:
             CheckpointError: the hub cannot be reached, or has no such repository.
         """
         with self._request(repository, "repo/files", {"Recursive": "True"}) as answer:
-            told = json.loads(answer.read())
-            if not told.get("Success", True) or not isinstance(told.get("Data"), dict):
-                raise _download_error(repository, str(told.get("Message", "the answer is not understood")))
-            entries = told["Data"].get("Files") or []
+            payload = json.loads(answer.read())
+            if not payload.get("Success", True) or not isinstance(payload.get("Data"), dict):
+                raise _download_error(repository, str(payload.get("Message", "the answer is not understood")))
+            entries = payload["Data"].get("Files") or []
             if len(entries) >= LIST_LIMIT:
                 raise _download_error(repository, f"it holds more than the {LIST_LIMIT} files that can be listed")
             return [
@@ -82,22 +82,22 @@ class ModelScope:
         if path.is_file() and path.stat().st_size == file.bytes:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + PARTIAL_SUFFIX)
-        there = part.stat().st_size if part.is_file() else 0
-        if there > file.bytes:  # of another version
-            there = 0
-        if there < file.bytes or not part.is_file():
-            headers = {"Range": f"bytes={there}-"} if there else {}
+        partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
+        arrived = partial_path.stat().st_size if partial_path.is_file() else 0
+        if arrived > file.bytes:  # of another version
+            arrived = 0
+        if arrived < file.bytes or not partial_path.is_file():
+            headers = {"Range": f"bytes={arrived}-"} if arrived else {}
             with self._request(file.repository, "repo", {"FilePath": file.name}, headers) as answer:
-                there = there if answer.status == http.client.PARTIAL_CONTENT else 0
-                with part.open("ab" if there else "wb") as stream:
+                arrived = arrived if answer.status == http.client.PARTIAL_CONTENT else 0
+                with partial_path.open("ab" if arrived else "wb") as stream:
                     while piece := answer.read1(CHUNK_BYTES):
                         stream.write(piece)
-                        there += len(piece)
-                        on_bytes(there)
-        if there != file.bytes:
-            raise _download_error(f"{file.repository}/{file.name}", f"{there} of {file.bytes} bytes have come")
-        part.replace(path)
+                        arrived += len(piece)
+                        on_bytes(arrived)
+        if arrived != file.bytes:
+            raise _download_error(f"{file.repository}/{file.name}", f"{arrived} of {file.bytes} bytes have come")
+        partial_path.replace(path)
         return path
 
     @contextmanager
