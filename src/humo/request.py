@@ -112,7 +112,7 @@ class GenerateRequest(BaseModel):
     )
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
-    consent: bool = Field(False, description="declare that the people shown or heard have agreed; stored in the record")
+    consent: bool = Field(False, description="declare that the people in the inputs have agreed; stored in the record")
     provenance: bool = Field(
         True, description="declare the video AI-generated: content credentials (C2PA) and a watermark"
     )

@@ -185,7 +185,7 @@ def test_a_block_is_one_thing(block: Block) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, python: Callable[[Block], None]) -> None:
+def test_the_commands_of_a_page_work(page: Path, desk: Path, curl: Curl, python: Callable[[Block], None]) -> None:
     _write_a_lora(desk / "style.safetensors")
     for block in blocks_of(page):
         try:
