@@ -42,7 +42,7 @@ SENTENCES = (
     "We put the lanterns on the wall, one by one, and waited for the wind to settle.",
     "My grandmother kept every letter in a wooden box under the window.",
     "After the rain the whole valley smelled of bread, smoke and apples.",
-    "If you listen long enough, the old house begins to speak in its own way.",  # word kept: a spoken sentence, not a term
+    "If you listen long enough, the old house begins to speak in its own way.",  # word kept: spoken text
 )
 SEGMENT_SECONDS = 10
 """Length of the parts at the start and the end that are compared."""
