@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -163,9 +164,20 @@ def _in_one_line(failure: ValidationError) -> RequestError:
 
 
 def field_schema(field: str) -> dict[str, Any]:
-    """Return the JSON schema of a field without its ``null`` alternative."""
-    schema: dict[str, Any] = GenerateRequest.model_json_schema()["properties"].get(field, {})
-    return next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
+    """Return the JSON schema of a field, its description included, without the ``null`` alternative.
+
+    Args:
+        field: a field of `GenerateRequest`; of another name the schema is empty.
+    """
+    schema: dict[str, Any] = _request_schema().get(field, {})
+    value = next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
+    return {**value, "description": schema["description"]} if "description" in schema else dict(value)
+
+
+@cache
+def _request_schema() -> dict[str, Any]:
+    properties: dict[str, Any] = GenerateRequest.model_json_schema()["properties"]
+    return properties
 
 
 def _choices(field: str) -> list[str]:
