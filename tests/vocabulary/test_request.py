@@ -209,7 +209,7 @@ def test_a_clip_is_as_long_as_its_sound_and_says_in_how_many_windows_it_is_made(
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
 def test_a_sound_shorter_than_a_frame_is_refused(samples: int) -> None:
-    with pytest.raises(RequestError, match=r"^audio: lasts less than one frame; give at least 0\.04 s"):
+    with pytest.raises(RequestError, match=r"^audio: is shorter than one frame; give at least 0\.04 s"):
         plan_for(sound_samples=samples)
 
 
