@@ -382,7 +382,7 @@ def _resolve_frames(request: GenerateRequest, preset: Preset, audio_samples: int
     """Return the length of the clip in frames, and add notes about it."""
     audio_frames = None if audio_samples is None else frames_of_samples(audio_samples)
     if audio_frames == 0:
-        raise RequestError("audio", "lasts less than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
+        raise RequestError("audio", "is shorter than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
     if request.frames is not None:
         requested = request.frames
     elif request.seconds is not None:
