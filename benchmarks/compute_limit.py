@@ -32,7 +32,7 @@ class ComputeLimit:
     ) -> None:
         config = network.config
         batch, _, frames, height, width = latents_BCFHW.shape
-        self._network, self._heard, self._latents = network, cross_attention_kv, latents_BCFHW
+        self._network, self._kv, self._latents = network, cross_attention_kv, latents_BCFHW
         tokens = frames * (height // 2) * (width // 2)
         dim = config.num_attention_heads * config.attention_head_dim
         blocks: Any = network.blocks
@@ -48,7 +48,7 @@ class ComputeLimit:
         network, x_BSD, q_BSND = self._network, self._x_BSD, self._queries_BSND
         blocks: Any = network.blocks
         network.patch_embedding(self._latents)
-        for block, text, audio in zip(blocks, self._heard.text, self._heard.audio, strict=True):
+        for block, text, audio in zip(blocks, self._kv.text, self._kv.audio, strict=True):
             for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v):
                 product(layer, x_BSD)
             attend(q_BSND, q_BSND, q_BSND)

@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py
     python benchmarks/generation.py --family humo-1.7b --steps 20 --rounds 9 --json generation.json
-    python benchmarks/generation.py --family humo-nano --threads 2     # the guided model inside the package
+    python benchmarks/generation.py --family humo-nano --threads 2     # the built-in teacher
 
 A prompt, a reference image and audio (prompt and audio as embeddings) become a video of 25 frames of 96 x 96 pixels.
 The published loop runs every pass of its guidance formula. Before anything is timed, both videos must agree.

@@ -42,7 +42,7 @@ SENTENCES = (
     "We put the lanterns on the wall, one by one, and waited for the wind to settle.",
     "My grandmother kept every letter in a wooden box under the window.",
     "After the rain the whole valley smelled of bread, smoke and apples.",
-    "If you listen long enough, the old house begins to speak in its own way.",
+    "If you listen long enough, the old house begins to speak in its own way.",  # word kept: spoken text
 )
 SEGMENT_SECONDS = 10
 """Length of the parts at the start and the end that are compared."""
@@ -154,15 +154,15 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     pipeline = load_pipeline(Path(options.model))
-    image, sound = load_image(EXAMPLES / "woman.png"), say(options.seconds)
+    image, audio = load_image(EXAMPLES / "woman.png"), say(options.seconds)
     results: list[ClipMetrics] = []
     for overlap in options.overlap:
         fields = {"prompt": PROMPT, "images": ["woman"], "audio": "said", "overlap": overlap, "steps": options.steps}
-        plan = resolve(parse_request(fields), pipeline.preset, len(sound))
+        plan = resolve(parse_request(fields), pipeline.preset, len(audio))
         start = time.perf_counter()
-        frames = np.stack(list(pipeline.generate_frames(GenerationInputs(plan, [image], sound))))
+        frames = np.stack(list(pipeline.generate_frames(GenerationInputs(plan, [image], audio))))
         seconds = time.perf_counter() - start
-        jaw = jaw_from_audio(pipeline.encode_audio(sound, plan.geometry))
+        jaw = jaw_from_audio(pipeline.encode_audio(audio, plan.geometry))
         results.append(measure(plan, frames, jaw, image, seconds))
         print(results[-1], flush=True)
     if options.video:
@@ -171,7 +171,7 @@ def main() -> None:
             frames,
             VideoFormat(frames.shape[2], frames.shape[1]),
             metadata={},
-            track=AudioTrack(sound[None], SAMPLE_RATE),
+            track=AudioTrack(audio[None], SAMPLE_RATE),
         )
     if options.json:
         Path(options.json).write_text(json.dumps([asdict(one) for one in results], indent=1) + "\n", encoding="utf-8")

@@ -35,8 +35,8 @@ def encoded(frames: Frames, crf: int) -> list[Frame]:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     file.seek(0)
-    with av.open(file, "r") as again:
-        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in again.decode(video=0)]
+    with av.open(file, "r") as decoded:
+        return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in decoded.decode(video=0)]
 
 
 def resized(frames: Frames, scale: float) -> list[Frame]:

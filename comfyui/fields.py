@@ -7,15 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from humo.request import GenerateRequest, describe_limits, field_schema
+from humo.request import describe_limits, field_schema
 
 AUTO = "auto"
 """Choice that leaves a field open."""
 
 STEP, ROUND = 0.1, 0.01
 """Increment of a number widget's arrows, and its smallest difference between two values."""
-
-_PROPERTIES: Mapping[str, Any] = GenerateRequest.model_json_schema()["properties"]
 
 
 def open_value(field: str) -> int | str:
@@ -66,7 +64,7 @@ def widget(field: str, *, default: str = "the model's default", **settings: Any)
 
 def description(field: str) -> str:
     """Return the request's description of a field."""
-    return str(_PROPERTIES[field]["description"])
+    return str(field_schema(field)["description"])
 
 
 def _tooltip(field: str, default: str) -> str:

@@ -366,7 +366,7 @@ def _missing_model(comfy: Comfy, model: HuMoPipeline) -> None:
         (_linked_width, RequestError, "width: 40 is not allowed"),
         (_mode_without_input, RequestError, "mode: TIA needs images"),
         (_empty_prompt, RequestError, "prompt: ' ' is not allowed"),
-        (_too_short_audio, RequestError, "audio: lasts less than one frame"),
+        (_too_short_audio, RequestError, "audio: is shorter than one frame"),
         (_two_audio_clips, MediaError, "audio: has the shape (2, 1, 600)"),
         (_audio_with_nan, MediaError, "audio: the given array has samples that are not numbers"),
         (_image_above_one, MediaError, "image_2[0]: the given array has values 1.5..1.5"),

@@ -209,7 +209,7 @@ def test_a_clip_is_as_long_as_its_audio_and_notes_its_windows() -> None:
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
 def test_audio_shorter_than_a_frame_is_rejected(samples: int) -> None:
-    with pytest.raises(RequestError, match=r"^audio: lasts less than one frame; give at least 0\.04 s"):
+    with pytest.raises(RequestError, match=r"^audio: is shorter than one frame; give at least 0\.04 s"):
         plan_for(sound_samples=samples)
 
 

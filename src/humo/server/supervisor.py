@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Settings of a worker process: its name, the device of its requests, and additional environment variables."""
+    """Arguments of a worker: its name, the request's device, and additions to the environment."""
 
     name: str
     device: str
