@@ -62,37 +62,37 @@ class Geometry:
 
     @property
     def video_latent_frames(self) -> int:
-        """Latent frames of the video alone."""
+        """Number of latent frames of the video, without references."""
         return latent_frames_of(self.frames)
 
     @property
     def reference_slots(self) -> int:
-        """Latent frames at the end of the sequence that hold references: one each, at least one."""
+        """Number of latent frames at the end of the sequence for references: one each, at least one."""
         return max(1, self.references)
 
     @property
     def latent_frames(self) -> int:
-        """Latent frames of the whole sequence, video and references."""
+        """Number of latent frames of the whole sequence, video and references."""
         return self.video_latent_frames + self.reference_slots
 
     @property
     def latent_height(self) -> int:
-        """Rows of a latent frame."""
+        """Number of rows of a latent frame."""
         return self.height // SPATIAL_STRIDE
 
     @property
     def latent_width(self) -> int:
-        """Columns of a latent frame."""
+        """Number of columns of a latent frame."""
         return self.width // SPATIAL_STRIDE
 
     @property
     def tokens_per_frame(self) -> int:
-        """Transformer tokens of one latent frame."""
+        """Number of transformer tokens of one latent frame."""
         return (self.latent_height // PATCH[1]) * (self.latent_width // PATCH[2])
 
     @property
     def tokens(self) -> int:
-        """Transformer tokens of the whole sequence."""
+        """Number of transformer tokens of the whole sequence."""
         return self.latent_frames // PATCH[0] * self.tokens_per_frame
 
     def latent_shape(self, channels: int) -> tuple[int, int, int, int]:

@@ -6,8 +6,9 @@ The command line, request files, the HTTP schema, the web form and the metadata 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -112,7 +113,7 @@ class GenerateRequest(BaseModel):
     )
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
-    consent: bool = Field(False, description="declare that the people shown or heard have agreed; stored in the record")
+    consent: bool = Field(False, description="declare that the people in the inputs have agreed; stored in the record")
     provenance: bool = Field(
         True, description="declare the video AI-generated: content credentials (C2PA) and a watermark"
     )
@@ -163,9 +164,20 @@ def _in_one_line(failure: ValidationError) -> RequestError:
 
 
 def field_schema(field: str) -> dict[str, Any]:
-    """Return the JSON schema of a field without its ``null`` alternative."""
-    schema: dict[str, Any] = GenerateRequest.model_json_schema()["properties"].get(field, {})
-    return next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
+    """Return the JSON schema of a field, its description included, without the ``null`` alternative.
+
+    Args:
+        field: a field of `GenerateRequest`; of another name the schema is empty.
+    """
+    schema: dict[str, Any] = _request_schema().get(field, {})
+    value = next((option for option in schema.get("anyOf", [schema]) if option.get("type") != "null"), schema)
+    return {**value, "description": schema["description"]} if "description" in schema else dict(value)
+
+
+@cache
+def _request_schema() -> dict[str, Any]:
+    properties: dict[str, Any] = GenerateRequest.model_json_schema()["properties"]
+    return properties
 
 
 def _choices(field: str) -> list[str]:
@@ -281,20 +293,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
         switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
     )
     guidance = preset.guidance[mode](scales)
-    if preset.distillation is not None:
-        _check_distillation(request, preset.distillation)
-        if request.steps not in (None, preset.distillation.steps):
-            notes.append(
-                f"steps {request.steps}: this model was distilled for {preset.distillation.steps}, which work best"
-            )
-    for field, name in SCALES.items():
-        if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
-            notes.append(f"{field} has no effect in mode {mode} of {preset.title}")
-    if preset.distillation is not None:
-        if request.negative_prompt:
-            notes.append("negative_prompt has no effect: a distilled model runs no pass without the prompt")
-        if request.speed != "exact":
-            notes.append("speed has no effect: a distilled model runs one pass per step")
+    notes += _note_ineffective(request, preset, mode, scales)
 
     frames = _resolve_frames(request, preset, audio_samples if audio else None, notes)
     window, overlap = _resolve_window(request, preset)
@@ -333,6 +332,24 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
 
 
+def _note_ineffective(request: GenerateRequest, preset: Preset, mode: Mode, scales: GuidanceScales) -> Iterator[str]:
+    """Check the request against the distillation of the preset; yield a note for each field without effect."""
+    distillation = preset.distillation
+    if distillation is not None:
+        _check_distillation(request, distillation)
+        if request.steps not in (None, distillation.steps):
+            best = f"this model was distilled for {distillation.steps}, which work best"
+            yield f"steps {request.steps}: {best}"
+    for field, name in SCALES.items():
+        if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
+            yield f"{field} has no effect in mode {mode} of {preset.title}"
+    if distillation is not None:
+        if request.negative_prompt:
+            yield "negative_prompt has no effect: a distilled model runs no pass without the prompt"
+        if request.speed != "exact":
+            yield "speed has no effect: a distilled model runs one pass per step"
+
+
 def _is_idle(preset: Preset, mode: Mode, scales: GuidanceScales, name: str) -> bool:
     """Return whether a scale has no effect."""
     if preset.distillation is not None:
@@ -365,7 +382,7 @@ def _resolve_frames(request: GenerateRequest, preset: Preset, audio_samples: int
     """Return the length of the clip in frames, and add notes about it."""
     audio_frames = None if audio_samples is None else frames_of_samples(audio_samples)
     if audio_frames == 0:
-        raise RequestError("audio", "lasts less than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
+        raise RequestError("audio", "is shorter than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
     if request.frames is not None:
         requested = request.frames
     elif request.seconds is not None:

@@ -160,7 +160,7 @@ def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, mo
         assert cached[0] == cached[1] == cached[2]
 
 
-def test_a_cache_that_was_enabled_on_the_network_itself_acts_and_begins_anew(deep: HuMoPipeline) -> None:
+def test_a_cache_enabled_on_the_network_works_and_is_reset(deep: HuMoPipeline) -> None:
     expected, runs = run(deep, "first-block")
     deep.transformer.enable_cache(FirstBlockCacheConfig(threshold=caches.FIRST_BLOCK_THRESHOLD))
     try:
@@ -254,7 +254,7 @@ def test_without_a_cache_everything_goes_together() -> None:
     check_cache("none", processes=4, batched=True, hooked=True, compiled=True, blocks=1)
 
 
-def test_memory_that_runs_out_in_a_cached_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_a_cached_pass_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny_pipeline()
 
     def cramped(*_: Any, **__: Any) -> Tensor:

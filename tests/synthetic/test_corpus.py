@@ -304,7 +304,7 @@ def test_the_error_for_a_missing_package_names_the_command_that_installs_it(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["data", "synt", "x", "--clips", "1"], "did you mean 'synth'"),
+        (["data", "rende", "x", "--clips", "1"], "did you mean 'render'"),
         (["data", "render", "x"], "--clips: is missing"),
         (["data", "render", "x", "--clips", "0"], "--clips: '0' is not allowed"),
         (["data", "render", "x", "--clips", "1", "--seed", "-1"], "--seed"),

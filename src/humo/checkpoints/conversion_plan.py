@@ -26,10 +26,11 @@ from humo.checkpoints.formats.writer import TensorToWrite
 from humo.checkpoints.keymap import Naming, TensorName, tensor_names
 from humo.checkpoints.signatures import ComponentName, drop_reason, find_prefixes, name_other_whisper
 from humo.errors import CheckpointError
+from humo.presets import HUMO_1_7B, HUMO_17B
 from humo.quantization.formats import FP8_TYPES, QUANT_TYPES
 
-FAMILIES = {36: "humo-17b", 16: "humo-1.7b"}
-"""Input channels of the transformer -> family: 16 of noise, in the larger one 4 of mask and 16 of image latents too."""
+FAMILIES = {preset.in_channels: preset for preset in (HUMO_17B, HUMO_1_7B)}
+"""Input channels of the transformer -> preset of a released family."""
 
 SCALE_SUFFIX = ".weight_scale"
 """Suffix of the scale of a weight that stays in fp8, in the diffusers layout."""
@@ -98,9 +99,10 @@ def family_of(architecture: TransformerArchitecture) -> str:
         CheckpointError: it takes another number of channels than either family.
     """
     if architecture.in_channels not in FAMILIES:
-        problem = f"takes {architecture.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
+        expected = ", ".join(f"{preset.title} takes {channels}" for channels, preset in FAMILIES.items())
+        problem = f"takes {architecture.in_channels} channels; {expected}"
         raise CheckpointError("transformer", problem, "give the weights of one of them")
-    return FAMILIES[architecture.in_channels]
+    return FAMILIES[architecture.in_channels].name
 
 
 def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bool:

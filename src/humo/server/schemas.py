@@ -250,7 +250,7 @@ class ModelList(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What is wrong with a request."""
+    """Error of a request."""
 
     message: str
     type: Literal["invalid_request_error", "authentication_error", "not_found_error", "server_error"]
