@@ -40,7 +40,6 @@ CHECKED = (
 """Files and folders that are read. Of tests only the names count, and Markdown pages."""
 
 EXCLUDED: tuple[str, ...] = (
-    "docs/nano.md",
     "src/humo/assets",
     "src/humo/checkpoints",
     "src/humo/conditioning",

@@ -207,11 +207,11 @@ def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "humo-18b"], "--model: 'humo-18b' is no model folder and no known name; did you mean"),
-        (["--memory", "much"], "--memory: 'much' is no size; give a number and a unit, as 24GB or 24GiB"),
-        (["--host", "0GB"], "--host: '0GB' is no size"),
+        (["--model", "humo-18b"], "--model: 'humo-18b' is neither a model folder nor a known name; did you mean"),
+        (["--memory", "much"], "--memory: 'much' is not a size; give a number and a unit, as 24GB or 24GiB"),
+        (["--host", "0GB"], "--host: '0GB' is not a size"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed; give cuda or cpu"),
-        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: and --host are one on a CPU"),
+        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: is the same as --host on a CPU"),
         (["--dtype", "float16"], "--dtype: 'float16' is not allowed"),
         (["--width", "3"], "width: '3' is not allowed"),
         (["more"], "more: is not an option of humo plan"),

@@ -21,7 +21,7 @@ from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 from humo.training.tensor_files import read_tensors
 from humo.training.train import train
-from tests.training.made_up import SIDE, values
+from tests.training.small_dataset import SIDE, values
 
 DISTILL = {
     "steps": 3,
@@ -86,7 +86,7 @@ def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
             scheduler.set_begin_index(step.step)
             stepped = scheduler.step(noise - data, scheduler.timesteps[step.step], states[step.step])[0]
             torch.testing.assert_close(stepped, states[step.step + 1], atol=1e-4, rtol=0)
-            assert torch.equal(batch.scales[number], torch.tensor(step.trajectory.scales))
+            assert torch.equal(batch.guidance[number], torch.tensor(step.trajectory.scales))
 
 
 def test_a_trajectory_ends_at_the_teachers_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from humo.training.optimizer import partition
 from humo.training.train import train
 from humo.training.trainable import PARAMETER_PATTERNS, in_groups
 from humo.training.training_model import TrainingModel
-from tests.training.made_up import logged_losses, recipe, stages, values
+from tests.training.small_dataset import logged_losses, recipe, stages, values
 
 
 def test_losses_fall_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from humo.presets import PRESETS, ScaleName
 
 ParameterGroup = Literal[
     "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output",
-    "scales", "focus", "lips", "identity",
+    "guidance", "focus", "lips", "identity",
 ]  # fmt: skip
 """Group of parameters that a stage can train; `humo.training.trainable.PARAMETER_PATTERNS` defines each."""
 

@@ -228,7 +228,7 @@ class TrajectoryDataset:
             noise=torch.cat([noise, batch.noise[:, :, noise.shape[2] :]], dim=2),
             noise_level=torch.tensor([levels[step.step] for step in steps]),
             prefix_noise_level=torch.zeros(len(steps)),
-            scales=torch.tensor([step.trajectory.scales for step in steps]),
+            guidance=torch.tensor([step.trajectory.scales for step in steps]),
         )
 
     @property

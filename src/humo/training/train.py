@@ -297,7 +297,7 @@ def _losses(run: TrainingRun[Recipe], data: TrainingData, stage_model: StageMode
         batch.conditions.text.to(device, run.dtype),
         batch.conditions.audio.to(device),
         latents.shape[2],
-        None if batch.scales is None else batch.scales.to(device),
+        None if batch.guidance is None else batch.guidance.to(device),
     )
     weights = batch.loss_weights(loss)
     weights = None if weights is None else weights.to(device)

@@ -39,7 +39,7 @@ from humo.training.train_autoencoder import (
     train_autoencoder,
 )
 from humo.training.train_text_encoder import train_text_encoder, train_tokenizer
-from tests.training.made_up import FRAMES, SIDE, values
+from tests.training.small_dataset import FRAMES, SIDE, values
 
 SMALL = {"base_dim": 4, "z_dim": 6, "dim_mult": [1, 2, 2]}
 
