@@ -45,7 +45,6 @@ EXCLUDED: tuple[str, ...] = (
     "src/humo/errors.py",
     "src/humo/geometry.py",
     "src/humo/guidance.py",
-    "src/humo/inference",
     "src/humo/limits.py",
     "src/humo/model",
     "src/humo/presets.py",

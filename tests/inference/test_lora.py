@@ -114,7 +114,7 @@ def test_layers_that_humo_lacks_are_named_and_left_out(caplog: pytest.LogCapture
         state[f"diffusion_model.{published}.lora_B.weight"] = up
     pipeline.load_lora_weights(state, adapter_name="style")
     assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
-    assert "1 tensors are left out: the image encoder branch" in caplog.text
+    assert "1 tensors are ignored: the image encoder branch" in caplog.text
 
 
 def test_a_lora_of_another_model_is_refused() -> None:

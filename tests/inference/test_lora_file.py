@@ -238,7 +238,7 @@ def test_a_patch_embedding_of_other_channels_is_left_out_and_said() -> None:
     state["patch_embedding.lora_up.weight"] = _random(48, RANK, 1, 1, 1)
     lora = read(state)
     (line,) = describe_ignored(lora, "style.safetensors")
-    assert "2 tensors are left out" in line
+    assert "2 tensors are ignored" in line
     assert "patch_embedding" in line
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
 
@@ -337,11 +337,11 @@ IMAGE_BRANCH = [
 ]
 
 
-def test_keys_of_the_image_encoder_branch_are_left_out_and_counted_in_one_line() -> None:
+def test_keys_of_the_image_encoder_branch_are_ignored_and_counted_in_one_line() -> None:
     state, deltas = low_rank(lambda layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", ""))
     lora = read(state | dict.fromkeys(IMAGE_BRANCH, torch.ones(RANK, 48)))
     (line,) = describe_ignored(lora, "style.safetensors")
-    assert line.startswith(f"style.safetensors: {len(IMAGE_BRANCH)} tensors are left out: the image encoder branch")
+    assert line.startswith(f"style.safetensors: {len(IMAGE_BRANCH)} tensors are ignored: the image encoder branch")
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
 
 
@@ -357,9 +357,9 @@ def test_keys_of_the_image_encoder_branch_are_left_out_and_counted_in_one_line()
             {f"blocks.{n}.self_attn.q.{part}.weight": (3, 48) for n in range(40) for part in ("lora_A",)},
             "a network of 40 blocks",
         ),
-        ({"blocks.0.self_attn.q.lora_A.weight": (3, 48)}, "do not belong together"),
+        ({"blocks.0.self_attn.q.lora_A.weight": (3, 48)}, "do not fit together"),
         ({"blocks.0.self_attn.q.alpha": ()}, "changes no layer"),
-        ({"blocks.0.self_attn.q.dora_scale": (48,)}, "do not belong together"),
+        ({"blocks.0.self_attn.q.dora_scale": (48,)}, "do not fit together"),
     ],
     ids=["another model", "another width", "more blocks", "half a pair", "nothing", "magnitudes alone"],
 )

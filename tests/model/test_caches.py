@@ -265,8 +265,8 @@ def test_out_of_memory_in_a_cached_pass_is_reported(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestError) as refused:
         call(pipeline, cache="first-block")
     assert str(refused.value) == (
-        "memory: of the device ran out in a pass with a cache; "
-        "leave the cache out, and the weights are placed so that they take less"
+        "memory: the device ran out of memory in a pass with a step cache; "
+        "drop --cache, which lets weights be offloaded during the run"
     )
     assert not pipeline.transformer.is_cache_enabled
 
