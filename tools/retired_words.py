@@ -46,7 +46,6 @@ EXCLUDED: tuple[str, ...] = (
     "src/humo/geometry.py",
     "src/humo/guidance.py",
     "src/humo/limits.py",
-    "src/humo/model",
     "src/humo/presets.py",
     "src/humo/progress.py",
     "src/humo/request.py",

@@ -168,7 +168,7 @@ def test_a_cache_enabled_on_the_network_works_and_is_reset(deep: HuMoPipeline) -
             latents, same = run(deep, "none")
             assert torch.allclose(latents, expected, atol=1e-5)
             assert same == runs
-        with pytest.raises(RequestError, match="something else brings them one after another, or has a cache"):
+        with pytest.raises(RequestError, match="or with another cache"):
             run(deep, "taylorseer")
     finally:
         deep.transformer.disable_cache()
@@ -181,11 +181,11 @@ def test_a_batch_of_clips_may_have_a_cache(deep: HuMoPipeline) -> None:
     assert runs[0] < run(deep, "none", **inputs, generator=[seeded(1), seeded(2)])[1][0]
 
 
-# -- what does not go together ----------------------------------------------------------------------------------------
+# -- combinations that are refused ------------------------------------------------------------------------------------
 
 
 def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
-    """The one line with which a cached clip is refused, before the network is run."""
+    """Return the error of a call with a cache that is refused before the network runs."""
     with counting(pipeline) as runs, pytest.raises(RequestError) as refused:
         call(pipeline, cache="first-block", **changes)
     assert not runs
@@ -193,17 +193,17 @@ def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_passes_made_as_one_batch_are_refused() -> None:
+def test_batched_passes_are_refused() -> None:
     assert refusal(tiny_pipeline(), batch_passes=True) == (
-        "cache: 'first-block' keeps what each pass of a step has made, and batch_passes makes them as one; "
-        "leave one of the two out"
+        "cache: 'first-block' needs separate passes and cannot be combined with batch_passes; "
+        "drop the cache, or batch_passes"
     )
 
 
 def test_several_processes_are_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(guidance_parallel=GuidanceParallel(0, 2))
-    expected = "cache: 'first-block' is for one process, and there are 2; leave it out, or start one process"
+    expected = "cache: 'first-block' is for one process, and there are 2; drop --cache, or start one process"
     assert refusal(pipeline) == expected
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(context_parallel=ContextParallel(0, 2))
@@ -214,11 +214,11 @@ def test_several_processes_are_refused() -> None:
         engine.resolve_runtime(plan)
 
 
-def test_blocks_that_come_one_after_another_are_refused() -> None:
+def test_streamed_blocks_are_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(release_prefetch=lambda: None)
     expected = (
-        "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
+        "cache: 'first-block' cannot be combined with streamed blocks (--offload group or disk) or with another cache; "
         "use --offload none or --offload model, or drop --cache"
     )
     assert refusal(pipeline) == expected
@@ -229,13 +229,15 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
     apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
     assert refusal(pipeline) == expected
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "offload": "disk"}), pipeline.preset)
-    with pytest.raises(RequestError, match="brings them one after another"):
+    with pytest.raises(RequestError, match="cannot be combined with streamed blocks"):
         Engine().resolve_runtime(plan)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own code
 def test_compiled_blocks_are_refused() -> None:
-    expected = "cache: 'first-block' steps in between blocks, and these are compiled; leave one of the two out"
+    expected = (
+        "cache: 'first-block' cannot be combined with compiled blocks; drop the cache, or do not compile the network"
+    )
     pipeline = tiny_pipeline()
     pipeline.transformer.compile_repeated_blocks(backend="eager")
     assert refusal(pipeline) == expected
@@ -247,10 +249,10 @@ def test_compiled_blocks_are_refused() -> None:
 def test_a_network_of_one_block_is_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=1)
-    assert refusal(pipeline) == ("cache: 'first-block' needs more blocks than the one of this network; leave it out")
+    assert refusal(pipeline) == "cache: 'first-block' needs more than the one block of this network; drop --cache"
 
 
-def test_without_a_cache_everything_goes_together() -> None:
+def test_without_a_cache_every_combination_is_allowed() -> None:
     check_cache("none", processes=4, batched=True, hooked=True, compiled=True, blocks=1)
 
 
