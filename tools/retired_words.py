@@ -41,15 +41,6 @@ CHECKED = (
 
 EXCLUDED: tuple[str, ...] = (
     "src/humo/assets",
-    "src/humo/conditioning",
-    "src/humo/errors.py",
-    "src/humo/geometry.py",
-    "src/humo/guidance.py",
-    "src/humo/limits.py",
-    "src/humo/presets.py",
-    "src/humo/progress.py",
-    "src/humo/request.py",
-    "src/humo/schedule.py",
     "tests/conditioning",
     "tests/inference",
     "tests/model",
