@@ -39,9 +39,7 @@ CHECKED = (
 )
 """Files and folders that are read. Of tests only the names count, and Markdown pages."""
 
-EXCLUDED: tuple[str, ...] = (
-    "src/humo/assets",
-)
+EXCLUDED: tuple[str, ...] = ("src/humo/assets",)
 """Paths that are not held to the list yet: take out a line as soon as its path is clean. At the end nothing is left."""
 
 GENERATED = ROOT / "docs" / "reference"
