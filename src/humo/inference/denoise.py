@@ -20,7 +20,7 @@ from humo.guidance import SPEEDS, Guidance, GuidanceReuse, Rung
 from humo.schedule import unshifted_sigmas
 
 Predictor = Callable[[Tensor, Tensor, tuple[Rung, ...]], list[Tensor]]
-"""(latents (B, C, L, H, W), timestep, rungs) -> the velocity of each rung's pass."""
+"""Network: (latents (B, C, L, H, W), timestep, rungs) -> velocity of each rung's pass."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stop:
 
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | Stop]
-"""(step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
+"""Step callback: (step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Delta(Protocol):
         ...
 
     def matrix(self) -> Tensor:
-        """Return the whole change (out, in), float32."""
+        """Return the full change (out, in), float32."""
         ...
 
     def shape(self) -> tuple[int, int]:
@@ -238,11 +238,11 @@ def describe_ignored(lora: LoraFile, name: str) -> list[str]:
 
 
 class _UnfitError(Exception):
-    """A change whose parameter this network does not have; it may be ignored."""
+    """Raised for a change whose parameter this network does not have; the change is ignored."""
 
 
 class _OtherSizeError(Exception):
-    """A matrix whose size differs from the network's: the file is for another network."""
+    """Raised for a matrix whose size differs from the network's: the file is for another network."""
 
 
 class _Names:

@@ -59,7 +59,7 @@ from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import CacheName, GenerationPlan
 
 OnWindowStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor | Stop]
-"""(window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
+"""Step callback: (window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
 
 
 @dataclass
