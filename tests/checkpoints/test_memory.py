@@ -33,13 +33,13 @@ ALLOWANCE_KIB = 180 * 1024
 
 SCRIPT = """
 import json, re, sys, torch
-from humo.checkpoints import reading
+from humo.checkpoints.formats import torch_file
 from humo.checkpoints.convert import convert
 
 def peak():  # KiB; getrusage would count the parent's, which a child inherits
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
-reading.MAPPED_BYTES = 64 * 2**20
+torch_file.MAPPED_BYTES = 64 * 2**20
 base = peak()
 report = convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None)
 print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
