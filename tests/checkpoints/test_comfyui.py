@@ -100,7 +100,7 @@ def test_fp8_without_scales_is_taken_as_it_is_and_said(golden: Path, tmp_path: P
     }
     save_file(weights, tmp_path / "humo_17B_fp8_e4m3fn.safetensors")
     report = convert(tmp_path / "humo_17B_fp8_e4m3fn.safetensors", tmp_path / "out", head_dim=24)
-    assert report.notes[0] == f"transformer: {len(weights)} fp8 weights came without a scale and were taken as they are"
+    assert report.notes[0] == f"transformer: {len(weights)} fp8 weights have no scale and were converted without one"
     assert report.components[0].dtypes == {"BF16": len(weights)}
 
 

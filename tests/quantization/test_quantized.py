@@ -237,7 +237,7 @@ def test_a_network_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_pat
     report, _ = brought(tmp_path, "humo-1.7b", FILES["plain"])
     (transformer,) = (part for part in report.components if part.component == "transformer")
     assert transformer.source.name == "network.safetensors"
-    assert [one.reason for one in report.ignored] == ["another transformer was named itself"]
+    assert [one.reason for one in report.ignored] == ["another transformer file was named as a source"]
 
 
 @pytest.mark.parametrize("name", ["Q6_K", "rows"])
@@ -280,7 +280,7 @@ def test_what_a_quantized_network_takes_is_planned_before_it_is_here(capsys: pyt
 def test_a_folder_with_such_a_file_says_how_to_bring_it_in(tmp_path: Path) -> None:
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "humo-17B-Q4_K_M.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match="holds released weights that are not converted yet"):
+    with pytest.raises(CheckpointError, match="contains released weights that are not converted yet"):
         open_model_folder(tmp_path / "downloads")
     model = shutil.copytree(OTHERS["humo-17b"], tmp_path / "model")
     (model / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
