@@ -94,8 +94,8 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
         assert told == {
             str(
                 len(cases) - 1
-            ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer processes, generate a larger "
-            "video, or assign more processes to guidance"
+            ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer processes, generate a "
+            "larger video, or assign more processes to guidance"
         }
     assert len(made) + len(told) == len(cases)
     for number, latents in made.items():

@@ -229,7 +229,7 @@ def test_a_lora_is_added_to_quantized_weights(tmp_path: Path) -> None:
 
 
 def test_quantized_weights_are_not_for_the_published_layout(tmp_path: Path) -> None:
-    with pytest.raises(HuMoError, match="keep_quantized: is for a model folder"):
+    with pytest.raises(HuMoError, match="keep_quantized: cannot be combined with the published layout"):
         convert(tmp_path, tmp_path / "out", naming="published", keep_quantized=True)
 
 
