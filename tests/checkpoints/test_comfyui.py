@@ -109,7 +109,7 @@ def test_other_quantizations_are_named_and_refused(dtype: torch.dtype, word: str
     weights = released.transformer_weights("humo-17b")
     weights["blocks.0.ffn.0.weight"] = weights["blocks.0.ffn.0.weight"].to(dtype)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a quantization"):
+    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a type that is not supported"):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
 
 

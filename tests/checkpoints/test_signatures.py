@@ -121,5 +121,5 @@ def test_a_transformer_with_other_input_channels_is_of_no_family(golden: Path, t
     weights = released.transformer_weights("humo-1.7b")
     weights["patch_embedding.weight"] = torch.ones(96, 48, 1, 2, 2)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match=r"takes 48 channels; HuMo-17B takes 36, HuMo-1\.7B takes 16"):
+    with pytest.raises(CheckpointError, match=r"takes 48 input channels, but HuMo-17B takes 36, HuMo-1\.7B takes 16"):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
