@@ -107,7 +107,8 @@ def test_an_unknown_family_is_answered_with_the_nearest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"preset": "humo-17b"}', "names no")]
+    ("text", "problem"),
+    [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"preset": "humo-17b"}', "does not list the")],
 )
 def test_a_damaged_index_is_an_error(text: str, problem: str, folder: Path) -> None:
     (folder / "model_index.json").write_text(text)
@@ -164,8 +165,8 @@ def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path
     pipeline = load_pipeline(converted, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     samples = np.zeros(3200, np.float32)
-    made = pipeline("the girl sings", audio=samples, width=64, height=64, num_inference_steps=1, output_type="np")
-    assert made.frames.shape == (1, 5, 64, 64, 3)
+    output = pipeline("the girl sings", audio=samples, width=64, height=64, num_inference_steps=1, output_type="np")
+    assert output.frames.shape == (1, 5, 64, 64, 3)
     index = json.loads((converted / "model_index.json").read_text())
     assert {name: list(pipeline.config[name]) for name in COMPONENTS} == {name: index[name] for name in COMPONENTS}
 
@@ -178,10 +179,10 @@ def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path
         "tokenizer/tokenizer_config.json",
     ],
 )
-@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
-def test_settings_that_are_not_settings_are_named(folder: Path, file: str, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "problem"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
+def test_settings_that_are_not_settings_are_named(folder: Path, file: str, text: str, problem: str) -> None:
     (folder / file).write_text(text)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=problem) as caught:
         open_model_folder(folder)
     assert caught.value.field == str(folder / file)
 
@@ -203,24 +204,28 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 
 
 @pytest.mark.parametrize(
-    ("component", "change", "told"),
+    ("component", "change", "problem"),
     [
         ("transformer", lambda tensors: tensors.pop("blocks.1.attn_audio.to_k.weight"), "lacks blocks.1.attn_audio"),
-        ("transformer", lambda tensors: tensors.update(extra=torch.ones(1)), "unknown extra"),
-        ("vae", lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(4)}), "decoder.conv_out.bias is"),
+        ("transformer", lambda tensors: tensors.update(extra=torch.ones(1)), "has the unknown tensor extra"),
+        (
+            "vae",
+            lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(4)}),
+            "has decoder.conv_out.bias",
+        ),
         ("audio_encoder", lambda tensors: tensors.pop("layers.3.fc2.bias"), "lacks layers.3.fc2.bias"),
     ],
 )
 def test_weights_that_do_not_fit_their_class_are_named_before_they_are_loaded(
     component: str,
     change: Callable[[dict[str, torch.Tensor]], object],
-    told: str,
+    problem: str,
     tiny_model_folder: Path,
     tmp_path: Path,
 ) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "damaged")
     rewrite(next((folder / component).glob("*.safetensors")), change)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=problem):
         open_model_folder(folder)
 
 
