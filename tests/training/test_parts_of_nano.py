@@ -156,6 +156,24 @@ def test_the_first_step_sees_principal_components() -> None:
     assert torch.allclose(again[:, :, 1:], videos, atol=1e-3)
 
 
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_channels_are_as_alike_as_the_whitening_says(whitening: float) -> None:
+    """Blocks of two directions, one nine times as strong as the other in variance."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(768, 2, generator=generator)).Q
+    strength = torch.randn(900, 2, generator=generator) * torch.tensor([3.0, 1.0])
+    blocks = (strength @ basis.T).view(100, 1, 3, 3, 768)
+    videos = from_blocks(blocks, begins=False).clamp(-1, 1)
+    components = Components(2, whitening)
+    components.see(torch.cat([videos[:, :, :1], videos], dim=2), torch.ones(100, 5, 24, 24), generator)
+    vae = small(z_dim=2)
+    components.put_into(vae)
+    with torch.no_grad():
+        latents = vae.linear_encoder(to_blocks(torch.cat([videos[:, :, :1], videos], dim=2))[:, 1:]).flatten(0, 3)
+    ratio = float(latents[:, 0].std() / latents[:, 1].std())
+    assert ratio == pytest.approx(3.0 ** (1 - whitening), rel=0.25)
+
+
 def test_neighbours_tell_what_a_latent_alone_does_not() -> None:
     """A pattern in the second block that only the first block's latent tells: least squares finds it there."""
     torch.manual_seed(0)

@@ -41,9 +41,10 @@ def add_options(parser: Parser) -> None:
         "--frames-per-look",
         metavar="N",
         help="write shards of takes in place of clips: so many of every person in either of two looks, since setting a "
-        "person up costs more than drawing one; --clips then counts people, in steps of 64",
+        "person up costs more than drawing one; --clips then counts people",
     )
     parser.add_argument("--sizes", metavar="WxH,...", help="of shards in turn, in place of --size: 96x128,96x96")
+    parser.add_argument("--people-per-shard", default="64", metavar="N", help="in each file of shards (default 64)")
     parser.add_argument("--speeches", default="600", metavar="N", help="that the people of shards share (default 600)")
     parser.add_argument("--double-every", default="0", metavar="N", help="every Nth shard at twice its size (0: none)")
     parser.add_argument("--split", default="all", metavar="WORD", help="train, test, test-seen or all (default all)")
@@ -153,9 +154,10 @@ def _sizes(words: str) -> tuple[tuple[int, int], ...]:
 
 def _write_shards(folder: Path, config: ShardConfig, people: int, workers: int, console: Quiet) -> int:
     """Render shards of takes, with a progress bar."""
-    from humo.synthetic.shards import PEOPLE_PER_SHARD, write_shards
+    from humo.synthetic.shards import write_shards
 
-    shards = -(-people // PEOPLE_PER_SHARD)
+    each = config.people_per_shard
+    shards = -(-people // each)
     made = write_shards(
         folder,
         config,
@@ -163,6 +165,6 @@ def _write_shards(folder: Path, config: ShardConfig, people: int, workers: int, 
         workers=workers,
         progress=lambda done, total: console.step("shards", done, total),
     )
-    text = f"{folder}: {made} shards rendered, {shards - made} were there; {shards * PEOPLE_PER_SHARD} people in all"
+    text = f"{folder}: {made} shards rendered, {shards - made} were there; {shards * each} people in all"
     console.result(text, {"folder": str(folder), "made": made, "were_there": shards - made})
     return 0

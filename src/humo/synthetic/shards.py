@@ -5,7 +5,7 @@ of one or more frames out of a speech. Each person is seen in two looks, each th
 
     shards.json                  the configuration; a folder holds shards of one
     speeches.safetensors         what is said, and how faces move to it: a bank that all people draw from
-    shard-NNNNN.safetensors      `PEOPLE_PER_SHARD` people, see `render_shard`
+    shard-NNNNN.safetensors      some people, see `render_shard`
 
 A shard appears whole or not at all, so that a trainer can read the folder while it grows. Several processes divide
 shards by their numbers and need not know of one another.
@@ -48,7 +48,6 @@ from humo.synthetic.speech.face_track import FaceTrack
 from humo.synthetic.speech.synthesis import Engine, find_voice
 from humo.synthetic.speech.visemes import face_track
 
-PEOPLE_PER_SHARD = 64
 LOOKS = 2
 """Of each person; each is the reference of the other."""
 
@@ -80,6 +79,7 @@ class ShardConfig:
             pixels than its latents were encoded from.
         speeches: in the bank.
         split: whose people and voices: ``train`` or ``test``.
+        people_per_shard: how many.
         people, engines, closeness, articulation, supersample: as in `Recipe`.
     """
 
@@ -91,6 +91,7 @@ class ShardConfig:
     speeches: int = 600
     split: Split = "train"
     people: int = 24_000
+    people_per_shard: int = 64
     engines: tuple[Engine, ...] = ("espeak", "hibari")
     closeness: float = 0.0
     articulation: float = 1.0
@@ -162,18 +163,18 @@ class ShardFolder:
 
     def __init__(self, folder: Path, config: ShardConfig) -> None:
         self.folder, self.config = folder, config
-        path, wanted = folder / CONFIG, json.loads(json.dumps(asdict(config)))
+        path, wanted = folder / CONFIG, asdict(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.is_file():
                 with atomic_write(path, "FOLDER") as part:
                     part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            found = asdict(read_config(folder))
+        except OSError as error:
             raise StorageError(
                 "FOLDER", f"{str(folder)!r} cannot be used ({os_error_text(error)})", "name another"
             ) from error
-        if changed := [name for name in wanted if found.get(name) != wanted[name]]:
+        if changed := [name for name in wanted if found[name] != wanted[name]]:
             problem = f"{str(folder)!r} holds shards of another configuration ({', '.join(changed)})"
             raise StorageError("FOLDER", problem, "name a new folder")
         self._indices: list[int] = []
@@ -220,7 +221,8 @@ class ShardFolder:
         Values: ``size``, and for each look its ``captions`` (the anonymous one second) and ``attributes``.
         """
         config, people = self.config, []
-        for person in range(shard * PEOPLE_PER_SHARD, (shard + 1) * PEOPLE_PER_SHARD):
+        each = config.people_per_shard
+        for person in range(shard * each, (shard + 1) * each):
             people.append(self._render_person(self._plan(person), config.size(shard), config.is_double(shard)))
             progress()
         looks = [look for one in people for look in one]
@@ -336,7 +338,7 @@ def render_shards(
             def count() -> None:
                 nonlocal done
                 done += 1
-                progress(done, PEOPLE_PER_SHARD)
+                progress(done, config.people_per_shard)
 
             yield target.render(number, count)
         if keep is not None:

@@ -113,8 +113,8 @@ class Render(Table):
         workers: processes of one thread each.
         keep: so many shards of each worker stay, and the oldest go; by default all stay.
         begin: with this many shards there are, training begins.
-        seed, sizes, takes, take_frames, double_every, speeches, identities, closeness, articulation: as in
-            `humo.synthetic.shards.ShardConfig`.
+        seed, sizes, takes, take_frames, double_every, speeches, identities, people_per_shard, closeness, articulation:
+            as in `humo.synthetic.shards.ShardConfig`, where ``identities`` are ``people``.
     """
 
     workers: int = Field(default=1, ge=1)
@@ -127,6 +127,7 @@ class Render(Table):
     double_every: int = Field(default=0, ge=0)
     speeches: int = Field(default=600, ge=20)
     identities: int = Field(default=24_000, ge=6)
+    people_per_shard: int = Field(default=64, ge=1)
     closeness: Share = 0.8
     articulation: float = Field(default=1.5, ge=0.5, le=2.0)
 

@@ -454,6 +454,7 @@ def shard_config(settings: Render) -> ShardConfig:
         double_every=settings.double_every,
         speeches=settings.speeches,
         people=settings.identities,
+        people_per_shard=settings.people_per_shard,
         closeness=settings.closeness,
         articulation=settings.articulation,
     )
