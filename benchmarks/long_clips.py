@@ -26,6 +26,7 @@ from humo.evaluation.face_mesh import FaceMesh
 from humo.evaluation.lip_sync import jaw_from_audio
 from humo.evaluation.metrics import correlation, track_faces
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
+from humo.inference.inputs import GenerationInputs
 from humo.media.audio import AudioTrack
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
@@ -150,7 +151,7 @@ def main() -> None:
         fields = {"prompt": PROMPT, "images": ["woman"], "audio": "said", "overlap": overlap, "steps": options.steps}
         plan = resolve(parse_request(fields), pipeline.preset, len(sound))
         began = time.perf_counter()
-        frames = np.stack(list(pipeline.generate_frames(plan, images=[picture], sound=sound)))
+        frames = np.stack(list(pipeline.generate_frames(GenerationInputs(plan, [picture], sound))))
         took = time.perf_counter() - began
         jaw = jaw_from_audio(pipeline.encode_audio(sound, plan.geometry))
         found.append(measure(plan, frames, jaw, picture, took))

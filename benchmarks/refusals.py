@@ -3,7 +3,7 @@
     python benchmarks/refusals.py
     python benchmarks/refusals.py --rounds 9 --cancels 9 --json refusals.json
 
-Each file goes to ``POST /v1/videos`` as a client sends it. Time is from the call to its answer; memory is what the
+Each file goes to ``POST /v1/videos`` as a client sends it. Time is from the call to its response; memory is what the
 service and all its processes together have at most more than before (proportional set size, looked at all the while).
 A cancelled job is a long one of the model inside the package, with another waiting: time is from the call of
 ``cancel`` until the other is in progress.
@@ -55,14 +55,14 @@ class Measured:
         bytes: of the file.
         seconds: of each round.
         megabytes: more than before, of each round.
-        answer: what the client is told.
+        response: what the client is told.
     """
 
     name: str
     bytes: int = 0
     seconds: list[float] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
-    answer: str = ""
+    response: str = ""
 
     @property
     def row(self) -> str:
@@ -80,14 +80,14 @@ def files() -> dict[str, tuple[str, str, Callable[[], bytes]]]:
     from tests.server.bombs import black_mp4, png, silent_opus, wav
     from tests.server.conftest import EXAMPLES
 
-    picture = (EXAMPLES / "woman.png").read_bytes()
+    image = (EXAMPLES / "woman.png").read_bytes()
     return {
         "an hour of opus, 700 MB when decoded": ("audio", "a.opus", lambda: silent_opus(3600)),
         "a PNG of 1.2 GB": ("image", "a.png", lambda: png(20_000, 20_000)),
         "a PNG of 432 MB": ("image", "a.png", lambda: png(12_000, 12_000)),
         "an MP4 of 5 GB, as a sound": ("audio", "a.mp4", lambda: black_mp4(4096, 200)),
         "an MP4, as a picture": ("image", "a.mp4", lambda: black_mp4(4096, 10)),
-        "a PNG cut short": ("image", "a.png", lambda: picture[:3000]),
+        "a PNG cut short": ("image", "a.png", lambda: image[:3000]),
         "a WAV cut short": ("audio", "a.wav", lambda: wav(1.0)[:30]),
         "a GIF's head on a script": ("image", "a.gif", lambda: b"GIF89a/*" + b"*/=0;alert(1);" * 1000),
         "a playlist": ("audio", "a.m3u8", lambda: b"#EXTM3U\nhttp://127.0.0.1/a\nfile:///etc/passwd\n"),
@@ -136,30 +136,30 @@ def refuse(running: Running, found: Measured, field_name: str, file_name: str, c
     time.sleep(PAUSE_SECONDS)
     with Memory(running.process.pid) as memory:
         begin = time.perf_counter()
-        answer = httpx.post(
+        response = httpx.post(
             f"{running.address}/v1/videos",
             data={"prompt": "x", "consent": "true"},
             files=[(field_name, (file_name, content))],
             timeout=120,
         )
         found.seconds.append(time.perf_counter() - begin)
-    if answer.status_code != 400:
-        raise ArithmeticError(f"{found.name} was answered with {answer.status_code}, not refused")
+    if response.status_code != 400:
+        raise ArithmeticError(f"{found.name} was answered with {response.status_code}, not refused")
     found.megabytes.append(memory.most / MEGABYTE)
-    found.answer = answer.json()["error"]["message"]
+    found.response = response.json()["error"]["message"]
 
 
 def cancel(running: Running, found: Measured, steps: Measured) -> None:
     """Cancel a long job, and measure until the next is taken."""
-    long, other = running.ask(frames=25, steps=900), running.ask()
-    while (running.look(long)["humo"]["step"] or 0) < WARM_STEPS:
+    long, other = running.submit(frames=25, steps=900), running.submit()
+    while (running.retrieve(long)["humo"]["step"] or 0) < WARM_STEPS:
         time.sleep(POLL_SECONDS)
-    first, began = running.look(long)["humo"]["step"], time.perf_counter()
+    first, start = running.retrieve(long)["humo"]["step"], time.perf_counter()
     time.sleep(1.0)
-    passed, taken = running.look(long)["humo"]["step"] - first, time.perf_counter() - began
+    passed, taken = running.retrieve(long)["humo"]["step"] - first, time.perf_counter() - start
     begin = time.perf_counter()
     httpx.post(f"{running.address}/v1/videos/{long}/cancel")
-    while running.look(other)["humo"]["state"] == "queued":
+    while running.retrieve(other)["humo"]["state"] == "queued":
         time.sleep(POLL_SECONDS)
     found.seconds.append(time.perf_counter() - begin)
     steps.seconds.append(taken / max(1, passed))
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     cancels, steps = Measured("from cancel until the next job is taken"), Measured("a step of that job, by itself")
     with tempfile.TemporaryDirectory() as folder:
         running = Running(Path(folder) / "service").start()
-        running.wait(running.ask(), "completed")  # everything is loaded
+        running.wait(running.submit(), "completed")  # everything is loaded
         names = list(made)
         for turn in range(options.rounds):
             first = turn % len(names)
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = {"benchmark": "refusals", "environment": environment(), "measured": [asdict(one) for one in rows]}
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     for one in refusals.values():
-        print(f"{one.name}: {one.answer}")
+        print(f"{one.name}: {one.response}")
     print("\n".join(["", TABLE_HEAD, *(one.row for one in rows)]))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

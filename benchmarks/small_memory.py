@@ -58,7 +58,7 @@ from pathlib import Path
 from humo.runtime.block_streaming import load_streaming
 pipeline = load_streaming(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
 net, config = pipeline.transformer, pipeline.transformer.config
-stream = pipeline.let_go.__self__
+stream = pipeline.execution.release_prefetch.__self__
 for block in net.blocks:
     block.register_forward_pre_hook(lambda *_: stream.wait())
 width, height, frames = map(int, sys.argv[2:])

@@ -14,9 +14,9 @@ import torch
 
 from humo.evaluation.lip_sync import JawRegression, audio_features, jaw_from_audio
 from humo.evaluation.metrics import MIN_JAW_STD, correlation
-from humo.training.dataset import ClipFiles, of_split, read_truth, scan
-from humo.training.frozen_encoders import Encoders
-from humo.training.latent_cache import Cache, load
+from humo.training.dataset import ClipFiles, clips_of_split, read_truth, scan_corpus
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.latent_cache import LatentCache, load_tensors
 from humo.training.recipe_file import read_recipe
 from humo.training.tensor_files import write_tensors
 
@@ -27,8 +27,8 @@ TEST_CLIPS = 100
 def main(recipe_path: Path, path: Path, overrides: list[str]) -> None:
     """Fit, write and measure."""
     recipe = read_recipe(recipe_path, overrides)
-    folder, cache = scan(recipe.data), Cache(recipe, Encoders(recipe.model))
-    training = _rows_and_jaws(cache, of_split(folder, "train"))
+    folder, cache = scan_corpus(recipe.data), LatentCache(recipe, FrozenEncoders(recipe.model))
+    training = _rows_and_jaws(cache, clips_of_split(folder, "train"))
     regression = JawRegression(audio_features(training[0][0][:1]).shape[1])
     for rows, jaw in training:
         regression.update(rows, jaw)
@@ -39,15 +39,15 @@ def main(recipe_path: Path, path: Path, overrides: list[str]) -> None:
     print(f"correlation with the true jaw: {np.mean(correlations):.3f}")
 
 
-def _rows_and_jaws(cache: Cache, clips: Sequence[ClipFiles]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _rows_and_jaws(cache: LatentCache, clips: Sequence[ClipFiles]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return audio rows and true jaw curve of each clip that has both."""
-    entries, _ = cache.fill(clips, lambda name, done, total: None)
+    cached, _ = cache.encode_missing(clips, lambda name, done, total: None)
     truth = {clip.name: clip.truth for clip in clips}
     pairs = []
-    for entry in entries:
-        path = truth[entry.name]
-        if entry.hears and path is not None and (curve := read_truth(path).mouth) is not None:
-            pairs.append((load(entry, ["rows"])["rows"], torch.from_numpy(curve[:, 0])))
+    for clip in cached:
+        path = truth[clip.name]
+        if clip.has_audio and path is not None and (curve := read_truth(path).mouth) is not None:
+            pairs.append((load_tensors(clip, ["rows"])["rows"], torch.from_numpy(curve[:, 0])))
     return pairs
 
 

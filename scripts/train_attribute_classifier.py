@@ -21,8 +21,8 @@ from humo.evaluation.attribute_classifier import (
     train_classifier,
 )
 from humo.media.video import read_video
-from humo.training.config import Data
-from humo.training.dataset import of_split, read_attributes, scan
+from humo.training.config import DataConfig
+from humo.training.dataset import clips_of_split, read_attributes, scan_corpus
 
 FRAMES_PER_CLIP = 3
 """Number of frames of each clip to train on."""
@@ -30,9 +30,9 @@ FRAMES_PER_CLIP = 3
 
 def main(corpus: str, path: Path) -> None:
     """Train, write, load again and measure."""
-    data = Data(folder=corpus)
-    folder = scan(data)
-    training_clips = of_split(folder, "train")
+    data = DataConfig(folder=corpus)
+    folder = scan_corpus(data)
+    training_clips = clips_of_split(folder, "train")
     test_clips = [clip for split in ("test", "test-seen") for clip in folder.clips.get(split, ())]
     truth = read_attributes(data, [*training_clips, *test_clips], ATTRIBUTES)
     frames = {}

@@ -55,6 +55,7 @@ EXCLUDED: tuple[str, ...] = (
     "src/humo/conditioning",
     "src/humo/config_files.py",
     "src/humo/distributed",
+    "src/humo/environment.py",
     "src/humo/errors.py",
     "src/humo/evaluation",
     "src/humo/files.py",

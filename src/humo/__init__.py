@@ -1,4 +1,4 @@
-"""HuMo: words, pictures and a sound track in, a video of that person speaking it out."""
+"""HuMo: generate a video of a person speaking from a text prompt, reference images and an audio track."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The installed command ``humo``, and ``python -m humo``: `humo.cli.main.main` in a process of its own."""
+"""Entry point of the command ``humo`` and of ``python -m humo``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from humo.cli.main import main
 
 
 def entry() -> NoReturn:
-    """Do what the command line asks for, and end with its exit code."""
+    """Run the command line and exit with its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a prompt's letters is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without a prompt's letters is no error
             stream.reconfigure(errors="backslashreplace")
     if "--debug" not in sys.argv:
-        warnings.simplefilter("ignore")  # of libraries, about themselves; ours are notes
+        warnings.simplefilter("ignore")  # of libraries; our own messages are notes
     code = main(sys.argv[1:])
-    gc.freeze()  # or Python looks through all that the libraries made once more, for longer than a second
+    gc.freeze()  # skips a last garbage collection over the libraries' objects, which takes over a second
     sys.exit(code)
 
 

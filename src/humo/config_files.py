@@ -1,4 +1,4 @@
-"""Reads JSON, JSONL, YAML, TOML and CSV files as plain values; whatever is wrong with one is told in one line."""
+"""Read JSON, JSONL, YAML, TOML and CSV files as plain values, with one-line errors."""
 
 from __future__ import annotations
 
@@ -15,46 +15,48 @@ import yaml
 from humo.errors import RequestError, did_you_mean
 
 MAX_FILE_BYTES = 64 * 2**20
-"""Bytes of the largest file of requests that is read; a video given by mistake is not."""
+"""Bytes of the largest configuration file that is read; it refuses a video given by mistake."""
 
 
 class InvalidLine(str):
-    """A line of a JSONL file that is not JSON: what is wrong with it, in the place of its value."""
+    """Error text of a JSONL line that is not JSON, in place of its value."""
 
 
 def read_config_file(path: Path) -> Any:
-    """What the file says, as dictionaries, lists and plain values.
+    """Return the contents of a file as dictionaries, lists and plain values.
 
     A JSONL file gives a list with one value a line (or a `BrokenLine`), a CSV file one dictionary a row, without its
     empty cells.
 
     Args:
-        path: the file; its suffix says what it is.
+        path: the file; its suffix selects the format.
 
     Raises:
-        RequestError: no such file, not text, not of its kind, or a suffix that is not known.
+        RequestError: there is no such file, it is not text, or not in the format of its suffix.
     """
     parse = _PARSERS.get(path.suffix.lower())
     if parse is None:
         known = ", ".join(_PARSERS)
         near = did_you_mean(path.suffix.lower(), _PARSERS) if path.suffix else f"known are {known}"
-        raise RequestError(path.name, f"{path.suffix or 'no suffix'!r} is not a kind of file read here", near)
+        raise RequestError(path.name, f"{path.suffix or 'no suffix'!r} is not a supported file type", near)
     text = _read_text(path)
     try:
         return parse(text)
     except RecursionError:
-        raise RequestError(path.name, "is nested too deeply", "write it flat") from None
+        raise RequestError(path.name, "is nested too deeply", "remove levels of nesting") from None
     except (ValueError, yaml.YAMLError, csv.Error) as error:
         kind = path.suffix[1:].upper()
-        raise RequestError(path.name, f"is not {kind}: {error}", "correct it there") from error
+        raise RequestError(path.name, f"is not {kind}: {error}", "correct the file at that line") from error
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
-            raise RequestError(path.name, "is a folder", "give a file")
+            raise RequestError(path.name, "is a folder", "give the path of a file")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise RequestError(path.name, f"is larger than {MAX_FILE_BYTES >> 20} MB", "give a file of requests")
+            raise RequestError(
+                path.name, f"is larger than {MAX_FILE_BYTES >> 20} MB", "give a configuration or batch file"
+            )
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise RequestError(path.name, "is not text in UTF-8", "save it as UTF-8") from None
@@ -66,11 +68,11 @@ def _read_text(path: Path) -> str:
 
 
 def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON keeps the last of two equal names and says nothing; a job lost that way is an error here."""
+    """Refuse a JSON object with the same key twice, of which the json module would keep the last one only."""
     merged = dict(pairs)
     if len(merged) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return merged
 
 
@@ -79,14 +81,14 @@ def _json(text: str) -> Any:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal names, too."""
+    """Refuses a table with the same key twice, of which YAML would keep the last one only."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A table of which no name is there twice."""
+        """Compose a table of which no name occurs twice."""
         node = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(names)) != len(names):
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice")
         return node
 
 

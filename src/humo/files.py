@@ -1,4 +1,4 @@
-"""Files in and out: what is wrong with one in one line, and outputs that are either whole or not there."""
+"""Check, hash and write files: one-line errors, and outputs that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ from pathlib import Path
 from humo.errors import MediaError, StorageError
 
 HASH_CHUNK_BYTES = 8 * 2**20
-"""Read at a time for a sum."""
+"""Bytes that are read at a time for a checksum."""
 
 SPARE_BYTES = 64 * 2**20
 """Disk space in bytes asked for beyond the weights: configurations, the tokenizer, the file system's own."""
 
 
 def check_file(path: Path, field: str) -> None:
-    """Raise MediaError unless ``path`` is a file that is not empty and may be read.
+    """Check that a file exists, is not empty and can be read.
 
     Args:
         path: the file.
-        field: the user's word for it, for the message.
+        field: name of the input in error messages.
+
+    Raises:
+        MediaError: it cannot be used.
     """
     try:
         if path.exists() and not path.is_file():
-            raise MediaError(field, f"{str(path)!r} is a folder or a device, not a file", "give a file")
+            raise MediaError(field, f"{str(path)!r} is a folder or a device, not a file", "give the path of a file")
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except FileNotFoundError:
@@ -43,76 +46,76 @@ def check_file(path: Path, field: str) -> None:
 
 
 def os_error_text(error: Exception) -> str:
-    """The words of an error without its number and path."""
+    """Return the text of an error without its number and path."""
     return str(getattr(error, "strerror", None) or error)
 
 
 DISK_FULL_ERRORS = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-"""Numbers of errors that mean that no more may be written."""
+"""Error numbers that mean that the disk or a quota is full."""
 
 
 def storage_error(error: OSError, field: str = "data") -> StorageError:
-    """What to tell of a write that failed.
+    """Return the StorageError of a failed write.
 
     Args:
-        error: of the system.
-        field: the user's word for what was written.
+        error: from the operating system.
+        field: name of the output in error messages.
     """
     return StorageError(
-        field, f"cannot be written ({os_error_text(error)})", "make room on the disk, or see to its rights"
+        field, f"cannot be written ({os_error_text(error)})", "free disk space, or check the permissions"
     )
 
 
 def hash_file(path: str | Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-    """The SHA-256 of a file, in hexadecimal digits.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Args:
         path: the file.
-        counted: called with the bytes of each piece that was read.
+        counted: is called with the number of bytes of each chunk that was read.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
-        while piece := stream.read(HASH_CHUNK_BYTES):
-            found.update(piece)
-            on_bytes(len(piece))
-    return found.hexdigest()
+        while chunk := stream.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()
 
 
 @contextmanager
 def create_parents(path: Path) -> Iterator[None]:
-    """The folder of a file is there within the block; whatever was made of it goes again unless something is in it.
+    """Create the missing parent folders of a file; those that are empty after the block are removed again.
 
     Args:
         path: the file.
 
     Raises:
-        OSError, ValueError: the folder cannot be made.
+        OSError, ValueError: a folder cannot be created.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
+    created = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        for folder in made:
+        for folder in created:
             with suppress(OSError):
                 folder.rmdir()
 
 
 @contextmanager
 def atomic_write(path: Path, field: str) -> Iterator[Path]:
-    """A new file beside ``path`` that takes its place if the block ends well, and is removed if it does not.
+    """Write a file atomically: a temporary file replaces ``path`` if the block succeeds, and is removed if it fails.
 
-    Missing folders are made, and go the same way.
+    Missing folders are created, and removed again if the block fails.
 
     Args:
-        path: where the finished file shall be.
-        field: the user's word for it, for the message.
+        path: the finished file.
+        field: name of the output in error messages.
 
     Yields:
-        the path to write to: in the same folder, so that the last step is one rename.
+        the path to write to, in the same folder, so that the last step is a rename.
 
     Raises:
-        StorageError: the file cannot be made, or not be put in its place.
+        StorageError: the file cannot be created or renamed.
     """
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     with ExitStack() as stack:

@@ -55,13 +55,13 @@ BAD = {
     "an evaluation of no clips": (
         ["evaluate", "benchmark", "--data", ".", "--clips", "1"],
         "--clips",
-        "from 2 on",
+        "at least 2",
         None,
     ),
     "an evaluation of no seeds": (
         ["evaluate", "benchmark", "--data", ".", "--seeds", "0"],
         "--seeds",
-        "from 1 on",
+        "at least 1",
         None,
     ),
     "an evaluation of no mode": (
@@ -82,7 +82,7 @@ BAD = {
         "did you mean 'fast'",
         None,
     ),
-    "an evaluation of no clip": (["evaluate", "video"], "FILE", "is one video, and 0 were given", None),
+    "an evaluation of no clip": (["evaluate", "video"], "FILE", "takes one video, but 0 are given", None),
     "a clip that is not there": (["evaluate", "video", "none.mp4"], "FILE", "there is no file", None),
     "a part without its recipe": (["train", "vae"], "recipe", "is missing", None),
     "a part's recipe that is not there": (["train", "text", "none.toml"], "none.toml", "", None),

@@ -92,7 +92,7 @@ def test_finished_rows_are_skipped_and_others_are_not_taken_for_them(
     rows[0]["seed"] = 1
     other = humo("batch", put("rows.json", rows), *words)
     assert (other.code, statuses(other.events)) == (3, {1: "failed", 2: "skipped"})
-    assert "was made otherwise" in other.err
+    assert "exists and has another request" in other.err
     write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
     assert statuses(humo("batch", "rows.json", *words).events) == {1: "failed", 2: "failed"}
     again = humo("batch", "rows.json", *words, "--overwrite")
@@ -115,7 +115,7 @@ def test_all_rows_failing_is_a_failure_and_the_summary_says_why(
     said = humo("batch", put("rows.json", rows), "--model", tiny_model_folder)
     assert said.code == 1
     assert said.out.splitlines()[-1] == "0 generated, 0 skipped, 2 failed"
-    assert "2 rows_0002  failed    steps: 'many' is not allowed" in said.out
+    assert "2 rows_0002  failed steps: 'many' is not allowed" in said.out
 
 
 def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_published_configuration_with_a_prompt_makes_one_video(
     )
     (plan,) = said.only("plan")
     assert Path(plan["request"]["output"]) == Path("output/out.mp4")
-    assert any("written for humo-1.7b" in event["text"] for event in said.only("note"))
+    assert any("is for humo-1.7b" in event["text"] for event in said.only("note"))
 
 
 def test_a_published_configuration_without_a_model_folder_says_how_to_make_one(humo: Humo, desk: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_service_and_its_worker_decode_each_input_once(
     given = [(name, str(value)) for name, value in FIELDS.items() if name not in ("images", "audio")]
     given += [("frames", "5"), ("consent", "true")]
     files = [("images", Path("face.png").read_bytes()), ("audio", Path("a.wav").read_bytes())]
-    video = asyncio.run(service.accept([*given, *files], "owner"))
+    video = asyncio.run(service.submit([*given, *files], "owner"))
     assert not decodings
     job = service.find_job(video.id, "owner")
     result = Worker(store, queue, "cpu").run_job(job.id, job.payload)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from humo.cli import checks
+from humo.cli import doctor
 from humo.cli.doctor import CHECKS, Finding, Severity, examine
 from humo.cli.main import main
 
@@ -61,8 +61,8 @@ def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "VIDEO_ENCODER", "nosuch264")
-    monkeypatch.setattr(checks, "DECODERS", ("h264", "nosuch265"))
+    monkeypatch.setattr(doctor, "VIDEO_ENCODER", "nosuch264")
+    monkeypatch.setattr(doctor, "DECODERS", ("h264", "nosuch265"))
     assert "cannot write nosuch264" in the_only("codecs", Severity.ERROR).text
     assert "cannot read nosuch265" in the_only("codecs", Severity.WARNING).text
 

@@ -95,7 +95,7 @@ def test_what_changed_since_must_be_given_anew(
     write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
     changed = humo("generate", "--replay", "out.mp4")
     assert changed.code == 2
-    assert "a.wav' is not what it was" in changed.err
+    assert "a.wav' has changed since" in changed.err
     assert humo("generate", "--replay", "out.mp4", "--audio", "a.wav", "--dry-run").code == 0
     (desk / "face.png").unlink()
     gone = humo("generate", "--replay", "out.mp4", "--audio", "a.wav")
@@ -122,7 +122,7 @@ def test_a_dry_run_says_what_would_be_made(humo: Humo, desk: Path, tiny_model_fo
     assert plan["geometry"]["tokens"] == 8 * 30 * 52
     assert plan["passes"] == {"steps": 4, "per_step": [3], "total": 12}
     told = humo("generate", *options)
-    assert "3 a step, 12 in all" in told.out
+    assert "3 a step, 12 in total" in told.out
     assert all(len(line.split("  ")) >= 2 for line in told.out.splitlines())
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 

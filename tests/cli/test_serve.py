@@ -15,7 +15,10 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--host", "0.0.0.0"], "--host: 0.0.0.0 can be reached by others, and there is no key; make a key with"),
+        (
+            ["--host", "0.0.0.0"],
+            "--host: 0.0.0.0 can be reached from other machines, but there is no API key;",
+        ),
         (["--host", "example.invalid", "--data", "{}/with-key"], "example.invalid cannot be listened at"),
         (["--port", "x"], "--port: 'x' is not allowed; allowed: 0 to 65535"),
         (["--port", "1.5"], "--port: '1.5' is not allowed; allowed: a whole number"),

@@ -17,6 +17,7 @@ from humo import HuMoPipeline
 from humo.checkpoints.model_folder import BUILTIN_MODEL
 from humo.errors import CheckpointError, HuMoError, MediaError, RequestError
 from humo.guidance import MODES, Mode
+from humo.inference.inputs import GenerationInputs
 from humo.jobs.generate import build_request, prepare_job
 from humo.jobs.replay import weights_fingerprint
 from humo.media import audio as media_audio
@@ -62,7 +63,7 @@ def test_frames_and_sound_are_those_of_the_same_job(
     assert job.inputs is not None
     track = job.inputs.video_audio(job.plan.geometry.seconds)
     samples = job.inputs.network_audio(None)
-    expected = np.stack(list(model.generate_frames(job.plan, images=job.inputs.images, sound=samples)))
+    expected = np.stack(list(model.generate_frames(GenerationInputs(job.plan, job.inputs.images, samples))))
 
     latents = sample(comfy, model, mode, **settings)
     images, audio, rate = decode(comfy, model, latents, watermark=False)

@@ -52,7 +52,7 @@ def test_a_cluster_makes_the_same_videos_and_loses_none(tmp_path: Path, monkeypa
             [sys.executable, "-m", "humo", *words], stdout=subprocess.PIPE, text=True, env=environment
         )
         wait_for(lambda: at_work() == 2)
-        cluster.ask("kill")
+        cluster.send("kill")
         told = [json.loads(line) for line in batch.communicate(timeout=240)[0].splitlines()]
     assert batch.returncode == SOME_FAILED
     ends = {one["name"]: one["status"] for one in told if one["event"] in ("row", "error") and "status" in one}
@@ -107,7 +107,7 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
     [
         (["--ray", "nowhere"], "--ray: 'nowhere' is not an address"),
         (["--ray", "127.0.0.1:1"], "--ray: no Ray answers at 127.0.0.1:1"),
-        (["--workers", "2"], "--workers: is said of a Ray cluster; give --ray ADDRESS, too"),
+        (["--workers", "2"], "--workers: requires --ray; add --ray ADDRESS"),
         (["--ray", "local", "--workers", "0"], "--workers: '0' is not allowed; give a whole number from 1 to 10000"),
     ],
 )

@@ -38,11 +38,11 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
             crew = ParallelGeneration(group, case["parallel"], fsdp=case.get("shard", False))
             pipeline = crew.load(folder / case["preset"], case.get("dtype", "float32"))
             try:
-                crew.configure(pipeline, plan)
+                execution = crew.configure(plan)
             except RequestError as error:
                 told[str(number)] = str(error)
                 continue
-            made[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND))
+            made[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND), execution=execution)
         if group.is_main:
             save_file(made, str(folder / f"made-{group.size}.safetensors"))
             (folder / f"told-{group.size}.json").write_text(json.dumps(told))

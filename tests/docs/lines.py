@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from humo.cli.main import build_parser, main
 from humo.cli.serve import _settings
 from humo.cli.train import DISTILL
-from humo.training.component_config import AutoencoderRecipe, TextRecipe
+from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
 from humo.training.config import Recipe
 from humo.training.recipe_file import read_table
 from tests.docs.blocks import ROOT, is_usage
@@ -36,7 +36,7 @@ def _of_the_tiny_weights(words: list[str]) -> list[str]:
     return [*words, "--head-dim", "24", *([] if "--to" in words else ["--overwrite"])]
 
 
-def _words_of_one_clip(words: list[str]) -> list[str]:
+def _captions_of_one_clip(words: list[str]) -> list[str]:
     """The same options, for one clip that is not rendered: its captions."""
     words = ["data", "captions", *words[2:]]
     words[words.index("--clips") + 1] = "1"
@@ -56,7 +56,8 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("generate",): _made_small,
     ("batch",): _made_small,
     ("convert",): _of_the_tiny_weights,
-    ("data", "render"): _words_of_one_clip,
+    ("data", "render"): _captions_of_one_clip,
+    ("data", "captions"): lambda words: [*words[:-1], "1"],
     ("evaluate", "video"): _of_a_true_clip,
     ("verify",): list,
     ("doctor",): list,
@@ -70,7 +71,10 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
 def _reads_its_recipe(words: list[str]) -> None:
     options, rest = build_parser("train").parse_with_rest(words[1:])
     given = [*options.recipe, *rest]
-    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextRecipe]] = {"vae": AutoencoderRecipe, "text": TextRecipe}
+    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextEncoderRecipe]] = {
+        "vae": AutoencoderRecipe,
+        "text": TextEncoderRecipe,
+    }
     kind = kinds.get(given[0], Recipe)
     recipe, *changes = given[given[0] in (*kinds, DISTILL) :]
     read_table(Path(recipe), kind, changes)

@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from safetensors.torch import save_file
 
-import humo.inference.encoding
+import humo.inference.pipeline
 from humo.checkpoints.convert import convert
 from humo.checkpoints.keymap import Naming
 from humo.cli.main import COMMANDS
@@ -155,7 +155,7 @@ def python(monkeypatch: pytest.MonkeyPatch) -> Callable[[Block], None]:
     def small(name: str) -> Preset:
         return replace(find_preset(name), width=SIDE, height=SIDE, trained_frames=5, steps=1)
 
-    monkeypatch.setattr(humo.inference.encoding, "find_preset", small)
+    monkeypatch.setattr(humo.inference.pipeline, "find_preset", small)
     names: dict[str, Any] = {}
 
     def run(block: Block) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from humo.cli.main import main
+from tools import module_table
 from tools.docs_reference.__main__ import write
 
 ROOT = Path(__file__).parents[2]
@@ -51,3 +52,10 @@ def test_the_map_names_every_package_and_every_module_of_the_vocabulary() -> Non
     modules = {path.name for path in source.glob("[!_]*.py")}
     assert set(re.findall(r"^[├└]── (\w+)/", tree, re.MULTILINE)) == packages
     assert set(re.findall(r"\w+\.py", tree)) == modules
+
+
+def test_the_architecture_page_lists_every_module_of_a_package_once() -> None:
+    page = module_table.PAGE.read_text(encoding="utf-8")
+    assert module_table.updated(page) == page, "run python -m tools.module_table"
+    listed = re.findall(r"`(\w+)`", module_table.table().replace("the command `humo`", "").replace("`Conditions`", ""))
+    assert len(listed) == len([*module_table.SOURCE.rglob("[!_]*.py")])

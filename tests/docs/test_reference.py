@@ -61,7 +61,7 @@ def test_the_page_of_errors_fills_in_choices_constants_and_hints() -> None:
 def test_a_module_without_a_section_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = {title: group for title, group in errors.GROUPS.items() if title != "LoRA"}
     monkeypatch.setattr(errors, "GROUPS", fewer)
-    with pytest.raises(LookupError, match=r"add inference\.lora to GROUPS"):
+    with pytest.raises(LookupError, match=r"add inference\.adapters to GROUPS"):
         errors.page()
 
 

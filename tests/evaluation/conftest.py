@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from humo.synthetic.clip_plan import Recipe
+from humo.synthetic.clip_plan import CorpusConfig
 from humo.synthetic.corpus import write_corpus
 
 
@@ -14,7 +14,7 @@ from humo.synthetic.corpus import write_corpus
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three clips with sound of each test split, and two to train on, of 25 frames."""
     folder = tmp_path_factory.mktemp("people") / "corpus"
-    recipe = Recipe(seed=3, frames=25, people=60, silent_share=0.0)
+    config = CorpusConfig(seed=3, frames=25, identities=60, silent_fraction=0.0)
     for split, count in (("test", 3), ("test-seen", 3), ("train", 2)):
-        write_corpus(folder, recipe, clips=count, split=split, workers=1, progress=lambda done, total: None)  # type: ignore[arg-type]
+        write_corpus(folder, config, clips=count, split=split, workers=1, progress=lambda done, total: None)  # type: ignore[arg-type]
     return folder

@@ -16,7 +16,7 @@ from humo.evaluation.benchmark import evaluate, load_samples
 from humo.media.video import read_video
 from humo.request import parse_request, resolve
 from humo.runtime.loading import load_pipeline
-from humo.synthetic.clip_plan import Recipe
+from humo.synthetic.clip_plan import CorpusConfig
 from humo.synthetic.corpus import write_corpus
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -104,9 +104,9 @@ def test_several_seeds_give_a_standard_deviation(people: Path, capsys: pytest.Ca
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight clips of the corpus that docs/nano.md is measured on."""
     folder = tmp_path_factory.mktemp("nano") / "people"
-    recipe = Recipe(seed=0, people=600, closeness=0.8, articulation=1.5)
+    config = CorpusConfig(seed=0, identities=600, closeup=0.8, articulation=1.5)
     for split in ("test", "test-seen"):
-        write_corpus(folder, recipe, clips=6, split=split, workers=1, progress=lambda done, total: None)
+        write_corpus(folder, config, clips=6, split=split, workers=1, progress=lambda done, total: None)
     return folder
 
 

@@ -22,6 +22,7 @@ from humo.geometry import Window, split_into_windows
 from humo.inference.denoise import PrefixLatents
 from humo.inference.inputs import GenerationInputs
 from humo.inference.long_video import overlap_weights, window_noise
+from humo.inference.predictor import VelocityPredictor
 from humo.inference.window_cache import DiskWindowCache
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
 from humo.progress import Event
@@ -76,7 +77,7 @@ def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
     assert overlap_weights(0).tolist() == [1.0]
 
 
-class KeepingShelf:
+class RecordingCache:
     """Keeps every window that is made, and gives none back."""
 
     def __init__(self) -> None:
@@ -93,16 +94,16 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
     """From the second window on, clean in place of noisy latents at every step; it keeps them, and the mean of all."""
     plan = plan_of(pipeline, 25)
     seen: list[torch.Tensor] = []
-    velocity, config = pipeline.velocity, pipeline.transformer.config
+    run_pass, config = VelocityPredictor._run_pass, pipeline.transformer.config
 
-    def look(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def record(predictor: VelocityPredictor, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(latents)
-        return velocity(latents, *rest)
+        return run_pass(predictor, latents, *rest)
 
-    monkeypatch.setattr(pipeline, "velocity", look)
+    monkeypatch.setattr(VelocityPredictor, "_run_pass", record)
     monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
-    kept = KeepingShelf()
-    stretches = list(pipeline.generate_segments(GenerationInputs(plan, [RED], SOUND), shelf=kept))
+    kept = RecordingCache()
+    stretches = list(pipeline.generate_from_seed(GenerationInputs(plan, [RED], SOUND), window_cache=kept))
     window, after = plan.windows[0], plan.windows[1]
     passes = len(seen) // len(plan.windows)
     known = seen[passes][:, :, : 1 + after.overlap]
@@ -177,7 +178,7 @@ def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> Generation
 
 
 def frames_of(pipeline: HuMoPipeline, plan: GenerationPlan, **options: Any) -> list[NDArray[np.uint8]]:
-    return list(pipeline.generate_frames(plan, images=[RED], sound=SOUND, **options))
+    return list(pipeline.generate_frames(GenerationInputs(plan, [RED], SOUND), **options))
 
 
 def test_a_long_clip_is_whole_and_its_beginning_does_not_depend_on_its_length(pipeline: HuMoPipeline) -> None:
@@ -215,7 +216,7 @@ def test_every_window_hears_its_own_part_of_the_sound(pipeline: HuMoPipeline) ->
 def test_progress_counts_the_steps_of_all_windows(pipeline: HuMoPipeline) -> None:
     events: list[Event] = []
     plan = plan_of(pipeline, 25)
-    frames_of(pipeline, plan, listener=events.append)
+    frames_of(pipeline, plan, callback=events.append)
     assert len(plan.windows) == 3
     assert [event.done for event in events if event.phase == "denoise"] == list(range(10))
     assert {event.total for event in events if event.phase == "denoise"} == {9}
@@ -225,7 +226,7 @@ def test_progress_counts_the_steps_of_all_windows(pipeline: HuMoPipeline) -> Non
 def test_a_long_clip_may_end_early(pipeline: HuMoPipeline) -> None:
     """What the second window has come to is the end of it."""
     events: list[Event] = []
-    made = frames_of(pipeline, plan_of(pipeline, 41), listener=events.append, is_enough=lambda: events[-1].done == 4)
+    made = frames_of(pipeline, plan_of(pipeline, 41), callback=events.append, should_stop=lambda: events[-1].done == 4)
     assert len(made) == 9 + 12, "the first window's finished frames, and the second's"
 
 
@@ -244,19 +245,19 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_window(pipeline: HuMoPipel
             if event.done == 8:
                 raise StoppedError
 
-    shelf = DiskWindowCache(tmp_path / "windows", "this clip")
+    window_cache = DiskWindowCache(tmp_path / "windows", "this clip")
     with pytest.raises(StoppedError):
-        frames_of(pipeline, plan, listener=stop, shelf=shelf)
+        frames_of(pipeline, plan, callback=stop, window_cache=window_cache)
     assert len(list((tmp_path / "windows").iterdir())) == 2
     went_on: list[Event] = []
-    again = frames_of(pipeline, plan, listener=went_on.append, shelf=shelf)
+    again = frames_of(pipeline, plan, callback=went_on.append, window_cache=window_cache)
     assert np.array_equal(again, whole)
     assert next(event.done for event in went_on if event.phase == "denoise" and event.done) == 7
     other = DiskWindowCache(tmp_path / "windows", "another clip")
     assert other.get(0) is None, "windows of another clip are as good as none"
     (tmp_path / "windows" / "00000.safetensors").write_bytes(b"cut")
-    assert shelf.get(0) is None
-    shelf.clear()
+    assert window_cache.get(0) is None
+    window_cache.clear()
     assert not (tmp_path / "windows").exists()
 
 

@@ -14,6 +14,7 @@ from humo import HuMoPipeline
 from humo.errors import HuMoError, RequestError
 from humo.guidance import MODES, Mode
 from humo.inference import predictor
+from humo.inference.inputs import GenerationInputs
 from humo.progress import PHASES, Event
 from humo.request import parse_request, resolve
 from tests.calls import BLUE, FRAMES, GREEN, HEIGHT, RED, STEPS, WIDTH, call, counted, distance, rows, seeded, tone
@@ -197,7 +198,7 @@ def test_passes_run_as_one_batch_give_the_same_clip(pipeline: HuMoPipeline) -> N
 def test_short_passes_are_one_batch_by_themselves(
     small: HuMoPipeline, short: int, calls: int, of_two: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "SHORT", short)
+    monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", short)
     assert counted(small, batch_passes=None)[1] == calls * STEPS
     assert counted(small, batch_passes=None, generator=None, **TWO)[1] == of_two * STEPS, (
         "the tokens of all clips count"
@@ -371,7 +372,7 @@ def test_a_plan_is_run_to_the_frames_that_a_call_gives(pipeline: HuMoPipeline) -
     sound = tone(9)
     plan = resolve(parse_request(fields | {"width": WIDTH, "height": HEIGHT}), pipeline.preset, len(sound))
     events: list[Event] = []
-    made = list(pipeline.generate_frames(plan, images=[RED, BLUE], sound=sound, listener=events.append))
+    made = list(pipeline.generate_frames(GenerationInputs(plan, [RED, BLUE], sound), callback=events.append))
     assert len(made) == FRAMES
     assert {(frame.dtype, frame.shape) for frame in made} == {(np.dtype(np.uint8), (HEIGHT, WIDTH, 3))}
     called = call(

@@ -199,8 +199,8 @@ def test_missing_empty_folder_foreign_and_silent_files_are_told_apart(tmp_path: 
     (tmp_path / "header.wav").write_bytes(header)
     silent_video(tmp_path / "silent.mp4")
     for name, said in [
-        ("absent.wav", "no file"), (".", "folder"), ("empty.wav", "is empty"), ("letter.wav", "not sound"),
-        ("list.m3u8", "not sound"), ("list.txt", "not sound"), ("silent.mp4", "no sound"),
+        ("absent.wav", "no file"), (".", "folder"), ("empty.wav", "is empty"), ("letter.wav", "not audio"),
+        ("list.m3u8", "not audio"), ("list.txt", "not audio"), ("silent.mp4", "no sound"),
         ("header.wav", "holds no sound"),
     ]:  # fmt: skip
         for read in (load_audio, probe_audio):

@@ -18,8 +18,9 @@ from humo.conditioning.conditions import Conditions
 from humo.distributed.parallel_generation import ParallelGeneration
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
-from humo.inference.denoise import GuidanceParallel
-from humo.inference.predictor import PassInputs
+from humo.inference.denoise import Denoised, denoise
+from humo.inference.execution import Execution, GuidanceParallel
+from humo.inference.predictor import PassInputs, VelocityPredictor
 from humo.jobs.engine import Engine
 from humo.model import caches
 from humo.model.caches import CACHES, check_cache
@@ -88,7 +89,8 @@ def test_a_clip_without_a_cache_is_to_the_bit_what_it_was_before_one_with(deep: 
     assert torch.equal(first, again), "a generation begins with an empty cache"
     assert fewer == same
     assert not deep.transformer.is_cache_enabled
-    assert deep.ear()(conditions_of(deep), ("TIA",)).heard is not None, "text and sound are computed once as before"
+    predictor = VelocityPredictor(deep.transformer, conditions_of(deep), deep.preset.reference_injection)
+    assert predictor.prepare("TIA").cross_attention_kv is not None, "text and audio are computed once as before"
 
 
 def conditions_of(pipeline: HuMoPipeline) -> Conditions:
@@ -107,16 +109,17 @@ def test_each_branch_has_a_cache_of_its_own(
 ) -> None:
     """Every pass gives what it would give if its branch were alone; a step that spares it changes nothing."""
     passes: list[tuple[str, Tensor, Tensor, PassInputs, Tensor]] = []
-    made = deep._pass
+    run_pass = VelocityPredictor._run_pass
 
-    def note(latents: Tensor, timestep: Tensor, seen: PassInputs) -> Tensor:
-        velocity = made(latents, timestep, seen)
-        passes.append((seen.branch, latents, timestep, seen, velocity))
+    def record(predictor: VelocityPredictor, latents: Tensor, timestep: Tensor, inputs: PassInputs) -> Tensor:
+        velocity = run_pass(predictor, latents, timestep, inputs)
+        passes.append((inputs.branch, latents, timestep, inputs, velocity))
         return velocity
 
-    monkeypatch.setattr(deep, "_pass", note)
+    monkeypatch.setattr(VelocityPredictor, "_run_pass", record)
     run(deep, cache, speed=speed)
-    monkeypatch.setattr(deep, "_pass", made)
+    monkeypatch.setattr(VelocityPredictor, "_run_pass", run_pass)
+    predictor = VelocityPredictor(deep.transformer, conditions_of(deep), deep.preset.reference_injection)
     branches = {branch for branch, *_ in passes}
     assert len(branches) >= 3
     assert branches == ({"", "I", "TI", "TIA"} if deep.preset.name == "humo-17b" else branches)
@@ -124,10 +127,10 @@ def test_each_branch_has_a_cache_of_its_own(
         for branch in branches:
             with caches.caching(deep.transformer, cache):
                 for _, latents, timestep, seen, velocity in [one for one in passes if one[0] == branch]:
-                    assert torch.equal(deep._pass(latents, timestep, seen), velocity)
+                    assert torch.equal(predictor._run_pass(latents, timestep, seen), velocity)
         with caches.caching(deep.transformer, cache):
             shared = [
-                torch.equal(deep._pass(latents, timestep, seen._replace(branch="one")), velocity)
+                torch.equal(predictor._run_pass(latents, timestep, seen._replace(branch="one")), velocity)
                 for _, latents, timestep, seen, velocity in passes
             ]
     assert not all(shared), "which shows that it matters"
@@ -138,15 +141,14 @@ def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, mo
     pipeline = tiny_pipeline("humo-1.7b")
     pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=BLOCKS)
     windows: list[list[int]] = []
-    denoise = pipeline.denoise
 
-    def watched(*words: Any, **settings: Any) -> Tensor:
+    def counted_denoise(*args: Any, **kwargs: Any) -> Denoised:
         with counting(pipeline) as runs:
-            latents = denoise(*words, **settings)
+            result = denoise(*args, **kwargs)
         windows.append([runs[number] for number in range(BLOCKS)])
-        return latents
+        return result
 
-    monkeypatch.setattr(pipeline, "denoise", watched)
+    monkeypatch.setattr("humo.inference.pipeline.denoise", counted_denoise)
     long: dict[str, Any] = {"num_frames": 17, "window": 9, "overlap": 4, "audio_embeds": None}
     run(pipeline, cache, **long)
     cached = windows.copy()
@@ -200,11 +202,11 @@ def test_passes_made_as_one_batch_are_refused() -> None:
 
 def test_several_processes_are_refused() -> None:
     pipeline = tiny_pipeline()
-    pipeline.branches = GuidanceParallel(0, 2)
+    pipeline.execution = Execution(guidance_parallel=GuidanceParallel(0, 2))
     expected = "cache: 'first-block' is for one process, and there are 2; leave it out, or start one process"
     assert refusal(pipeline) == expected
     pipeline = tiny_pipeline()
-    pipeline.transformer.split = ContextParallel(0, 2)
+    pipeline.execution = Execution(context_parallel=ContextParallel(0, 2))
     assert refusal(pipeline) == expected
     engine = Engine(ParallelGeneration(ProcessGroup(0, 2)))
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block"}), pipeline.preset)
@@ -214,7 +216,7 @@ def test_several_processes_are_refused() -> None:
 
 def test_blocks_that_come_one_after_another_are_refused() -> None:
     pipeline = tiny_pipeline()
-    pipeline.let_go = lambda: None
+    pipeline.execution = Execution(release_prefetch=lambda: None)
     expected = (
         "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
         "leave it out, or choose placement resident, offload or fp8"
@@ -254,11 +256,11 @@ def test_without_a_cache_everything_goes_together() -> None:
 def test_memory_that_runs_out_in_a_cached_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny_pipeline()
 
-    def cramped(*_: Any) -> Tensor:
+    def cramped(*_: Any, **__: Any) -> Tensor:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(pipeline, "_pass", cramped)
-    pipeline.make_room = lambda: True  # which would place weights block by block
+    monkeypatch.setattr(pipeline.transformer, "forward", cramped)
+    pipeline.execution = Execution(on_out_of_memory=lambda: True)  # which would place weights block by block
     with pytest.raises(RequestError) as refused:
         call(pipeline, cache="first-block")
     assert str(refused.value) == (

@@ -274,7 +274,7 @@ def test_what_a_quantized_network_takes_is_planned_before_it_is_here(capsys: pyt
     assert "transformer    weights 10.55 GB, of which a block 0.24 GB" in said
     assert "fp8 " not in said
     assert main([*asked, "--quantized", "q4"]) == 2
-    assert "--quantized: 'q4' is not read" in capsys.readouterr().err
+    assert "--quantized: 'q4' is not supported" in capsys.readouterr().err
 
 
 def test_a_folder_with_such_a_file_says_how_to_bring_it_in(tmp_path: Path) -> None:

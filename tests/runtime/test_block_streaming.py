@@ -37,7 +37,7 @@ def test_a_clip_is_the_same_whether_weights_are_at_hand_or_on_the_disk(tmp_path:
     for _ in range(2):
         made, expected = streamed.generate_latents(clip), whole.generate_latents(clip)
         assert torch.allclose(made, expected, atol=1e-6 if dtype == "float32" else 2e-2)
-    list(streamed.generate_frames(clip.plan, images=[RED], sound=SOUND))
+    list(streamed.generate_frames(clip))
     assert not at_hand(streamed)
 
 

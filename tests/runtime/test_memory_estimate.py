@@ -20,6 +20,7 @@ from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.geometry import Geometry
 from humo.inference import predictor
+from humo.inference.execution import Execution
 from humo.inference.inputs import GenerationInputs
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
@@ -292,10 +293,10 @@ def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, p
         Engine().resolve_runtime(plan)
 
 
-def sample(pipeline: HuMoPipeline) -> Tensor:
+def sample(pipeline: HuMoPipeline, execution: Execution | None = None) -> Tensor:
     asked = {"prompt": "a man", "images": ["red"], "width": WIDTH, "height": HEIGHT, "frames": 9, "steps": 3, "seed": 3}
     plan = resolve(parse_request(asked), pipeline.preset)
-    return pipeline.generate_latents(GenerationInputs(plan, [RED]))
+    return pipeline.generate_latents(GenerationInputs(plan, [RED]), execution=execution)
 
 
 def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
@@ -305,21 +306,22 @@ def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
     assert torch.allclose(sample(pipeline), expected, atol=1e-6)
 
 
-class Cramped:
-    """A network whose memory runs out in some pass."""
+class OutOfMemoryInPass:
+    """Makes the network run out of memory in one of its passes."""
 
-    def __init__(self, pipeline: HuMoPipeline, runs_out: int) -> None:
-        self.passes, self._runs_out, self._pass = 0, runs_out, pipeline._pass
+    def __init__(self, pipeline: HuMoPipeline, failing_pass: int) -> None:
+        self.passes, self._failing_pass = 0, failing_pass
+        self._hook = pipeline.transformer.register_forward_pre_hook(self._count)
 
-    def __call__(self, *words: Any) -> Tensor:
+    def _count(self, *_: Any) -> None:
         self.passes += 1
-        if self.passes == self._runs_out:
+        if self.passes == self._failing_pass:
+            self._hook.remove()
             raise torch.OutOfMemoryError("too much")
-        return self._pass(*words)
 
 
 def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "SHORT", 0)  # one pass after another, of which one is too much
+    monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", 0)  # one pass after another, of which one is too much
     pipeline = tiny_pipeline("humo-1.7b")
     expected = sample(pipeline)
     told: list[str] = []
@@ -327,17 +329,17 @@ def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.M
     engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
     steps = {"resident": "host"}  # what lies between needs a GPU
     monkeypatch.setattr("humo.runtime.offload.FALLBACKS", steps)
-    pipeline.make_room = engine._free_memory
-    cramped = Cramped(pipeline, runs_out=4)
-    monkeypatch.setattr(pipeline, "_pass", cramped)
-    assert torch.allclose(sample(pipeline), expected, atol=1e-6)
+    execution = Execution(on_out_of_memory=engine._free_memory)
+    passes: list[int] = []
+    pipeline.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
+    OutOfMemoryInPass(pipeline, failing_pass=4)
+    assert torch.allclose(sample(pipeline, execution), expected, atol=1e-6)
     assert told == ["GPU memory ran out with placement resident; continuing with host"]
     assert engine._key == (folder, "cpu", "float32", "host")
-    passes = cramped.passes
-    monkeypatch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
+    assert len(passes) == 3 * 3 + 1
+    OutOfMemoryInPass(pipeline, failing_pass=1)
     with pytest.raises(RequestError, match="memory: is too small on the GPU for placement host; make a smaller"):
-        sample(pipeline)
-    assert passes == 3 * 3 + 1
+        sample(pipeline, execution)
 
 
 def test_there_is_an_end_to_stepping_down() -> None:
@@ -349,6 +351,5 @@ def test_there_is_an_end_to_stepping_down() -> None:
 
 def cramped_alone(pipeline: HuMoPipeline) -> Tensor:
     """Without an engine nobody makes room."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_pass", Cramped(pipeline, runs_out=1))
-        return sample(pipeline)
+    OutOfMemoryInPass(pipeline, failing_pass=1)
+    return sample(pipeline)

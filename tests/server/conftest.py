@@ -1,4 +1,4 @@
-"""A service in a folder of its own, asked in this process; workers are started by the tests that need them."""
+"""A service without workers, called in this process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(autouse=True)
-def nothing_goes_on_running() -> Iterator[None]:
-    """A test that fails leaves no service of its own behind, which would disturb those after it."""
-    shared = list(Running.started)
+def no_service_left_running() -> Iterator[None]:
+    """Kill the services that a failed test left running, which would disturb later tests."""
+    before = list(Running.started)
     yield
-    for running in [one for one in Running.started if one not in shared]:
-        running.kill()
+    for service in [one for one in Running.started if one not in before]:
+        service.kill()
 
 
 @pytest.fixture
@@ -45,5 +45,5 @@ def service(settings: Settings) -> Iterator[Service]:
 @pytest.fixture
 def client(service: Service) -> Iterator[TestClient]:
     app = make_app(service, ApiKeys(service.settings.keys_file))
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as found:
-        yield found
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as test_client:
+        yield test_client

@@ -1,4 +1,4 @@
-"""A hostile client of the page's library: what it says of files, where it knocks, and a service that is watched."""
+"""Attacks on the web page's Gradio routes, and a service whose system calls are audited."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any
 import httpx
 
 from tests.server.conftest import EXAMPLES
-from tests.server.running import PATIENCE, Running
+from tests.server.running import TIMEOUT_SECONDS, Running
 
-PICTURE = (EXAMPLES / "woman.png").read_bytes()
-SOUND = (EXAMPLES / "woman.wav").read_bytes()
+IMAGE = (EXAMPLES / "woman.png").read_bytes()
+AUDIO = (EXAMPLES / "woman.wav").read_bytes()
 SECRET = b"the canary's secret"
 
-WATCH = """
+AUDIT_HOOK = """
 import sys
-def watch(event, args, log={log!r}, marker={marker!r}):
-    told = repr(args)
+def audit(event, args, log={log!r}, marker={marker!r}):
+    text = repr(args)
     calls = event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname")
-    if calls or (marker in told and not event.startswith("subprocess")):
+    if calls or (marker in text and not event.startswith("subprocess")):
         with open(log, "a") as file:
-            file.write(f"{{event}} {{told[:300]}}\\n")
-sys.addaudithook(watch)
+            file.write(f"{{event}} {{text[:300]}}\\n")
+sys.addaudithook(audit)
 """
-"""Put before the service: a connection, a look-up, or anything done with the marker's path is written down."""
+"""Source of a sitecustomize module that logs connections, host look-ups and every use of a path with the marker."""
 
 
 @dataclass
 class Target:
-    """A service with two keys, and what watches it."""
+    """A service with two API keys, its audit log, and a socket that must not be called."""
 
     running: Running
     keys: dict[str, str]
@@ -47,53 +47,53 @@ class Target:
         return httpx.Client(base_url=self.running.address, headers=bearer, timeout=60)
 
     @property
-    def seen(self) -> list[str]:
-        """What it did that it should not."""
+    def violations(self) -> list[str]:
+        """Connections and file accesses that must not happen."""
         try:
             self.canary.accept()
         except BlockingIOError:
             pass
         else:
-            return ["the canary was called"]
+            return ["the canary socket was called"]
         lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [line for line in lines if "('127.0.0.1', 0," not in line]  # where it listens itself
+        return [line for line in lines if "('127.0.0.1', 0," not in line]  # its own listening socket
 
 
 def events(client: httpx.Client) -> list[dict[str, Any]]:
-    """Everything that can be done on the page, as it tells every browser."""
-    found: list[dict[str, Any]] = client.get("/ui/config").json()["dependencies"]
-    return [one for one in found if one["backend_fn"]]
+    """Return all events of the page, from its public configuration."""
+    dependencies: list[dict[str, Any]] = client.get("/ui/config").json()["dependencies"]
+    return [one for one in dependencies if one["backend_fn"]]
 
 
-def kinds(client: httpx.Client) -> dict[int, str]:
-    """Component -> what it is."""
+def component_types(client: httpx.Client) -> dict[int, str]:
+    """Return the type of each component, by its ID."""
     return {one["id"]: one["type"] for one in client.get("/ui/config").json()["components"]}
 
 
 def join(
     client: httpx.Client, event: dict[str, Any], data: list[Any], session: str = "s", **more: Any
 ) -> httpx.Response:
-    told = {"data": data, "fn_index": event["id"], "trigger_id": None, "session_hash": session, "event_data": None}
-    return client.post("/ui/gradio_api/queue/join", json=told | more)
+    body = {"data": data, "fn_index": event["id"], "trigger_id": None, "session_hash": session, "event_data": None}
+    return client.post("/ui/gradio_api/queue/join", json=body | more)
 
 
-def heard(client: httpx.Client, session: str = "s") -> str:
-    """All that is told of a session's events until the last has ended."""
-    text, until = "", time.monotonic() + PATIENCE
-    with client.stream("GET", "/ui/gradio_api/queue/data", params={"session_hash": session}) as answer:
-        for line in answer.iter_lines():
+def event_stream(client: httpx.Client, session: str = "s") -> str:
+    """Return everything that a session receives until its last event ends."""
+    text, deadline = "", time.monotonic() + TIMEOUT_SECONDS
+    with client.stream("GET", "/ui/gradio_api/queue/data", params={"session_hash": session}) as response:
+        for line in response.iter_lines():
             text += line + "\n"
             if "close_stream" in line or "unexpected_error" in line:
                 return text
-            assert time.monotonic() < until, text  # it says that it is alive again and again
+            assert time.monotonic() < deadline, text  # keep-alive messages never end
     return text
 
 
-def upload(client: httpx.Client, content: bytes = PICTURE, name: str = "a.png") -> str:
-    answer = client.post("/ui/gradio_api/upload", files=[("files", (name, content))])
-    assert answer.status_code == 200, answer.text
-    (found,) = answer.json()
-    return str(found)
+def upload(client: httpx.Client, content: bytes = IMAGE, name: str = "a.png") -> str:
+    response = client.post("/ui/gradio_api/upload", files=[("files", (name, content))])
+    assert response.status_code == 200, response.text
+    (name,) = response.json()
+    return str(name)
 
 
 def file(path: str, **more: Any) -> dict[str, Any]:
@@ -101,16 +101,16 @@ def file(path: str, **more: Any) -> dict[str, Any]:
 
 
 def attacks(target: Target) -> dict[str, Any]:
-    """What a file is said to be."""
+    """Return values to send instead of a file, by what they try."""
     port, secret = target.canary.getsockname()[1], str(target.secret)
     inside = str(target.running.folder / "keys.json")
     return {
-        "an address": file(f"http://127.0.0.1:{port}/x.png"),
-        "an address beside": file("x.png", url=f"http://127.0.0.1:{port}/x.png"),
-        "a public address": file("https://example.com/x.png"),
-        "a library's own host": file("https://huggingface.co/x.png"),
+        "a URL": file(f"http://127.0.0.1:{port}/x.png"),
+        "a URL beside a path": file("x.png", url=f"http://127.0.0.1:{port}/x.png"),
+        "a public URL": file("https://example.com/x.png"),
+        "a host that Gradio trusts": file("https://huggingface.co/x.png"),
         "another spelling": file(f"HTTP://[::ffff:127.0.0.1]:{port}/x.png"),
-        "a proxied address": file(f"/gradio_api/proxy=http://127.0.0.1:{port}/x"),
+        "a proxied URL": file(f"/gradio_api/proxy=http://127.0.0.1:{port}/x"),
         "file:": file(f"file://{secret}"),
         "a path": file(secret),
         "a path in the service's folder": file(inside),
@@ -118,26 +118,26 @@ def attacks(target: Target) -> dict[str, Any]:
         "a relative path": file(os.path.relpath(secret)),
         "a path through the uploads": file(f"{target.running.folder}/uploads/../../watch0/{target.secret.name}"),
         "a path that is served": file(f"/gradio_api/file={secret}"),
-        "bytes": file("data:image/png;base64," + base64.b64encode(PICTURE).decode()),
+        "bytes": file("data:image/png;base64," + base64.b64encode(IMAGE).decode()),
         "no meta": {"path": secret},
         "a list": [file(secret)],
         "lists in lists": [[[[[file(secret)]]]]],
-        "a path as words": secret,
-        "an address as words": f"http://127.0.0.1:{port}/x.png",
+        "a path as text": secret,
+        "a URL as text": f"http://127.0.0.1:{port}/x.png",
         "a dictionary": {"images": ["0" * 64 + ".png"], "audio": None},
         "something else": {"__type__": "update", "value": file(secret)},
         "number": 7,
     }
 
 
-def letting_in(client: httpx.Client) -> dict[str, Any]:
-    """The event that takes files."""
-    known = kinds(client)
-    return next(one for one in events(client) if "file" in [known[component] for component in one["inputs"]])
+def upload_event(client: httpx.Client) -> dict[str, Any]:
+    """Return the event that adds uploaded files."""
+    types = component_types(client)
+    return next(one for one in events(client) if "file" in [types[component] for component in one["inputs"]])
 
 
 GET, POST = "GET", "POST"
-SHUT = [
+CLOSED_ROUTES = [
     (GET, "/ui/gradio_api/proxy=http://127.0.0.1:{port}/x"),
     (GET, "/ui/gradio_api/file=http://127.0.0.1:{port}/x"),
     (GET, "/ui/gradio_api/file=https://example.com/x.png"),
@@ -163,15 +163,15 @@ SHUT = [
     (GET, "/ui/gradio_api/stream/s/0/1/playlist.m3u8"),
     (GET, "/ui/gradio_api/vibe-code"),
     (GET, "/ui/gradio_api/dev/reload"),
-    (GET, "/ui/gradio_api/call/_make/x"),
+    (GET, "/ui/gradio_api/call/_generate/x"),
     (GET, "/ui/gradio_api/user"),
     (GET, "/ui/gradio_api/mcp/sse"),
     (GET, "/ui/monitoring/summary"),
     (GET, "/ui/pwa_icon/9999999"),
     (GET, "/ui/logout"),
     (POST, "/ui/login"),
-    (POST, "/ui/gradio_api/run/_make"),
-    (POST, "/ui/gradio_api/api/_make"),
+    (POST, "/ui/gradio_api/run/_generate"),
+    (POST, "/ui/gradio_api/api/_generate"),
     (POST, "/ui/gradio_api/run/predict"),
     (POST, "/ui/gradio_api/call/_add_files"),
     (POST, "/ui/gradio_api/call/v2/_add_files"),

@@ -1,4 +1,4 @@
-"""A real service in processes of its own, as a user starts it."""
+"""A service in processes of its own, started by `humo serve` as a user does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import httpx
 import psutil
 
-PATIENCE = 120.0  # seconds: a worker loads torch, on a machine that may be busy
+TIMEOUT_SECONDS = 120.0
+"""Time limit of every wait; a worker has to import torch, perhaps on a busy machine."""
 
 
 @dataclass
@@ -25,26 +26,26 @@ class Running:
     """``humo serve`` on a folder.
 
     Args:
-        folder: its data.
-        words: further options.
-        devices: of its own workers.
+        folder: data folder.
+        options: further options of the command.
+        devices: devices of its workers.
     """
 
     folder: Path
-    words: Sequence[str] = ()
+    options: Sequence[str] = ()
     devices: Sequence[str] = ("cpu",)
     address: str = ""
     process: subprocess.Popen[str] = field(init=False)
     started: ClassVar[list[Running]] = []
-    """Those that have not ended: of a test that failed, for whoever clears up after it."""
+    """Services that are running, so that a fixture can kill those of a failed test."""
 
     def start(self) -> Running:
-        """Start it, and wait until it listens."""
+        """Start the service, and wait until it reports its address."""
         command = [sys.executable, "-m", "humo", "serve", "--data", str(self.folder), "--port", "0"]
-        command += [word for device in self.devices for word in ("--device", device)]
+        command += [argument for device in self.devices for argument in ("--device", device)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.process = subprocess.Popen(
-            [*command, *self.words, "--json"], stdout=subprocess.PIPE, text=True, env=environment
+            [*command, *self.options, "--json"], stdout=subprocess.PIPE, text=True, env=environment
         )
         self.started.append(self)
         assert self.process.stdout is not None
@@ -52,15 +53,15 @@ class Running:
         return self
 
     def stop(self) -> int:
-        """End it as a user does."""
+        """End the service with SIGINT, and return its exit code."""
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(timeout=PATIENCE)
+            return self.process.wait(timeout=TIMEOUT_SECONDS)
         finally:
             self._close()
 
     def kill(self) -> None:
-        """Its worst end."""
+        """End the service with SIGKILL."""
         self.process.kill()
         self.process.wait()
         self._close()
@@ -70,9 +71,9 @@ class Running:
         self.process.stdout.close()
         self.started.remove(self)
 
-    def hurt(self, *, whole: bool) -> None:
-        """Kill the service and start it again, or only its workers."""
-        if whole:
+    def kill_and_recover(self, *, service: bool) -> None:
+        """Kill the service and start it again, or kill only its workers."""
+        if service:
             self.kill()
             self.start()
         else:
@@ -80,39 +81,39 @@ class Running:
                 worker.kill()
 
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes that are alive."""
+        """Return the worker processes that are alive."""
         alive = []
         for child in psutil.Process(self.process.pid).children():
-            with suppress(psutil.NoSuchProcess):  # one that was killed a moment ago
+            with suppress(psutil.NoSuchProcess):  # it died after it was listed
                 if "humo.server.worker" in " ".join(child.cmdline()):
                     alive.append(child)
         return alive
 
-    def ask(self, **fields: Any) -> str:
-        """Ask for a video.
+    def submit(self, **fields: Any) -> str:
+        """Submit a small video.
 
         Returns:
             its ID.
         """
-        answer = httpx.post(f"{self.address}/v1/videos", json={"prompt": "hello", "frames": 5, "steps": 1} | fields)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
+        response = httpx.post(f"{self.address}/v1/videos", json={"prompt": "hello", "frames": 5, "steps": 1} | fields)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
 
-    def look(self, job_id: str) -> dict[str, Any]:
-        """How a video is doing."""
-        told: dict[str, Any] = httpx.get(f"{self.address}/v1/videos/{job_id}").json()
-        return told
+    def retrieve(self, job_id: str) -> dict[str, Any]:
+        """Return the job of a video."""
+        job: dict[str, Any] = httpx.get(f"{self.address}/v1/videos/{job_id}").json()
+        return job
 
     def wait(self, job_id: str, *states: str) -> dict[str, Any]:
-        """Wait until a job is in one of some states."""
-        found: dict[str, Any] = wait_for(lambda: (told := self.look(job_id))["humo"]["state"] in states and told)
-        return found
+        """Wait until a job is in one of some states, and return it."""
+        result: dict[str, Any] = wait_for(lambda: (job := self.retrieve(job_id))["humo"]["state"] in states and job)
+        return result
 
 
-def wait_for(is_so: Callable[[], Any]) -> Any:
-    """Wait until something is so."""
-    until = time.monotonic() + PATIENCE
-    while not (found := is_so()):
-        assert time.monotonic() < until, "waited too long"
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait until a condition returns a true value, and return it."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
-    return found
+    return value

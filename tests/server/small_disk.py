@@ -1,4 +1,4 @@
-"""A disk on which room is taken away page by page; where none can be made, a limit on how long files may get."""
+"""A small file system that is filled page by page; without the rights to mount one, a limit on file sizes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of its own, in memory.
+    """A file system in memory.
 
     Args:
-        folder: where it is.
+        folder: where it is mounted.
     """
 
     folder: Path
@@ -29,24 +29,24 @@ class SmallDisk:
         return self.folder / "filler"
 
     def leave(self, pages: int) -> None:
-        """Fill it up until so many pages are free."""
+        """Fill it until a number of pages is free."""
         with self._filler.open("wb") as file:
-            taken = shutil.disk_usage(self.folder).free - pages * PAGE_BYTES
-            os.posix_fallocate(file.fileno(), 0, taken)
+            filled = shutil.disk_usage(self.folder).free - pages * PAGE_BYTES
+            os.posix_fallocate(file.fileno(), 0, filled)
 
     def empty(self) -> None:
-        """Make room again."""
+        """Free the filled space."""
         self._filler.unlink(missing_ok=True)
 
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk | None]:
-    """One, while it is needed; None where none can be made."""
+    """Mount a file system; yield None without the rights to do so."""
     folder.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], capture_output=True, check=False
     )
-    if made.returncode:
+    if mounted.returncode:
         yield None
         return
     try:
@@ -56,8 +56,8 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[SmallDisk | None]:
 
 
 @contextmanager
-def files_of_at_most(count: int) -> Iterator[None]:
-    """Within, a write that makes a file longer than so many bytes fails, whoever in this process does it."""
+def file_size_limit(count: int) -> Iterator[None]:
+    """Make writes of this process fail that extend a file beyond ``count`` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
     try:

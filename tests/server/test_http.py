@@ -1,4 +1,4 @@
-"""The door: what is taken, what is refused, who may come in."""
+"""The HTTP API: accepted and rejected requests, authentication."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from tests.server.conftest import EXAMPLES
 SMALL = {"prompt": "a person speaks", "frames": 5, "steps": 1}
 
 
-def ask(client: TestClient, **fields: Any) -> dict[str, Any]:
-    answer = client.post("/v1/videos", json=SMALL | fields)
-    assert answer.status_code == 202, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+def submit(client: TestClient, **fields: Any) -> dict[str, Any]:
+    response = client.post("/v1/videos", json=SMALL | fields)
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
 
 
-def test_a_request_becomes_a_job(client: TestClient) -> None:
-    told = ask(client, seed=3, user="me")
-    assert (told["object"], told["status"], told["progress"]) == ("video", "queued", 0)
-    assert (told["size"], told["seconds"], told["seed"], told["model"]) == ("96x96", "0.2", 3, "humo-nano")
-    assert told["humo"]["request"]["mode"] == "T"
-    assert client.get(f"/v1/videos/{told['id']}").json() == told
-    assert client.get("/v1/videos").json()["data"] == [told]
+def test_a_request_creates_a_job(client: TestClient) -> None:
+    job = submit(client, seed=3, user="me")
+    assert (job["object"], job["status"], job["progress"]) == ("video", "queued", 0)
+    assert (job["size"], job["seconds"], job["seed"], job["model"]) == ("96x96", "0.2", 3, "humo-nano")
+    assert job["humo"]["request"]["mode"] == "T"
+    assert client.get(f"/v1/videos/{job['id']}").json() == job
+    assert client.get("/v1/videos").json()["data"] == [job]
 
 
-def test_files_are_uploaded_and_kept_under_names_of_ours(client: TestClient, service: Service) -> None:
-    picture, sound = (EXAMPLES / "woman.png").read_bytes(), (EXAMPLES / "woman.wav").read_bytes()
-    answer = client.post(
+def test_uploads_are_stored_under_names_that_the_service_chooses(client: TestClient, service: Service) -> None:
+    image, audio = (EXAMPLES / "woman.png").read_bytes(), (EXAMPLES / "woman.wav").read_bytes()
+    response = client.post(
         "/v1/videos",
         data={"prompt": "she speaks", "consent": "true"},
-        files=[("input_reference", ("../../x.png", picture)), ("audio", ("/etc/passwd", sound))],
+        files=[("input_reference", ("../../x.png", image)), ("audio", ("/etc/passwd", audio))],
     )
-    request = answer.json()["humo"]["request"]
+    request = response.json()["humo"]["request"]
     assert request["mode"] == "TIA"
     assert request["consent"] is True
     for name in (*request["images"], request["audio"]):
@@ -61,18 +61,18 @@ def test_files_are_uploaded_and_kept_under_names_of_ours(client: TestClient, ser
         json={
             "prompt": "she speaks",
             "consent": True,
-            "images": ["data:image/png;base64," + base64.b64encode(picture).decode()],
-            "audio_reference": {"audio_url": "data:audio/wav;base64," + base64.b64encode(sound).decode()},
+            "images": ["data:image/png;base64," + base64.b64encode(image).decode()],
+            "audio_reference": {"audio_url": "data:audio/wav;base64," + base64.b64encode(audio).decode()},
         },
     )
     assert again.json()["humo"]["request"] == request
 
 
-def test_pictures_of_people_need_their_consent(client: TestClient) -> None:
+def test_images_of_people_require_consent(client: TestClient) -> None:
     files = [("image", ("a.png", (EXAMPLES / "woman.png").read_bytes()))]
-    answer = client.post("/v1/videos", data={"prompt": "she speaks"}, files=files)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "consent"
+    response = client.post("/v1/videos", data={"prompt": "she speaks"}, files=files)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "consent"
     assert client.get("/v1/videos").json()["data"] == []
 
 
@@ -86,23 +86,25 @@ TRAVERSALS = [
 
 
 @pytest.mark.parametrize("name", TRAVERSALS, ids=range(len(TRAVERSALS)))
-def test_no_name_of_a_client_becomes_a_path(name: str, client: TestClient, settings: Settings, tmp_path: Path) -> None:
-    picture = (EXAMPLES / "woman.png").read_bytes()
+def test_a_clients_file_name_never_becomes_a_path(
+    name: str, client: TestClient, settings: Settings, tmp_path: Path
+) -> None:
+    image = (EXAMPLES / "woman.png").read_bytes()
     quoted = name.encode("utf-8", "replace").replace(b'"', b"%22").replace(b"\r", b"").replace(b"\n", b"")
     body = (
         b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nhello\r\n'
         b'--x\r\ncontent-disposition: form-data; name="consent"\r\n\r\ntrue\r\n'
-        b'--x\r\ncontent-disposition: form-data; name="image"; filename="' + quoted + b'"\r\n\r\n' + picture + b"\r\n"
+        b'--x\r\ncontent-disposition: form-data; name="image"; filename="' + quoted + b'"\r\n\r\n' + image + b"\r\n"
         b"--x--\r\n"
     )
-    answer = client.post("/v1/videos", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
-    assert answer.status_code in (202, 400)
-    there = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
-    known = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "inputs"}
-    assert there <= {("service", part) for part in known}
-    for way in ("/v1/videos/{}", "/v1/videos/{}/content", "/v1/videos/{}/events"):
+    response = client.post("/v1/videos", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert response.status_code in (202, 400)
+    written = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
+    expected = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "inputs"}
+    assert written <= {("service", name) for name in expected}
+    for route in ("/v1/videos/{}", "/v1/videos/{}/content", "/v1/videos/{}/events"):
         if "\x00" not in name:
-            assert client.get(way.format(name)).status_code in (400, 404, 405)
+            assert client.get(route.format(name)).status_code in (400, 404, 405)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +126,10 @@ def test_no_name_of_a_client_becomes_a_path(name: str, client: TestClient, setti
         ({"prompt": "x", "images": 5}, "images"),
     ],
 )
-def test_bad_fields_are_refused_by_name(client: TestClient, body: dict[str, Any], field: str) -> None:
-    answer = client.post("/v1/videos", json=body)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
+def test_wrong_fields_are_rejected_by_name(client: TestClient, body: dict[str, Any], field: str) -> None:
+    response = client.post("/v1/videos", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["type"]) == (400, field, "invalid_request_error")
     assert "\n" not in error["message"]
     assert client.get("/v1/videos").json()["data"] == []
 
@@ -145,37 +147,37 @@ def test_bad_fields_are_refused_by_name(client: TestClient, body: dict[str, Any]
         (b"x", "", 415),
     ],
 )
-def test_bodies_that_cannot_be_read(client: TestClient, content: bytes, kind: str, status: int) -> None:
-    answer = client.post("/v1/videos", content=content, headers={"content-type": kind})
-    assert answer.status_code == status
-    assert answer.json()["error"]["message"]
+def test_unreadable_bodies_are_rejected(client: TestClient, content: bytes, kind: str, status: int) -> None:
+    response = client.post("/v1/videos", content=content, headers={"content-type": kind})
+    assert response.status_code == status
+    assert response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("told", [b"1001", b"7", None])
-def test_too_much_is_refused_before_it_is_read(told: bytes | None, service: Service) -> None:
-    """Whatever the header says of the length."""
+@pytest.mark.parametrize("content_length", [b"1001", b"7", None])
+def test_a_too_long_body_is_rejected_before_it_is_read(content_length: bytes | None, service: Service) -> None:
+    """Whatever length the header states."""
     small = dataclasses.replace(service.settings, limits=UploadLimits(body_bytes=1000))
     app = make_app(Service(small, service.store, service.queue), ApiKeys(small.keys_file))
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
-    headers += [(b"content-length", told)] if told else []
+    headers += [(b"content-length", content_length)] if content_length else []
     scope = {"type": "http", "method": "POST", "path": "/v1/videos", "query_string": b"", "headers": headers}
     scope |= {"raw_path": b"/v1/videos", "root_path": "", "scheme": "http", "http_version": "1.1"}
-    read, said = [], []
+    received, sent = [], []
 
     async def receive() -> dict[str, Any]:
-        read.append(1)
-        assert len(read) < 20, "all of it is read"
+        received.append(1)
+        assert len(received) < 20, "the whole body is read"
         return {"type": "http.request", "body": b"x" * 100, "more_body": True}
 
     async def send(message: Any) -> None:
-        said.append(message)
+        sent.append(message)
 
     asyncio.run(app(scope, receive, send))
-    assert said[0]["status"] == 413
-    assert json.loads(said[1]["body"])["error"]["code"] == "request_too_large"
+    assert sent[0]["status"] == 413
+    assert json.loads(sent[1]["body"])["error"]["code"] == "request_too_large"
 
 
-def test_one_key_is_one_job(client: TestClient) -> None:
+def test_an_idempotency_key_creates_one_job(client: TestClient) -> None:
     headers = {"Idempotency-Key": "abc"}
     first, second = (client.post("/v1/videos", json=SMALL, headers=headers) for _ in range(2))
     assert first.json() == second.json()
@@ -185,26 +187,26 @@ def test_one_key_is_one_job(client: TestClient) -> None:
     assert len(client.get("/v1/videos").json()["data"]) == 1
 
 
-def test_the_list_is_read_page_by_page(client: TestClient) -> None:
-    made = [ask(client, seed=seed)["id"] for seed in range(7)]
-    for order, expected in (("asc", made), ("desc", made[::-1])):
-        found, after = [], ""
+def test_videos_are_listed_in_pages(client: TestClient) -> None:
+    ids = [submit(client, seed=seed)["id"] for seed in range(7)]
+    for order, expected in (("asc", ids), ("desc", ids[::-1])):
+        listed, after = [], ""
         while True:
-            told = client.get(f"/v1/videos?limit=3&order={order}{after}").json()
-            found += [one["id"] for one in told["data"]]
-            after = f"&after={told['last_id']}"
-            if not told["has_more"]:
+            page = client.get(f"/v1/videos?limit=3&order={order}{after}").json()
+            listed += [one["id"] for one in page["data"]]
+            after = f"&after={page['last_id']}"
+            if not page["has_more"]:
                 break
-        assert found == expected
+        assert listed == expected
     for wrong in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"limit": "x"}):
         assert client.get("/v1/videos", params=wrong).status_code == 400
     assert client.get("/v1/videos", params={"after": "video_" + "0" * 32}).status_code == 404
 
 
-def test_a_waiting_job_is_cancelled_or_removed(client: TestClient) -> None:
-    first, second = ask(client), ask(client)
-    told = client.post(f"/v1/videos/{first['id']}/cancel").json()
-    assert (told["status"], told["error"]["code"], told["humo"]["state"]) == ("failed", "cancelled", "cancelled")
+def test_a_queued_job_is_cancelled_or_deleted(client: TestClient) -> None:
+    first, second = submit(client), submit(client)
+    job = client.post(f"/v1/videos/{first['id']}/cancel").json()
+    assert (job["status"], job["error"]["code"], job["humo"]["state"]) == ("failed", "cancelled", "cancelled")
     assert client.delete(f"/v1/videos/{second['id']}").json() == {
         "id": second["id"],
         "object": "video.deleted",
@@ -214,77 +216,75 @@ def test_a_waiting_job_is_cancelled_or_removed(client: TestClient) -> None:
     assert [one["id"] for one in client.get("/v1/videos").json()["data"]] == [first["id"]]
 
 
-def test_a_job_that_is_not_finished_has_no_content(client: TestClient) -> None:
-    told = ask(client)
-    answer = client.get(f"/v1/videos/{told['id']}/content")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
-    assert client.get(f"/v1/videos/{told['id']}/content?variant=weights").status_code == 400
+def test_an_unfinished_job_has_no_content(client: TestClient) -> None:
+    job = submit(client)
+    response = client.get(f"/v1/videos/{job['id']}/content")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    assert client.get(f"/v1/videos/{job['id']}/content?variant=weights").status_code == 400
 
 
-def test_figures_are_counted(client: TestClient) -> None:
-    ask(client)
-    client.post(f"/v1/videos/{ask(client)['id']}/cancel")
-    told = client.get("/metrics").text
-    assert 'humo_jobs{state="queued"} 1.0' in told
-    assert 'humo_jobs{state="cancelled"} 1.0' in told
-    assert 'humo_jobs{state="completed"} 0.0' in told
-    assert "process_resident_memory_bytes" in told
+def test_metrics_count_jobs(client: TestClient) -> None:
+    submit(client)
+    client.post(f"/v1/videos/{submit(client)['id']}/cancel")
+    metrics = client.get("/metrics").text
+    assert 'humo_jobs{state="queued"} 1.0' in metrics
+    assert 'humo_jobs{state="cancelled"} 1.0' in metrics
+    assert 'humo_jobs{state="completed"} 0.0' in metrics
+    assert "process_resident_memory_bytes" in metrics
 
 
-def test_more_than_may_wait_are_refused(service: Service) -> None:
-    few = Service(dataclasses.replace(service.settings, max_waiting_jobs=2), service.store, service.queue)
-    with TestClient(make_app(few, ApiKeys(few.settings.keys_file)), base_url="http://localhost") as client:
-        ask(client)
-        ask(client)
-        answer = client.post("/v1/videos", json=SMALL)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many_jobs")
+def test_jobs_above_the_queues_limit_are_rejected(service: Service) -> None:
+    small = Service(dataclasses.replace(service.settings, max_waiting_jobs=2), service.store, service.queue)
+    with TestClient(make_app(small, ApiKeys(small.settings.keys_file)), base_url="http://localhost") as client:
+        submit(client)
+        submit(client)
+        response = client.post("/v1/videos", json=SMALL)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "too_many_jobs")
 
 
-def test_old_jobs_go_with_their_files(service: Service, client: TestClient) -> None:
+def test_expired_jobs_are_removed_with_their_files(service: Service, client: TestClient) -> None:
     files = [("image", ("a.png", (EXAMPLES / "woman.png").read_bytes()))]
-    told = client.post("/v1/videos", data=SMALL | {"consent": "true"}, files=files).json()
-    client.post(f"/v1/videos/{told['id']}/cancel")
+    job = client.post("/v1/videos", data=SMALL | {"consent": "true"}, files=files).json()
+    client.post(f"/v1/videos/{job['id']}/cancel")
     waiting = client.post("/v1/videos", data=SMALL | {"consent": "true"}, files=files).json()
     later = service.settings.retention_seconds + 60
-    service.store.output_path(told["id"]).write_bytes(b"x")
-    assert service.sweep() == 0
-    assert service.sweep(lambda: time.time() + later) == 1
-    assert not service.store.output_path(told["id"]).exists()
-    assert service.store.input_path(waiting["humo"]["request"]["images"][0]).is_file()  # another job waits for it
+    service.store.output_path(job["id"]).write_bytes(b"x")
+    assert service.remove_expired() == 0
+    assert service.remove_expired(lambda: time.time() + later) == 1
+    assert not service.store.output_path(job["id"]).exists()
+    assert service.store.input_path(waiting["humo"]["request"]["images"][0]).is_file()  # another job uses it
     client.delete(f"/v1/videos/{waiting['id']}")
-    service.sweep(lambda: time.time() + later)
+    service.remove_expired(lambda: time.time() + later)
     assert not list((service.store.folder / "inputs").iterdir())
 
 
-# -- who may come in --------------------------------------------------------------------------------------------------
+# -- authentication --------------------------------------------------------------------------------------------------
 
 
-def test_keys_open_the_door_each_to_its_own(service: Service) -> None:
+def test_an_api_key_gives_access_to_its_owners_jobs(service: Service) -> None:
     keys = ApiKeys(service.settings.keys_file)
     mine, yours = keys.add("me"), keys.add("you")
     assert mine not in service.settings.keys_file.read_text()
     assert service.settings.keys_file.stat().st_mode & 0o077 == 0
     with TestClient(make_app(service, ApiKeys(service.settings.keys_file)), base_url="http://localhost") as client:
 
-        def get(path: str, key: str | None, word: str = "Bearer") -> Any:
-            return client.get(path, headers={} if key is None else {"Authorization": f"{word} {key}"})
+        def get(path: str, key: str | None, scheme: str = "Bearer") -> Any:
+            return client.get(path, headers={} if key is None else {"Authorization": f"{scheme} {key}"})
 
-        as_browsers = base64.b64encode(f"anybody:{mine}".encode()).decode()
-        assert get("/v1/videos", as_browsers, "Basic").status_code == 200
+        basic = base64.b64encode(f"anybody:{mine}".encode()).decode()
+        assert get("/v1/videos", basic, "Basic").status_code == 200
         html = client.get("/v1/videos", headers={"accept": "text/html"})
         assert html.headers["www-authenticate"] == 'Basic realm="HuMo"'
-        for key, word in ((None, ""), ("humo-wrong", "Bearer"), (mine, "Basic"), (mine[:-1], "Bearer")):
-            answer = get("/v1/videos", key, word)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-            assert answer.headers["www-authenticate"] == "Bearer"
+        for key, scheme in ((None, ""), ("humo-wrong", "Bearer"), (mine, "Basic"), (mine[:-1], "Bearer")):
+            response = get("/v1/videos", key, scheme)
+            assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert response.headers["www-authenticate"] == "Bearer"
         assert get("/health", None).status_code == 200
-        told = client.post("/v1/videos", json=SMALL, headers={"Authorization": f"Bearer {mine}"}).json()
-        assert get(f"/v1/videos/{told['id']}", mine).status_code == 200
-        assert get(f"/v1/videos/{told['id']}", yours).status_code == 404
+        job = client.post("/v1/videos", json=SMALL, headers={"Authorization": f"Bearer {mine}"}).json()
+        assert get(f"/v1/videos/{job['id']}", mine).status_code == 200
+        assert get(f"/v1/videos/{job['id']}", yours).status_code == 404
         assert get("/v1/videos", yours).json()["data"] == []
-        assert (
-            client.delete(f"/v1/videos/{told['id']}", headers={"Authorization": f"Bearer {yours}"}).status_code == 404
-        )
+        assert client.delete(f"/v1/videos/{job['id']}", headers={"Authorization": f"Bearer {yours}"}).status_code == 404
     keys.remove("me")
     assert ApiKeys(service.settings.keys_file).owner(mine) is None
     with pytest.raises(RequestError, match="'you' has a key already"):
@@ -295,16 +295,16 @@ def test_keys_open_the_door_each_to_its_own(service: Service) -> None:
     ("host", "status"),
     [("127.0.0.1", 200), ("localhost:8848", 200), ("[::1]:8848", 200), ("evil.com", 403), ("127.0.0.1.evil.com", 403)],
 )
-def test_a_local_service_answers_to_local_names_alone(client: TestClient, host: str, status: int) -> None:
+def test_a_local_service_answers_to_local_host_names_only(client: TestClient, host: str, status: int) -> None:
     assert client.get("/health", headers={"host": host}).status_code == status
 
 
-def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
+def test_requests_from_other_sites_are_rejected(client: TestClient) -> None:
     own, other = ({"origin": origin} for origin in ("http://127.0.0.1", "http://evil.com"))
     assert client.post("/v1/videos", json=SMALL, headers=own).status_code == 202
     for origin in (other, {"origin": "null"}):
-        answer = client.post("/v1/videos", data=SMALL, headers=origin)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
+        response = client.post("/v1/videos", data=SMALL, headers=origin)
+        assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_not_allowed")
     assert client.get("/health", headers={"x": "y" * 20_000}).status_code == 431
 
 
@@ -312,20 +312,20 @@ def test_pages_of_other_sites_are_kept_out(client: TestClient) -> None:
     ("host", "local"),
     [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
 )
-def test_loopback_is_known(host: str, local: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, local: bool) -> None:
     assert is_loopback(host) is local
 
 
-def test_the_description_is_complete(client: TestClient) -> None:
-    told = client.get("/openapi.json").json()
-    for path, ways in told["paths"].items():
-        for way in ways.values():
-            assert way["summary"], path
-            for status, answer in way["responses"].items():
-                assert answer.get("content") or status == "206", (path, status)
-    body = told["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+def test_the_openapi_document_is_complete(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for route in methods.values():
+            assert route["summary"], path
+            for status, response in route["responses"].items():
+                assert response.get("content") or status == "206", (path, status)
+    body = document["paths"]["/v1/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     help_texts = {name: one.description for name, one in GenerateRequest.model_fields.items() if one.description}
     for name, text in help_texts.items():
         if name in body["properties"] and name in CLIENT_FIELDS:
             assert body["properties"][name]["description"] == text
-    assert json.dumps(told)
+    assert json.dumps(document)

@@ -1,4 +1,4 @@
-"""A job's states: only those of the drawing in `queue`, whatever clients and workers do, in whatever order."""
+"""A job's states follow the diagram in `humo.server.job_queue`, whatever clients and workers do, in any order."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from tests.server.postgres import postgres, programs
 from tests.server.running import wait_for
 
 
-class Puppet:
-    """A worker that does what the test tells it: ends a job well, ends it badly, dies over it and comes again."""
+class ScriptedWorker:
+    """A worker that the test controls: it completes a job, fails it, or dies and comes back."""
 
     def __init__(self, url: str, queue: JobQueue) -> None:
         self._url, self._queue = url, queue
-        self.at_work: dict[str, threading.Event] = {}
-        self.ends: dict[str, JSONObject] = {}
+        self.running_jobs: dict[str, threading.Event] = {}
+        self.results: dict[str, JSONObject] = {}
         self.start()
 
     def start(self) -> None:
@@ -50,36 +50,36 @@ class Puppet:
                 "name": APPLICATION_NAME,
                 "system_database_url": self._url,
                 "serializer": JSONSerializer(),
-                "executor_id": "puppet",
+                "executor_id": "scripted",
                 "application_version": PAYLOAD_VERSION,
                 "log_level": "CRITICAL",
             }
         )
 
         @DBOS.workflow(name=WORKFLOW_NAME)
-        def make_video(asked: JSONObject) -> JSONObject:
+        def generate_video(payload: JSONObject) -> JSONObject:
             job_id = str(DBOS.workflow_id)
-            event = self.at_work[job_id] = threading.Event()
+            event = self.running_jobs[job_id] = threading.Event()
             while not event.wait(POLL_SECONDS):
                 job = self._queue.find(job_id)
-                if job is None or job.state.has_ended:  # cancelled between its being taken and anybody's knowing
-                    self.at_work.pop(job_id, None)
+                if job is None or job.state.has_ended:  # cancelled before the test knew that it ran
+                    self.running_jobs.pop(job_id, None)
                     break
-            return self.ends.get(job_id, {"error": {"code": "cancelled", "message": "the worker died"}})
+            return self.results.get(job_id, {"error": {"code": "cancelled", "message": "the worker died"}})
 
         DBOS.listen_queues([QUEUE_NAME])
         DBOS.launch()
 
-    def end(self, job_id: str, told: JSONObject) -> None:
-        self.ends[job_id] = told
-        event = self.at_work.pop(job_id, None)
+    def end(self, job_id: str, result: JSONObject) -> None:
+        self.results[job_id] = result
+        event = self.running_jobs.pop(job_id, None)
         if event is not None:
             event.set()
 
     def stop(self) -> None:
-        for event in self.at_work.values():
+        for event in self.running_jobs.values():
             event.set()
-        self.at_work.clear()
+        self.running_jobs.clear()
         DBOS.destroy(destroy_registry=True)
 
 
@@ -93,30 +93,30 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of an empty one."""
+    """URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/jobs.sqlite"
     return f"{request.getfixturevalue('server')}_{os.urandom(4).hex()}"
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def puppet(request: pytest.FixtureRequest) -> Iterator[tuple[Puppet, JobQueue]]:
+def scripted_worker(request: pytest.FixtureRequest) -> Iterator[tuple[ScriptedWorker, JobQueue]]:
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/jobs.sqlite"
         if request.param == "postgresql":
             url = request.getfixturevalue("server")
         queue = JobQueue(url)
-        found = Puppet(url, queue)
-        yield found, queue
-        found.stop()
+        worker = ScriptedWorker(url, queue)
+        yield worker, queue
+        worker.stop()
         queue.close()
 
 
 class Jobs(RuleBasedStateMachine):
-    """The model: a dictionary of what each job must be."""
+    """Model of the queue: the state that each job must have."""
 
-    puppet: ClassVar[Puppet]
+    scripted_worker: ClassVar[ScriptedWorker]
     queue: ClassVar[JobQueue]
     number: ClassVar[int] = 0
     jobs = Bundle("jobs")
@@ -126,13 +126,15 @@ class Jobs(RuleBasedStateMachine):
         self.expected: dict[str, JobState] = {}
 
     def running(self) -> str | None:
-        """The one job that the worker must have by now; it takes them one by one, in their order."""
+        """Return the job that the worker must be running; it takes one at a time, in order of submission."""
         busy = [name for name, state in self.expected.items() if state is JobState.IN_PROGRESS]
         if not busy:
             waiting = [name for name, state in self.expected.items() if state is JobState.QUEUED]
             if not waiting:
                 return None
-            busy = [wait_for(lambda: next((name for name in waiting if name in self.puppet.at_work), None))]
+            busy = [
+                wait_for(lambda: next((name for name in waiting if name in self.scripted_worker.running_jobs), None))
+            ]
             self.expected[busy[0]] = JobState.IN_PROGRESS
         return busy[0]
 
@@ -162,27 +164,27 @@ class Jobs(RuleBasedStateMachine):
             self.queue.cancel(name)
             if not self.expected[name].has_ended:
                 self.expected[name] = JobState.CANCELLED
-                if name in self.puppet.at_work:
-                    self.puppet.end(name, {"video": {"too": "late"}})  # it is not heard
+                if name in self.scripted_worker.running_jobs:
+                    self.scripted_worker.end(name, {"video": {"too": "late"}})  # discarded
 
-    @rule(well=st.booleans())
-    def work_ends(self, well: bool) -> None:
+    @rule(completes=st.booleans())
+    def work_ends(self, completes: bool) -> None:
         name = self.running()
         if name is not None:
-            told = {"video": {"frames": 5}} if well else {"error": {"code": "storage", "message": "full"}}
-            self.puppet.end(name, told)
-            self.expected[name] = JobState.COMPLETED if well else JobState.FAILED
-            job = wait_for(lambda: (found := self.queue.find(name)) and found.state.has_ended and found)
-            assert job.result == told
+            result = {"video": {"frames": 5}} if completes else {"error": {"code": "storage", "message": "full"}}
+            self.scripted_worker.end(name, result)
+            self.expected[name] = JobState.COMPLETED if completes else JobState.FAILED
+            job = wait_for(lambda: (current := self.queue.find(name)) and current.state.has_ended and current)
+            assert job.result == result
 
     @rule(name=consumes(jobs))
-    def forget(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         if name in self.expected:
             self.running()
             self.queue.cancel(name)
             self.queue.delete(name)
-            if name in self.puppet.at_work:
-                self.puppet.end(name, {"video": {"for": "nobody"}})
+            if name in self.scripted_worker.running_jobs:
+                self.scripted_worker.end(name, {"video": {"for": "nobody"}})
             del self.expected[name]
 
     def teardown(self) -> None:
@@ -191,75 +193,77 @@ class Jobs(RuleBasedStateMachine):
             assert job is not None
             assert job.state is state or (state is JobState.QUEUED and job.state is JobState.IN_PROGRESS), name
             self.queue.cancel(name)
-            if name in self.puppet.at_work:
-                self.puppet.end(name, {})
+            if name in self.scripted_worker.running_jobs:
+                self.scripted_worker.end(name, {})
             self.queue.delete(name)
 
 
-def test_whatever_happens_a_job_is_what_it_must_be(puppet: tuple[Puppet, JobQueue]) -> None:
-    Jobs.puppet, Jobs.queue = puppet
+def test_a_jobs_state_follows_the_diagram(scripted_worker: tuple[ScriptedWorker, JobQueue]) -> None:
+    Jobs.scripted_worker, Jobs.queue = scripted_worker
     run_state_machine_as_test(
         Jobs,
         settings=settings(
             max_examples=12,
             stateful_step_count=12,
-            phases=(Phase.explicit, Phase.generate),  # to shrink a failure takes minutes, as each step is waited for
+            phases=(Phase.explicit, Phase.generate),  # shrinking a failure would take minutes, as every step waits
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
 
 
-def test_what_a_lost_worker_had_begun_is_begun_anew_once(puppet: tuple[Puppet, JobQueue], tmp_path: Path) -> None:
-    """The puppet lives, but is said to be lost: what it says of the job by then is not heard, and it gets it again."""
-    worker, queue = puppet
+def test_the_job_of_a_lost_worker_is_requeued_once(
+    scripted_worker: tuple[ScriptedWorker, JobQueue], tmp_path: Path
+) -> None:
+    """The worker is alive but declared lost: its result is discarded, and it receives the job again."""
+    worker, queue = scripted_worker
     begun, waiting = names = [f"video_{number:032x}" for number in (2**64, 2**64 + 1)]
     for name in names:
         queue.submit(name, "me", {})
-    lost = wait_for(lambda: worker.at_work.get(begun))
-    listener = JobReporter(FileStore(tmp_path), queue, begun)
-    listener.raise_if_stopped()
-    assert queue.requeue_orphaned(lambda: {"puppet", "another"}) == [], "it is there"
-    assert queue.requeue_orphaned(lambda: {"another"}) == [begun], "and not what waits"
-    assert queue.requeue_orphaned(lambda: {"another"}) == [], "once"
+    lost = wait_for(lambda: worker.running_jobs.get(begun))
+    reporter = JobReporter(FileStore(tmp_path), queue, begun)
+    reporter.raise_if_stopped()
+    assert queue.requeue_orphaned(lambda: {"scripted", "another"}) == [], "its worker is alive"
+    assert queue.requeue_orphaned(lambda: {"another"}) == [begun], "and not the queued job"
+    assert queue.requeue_orphaned(lambda: {"another"}) == [], "only once"
     with pytest.raises(Lost):
-        listener.raise_if_stopped()
+        reporter.raise_if_stopped()
     lost.set()
-    wait_for(lambda: worker.at_work.get(begun) is not lost)
+    wait_for(lambda: worker.running_jobs.get(begun) is not lost)
     worker.end(begun, {"video": {"frames": 5}})
-    job = wait_for(lambda: (found := queue.find(begun)) and found.state.has_ended and found)
-    assert job.result == {"video": {"frames": 5}}, "and not that it died"
-    wait_for(lambda: waiting in worker.at_work)
-    listener = JobReporter(FileStore(tmp_path), queue, waiting)
+    job = wait_for(lambda: (current := queue.find(begun)) and current.state.has_ended and current)
+    assert job.result == {"video": {"frames": 5}}, "and not the discarded result"
+    wait_for(lambda: waiting in worker.running_jobs)
+    reporter = JobReporter(FileStore(tmp_path), queue, waiting)
     queue.cancel(waiting)
-    assert queue.requeue_orphaned(set) == [], "what was cancelled stays so"
+    assert queue.requeue_orphaned(set) == [], "a cancelled job is not requeued"
     with pytest.raises(Cancelled):
-        listener.raise_if_stopped()
+        reporter.raise_if_stopped()
     worker.end(waiting, {})
     for name in names:
         queue.delete(name)
 
 
-def test_jobs_of_one_moment_are_read_page_by_page(database: str) -> None:
+def test_jobs_of_the_same_millisecond_are_listed_in_pages(database: str) -> None:
     queue = JobQueue(database)
     names = [f"video_{number:032x}" for number in range(30)]
     for name in names:
         queue.submit(name, "me" if int(name[-1], 16) % 2 else "you", {})
-    found, after = [], None
+    listed, after = [], None
     while page := queue.jobs(limit=4, owner="me", after=after, newest_first=False):
-        found += [job.id for job in page]
+        listed += [job.id for job in page]
         after = page[-1]
-    assert found == [name for name in names if int(name[-1], 16) % 2]
+    assert listed == [name for name in names if int(name[-1], 16) % 2]
     queue.close()
 
 
-def test_a_database_that_cannot_be_reached_is_told() -> None:
+def test_an_unreachable_database_is_reported() -> None:
     with pytest.raises(StorageError, match="database: cannot be opened") as caught:
         JobQueue("postgresql://nobody:secret@127.0.0.1:1/humo")
     assert "secret" not in str(caught.value)
 
 
-def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite").write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(StorageError, match="database: cannot be opened"):
         JobQueue(f"sqlite:///{tmp_path}/jobs.sqlite")

@@ -1,4 +1,4 @@
-"""Whatever a client sends, within the description or not: an answer that is described, and never a fault of ours."""
+"""Random requests get documented responses, whether the OpenAPI document allows them or not, and no internal error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from humo.server.service import Service
 from humo.server.settings import Settings
 
 CASES = 170
-"""Of each operation: 2,000 in all."""
+"""Requests of each operation, 2,000 in all."""
 
 
 @pytest.fixture(scope="module")
-def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
-    ours = Settings(folder=tmp_path_factory.mktemp("service"), max_waiting_jobs=10**6)
-    store = FileStore(ours.folder)
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.BaseSchema]:
+    settings_of_service = Settings(folder=tmp_path_factory.mktemp("service"), max_waiting_jobs=10**6)
+    store = FileStore(settings_of_service.folder)
     store.prepare()
     queue = JobQueue(store.database)
-    app = make_app(Service(ours, store, queue), ApiKeys(ours.keys_file))
+    app = make_app(Service(settings_of_service, store, queue), ApiKeys(settings_of_service.keys_file))
     config = schemathesis.Config.from_dict({"base-url": "http://127.0.0.1/"})
     yield schemathesis.openapi.from_asgi("/openapi.json", app, config=config, headers={"Host": "127.0.0.1"})
     queue.close()
@@ -39,13 +39,13 @@ OPERATIONS = sorted(
 )
 
 
-@pytest.mark.filterwarnings("ignore")  # of the tester about itself
+@pytest.mark.filterwarnings("ignore")  # schemathesis warns about itself
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_answer_is_described(method: str, path: str, described: schemathesis.BaseSchema) -> None:
-    @given(case=described[path][method].as_strategy())
+def test_every_response_is_documented(method: str, path: str, schema: schemathesis.BaseSchema) -> None:
+    @given(case=schema[path][method].as_strategy())
     @settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    def ask(case: Any) -> None:
-        # what fields mean together (a mode and its files, a model that is served) no description can say
+    def check(case: Any) -> None:
+        # a schema cannot express rules across fields (a mode and its files) or which models are served
         case.call_and_validate(headers={"Host": "127.0.0.1"}, excluded_checks=[positive_data_acceptance])
 
-    ask()
+    check()

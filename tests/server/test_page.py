@@ -1,4 +1,4 @@
-"""The page in a real browser: from an example to a playing video, uploads, refusals, stopping, coming back."""
+"""The web page in a browser: examples, uploads, errors, cancelling, reloading, history."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
 from tests.server.conftest import EXAMPLES
-from tests.server.running import PATIENCE, Running
+from tests.server.running import TIMEOUT_SECONDS, Running
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE: ViewportSize = {"width": 375, "height": 812}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; .ci/run installs one")
 
-expect.set_options(timeout=PATIENCE * 1000)
+expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    found = Running(tmp_path_factory.mktemp("service"), ["--ui"]).start()
-    yield found
-    found.stop()
+    opened = Running(tmp_path_factory.mktemp("service"), ["--ui"]).start()
+    yield opened
+    opened.stop()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
+        opened = playwright.chromium.launch(
             executable_path=CHROMIUM,
             args=[
                 "--no-sandbox",
@@ -42,190 +42,190 @@ def browser() -> Iterator[Browser]:
                 "--use-fake-ui-for-media-stream",
             ],
         )
-        yield found
-        found.close()
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
 def page(browser: Browser, running: Running) -> Iterator[Page]:
-    """The page, opened; it asks for nothing elsewhere and complains of nothing."""
-    found = browser.new_page()
-    asked: list[str] = []
-    found.on("request", lambda request: asked.append(request.url))
-    faults: list[str] = []
-    found.on("pageerror", lambda error: faults.append(str(error)))
-    opened(found, running)
-    yield found
-    found.close()
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
-    assert faults == []
+    """The opened page; it must not contact other hosts or raise script errors."""
+    opened = browser.new_page()
+    urls: list[str] = []
+    opened.on("request", lambda request: urls.append(request.url))
+    script_errors: list[str] = []
+    opened.on("pageerror", lambda error: script_errors.append(str(error)))
+    open_page(opened, running)
+    yield opened
+    opened.close()
+    assert [url for url in urls if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+    assert script_errors == []
 
 
-def opened(page: Page, running: Running, query: str = "") -> None:
+def open_page(page: Page, running: Running, query: str = "") -> None:
     page.goto(f"{running.address}/ui/{query}")
     expect(page.locator("#prompt textarea")).to_be_visible()
     expect(page.locator("#history")).not_to_be_empty()
 
 
 def choose(page: Page, name: str) -> None:
-    """An example."""
+    """Choose an example."""
     page.locator("#example input").click()
     page.get_by_role("option", name=name, exact=True).click()
     expect(page.locator("#prompt textarea")).not_to_have_value("")
-    expect(page.locator("#forecast")).to_contain_text("frames of")  # all of the form is filled
+    expect(page.locator("#summary")).to_contain_text("frames of")  # the whole form is filled
 
 
-def short(page: Page, steps: int = 1, seconds: float = 0.2) -> None:
-    """As little work as may be."""
+def fill_short(page: Page, steps: int = 1, seconds: float = 0.2) -> None:
+    """Fill in a short video with few steps."""
     page.locator("#seconds textarea, #seconds input").fill(str(seconds))
     page.locator("#steps textarea, #steps input").fill(str(steps))
     page.locator("#steps textarea, #steps input").blur()
-    expect(page.locator("#forecast")).to_contain_text(f"{steps} steps")
+    expect(page.locator("#summary")).to_contain_text(f"{steps} steps")
 
 
-def playing(page: Page) -> None:
-    """The video runs."""
+def expect_playing(page: Page) -> None:
+    """Wait until the video plays."""
     expect(page.locator("#result video")).to_be_visible()
     page.wait_for_function("() => { const v = document.querySelector('#result video'); return v && v.currentTime > 0 }")
 
 
 def test_from_an_example_to_a_playing_video(page: Page) -> None:
     choose(page, "woman")
-    expect(page.locator("img[alt='picture 1']")).to_be_visible()
+    expect(page.locator("img[alt='image 1']")).to_be_visible()
     expect(page.locator("#consent input")).to_be_checked()
-    short(page)
-    expect(page.locator("#forecast")).to_contain_text("0.2 s: 5 frames of 96 × 96")
-    page.locator("#make").click()
+    fill_short(page)
+    expect(page.locator("#summary")).to_contain_text("0.2 s: 5 frames of 96 × 96")
+    page.locator("#generate").click()
     expect(page.locator("#progress")).not_to_be_empty()
-    playing(page)
+    expect_playing(page)
     page.locator("#result summary").click()
     expect(page.locator("#result table")).to_contain_text("red hair cut in a bob")
     first = page.locator("#result video").get_attribute("src")
-    page.locator("#again").click()
+    page.locator("#rerun").click()
     expect(page.locator("#result video")).not_to_have_attribute("src", first or "")
-    playing(page)
-    page.locator("#change").click()
+    expect_playing(page)
+    page.locator("#edit").click()
     expect(page.locator("#prompt textarea")).to_have_value(re.compile("red hair cut in a bob"))
     expect(page.locator("#steps textarea, #steps input")).to_have_value("1")
-    expect(page.locator("#forecast")).to_contain_text(re.compile(r"about \d+ s"))
+    expect(page.locator("#summary")).to_contain_text(re.compile(r"about \d+ s"))
     expect(page.locator("#history li")).to_have_count(2)
 
 
-def test_files_are_dropped_in_and_need_consent(page: Page) -> None:
+def test_uploaded_images_require_consent(page: Page) -> None:
     page.locator("#prompt textarea").fill("A woman speaks.")
-    page.locator("#pictures input[type=file]").set_input_files(EXAMPLES / "woman.png")
-    expect(page.locator("img[alt='picture 1']")).to_be_visible()
-    page.locator("#sound input[type=file]").set_input_files(EXAMPLES / "woman.wav")
-    expect(page.get_by_text("with the sound")).to_be_visible()
-    short(page)
-    page.locator("#make").click()
-    expect(page.locator("#result [role=alert]")).to_contain_text("consent: is needed for pictures of people")
+    page.locator("#images input[type=file]").set_input_files(EXAMPLES / "woman.png")
+    expect(page.locator("img[alt='image 1']")).to_be_visible()
+    page.locator("#audio input[type=file]").set_input_files(EXAMPLES / "woman.wav")
+    expect(page.get_by_text("with audio")).to_be_visible()
+    fill_short(page)
+    page.locator("#generate").click()
+    expect(page.locator("#result [role=alert]")).to_contain_text("consent: is required with images of people")
     page.locator("#consent input").check()
-    page.locator("#make").click()
-    playing(page)
-    page.locator("#empty").click()
-    expect(page.locator("img[alt='picture 1']")).to_have_count(0)
+    page.locator("#generate").click()
+    expect_playing(page)
+    page.locator("#remove-files").click()
+    expect(page.locator("img[alt='image 1']")).to_have_count(0)
     expect(page.locator("#consent")).not_to_be_visible()
 
 
-def test_a_sound_that_was_dropped_in_is_played(page: Page) -> None:
-    page.locator("#sound input[type=file]").set_input_files(EXAMPLES / "woman.wav")
-    expect(page.get_by_text("with the sound")).to_be_visible()
-    page.locator("#sound").get_by_role("button", name="Play", exact=True).click()
-    expect(page.locator("#sound time").first).not_to_have_text("0:00")
+def test_uploaded_audio_is_played(page: Page) -> None:
+    page.locator("#audio input[type=file]").set_input_files(EXAMPLES / "woman.wav")
+    expect(page.get_by_text("with audio")).to_be_visible()
+    page.locator("#audio").get_by_role("button", name="Play", exact=True).click()
+    expect(page.locator("#audio time").first).not_to_have_text("0:00")
 
 
-def test_a_sound_is_recorded(browser: Browser, running: Running) -> None:
+def test_audio_is_recorded(browser: Browser, running: Running) -> None:
     page = browser.new_context(permissions=["microphone"]).new_page()
-    opened(page, running)
-    page.locator("#sound").get_by_role("button", name="Record audio").click()
-    page.locator("#sound").get_by_role("button", name="Record", exact=True).click()
-    page.wait_for_timeout(1500)  # of a microphone that the browser makes up
-    page.locator("#sound").get_by_role("button", name="Stop", exact=True).click()
-    expect(page.get_by_text("with the sound")).to_be_visible()
+    open_page(page, running)
+    page.locator("#audio").get_by_role("button", name="Record audio").click()
+    page.locator("#audio").get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(1500)  # from the browser's simulated microphone
+    page.locator("#audio").get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_text("with audio")).to_be_visible()
     page.context.close()
 
 
-def test_what_cannot_be_done_is_said(page: Page, tmp_path: Path) -> None:
+def test_errors_are_shown(page: Page, tmp_path: Path) -> None:
     five = [tmp_path / f"{number}.png" for number in range(5)]
     for path in five:
         path.write_bytes((EXAMPLES / "woman.png").read_bytes())
-    page.locator("#pictures input[type=file]").set_input_files(five)
-    expect(page.locator("[role=alert]")).to_contain_text("pictures: are 5; at most 4")
-    page.locator("#pictures").get_by_label("Clear").click()
+    page.locator("#images input[type=file]").set_input_files(five)
+    expect(page.locator("[role=alert]")).to_contain_text("images: 5 exceed the limit of 4")
+    page.locator("#images").get_by_label("Clear").click()
     lie = tmp_path / "lie.png"
-    lie.write_bytes(b"this is no picture")
-    page.locator("#pictures input[type=file]").set_input_files(lie)
+    lie.write_bytes(b"not an image")
+    page.locator("#images input[type=file]").set_input_files(lie)
     expect(page.locator("[role=alert]")).to_contain_text("is not a picture that can be read")
     page.locator("#prompt textarea").fill("A woman speaks.")
     page.locator("#seconds textarea, #seconds input").fill("99999")
-    expect(page.locator("#forecast [role=alert]")).to_contain_text("seconds: '99999' is not allowed")
-    page.locator("#make").click()
+    expect(page.locator("#summary [role=alert]")).to_contain_text("seconds: '99999' is not allowed")
+    page.locator("#generate").click()
     expect(page.locator("#result [role=alert]")).to_contain_text("seconds: '99999' is not allowed")
 
 
-def test_a_job_is_stopped(page: Page) -> None:
+def test_a_job_is_cancelled(page: Page) -> None:
     page.locator("#prompt textarea").fill("A man speaks.")
-    short(page, steps=900)
-    page.locator("#make").click()
-    expect(page.locator("#progress")).to_contain_text("making the picture")
-    page.locator("#stop").click()
-    expect(page.locator("#result")).to_contain_text("stopped")
-    expect(page.locator("#make")).to_be_visible()
+    fill_short(page, steps=900)
+    page.locator("#generate").click()
+    expect(page.locator("#progress")).to_contain_text("denoising")
+    page.locator("#cancel").click()
+    expect(page.locator("#result")).to_contain_text("cancelled")
+    expect(page.locator("#generate")).to_be_visible()
 
 
-def test_a_page_that_is_opened_again_goes_on_and_keeps_what_is_there(page: Page, running: Running) -> None:
+def test_a_reloaded_page_follows_the_job_and_finishes_it_early(page: Page, running: Running) -> None:
     page.locator("#prompt textarea").fill("An old man speaks.")
-    short(page, steps=900)
-    page.locator("#make").click()
-    expect(page.locator("#progress")).to_contain_text("making the picture")
+    fill_short(page, steps=900)
+    page.locator("#generate").click()
+    expect(page.locator("#progress")).to_contain_text("denoising")
     page.reload()
     expect(page.locator("#progress")).to_contain_text("of 900")
-    expect(page.locator("#progress img")).to_be_visible()  # what it looks like by now
+    expect(page.locator("#progress img")).to_be_visible()  # preview
     page.locator("#finish").click()
-    playing(page)
+    expect_playing(page)
 
 
-def test_history_is_there_after_a_restart(page: Page, running: Running) -> None:
-    job_id = running.ask(prompt="<b>Somebody</b> & somebody else")
+def test_history_survives_a_restart(page: Page, running: Running) -> None:
+    job_id = running.submit(prompt="<b>Somebody</b> & somebody else")
     running.wait(job_id, "completed")
     running.stop()
     running.start()
-    opened(page, running)
+    open_page(page, running)
     link = page.locator(f"#history a[href$='{job_id}']")
     expect(link).to_contain_text("<b>Somebody</b> & somebody else")
     link.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#result video")).to_have_attribute("src", f"/v1/videos/{job_id}/content")
-    playing(page)
+    expect_playing(page)
 
 
-def test_a_card_of_the_history_tells_how_its_video_is_doing(page: Page, running: Running) -> None:
-    """Of one that is made here and of one that waits behind it, asked for elsewhere."""
+def test_history_cards_show_the_state_of_their_videos(page: Page, running: Running) -> None:
+    """One job runs on this page; another one, submitted elsewhere, waits behind it."""
     page.locator("#prompt textarea").fill("A man speaks for long.")
-    short(page, steps=400)
-    page.locator("#make").click()
+    fill_short(page, steps=400)
+    page.locator("#generate").click()
     first = page.locator("#history li", has_text="A man speaks for long.")
-    expect(first).to_contain_text(re.compile(r"being made, [1-9]\d*\s%"))
+    expect(first).to_contain_text(re.compile(r"in progress, [1-9]\d*\s%"))
     cards = page.locator("#history li")
     count = cards.count()
-    job_id = running.ask(prompt="A woman waits.", steps=400, frames=25)
+    job_id = running.submit(prompt="A woman waits.", steps=400, frames=25)
     expect(cards).to_have_count(count + 1)
     second = page.locator(f"#history li:has(a[href$='{job_id}'])")
     expect(second).to_contain_text("queued")
     second.locator("a").focus()
-    page.locator("#stop").dispatch_event("click")
-    expect(first).to_contain_text("stopped")
-    expect(second).to_contain_text(re.compile(r"being made, [1-9]\d*\s%"))  # though nobody follows it here
+    page.locator("#cancel").dispatch_event("click")
+    expect(first).to_contain_text("cancelled")
+    expect(second).to_contain_text(re.compile(r"in progress, [1-9]\d*\s%"))  # though this page does not follow it
     assert page.evaluate("() => document.activeElement.getAttribute('href')") == f"/ui/?video={job_id}"
     httpx.post(f"{running.address}/v1/videos/{job_id}/finish")
     expect(second.locator("img")).to_be_visible()
-    expect(second).not_to_contain_text("being made")
+    expect(second).not_to_contain_text("in progress")
 
 
 def test_it_fits_a_phone_and_works_by_keyboard_and_in_the_dark(browser: Browser, running: Running) -> None:
     page = browser.new_page(viewport=PHONE, color_scheme="dark", is_mobile=True)
-    opened(page, running, "?__theme=dark")
+    open_page(page, running, "?__theme=dark")
     width = page.evaluate("() => document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     assert page.evaluate("() => document.body.classList.contains('dark')")
@@ -233,7 +233,7 @@ def test_it_fits_a_phone_and_works_by_keyboard_and_in_the_dark(browser: Browser,
     page.keyboard.type("A child speaks.")
     for _ in range(40):
         page.keyboard.press("Tab")
-        if page.evaluate("() => document.activeElement.id") == "make":
+        if page.evaluate("() => document.activeElement.id") == "generate":
             break
-    assert page.evaluate("() => document.activeElement.id") == "make"
+    assert page.evaluate("() => document.activeElement.id") == "generate"
     page.close()

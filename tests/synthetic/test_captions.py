@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from humo.synthetic.captions import Captions, captions
+from humo.synthetic.captions import Captions, compose_captions
 from humo.synthetic.person.appearance import Look
-from humo.synthetic.person.identity import PERSON_WORDS, Person
+from humo.synthetic.person.identity import PERSON_ATTRIBUTES, Person
 from humo.synthetic.speech.visemes import MOODS
 
 PEOPLE = 400
@@ -19,14 +19,14 @@ def attributes_of(number: int) -> dict[str, str]:
     """Return the attributes of one clip."""
     person = Person.from_seed(number)
     state = {"mood": MOODS[number % len(MOODS)], "speech": ("talking", "silent")[number % 3 == 0]}
-    return {**person.words, **Look.from_seed(person, number).words, **state}
+    return {**person.attributes, **Look.from_seed(person, number).attributes, **state}
 
 
 @pytest.fixture(scope="module")
 def captioned() -> list[tuple[dict[str, str], Captions]]:
     """Return the attributes and captions of many clips."""
     return [
-        (attributes, captions(attributes, number))
+        (attributes, compose_captions(attributes, number))
         for number, attributes in enumerate(map(attributes_of, range(PEOPLE)))
     ]
 
@@ -72,7 +72,7 @@ def test_anonymous_captions_name_no_attribute_that_the_reference_image_shows(
 ) -> None:
     for attributes, captions_ in captioned:
         for name in IDENTITY:
-            for value in PERSON_WORDS[name]:
+            for value in PERSON_ATTRIBUTES[name]:
                 other_values = {attributes["clothes colour"], attributes["background colour"], "none"}
                 if value not in other_values:
                     assert not contains(captions_.anonymous, value), (value, captions_.anonymous)
@@ -96,5 +96,5 @@ def test_every_caption_states_whether_the_person_talks(captioned: list[tuple[dic
 
 def test_wording_varies_and_is_decided_by_the_seed() -> None:
     attributes = attributes_of(7)
-    assert captions(attributes, 3) == captions(attributes, 3)
-    assert len({captions(attributes, seed).caption for seed in range(50)}) > 40
+    assert compose_captions(attributes, 3) == compose_captions(attributes, 3)
+    assert len({compose_captions(attributes, seed).caption for seed in range(50)}) > 40

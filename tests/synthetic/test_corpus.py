@@ -25,17 +25,17 @@ from humo.errors import DependencyError, StorageError
 from humo.media.audio import load_audio
 from humo.media.video import read_video
 from humo.synthetic import sentences
-from humo.synthetic.clip_plan import SPLITS, ClipPlan, Recipe, indices, name_of, plan_clip, split_of
-from humo.synthetic.corpus import write_corpus, write_words
-from humo.synthetic.make_clip import speech_of
+from humo.synthetic.clip_plan import SPLITS, ClipPlan, CorpusConfig, clip_indices, clip_name, clip_split, plan_clip
+from humo.synthetic.corpus import write_captions, write_corpus
+from humo.synthetic.make_clip import speak_clip
 from humo.synthetic.person.appearance import Look
 from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
-from humo.synthetic.speech.face_track import UNIT
+from humo.synthetic.speech.face_track import FACE_UNIT_INDEX
 from humo.synthetic.speech.synthesis import find_voice
-from humo.synthetic.speech.visemes import face_track, loudness, target_jaw_opening
+from humo.synthetic.speech.visemes import animate_face, loudness, target_jaw_opening
 
-RECIPE = Recipe(seed=21, size=32, frames=5, silent_share=0.4, supersample=1, people=60)
+CONFIG = CorpusConfig(seed=21, size=32, frames=5, silent_fraction=0.4, supersample=1, identities=60)
 CLIPS = 3
 WORDS = [
     "data", "render", "--clips", str(CLIPS), "--seed", "21", "--size", "32", "--frames", "5",
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus made by one process without interruption."""
     folder = tmp_path_factory.mktemp("corpus") / "made"
     seen: list[tuple[int, int]] = []
-    report = write_corpus(folder, RECIPE, clips=CLIPS, progress=lambda done, total: seen.append((done, total)))
+    report = write_corpus(folder, CONFIG, clips=CLIPS, progress=lambda done, total: seen.append((done, total)))
     assert (report.made, report.were_there) == (CLIPS, 0)
     assert seen == [(done, CLIPS) for done in range(CLIPS + 1)]
     return folder
@@ -63,8 +63,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plans() -> list[ClipPlan]:
     """Three thousand clips, unmade."""
-    recipe = Recipe(seed=3)
-    return [plan_clip(recipe, index) for index in range(3000)]
+    config = CorpusConfig(seed=3)
+    return [plan_clip(config, index) for index in range(3000)]
 
 
 def test_people_voices_and_sentences_held_out_are_in_no_training_clip(plans: Sequence[ClipPlan]) -> None:
@@ -93,35 +93,37 @@ def test_no_held_out_sentence_is_trained_on(plans: Sequence[ClipPlan]) -> None:
 
 
 def test_a_plan_fits_its_person(plans: Sequence[ClipPlan]) -> None:
-    silent = np.mean([not plan.has_sound for plan in plans])
+    silent = np.mean([not plan.has_audio for plan in plans])
     assert 0.17 < silent < 0.23
     engines = [find_voice(plan.voice).engine for plan in plans if plan.talks]
     assert 0.35 < np.mean([engine == "hibari" for engine in engines]) < 0.45
     for plan in plans[:200]:
         person = Person.from_seed(plan.person_seed)
         look, reference = (Look.from_seed(person, seed) for seed in (plan.look_seed, plan.reference_seed))
-        for name in ("clothes", "clothes_colour", "background"):
+        for name in ("clothes", "clothes_color", "background"):
             assert getattr(look, name) != getattr(reference, name)
         assert bool(plan.text) is bool(plan.voice) is plan.talks
-        assert plan.talks or not plan.has_sound
+        assert plan.talks or not plan.has_audio
         if plan.talks:
             assert find_voice(plan.voice).gender == person.sex
 
 
 def test_a_clip_is_decided_by_seed_and_number_alone() -> None:
-    assert plan_clip(Recipe(seed=3), 17) == plan_clip(Recipe(seed=3), 17)
-    assert dataclasses.asdict(plan_clip(Recipe(seed=4), 17)) != dataclasses.asdict(plan_clip(Recipe(seed=3), 17))
-    assert indices(3, 40) == list(range(40))
-    tests = indices(3, 5, "test")
-    assert tests == [index for index in range(tests[-1] + 1) if split_of(3, index) == "test"]
-    assert len({name_of(3, index) for index in range(500)}) == 500
+    assert plan_clip(CorpusConfig(seed=3), 17) == plan_clip(CorpusConfig(seed=3), 17)
+    assert dataclasses.asdict(plan_clip(CorpusConfig(seed=4), 17)) != dataclasses.asdict(
+        plan_clip(CorpusConfig(seed=3), 17)
+    )
+    assert clip_indices(3, 40) == list(range(40))
+    tests = clip_indices(3, 5, "test")
+    assert tests == [index for index in range(tests[-1] + 1) if clip_split(3, index) == "test"]
+    assert len({clip_name(3, index) for index in range(500)}) == 500
 
 
 def test_what_is_heard_is_as_long_as_the_clip_and_its_phonemes_are_in_its_time() -> None:
-    recipe = Recipe(seed=8)
+    config = CorpusConfig(seed=8)
     for index in range(8):
-        plan = plan_clip(recipe, index)
-        samples, phonemes = speech_of(plan, recipe.frames)
+        plan = plan_clip(config, index)
+        samples, phonemes = speak_clip(plan, config.frames)
         assert samples.shape == (41 * 640,)
         assert bool(phonemes) is plan.talks is bool(np.abs(samples).max() > 0)
         if plan.talks:
@@ -131,13 +133,13 @@ def test_what_is_heard_is_as_long_as_the_clip_and_its_phonemes_are_in_its_time()
 
 
 def test_the_true_jaw_follows_the_phonemes_at_lag_zero_and_the_sound_within_a_frame() -> None:
-    recipe = Recipe(seed=5, silent_share=0)
-    times = (np.arange(recipe.frames) + 0.5) / 25
+    config = CorpusConfig(seed=5, silent_fraction=0)
+    times = (np.arange(config.frames) + 0.5) / 25
     jaws, wishes, levels = [], [], []
     for index in range(14):
-        plan = plan_clip(recipe, index)
-        samples, phonemes = speech_of(plan, recipe.frames)
-        track = face_track(phonemes, samples, recipe.frames, plan.track_seed, mood=plan.mood)
+        plan = plan_clip(config, index)
+        samples, phonemes = speak_clip(plan, config.frames)
+        track = animate_face(phonemes, samples, config.frames, plan.track_seed, mood=plan.mood)
         jaws.append(mouth_curve(Person.from_seed(plan.person_seed), track)[:, 0])
         wishes.append(target_jaw_opening(phonemes, times))
         levels.append(loudness(samples, times))
@@ -156,7 +158,7 @@ def test_the_true_jaw_follows_the_phonemes_at_lag_zero_and_the_sound_within_a_fr
 
 
 def test_the_layout_is_humosets_with_the_truth_beside_it(made: Path) -> None:
-    names = sorted(name_of(RECIPE.seed, index) for index in range(CLIPS))
+    names = sorted(clip_name(CONFIG.seed, index) for index in range(CLIPS))
     for folder, ending in (("video", "mp4"), ("reference_image", "png"), ("truth", "npz")):
         assert sorted(path.name for path in (made / folder).glob(f"*.{ending}")) == [
             f"{name}.{ending}" for name in names
@@ -187,18 +189,18 @@ def test_the_truth_is_on_the_frame_grid(made: Path) -> None:
             assert masks.shape == (5, 32, 32)
             assert 0.05 < masks.mean() < 0.7
             assert truth["mouth"].shape == (5, 3)
-            assert truth["units"].shape == (5, len(UNIT))
-            assert list(truth["unit_names"]) == list(UNIT)
+            assert truth["units"].shape == (5, len(FACE_UNIT_INDEX))
+            assert list(truth["unit_names"]) == list(FACE_UNIT_INDEX)
             assert len(truth["phonemes"]) == len(truth["phoneme_times"]) == len(truth["stress"])
             assert json.loads(str(truth["attributes"]))["id"] == path.stem
 
 
 def test_the_video_holds_the_sound_where_it_belongs(made: Path) -> None:
     for index in range(CLIPS):
-        plan = plan_clip(RECIPE, index)
-        if not plan.has_sound:
+        plan = plan_clip(CONFIG, index)
+        if not plan.has_audio:
             continue
-        true, _ = speech_of(plan, RECIPE.frames)
+        true, _ = speak_clip(plan, CONFIG.frames)
         heard = load_audio(made / "video" / f"{plan.name}.mp4")[: len(true)]
         heard = np.pad(heard, (0, len(true) - len(heard)))
         together = np.correlate(heard, true, "full")
@@ -227,7 +229,7 @@ def test_a_run_of_two_processes_that_is_ended_goes_on_to_the_same_files(
     for name, content in files(folder).items():
         if not name.endswith(".part"):
             assert content == files(made)[name] or name.endswith(".parquet")
-    report = write_corpus(folder, RECIPE, clips=CLIPS)
+    report = write_corpus(folder, CONFIG, clips=CLIPS)
     assert (report.made, report.were_there) == (CLIPS - len(there), len(there))
     assert files(folder) == files(made)
 
@@ -243,32 +245,32 @@ def _is_running(group: int) -> bool:
 
 def test_a_corpus_can_grow_and_lost_files_are_made_again(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "grown"
-    write_corpus(folder, RECIPE, clips=1)
-    name = name_of(RECIPE.seed, 0)
+    write_corpus(folder, CONFIG, clips=1)
+    name = clip_name(CONFIG.seed, 0)
     (folder / "video" / f"{name}.mp4").unlink()
-    assert write_corpus(folder, RECIPE, clips=2).made == 2
-    assert {path.name for path in (folder / "video").iterdir()} == {f"{name_of(RECIPE.seed, i)}.mp4" for i in (0, 1)}
+    assert write_corpus(folder, CONFIG, clips=2).made == 2
+    assert {path.name for path in (folder / "video").iterdir()} == {f"{clip_name(CONFIG.seed, i)}.mp4" for i in (0, 1)}
     for place in (f"video/{name}.mp4", f"truth/{name}.npz"):
         assert (folder / place).read_bytes() == (made / place).read_bytes()
 
 
 def test_a_folder_of_another_recipe_or_of_something_else_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="holds clips of seed 21, and seed 7 was asked for"):
-        write_corpus(made, dataclasses.replace(RECIPE, seed=7), clips=1)
+        write_corpus(made, dataclasses.replace(CONFIG, seed=7), clips=1)
     with pytest.raises(StorageError, match="holds clips of size 32, and size 64"):
-        write_corpus(made, dataclasses.replace(RECIPE, size=64), clips=1)
+        write_corpus(made, dataclasses.replace(CONFIG, size=64), clips=1)
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(StorageError, match="is not empty, and holds no synthetic corpus"):
-        write_corpus(tmp_path, RECIPE, clips=1)
+        write_corpus(tmp_path, CONFIG, clips=1)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
     with pytest.raises(StorageError, match="cannot be used"):
-        write_corpus(tmp_path / "letter.txt" / "inside", RECIPE, clips=1)
+        write_corpus(tmp_path / "letter.txt" / "inside", CONFIG, clips=1)
 
 
 def test_a_disk_without_room_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(StorageError, match="0 MB free"):
-        write_corpus(tmp_path / "full", RECIPE, clips=1)
+        write_corpus(tmp_path / "full", CONFIG, clips=1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on files' sizes")
@@ -293,7 +295,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "anny", None)
     with pytest.raises(DependencyError, match=r"anny: is not installed.*pip install 'humo-video\[synthetic\]'"):
-        write_corpus(tmp_path / "new", RECIPE, clips=1)
+        write_corpus(tmp_path / "new", CONFIG, clips=1)
     assert not (tmp_path / "new").exists()
 
 
@@ -333,16 +335,16 @@ def test_the_command_tells_what_it_made(made: Path, capsys: pytest.CaptureFixtur
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[0] == {"event": "progress", "phase": "clips", "done": CLIPS, "total": CLIPS}
     assert told[-1]["event"] == "result"
-    assert (told[-1]["made"], told[-1]["were_there"]) == (0, CLIPS)
+    assert (told[-1]["written"], told[-1]["existed"]) == (0, CLIPS)
     assert sum(told[-1]["splits"].values()) == CLIPS
     assert files(made) == before
 
 
 def test_words_alone_are_those_of_the_corpus(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "captions", str(tmp_path / "words"), *WORDS[2:]]) == 0
-    assert f"{CLIPS} clips made" in capsys.readouterr().out
+    assert f"{CLIPS} clips written" in capsys.readouterr().out
     for table in ("video_caption.parquet", "truth/attributes.parquet"):
         assert parquet.read_table(tmp_path / "words" / table) == parquet.read_table(made / table)
     assert not (tmp_path / "words" / "video").exists()
     with pytest.raises(StorageError, match="holds rendered clips"):
-        write_words(made, RECIPE, clips=CLIPS)
+        write_captions(made, CONFIG, clips=CLIPS)

@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from humo.synthetic.person.appearance import LOOK_WORDS, TIGHTEST, WIDEST, Look
-from humo.synthetic.person.base_mesh import base_mesh, target
-from humo.synthetic.person.body import neutral
-from humo.synthetic.person.identity import PERSON_WORDS, Person
+from humo.synthetic.person.appearance import LOOK_ATTRIBUTES, TIGHTEST_FRAMING, WIDEST_FRAMING, Look
+from humo.synthetic.person.base_mesh import base_mesh, morph_target
+from humo.synthetic.person.body import neutral_mesh
+from humo.synthetic.person.identity import PERSON_ATTRIBUTES, Person
 
 _SEEDS = 2000
 
@@ -26,13 +26,13 @@ def test_a_seed_is_always_the_same_person_and_look() -> None:
 
 
 def test_every_word_for_a_person_is_reached_and_no_other() -> None:
-    for attribute, allowed in PERSON_WORDS.items():
-        assert {person.words[attribute] for person in _people()} == set(allowed), attribute
+    for attribute, allowed in PERSON_ATTRIBUTES.items():
+        assert {person.attributes[attribute] for person in _people()} == set(allowed), attribute
 
 
 def test_every_word_for_a_look_is_reached_and_no_other() -> None:
-    looks = [Look.from_seed(person, 0).words for person in _people()]
-    for attribute, allowed in LOOK_WORDS.items():
+    looks = [Look.from_seed(person, 0).attributes for person in _people()]
+    for attribute, allowed in LOOK_ATTRIBUTES.items():
         assert {words[attribute] for words in looks} == set(allowed), attribute
 
 
@@ -42,7 +42,8 @@ def test_two_thousand_seeds_are_two_thousand_people() -> None:
 
 def test_words_and_rough_shape_tell_two_hundred_people_apart() -> None:
     coarse = {
-        (*person.words.values(), *(name for name, amount in person.shape if amount > 0.3)) for person in _people()[:200]
+        (*person.attributes.values(), *(name for name, amount in person.shape if amount > 0.3))
+        for person in _people()[:200]
     }
     assert len(coarse) >= 195
 
@@ -50,30 +51,30 @@ def test_words_and_rough_shape_tell_two_hundred_people_apart() -> None:
 def test_a_person_keeps_identity_and_changes_clothes_from_look_to_look() -> None:
     person = Person.from_seed(11)
     looks = [Look.from_seed(person, seed) for seed in range(8)]
-    assert len({(look.clothes, look.clothes_colour, look.background) for look in looks}) >= 6
+    assert len({(look.clothes, look.clothes_color, look.background) for look in looks}) >= 6
 
 
 def test_framing_stays_between_tight_and_medium() -> None:
     for person in _people()[:300]:
         look = Look.from_seed(person, 1)
-        assert TIGHTEST <= look.framing <= WIDEST
+        assert TIGHTEST_FRAMING <= look.framing <= WIDEST_FRAMING
         assert np.isclose(np.square(look.light).sum(), 1)
 
 
 def test_women_have_no_beards_and_the_young_no_grey_hair() -> None:
-    for words in (person.words for person in _people()):
+    for words in (person.attributes for person in _people()):
         assert words["sex"] == "man" or words["beard"] == "none"
         assert words["age group"] != "young" or words["hair colour"] not in ("grey", "white")
 
 
 def test_every_target_a_person_may_need_is_in_the_data() -> None:
     for name in {name for person in _people()[:200] for name, _ in person.shape}:
-        assert target(name).shape == base_mesh().rest.shape
+        assert morph_target(name).shape == base_mesh().rest.shape
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_faces_of_two_people_differ_by_millimetres_and_are_finite(seed: int) -> None:
-    one, other = neutral(Person.from_seed(seed)), neutral(Person.from_seed(seed + 50))
+    one, other = neutral_mesh(Person.from_seed(seed)), neutral_mesh(Person.from_seed(seed + 50))
     assert np.isfinite(one).all()
     face = base_mesh().rest[:, 1] > 6
     assert np.abs(one - other)[face].max() > 0.03

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from humo.errors import RequestError
-from humo.synthetic.person.appearance import BACKGROUNDS, CLOTHES, WIDEST, Look
+from humo.synthetic.person.appearance import BACKGROUNDS, CLOTHES, WIDEST_FRAMING, Look
 from humo.synthetic.person.hair import STYLES
 from humo.synthetic.person.identity import BEARDS, HAIR_STYLES, Person
-from humo.synthetic.render.render import mouth_curve, render_clip, render_still
-from humo.synthetic.render.scene import backdrop
-from humo.synthetic.speech.face_track import UNIT, UNITS, FaceTrack
+from humo.synthetic.person.mouth_curve import mouth_curve
+from humo.synthetic.render.render import render_clip, render_still
+from humo.synthetic.render.scene import render_background
+from humo.synthetic.speech.face_track import FACE_UNIT_INDEX, FACE_UNITS, FaceTrack
 
 _DIGEST = """
 import hashlib
@@ -26,7 +27,7 @@ from humo.synthetic.person.identity import Person
 from humo.synthetic.render.render import render_clip
 from humo.synthetic.speech.face_track import FaceTrack
 person = Person.from_seed(3)
-frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.still(2), 48)
+frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.at_rest(2), 48)
 print(hashlib.sha256(frames.tobytes() + masks.tobytes()).hexdigest())
 """
 
@@ -34,17 +35,17 @@ print(hashlib.sha256(frames.tobytes() + masks.tobytes()).hexdigest())
 def _track(**units: float | list[float]) -> FaceTrack:
     """A track of as many frames as the longest list of strengths."""
     frames = max((len(value) for value in units.values() if isinstance(value, list)), default=1)
-    table = np.zeros((frames, len(UNITS)), np.float32)
+    table = np.zeros((frames, len(FACE_UNITS)), np.float32)
     for name, value in units.items():
-        table[:, UNIT[name]] = value
+        table[:, FACE_UNIT_INDEX[name]] = value
     return FaceTrack(table, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
 
 
 def test_the_same_seed_gives_the_same_bytes_here_and_in_a_fresh_process() -> None:
     person = Person.from_seed(3)
-    frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.still(2), 48)
+    frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.at_rest(2), 48)
     here = hashlib.sha256(frames.tobytes() + masks.tobytes()).hexdigest()
-    again = render_clip(person, Look.from_seed(person, 1), FaceTrack.still(2), 48)
+    again = render_clip(person, Look.from_seed(person, 1), FaceTrack.at_rest(2), 48)
     assert here == hashlib.sha256(again[0].tobytes() + again[1].tobytes()).hexdigest()
     fresh = subprocess.run([sys.executable, "-c", _DIGEST], capture_output=True, text=True, check=True)
     assert fresh.stdout.strip() == here
@@ -63,7 +64,7 @@ def test_other_people_and_other_looks_are_other_pictures() -> None:
 @pytest.mark.parametrize("seed", range(0, 40, 8))
 def test_the_mask_covers_the_face_and_nothing_at_the_corners(seed: int) -> None:
     person = Person.from_seed(seed)
-    frames, masks = render_clip(person, Look.from_seed(person, 0), FaceTrack.still(1), 64)
+    frames, masks = render_clip(person, Look.from_seed(person, 0), FaceTrack.at_rest(1), 64)
     assert frames.shape == (1, 64, 64, 3)
     assert frames.dtype == np.uint8
     assert masks.dtype == np.bool_
@@ -97,10 +98,10 @@ def test_every_hair_style_is_drawn(style: str) -> None:
 
 @pytest.mark.parametrize("beard", BEARDS[1:])
 def test_every_beard_darkens_a_fair_face(beard: str) -> None:
-    person = replace(Person.from_seed(5), hair_colour="black", melanin=0.1, skin=(0.93, 0.77, 0.68), glasses="none")
+    person = replace(Person.from_seed(5), hair_color="black", melanin=0.1, skin=(0.93, 0.77, 0.68), glasses="none")
     look = replace(Look.from_seed(person, 0), pose=(0.0, 0.0, 0.0), turn=0.0, framing=1.2)
     shaved, bearded = (
-        render_clip(replace(person, beard=kind), look, FaceTrack.still(1), 64) for kind in ("none", beard)
+        render_clip(replace(person, beard=kind), look, FaceTrack.at_rest(1), 64) for kind in ("none", beard)
     )
     mask = shaved[1] & bearded[1]
     assert bearded[0][mask].mean() < shaved[0][mask].mean() - 1
@@ -109,7 +110,9 @@ def test_every_beard_darkens_a_fair_face(beard: str) -> None:
 @pytest.mark.parametrize("clothes", CLOTHES)
 def test_all_clothes_show_their_colour(clothes: str) -> None:
     person = replace(Person.from_seed(5), hair_style="short")
-    look = replace(Look.from_seed(person, 0), framing=WIDEST, pattern="plain", clothes=clothes, clothes_colour="blue")
+    look = replace(
+        Look.from_seed(person, 0), framing=WIDEST_FRAMING, pattern="plain", clothes=clothes, clothes_color="blue"
+    )
     chest = render_still(person, look, 48)[-6:, 6:18].reshape(-1, 3).mean(0)
     assert chest[2] > chest[0] + 20
 
@@ -117,7 +120,7 @@ def test_all_clothes_show_their_colour(clothes: str) -> None:
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_every_background_is_painted_within_range(background: str) -> None:
     look = replace(Look.from_seed(Person.from_seed(5), 0), background=background)
-    picture = backdrop(look, 32)
+    picture = render_background(look, 32)
     assert picture.shape == (32, 32, 3)
     assert picture.dtype == np.float32
     assert np.isfinite(picture).all()
@@ -127,7 +130,7 @@ def test_every_background_is_painted_within_range(background: str) -> None:
 def test_a_size_too_small_is_refused_by_name() -> None:
     person = Person.from_seed(1)
     with pytest.raises(RequestError, match="size"):
-        render_clip(person, Look.from_seed(person, 0), FaceTrack.still(1), 8)
+        render_clip(person, Look.from_seed(person, 0), FaceTrack.at_rest(1), 8)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,7 +11,7 @@ import pytest
 from humo.cli import main as cli
 from humo.errors import StorageError
 from humo.synthetic import shards
-from humo.synthetic.clip_plan import people_of
+from humo.synthetic.clip_plan import split_identities
 from humo.synthetic.person.appearance import Look
 from humo.synthetic.person.identity import Person
 from humo.synthetic.render.render import render_clip
@@ -90,7 +90,7 @@ def test_the_oldest_go_where_few_are_kept(tmp_path: Path) -> None:
 
 def test_everybody_comes_once_before_anybody_comes_again(tmp_path: Path) -> None:
     few = dataclasses.replace(CONFIG, people=12)
-    folder, people = ShardFolder(tmp_path, few), people_of(few.corpus(), "train")
+    folder, people = ShardFolder(tmp_path, few), split_identities(few.corpus(), "train")
     plans = [folder._plan(turn) for turn in range(2 * len(people))]
     assert [plan.person for plan in plans] == [*people, *people]
     assert plans[0].look_seed != plans[len(people)].look_seed
@@ -102,7 +102,7 @@ def test_a_picture_that_is_no_square_is_framed_by_its_height() -> None:
     look = dataclasses.replace(Look.from_seed(person, 5), offset=0.0)
     heights = {}
     for size in ((48, 48), (64, 48), (48, 64)):
-        frames, masks = render_clip(person, look, FaceTrack.still(1), size, 1)
+        frames, masks = render_clip(person, look, FaceTrack.at_rest(1), size, 1)
         assert frames.shape == (1, size[1], size[0], 3)
         rows, columns = np.flatnonzero(masks[0].any(axis=1)), np.flatnonzero(masks[0].any(axis=0))
         heights[size] = np.ptp(rows) + 1
@@ -126,11 +126,11 @@ def test_the_command_renders_shards(tmp_path: Path, capsys: pytest.CaptureFixtur
         "20",
     ]
     assert cli.main(words) == 0
-    assert "1 shards rendered" in capsys.readouterr().out
+    assert "1 shards written" in capsys.readouterr().out
     config = read_config(tmp_path / "people")
     assert (config.sizes, config.takes, config.take_frames) == (((32, 48), (32, 32)), 1, 1)
     assert cli.main(words) == 0
-    assert "0 shards rendered, 1 were there" in capsys.readouterr().out
+    assert "0 shards written, 1 existed" in capsys.readouterr().out
     assert cli.main([*words[:2], str(tmp_path / "people"), *words[3:], "--frames", "5"]) == 2
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from humo.geometry import SAMPLE_RATE
 from humo.synthetic import sentences
-from humo.synthetic.speech.face_track import UNIT, FaceTrack
+from humo.synthetic.speech.face_track import FACE_UNIT_INDEX, FaceTrack
 from humo.synthetic.speech.synthesis import Phoneme, Speech, find_voice, synthesize
-from humo.synthetic.speech.visemes import face_track, target_jaw_opening, visemes_of
+from humo.synthetic.speech.visemes import animate_face, target_jaw_opening, visemes_of
 
 TEXTS = (
     "My mother bought five beautiful apples today.",
@@ -24,12 +24,12 @@ VOICES = ("espeak en-us", "espeak gmw/en+f3", "hibari heart", "hibari bass")
 def animate(speech: Speech, seed: int = 0) -> tuple[FaceTrack, NDArray[np.float64]]:
     """Return the animated face, and the time of each frame in seconds."""
     frames = int(speech.seconds * 25)
-    return face_track(speech.phonemes, speech.samples, frames, seed), (np.arange(frames) + 0.5) / 25
+    return animate_face(speech.phonemes, speech.samples, frames, seed), (np.arange(frames) + 0.5) / 25
 
 
 def unit(track: FaceTrack, name: str) -> NDArray[np.float32]:
     """Return one face unit over time."""
-    return track.units[:, UNIT[name]]
+    return track.units[:, FACE_UNIT_INDEX[name]]
 
 
 @pytest.mark.parametrize("name", VOICES)
@@ -90,7 +90,7 @@ def test_frame_f_shows_the_time_f_plus_a_half() -> None:
             Phoneme("ɑ", middle - 0.1, middle + 0.1),
             Phoneme("", middle + 0.1, 2),
         )
-        jaw = unit(face_track(phonemes, loud, 50, 0), "jawOpen")
+        jaw = unit(animate_face(phonemes, loud, 50, 0), "jawOpen")
         assert int(jaw.argmax()) == frame
         np.testing.assert_allclose(jaw[frame - 6 : frame], jaw[frame + 6 : frame : -1], atol=1e-3)
 
@@ -99,7 +99,7 @@ def test_rounded_phonemes_round_the_lips_and_spread_phonemes_spread_them() -> No
     loud = np.full(SAMPLE_RATE, 0.3, np.float32)
     puckers, spreads = {}, {}
     for symbol in ("w", "uː", "i", "s", "ɑ"):
-        track = face_track((Phoneme("", 0, 0.4), Phoneme(symbol, 0.4, 0.6), Phoneme("", 0.6, 1)), loud, 25, 0)
+        track = animate_face((Phoneme("", 0, 0.4), Phoneme(symbol, 0.4, 0.6), Phoneme("", 0.6, 1)), loud, 25, 0)
         puckers[symbol] = unit(track, "mouthPucker")[12]
         spreads[symbol] = unit(track, "mouthStretchLeft")[12]
     assert min(puckers["w"], puckers["uː"]) > 0.7 > 0.1 > max(puckers["i"], puckers["s"], puckers["ɑ"])
@@ -107,24 +107,24 @@ def test_rounded_phonemes_round_the_lips_and_spread_phonemes_spread_them() -> No
 
 
 def test_silence_closes_the_mouth() -> None:
-    track = face_track((), np.zeros(4 * SAMPLE_RATE, np.float32), 100, 0)
+    track = animate_face((), np.zeros(4 * SAMPLE_RATE, np.float32), 100, 0)
     assert unit(track, "jawOpen").max() == 0
     speech = synthesize("Hello there.", find_voice("espeak en-us"))
-    after = face_track(speech.phonemes, np.pad(speech.samples, (0, SAMPLE_RATE)), int(speech.seconds * 25) + 25, 0)
+    after = animate_face(speech.phonemes, np.pad(speech.samples, (0, SAMPLE_RATE)), int(speech.seconds * 25) + 25, 0)
     assert unit(after, "jawOpen")[-20:].max() < 0.02
 
 
 def test_louder_speech_opens_the_jaw_wider() -> None:
     samples = np.concatenate([np.full(SAMPLE_RATE, level, np.float32) for level in (0.03, 0.5)])
     phonemes = [Phoneme("ɑ", 0.5 * number, 0.5 * number + 0.5) for number in range(4)]
-    jaw = unit(face_track(phonemes, samples, 50, 0), "jawOpen")
+    jaw = unit(animate_face(phonemes, samples, 50, 0), "jawOpen")
     assert jaw[35] > jaw[10] + 0.15
 
 
 def test_blinks_last_three_to_five_frames_two_to_eight_seconds_apart() -> None:
     starts, lengths = [], []
     for seed in range(4):
-        closed = unit(face_track((), np.zeros(0, np.float32), 2500, seed), "eyeBlinkLeft") > 0
+        closed = unit(animate_face((), np.zeros(0, np.float32), 2500, seed), "eyeBlinkLeft") > 0
         edges = np.flatnonzero(np.diff(np.concatenate([[0], closed.astype(int), [0]])))
         starts.append(edges[::2])
         lengths += list(edges[1::2] - edges[::2])
@@ -154,7 +154,9 @@ def test_the_seed_determines_a_track() -> None:
 
 def test_a_mood_changes_the_face_but_not_the_jaw() -> None:
     speech = synthesize(TEXTS[0], find_voice("espeak en-us"))
-    neutral, smile = (face_track(speech.phonemes, speech.samples, 60, 3, mood=mood) for mood in ("neutral", "smiling"))
+    neutral, smile = (
+        animate_face(speech.phonemes, speech.samples, 60, 3, mood=mood) for mood in ("neutral", "smiling")
+    )
     assert unit(smile, "mouthSmileLeft").min() > 0.3 > 0 == unit(neutral, "mouthSmileLeft").max()
     np.testing.assert_array_equal(unit(neutral, "jawOpen"), unit(smile, "jawOpen"))
 

@@ -1,4 +1,4 @@
-"""A made-up dataset and its encoded clips, made once."""
+"""A small dataset, written once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.training.made_up import make_dataset
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips, the last of them silent."""
+    """Return a dataset of six clips, the last of them without audio."""
     return make_dataset(tmp_path_factory.mktemp("data") / "clips")
 
 
 @pytest.fixture
 def own_dataset(dataset: Path, tmp_path: Path) -> Path:
-    """A copy that a test may harm."""
+    """Return a copy that a test may change."""
     return Path(shutil.copytree(dataset, tmp_path / "clips"))

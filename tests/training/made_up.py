@@ -1,4 +1,4 @@
-"""A dataset of a moment: six clips of noise with a tone, each with its picture, captions and truth; and recipes."""
+"""A small dataset (six clips of noise with a tone, with reference images, captions and ground truth), and recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from humo.media.audio import AudioTrack
 from humo.media.video import VideoFormat, write_video
 from humo.training.config import Recipe
-from humo.training.metrics_log import read_journal
+from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 
 SIDE, FRAMES = 32, 13
@@ -36,12 +36,12 @@ Change = dict[str, Any]
 STAGES: list[Change] = [
     {"name": "text to video", "steps": 2, "train": ["all"]},
     {"name": "subject", "steps": 2, "train": ["self_attention"]},
-    {"name": "sync", "steps": 2, "train": ["self_attention", "audio", "focus", "lips"], "audio_share": [0.5, 1.0]},
+    {"name": "sync", "steps": 2, "train": ["self_attention", "audio", "focus", "lips"], "audio_prob": [0.5, 1.0]},
 ]
 
 
 def make_dataset(folder: Path, clips: int = 6, *, silent: tuple[int, ...] = (5,), truth: bool = True) -> Path:
-    """Write it."""
+    """Write the dataset."""
     for name in ("video", "reference_image", "truth"):
         (folder / name).mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def make_dataset(folder: Path, clips: int = 6, *, silent: tuple[int, ...] = (5,)
 
 
 def write_clip(path: Path, random: np.random.Generator, pitch: float | None, frames: int = FRAMES) -> None:
-    """Slowly changing colours, and a tone."""
+    """Write a clip of slowly changing colors, with a tone if a pitch is given."""
     base = random.integers(40, 215, (2, 4, 4, 3))
     mixed = [base[0] + (base[1] - base[0]) * step / frames for step in range(frames)]
     shown = [np.kron(one, np.ones((SIDE // 4, SIDE // 4, 1))).astype(np.uint8) for one in mixed]
@@ -77,27 +77,40 @@ def write_clip(path: Path, random: np.random.Generator, pitch: float | None, fra
 
 
 def values(data: Path, model: Path, output: Path, /, **changes: Any) -> dict[str, Any]:
-    """A recipe of one stage that trains everything, as plain values."""
-    stage = {"name": "all", "steps": 4, "train": ["all"], "frames": [9], "batch": 2, "learning_rate": 1e-3, "warmup": 0}
+    """Return a recipe of one stage that trains everything, as plain values."""
+    stage = {
+        "name": "all",
+        "steps": 4,
+        "train": ["all"],
+        "frames": [9],
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 0,
+    }
     return {
         "output": str(output),
         "model": {"folder": str(model), "preset": "humo-1.7b", "network": NETWORK},
-        "data": {"folder": str(data), "sizes": [[SIDE, SIDE]]},
+        "data": {"folder": str(data), "resolutions": [[SIDE, SIDE]]},
         "stages": [stage],
         "tensorboard": False,
     } | changes
 
 
 def recipe(data: Path, model: Path, output: Path, /, **changes: Any) -> Recipe:
-    """The same, checked."""
+    """Return the same as a validated recipe."""
     return parse_recipe(values(data, model, output, **changes))
 
 
 def stages(**changes: Any) -> list[Change]:
-    """Three small stages of the published order."""
-    return [stage | {"frames": [5, 9], "batch": 2, "learning_rate": 1e-3, "warmup": 0} | changes for stage in STAGES]
+    """Return three small stages in the published order."""
+    return [
+        stage | {"frames": [5, 9], "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0} | changes
+        for stage in STAGES
+    ]
 
 
-def losses(output: Path) -> list[tuple[float, ...]]:
-    """What a run reported at each step."""
-    return [(row["step"], row["loss"], row["focus"], row["lips"], row["gradient"]) for row in read_journal(output)]
+def logged_losses(output: Path) -> list[tuple[float, ...]]:
+    """Return the logged losses of each step of a run."""
+    return [
+        (row["step"], row["loss"], row["loss_focus"], row["loss_lips"], row["grad_norm"]) for row in read_log(output)
+    ]

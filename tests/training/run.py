@@ -1,4 +1,4 @@
-"""Trains by a recipe in JSON, in a process of its own: to be killed, or one of several."""
+"""Train a recipe in JSON in a process of its own: one to be killed, or one of several."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong in a dataset folder is named, left out, or keeps the run from starting."""
+"""Reading and encoding of a corpus: bad clips are named and left out, or keep the run from starting."""
 
 from __future__ import annotations
 
@@ -16,40 +16,48 @@ from PIL import Image
 from humo.errors import HuMoError, MediaError, RequestError
 from humo.media.face_identity import EMBEDDING_SIZE
 from humo.presets import ReferenceInjection
-from humo.training.collate import KNOWN_LEVEL, MOST_KNOWN, Collator, Slot
-from humo.training.config import Data, Loss, Recipe
-from humo.training.dataset import of_split, read_truth, scan
-from humo.training.fitting import at_rate, nearest_size
-from humo.training.frozen_encoders import Encoders
+from humo.training.collate import MAX_PREFIX_FRAMES, MAX_PREFIX_NOISE_LEVEL, Collator
+from humo.training.config import DataConfig, LossConfig, Recipe
+from humo.training.dataset import clips_of_split, read_truth, scan_corpus
+from humo.training.frozen_encoders import FrozenEncoders
 from humo.training.latent_cache import (
-    Cache,
-    face_name,
-    load,
-    lower_middle,
-    on_tokens,
-    per_latent,
-    spread,
-    view_name,
+    LatentCache,
+    augmentation_key,
+    curve_of_latent_frames,
+    estimate_mouth_mask,
+    even_starts,
+    load_tensors,
+    masks_of_latent_frames,
+    self_reference_key,
 )
-from humo.training.preprocessing import FACES, faces, views
+from humo.training.preprocessing import (
+    SELF_REFERENCES_PER_CLIP,
+    augment_reference,
+    cut_out_faces,
+    nearest_size,
+    resample_frames,
+)
+from humo.training.sampler import SampleSpec
 from humo.training.train import train
 from tests.training.made_up import FRAMES, SIDE, recipe, write_clip
 
 
-def test_a_whole_folder_is_read(dataset: Path) -> None:
-    folder = scan(Data(folder=str(dataset)))
-    clips = of_split(folder, "train")
+def test_a_complete_folder_is_read(dataset: Path) -> None:
+    folder = scan_corpus(DataConfig(folder=str(dataset)))
+    clips = clips_of_split(folder, "train")
     assert [clip.name for clip in clips] == [f"clip{number}" for number in range(6)]
     assert clips[2].captions == ("a person number 2 speaks", "number 2", "somebody")
     assert not folder.bad
 
 
-def test_columns_may_be_named_and_wrong_names_are_refused(dataset: Path) -> None:
-    assert of_split(scan(Data(folder=str(dataset), name_column="video", caption_column="text")), None)
+def test_columns_can_be_given_and_wrong_ones_are_refused(dataset: Path) -> None:
+    assert clips_of_split(
+        scan_corpus(DataConfig(folder=str(dataset), name_column="video", caption_column="text")), None
+    )
     with pytest.raises(
         RequestError, match=r"data.caption_column: video_caption.parquet has no column 'txt'; choose among"
     ):
-        scan(Data(folder=str(dataset), caption_column="txt"))
+        scan_corpus(DataConfig(folder=str(dataset), caption_column="txt"))
 
 
 def test_missing_and_mismatched_files_are_named(own_dataset: Path) -> None:
@@ -57,8 +65,8 @@ def test_missing_and_mismatched_files_are_named(own_dataset: Path) -> None:
     (own_dataset / "reference_image" / "clip2.png").rename(own_dataset / "reference_image" / "clipX.png")
     write_clip(own_dataset / "video" / "new.mp4", np.random.default_rng(1), None)
     (own_dataset / "reference_image" / "new.png").write_bytes(b"x")
-    found = {one.name: one.problem for one in scan(Data(folder=str(own_dataset))).bad}
-    assert found == {
+    problems = {clip.name: clip.problem for clip in scan_corpus(DataConfig(folder=str(own_dataset))).bad}
+    assert problems == {
         "clipX": "has a reference image, but no video in video/",
         "clip1": "has no reference image in reference_image/",
         "clip2": "has no reference image in reference_image/",
@@ -69,8 +77,8 @@ def test_missing_and_mismatched_files_are_named(own_dataset: Path) -> None:
 def test_splits_are_kept_apart(own_dataset: Path) -> None:
     rows = {"name": [f"clip{number}" for number in range(5)], "split": ["train"] * 4 + ["test"]}
     pyarrow.parquet.write_table(pyarrow.table(rows), own_dataset / "truth" / "attributes.parquet")
-    folder = scan(Data(folder=str(own_dataset)))
-    assert [clip.name for clip in of_split(folder, "train")] == ["clip0", "clip1", "clip2", "clip3", "clip5"]
+    folder = scan_corpus(DataConfig(folder=str(own_dataset)))
+    assert [clip.name for clip in clips_of_split(folder, "train")] == ["clip0", "clip1", "clip2", "clip3", "clip5"]
     assert [clip.name for clip in folder.clips["test"]] == ["clip4"]
 
 
@@ -78,7 +86,7 @@ def test_splits_are_kept_apart(own_dataset: Path) -> None:
 def test_a_folder_of_another_layout_is_refused(own_dataset: Path, name: str) -> None:
     (own_dataset / name).rename(own_dataset / "elsewhere")
     with pytest.raises(HuMoError, match=f"has no .*{name}"):
-        scan(Data(folder=str(own_dataset)))
+        scan_corpus(DataConfig(folder=str(own_dataset)))
 
 
 def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -93,28 +101,28 @@ def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folde
     assert [note.split(": ")[1] for note in notes] == ["clip1", "clip2", "clip3", "clip4"]
     assert "has 4 frames at 25 a second, fewer than 9" in notes[2]
     assert not (tmp_path / "out" / "checkpoints").exists()
-    allowed = asked.model_copy(update={"data": asked.data.model_copy(update={"bad_share": 0.7})})
+    allowed = asked.model_copy(update={"data": asked.data.model_copy(update={"max_bad_fraction": 0.7})})
     train(allowed)
     assert (tmp_path / "out" / "bad_clips.tsv").read_text().count("\n") == 4
 
 
 def test_clips_of_several_folders_are_one_corpus(own_dataset: Path, dataset: Path) -> None:
     (own_dataset / "reference_image" / "clip3.png").unlink()
-    found = scan(Data(folder=str(dataset), more=(str(own_dataset),)))
-    names = [clip.name for clip in of_split(found, None)]
+    found = scan_corpus(DataConfig(folder=str(dataset), extra_folders=(str(own_dataset),)))
+    names = [clip.name for clip in clips_of_split(found, None)]
     assert names == [f"clip{number}" for number in range(6)] + [f"clips-clip{number}" for number in (0, 1, 2, 4, 5)]
     assert [one.name for one in found.bad] == ["clips-clip3"]
 
 
-def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_cached_files_are_addressed_by_content(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
-    clips = of_split(scan(asked.data), None)
+    clips = clips_of_split(scan_corpus(asked.data), None)
 
     def fill() -> dict[str, list[tuple[Path, int]]]:
-        cache = Cache(asked, Encoders(asked.model))
-        entries, bad = cache.fill(clips, lambda name, done, total: None)
+        cache = LatentCache(asked, FrozenEncoders(asked.model))
+        cached, bad = cache.encode_missing(clips, lambda name, done, total: None)
         assert not bad
-        return {entry.name: [(path, path.stat().st_mtime_ns) for path in entry.paths] for entry in entries}
+        return {clip.name: [(path, path.stat().st_mtime_ns) for path in clip.paths] for clip in cached}
 
     first = fill()
     assert fill() == first, "nothing is encoded twice"
@@ -122,36 +130,36 @@ def test_the_cache_is_kept_by_content(own_dataset: Path, tiny_model_folder: Path
     write_clip(own_dataset / "video" / "clip0.mp4", np.random.default_rng(7), 300)
     second = fill()
     assert {name for name in first if first[name] != second[name]} == {"clip0", "clip3"}
-    assert second["clip3"][0][0] == first["clip3"][0][0], "a damaged file is made again"
-    assert second["clip3"][1:] == first["clip3"][1:], "words and sound are as they were"
-    assert second["clip0"][1] == first["clip0"][1], "another video has the same words"
+    assert second["clip3"][0][0] == first["clip3"][0][0], "a damaged file is written again"
+    assert second["clip3"][1:] == first["clip3"][1:], "captions and audio are unchanged"
+    assert second["clip0"][1] == first["clip0"][1], "another video has the same captions"
 
 
-def test_a_reference_is_seen_in_several_views(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Each of its own latents, drawn from evenly; one view is what there was before."""
-    data = {"folder": str(dataset), "sizes": [[SIDE, SIDE], [2 * SIDE, SIDE]]}
-    asked = recipe(dataset, tiny_model_folder, tmp_path / "out", data=data | {"views": 4})
-    cache = Cache(asked, Encoders(asked.model))
-    entry = cache.fill(of_split(scan(asked.data), None)[:1], lambda name, done, total: None)[0][0]
-    found = load(entry, ["reference", *(view_name((SIDE, SIDE), number) for number in range(4))])
+def test_a_reference_has_several_augmentations(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Each has latents of its own; the first one is the image itself."""
+    data = {"folder": str(dataset), "resolutions": [[SIDE, SIDE], [2 * SIDE, SIDE]]}
+    asked = recipe(dataset, tiny_model_folder, tmp_path / "out", data=data | {"reference_augmentations": 4})
+    cache = LatentCache(asked, FrozenEncoders(asked.model))
+    clip = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None)[:1], lambda name, done, total: None)[0][0]
+    found = load_tensors(clip, ["reference", *(augmentation_key((SIDE, SIDE), number) for number in range(4))])
     plain = found.pop("reference")
-    assert found[view_name((SIDE, SIDE), 0)].equal(plain)
+    assert found[augmentation_key((SIDE, SIDE), 0)].equal(plain)
     assert all(not one.equal(other) for one, other in itertools.combinations(found.values(), 2))
-    assert load(entry, [view_name((2 * SIDE, SIDE), 3)])
+    assert load_tensors(clip, [augmentation_key((2 * SIDE, SIDE), 3)])
     picture = Image.new("RGB", (100, 200))
-    assert [view.size for view in views(picture, 3)] == [(100, 200), (100, 200), (84, 170)]
+    assert [view.size for view in augment_reference(picture, 3)] == [(100, 200), (100, 200), (84, 170)]
 
 
-def test_a_face_cut_out_is_all_that_is_left_of_its_clip() -> None:
-    """Moved, scaled and mirrored on a plain colour: nothing else of the frame shows, and every one is another."""
+def test_a_cut_out_face_shows_nothing_else_of_its_clip() -> None:
+    """Shifted, scaled and flipped on a plain color, each differently."""
     frames = np.zeros((9, 80, 80, 3), np.uint8)
     frames[..., 0] = 255  # red all over, and the face half red, half blue
     frames[:, 20:60, 40:60] = (0, 0, 255)
     masks = np.zeros((9, 40, 40), bool)
     masks[:, 10:30, 10:30] = True
-    found = [np.asarray(one).astype(int) for one in faces(frames, masks, torch.Generator().manual_seed(0))]
-    again = [np.asarray(one).astype(int) for one in faces(frames, masks, torch.Generator().manual_seed(0))]
-    assert len(found) == FACES
+    found = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
+    again = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
+    assert len(found) == SELF_REFERENCES_PER_CLIP
     assert all((one == other).all() for one, other in zip(found, again, strict=True))
     assert all((one != other).any() for one, other in itertools.combinations(found, 2))
     for picture in found:
@@ -162,18 +170,25 @@ def test_a_face_cut_out_is_all_that_is_left_of_its_clip() -> None:
         assert min(red.mean(), blue.mean()) > 0.08
 
 
-def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """As often as asked; where the masks are not known, the reference as ever."""
+def test_a_reference_can_be_cut_out_of_the_clip_itself(
+    own_dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """With the given probability; without face masks the reference image is used."""
     (own_dataset / "truth" / "clip1.npz").unlink()
-    data = {"folder": str(own_dataset), "sizes": [[SIDE, SIDE]], "own_faces": 1.0}
+    data = {"folder": str(own_dataset), "resolutions": [[SIDE, SIDE]], "self_reference_prob": 1.0}
     asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out", data=data)
-    cache = Cache(asked, Encoders(asked.model))
-    with_masks, without = cache.fill(of_split(scan(asked.data), None)[:2], lambda name, done, total: None)[0]
-    assert (with_masks.faces, without.faces) == (FACES, 0)
-    collate = replace(collator(asked, cache), own_faces=1.0)
-    own = [load(with_masks, [face_name(number)])[face_name(number)] for number in range(FACES)]
-    for entry, known in ((with_masks, own), (without, [load(without, ["reference"])["reference"]])):
-        batch = collate((SIDE, SIDE, FRAMES), [Slot(entry, False, ("sample", number)) for number in range(12)])
+    cache = LatentCache(asked, FrozenEncoders(asked.model))
+    with_masks, without = cache.encode_missing(
+        clips_of_split(scan_corpus(asked.data), None)[:2], lambda name, done, total: None
+    )[0]
+    assert (with_masks.self_references, without.self_references) == (SELF_REFERENCES_PER_CLIP, 0)
+    collate = replace(collator(asked, cache), self_reference_prob=1.0)
+    own = [
+        load_tensors(with_masks, [self_reference_key(number)])[self_reference_key(number)]
+        for number in range(SELF_REFERENCES_PER_CLIP)
+    ]
+    for clip, known in ((with_masks, own), (without, [load_tensors(without, ["reference"])["reference"]])):
+        batch = collate((SIDE, SIDE, FRAMES), [SampleSpec(clip, False, ("sample", number)) for number in range(12)])
         seen = [
             next(k for k, one in enumerate(known) if one.allclose(image[:, -1:], atol=1e-3))
             for image in batch.conditions.image
@@ -181,66 +196,66 @@ def test_a_sample_may_see_its_own_clips_face(own_dataset: Path, tiny_model_folde
         assert set(seen) == set(range(len(known)))
 
 
-def collator(asked: Recipe, cache: Cache) -> Collator:
-    """One that keeps every condition, and does nothing beside."""
+def collator(asked: Recipe, cache: LatentCache) -> Collator:
+    """Return a collator that keeps all conditions and augments nothing."""
     return Collator(
-        entry=ReferenceInjection.FRAME_REPLACE,
+        injection=ReferenceInjection.FRAME_REPLACE,
         loss=asked.loss,
-        keep={"TIA": 1.0},
-        paraphrases=0.0,
-        own_faces=0.0,
-        continued=0.0,
-        no_text=cache.no_text(),
-        blank=cache.blank,
-        audio=(cache.bands, Encoders(asked.model).audio_width),
-        mouth=torch.tensor([[0.0], [1.0]]).expand(2, 3),
-        identity=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING_SIZE),
+        condition_probs={"TIA": 1.0},
+        paraphrase_prob=0.0,
+        self_reference_prob=0.0,
+        continuation_prob=0.0,
+        null_text=cache.null_text(),
+        blank_latents=cache.blank_latents,
+        audio_shape=(cache.bands, FrozenEncoders(asked.model).audio_width),
+        mouth_statistics=torch.tensor([[0.0], [1.0]]).expand(2, 3),
+        identity_statistics=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING_SIZE),
     )
 
 
-def test_a_sample_may_know_its_first_latent_frames(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Some of them, nearly clean, and none of them counts in the loss."""
+def test_a_sample_can_have_prefix_latent_frames(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """They are almost without noise and have no loss."""
     asked = recipe(dataset, tiny_model_folder, tmp_path / "out")
-    cache = Cache(asked, Encoders(asked.model))
-    entry = cache.fill(of_split(scan(asked.data), None)[:1], lambda name, done, total: None)[0][0]
+    cache = LatentCache(asked, FrozenEncoders(asked.model))
+    clip = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None)[:1], lambda name, done, total: None)[0][0]
     bucket = (SIDE, SIDE, max(asked.stages[0].frames))
-    slots = [Slot(entry, False, ("sample", number)) for number in range(40)]
+    specs = [SampleSpec(clip, False, ("sample", number)) for number in range(40)]
     plain = collator(asked, cache)
-    continued = replace(plain, continued=0.5)
-    batch = continued(bucket, slots)
+    continued = replace(plain, continuation_prob=0.5)
+    batch = continued(bucket, specs)
     latents = batch.data.shape[2]
     assert latents > 2
-    assert set(batch.known.tolist()) == set(range(min(MOST_KNOWN, latents - 1) + 1))
-    assert 10 < (batch.known > 0).sum() < 30
-    weight = batch.weight(Loss())
+    assert set(batch.prefix_frames.tolist()) == set(range(min(MAX_PREFIX_FRAMES, latents - 1) + 1))
+    assert 10 < (batch.prefix_frames > 0).sum() < 30
+    weight = batch.loss_weights(LossConfig())
     assert weight is not None
-    for number, known in enumerate(batch.known.tolist()):
-        levels = batch.levels[number]
-        assert (levels[:known] <= KNOWN_LEVEL).all()
-        assert (levels[known:] == batch.level[number]).all()
+    for number, known in enumerate(batch.prefix_frames.tolist()):
+        levels = batch.frame_noise_levels[number]
+        assert (levels[:known] <= MAX_PREFIX_NOISE_LEVEL).all()
+        assert (levels[known:] == batch.noise_level[number]).all()
         assert not weight[number, :known].any()
         assert (weight[number, known:] == 1).all()
-    without = plain(bucket, slots)
-    assert not without.known.any()
-    assert without.weight(Loss()) is None
+    without = plain(bucket, specs)
+    assert not without.prefix_frames.any()
+    assert without.loss_weights(LossConfig()) is None
     assert without.noise.equal(batch.noise), "the other draws are the same"
-    assert without.level.equal(batch.level)
-    assert not continued(bucket, slots, 0.5).known.any(), "where a loss is measured, all is asked for"
+    assert without.noise_level.equal(batch.noise_level)
+    assert not continued(bucket, specs, 0.5).prefix_frames.any(), "validation has no prefix"
 
 
-def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_cached_clip_has_every_segment(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     asked = recipe(
         dataset,
         tiny_model_folder,
         tmp_path / "out",
-        data={"folder": str(dataset), "sizes": [[SIDE, SIDE]], "windows": 2, "mirror": True},
+        data={"folder": str(dataset), "resolutions": [[SIDE, SIDE]], "segments_per_clip": 2, "horizontal_flip": True},
     )
-    cache = Cache(asked, Encoders(asked.model))
-    entries, _ = cache.fill(of_split(scan(asked.data), None), lambda name, done, total: None)
-    entry = entries[3]
-    assert (entry.starts, entry.frames, entry.pieces, entry.captions, entry.hears) == ((0, 4), 9, 4, 3, True)
-    assert not entries[5].hears
-    found = load(entry, ["latents.0", "latents.3", "face.0", "face.2", "area.1", "mouth.1", "rows", "text.2"])
+    cache = LatentCache(asked, FrozenEncoders(asked.model))
+    clips, _ = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None), lambda name, done, total: None)
+    clip = clips[3]
+    assert (clip.starts, clip.frames, clip.segments, clip.captions, clip.has_audio) == ((0, 4), 9, 4, 3, True)
+    assert not clips[5].has_audio
+    found = load_tensors(clip, ["latents.0", "latents.3", "face.0", "face.2", "area.1", "mouth.1", "rows", "text.2"])
     assert found["latents.3"].shape == (16, 3, 4, 4)
     assert found["face.0"].shape == (3, 2, 2)
     assert found["face.2"].equal(found["face.0"].flip(-1))
@@ -248,23 +263,23 @@ def test_an_entry_holds_every_piece(dataset: Path, tiny_model_folder: Path, tmp_
     truth = read_truth(dataset / "truth" / "clip3.npz")
     assert truth.mouth is not None
     np.testing.assert_allclose(found["mouth.1"][1:].reshape(-1, 3), truth.mouth[5:13], atol=1e-3)
-    assert found["rows"].shape == (FRAMES + 1, 5, 16), "AAC fills its last packet up"
+    assert found["rows"].shape == (FRAMES + 1, 5, 16), "AAC pads its last packet"
 
 
-def test_masks_and_sizes_in_small() -> None:
+def test_masks_sizes_and_frame_rates() -> None:
     import torch
 
     assert nearest_size(1920, 1080, [(480, 832), (832, 480)]) == (832, 480)
-    assert spread(10, 3) == [0, 5, 10]
-    assert spread(1, 4) == [0, 1]
-    assert at_rate(np.arange(10, dtype=np.uint8), 50).tolist() == [0, 2, 4, 6, 8]
+    assert even_starts(10, 3) == [0, 5, 10]
+    assert even_starts(1, 4) == [0, 1]
+    assert resample_frames(np.arange(10, dtype=np.uint8), 50).tolist() == [0, 2, 4, 6, 8]
     masks = torch.arange(9.0).view(9, 1, 1)
-    assert on_tokens(masks).flatten().tolist() == [0, 2.5, 6.5]
-    curve = per_latent(torch.arange(5.0)[:, None])
+    assert masks_of_latent_frames(masks).flatten().tolist() == [0, 2.5, 6.5]
+    curve = curve_of_latent_frames(torch.arange(5.0)[:, None])
     assert curve[0].isnan().sum() == 3
     assert curve[1].flatten().tolist() == [1, 2, 3, 4]
     face = np.zeros((1, 20, 20), bool)
     face[0, 0:10, 5:15] = True
-    area = lower_middle(face)[0]
+    area = estimate_mouth_mask(face)[0]
     assert np.flatnonzero(area.any(axis=1)).tolist() == [5, 6, 7, 8, 9]
     assert np.flatnonzero(area.any(axis=0)).tolist() == [7, 8, 9, 10, 11, 12]

@@ -1,4 +1,4 @@
-"""A student learns its teacher's walks: its steps are theirs, its scales are told, and it generates."""
+"""Distillation: a student learns its teacher's trajectories, takes guidance scales as inputs, and generates."""
 
 from __future__ import annotations
 
@@ -16,30 +16,35 @@ from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.inference.denoise import make_scheduler
 from humo.presets import HUMO_1_7B, HUMO_17B, Distillation, read_distillation
 from humo.request import parse_request, resolve
-from humo.training.distillation import STATES, Walks, mode_of
-from humo.training.metrics_log import read_journal
+from humo.training.distillation import STATES, TrajectoryDataset, mode_of_conditions
+from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 from humo.training.tensor_files import read_tensors
 from humo.training.train import train
 from tests.training.made_up import SIDE, values
 
-DISTILL = {"steps": 3, "teacher_steps": 2, "walks": 4, "scales": {"text": [1, 4], "audio": [1, 5]}}
+DISTILL = {
+    "steps": 3,
+    "teacher_steps_per_step": 2,
+    "trajectories": 4,
+    "guidance_ranges": {"text": [1, 4], "audio": [1, 5]},
+}
 STUDENT = Distillation(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image": (2.0, 2.0)})
 
 
-def asked(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
-    """A recipe of a student, as values."""
-    stage = {"name": "walks", "steps": 3, "train": ["all"], "frames": [9], "batch": 2, "learning_rate": 1e-3}
-    stage |= {"audio_share": [1, 1], "keep": {"TIA": 0.5, "TA": 0.25, "T": 0.25}, "warmup": 0}
+def student_recipe(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """Return a recipe of a student, as plain values."""
+    stage = {"name": "walks", "steps": 3, "train": ["all"], "frames": [9], "batch_size": 2, "learning_rate": 1e-3}
+    stage |= {"audio_prob": [1, 1], "condition_probs": {"TIA": 0.5, "TA": 0.25, "T": 0.25}, "warmup_steps": 0}
     return values(dataset, teacher, output, model={"folder": str(teacher)}, stages=[stage], distill=DISTILL) | changes
 
 
 @pytest.mark.parametrize("family", ["1.7b", "17b"])
-def test_a_student_is_a_model_that_makes_one_pass_a_step(
+def test_a_student_needs_one_pass_a_step(
     family: str, dataset: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path, tmp_path: Path
 ) -> None:
     teacher = tiny_model_folder if family == "1.7b" else tiny_model_folder_17b
-    made = train(parse_recipe(asked(dataset, teacher, tmp_path)))
+    made = train(parse_recipe(student_recipe(dataset, teacher, tmp_path)))
     folder = open_model_folder(made)
     assert folder.preset.distillation is not None
     assert (folder.preset.distillation.steps, folder.preset.steps) == (3, 3)
@@ -52,59 +57,59 @@ def test_a_student_is_a_model_that_makes_one_pass_a_step(
     assert told[0][0] == 3.0
 
 
-def test_strides_lead_from_one_state_of_a_walk_to_the_next(
+def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """What the trainer is shown is the state, and what it asks for leads to the next one by a straight step."""
-    recipe_ = parse_recipe(asked(dataset, tiny_model_folder, tmp_path))
+    """The input is a state of the trajectory, and the target leads to the next state by a straight step."""
+    recipe_ = parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path))
     seen: list[Any] = []
 
-    def look(self: Walks, bucket: Any, strides: Any) -> Any:
-        batch = make(self, bucket, strides)
-        seen.append((strides, batch, self.levels))
+    def look(self: TrajectoryDataset, bucket: Any, steps: Any) -> Any:
+        batch = make(self, bucket, steps)
+        seen.append((steps, batch, self.noise_levels))
         return batch
 
-    make = Walks.__call__
+    make = TrajectoryDataset.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Walks, "__call__", look)
+        patch.setattr(TrajectoryDataset, "__call__", look)
         train(recipe_)
     scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
-    for strides, batch, levels in seen:
-        for number, stride in enumerate(strides):
-            states = read_tensors(stride.walk.path)[STATES]
+    for steps, batch, levels in seen:
+        for number, step in enumerate(steps):
+            states = read_tensors(step.trajectory.path)[STATES]
             assert len(states) == 4
             data, noise = batch.data[number], batch.noise[number, :, : states.shape[2]]
-            level = levels[stride.step]
-            assert float(batch.level[number]) == pytest.approx(level)
-            torch.testing.assert_close((1 - level) * data + level * noise, states[stride.step], atol=1e-4, rtol=0)
+            level = levels[step.step]
+            assert float(batch.noise_level[number]) == pytest.approx(level)
+            torch.testing.assert_close((1 - level) * data + level * noise, states[step.step], atol=1e-4, rtol=0)
             scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
-            scheduler.set_begin_index(stride.step)
-            stepped = scheduler.step(noise - data, scheduler.timesteps[stride.step], states[stride.step])[0]
-            torch.testing.assert_close(stepped, states[stride.step + 1], atol=1e-4, rtol=0)
-            assert torch.equal(batch.scales[number], torch.tensor(stride.walk.scales))
+            scheduler.set_begin_index(step.step)
+            stepped = scheduler.step(noise - data, scheduler.timesteps[step.step], states[step.step])[0]
+            torch.testing.assert_close(stepped, states[step.step + 1], atol=1e-4, rtol=0)
+            assert torch.equal(batch.scales[number], torch.tensor(step.trajectory.scales))
 
 
-def test_a_walk_is_what_the_teacher_makes(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """The last state of a walk is the clip that a request with its words, scales and noise gets."""
+def test_a_trajectory_ends_at_the_teachers_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The last state of a trajectory is the clip that a request with its words, scales and noise gets."""
     drawn: list[Any] = []
 
-    def look(self: Walks, teacher: HuMoPipeline, bucket: Any, walk: Any) -> Any:
-        states = take(self, teacher, bucket, walk)
-        drawn.append((self.collate(bucket, [walk.slot]), walk, states))
+    def look(self: TrajectoryDataset, teacher: HuMoPipeline, bucket: Any, trajectory: Any) -> Any:
+        states = take(self, teacher, bucket, trajectory)
+        drawn.append((self.collate(bucket, [trajectory.spec]), trajectory, states))
         return states
 
-    take = Walks._take
+    take = TrajectoryDataset._sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Walks, "_take", look)
-        train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path)))
+        patch.setattr(TrajectoryDataset, "_sample", look)
+        train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
     teacher = HuMoPipeline.from_pretrained(str(tiny_model_folder))
-    assert len({walk.scales for _, walk, _ in drawn}) == 4
-    for batch, walk, states in drawn:
-        text, audio, image = walk.scales
+    assert len({trajectory.scales for _, trajectory, _ in drawn}) == 4
+    for batch, trajectory, states in drawn:
+        text, audio, image = trajectory.scales
         assert 1 <= text <= 4
         assert 1 <= audio <= 5
         assert image == HUMO_1_7B.scales.image
-        mode = mode_of(batch.kept[0], hears=walk.slot.hears)
+        mode = mode_of_conditions(batch.kept_conditions[0], has_audio=trajectory.spec.has_audio)
         fields: dict[str, Any] = {
             "prompt": "hello",
             "images": ["one.png"] * ("I" in mode),
@@ -125,27 +130,31 @@ def _with_a_slot(plan: Any) -> Any:
     return replace(plan, geometry=replace(plan.geometry, references=1))
 
 
-def test_walks_are_taken_once(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    cache = {"data": {"folder": str(dataset), "sizes": [[SIDE, SIDE]], "cache": str(tmp_path / "cache")}}
-    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "first", **cache)))
+def test_trajectories_are_sampled_once(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    cache = {"data": {"folder": str(dataset), "resolutions": [[SIDE, SIDE]], "cache": str(tmp_path / "cache")}}
+    train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path / "first", **cache)))
     files = sorted((tmp_path / "cache" / "trajectories").rglob("*.safetensors"))
     times = [path.stat().st_mtime_ns for path in files]
-    more = cache | {"distill": DISTILL | {"walks": 5}}
-    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path / "second", **more)))
+    more = cache | {"distill": DISTILL | {"trajectories": 5}}
+    train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path / "second", **more)))
     assert len(files) == 4
     assert [path.stat().st_mtime_ns for path in files] == times
     assert len(sorted((tmp_path / "cache" / "trajectories").rglob("*.safetensors"))) == 5
 
 
 def test_the_loss_of_a_student_goes_down(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    stage = asked(dataset, tiny_model_folder, tmp_path)["stages"][0] | {"steps": 60, "learning_rate": 3e-3, "batch": 4}
-    train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage])))
-    losses = [row["loss"] for row in read_journal(tmp_path)]
+    stage = student_recipe(dataset, tiny_model_folder, tmp_path)["stages"][0] | {
+        "steps": 60,
+        "learning_rate": 3e-3,
+        "batch_size": 4,
+    }
+    train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, stages=[stage])))
+    losses = [row["loss"] for row in read_log(tmp_path)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_a_lora_makes_a_student_of_its_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    made = train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path, lora={"rank": 2})))
+    made = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, lora={"rank": 2})))
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     guided = pipeline.preset
     pipeline.load_lora_weights(str(made))
@@ -183,7 +192,7 @@ def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path)
         ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside what this student learned; allowed: 1 to 5"),
     ],
 )
-def test_a_student_refuses_what_it_did_not_learn(fields: dict[str, Any], said: str) -> None:
+def test_a_student_refuses_values_outside_its_training(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as refusal:
         resolve(parse_request({"prompt": "hello"} | fields), HUMO_17B.distilled(STUDENT))
     assert str(refusal.value).startswith(said)
@@ -206,8 +215,8 @@ def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> Non
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"distill": DISTILL | {"scales": {"text": [4, 1]}}}, "4 to 1 is no range"),
-        ({"distill": DISTILL | {"scales": {"colour": [1, 4]}}}, "colour"),
+        ({"distill": DISTILL | {"guidance_ranges": {"text": [4, 1]}}}, "4 to 1 is not a range"),
+        ({"distill": DISTILL | {"guidance_ranges": {"colour": [1, 4]}}}, "colour"),
         ({"distill": DISTILL | {"steps": 0}}, "steps"),
     ],
 )
@@ -215,25 +224,25 @@ def test_a_recipe_that_cannot_be_is_refused(
     changes: dict[str, Any], said: str, dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(HuMoError, match=said):
-        parse_recipe(asked(dataset, tiny_model_folder, tmp_path, **changes))
+        parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, **changes))
 
 
-def test_stages_of_a_student_are_refused_that_walks_do_not_have(
+def test_stages_that_differ_from_the_trajectories_are_refused(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    stage = asked(dataset, tiny_model_folder, tmp_path)["stages"][0]
+    stage = student_recipe(dataset, tiny_model_folder, tmp_path)["stages"][0]
     for change, said in (
-        ({"train": ["all", "focus"]}, "learns no focus"),
-        ({"keep": {"TIA": 0.9, "-": 0.1}}, "without text"),
+        ({"train": ["all", "focus"]}, "focus cannot be trained in distillation"),
+        ({"condition_probs": {"TIA": 0.9, "-": 0.1}}, "without text"),
     ):
         with pytest.raises(HuMoError, match=said):
-            parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage | change]))
-    with pytest.raises(HuMoError, match="than the first stage"):
-        parse_recipe(asked(dataset, tiny_model_folder, tmp_path, stages=[stage, stage | {"frames": [5]}]))
+            parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | change]))
+    with pytest.raises(HuMoError, match="differs from that of the first stage"):
+        parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, stages=[stage, stage | {"frames": [5]}]))
 
 
 def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    made = train(parse_recipe(asked(dataset, tiny_model_folder, tmp_path)))
+    made = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
     path = made / "transformer" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"student": None}))
@@ -245,7 +254,9 @@ def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_fold
 
 
 def test_a_student_needs_a_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(HuMoError, match=r"no model\.network"):
+    with pytest.raises(HuMoError, match=r"remove model\.network"):
         parse_recipe(
-            asked(dataset, tiny_model_folder, tmp_path, model=values(dataset, tiny_model_folder, tmp_path)["model"])
+            student_recipe(
+                dataset, tiny_model_folder, tmp_path, model=values(dataset, tiny_model_folder, tmp_path)["model"]
+            )
         )

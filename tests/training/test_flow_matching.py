@@ -1,4 +1,4 @@
-"""Formulas against plain algebra."""
+"""Formulas of the objective against plain algebra."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from humo.model.seeding import seeded_generator
 from humo.training.auxiliary_heads import focus_loss, identity_loss, lips_loss
-from humo.training.config import Loss, Stage
-from humo.training.flow_matching import add_noise, draw_level, timestep_of, velocity_loss
+from humo.training.config import LossConfig, Stage
+from humo.training.flow_matching import add_noise, draw_noise_level, timestep_of_level, velocity_loss
 from humo.training.optimizer import learning_rate
 
 
@@ -19,14 +19,14 @@ def test_noise_and_velocity_are_those_of_flow_matching() -> None:
     level = torch.tensor([0.25, 1.0])
     noisy = add_noise(data, noise, level[:, None])
     torch.testing.assert_close(noisy[0, :, :4], 0.75 * data[0] + 0.25 * noise[0, :, :4])
-    torch.testing.assert_close(noisy[1], noise[1], msg="at s = 1 there is noise alone")
-    assert timestep_of(level).tolist() == [250, 1000]
+    torch.testing.assert_close(noisy[1], noise[1], msg="at s = 1 there is only noise")
+    assert timestep_of_level(level).tolist() == [250, 1000]
     each = add_noise(data, noise, torch.tensor([[0.0, 1.0, 0.5, 0.5]]).expand(2, 4))
     assert each[:, :, :2].equal(torch.stack([data[:, :, 0], noise[:, :, 1]], dim=2)), (
         "a level of its own for each frame"
     )
     right = torch.cat([noise[:, :, :4] - data, torch.full((2, 3, 1, 2, 2), 99.0)], dim=2)
-    assert velocity_loss(right, data, noise).tolist() == [0, 0], "what is said of reference slots does not count"
+    assert velocity_loss(right, data, noise).tolist() == [0, 0], "reference slots have no loss"
 
 
 def test_a_weighted_loss_is_the_weighted_mean() -> None:
@@ -39,14 +39,14 @@ def test_a_weighted_loss_is_the_weighted_mean() -> None:
 
 def test_noise_levels_are_logit_normal_and_shifted() -> None:
     generator = seeded_generator(0)
-    levels = torch.tensor([draw_level(Loss(), generator) for _ in range(4000)])
+    levels = torch.tensor([draw_noise_level(LossConfig(), generator) for _ in range(4000)])
     logit = (levels / (1 - levels)).log()
     assert logit.mean() == pytest.approx(0, abs=0.06)
     assert logit.std() == pytest.approx(1, abs=0.05)
-    shifted = torch.tensor([draw_level(Loss(shift=3.0), seeded_generator(1)) for _ in range(1)])
-    plain = draw_level(Loss(), seeded_generator(1))
+    shifted = torch.tensor([draw_noise_level(LossConfig(shift=3.0), seeded_generator(1)) for _ in range(1)])
+    plain = draw_noise_level(LossConfig(), seeded_generator(1))
     assert float(shifted) == pytest.approx(3 * plain / (1 + 2 * plain))
-    even = torch.tensor([draw_level(Loss(uniform=1.0), generator) for _ in range(4000)])
+    even = torch.tensor([draw_noise_level(LossConfig(uniform_prob=1.0), generator) for _ in range(4000)])
     assert even.var() == pytest.approx(1 / 12, abs=0.005)
 
 
@@ -67,7 +67,7 @@ def test_the_focus_loss_is_the_published_formula() -> None:
     assert float(focus_loss(logits, mask)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_empty_masks_carry_no_loss_and_small_faces_count_as_much() -> None:
+def test_empty_masks_have_no_loss_and_small_faces_count_as_much() -> None:
     logits = torch.zeros(3, 1, 1, 4, 4)
     mask = torch.zeros(3, 1, 4, 4)
     mask[1, 0, 0, 0] = 1
@@ -77,7 +77,7 @@ def test_empty_masks_carry_no_loss_and_small_faces_count_as_much() -> None:
     assert float(small) == pytest.approx(float(large)), "loss times face size is the same"
 
 
-def test_the_focus_loss_is_finite_where_heads_are_sure_and_wrong() -> None:
+def test_the_focus_loss_is_finite_for_confident_wrong_predictions() -> None:
     logits = torch.full((1, 4, 1, 2, 2), 200.0, requires_grad=True)
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     loss = focus_loss(logits, mask)
@@ -87,14 +87,16 @@ def test_the_focus_loss_is_finite_where_heads_are_sure_and_wrong() -> None:
     assert logits.grad.isfinite().all()
 
 
-def test_unknown_mouths_do_not_count() -> None:
+def test_unknown_mouth_curves_have_no_loss() -> None:
     true = torch.full((2, 1, 4, 3), float("nan"))
     true[0, 0, 3] = torch.tensor([1.0, 0.0, 0.0])
     assert lips_loss(torch.zeros(2, 1, 4, 3), true).tolist() == [pytest.approx(1 / 3), 0]
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
-    stage = Stage(name="s", steps=100, train=("all",), learning_rate=1.0, warmup=10, schedule="cosine", decay_from=0.5)
+def test_the_learning_rate_warms_up_stays_and_decays() -> None:
+    stage = Stage(
+        name="s", steps=100, train=("all",), learning_rate=1.0, warmup_steps=10, lr_scheduler="cosine", decay_start=0.5
+    )
     rates = [learning_rate(stage, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:51] == [1.0] * 42
@@ -102,7 +104,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[99] < 0.01
 
 
-def test_the_identity_loss_counts_known_faces_alone() -> None:
+def test_the_identity_loss_ignores_unknown_faces() -> None:
     true = torch.tensor([[1.0, -1.0], [torch.nan, torch.nan]])
     told = torch.tensor([[[0.0, -1.0], [1.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])
     assert identity_loss(told, true).tolist() == [pytest.approx((1 + 0 + 0 + 4) / 4), 0]

@@ -1,4 +1,4 @@
-"""The trainers of the parts: a linear start that is what it says, losses that fall, runs that go on bit for bit."""
+"""Training of components: the linear start, losses that fall, resumed runs that repeat the losses bit for bit."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ from humo.errors import MediaError, RequestError
 from humo.model import autoencoder
 from humo.model.autoencoder import ShortcutAutoencoder, from_blocks, open_autoencoder, to_blocks
 from humo.model.seeding import seeded_generator
-from humo.training import train_text_encoder
-from humo.training.autoencoder_data import read_piece
-from humo.training.checkpoint import finished
-from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe, TextRecipe
-from humo.training.config import Data
-from humo.training.dataset import read_attributes, read_words, scan
-from humo.training.metrics_log import read_journal
+from humo.training import train_text_encoder as text_encoder_training
+from humo.training.autoencoder_data import read_segment
+from humo.training.checkpoint import finished_checkpoints
+from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe, TextEncoderRecipe
+from humo.training.config import DataConfig
+from humo.training.dataset import read_attributes, read_captioned_clips, scan_corpus
+from humo.training.metrics_log import read_log
 from humo.training.muon import Muon
 from humo.training.recipe_file import parse_recipe, parse_table
-from humo.training.train_autoencoder import Components, LeastSquares, fidelity, losses, train_autoencoder
-from humo.training.train_text_encoder import make_tokenizer, train_text
+from humo.training.train_autoencoder import (
+    LinearDecoderFit,
+    PrincipalComponents,
+    autoencoder_losses,
+    reconstruction_psnr,
+    train_autoencoder,
+)
+from humo.training.train_text_encoder import train_text_encoder, train_tokenizer
 from tests.training.made_up import FRAMES, SIDE, values
 
 SMALL = {"base_dim": 4, "z_dim": 6, "dim_mult": [1, 2, 2]}
 
 
-def of_vae(dataset: Path, output: Path, **changes: Any) -> AutoencoderRecipe:
+def vae_recipe(dataset: Path, output: Path, **changes: Any) -> AutoencoderRecipe:
     plain = {
         "output": str(output),
         "network": SMALL,
@@ -46,31 +52,31 @@ def of_vae(dataset: Path, output: Path, **changes: Any) -> AutoencoderRecipe:
         "frames": 5,
         "crop": 16,
         "steps": 4,
-        "batch": 2,
-        "warmup": 0,
+        "batch_size": 2,
+        "warmup_steps": 0,
         "loss": {"face": 1.0, "mouth": 2.0, "eyes": 1.0, "noise": 0.1},
         "tensorboard": False,
     }
     return parse_table(plain | changes, AutoencoderRecipe)
 
 
-def of_text(dataset: Path, output: Path, **changes: Any) -> TextRecipe:
+def text_recipe(dataset: Path, output: Path, **changes: Any) -> TextEncoderRecipe:
     plain = {
         "output": str(output),
         "network": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
         "data": {"folder": str(dataset)},
         "attributes": ["kind"],
         "steps": 4,
-        "batch": 2,
-        "warmup": 0,
+        "batch_size": 2,
+        "warmup_steps": 0,
         "tensorboard": False,
     }
-    return parse_table(plain | changes, TextRecipe)
+    return parse_table(plain | changes, TextEncoderRecipe)
 
 
 @pytest.fixture
-def told(own_dataset: Path) -> Path:
-    """A dataset that says of each clip whether its number is odd."""
+def with_attributes(own_dataset: Path) -> Path:
+    """Return a dataset with an attribute: whether a clip's number is odd."""
     rows = {"id": [f"clip{n}" for n in range(6)], "kind": [("even", "odd")[n % 2] for n in range(6)]}
     pyarrow.parquet.write_table(pyarrow.table(rows), own_dataset / "truth" / "attributes.parquet")
     return own_dataset
@@ -88,14 +94,14 @@ def small(**changes: Any) -> ShortcutAutoencoder:
 # -- the autoencoder --------------------------------------------------------------------------------------------------
 
 
-def test_blocks_go_there_and_back() -> None:
+def test_pixel_blocks_are_split_and_merged_without_loss() -> None:
     video = torch.randn(2, 3, 9, 16, 24)
     blocks = to_blocks(video)
     assert blocks.shape == (2, 3, 2, 3, 768)
     assert torch.allclose(from_blocks(blocks), video, atol=1e-6)
 
 
-def test_patches_are_joined_as_diffusers_cuts_them() -> None:
+def test_unpatching_inverts_patching_of_diffusers() -> None:
     from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
     from humo.model.autoencoder import _unpatch
@@ -104,7 +110,7 @@ def test_patches_are_joined_as_diffusers_cuts_them() -> None:
     assert _unpatch(patchify(video, 2)).equal(video)
 
 
-def test_it_is_causal_and_of_wans_geometry() -> None:
+def test_the_autoencoder_is_causal_and_has_the_geometry_of_wan() -> None:
     vae, video = small(), torch.rand(1, 3, 9, 16, 16) * 2 - 1
     with torch.no_grad():
         whole = vae.encode(video).latent_dist.mode()
@@ -115,8 +121,8 @@ def test_it_is_causal_and_of_wans_geometry() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 9])
-def test_convolutions_that_add_nothing_are_not_run(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
-    """The same latents and pixels, to the bit; those that are trained run, whatever they add."""
+def test_convolutions_whose_output_is_zero_are_skipped(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+    """Latents and pixels stay the same bit for bit; with gradients, the convolutions run in any case."""
     vae, video = small(), torch.rand(1, 3, frames, 16, 32) * 2 - 1
     for last in (vae.encoder.conv_out, vae.decoder.conv_out):
         nn.init.zeros_(last.weight)
@@ -141,53 +147,56 @@ def test_convolutions_that_add_nothing_are_not_run(monkeypatch: pytest.MonkeyPat
         assert not vae.reconstruct(latents).equal(pixels)
 
 
-def test_the_first_step_sees_principal_components() -> None:
-    """Videos of two patterns: two components say everything, and the convolutions add nothing yet."""
+def test_the_linear_start_has_principal_components() -> None:
+    """Two components reconstruct videos of two patterns, and the output of the convolutions is zero."""
     patterns = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1)) / 4
     weights = torch.randn(40, 2, generator=torch.Generator().manual_seed(2))
     videos = torch.einsum("bk,kcthw->bcthw", weights, patterns)
     clips = torch.cat([videos.mean(dim=2, keepdim=True), videos], dim=2)
-    components = Components(6)
-    components.see(clips, torch.ones(40, 5, 8, 8), torch.Generator().manual_seed(0))
+    components = PrincipalComponents(6)
+    components.update(clips, torch.ones(40, 5, 8, 8), torch.Generator().manual_seed(0))
     vae = small()
-    components.put_into(vae)
+    components.initialize(vae)
     with torch.no_grad():
         again = vae.reconstruct(vae.encode(clips).latent_dist.mode())
     assert torch.allclose(again[:, :, 1:], videos, atol=1e-3)
 
 
-@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
-def test_channels_are_as_alike_as_the_whitening_says(whitening: float) -> None:
-    """Blocks of two directions, one nine times as strong as the other in variance."""
+def test_whitening_makes_the_channels_alike() -> None:
+    """The ratio of two channels' deviations is that of their components to the power 1 - whitening."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(768, 2, generator=generator)).Q
-    strength = torch.randn(900, 2, generator=generator) * torch.tensor([3.0, 1.0])
-    blocks = (strength @ basis.T).view(100, 1, 3, 3, 768)
-    videos = from_blocks(blocks, begins=False).clamp(-1, 1)
-    components = Components(2, whitening)
-    components.see(torch.cat([videos[:, :, :1], videos], dim=2), torch.ones(100, 5, 24, 24), generator)
-    vae = small(z_dim=2)
-    components.put_into(vae)
-    with torch.no_grad():
-        latents = vae.linear_encoder(to_blocks(torch.cat([videos[:, :, :1], videos], dim=2))[:, 1:]).flatten(0, 3)
-    ratio = float(latents[:, 0].std() / latents[:, 1].std())
-    assert ratio == pytest.approx(3.0 ** (1 - whitening), rel=0.25)
+    strength = torch.randn(900, 2, generator=generator) * torch.tensor([4.0, 1.0])
+    video = from_blocks((strength @ basis.T).view(100, 1, 3, 3, 768), begins=False)
+    video = torch.cat([video[:, :, :1], video], dim=2)
+    ratios = []
+    for whitening in (0.0, 0.5, 1.0):
+        components = PrincipalComponents(2, whitening)
+        components.update(video, torch.ones(100, 5, 24, 24), torch.Generator().manual_seed(1))
+        vae = small(z_dim=2)
+        components.initialize(vae)
+        with torch.no_grad():
+            latents = vae.linear_encoder(to_blocks(video)).flatten(0, 3)
+        ratios.append(float(latents[:, 0].std() / latents[:, 1].std()))
+    assert ratios[0] > 1.5
+    assert ratios[1] == pytest.approx(ratios[0] ** 0.5, rel=0.01)
+    assert ratios[2] == pytest.approx(1.0, rel=0.2)
 
 
-def test_neighbours_tell_what_a_latent_alone_does_not() -> None:
-    """A pattern in the second block that only the first block's latent tells: least squares finds it there."""
+def test_the_linear_decoder_uses_neighboring_latents() -> None:
+    """Least squares recovers a pattern of the second block that only the first block's latent encodes."""
     torch.manual_seed(0)
-    told, shown = torch.randn(2, 3, 8, 8) / 4
+    first, second = torch.randn(2, 3, 8, 8) / 4
     amount = torch.randn(60, 1, 1, 1, 1)
-    left = (amount * told[:, None]).expand(-1, 3, 5, 8, 8)
-    video = torch.cat([left, (amount * shown[:, None]).expand(-1, 3, 5, 8, 8)], dim=4)
+    left = (amount * first[:, None]).expand(-1, 3, 5, 8, 8)
+    video = torch.cat([left, (amount * second[:, None]).expand(-1, 3, 5, 8, 8)], dim=4)
     vae = small()
     vae.linear_encoder.weight.data.zero_()
-    vae.linear_encoder.weight.data[0] = told[:, None].expand(3, 4, 8, 8).flatten()
+    vae.linear_encoder.weight.data[0] = first[:, None].expand(3, 4, 8, 8).flatten()
     vae.linear_encoder.bias.data.zero_()
-    back = LeastSquares(vae)
-    back.see(video, torch.ones(60, 5, 8, 16))
-    back.put_into_decoder()
+    back = LinearDecoderFit(vae)
+    back.update(video, torch.ones(60, 5, 8, 16))
+    back.initialize_decoder()
     nn.init.zeros_(vae.decoder.conv_out.weight)
     nn.init.zeros_(vae.decoder.conv_out.bias)
     with torch.no_grad():
@@ -195,7 +204,7 @@ def test_neighbours_tell_what_a_latent_alone_does_not() -> None:
         assert torch.allclose(vae.reconstruct(latents)[..., 8:], video[..., 8:], atol=0.1)
 
 
-def test_its_tensors_are_known_by_name_and_shape(tmp_path: Path) -> None:
+def test_its_tensors_have_known_names_and_shapes(tmp_path: Path) -> None:
     vae = small(decoder_base_dim=8)
     shapes = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
     architecture = infer_autoencoder(shapes, vae.config)
@@ -205,46 +214,48 @@ def test_its_tensors_are_known_by_name_and_shape(tmp_path: Path) -> None:
     assert isinstance(open_autoencoder(str(tmp_path / "vae")), ShortcutAutoencoder)
 
 
-def test_a_run_learns_and_writes_what_inference_reads(dataset: Path, tmp_path: Path) -> None:
+def test_a_trained_autoencoder_has_a_higher_psnr_and_loads(dataset: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     small().save_pretrained(str(tmp_path / "start"))
-    changes = {"folder": str(tmp_path / "start"), "gentle": 1.0, "optimiser": {"ema": 0.9}}
-    asked = of_vae(dataset, tmp_path / "out", steps=80, learning_rate=5e-3, **changes)
+    changes = {"folder": str(tmp_path / "start"), "pixel_layer_lr_scale": 1.0, "optimizer": {"ema_decay": 0.9}}
+    asked = vae_recipe(dataset, tmp_path / "out", steps=80, learning_rate=5e-3, **changes)
     made = train_autoencoder(asked, note=notes.append)
-    clips = scan(asked.data).clips[""]
-    assert fidelity(open_autoencoder(str(made)), clips) > fidelity(small(), clips) + 2
+    clips = scan_corpus(asked.data).clips[""]
+    assert reconstruction_psnr(open_autoencoder(str(made)), clips) > reconstruction_psnr(small(), clips) + 2
     config: Any = open_autoencoder(str(made)).config
-    assert len(set(config.latents_std)) == 1, "one deviation for all"
-    assert "dB on people never seen" in notes[-1]
+    assert len(set(config.latents_std)) == 1, "one standard deviation for all channels"
+    assert "dB on held-out people" in notes[-1]
 
 
 def test_a_resumed_run_repeats_the_losses(dataset: Path, tmp_path: Path) -> None:
-    asked = of_vae(dataset, tmp_path / "whole", checkpoints={"minutes": 0, "keep": 9}, optimiser={"muon": False})
+    asked = vae_recipe(
+        dataset, tmp_path / "whole", checkpoints={"every_minutes": 0, "keep_last": 9}, optimizer={"muon": False}
+    )
     train_autoencoder(asked)
-    whole = [row["loss"] for row in read_journal(tmp_path / "whole")]
-    short = asked.model_copy(update={"output": str(tmp_path / "parts"), "steps": 2, "schedule": "constant"})
+    whole = [row["loss"] for row in read_log(tmp_path / "whole")]
+    short = asked.model_copy(update={"output": str(tmp_path / "parts"), "steps": 2, "lr_scheduler": "constant"})
     train_autoencoder(short)
-    with pytest.raises(RequestError, match="holds a run already"):
+    with pytest.raises(RequestError, match="already has a checkpoint"):
         train_autoencoder(short)
     train_autoencoder(short.model_copy(update={"steps": 4}), resume=True)
-    constant = asked.model_copy(update={"output": str(tmp_path / "constant"), "schedule": "constant"})
+    constant = asked.model_copy(update={"output": str(tmp_path / "constant"), "lr_scheduler": "constant"})
     train_autoencoder(constant)
-    assert [row["loss"] for row in read_journal(tmp_path / "parts")] == [
-        row["loss"] for row in read_journal(tmp_path / "constant")
+    assert [row["loss"] for row in read_log(tmp_path / "parts")] == [
+        row["loss"] for row in read_log(tmp_path / "constant")
     ]
     assert len(whole) == 4
-    assert len(finished(tmp_path / "whole" / "checkpoints")) == 4
+    assert len(finished_checkpoints(tmp_path / "whole" / "checkpoints")) == 4
 
 
-def test_the_decoder_alone_leaves_the_latents_alone(dataset: Path, tmp_path: Path) -> None:
-    start = train_autoencoder(of_vae(dataset, tmp_path / "start"))
-    made = train_autoencoder(of_vae(dataset, tmp_path / "more", folder=str(start), trains="decoder"))
+def test_training_the_decoder_alone_keeps_the_latents(dataset: Path, tmp_path: Path) -> None:
+    start = train_autoencoder(vae_recipe(dataset, tmp_path / "start"))
+    made = train_autoencoder(vae_recipe(dataset, tmp_path / "more", folder=str(start), trainable="decoder"))
     before, after = open_autoencoder(str(start)).state_dict(), open_autoencoder(str(made)).state_dict()
     changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
     assert changed == {"decoder", "post_quant_conv", "linear_decoder"}
 
 
-def test_a_place_that_weighs_more_counts_more() -> None:
+def test_loss_weights_change_the_loss() -> None:
     vae, video = small(), torch.rand(1, 3, 5, 16, 16) * 2 - 1
     even = torch.ones(1, 5, 16, 16)
     with torch.no_grad():
@@ -253,38 +264,46 @@ def test_a_place_that_weighs_more_counts_more() -> None:
     half[..., :8] = 0
     loss = AutoencoderLoss(square=0, gradient=0, kl=0)
     vae.encoder.conv_out.weight.data.zero_()
-    quiet = losses(vae, video, half, loss, seeded_generator(0))[1]
-    expected = losses(vae, video, even, loss, seeded_generator(0))[1]
+    quiet = autoencoder_losses(vae, video, half, loss, seeded_generator(0))[1]
+    expected = autoencoder_losses(vae, video, even, loss, seeded_generator(0))[1]
     assert not torch.isclose(quiet, expected)
     assert again.shape == video.shape
 
 
-def test_pieces_are_cut_where_their_masks_are(dataset: Path) -> None:
-    clip = scan(AutoencoderRecipe(output="x", data={"folder": str(dataset)}).data).clips[""][0]  # type: ignore[arg-type]
-    whole = read_piece(clip, AutoencoderLoss(face=1.0))
+def test_segments_and_their_loss_weights_are_cropped_alike(dataset: Path) -> None:
+    clip = scan_corpus(AutoencoderRecipe(output="x", data={"folder": str(dataset)}).data).clips[""][0]  # type: ignore[arg-type]
+    whole = read_segment(clip, AutoencoderLoss(face=1.0))
     assert whole.video.shape == (3, FRAMES, SIDE, SIDE)
     assert np.unique(whole.weight[:, :16, :16]).tolist() == [2.0]
     assert np.unique(whole.weight[:, 16:]).tolist() == [1.0]
-    one = read_piece(clip, AutoencoderLoss(face=1.0), 5, 16, seeded_generator("a"))
+    one = read_segment(clip, AutoencoderLoss(face=1.0), 5, 16, seeded_generator("a"))
     assert one.video.shape == (3, 5, 16, 16)
     assert one.weight.shape == (5, 16, 16)
 
 
 def test_clips_that_are_too_small_are_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"clip\d.mp4 is smaller than 5 frames of 64 pixels"):
-        train_autoencoder(of_vae(dataset, tmp_path / "out", crop=64))
+        train_autoencoder(vae_recipe(dataset, tmp_path / "out", crop=64))
 
 
 # -- the text encoder -------------------------------------------------------------------------------------------------
 
 
-def test_a_text_encoder_learns_to_tell(told: Path, tmp_path: Path) -> None:
-    asked = of_text(told, tmp_path / "out", steps=120, batch=6, learning_rate=1e-2, guess=0.0, optimiser={"ema": 0.9})
+def test_a_text_encoder_learns_attributes(with_attributes: Path, tmp_path: Path) -> None:
+    asked = text_recipe(
+        with_attributes,
+        tmp_path / "out",
+        steps=120,
+        batch_size=6,
+        learning_rate=1e-2,
+        mask_prob=0.0,
+        optimizer={"ema_decay": 0.9},
+    )
     notes: list[str] = []
-    train_text(asked, note=notes.append)
-    rows = read_journal(tmp_path / "out")
+    train_text_encoder(asked, note=notes.append)
+    rows = read_log(tmp_path / "out")
     assert np.mean([row["loss"] for row in rows[-5:]]) < 0.8 * rows[0]["loss"]
-    assert notes[-1].startswith("told from captions: kind ")
+    assert notes[-1].startswith("accuracy: kind ")
     from transformers import AutoTokenizer, UMT5EncoderModel
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(tmp_path / "out" / "tokenizer"))
@@ -294,9 +313,9 @@ def test_a_text_encoder_learns_to_tell(told: Path, tmp_path: Path) -> None:
     assert embedded.isfinite().all()
 
 
-def test_a_tokenizer_reads_back_what_it_was_made_from() -> None:
+def test_a_tokenizer_reproduces_its_training_texts() -> None:
     texts = ["A woman in a red coat speaks.", "A man in a blue coat is silent."]
-    tokenizer = make_tokenizer(texts, 100)
+    tokenizer = train_tokenizer(texts, 100)
     for text in texts:
         ids = tokenizer(text).input_ids
         assert ids[-1] == 1
@@ -304,66 +323,76 @@ def test_a_tokenizer_reads_back_what_it_was_made_from() -> None:
     assert 2 not in tokenizer("a red man").input_ids
 
 
-def test_attributes_that_are_not_there_are_named(told: Path, tmp_path: Path) -> None:
+def test_missing_attributes_are_named(with_attributes: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="has no column 'colour'"):
-        train_text(of_text(told, tmp_path / "out", attributes=["colour"]))
-    clips = scan(of_text(told, tmp_path / "out").data).clips[""]
-    assert read_attributes(of_text(told, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
+        train_text_encoder(text_recipe(with_attributes, tmp_path / "out", attributes=["colour"]))
+    clips = scan_corpus(text_recipe(with_attributes, tmp_path / "out").data).clips[""]
+    assert read_attributes(text_recipe(with_attributes, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
 
 
-def test_no_split_is_all_of_them(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = told / "truth" / "attributes.parquet"
+def test_without_a_split_all_clips_are_used(
+    with_attributes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_attributes / "truth" / "attributes.parquet"
     table = pyarrow.parquet.read_table(path)
     splits = pyarrow.array([*["train"] * (len(table) - 1), "test"])
     pyarrow.parquet.write_table(table.append_column("split", splits), path)
-    seen: list[str] = []
+    recorded: list[str] = []
 
-    def listen(texts: Sequence[str], vocabulary: int) -> Any:
-        seen.extend(texts)
-        return make_tokenizer(texts, vocabulary)
+    def record(texts: Sequence[str], vocab_size: int) -> Any:
+        recorded.extend(texts)
+        return train_tokenizer(texts, vocab_size)
 
-    monkeypatch.setattr(train_text_encoder, "make_tokenizer", listen)
-    train_text(of_text(told, tmp_path / "out", data={"folder": str(told), "split": None}, batch=6, steps=1))
-    assert sorted(text for text in seen if text.startswith("a person")) == [
+    monkeypatch.setattr(text_encoder_training, "train_tokenizer", record)
+    train_text_encoder(
+        text_recipe(
+            with_attributes,
+            tmp_path / "out",
+            data={"folder": str(with_attributes), "split": None},
+            batch_size=6,
+            steps=1,
+        )
+    )
+    assert sorted(text for text in recorded if text.startswith("a person")) == [
         f"a person number {number} speaks" for number in range(len(table))
     ]
 
 
-def test_words_are_read_without_their_videos(told: Path) -> None:
-    shutil.rmtree(told / "video")
-    plain = Data(folder=str(told))
-    [three] = [clip for clip in read_words(plain, ["kind"])[""] if clip.name == "clip3"]
+def test_captions_are_read_without_videos(with_attributes: Path) -> None:
+    shutil.rmtree(with_attributes / "video")
+    plain = DataConfig(folder=str(with_attributes))
+    [three] = [clip for clip in read_captioned_clips(plain, ["kind"])[""] if clip.name == "clip3"]
     assert three.attributes == ("odd",)
     assert len(three.captions) > 1
-    table = pyarrow.parquet.read_table(told / "video_caption.parquet")
-    pyarrow.parquet.write_table(table.slice(1), told / "video_caption.parquet")
+    table = pyarrow.parquet.read_table(with_attributes / "video_caption.parquet")
+    pyarrow.parquet.write_table(table.slice(1), with_attributes / "video_caption.parquet")
     with pytest.raises(RequestError, match="has no row for clip clip0"):
-        read_words(plain, ["kind"])
+        read_captioned_clips(plain, ["kind"])
 
 
-def test_the_heads_of_a_new_text_encoder_look_near(told: Path, tmp_path: Path) -> None:
-    train_text(of_text(told, tmp_path / "out", steps=1, learning_rate=1e-6))
+def test_attention_of_a_new_text_encoder_is_local(with_attributes: Path, tmp_path: Path) -> None:
+    train_text_encoder(text_recipe(with_attributes, tmp_path / "out", steps=1, learning_rate=1e-6))
     weights = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
     [table] = [weight for name, weight in weights.items() if "relative_attention_bias" in name]
     left, right = table[:16], table[16:]
     assert (left[:8, 0].diff() < 0).all()
-    assert (right[:8, 0].diff() < 0).all()  # the first head looks to both sides,
+    assert (right[:8, 0].diff() < 0).all()  # the first head attends to both sides,
     assert right[8, 1] < left[8, 1] - 5  # the second to the left
 
 
 # -- Muon -------------------------------------------------------------------------------------------------------------
 
 
-def test_muon_wants_whole_matrices(dataset: Path, tmp_path: Path) -> None:
-    plain = values(dataset, tmp_path, tmp_path / "out", optimiser={"muon": True})
-    with pytest.raises(RequestError, match=r"set compute.shard = false"):
+def test_muon_refuses_sharded_weights(dataset: Path, tmp_path: Path) -> None:
+    plain = values(dataset, tmp_path, tmp_path / "out", optimizer={"muon": True})
+    with pytest.raises(RequestError, match=r"set compute.fsdp = false"):
         parse_recipe(plain)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon to compare with")
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (24, 24)])
-def test_muon_is_torchs_own_in_bfloat16(shape: tuple[int, int]) -> None:
-    """To the bit; and in float32 as near to it as bfloat16 is exact."""
+def test_muon_equals_that_of_torch_in_bfloat16(shape: tuple[int, int]) -> None:
+    """Bit for bit in bfloat16; in float32 up to the precision of bfloat16."""
     start, *gradients = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     rate, decay = 1e-2, 0.1
     ends: list[torch.Tensor] = []
@@ -373,10 +402,10 @@ def test_muon_is_torchs_own_in_bfloat16(shape: tuple[int, int]) -> None:
         lambda weight: Muon([weight], rate, decay),
     ):
         weight = nn.Parameter(start.clone())
-        optimiser = make(weight)
+        optimizer = make(weight)
         for gradient in gradients:
             weight.grad = gradient.clone()
-            optimiser.step()
+            optimizer.step()
         ends.append(weight.detach())
     theirs, same, finer = ends
     assert same.equal(theirs)

@@ -1,4 +1,4 @@
-"""A run that is killed, continued, divided among processes or out of disk space."""
+"""Runs that are killed, resumed, distributed over processes, or out of disk space."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.errors import CheckpointError, RequestError
-from humo.training.checkpoint import finished, read_checkpoint
+from humo.training.checkpoint import finished_checkpoints, read_checkpoint
 from humo.training.recipe_file import parse_recipe
 from humo.training.train import train
-from tests.training.made_up import Change, losses, recipe, stages, values
+from tests.training.made_up import Change, logged_losses, recipe, stages, values
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(output: Path, asked: Change, rank: int = 0, processes: int = 1, port: int = 0) -> subprocess.Popen[bytes]:
-    """A process of its own, told of the others as torchrun tells it."""
+    """Start a training process with torchrun's environment variables."""
     output.mkdir(exist_ok=True)
     path = output / f"recipe-{rank}.json"
     path.write_text(json.dumps(asked))
@@ -41,7 +41,7 @@ def start(output: Path, asked: Change, rank: int = 0, processes: int = 1, port: 
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """As many as the processes beside this one have: sums are the same then."""
+    """Use one thread, as the other processes do, so that sums are the same."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,13 +49,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said.decode()[-3000:]
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()[-3000:]
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_a_run_that_is_killed_goes_on_bit_for_bit(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    changes: Change = {"stages": stages(steps=10), "checkpoints": {"minutes": 0}}
+def test_a_killed_run_is_resumed_bit_for_bit(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    changes: Change = {"stages": stages(steps=10), "checkpoints": {"every_minutes": 0}}
     train(recipe(dataset, tiny_model_folder, tmp_path / "whole", **changes))
     output, luck = tmp_path / "killed", random.Random(time.time_ns())
     asked = values(dataset, tiny_model_folder, output, **changes)
@@ -69,26 +69,25 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(dataset: Path, tiny_model_fold
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert finished(output / "checkpoints")
+    assert finished_checkpoints(output / "checkpoints")
     train(parse_recipe(asked), resume=True)
-    assert losses(output) == losses(tmp_path / "whole")
-    tensors = [read_checkpoint(finished(one / "checkpoints")[-1]) for one in (output, tmp_path / "whole")]
+    assert logged_losses(output) == logged_losses(tmp_path / "whole")
+    tensors = [read_checkpoint(finished_checkpoints(one / "checkpoints")[-1]) for one in (output, tmp_path / "whole")]
     for kind in tensors[0]:
         for name, tensor in tensors[0][kind].items():
             assert tensor.equal(tensors[1][kind][name]), name
-    assert len(finished(output / "checkpoints")) == 2
+    assert len(finished_checkpoints(output / "checkpoints")) == 2
 
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("muon", [False, True])
 def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """In shards, or each with all weights and a part of Muon's work.
+    """With FSDP, or with replicated weights and Muon's work distributed.
 
-    The sums over a batch are taken in another order: losses to 1e-4, weights to 1e-4, or 5e-4 where Muon rounds to
-    bfloat16 on its way.
+    Sums over a batch have another order: losses agree to 1e-4, weights to 1e-4, or 5e-4 with Muon in bfloat16.
     """
-    changes: Change = {"stages": stages(batch=4), "compute": {"accumulation": 2, "shard": not muon}}
-    changes["optimiser"] = {"muon": muon}
+    changes: Change = {"stages": stages(batch_size=4), "compute": {"gradient_accumulation_steps": 2, "fsdp": not muon}}
+    changes["optimizer"] = {"muon": muon}
     within = 5e-4 if muon else 1e-4
     runs = [tmp_path / "one", tmp_path / "two"]
     with socket.socket() as free:
@@ -99,11 +98,13 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
     train(recipe(dataset, tiny_model_folder, runs[0], **changes))
     for process in processes:
         finish(process)
-    one, two = map(losses, runs)
+    one, two = map(logged_losses, runs)
     for first, second in zip(one, two, strict=True):
         assert first == pytest.approx(second, rel=1e-4)
-    for name in ("weights", "average", "optimiser"):
-        first_weights, second_weights = (read_checkpoint(finished(output / "checkpoints")[-1])[name] for output in runs)
+    for name in ("weights", "ema", "optimizer"):
+        first_weights, second_weights = (
+            read_checkpoint(finished_checkpoints(output / "checkpoints")[-1])[name] for output in runs
+        )
         assert first_weights.keys() == second_weights.keys()
         for key, weight in first_weights.items():
             torch.testing.assert_close(second_weights[key], weight, rtol=0, atol=within)
@@ -112,16 +113,16 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
         torch.testing.assert_close(first_weight, second_weight, rtol=0, atol=within)
 
 
-def test_a_finished_folder_is_not_trained_over(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_overwritten(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     asked = recipe(dataset, tiny_model_folder, tmp_path)
     train(asked)
-    before = losses(tmp_path)
-    with pytest.raises(RequestError, match="holds a run already; give --resume"):
+    before = logged_losses(tmp_path)
+    with pytest.raises(RequestError, match="already has a checkpoint; add --resume"):
         train(asked)
     notes: list[str] = []
     train(asked, resume=True, note=notes.append)
-    assert losses(tmp_path) == before
-    assert notes == ["goes on from step-00000004: stage 'all', step 4"]
+    assert logged_losses(tmp_path) == before
+    assert notes == ["resuming from step-00000004"]
     network = asked.model.model_copy(
         update={"network": asked.model.network and asked.model.network.model_copy(update={"ffn_dim": 96})}
     )
@@ -129,23 +130,23 @@ def test_a_finished_folder_is_not_trained_over(dataset: Path, tiny_model_folder:
         train(asked.model_copy(update={"model": network}), resume=True)
 
 
-def test_a_full_disk_loses_no_finished_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_finished_checkpoints(tmp_path: Path) -> None:
     import resource
 
     from humo.errors import StorageError
-    from humo.training.checkpoint import Position, save_checkpoint
+    from humo.training.checkpoint import TrainState, save_checkpoint
     from humo.training.tensor_files import write_tensors
 
     def state(size: int) -> dict[str, dict[str, Tensor]]:
-        return {name: {"x": torch.ones(size)} for name in ("weights", "average", "optimiser")}
+        return {name: {"x": torch.ones(size)} for name in ("weights", "ema", "optimizer")}
 
-    save_checkpoint(tmp_path / "c", Position(total=1), state(10), keep=1)
+    save_checkpoint(tmp_path / "c", TrainState(global_step=1), state(10), keep=1)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # a write beyond it fails, as on a full disk
     try:
         with pytest.raises(StorageError, match=r"latest finished checkpoint: step-00000001"):
-            save_checkpoint(tmp_path / "c", Position(total=2), state(100_000), keep=1)
+            save_checkpoint(tmp_path / "c", TrainState(global_step=2), state(100_000), keep=1)
         with pytest.raises(StorageError, match="free some space"):
             write_tensors(tmp_path / "entry.safetensors", {"x": torch.ones(100_000)})
     finally:

@@ -1,4 +1,4 @@
-"""A run learns, and trains and exports exactly what it says."""
+"""Training and export of a network: losses fall, and exactly the chosen parameter groups change."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from torch import Tensor
 
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import open_model_folder
-from humo.training.checkpoint import finished, read_checkpoint
-from humo.training.frozen_encoders import Encoders
-from humo.training.metrics_log import read_journal
-from humo.training.optimizer import divide
+from humo.training.checkpoint import finished_checkpoints, read_checkpoint
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.metrics_log import read_log
+from humo.training.optimizer import partition
 from humo.training.train import train
-from humo.training.trainable import PATTERNS, matches
-from humo.training.training_model import Learner
-from tests.training.made_up import losses, recipe, stages, values
+from humo.training.trainable import PARAMETER_PATTERNS, in_groups
+from humo.training.training_model import TrainingModel
+from tests.training.made_up import logged_losses, recipe, stages, values
 
 
-def test_the_loss_goes_down_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    stage = {"name": "all", "steps": 150, "train": ["all", "focus", "lips"], "audio_share": [1, 1], "frames": [5]}
+def test_losses_fall_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    stage = {"name": "all", "steps": 150, "train": ["all", "focus", "lips"], "audio_prob": [1, 1], "frames": [5]}
     asked = recipe(
         dataset,
         tiny_model_folder,
         tmp_path,
-        data={"folder": str(dataset), "sizes": [[32, 32]], "clips": 1},
-        stages=[stage | {"batch": 4, "learning_rate": 5e-3, "warmup": 5, "keep": {"TIA": 1.0}}],
-        optimiser={"ema": 0.9},
+        data={"folder": str(dataset), "resolutions": [[32, 32]], "max_clips": 1},
+        stages=[stage | {"batch_size": 4, "learning_rate": 5e-3, "warmup_steps": 5, "condition_probs": {"TIA": 1.0}}],
+        optimizer={"ema_decay": 0.9},
         loss={"face": 1.0, "mouth": 2.0},
     )
     train(asked)
-    rows = read_journal(tmp_path)
-    for name, share in (("velocity", 0.7), ("focus", 0.5), ("lips", 0.5)):
+    rows = read_log(tmp_path)
+    for name, share in (("loss_velocity", 0.7), ("loss_focus", 0.5), ("loss_lips", 0.5)):
         first, last = (sum(row[name] for row in part) / 20 for part in (rows[:20], rows[-20:]))
         assert last < share * first, name
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_each_stage_trains_exactly_its_parts(
+def test_each_stage_trains_exactly_its_parameter_groups(
     number: int, dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     stage = stages()[number]
-    asked = recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | {"keep": {"TIA": 1.0}}])
-    encoders = Encoders(asked.model)
-    start = encoders.network(asked.seed)
+    asked = recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | {"condition_probs": {"TIA": 1.0}}])
+    encoders = FrozenEncoders(asked.model)
+    start = encoders.build_network(asked.seed)
     torch.nn.init.normal_(start.proj_out.weight)  # zero at the very start, when nothing else gets a gradient
     block: Any
     for block in start.blocks:
@@ -63,29 +63,31 @@ def test_each_stage_trains_exactly_its_parts(
         update={"model": asked.model.model_copy(update={"network": None, "folder": str(tmp_path / "start")})}
     )
     made = train(changed)
-    saved = read_checkpoint(finished(tmp_path / "checkpoints")[-1])["weights"]
+    saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])["weights"]
     for name, weight in before.items():
-        if matches(name, stage["train"]):
+        if in_groups(name, stage["train"]):
             moved = not saved[name].equal(weight)
             assert moved or name.endswith(("to_k.bias", "norm.bias")), f"{name} did not move"
         else:
             assert name not in saved
     exported = HuMoPipeline.from_pretrained(str(made)).transformer
     for name, weight in exported.named_parameters():
-        if not matches(f"transformer.{name}", stage["train"]):
+        if not in_groups(f"transformer.{name}", stage["train"]):
             assert weight.equal(before[f"transformer.{name}"]), f"{name} moved"
 
 
-def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_reinitialized_groups_are_new_and_the_others_stay(
+    dataset: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
     def network(**changes: Any) -> dict[str, Tensor]:
         model = {"folder": str(tiny_model_folder)} | changes
         asked = recipe(dataset, tiny_model_folder, tmp_path, model=model).model
-        return dict(Encoders(asked).network(seed=3).named_parameters())
+        return dict(FrozenEncoders(asked).build_network(seed=3).named_parameters())
 
-    whole, partly, again = network(), network(fresh="audio"), network(fresh="audio")
+    whole, partly, again = network(), network(reinitialize="audio"), network(reinitialize="audio")
     for name, weight in whole.items():
         assert torch.equal(partly[name], again[name])
-        if matches(f"transformer.{name}", ("audio",)):
+        if in_groups(f"transformer.{name}", ("audio",)):
             assert "to_out.0.weight" not in name or not partly[name].any()
         else:
             assert torch.equal(partly[name], weight)
@@ -93,17 +95,15 @@ def test_fresh_parts_begin_anew_and_the_rest_goes_on(dataset: Path, tiny_model_f
     assert not torch.equal(partly[drawn], whole[drawn])
 
 
-def test_the_parts_together_are_the_whole_network(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    learner = Learner(Encoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0))
-    parts = [part for part in PATTERNS if part != "all"]
-    for name, _ in learner.named_parameters():
-        assert sum(matches(name, [part]) for part in parts) == 1, name
+def test_every_parameter_is_in_exactly_one_group(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = TrainingModel(FrozenEncoders(recipe(dataset, tiny_model_folder, tmp_path).model).build_network(0))
+    parts = [part for part in PARAMETER_PATTERNS if part != "all"]
+    for name, _ in model.named_parameters():
+        assert sum(in_groups(name, [part]) for part in parts) == 1, name
 
 
-def test_a_network_computes_the_same_with_and_without_its_heads(
-    dataset: Path, tiny_model_folder: Path, tmp_path: Path
-) -> None:
-    network = Encoders(recipe(dataset, tiny_model_folder, tmp_path).model).network(0)
+def test_auxiliary_heads_do_not_change_the_network(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    network = FrozenEncoders(recipe(dataset, tiny_model_folder, tmp_path).model).build_network(0)
     torch.nn.init.normal_(network.proj_out.weight)
     given = (
         torch.randn(2, 16, 4, 4, 4),
@@ -111,7 +111,7 @@ def test_a_network_computes_the_same_with_and_without_its_heads(
         torch.randn(2, 7, 24),
         torch.randn(2, 4, 8, 5, 16),
     )
-    told = Learner(network)(*given, 3)
+    told = TrainingModel(network)(*given, 3)
     assert told.velocity.equal(network(*given, return_dict=False)[0])
     assert told.focus.shape == (2, 4, 3, 2, 2)
     assert told.lips.shape == (2, 3, 4, 3)
@@ -122,22 +122,22 @@ def test_gradient_checkpointing_changes_nothing(dataset: Path, tiny_model_folder
     for name in ("plain", "checkpointed"):
         compute = {"gradient_checkpointing": name == "checkpointed"}
         train(recipe(dataset, tiny_model_folder, tmp_path / name, stages=stages()[2:], compute=compute))
-    assert losses(tmp_path / "plain") == losses(tmp_path / "checkpointed")
+    assert logged_losses(tmp_path / "plain") == logged_losses(tmp_path / "checkpointed")
 
 
-def test_accumulated_passes_are_one_batch(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_accumulated_passes_equal_one_batch(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     for passes in (1, 2):
-        compute = {"accumulation": passes}
-        train(recipe(dataset, tiny_model_folder, tmp_path / str(passes), stages=stages(batch=4), compute=compute))
-    for one, two in zip(losses(tmp_path / "1"), losses(tmp_path / "2"), strict=True):
+        compute = {"gradient_accumulation_steps": passes}
+        train(recipe(dataset, tiny_model_folder, tmp_path / str(passes), stages=stages(batch_size=4), compute=compute))
+    for one, two in zip(logged_losses(tmp_path / "1"), logged_losses(tmp_path / "2"), strict=True):
         assert one == pytest.approx(two, rel=1e-4)
 
 
 def test_bfloat16_stays_near_float32(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
-        compute = {"precision": precision}
+        compute = {"dtype": precision}
         train(recipe(dataset, tiny_model_folder, tmp_path / precision, stages=stages(), compute=compute))
-    for one, two in zip(losses(tmp_path / "float32"), losses(tmp_path / "bfloat16"), strict=True):
+    for one, two in zip(logged_losses(tmp_path / "float32"), logged_losses(tmp_path / "bfloat16"), strict=True):
         assert one[:4] == pytest.approx(two[:4], rel=0.03)
 
 
@@ -145,28 +145,27 @@ def test_bfloat16_stays_near_float32(dataset: Path, tiny_model_folder: Path, tmp
 def test_compiled_blocks_compute_the_same(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are traced, forwards and backwards, and the heads still listen; that the code made of it is right, and takes
-    minutes to make, is torch's own affair."""
+    """Blocks are traced forward and backward, and activations are still captured. The compiler itself is torch's."""
     traced: list[Any] = []
     trace = partial(torch.compile, backend="aot_eager")
 
-    def compiled_so(function: Any) -> Any:
+    def compile_eagerly(function: Any) -> Any:
         traced.append(function)
         return trace(function)
 
-    monkeypatch.setattr(torch, "compile", compiled_so)
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
     for name in ("plain", "compiled"):
         compute = {"compile": name == "compiled"}
         train(recipe(dataset, tiny_model_folder, tmp_path / name, stages=stages()[2:], compute=compute))
     assert traced
-    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    plain, compiled = logged_losses(tmp_path / "plain"), logged_losses(tmp_path / "compiled")
     assert plain[0][2] > 0
     for one, two in zip(plain, compiled, strict=True):
         assert one == pytest.approx(two, rel=1e-4)
 
 
-def test_the_face_of_the_picture_is_told(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Pictures without a face, or that are not seen, count nothing."""
+def test_the_identity_loss_uses_the_references_face(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """References without a face, and references that are dropped, have no identity loss."""
     (own_dataset / "reference_image" / "clip0.png").write_bytes(
         (Path(__file__).parents[2] / "examples" / "woman.png").read_bytes()
     )
@@ -175,17 +174,17 @@ def test_the_face_of_the_picture_is_told(own_dataset: Path, tiny_model_folder: P
         own_dataset,
         tiny_model_folder,
         tmp_path,
-        data={"folder": str(own_dataset), "sizes": [[32, 32]], "clips": 2},
-        stages=[stage | {"keep": {"TIA": 0.7, "TA": 0.3}}],
+        data={"folder": str(own_dataset), "resolutions": [[32, 32]], "max_clips": 2},
+        stages=[stage | {"condition_probs": {"TIA": 0.7, "TA": 0.3}}],
     )
     train(asked)
-    told = [row["identity"] for row in read_journal(tmp_path)]
-    assert 0 < sum(one == 0 for one in told) < len(told)  # neither in every batch nor in none
+    losses_of_steps = [row["loss_identity"] for row in read_log(tmp_path)]
+    assert 0 < sum(one == 0 for one in losses_of_steps) < len(losses_of_steps)  # neither in every batch nor in none
 
 
-def test_muons_work_is_divided_evenly() -> None:
+def test_muons_work_is_distributed_evenly() -> None:
     matrices = {f"{number}": torch.zeros(64, 64 if number % 3 else 256) for number in range(12)}
-    parts = divide(matrices, 2)
+    parts = partition(matrices, 2)
     assert sorted(parts[0] + parts[1], key=int) == list(matrices)
     work = [sum(matrices[name].numel() for name in part) for part in parts]
     assert max(work) <= 1.1 * min(work)
@@ -197,7 +196,7 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
         tiny_model_folder,
         tmp_path,
         model=values(dataset, tiny_model_folder, tmp_path)["model"] | {"preset": "humo-nano"},
-        validation={"steps": 2, "clips": 1, "loss_clips": 3, "inference_steps": 1},
+        validation={"every_steps": 2, "num_videos": 1, "loss_clips": 3, "inference_steps": 1},
         stages=stages()[2:],
         tensorboard=True,
     )
@@ -209,14 +208,14 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
         "hello", width=32, height=32, num_frames=5, num_inference_steps=1, output_type="np"
     ).frames
     assert frames.shape == (1, 5, 32, 32, 3)
-    validation = [row for row in read_journal(tmp_path) if "validation/loss" in row]
+    validation = [row for row in read_log(tmp_path) if "validation/loss" in row]
     assert len(validation) == 1
     assert {"validation/loss_matched_audio", "validation/loss_mismatched_audio"} < validation[0].keys()
     assert len(list((tmp_path / "validation" / "step-00000002").glob("*.mp4"))) == 1
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_what_is_learnt_is_said_though_the_folder_did_not_know_the_word(
+def test_continuation_is_recorded_though_the_old_configuration_lacks_it(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "older")
@@ -224,25 +223,25 @@ def test_what_is_learnt_is_said_though_the_folder_did_not_know_the_word(
     words = json.loads(config.read_text())
     del words["continues"]
     config.write_text(json.dumps(words))
-    data = values(dataset, folder, tmp_path / "run")["data"] | {"continued": 0.5}
+    data = values(dataset, folder, tmp_path / "run")["data"] | {"continuation_prob": 0.5}
     asked = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
     assert open_model_folder(train(asked)).components["transformer"].config["continues"] is True
 
 
-def test_pictures_beside_the_latents_are_trained_too(
+def test_a_family_with_concatenated_references_is_trained_too(
     dataset: Path, tiny_model_folder_17b: Path, tmp_path: Path
 ) -> None:
     model = {"folder": str(tiny_model_folder_17b)}
     train(recipe(dataset, tiny_model_folder_17b, tmp_path, model=model, stages=stages()))
     assert open_model_folder(tmp_path / "model").preset.name == "humo-17b"
-    assert len(losses(tmp_path)) == 6
+    assert len(logged_losses(tmp_path)) == 6
 
 
 def test_a_lora_is_trained_and_loads(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     model = {"folder": str(tiny_model_folder)}
     asked = recipe(dataset, tiny_model_folder, tmp_path, model=model, stages=stages()[1:], lora={"rank": 2})
     made = train(asked)
-    saved = read_checkpoint(finished(tmp_path / "checkpoints")[-1])
+    saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])
     assert all(".lora_" in name or not name.startswith("transformer.") for name in saved["weights"])
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "LoRA": (
         "`pipe.load_lora_weights`.",
-        ("inference.lora",),
+        ("inference.lora", "inference.lora_file", "inference.adapters"),
     ),
     "The service and the web page": (
         "Starting the service (`humo serve`, `humo ui`), and its error responses. Over HTTP the message is "

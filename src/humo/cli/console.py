@@ -1,4 +1,4 @@
-"""How a job shows on a terminal, in a log, to another program (``--json``), or not at all (``--quiet``)."""
+"""Print progress, notes, results and errors: a bar on a terminal, lines in a log, JSON lines, or errors only."""
 
 from __future__ import annotations
 
@@ -15,76 +15,77 @@ if TYPE_CHECKING:
 
     from humo.errors import HuMoError
 
-SECONDS_BETWEEN_LINES = 5.0  # between two lines about one phase, where there is no terminal
+SECONDS_BETWEEN_LINES = 5.0
+"""Seconds between two lines about one phase, where there is no terminal."""
 
 
 BYTES = "bytes"
-"""A unit of progress that is shown in megabytes."""
+"""Unit of progress that is shown in megabytes."""
 
 
 class Quiet:
-    """Says nothing but what went wrong, on stderr. The others say more, results on what is stdout by now."""
+    """Prints errors only, on stderr; the base of the other consoles, which print results on stdout."""
 
     def __init__(self) -> None:
         self._out = sys.stdout
 
     def note(self, text: str) -> None:
-        """Something was decided for the user and is worth saying."""
+        """Print a decision that was made for the user."""
 
     def start_row(self, row: int, name: str) -> None:
-        """The progress that follows is that of a batch's row."""
+        """Start a row of a batch: the progress that follows is that of the row."""
 
     def progress(self, event: Event) -> None:
-        """A step was done; a `humo.progress.ProgressCallback`."""
+        """Show a step; a `humo.progress.ProgressCallback`."""
         self.step(event.phase, event.done, event.total)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
-        """``done`` of ``total`` (of them, in ``unit``) of what is called ``name`` are finished."""
+        """Show that ``done`` of ``total`` units of a phase ``name`` are finished."""
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
-        """Something is finished: a line for people, values for programs."""
+        """Print a result: a line for people, values for programs."""
 
     def error(self, error: HuMoError | str, **values: Any) -> None:
-        """Something went wrong."""
+        """Print an error."""
         self.close()
         print(_one_line(f"humo: {error}"), file=sys.stderr)
 
     def close(self) -> None:
-        """Nothing more is in progress."""
+        """Close the progress display."""
 
 
 class Lines(Quiet):
-    """Plain lines on stderr, for logs: each phase when it ends, and every few seconds between."""
+    """Prints plain lines on stderr, for logs: at the end of each phase, and every few seconds before."""
 
     def __init__(self) -> None:
         super().__init__()
         self._pace = RateMeter()
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
 
     def begin(self, row: int, name: str) -> None:
-        """A line on stderr."""
+        """Print a line on stderr."""
         print(_one_line(f"row {row} ({name})"), file=sys.stderr, flush=True)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
-        """A line when a phase ends or some seconds have gone by."""
+        """Print a line when a phase ends or some seconds have passed."""
         self._pace.update(name, done, total)
         now = time.monotonic()
-        if done >= total or now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
+        if done >= total or now - self._printed_at >= SECONDS_BETWEEN_LINES:
+            self._printed_at = now
             print(f"{name} {_share(done, total, unit)}{self._pace.text(unit)}", file=sys.stderr, flush=True)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
-        """A line on stdout."""
+        """Print a line on stdout."""
         self.close()
         print(text, file=self._out, flush=True)
 
 
 class Bar(Lines):
-    """A bar on a terminal, one a phase."""
+    """Shows a progress bar per phase on a terminal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,23 +93,23 @@ class Bar(Lines):
         self._tasks: dict[str, TaskID] = {}
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         if self._progress is None:
             super().note(text)
         else:
             self._progress.console.print(_one_line(f"note: {text}"), markup=False, highlight=False)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
-        """Move the bar of that name."""
+        """Move the bar of that phase."""
         progress = self._progress or self._start()
         if name not in self._tasks:
-            self._tasks[name] = progress.add_task(name, total=total, words="")
+            self._tasks[name] = progress.add_task(name, total=total, text="")
         self._pace.update(name, done, total)
-        words = _share(done, total, unit) + self._pace.text(unit)
-        progress.update(self._tasks[name], completed=done, total=total, words=words)
+        text = _share(done, total, unit) + self._pace.text(unit)
+        progress.update(self._tasks[name], completed=done, total=total, text=text)
 
     def close(self) -> None:
-        """Leave the bars as they are, and begin anew with the next job."""
+        """Leave the bars as they are; the next job starts new ones."""
         if self._progress is not None:
             self._progress.stop()
             self._progress, self._tasks = None, {}
@@ -121,7 +122,7 @@ class Bar(Lines):
             TextColumn("{task.description:8}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         self._progress = Progress(*columns, console=Console(file=sys.stderr))
         self._progress.start()
@@ -129,40 +130,40 @@ class Bar(Lines):
 
 
 class Json(Quiet):
-    """One JSON object a line on stdout; what went wrong is on stderr, too."""
+    """Prints one JSON object per line on stdout; errors on stderr as well."""
 
     def __init__(self) -> None:
         super().__init__()
         self._pace = RateMeter()
 
     def note(self, text: str) -> None:
-        """``{"event": "note"}``."""
+        """Print ``{"event": "note"}``."""
         _write({"event": "note", "text": text}, self._out)
 
     def begin(self, row: int, name: str) -> None:
-        """``{"event": "row", "status": "begun"}``."""
-        _write({"event": "row", "row": row, "name": name, "status": "begun"}, self._out)
+        """Print ``{"event": "row", "status": "started"}``."""
+        _write({"event": "row", "row": row, "name": name, "status": "started"}, self._out)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
-        """``{"event": "progress"}`` with the phase, units done and in all, and the pace."""
+        """Print ``{"event": "progress"}`` with the phase, the units done and in total, and the rate."""
         self._pace.update(name, done, total)
         values = {"phase": name, "done": done, "total": total} | ({"unit": unit} if unit else {})
         _write({"event": "progress", **values, **self._pace.values()}, self._out)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
-        """``{"event": "result"}``, or another kind, with the values."""
+        """Print ``{"event": "result"}``, or another kind, with the values."""
         _write({"event": kind, **values}, self._out)
 
     def error(self, error: HuMoError | str, **values: Any) -> None:
-        """``{"event": "error"}`` with the class, field, problem and remedy."""
+        """Print ``{"event": "error"}`` with the class, field, problem and remedy."""
         parts = {"kind": type(error).__name__} if isinstance(error, Exception) else {"kind": "failed"}
-        told = {name: getattr(error, name) for name in ("field", "problem", "remedy") if hasattr(error, name)}
-        _write({"event": "error", **parts, **told, "message": str(error), **values}, self._out)
+        details = {name: getattr(error, name) for name in ("field", "problem", "remedy") if hasattr(error, name)}
+        _write({"event": "error", **parts, **details, "message": str(error), **values}, self._out)
         super().error(error)
 
 
 class RateMeter:
-    """Seconds a unit takes in the phase that is on, and the seconds left."""
+    """Measures seconds per unit of the current phase and estimates the seconds left."""
 
     def __init__(self) -> None:
         self._name: str | None = None
@@ -170,13 +171,13 @@ class RateMeter:
         self._first = self._done = self._total = 0
 
     def update(self, name: str, done: int, total: int) -> None:
-        """Take notice of a step."""
+        """Count a step."""
         self._now, self._done, self._total = time.monotonic(), done, total
         if name != self._name:
             self._name, self._since, self._first = name, self._now, done
 
     def values(self) -> dict[str, float]:
-        """``seconds_per_unit`` and ``seconds_left``, once a unit is done."""
+        """Return ``seconds_per_unit`` and ``seconds_left``, once a unit is done."""
         done = self._done - self._first
         if done < 1:
             return {}
@@ -184,7 +185,7 @@ class RateMeter:
         return {"seconds_per_unit": float(f"{each:.3g}"), "seconds_left": round(each * (self._total - self._done), 1)}
 
     def text(self, unit: str) -> str:
-        """The same for people; of bytes, the time left alone."""
+        """Return the same as text; of bytes, the time left alone."""
         values = self.values()
         if not values:
             return ""
@@ -194,7 +195,7 @@ class RateMeter:
 
 
 def choose_console(*, as_json: bool, quiet: bool) -> Quiet:
-    """The console for what was asked and where stderr goes."""
+    """Return the console that fits the options and stderr."""
     if as_json:
         return Json()
     if quiet:
@@ -203,7 +204,7 @@ def choose_console(*, as_json: bool, quiet: bool) -> Quiet:
 
 
 def table(rows: Mapping[str, object]) -> str:
-    """Names and values in two columns."""
+    """Format names and values in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:{width}}  {_one_line(str(value))}" for name, value in rows.items())
 

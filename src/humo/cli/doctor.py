@@ -1,7 +1,7 @@
-"""``humo doctor``: look at an installation and say what it can do, what is wrong with it, and how to mend it.
+"""``humo doctor``: check an installation and print what works, what does not, and how to fix it.
 
-Each check is a function that yields findings and depends on no other; `CHECKS` is the list of them. A check that fails
-in a way nobody thought of is a finding, too.
+Each check is a function that yields findings and depends on no other; `CHECKS` lists them. A check that raises an
+unexpected error is reported as a finding too.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from humo.errors import HuMoError, RequestError
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
 
-SUMMARY = "look at this installation: what it can do, what is wrong, how to mend it"
+SUMMARY = "check this installation: what works, what does not, how to fix it"
 
-WELL, ILL = 0, 1
+HEALTHY, BROKEN = 0, 1
 """Exit codes."""
 
-MARKS = {"good": "ok     ", "warning": "warning", "error": "ERROR  "}
+LABELS = {"good": "ok     ", "warning": "warning", "error": "ERROR  "}
 
 PACKAGE = "humo-video"
 
 LOW_DISK_BYTES = 1_000_000_000
-"""Of a disk on which outputs are written, below which it is worth saying."""
+"""Free bytes of a disk for outputs below which a warning is given."""
 
 LOW_MEMORY_BYTES = 4_000_000_000
-"""Of the whole machine, below which it is worth saying; the embedded model takes about one."""
+"""Bytes of the machine's memory below which a warning is given; the built-in model takes about 1 GB."""
 
 VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
-"""What our videos are written with."""
+"""Codecs of the videos that are written."""
 
 UNPACKERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
-"""Of videos and sounds that people bring."""
+"""Codecs of common video and audio files."""
 
 ACCELERATORS = {"flash_attn": "flash-attn", "sageattention": "sageattention", "xformers": "xformers"}
 """Modules of attention kernels that diffusers can use, and their packages; none of them is needed."""
 
 
 class Severity(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     GOOD = "good"
     WARNING = "warning"
@@ -63,13 +63,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found.
+    """Result of a check.
 
     Args:
-        check: of which check.
-        state: how bad it is.
-        text: what was found.
-        remedy: what to do about it; empty if nothing is to be done.
+        check: name of the check.
+        state: good, warning or error.
+        text: the result.
+        remedy: how to fix it; empty if there is nothing to fix.
     """
 
     check: str
@@ -78,7 +78,7 @@ class Finding:
     remedy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For a program."""
+        """Return the values as JSON types."""
         return asdict(self)
 
 
@@ -87,42 +87,44 @@ Check = Callable[[Path | None], Findings]
 
 
 def add_options(parser: Parser) -> None:
-    """The options of ``humo doctor``."""
+    """Add the options of ``humo doctor``."""
     parser.usage = "humo doctor [--model FOLDER]"
-    parser.add_argument("--model", metavar="FOLDER", help="a model folder to look at, too")
+    parser.add_argument("--model", metavar="FOLDER", help="a model folder to check as well")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Tell each finding as it comes.
+    """Run ``humo doctor``.
 
     Returns:
-        1 if there is an error among them.
+        1 if a finding is an error.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo doctor", "see humo doctor --help")
     counts = dict.fromkeys(Severity, 0)
     for one in examine(None if options.model is None else Path(options.model)):
         counts[one.severity] += 1
-        line = f"{MARKS[one.severity]}  {one.check:10} {one.text}" + (f" -> {one.remedy}" if one.remedy else "")
+        line = f"{LABELS[one.severity]}  {one.check:10} {one.text}" + (f" -> {one.remedy}" if one.remedy else "")
         console.result(line, one.as_dict(), kind="finding")
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    text = "this installation is well" if not errors + warnings else f"{errors} errors, {warnings} warnings"
+    text = "this installation is healthy" if not errors + warnings else f"{errors} errors, {warnings} warnings"
     console.result(text, {"errors": errors, "warnings": warnings})
-    return ILL if errors else WELL
+    return BROKEN if errors else HEALTHY
 
 
 def examine(model: Path | None = None) -> Iterator[Finding]:
-    """All findings, as they come.
+    """Run all checks and yield their findings.
 
     Args:
-        model: a model folder to look at beside the embedded one.
+        model: a model folder to check besides the built-in model.
     """
     for name, check in CHECKS.items():
         try:
             for state, text, remedy in check(model):
                 yield Finding(name, state, text, remedy)
-        except Exception as error:  # noqa: BLE001 - whatever is broken here is what the doctor is for
-            yield Finding(name, Severity.ERROR, f"the check failed: {type(error).__name__}: {error}", "report this")
+        except Exception as error:  # noqa: BLE001 - a check of a broken installation may raise anything
+            yield Finding(
+                name, Severity.ERROR, f"the check failed: {type(error).__name__}: {error}", "report it as a bug"
+            )
 
 
 def _python(_model: Path | None) -> Findings:
@@ -130,28 +132,32 @@ def _python(_model: Path | None) -> Findings:
 
 
 def _packages(_model: Path | None) -> Findings:
-    """Every requirement of this package against what is installed, the extras' as a list of those that are whole."""
+    """Compare the requirements of this package and of its extras with the installed packages."""
     from packaging.requirements import Requirement
 
     try:
         needed = [Requirement(line) for line in metadata.requires(PACKAGE) or ()]
     except metadata.PackageNotFoundError:
-        yield Severity.WARNING, f"{PACKAGE} is not installed, but run from its source", "pip install -e ."
+        yield Severity.WARNING, f"{PACKAGE} is not installed but run from its source folder", "pip install -e ."
         return
-    wrong = [(one, found) for one in needed if _is_core(one) and (found := _mismatch(one)) is not None]
-    for one, found in wrong:
-        yield Severity.ERROR, f"{one.name} {found}, and {one.name}{one.specifier} is needed", f"pip install '{PACKAGE}'"
+    wrong = [(one, problem) for one in needed if _is_core(one) and (problem := _mismatch(one)) is not None]
+    for one, problem in wrong:
+        yield (
+            Severity.ERROR,
+            f"{one.name} {problem}, but {one.name}{one.specifier} is required",
+            f"pip install '{PACKAGE}'",
+        )
     if not wrong:
-        yield Severity.GOOD, f"all {sum(map(_is_core, needed))} packages that are needed are there", ""
+        yield Severity.GOOD, f"all {sum(map(_is_core, needed))} required packages are installed", ""
     extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
-    whole = [
+    complete = [
         extra
         for extra in extras
         if extra != "dev" and all(_mismatch(one) is None for one in needed if _is_of(one, extra))
     ]
-    rest = [extra for extra in extras if extra not in (*whole, "dev")]
-    text = f"extras installed: {', '.join(whole) or 'none'}"
-    yield Severity.GOOD, text + (f"; not (whole): {', '.join(rest)}" if rest else ""), ""
+    rest = [extra for extra in extras if extra not in (*complete, "dev")]
+    text = f"extras installed: {', '.join(complete) or 'none'}"
+    yield Severity.GOOD, text + (f"; not or partly installed: {', '.join(rest)}" if rest else ""), ""
 
 
 def _is_core(requirement: Any) -> bool:
@@ -163,7 +169,7 @@ def _is_of(requirement: Any, extra: str) -> bool:
 
 
 def _mismatch(requirement: Any) -> str | None:
-    """What is wrong with an installed package; None if it is as required."""
+    """Return what is wrong with an installed package; None if it meets the requirement."""
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -184,29 +190,29 @@ def _device(_model: Path | None) -> Findings:
             yield Severity.GOOD, f"{card.name}, {free / 1e9:.1f} of {card.total_memory / 1e9:.1f} GB free", ""
         yield Severity.GOOD, f"torch {torch.__version__} for CUDA {torch.version.cuda}", ""
     elif torch.backends.mps.is_available():
-        yield Severity.GOOD, f"torch {torch.__version__} on an Apple GPU (mps), which HuMo was not tried on", ""
+        yield Severity.GOOD, f"torch {torch.__version__} on an Apple GPU (mps), on which HuMo was not tested", ""
     elif shutil.which("nvidia-smi") is not None:
-        text = f"there is an NVIDIA driver, but torch {torch.__version__} does not use it"
+        text = f"an NVIDIA driver is installed, but torch {torch.__version__} does not use it"
         yield Severity.WARNING, text, "install torch for your CUDA: https://pytorch.org/get-started"
     else:
         text = f"no GPU; torch {torch.__version__} computes on the CPU with {torch.get_num_threads()} threads: enough"
-        yield Severity.GOOD, f"{text} for the embedded model, not for the published ones", ""
+        yield Severity.GOOD, f"{text} for the built-in model, not for the published ones", ""
 
 
 def _attention(_model: Path | None) -> Findings:
-    there = [package for module, package in ACCELERATORS.items() if find_spec(module) is not None]
-    text = "torch's own attention, which is all that is needed"
-    yield Severity.GOOD, text + (f"; beside it {', '.join(there)}" if there else ""), ""
+    installed = [package for module, package in ACCELERATORS.items() if find_spec(module) is not None]
+    text = "torch's own attention, which suffices"
+    yield Severity.GOOD, text + (f"; also installed: {', '.join(installed)}" if installed else ""), ""
 
 
 def _memory(_model: Path | None) -> Findings:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        yield Severity.GOOD, "how much memory there is cannot be told on this system", ""
+        yield Severity.GOOD, "the amount of memory is unknown on this system", ""
         return
     few = total < LOW_MEMORY_BYTES
-    text = f"{total / 1e9:.1f} GB of memory, {os.cpu_count()} processors"
+    text = f"{total / 1e9:.1f} GB of memory, {os.cpu_count()} CPU cores"
     yield (Severity.WARNING, text, "close other programs before generating") if few else (Severity.GOOD, text, "")
 
 
@@ -220,15 +226,15 @@ def _codecs(_model: Path | None) -> Findings:
     missing = [name for name in (VIDEO_CODEC, AUDIO_CODEC) if not _has_codec(name, "w")]
     for name in missing:
         yield Severity.ERROR, f"PyAV {av.__version__} cannot write {name}", "pip install --force-reinstall av"
-    deaf = [name for name in UNPACKERS if not _has_codec(name, "r")]
-    if deaf:
+    unreadable = [name for name in UNPACKERS if not _has_codec(name, "r")]
+    if unreadable:
         yield (
             Severity.WARNING,
-            f"PyAV {av.__version__} cannot read {', '.join(deaf)}",
+            f"PyAV {av.__version__} cannot read {', '.join(unreadable)}",
             "pip install --force-reinstall av",
         )
-    if not missing and not deaf:
-        yield Severity.GOOD, f"PyAV {av.__version__} writes H.264 and AAC, and reads all that people bring", ""
+    if not missing and not unreadable:
+        yield Severity.GOOD, f"PyAV {av.__version__} writes H.264 and AAC, and reads the common formats", ""
 
 
 def _has_codec(name: str, mode: Any) -> bool:
@@ -258,32 +264,36 @@ def _models(model: Path | None) -> Findings:
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
     for folder in dict.fromkeys((None, model)):
-        name = "the embedded model" if folder is None else str(folder)
+        name = "the built-in model" if folder is None else str(folder)
         try:
-            found = open_model_folder(find_model_folder(folder))
+            model_folder = open_model_folder(find_model_folder(folder))
         except HuMoError as error:
             yield Severity.ERROR, f"{name}: {error.problem}", error.remedy
             continue
-        yield Severity.GOOD, f"{name} is whole: {found.preset.title}, {found.bytes / 1e6:.1f} MB of weights", ""
+        yield (
+            Severity.GOOD,
+            f"{name} is complete: {model_folder.preset.title}, {model_folder.bytes / 1e6:.1f} MB of weights",
+            "",
+        )
 
 
 def _port(_model: Path | None) -> Findings:
-    """Where the service listens by default."""
+    """Check the default port of ``humo serve``."""
     from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 
-    with socket.socket() as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind((DEFAULT_HOST, DEFAULT_PORT))
+            listener.bind((DEFAULT_HOST, DEFAULT_PORT))
         except OSError as error:
             problem = f"port {DEFAULT_PORT} is taken ({error.strerror})"
-            yield Severity.WARNING, problem, "if that is not humo serve itself, give another with --port"
+            yield Severity.WARNING, problem, "unless it is humo serve itself, choose another with --port"
             return
     yield Severity.GOOD, f"port {DEFAULT_PORT} is free for humo serve", ""
 
 
 def _encoding(_model: Path | None) -> Findings:
-    """Prompts are written in every language, and a terminal or a log may not be."""
+    """Check that prompts in any language can be printed."""
     name = (sys.stdout.encoding or "").lower().replace("-", "")
     if name == "utf8":
         yield Severity.GOOD, "text is written as UTF-8", ""
@@ -303,4 +313,4 @@ CHECKS: dict[str, Check] = {
     "port": _port,
     "text": _encoding,
 }
-"""Name -> check, in the order in which they are made."""
+"""Name -> check, in the order in which they run."""

@@ -1,7 +1,6 @@
-"""The ``humo`` command and its words (`COMMANDS`): what is asked for, and what a run ends with.
+"""The ``humo`` command: `main` dispatches to `COMMANDS` and turns errors into exit codes (`humo.cli.exit_codes`).
 
-Exit codes: 0 done, 1 failed, 2 bad usage or bad input, 3 some rows of a batch failed, 130 interrupted.
-Nothing heavy is imported until a command needs it: help costs a fraction of a second.
+Heavy libraries are imported by the commands that need them, so that ``--help`` takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -36,41 +35,47 @@ from humo.errors import HuMoError, RequestError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A word after ``humo``: what it does in a line, its options, and the doing."""
+    """A subcommand of ``humo``.
+
+    Args:
+        summary: what it does, in one line.
+        add_options: adds its options to a parser.
+        act: runs it and returns the exit code.
+    """
 
     summary: str
     add_options: Callable[[Parser], None]
     act: Callable[[argparse.Namespace, list[str], Quiet], int]
 
 
-def main(words: Sequence[str]) -> int:
-    """Do what the words ask for.
+def main(argv: Sequence[str]) -> int:
+    """Run the command line.
 
     Args:
-        words: the command line without the program's name.
+        argv: arguments without the program's name.
 
     Returns:
-        the exit code; what went wrong has been said in one line.
+        the exit code; an error has been printed in one line.
     """
-    helps = os.environ.get("RANK", "0") != "0"  # one of several under torchrun, of which the first one speaks
-    console = choose_console(as_json="--json" in words and not helps, quiet="--quiet" in words or helps)
+    is_worker_rank = os.environ.get("RANK", "0") != "0"  # under torchrun, the main rank alone prints
+    console = choose_console(as_json="--json" in argv and not is_worker_rank, quiet="--quiet" in argv or is_worker_rank)
     try:
         with _terminable():
-            return _dispatch(list(words), console)
+            return _dispatch(list(argv), console)
     except HuMoError as error:
-        console.error(f"rank {os.environ['RANK']}: {error}" if helps else error)
+        console.error(f"rank {os.environ['RANK']}: {error}" if is_worker_rank else error)
         return USAGE
     except KeyboardInterrupt:
-        console.error("interrupted; nothing unfinished was left")
+        console.error("interrupted; no unfinished file was left behind")
         return INTERRUPTED
     except SystemExit as done:  # argparse, after --help and --version
         return done.code if isinstance(done.code, int) else DONE
-    except BrokenPipeError:  # whoever read the output is gone, and nobody is left to tell
+    except BrokenPipeError:  # the reader of the output has exited
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         return FAILED
-    except Exception as error:  # noqa: BLE001 - a fault of ours: one line, and how to see more
-        console.error(f"failed: {type(error).__name__}: {error} (add --debug for the traceback)")
-        if "--debug" in words:
+    except Exception as error:  # noqa: BLE001 - a bug: print one line, and the option that prints more
+        console.error(f"failed: {type(error).__name__}: {error} (add --debug to print the traceback)")
+        if "--debug" in argv:
             traceback.print_exc()
         return FAILED
     finally:
@@ -78,26 +83,30 @@ def main(words: Sequence[str]) -> int:
 
 
 def build_parser(name: str) -> Parser:
-    """The parser of the words after ``humo NAME``, one of `COMMANDS`."""
+    """Return the parser of a command.
+
+    Args:
+        name: one of `COMMANDS`.
+    """
     command = COMMANDS[name]
     parser = Parser(prog=f"humo {name}", description=command.summary)
     command.add_options(parser)
-    group = parser.add_argument_group("how it is told")
-    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-    group.add_argument("--quiet", action="store_true", help="nothing but errors")
-    group.add_argument("--debug", action="store_true", help="the traceback of an unexpected failure")
+    group = parser.add_argument_group("messages")
+    group.add_argument("--json", action="store_true", help="print one JSON object per line on stdout")
+    group.add_argument("--quiet", action="store_true", help="print errors only")
+    group.add_argument("--debug", action="store_true", help="print the traceback of an unexpected error")
     return parser
 
 
-def _dispatch(words: list[str], console: Quiet) -> int:
-    name = words[0] if words else ""
+def _dispatch(argv: list[str], console: Quiet) -> int:
+    name = argv[0] if argv else ""
     if name in COMMANDS:
-        return COMMANDS[name].act(*build_parser(name).parse_with_rest(words[1:]), console)
+        return COMMANDS[name].act(*build_parser(name).parse_with_rest(argv[1:]), console)
     listing = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
     parser = Parser(prog="humo", usage="humo COMMAND [options]", epilog=f"commands:\n{listing}")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"humo {__version__}")
-    _, rest = parser.parse_with_rest(words)
+    _, rest = parser.parse_with_rest(argv)
     if not rest:
         raise RequestError("command", "is missing", f"known are {', '.join(COMMANDS)}; see humo --help")
     raise RequestError("command", f"{rest[0]!r} is not known", did_you_mean(rest[0], COMMANDS))
@@ -105,14 +114,14 @@ def _dispatch(words: list[str], console: Quiet) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does: with nothing half-written."""
+    """Handle SIGTERM like Ctrl-C inside the block: no unfinished file is left behind."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread, which alone may do this
+    except ValueError:  # only the main thread may set a signal handler
         yield
         return
     try:

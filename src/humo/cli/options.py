@@ -1,4 +1,4 @@
-"""Command-line options derived from the fields of a request, so that no field is described twice."""
+"""Command-line options, derived from the fields of a request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ REPEATABLE = {"images": "image"}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that tells what is wrong as every other part of the program does: one line."""
+    """An argument parser whose errors are a RequestError of one line."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a RequestError."""
+        """Raise an error of argparse as a RequestError."""
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             raise RequestError(missing, "is missing", f"see {self.prog} --help")
@@ -33,16 +33,16 @@ class Parser(argparse.ArgumentParser):
             field, problem = self.prog, message
         raise RequestError(field, problem, f"see {self.prog} --help")
 
-    def parse_with_rest(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and the words that are none (``key=value``).
+    def parse_with_rest(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the options and the remaining arguments (``key=value``).
 
         Raises:
-            RequestError: an option that is not known, with the nearest that is.
+            RequestError: an option is unknown; the error suggests the nearest known one.
         """
-        options, rest = self.parse_known_args(words)
-        for word in rest:
-            if word.startswith("-"):
-                flag = word.partition("=")[0]
+        options, rest = self.parse_known_args(argv)
+        for argument in rest:
+            if argument.startswith("-"):
+                flag = argument.partition("=")[0]
                 raise RequestError(flag, f"is not an option of {self.prog}", self._nearest(flag))
         return options, rest
 
@@ -52,20 +52,20 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Help of one width everywhere, with room for the longest option."""
+    """Help of the same width everywhere, with room for the longest option."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=110)
 
 
 def add_request_options(parser: Parser) -> None:
-    """One option for each field of a request, with its description, range and published defaults."""
+    """Add an option for each field of a request, with its description, range and published defaults."""
     from humo.request import GenerateRequest, describe_limits
 
-    group = parser.add_argument_group("request", "what to make; whatever is left out is the model's published value")
+    group = parser.add_argument_group("request", "omitted values are the published defaults of the model")
     for name, field in GenerateRequest.model_fields.items():
-        words = describe_limits(name)
-        text = f"{field.description}{_values(name, field.default, words)}".replace("%", "%%")
+        limits = describe_limits(name)
+        text = f"{field.description}{_values(name, field.default, limits)}".replace("%", "%%")
         flag = "--" + REPEATABLE.get(name, name).replace("_", "-")
         settings: dict[str, Any] = {"dest": name, "help": text, "default": argparse.SUPPRESS}
         if field.annotation is bool:
@@ -73,29 +73,29 @@ def add_request_options(parser: Parser) -> None:
         elif name in REPEATABLE:
             group.add_argument(flag, action="append", metavar="FILE", **settings)
         else:
-            group.add_argument(flag, metavar=_metavar(name, words), **settings)
+            group.add_argument(flag, metavar=_metavar(name, limits), **settings)
 
 
 def given_fields(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a request that were given as options."""
+    """Return the fields of a request that were set by options."""
     from humo.request import GenerateRequest
 
     return {name: value for name, value in vars(options).items() if name in GenerateRequest.model_fields}
 
 
-def _metavar(name: str, words: str) -> str:
-    if words.startswith("one of "):
-        return "{" + words.removeprefix("one of ").replace(", ", ",") + "}"
-    if "number" in words:
+def _metavar(name: str, limits: str) -> str:
+    if limits.startswith("one of "):
+        return "{" + limits.removeprefix("one of ").replace(", ", ",") + "}"
+    if "number" in limits:
         return "N"
     return {"prompt": "TEXT", "negative_prompt": "TEXT", "model": "FOLDER"}.get(name, "FILE")
 
 
-def _values(name: str, default: object, words: str) -> str:
-    """Range and defaults of a field, in brackets, where they are short."""
+def _values(name: str, default: object, limits: str) -> str:
+    """Return the range and defaults of a field in brackets, if they are short."""
     from humo.presets import PRESETS
 
-    parts = [words] if "number" in words else []
+    parts = [limits] if "number" in limits else []
     if isinstance(default, str):
         parts.append(f"default {default}")
     published = {preset.title: _published(name, preset) for preset in PRESETS.values()}
@@ -107,7 +107,7 @@ def _values(name: str, default: object, words: str) -> str:
 
 
 def _published(name: str, preset: Any) -> float | int | None:
-    """A preset's own value for a field, where it is a number."""
+    """Return a preset's value of a field, if it is a number."""
     of_scales = {"switch_timestep": preset.scales.switch_timestep}
     of_scales |= {f"scale_{word}": getattr(preset.scales, word) for word in ("text", "audio", "image")}
     value = of_scales.get(name, getattr(preset, name, None))
@@ -115,10 +115,10 @@ def _published(name: str, preset: Any) -> float | int | None:
 
 
 def parse_integer(field: str, word: str, least: int, most: int) -> int:
-    """The whole number of an option.
+    """Parse an option that takes an integer.
 
     Raises:
-        RequestError: it is none, or out of range.
+        RequestError: it is no integer, or out of range.
     """
     if not word.isascii() or not word.isdecimal() or not least <= int(word) <= most:
         raise RequestError(field, f"{word!r} is not allowed", f"give a whole number from {least} to {most}")
@@ -128,7 +128,7 @@ def parse_integer(field: str, word: str, least: int, most: int) -> int:
 def parse_number(
     field: str, word: str, least: float, most: float, *, range_phrase: str = "give a number from"
 ) -> float:
-    """The number of an option.
+    """Parse an option that takes a number.
 
     Raises:
         RequestError: it is none, or out of range; its remedy is ``said`` and the range.
@@ -143,22 +143,22 @@ def parse_number(
 
 
 def check_ray_address(word: str) -> None:
-    """Whether an option names a Ray cluster.
+    """Refuse an option that does not name a Ray cluster.
 
     Raises:
         RequestError: it is neither ``HOST:PORT`` nor ``local``.
     """
     host, _, port = word.rpartition(":")
     if word != "local" and (not host or not port.isdecimal() or "/" in host):
-        remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
+        remedy = "give HOST:PORT of the cluster's head, as `ray start --head` prints it, or local"
         raise RequestError("--ray", f"{word!r} is not an address", remedy)
 
 
 def check_installed(*packages: str) -> None:
-    """Whether packages of an extra are there.
+    """Refuse to go on without the packages of an extra.
 
     Raises:
-        DependencyError: one is not; it names the extra.
+        DependencyError: one is not installed; the error names the extra.
     """
     for name in packages:
         if importlib.util.find_spec(name) is None:
@@ -168,18 +168,18 @@ def check_installed(*packages: str) -> None:
 
 def add_config_option(group: Any) -> None:
     """Add ``--config`` to a parser or a group of options."""
-    text = "a TOML, YAML or JSON file of a request's fields, or a published generate.yaml; key=value words change it"
+    text = "TOML, YAML or JSON file with fields of a request, or a published generate.yaml; key=value replaces entries"
     group.add_argument("--config", metavar="FILE", help=text)
 
 
 def read_config(path: str | None, overrides: list[str], console: Quiet) -> RequestFile:
-    """Read the file of ``--config`` with its overrides; an empty one without it."""
+    """Return the contents of ``--config`` with its overrides; without the option, an empty file."""
     from humo.jobs.request_files import RequestFile, read_request_file
 
     if path is None:
         if overrides:
-            problem = "is not an option, and there is no --config that it could change"
-            raise RequestError(overrides[0], problem, "write --name value, or give --config FILE beside it")
+            problem = "is not an option, and there is no --config whose entry it could replace"
+            raise RequestError(overrides[0], problem, "write --name value, or add --config FILE")
         return RequestFile()
     job = read_request_file(Path(path), overrides)
     for note in job.notes:

@@ -1,4 +1,4 @@
-"""``humo plan``: how much memory a clip takes, and where its weights had best lie; no weights are needed."""
+"""``humo plan``: estimate the memory of a video and which placements fit; no weights are needed."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ if TYPE_CHECKING:
     from humo.runtime.memory_estimate import MemoryEstimate
     from humo.runtime.placement import PlacementEstimate
 
-SUMMARY = "how much memory a video takes, and what fits into it; no weights needed"
+SUMMARY = "estimate the memory of a video and which placements fit; no weights needed"
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", re.IGNORECASE)
 
 
 def add_options(parser: Parser) -> None:
-    """The options of ``humo plan``."""
+    """Add the options of ``humo plan``."""
     parser.usage = "humo plan [--model NAME] [--width N --height N --frames N] [--memory 24GB] [--host 64GB]"
     parser.add_argument("--model", metavar="NAME", help="humo-17b, humo-1.7b, or a model folder (default: humo-17b)")
-    parser.add_argument("--width", metavar="N", help="of the video in pixels; default: the model's")
-    parser.add_argument("--height", metavar="N", help="of the video in pixels; default: the model's")
-    parser.add_argument("--frames", metavar="N", help="of the video, or of a window of it; default: the model's")
-    parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if there is one, or --memory")
+    parser.add_argument("--width", metavar="N", help="width in pixels (default: the model's)")
+    parser.add_argument("--height", metavar="N", help="height in pixels (default: the model's)")
+    parser.add_argument("--frames", metavar="N", help="frames of the video or of a window (default: the model's)")
+    parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if available or with --memory")
     quant_types = "fp8, Q8_0, Q4_K ..."
     parser.add_argument(
-        "--quantized", metavar="TYPE", help=f"of the network's blocks: {quant_types}; default: as they are"
+        "--quantized",
+        metavar="TYPE",
+        help=f"quantization of the transformer blocks: {quant_types} (default: as stored)",
     )
     parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
-    parser.add_argument("--memory", metavar="SIZE", help="of the GPU, as 24GB or 24GiB; default: what is free here")
-    parser.add_argument("--host", metavar="SIZE", help="of the machine; default: what is free here")
+    parser.add_argument("--memory", metavar="SIZE", help="GPU memory, as 24GB or 24GiB (default: what is free here)")
+    parser.add_argument("--host", metavar="SIZE", help="memory of the machine (default: what is free here)")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Tell what every part and every placement takes.
+    """Run ``humo plan``.
 
     Returns:
         the exit code.
 
     Raises:
-        RequestError: nothing fits; all is told before.
+        RequestError: no placement fits; all estimates are printed before.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo plan", "see humo plan --help")
@@ -57,11 +59,11 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("--device", f"{device!r} is not allowed", "give cuda or cpu")
     memory, host = (parse_size(f"--{name}", getattr(options, name)) for name in ("memory", "host"))
     if device == "cpu" and memory is not None and host is not None:
-        raise RequestError("--memory", "and --host are one on a CPU", "give one of them")
+        raise RequestError("--memory", "is the same as --host on a CPU", "give one of them")
     title, preset, architectures, quant_types = _model(options.model or "humo-17b")
     if options.quantized:
         quant_types = parse_quant_type(options.quantized, architectures["transformer"])
-    asked = {name: word for name in ("width", "height", "frames") if (word := getattr(options, name)) is not None}
+    fields = {name: value for name in ("width", "height", "frames") if (value := getattr(options, name)) is not None}
 
     import torch
 
@@ -70,37 +72,37 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.runtime.memory_estimate import estimate_memory
     from humo.runtime.placement import estimate_placements, estimate_quantized_placements, fastest_placement
 
-    if "frames" in asked:
-        asked["window"] = asked["frames"]
-    plan = resolve(parse_request({"prompt": "x", **asked}), preset)
+    if "frames" in fields:
+        fields["window"] = fields["frames"]
+    plan = resolve(parse_request({"prompt": "x", **fields}), preset)
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(options.dtype or "auto", kind)
     if dtype not in ("bfloat16", "float32"):
         raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
-    there = available_memory("cpu" if memory is not None else kind)
-    sizes = (memory or there[0], host or there[1]) if kind == "cuda" else (0, memory or host or there[1])
+    available = available_memory("cpu" if memory is not None else kind)
+    sizes = (memory or available[0], host or available[1]) if kind == "cuda" else (0, memory or host or available[1])
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
     geometry = plan.window_geometry
     estimate = estimate_memory(
         architectures, geometry, preset.reference_injection, precision, branches, quant_types=quant_types
     )
     quantized = estimate_quantized_placements(estimate, architectures["transformer"], geometry, precision)
-    found = estimate_placements(estimate, kind, *sizes, quantized=quantized)
+    estimates = estimate_placements(estimate, kind, *sizes, quantized=quantized)
     console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
     for line, values in describe_estimate(estimate):
         console.result(line, values, kind="part")
-    for estimated in found:
+    for estimated in estimates:
         console.result(describe_placement(estimated, kind), _values(estimated), kind="placement")
     best = fastest_placement(estimate, kind, *sizes, quantized=quantized)
     console.result(
-        f"the fastest that fits: --placement {best.placement.name}, which `humo generate` chooses by itself",
+        f"the fastest that fits: --placement {best.placement.name}, the default of `humo generate`",
         {"placement": best.placement.name},
     )
     return 0
 
 
 def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str, tuple[str, int]]]:
-    """The title, the family, the sizes of a released model or of a model folder, and what is quantized in it."""
+    """Return the title, preset, architectures and quantization of a released model or of a model folder."""
     from humo.checkpoints.hubs.catalog import RELEASED_ARCHITECTURES
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
     from humo.presets import find_preset
@@ -111,66 +113,68 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str
         return preset.title, preset, RELEASED_ARCHITECTURES[name], {}
     if not Path(folder).exists():
         raise RequestError(
-            "--model", f"{name!r} is no model folder and no known name", did_you_mean(name, RELEASED_ARCHITECTURES)
+            "--model",
+            f"{name!r} is neither a model folder nor a known name",
+            did_you_mean(name, RELEASED_ARCHITECTURES),
         )
     model = open_model_folder(folder)
     return model.preset.title, model.preset, model.architectures, model.components["transformer"].quant_types
 
 
-def parse_quant_type(word: str, architecture: Architecture) -> Mapping[str, tuple[str, int]]:
-    """What is quantized of a network that was brought in a quantized file.
+def parse_quant_type(name: str, architecture: Architecture) -> Mapping[str, tuple[str, int]]:
+    """Return the quantization of each weight of a network stored in a quantized file.
 
     Args:
-        word: ``fp8``, or a type of GGUF's.
-        structure: of the network.
+        name: ``fp8``, or a GGML type such as ``Q4_K``.
+        architecture: of the network.
 
     Raises:
-        RequestError: it is none that is read.
+        RequestError: the type is not supported.
     """
     from humo.checkpoints.architecture import TransformerArchitecture
     from humo.checkpoints.conversion_plan import quant_types_for
     from humo.quantization.formats import GGML_TYPES
 
-    known = {"fp8": ("F8_E4M3", 1), **{kind: (kind, 0) for kind in GGML_TYPES}}
-    if word not in known:
-        raise RequestError("--quantized", f"{word!r} is not read", did_you_mean(word, known))
+    known = {"fp8": ("F8_E4M3", 1), **{ggml_type: (ggml_type, 0) for ggml_type in GGML_TYPES}}
+    if name not in known:
+        raise RequestError("--quantized", f"{name!r} is not supported", did_you_mean(name, known))
     assert isinstance(architecture, TransformerArchitecture)
-    return quant_types_for(architecture, *known[word])
+    return quant_types_for(architecture, *known[name])
 
 
-def parse_size(field: str, word: str | None) -> int | None:
-    """Bytes of a word like ``24GB`` (10^9) or ``24GiB`` (2^30).
+def parse_size(field: str, text: str | None) -> int | None:
+    """Parse a size like ``24GB`` (10^9) or ``24GiB`` (2^30) to bytes.
 
     Raises:
-        RequestError: it is none.
+        RequestError: it is no size.
     """
-    if word is None:
+    if text is None:
         return None
-    found = SIZE.fullmatch(word.strip())
-    if found is None or float(found[1]) == 0:
-        raise RequestError(field, f"{word!r} is no size", "give a number and a unit, as 24GB or 24GiB")
-    return round(float(found[1]) * UNITS[found[2].upper()])
+    match = SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise RequestError(field, f"{text!r} is not a size", "give a number and a unit, as 24GB or 24GiB")
+    return round(float(match[1]) * UNITS[match[2].upper()])
 
 
 def describe_estimate(estimate: MemoryEstimate) -> list[tuple[str, dict[str, Any]]]:
-    """A line for each part and each phase."""
+    """Return a line for each component and each phase."""
     rows = []
     for part, weights in estimate.weights.items():
         values = {"part": part, "weights": weights.total, "block": weights.block, "disk": estimate.stored[part]}
         line = f"  {part:14} weights {_gigabytes(weights.total)}" + (
-            f", of which a block {_gigabytes(weights.block)}" if weights.blocks else ""
+            f", per block {_gigabytes(weights.block)}" if weights.blocks else ""
         )
         rows.append((line, values))
     for phase, size in estimate.activations.items():
-        offered = estimate.kv_cache if phase == "denoise" else 0
+        kv_cache = estimate.kv_cache if phase == "denoise" else 0
         rows.append(
-            (f"  {phase:14} computes with {_gigabytes(size + offered)}", {"phase": phase, "bytes": size + offered})
+            (f"  {phase:14} activations {_gigabytes(size + kv_cache)}", {"phase": phase, "bytes": size + kv_cache})
         )
     return rows
 
 
 def describe_placement(estimated: PlacementEstimate, kind: str) -> str:
-    """A line for a placement."""
+    """Return a line for a placement."""
     sizes = (
         _gigabytes(estimated.host)
         if kind == "cpu"
@@ -178,7 +182,7 @@ def describe_placement(estimated: PlacementEstimate, kind: str) -> str:
     )
     exact = "" if estimated.placement.exact else ", not exact"
     fits, placement = "fits" if estimated.fits else "", estimated.placement
-    return f"{fits:4}  {placement.name:9} {sizes} (most in {estimated.phase}): {placement.title}{exact}"
+    return f"{fits:4}  {placement.name:9} {sizes} (peak in {estimated.phase}): {placement.title}{exact}"
 
 
 def _values(estimated: PlacementEstimate) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``humo serve`` and ``humo ui``: the HTTP service and its keys; the same with a web page."""
+"""``humo serve`` and ``humo ui``: the HTTP service and its API keys; the same with a web page."""
 
 from __future__ import annotations
 
@@ -16,62 +16,68 @@ if TYPE_CHECKING:
     from humo.server.api_keys import ApiKeys
     from humo.server.settings import Settings
 
-SUMMARY = "make videos for others over HTTP"
-PAGE_SUMMARY = "make videos in a web page"
+SUMMARY = "serve video generation over HTTP"
+PAGE_SUMMARY = "generate videos in a web page"
 
 DONE = 0
 """Exit code."""
 
 
 def add_options(parser: Parser) -> None:
-    """The options of ``humo serve``."""
+    """Add the options of ``humo serve``."""
     parser.usage = (
         "humo serve [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...] | humo serve keys ..."
     )
-    parser.add_argument("words", nargs="*", metavar="keys", help="keys add NAME, keys remove NAME, keys list")
-    parser.add_argument("--ui", action="store_true", help="with the web page, at /ui")
+    parser.add_argument("keys", nargs="*", metavar="keys", help="keys add NAME, keys remove NAME, keys list")
+    parser.add_argument("--ui", action="store_true", help="serve the web page as well, at /ui")
     _add_settings(parser)
 
 
 def add_page_options(parser: Parser) -> None:
-    """The options of ``humo ui``."""
+    """Add the options of ``humo ui``."""
     parser.usage = "humo ui [--host ADDRESS] [--port N] [--device DEVICE ...] [--model NAME ...]"
-    parser.add_argument("--no-browser", action="store_true", help="do not open it")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page in a browser")
     _add_settings(parser)
 
 
 def _add_settings(parser: Parser) -> None:
-    parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen at (default: this machine alone)")
-    parser.add_argument("--port", default=str(DEFAULT_PORT), metavar="N", help=f"default {DEFAULT_PORT}")
-    parser.add_argument("--data", metavar="FOLDER", help="where jobs and videos are kept (HUMO_SERVER)")
-    parser.add_argument("--database", metavar="URL", help="postgresql://... for the jobs, in place of a file")
+    parser.add_argument("--host", default=DEFAULT_HOST, help="address to bind (default: this machine only)")
+    parser.add_argument("--port", default=str(DEFAULT_PORT), metavar="N", help=f"port to bind (default {DEFAULT_PORT})")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of jobs and videos (default: HUMO_SERVER)")
+    parser.add_argument("--database", metavar="URL", help="postgresql://... database of the jobs, instead of a file")
     parser.add_argument(
         "--device",
         action="append",
         metavar="DEVICE",
-        help="a worker for this device (cpu, mps, cuda:0 ...), repeatable",
+        help="start a worker for this device (cpu, mps, cuda:0 ...); repeatable",
     )
     parser.add_argument(
-        "--ray", metavar="ADDRESS", help="workers in the Ray cluster with its head at HOST:PORT, or local: made here"
-    )
-    parser.add_argument("--replicas", metavar="N", help="workers in the cluster (default: one a GPU, or one a machine)")
-    parser.add_argument(
-        "--model", action="append", metavar="NAME", help="a model to serve, repeatable; default: all here"
-    )
-    parser.add_argument("--retention-days", default="7", metavar="X", help="days that ended jobs are kept (default 7)")
-    parser.add_argument(
-        "--fetch-host", action="append", metavar="HOST", help="fetch files that clients name from this host, repeatable"
+        "--ray",
+        metavar="ADDRESS",
+        help="start workers in the Ray cluster with its head at HOST:PORT, or in one started here with local",
     )
     parser.add_argument(
-        "--allowed-host", action="append", metavar="HOST", help="a further name that it may be called by"
+        "--replicas", metavar="N", help="number of workers with --ray (default: one per GPU, or one per machine)"
+    )
+    parser.add_argument(
+        "--model", action="append", metavar="NAME", help="a model to serve; repeatable (default: all on this machine)"
+    )
+    parser.add_argument(
+        "--retention-days", default="7", metavar="X", help="days until finished jobs are deleted (default 7)"
+    )
+    parser.add_argument(
+        "--fetch-host", action="append", metavar="HOST", help="host from which input URLs may be fetched; repeatable"
+    )
+    parser.add_argument(
+        "--allowed-host", action="append", metavar="HOST", help="a further host name that requests may use; repeatable"
     )
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Serve until interrupted, or look after the keys.
+    """Run ``humo serve``: serve until interrupted, or manage the API keys.
 
     Raises:
-        HuMoError: an option is at fault, something is missing.
+        HuMoError: an option is wrong, or a package is missing.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
@@ -80,16 +86,16 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     settings = _settings(options, page=options.ui)
     keys = ApiKeys(settings.keys_file)
-    if options.words:
-        return _keys(options.words, keys, console)
+    if options.keys:
+        return _keys(options.keys, keys, console)
     return _serve(settings, keys, console, lambda address: None)
 
 
 def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Serve with the page until interrupted, and open it.
+    """Run ``humo ui``: serve with the web page until interrupted, and open it.
 
     Raises:
-        HuMoError: an option is at fault, something is missing.
+        HuMoError: an option is wrong, or a package is missing.
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
@@ -107,36 +113,38 @@ def _serve(settings: Settings, keys: ApiKeys, console: Quiet, opened: Callable[[
     from humo.server.serve import serve
 
     if not settings.is_local and not len(keys):
-        remedy = "make a key with: humo serve keys add NAME; or leave the address at 127.0.0.1"
-        raise RequestError("--host", f"{settings.host} can be reached by others, and there is no key", remedy)
+        remedy = "create one with `humo serve keys add NAME`, or use --host 127.0.0.1"
+        raise RequestError(
+            "--host", f"{settings.host} can be reached from other machines, but there is no API key", remedy
+        )
 
-    def say(text: str, values: dict[str, Any]) -> None:
+    def report(text: str, values: dict[str, Any]) -> None:
         console.result(text, values, kind="serving")
         opened(values.get("page", values["address"]))
 
-    serve(settings, keys, say)
+    serve(settings, keys, report)
     return DONE
 
 
-def _keys(words: list[str], keys: ApiKeys, console: Quiet) -> int:
-    if words[0] != "keys":
-        raise RequestError(words[0], "is not a word of humo serve", "see humo serve --help")
-    if words[1:] == ["list"]:
+def _keys(arguments: list[str], keys: ApiKeys, console: Quiet) -> int:
+    if arguments[0] != "keys":
+        raise RequestError(arguments[0], "is not an argument of humo serve", "see humo serve --help")
+    if arguments[1:] == ["list"]:
         for name in keys.names:
             console.result(name, {"name": name}, kind="key")
-    elif len(words) == 3 and words[1] == "add":
-        key = keys.add(words[2])
-        console.result(key, {"name": words[2], "key": key}, kind="key")
-    elif len(words) == 3 and words[1] == "remove":
-        keys.remove(words[2])
-        console.result(f"{words[2]} may come in no more", {"name": words[2]}, kind="key")
+    elif len(arguments) == 3 and arguments[1] == "add":
+        key = keys.add(arguments[2])
+        console.result(key, {"name": arguments[2], "key": key}, kind="key")
+    elif len(arguments) == 3 and arguments[1] == "remove":
+        keys.remove(arguments[2])
+        console.result(f"the key of {arguments[2]} is removed", {"name": arguments[2]}, kind="key")
     else:
-        raise RequestError(" ".join(words), "is not understood", "say keys add NAME, keys remove NAME or keys list")
+        raise RequestError(" ".join(arguments), "is unknown", "use keys add NAME, keys remove NAME or keys list")
     return DONE
 
 
 def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
-    """Packages that what was asked for needs."""
+    """Return the further packages that the options need."""
     return [*(["gradio"] if page else []), *(["ray"] if options.ray is not None else [])]
 
 
@@ -149,7 +157,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
     if port != int(port):
         raise RequestError("--port", f"{options.port!r} is not allowed", "allowed: a whole number, 0 to 65535")
     if options.database is not None and not options.database.startswith("postgresql://"):
-        raise RequestError("--database", f"{options.database!r} is not known", "give postgresql://USER@HOST/NAME")
+        raise RequestError("--database", f"{options.database!r} is not supported", "give postgresql://USER@HOST/NAME")
     replicas = _replicas(options)
     return Settings(
         folder=Path(options.data).expanduser() if options.data else server_folder(),
@@ -171,32 +179,32 @@ def _replicas(options: argparse.Namespace) -> int | None:
     if options.ray is None:
         if options.replicas is None:
             return None
-        raise RequestError("--replicas", "is said of a Ray cluster", "give --ray ADDRESS, or --device for each worker")
+        raise RequestError("--replicas", "requires --ray", "add --ray ADDRESS, or give --device for each worker")
     check_ray_address(options.ray)
     if options.device:
-        raise RequestError("--device", "is said of this machine, and --ray of others", "leave one of them out")
+        raise RequestError("--device", "cannot be combined with --ray", "drop one of them")
     return None if options.replicas is None else parse_integer("--replicas", options.replicas, 1, 10_000)
 
 
-def _device(given: str) -> str:
-    kind, colon, index = given.partition(":")
+def _device(name: str) -> str:
+    kind, colon, index = name.partition(":")
     if kind not in ("auto", "cpu", "mps", "cuda") or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise RequestError("--device", f"{given!r} is not known", "known are auto, cpu, mps, cuda, cuda:0, cuda:1 ...")
-    return given
+        raise RequestError("--device", f"{name!r} is unknown", "known are auto, cpu, mps, cuda, cuda:0, cuda:1 ...")
+    return name
 
 
 def _models(names: list[str] | None) -> dict[str, str | None]:
-    """Names to serve -> folders; None for the embedded one."""
+    """Return the names to serve -> their folders; None for the built-in model."""
     from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS, find_model_folder, open_model_folder
     from humo.environment import models_folder
 
     if names is None:
-        here = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
-        names = [*BUILTIN_MODELS, *here]
-    found: dict[str, str | None] = {}
+        local = sorted(path.name for path in models_folder().glob("*") if (path / "model_index.json").is_file())
+        names = [*BUILTIN_MODELS, *local]
+    folders: dict[str, str | None] = {}
     for name in names:
         folder = find_model_folder(name)
         open_model_folder(folder)
         label = name if name in BUILTIN_MODELS else folder.name
-        found[label] = None if folder == BUILTIN_MODEL else str(folder.absolute())
-    return found
+        folders[label] = None if folder == BUILTIN_MODEL else str(folder.absolute())
+    return folders

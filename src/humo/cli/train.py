@@ -1,4 +1,4 @@
-"""``humo train``: its options, what it says before it begins, and what it ends with."""
+"""``humo train``: train a network from a recipe."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from humo.errors import RequestError
 if TYPE_CHECKING:
     from humo.training.config import Recipe
 
-SUMMARY = "train a network by a recipe"
+SUMMARY = "train a network from a recipe"
 
 PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer"}
-"""What can be trained besides the network, by the word before the recipe."""
-
+"""Components that can be trained besides the network, by the argument before the recipe."""
 
 DISTILL = "distill"
-"""The word before the recipe of a student."""
+"""Argument before a recipe that is_distillation a model."""
 
 
 def add_options(parser: Parser) -> None:
-    """The options of ``humo train``."""
+    """Add the options of ``humo train``."""
     parser.usage = "humo train [distill | vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
     parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument(
         "recipe",
         metavar="RECIPE.toml",
         nargs="+",
-        help=f"what to train, on what, how long; see recipes/. Before it, {DISTILL} for a student of few steps that "
-        f"needs no guidance, or the part if it is not the network: {parts}",
+        help=f"recipe file; see recipes/. Before it, {DISTILL} distills a model into one with few steps and without "
+        f"guidance; other arguments train another component: {parts}",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output folder")
-    parser.add_argument("--dry-run", action="store_true", help="check recipe, data and model, and train nothing")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint in the output folder")
+    parser.add_argument("--dry-run", action="store_true", help="check the recipe, data and model; do not train")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
-    """Train, or say what would be trained."""
-    words = [*options.recipe, *rest]
-    if words[0] in PARTS:
-        return _train_part(words[0], words[1:], options, console)
-    distills = words[0] == DISTILL
-    words = words[1:] if distills else words
-    if not words:
-        raise RequestError("recipe", "is missing", f"write `humo train {DISTILL} recipes/nano-student.toml`")
+    """Run ``humo train``.
+
+    Returns:
+        the exit code.
+    """
+    arguments = [*options.recipe, *rest]
+    if arguments[0] in PARTS:
+        return _train_part(arguments[0], arguments[1:], options, console)
+    is_distillation = arguments[0] == DISTILL
+    arguments = arguments[1:] if is_distillation else arguments
+    if not arguments:
+        raise RequestError("recipe", "is missing", f"humo train {DISTILL} recipes/nano-student.toml")
     from humo.training.recipe_file import read_recipe
 
-    recipe = read_recipe(Path(words[0]), words[1:])
-    if distills is not (recipe.distill is not None):
-        problem = "has no [distill] table" if distills else "has a [distill] table"
-        right = "humo train" if distills else f"humo train {DISTILL}"
-        raise RequestError("recipe", problem, f"write `{right} {words[0]}`")
+    recipe = read_recipe(Path(arguments[0]), arguments[1:])
+    if is_distillation is not (recipe.distill is not None):
+        problem = "has no [distill] table" if is_distillation else "has a [distill] table"
+        command = "humo train" if is_distillation else f"humo train {DISTILL}"
+        raise RequestError("recipe", problem, f"run `{command} {arguments[0]}`")
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
         return 0
@@ -63,79 +66,82 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     from humo.training.train import train
 
-    for library in (diffusers_logging, transformers_logging):  # their bars would run into ours
+    for library in (diffusers_logging, transformers_logging):  # their progress bars would mix with ours
         library.disable_progress_bar()
         library.set_verbosity_error()
-    made = train(recipe, resume=options.resume, progress=console.step, note=console.note)
-    if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun, one tells
+    path = train(recipe, resume=options.resume, progress=console.step, note=console.note)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun, the main rank alone reports
         console.result(
-            f"{'model' if recipe.lora is None else 'LoRA'}: {made}", {"path": str(made), "steps": recipe.steps}
+            f"{'model' if recipe.lora is None else 'LoRA'}: {path}", {"path": str(path), "steps": recipe.steps}
         )
     return 0
 
 
-def _train_part(part: str, words: list[str], options: argparse.Namespace, console: Quiet) -> int:
+def _train_part(part: str, arguments: list[str], options: argparse.Namespace, console: Quiet) -> int:
     """Train an autoencoder or a text encoder."""
-    from humo.training.component_config import AutoencoderRecipe, TextRecipe
+    from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
     from humo.training.recipe_file import read_table
 
-    if not words:
-        raise RequestError("recipe", "is missing", f"write `humo train {part} recipes/nano-{part}.toml`")
-    path, changes = Path(words[0]), words[1:]
-    kind: type[AutoencoderRecipe] | type[TextRecipe] = AutoencoderRecipe if part == "vae" else TextRecipe
-    recipe: AutoencoderRecipe | TextRecipe = read_table(path, kind, changes)
+    if not arguments:
+        raise RequestError("recipe", "is missing", f"humo train {part} recipes/nano-{part}.toml")
+    path, changes = Path(arguments[0]), arguments[1:]
+    kind: type[AutoencoderRecipe] | type[TextEncoderRecipe] = AutoencoderRecipe if part == "vae" else TextEncoderRecipe
+    recipe: AutoencoderRecipe | TextEncoderRecipe = read_table(path, kind, changes)
     if options.dry_run:
         console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
         return 0
     if isinstance(recipe, AutoencoderRecipe):
         from humo.training.train_autoencoder import train_autoencoder
 
-        made = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+        path = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     else:
-        from humo.training.train_text_encoder import train_text
+        from humo.training.train_text_encoder import train_text_encoder
 
-        made = train_text(recipe, resume=options.resume, progress=console.step, note=console.note)
+        path = train_text_encoder(recipe, resume=options.resume, progress=console.step, note=console.note)
     if os.environ.get("RANK", "0") == "0":
-        console.result(f"{PARTS[part]}: {made}", {"path": str(made), "steps": recipe.steps})
+        console.result(f"{PARTS[part]}: {path}", {"path": str(path), "steps": recipe.steps})
     return 0
 
 
 def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]], str]:
-    """How much there is to train on, what of it is bad, and both in words."""
-    from humo.training.dataset import of_split, refuse_if_bad, scan
-    from humo.training.shardsource import check_shards, is_shard_folder
+    """Return counts of the training data, the bad clips, and a line that says both."""
+    from humo.training.dataset import check_bad_fraction, clips_of_split, scan_corpus
+    from humo.training.shard_preparation import check_shards
+    from humo.training.shard_source import is_shard_folder
 
     if is_shard_folder(recipe.data):
         counts = check_shards(recipe.data, recipe.stages)
-        more = "" if recipe.data.render is None else ", more are rendered meanwhile"
+        more = "" if recipe.data.render is None else ", more are rendered during training"
         return counts, [], f"{counts['shards']} shards in {recipe.data.folder}{more}"
-    folder = scan(recipe.data)
-    clips = of_split(folder, recipe.data.split)[: recipe.data.clips]
-    refuse_if_bad(folder.bad, len(clips) + len(folder.bad), recipe.data.bad_share)
-    bad = [{"name": one.name, "problem": one.problem} for one in folder.bad]
+    corpus = scan_corpus(recipe.data)
+    clips = clips_of_split(corpus, recipe.data.split)[: recipe.data.max_clips]
+    check_bad_fraction(corpus.bad, len(clips) + len(corpus.bad), recipe.data.max_bad_fraction)
+    bad = [{"name": clip.name, "problem": clip.problem} for clip in corpus.bad]
     return {"clips": len(clips)}, bad, f"{len(clips)} clips in {recipe.data.folder}, {len(bad)} left out"
 
 
 def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """What a recipe would do: for people, and as values.
+    """Return what a recipe would train, as a table and as values.
 
     Raises:
-        HuMoError: data or model are at fault.
+        HuMoError: the data or the model are wrong.
     """
     from humo.cli.console import table
-    from humo.training.frozen_encoders import Encoders
-    from humo.training.trainable import matches
-    from humo.training.training_model import Learner
+    from humo.training.frozen_encoders import FrozenEncoders
+    from humo.training.trainable import in_groups
+    from humo.training.training_model import TrainingModel
 
-    data, bad, said = _describe_data(recipe)
-    encoders = Encoders(recipe.model)
-    sizes = {name: weight.numel() for name, weight in Learner(encoders.network(recipe.seed)).named_parameters()}
+    data, bad, summary = _describe_data(recipe)
+    encoders = FrozenEncoders(recipe.model)
+    sizes = {
+        name: weight.numel() for name, weight in TrainingModel(encoders.build_network(recipe.seed)).named_parameters()
+    }
     stages: list[dict[str, Any]] = [
         {
             "name": stage.name,
             "steps": stage.steps,
-            "samples": stage.steps * stage.batch,
-            "trained": sum(size for name, size in sizes.items() if matches(name, stage.train)),
+            "samples": stage.steps * stage.batch_size,
+            "trained": sum(size for name, size in sizes.items() if in_groups(name, stage.train)),
         }
         for stage in recipe.stages
     ]
@@ -151,10 +157,12 @@ def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     rows: dict[str, object] = {
         "output": recipe.output,
         "model": f"{encoders.preset.title}, {network / 1e6:.2f} M weights",
-        "data": said,
+        "data": summary,
     }
     for number, stage in enumerate(stages):
-        words = f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "
-        low_rank = "low-rank additions to " if recipe.lora is not None else ""
-        rows[f"stage {number}"] = f"{words}trains {low_rank}{stage['trained'] / 1e6:.2f} M weights"
+        lora = "LoRA on " if recipe.lora is not None else ""
+        rows[f"stage {number}"] = (
+            f"{stage['name']}: {stage['steps']} steps, {stage['samples']} samples, "
+            f"trains {lora}{stage['trained'] / 1e6:.2f} M weights"
+        )
     return table(rows), values

@@ -14,9 +14,9 @@ from torch.distributed.fsdp import fully_shard
 from humo.checkpoints.model_folder import open_model_folder
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
-from humo.inference.denoise import GuidanceParallel
-from humo.inference.long_video import WindowCache
+from humo.inference.execution import Execution, GuidanceParallel
 from humo.inference.pipeline import HuMoPipeline
+from humo.inference.window_cache import WindowCache
 from humo.model.context_parallel import ContextParallel
 from humo.request import GenerationPlan
 from humo.runtime.loading import load_pipeline
@@ -67,9 +67,10 @@ class ParallelGeneration:
     def __init__(self, group: ProcessGroup, parallel: str = "auto", *, fsdp: bool = False) -> None:
         self.group, self._parallel, self._fsdp = group, parallel, fsdp
         self._layout: ParallelLayout | None = None
+        self._execution = Execution()
 
-    def configure(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> None:
-        """Let a pipeline do this rank's part of a clip, from now on.
+    def configure(self, plan: GenerationPlan) -> Execution:
+        """Return how this rank runs the network for a clip: its passes, and its tokens of each pass.
 
         Raises:
             RequestError: the ranks cannot divide it.
@@ -81,14 +82,13 @@ class ParallelGeneration:
             problem = f"{layout.context} processes cannot share the {places} places of a frame"
             raise RequestError("--parallel", problem, "start fewer, make a larger video, or give more to the passes")
         if layout == self._layout:
-            return
+            return self._execution
         mesh = init_device_mesh(self.group.device_type, (layout.guidance, layout.context))
         branch, place = mesh.get_coordinate() or (0, 0)
-        pipeline.branches = GuidanceParallel(branch, layout.guidance, mesh.get_group(0))
-        pipeline.transformer.split = (
-            ContextParallel(place, layout.context, mesh.get_group(1)) if layout.context > 1 else None
-        )
-        self._layout = layout
+        guidance = GuidanceParallel(branch, layout.guidance, mesh.get_group(0))
+        context = ContextParallel(place, layout.context, mesh.get_group(1)) if layout.context > 1 else None
+        self._layout, self._execution = layout, Execution(guidance_parallel=guidance, context_parallel=context)
+        return self._execution
 
     def load(self, folder: Path, dtype: str) -> HuMoPipeline:
         """The pipeline of a model folder on this rank's device, the weights of its large parts shared if so asked.

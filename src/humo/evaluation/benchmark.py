@@ -44,8 +44,8 @@ from humo.media.audio import load_audio
 from humo.media.face_identity import Embedding, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import read_video
-from humo.training.config import Data
-from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan
+from humo.training.config import DataConfig
+from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan_corpus
 
 MODES = ("TIA", "TA")
 """Modes in which clips are generated."""
@@ -103,8 +103,8 @@ def load_samples(folder: str, count: int, frames: int) -> list[Sample]:
     Raises:
         RequestError: a split has too few clips.
     """
-    data = Data(folder=folder)
-    corpus = scan(data)
+    data = DataConfig(folder=folder)
+    corpus = scan_corpus(data)
     columns = ("person", "has_sound", *ATTRIBUTES, *(f"{REFERENCE_PREFIX}{name}" for name in CHANGING_ATTRIBUTES))
     samples: list[Sample] = []
     for group, split in SPLITS.items():

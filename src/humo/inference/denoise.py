@@ -6,10 +6,9 @@ frames that are known, H, W size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +16,24 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from humo.checkpoints.layout import scheduler_config
-from humo.conditioning.conditions import Conditions, stack
 from humo.guidance import SPEEDS, Guidance, GuidanceReuse, Rung
-from humo.model.context_parallel import Group
 from humo.schedule import unshifted_sigmas
 
-OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
-Velocity = Callable[[Tensor, Tensor, Any], Tensor]
-PrepareConditions = Callable[[Conditions, tuple[str, ...]], Any]
+Predictor = Callable[[Tensor, Tensor, tuple[Rung, ...]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A step callback's wish to end the denoising.
+
+    Args:
+        latents: (B, C, L, H, W), the result.
+    """
+
+    latents: Tensor
+
+
+OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | Stop]
 
 
 @dataclass(frozen=True)
@@ -63,30 +72,6 @@ class PrefixLatents:
         return torch.cat([(noisy - denoised) / level, velocity_BCLHW[:, :, count:]], dim=2)
 
 
-class GuidanceParallel(Group):
-    """A step's passes, divided among ranks."""
-
-    def passes(self, count: int, make: Callable[[int], Tensor]) -> list[Tensor]:
-        """All passes of a step, each made by one rank.
-
-        The ranks keep in step: one with no pass left makes the last one again, as weights in shards need every rank.
-
-        Args:
-            count: passes.
-            make: makes one of them.
-        """
-        if self.size == 1:
-            return [make(number) for number in range(count)]
-        results: list[Tensor] = []
-        while len(results) < count:
-            results += self.gather(make(min(len(results) + self.rank, count - 1)).contiguous())
-        return results[:count]
-
-
-SINGLE_PROCESS = GuidanceParallel()
-"""One process makes them all."""
-
-
 def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, euler: bool = False) -> Any:
     """UniPC with its timesteps set.
 
@@ -104,76 +89,63 @@ def make_scheduler(config: Any, steps: int, shift: float, device: torch.device |
     return scheduler
 
 
-@torch.no_grad()
+class Denoised(NamedTuple):
+    """The end of a denoising loop.
+
+    Args:
+        latents: (B, C, L, H, W), clean, or those of `Stop`.
+        stopped: the step callback stopped the loop.
+    """
+
+    latents: Tensor
+    stopped: bool
+
+
 def denoise(
-    velocity: Velocity,
-    conditions: Conditions,
+    predictor: Predictor,
     guidance: Guidance,
     scheduler: Any,
     latents_BCLHW: Tensor,
     *,
-    prepare_conditions: PrepareConditions = lambda conditions, _: conditions,
     reuse: GuidanceReuse = SPEEDS["exact"],
     prefix: PrefixLatents | None = None,
-    guidance_parallel: GuidanceParallel = SINGLE_PROCESS,
-    batch_passes: bool = False,
     on_step: OnStep | None = None,
-) -> Tensor:
-    """From noise to latents: the whole method.
+) -> Denoised:
+    """Denoise latents from noise to data, with guidance: the whole method.
 
     Args:
-        velocity: the network: (latents, timesteps (B,), seen) -> predicted noise - data, like the latents.
-        conditions: all of them; each rung of the ladder keeps some.
-        guidance: the ladders.
+        predictor: the network: (latents, timestep, rungs) -> the velocity noise - data of each rung's pass.
+        guidance: the ladder of each timestep.
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
-        see: what the network takes for the conditions of a pass, and the letters that each of its batch keeps; once for
-            each such pass, since neither changes with the timestep.
-        speed: which steps are spared passes.
-        held: the first latent frames, where they are known already.
-        branches: who makes which passes.
-        batch_passes: run a step's passes as one batch; faster where the device is not yet busy, more memory.
-        on_step: called after each step with (step, timestep, latents, data), the last what the network takes for the
-            finished latents by now; gives the latents to go on with, or None to stop there.
+        reuse: which steps reuse the guidance difference of an earlier step.
+        prefix: the first latent frames, where they are known already.
+        on_step: is called after each step with (step, timestep, latents, denoised). ``denoised`` are the predicted
+            clean latents. It returns the latents to continue with, or `Stop`.
 
-    **Source:** method.md, 5 and 6.
+    **Source:** ``humo/generate.py``, ``Generator.inference`` (the loop over ``timesteps``).
     """
-
-    @cache
-    def view(*branches: str) -> Any:
-        rungs = map(Rung, branches)
-        kept = [conditions.keep(text=rung.text, image=rung.image, audio=rung.audio) for rung in rungs]
-        return prepare_conditions(stack(kept), branches)
-
-    def one_of(inputs: Tensor, times: Tensor, rungs: Sequence[tuple[Rung, float]]) -> Callable[[int], Tensor]:
-        return lambda number: velocity(inputs, times, view(rungs[number][0].keep))
-
-    difference = torch.zeros_like(latents_BCLHW)
-    turns = guidance.plan_steps([float(timestep) for timestep in scheduler.timesteps], reuse)
-    for step, (timestep, turn) in enumerate(zip(scheduler.timesteps, turns, strict=True)):
-        rungs = turn.rungs
-        shown = latents_BCLHW if prefix is None else prefix.replace_prefix(latents_BCLHW)
-        if batch_passes:
-            inputs = shown.repeat(len(rungs), 1, 1, 1, 1)
-            seen = view(*(rung.keep for rung, _ in rungs))
-            passes = list(velocity(inputs, timestep.expand(len(inputs)), seen).chunk(len(rungs)))
-        else:
-            times = timestep.expand(len(latents_BCLHW))
-            passes = guidance_parallel.passes(len(rungs), one_of(shown, times, rungs))
-        total = torch.zeros_like(latents_BCLHW)
-        for (_, weight), one in zip(rungs, passes, strict=True):
-            total += weight * one
-        if turn.reuse_difference:
-            total += difference
-        else:
-            difference = total - passes[-1]
-        if prefix is not None:
-            total = prefix.blend(total, latents_BCLHW, scheduler.sigmas[step])
-        data_BCLHW: Tensor = latents_BCLHW - scheduler.sigmas[step] * total
-        latents_BCLHW = scheduler.step(total, timestep, latents_BCLHW, return_dict=False)[0]
-        if on_step is not None:
-            changed = on_step(step, timestep, latents_BCLHW, data_BCLHW)
-            if changed is None:
-                break
-            latents_BCLHW = changed
-    return latents_BCLHW
+    with torch.no_grad():
+        difference = torch.zeros_like(latents_BCLHW)
+        steps = guidance.plan_steps([float(timestep) for timestep in scheduler.timesteps], reuse)
+        for number, (timestep, step) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
+            sigma = scheduler.sigmas[number]
+            model_input = latents_BCLHW if prefix is None else prefix.replace_prefix(latents_BCLHW)
+            passes = predictor(model_input, timestep, tuple(rung for rung, _ in step.rungs))
+            velocity = torch.zeros_like(latents_BCLHW)
+            for (_, weight), one_pass in zip(step.rungs, passes, strict=True):
+                velocity += weight * one_pass
+            if step.reuse_difference:
+                velocity += difference
+            else:
+                difference = velocity - passes[-1]
+            if prefix is not None:
+                velocity = prefix.blend(velocity, latents_BCLHW, sigma)
+            denoised_BCLHW: Tensor = latents_BCLHW - sigma * velocity
+            latents_BCLHW = scheduler.step(velocity, timestep, latents_BCLHW, return_dict=False)[0]
+            if on_step is not None:
+                following = on_step(number, timestep, latents_BCLHW, denoised_BCLHW)
+                if isinstance(following, Stop):
+                    return Denoised(following.latents, stopped=True)
+                latents_BCLHW = following
+    return Denoised(latents_BCLHW, stopped=False)

@@ -1,14 +1,14 @@
-"""LoRA files under any of their namings, loaded into the pipeline the way diffusers' users load them.
+"""diffusers' LoRA methods on our pipeline: load, save, choose, scale, merge and unload LoRAs of every kind and naming.
 
-Wan's and HuMo's LoRAs come under the published names (with ComfyUI's or no prefix), under the published names with
-underscores (kohya, musubi), and under diffusers' own. All but the last are renamed here; audio layers included.
+`humo.inference.lora_file` reads the files, `humo.inference.adapters` computes what they add.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,90 +17,26 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from humo.checkpoints.architecture import TransformerArchitecture
-from humo.checkpoints.keymap import tensor_names
-from humo.errors import CheckpointError
+from humo.errors import CheckpointError, RequestError
+from humo.inference.adapters import LoraAdapters
+from humo.inference.lora_file import describe_ignored, read_lora
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
 
 DISTILLED_PREFIX = "transformer.scale_embedder."
-"""How the keys begin of what a distilled LoRA brings besides low-rank additions."""
+"""Prefix of the keys of a distilled LoRA's other tensors."""
 
 DISTILLATION_KEY = "learned"
 """Key of a tensor (8,) after `DISTILLED_PREFIX`: steps, shift, then the lowest and the highest of each scale."""
 
 logger = logging.getLogger(__name__)
 
-_PREFIXES = ("diffusion_model.", "model.diffusion_model.", "base_model.model.", "lora_unet_")
-_PARTS = {
-    "lora_A.weight": "lora_A.weight",
-    "lora_down.weight": "lora_A.weight",
-    "lora_B.weight": "lora_B.weight",
-    "lora_up.weight": "lora_B.weight",
-    "lora_B.bias": "lora_B.bias",
-    "diff_b": "lora_B.bias",
-    "alpha": "alpha",
-}
-_KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, _PARTS))})")
-_ABSENT = {
-    r"(k_img|v_img|norm_k_img|img_emb)": "HuMo has no image encoder branch",
-    r"norm.*\.(diff|diff_b)$": "a change of a norm's weights is not a LoRA",
-    r"\.diff$": "a change of whole weights is not a LoRA",
-}
-
-
-def rename_lora(
-    state: Mapping[str, Tensor], architecture: TransformerArchitecture
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A LoRA's tensors under our names, its alphas multiplied in, and what was left out with the reason.
-
-    Args:
-        state: tensors of the file.
-        structure: of the transformer it goes into.
-
-    Raises:
-        CheckpointError: a key belongs to no layer of this transformer.
-    """
-    if all(key.startswith("transformer.") for key in state):
-        return dict(state), {}
-    layers = {
-        name.published.removesuffix(".weight"): name.diffusers.removesuffix(".weight")
-        for name in tensor_names(architecture)
-    }
-    layers |= {published.replace(".", "_"): ours for published, ours in layers.items()}
-    layers |= {ours: ours for ours in list(layers.values())}
-    named: dict[str, dict[str, Tensor]] = {}
-    dropped: dict[str, str] = {}
-    for key, tensor in state.items():
-        bare = key.replace(".default.", ".")  # peft's name for an unnamed adapter
-        for prefix in _PREFIXES:
-            bare = bare.removeprefix(prefix)
-        reason = next((why for pattern, why in _ABSENT.items() if re.search(pattern, bare)), None)
-        match = _KEY.fullmatch(bare)
-        if reason is not None:
-            dropped[key] = reason
-        elif match is None or match[1] not in layers:
-            raise CheckpointError(key, "belongs to no layer of this transformer", "give a LoRA of HuMo or of Wan2.1")
-        else:
-            named.setdefault(layers[match[1]], {})[_PARTS[match[2]]] = tensor
-    renamed: dict[str, Tensor] = {}
-    for layer, parts in named.items():
-        if not {"lora_A.weight", "lora_B.weight"} <= parts.keys():
-            dropped[layer] = "there is a bias and no LoRA beside it"
-            continue
-        if (alpha := parts.pop("alpha", None)) is not None:
-            down = parts["lora_A.weight"]
-            parts["lora_A.weight"] = (down.float() * (float(alpha) / down.shape[0])).to(down.dtype)
-        renamed |= {f"transformer.{layer}.{part}": tensor for part, tensor in parts.items()}
-    if not renamed:
-        raise CheckpointError("LoRA", "holds no layer of this transformer", "give a LoRA of HuMo or of Wan2.1")
-    return renamed, dropped
-
 
 def distillation_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the LoRA of a student holds besides low-rank additions, by key.
+    """Return what a distilled LoRA holds besides low-rank factors, by key.
 
     Args:
-        student: what it learned.
+        student: steps, shift and scales that it was distilled for.
         embedder: weights of the transformer's ``scale_embedder``.
     """
     ends = [end for name in SCALE_NAMES for end in student.scales[name]]
@@ -112,73 +48,179 @@ def distillation_tensors(student: Distillation, embedder: Mapping[str, Tensor]) 
 
 
 class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
-    """diffusers' LoRA methods (load, save, fuse, set and delete adapters), for files of any naming."""
+    """diffusers' LoRA methods, for files of every kind and naming, on plain, quantized and streamed networks."""
 
     _lora_loadable_modules = ["transformer"]
-    _taught = False
-    """A LoRA made a student of the network."""
+    _distilled_by: str | None = None
+    """Name of the LoRA that made the network a distilled one."""
+
+    @property
+    def lora_adapters(self) -> LoraAdapters:
+        """The LoRAs of the transformer."""
+        transformer: Any = self.transformer
+        found: LoraAdapters | None = transformer.__dict__.get("_lora_adapters")
+        if found is None:
+            found = transformer.__dict__["_lora_adapters"] = LoraAdapters(transformer)
+        return found
 
     def load_lora_weights(
         self,
-        pretrained_model_name_or_path_or_dict: str | dict[str, Tensor],
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor],
         adapter_name: str | None = None,
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Load a LoRA from a safetensors file, a folder or a repository, or from its tensors.
+        """Load a LoRA from a safetensors file, a folder or a repository, or from its tensors, at strength 1.
 
-        Args and further keywords as diffusers'. Pickled files are refused.
+        Pickled files are refused. A file that does not fit leaves the pipeline as it was.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: as in diffusers.
+            adapter_name: its name; by default ``default_0``, ``default_1`` and so on.
+            hotswap: replace the loaded LoRA of this name.
+            kwargs: as in diffusers (``weight_name``, ``subfolder``, ``token``, ...).
 
         Raises:
-            CheckpointError: it cannot be read, or does not belong to this transformer.
+            CheckpointError: it cannot be read, or is not for this transformer.
+            RequestError: the name is taken and ``hotswap`` is not set, or names nothing to swap.
         """
-        where = {
-            name: kwargs.pop(name, None)
-            for name in ("cache_dir", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")
-        }
         source = pretrained_model_name_or_path_or_dict
-        try:
-            state, _ = fetch_lora(
-                source,
-                use_safetensors=True,
-                force_download=kwargs.pop("force_download", False),
-                user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
-                allow_pickle=False,
-                **where,
-            )
-        except (OSError, ValueError, SafetensorError) as failure:
-            raise CheckpointError(
-                f"LoRA {source}", f"cannot be read: {failure}", "give a .safetensors file"
-            ) from failure
-        names = TransformerArchitecture.__dataclass_fields__.keys() & self.transformer.config.keys()
-        config = {name: self.transformer.config[name] for name in names}
-        taught = [key for key in state if key.startswith(DISTILLED_PREFIX)]
-        student = {key.removeprefix(DISTILLED_PREFIX): state.pop(key) for key in taught}
-        config["patch_size"] = tuple(config["patch_size"])
-        renamed, dropped = rename_lora(state, TransformerArchitecture(**config))
-        for key, reason in dropped.items():
-            logger.warning("LoRA: %s is not used: %s", key, reason)
-        super().load_lora_weights(renamed, adapter_name, hotswap, **kwargs)
-        if student:
-            self._become(student)
+        label = "LoRA" if isinstance(source, dict) else str(kwargs.get("weight_name") or Path(source).name)
+        adapter_name = adapter_name or f"default_{len(self.lora_adapters.names)}"
+        if hotswap != (adapter_name in self.lora_adapters.names):
+            problem = "is not loaded" if hotswap else "is loaded already"
+            remedy = "load it without hotswap" if hotswap else "choose another adapter_name, or set hotswap=True"
+            raise RequestError("adapter_name", f"{adapter_name!r} {problem}", remedy)
+        state, config = _fetch(source, kwargs)
+        of_distillation = [key for key in state if key.startswith(DISTILLED_PREFIX)]
+        distilled = {key.removeprefix(DISTILLED_PREFIX): state[key] for key in of_distillation}
+        plain = {key: tensor for key, tensor in state.items() if key not in of_distillation}
+        file = read_lora(plain, self._architecture(), name=label, config=config)
+        for line in describe_ignored(file, label):
+            logger.warning("%s", line)
+        self.lora_adapters.add(adapter_name, file)
+        if distilled:
+            self._apply_distillation(distilled)
+            self._distilled_by = adapter_name
 
-    def _become(self, student: dict[str, Tensor]) -> None:
-        """The network is the student that its LoRA makes of it, and is told the scales."""
-        steps, shift, *ends = student.pop(DISTILLATION_KEY).tolist()
-        scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
-        self.transformer.become_student({"steps": int(steps), "shift": shift, "scales": scales})
-        self.transformer.scale_embedder.load_state_dict({name: weight.float() for name, weight in student.items()})
-        self.transformer.scale_embedder.to(self.transformer.device)
-        self._taught = True
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
+    ) -> None:
+        """Set which LoRAs act, and how strongly; the others do not act.
+
+        Args:
+            adapter_names: names that were given when they were loaded.
+            adapter_weights: a strength for all, or one each; 1 by default.
+
+        Raises:
+            RequestError: an unknown name, or another number of strengths than of names.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        weights = 1.0 if adapter_weights is None else adapter_weights
+        values = [float(weights)] * len(names) if isinstance(weights, int | float) else [float(one) for one in weights]
+        if len(values) != len(names):
+            raise RequestError("adapter_weights", f"{len(values)} for {len(names)} LoRAs", "give one a LoRA")
+        self.lora_adapters.set_strengths(dict(zip(names, values, strict=True)))
+
+    def get_active_adapters(self) -> list[str]:
+        """Return the names of the LoRAs that act."""
+        return list(self.lora_adapters.strengths)
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """Return component -> names of its LoRAs."""
+        return {"transformer": list(self.lora_adapters.names)} if self.lora_adapters.names else {}
+
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Take LoRAs away.
+
+        Raises:
+            RequestError: an unknown name.
+        """
+        for name in [adapter_names] if isinstance(adapter_names, str) else list(adapter_names):
+            self.lora_adapters.remove(name)
+            if name == self._distilled_by:
+                self._forget_distillation()
 
     def unload_lora_weights(self) -> None:
-        """Take the LoRA away, and with it what a student learned."""
-        super().unload_lora_weights()
-        if self._taught:
-            self.transformer.forget_student()
-            self._taught = False
+        """Take all LoRAs away."""
+        self.lora_adapters.clear()
+        if self._distilled_by is not None:
+            self._forget_distillation()
 
-    @classmethod
-    def _maybe_expand_t2v_lora_for_i2v(cls, transformer: Any, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """HuMo has no image encoder branch to fill up."""
-        return state_dict
+    def disable_lora(self) -> None:
+        """Switch all LoRAs off; `enable_lora` switches them on again, at the strengths they had."""
+        self.lora_adapters.enabled = False
+
+    def enable_lora(self) -> None:
+        """Switch the LoRAs on again."""
+        self.lora_adapters.enabled = True
+
+    @contextmanager
+    def scaled_loras(self, attention_kwargs: Mapping[str, Any] | None) -> Iterator[None]:
+        """Multiply every LoRA's strength by ``attention_kwargs["scale"]`` meanwhile, as diffusers' pipelines do."""
+        with self.lora_adapters.scaled(float((attention_kwargs or {}).get("scale", 1.0))):
+            yield
+
+    def fuse_lora(
+        self,
+        components: Sequence[str] = ("transformer",),
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: Sequence[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add the LoRAs to the network's weights; `unfuse_lora` restores these.
+
+        Args:
+            components: only the transformer takes LoRAs.
+            lora_scale: multiplies every strength.
+            safe_fusing: check that the result has no NaN or infinite value first.
+            adapter_names: which LoRAs; by default those that act.
+
+        Raises:
+            RequestError: the weights are quantized or not in memory, or a result is not finite.
+        """
+        self.lora_adapters.fuse(lora_scale, check=safe_fusing, names=adapter_names)
+
+    def unfuse_lora(self, components: Sequence[str] = ("transformer",), **_: Any) -> None:
+        """Restore the weights from before `fuse_lora`."""
+        self.lora_adapters.unfuse()
+
+    def _architecture(self) -> TransformerArchitecture:
+        config = self.transformer.config
+        names = TransformerArchitecture.__dataclass_fields__.keys() & config.keys()
+        values = {name: config[name] for name in names}
+        return TransformerArchitecture(**(values | {"patch_size": tuple(values["patch_size"])}))
+
+    def _apply_distillation(self, tensors: dict[str, Tensor]) -> None:
+        """Make the network the distilled one of its LoRA, which takes guidance scales as inputs."""
+        steps, shift, *ends = tensors.pop(DISTILLATION_KEY).tolist()
+        scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
+        self.transformer.become_student({"steps": int(steps), "shift": shift, "scales": scales})
+        self.transformer.scale_embedder.load_state_dict({name: weight.float() for name, weight in tensors.items()})
+        self.transformer.scale_embedder.to(self.transformer.device)
+
+    def _forget_distillation(self) -> None:
+        self.transformer.forget_student()
+        self._distilled_by = None
+
+
+def _fetch(source: str | Path | dict[str, Tensor], kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a LoRA's tensors and the adapter configuration of its header.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    names = ("cache_dir", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")
+    try:
+        state, config = fetch_lora(
+            source if isinstance(source, dict) else str(source),
+            use_safetensors=True,
+            force_download=kwargs.get("force_download", False),
+            user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+            allow_pickle=False,
+            **{name: kwargs.get(name) for name in names},
+        )
+    except (OSError, ValueError, SafetensorError) as failure:
+        raise CheckpointError(f"LoRA {source}", f"cannot be read: {failure}", "give a .safetensors file") from failure
+    return state, config or {}

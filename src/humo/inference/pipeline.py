@@ -1,4 +1,9 @@
-"""Inference, the whole story: conditions in, a guided walk from noise to latents, a video out.
+"""Inference, the whole story: inputs to conditions, noise to latents by guided denoising, latents to video frames.
+
+    frames = pipeline.generate_frames(GenerationInputs(plan, images, audio))    one clip, frames as they are finished
+    video = pipeline(prompt=..., images=..., audio=...).frames                      a batch of clips, as in diffusers
+
+Both run `HuMoPipeline.generate_segments`.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), F frames,
 H, W size. Pixels are in [-1, 1].
@@ -8,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,11 +26,14 @@ from PIL import Image
 from torch import Tensor
 
 from humo.checkpoints.model_folder import base_of
+from humo.conditioning.audio import audio_windows, encode_audio, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
-from humo.conditioning.image import decode_video, encode_video
-from humo.geometry import Geometry
+from humo.conditioning.image import decode_video, encode_blank, encode_references, encode_video
+from humo.conditioning.text import encode_text
+from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import SPEEDS, Mode, SpeedName
-from humo.inference.denoise import SINGLE_PROCESS, OnStep, PrefixLatents, denoise, make_scheduler
+from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise, make_scheduler
+from humo.inference.execution import Execution
 from humo.inference.inputs import (
     AudioSamples,
     GenerationInputs,
@@ -37,34 +45,43 @@ from humo.inference.inputs import (
     prepare_generators,
     to_frames,
 )
-from humo.inference.long_video import NO_WINDOW_CACHE, Segment, WindowCache, generate_windows
+from humo.inference.long_video import Segment, WindowSequence
 from humo.inference.lora import HuMoLoraLoaderMixin
-from humo.inference.predictor import VelocityMixin
+from humo.inference.predictor import VelocityPredictor, batch_guidance_passes, check_execution
+from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import StreamingDecoder
 from humo.model.caches import caching
+from humo.model.reference import with_references, without_references
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.presets import HUMO_17B, SCALE_NAMES
+from humo.presets import HUMO_17B, SCALE_NAMES, Preset, ReferenceInjection, find_preset, read_distillation
 from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import CacheName, GenerationPlan
+
+OnWindowStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor | Stop]
+"""(window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
 
 
 @dataclass
 class HuMoPipelineOutput(BaseOutput):
-    """``frames``: what was asked for by ``output_type``."""
+    """Result of a pipeline call.
+
+    Args:
+        frames: the videos, in the form that ``output_type`` names.
+    """
 
     frames: Any
 
 
-def scales_of(plan: GenerationPlan) -> Tensor | None:
-    """What a student is told of a request's scales, (1, 3); None where the network is none."""
+def guidance_of(plan: GenerationPlan) -> Tensor | None:
+    """Return the guidance scales (1, 3) that a distilled network takes as an input; None for other networks."""
     if plan.preset.distillation is None:
         return None
     return torch.tensor([[float(getattr(plan.request, f"scale_{name}")) for name in SCALE_NAMES]])
 
 
-class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
-    """HuMo as a diffusers pipeline: words, pictures and a sound in, a video out.
+class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
+    """HuMo as a diffusers pipeline: a prompt, reference images and an audio track in, a video out.
 
     Args:
         transformer: `HuMoTransformer3DModel`.
@@ -104,27 +121,103 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
-        self.branches = SINGLE_PROCESS
-        """Who makes which passes of a step, where several ranks work on one clip."""
+        self.execution = Execution()
+        """How the network is run unless a call is given another value; a loader that streams weights sets it."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **settings: Any) -> HuMoPipeline:
-        """As every pipeline's; a model folder that leans on another (``base`` in its index) has only its own network.
+        """Load a pipeline. A folder that names a ``base`` in its index has only a network; the rest is the base's.
 
         Raises:
-            CheckpointError: the folder that it leans on is no whole model folder.
+            CheckpointError: the base is not a complete model folder.
         """
         path = pretrained_model_name_or_path
         base = base_of(path)
         if base is not None and "transformer" not in settings:
-            kinds = settings.get("dtype", settings.get("torch_dtype"))
-            kind = kinds.get("transformer", kinds.get("default")) if isinstance(kinds, dict) else kinds
+            dtypes = settings.get("dtype", settings.get("torch_dtype"))
+            dtype = dtypes.get("transformer", dtypes.get("default")) if isinstance(dtypes, dict) else dtypes
             network = f"{os.fspath(path)}/transformer"
-            settings["transformer"] = HuMoTransformer3DModel.from_pretrained(network, torch_dtype=kind)
+            settings["transformer"] = HuMoTransformer3DModel.from_pretrained(network, torch_dtype=dtype)
         pipeline: HuMoPipeline = super().from_pretrained(base or path, **settings)
         return pipeline
 
-    # -- the three parts ----------------------------------------------------------------------------------------------
+    # -- encoding: inputs to conditions -------------------------------------------------------------------------------
+
+    @property
+    def preset(self) -> Preset:
+        """The family's preset, adapted to the distillation of the network, if there is one."""
+        family = find_preset(self.config.preset)
+        return family if self.transformer is None else family.distilled(read_distillation(self.transformer.config))
+
+    def prepare_conditions(self, inputs: GenerationInputs, callback: ProgressCallback = no_progress) -> Conditions:
+        """Encode the inputs of one clip: its whole audio, and images as long as a window, as a batch of one."""
+        plan, geometry = inputs.plan, inputs.plan.geometry
+        request, device, dtype = plan.request, self._execution_device, self.transformer.dtype
+        callback(Event("encode", 0, 3))
+        text, null_text = inputs.prompt_embeds, inputs.negative_prompt_embeds
+        text = self.encode_prompt(request.prompt) if text is None else text
+        null_text = self.encode_prompt(request.negative_prompt or "") if null_text is None else null_text
+        callback(Event("encode", 1, 3))
+        rows = inputs.audio_embeds
+        if rows is None and inputs.audio is not None:
+            rows = self.encode_audio(inputs.audio, geometry)
+        callback(Event("encode", 2, 3))
+        image, null_image = self.encode_images(inputs.images, plan.window_geometry)
+        callback(Event("encode", 3, 3))
+        return Conditions(
+            text=text.to(device, dtype),
+            null_text=null_text.to(device, dtype),
+            image=image,
+            null_image=null_image,
+            audio=self.audio_windows(rows, geometry),
+        )
+
+    def encode_prompt(self, prompt: str) -> Tensor:
+        """Return text embeddings (1, L, D)."""
+        length = self.transformer.config.text_length
+        return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
+
+    def encode_audio(self, audio: AudioSamples, geometry: Geometry) -> Tensor:
+        """Return the audio encoder's rows (T, N, D) of 16 kHz audio, as many as a clip of this length uses."""
+        bands = self.transformer.config.audio_bands
+        rows = audio_rows_needed(geometry.frames)
+        return encode_audio(audio, self.feature_extractor, self.audio_encoder, bands, rows)
+
+    def audio_windows(self, rows: Tensor | None, geometry: Geometry) -> Tensor:
+        """Return windows (1, L, W, N, D) of encoder rows, zeros where there are none."""
+        config = self.transformer.config
+        if rows is None:
+            windows = null_audio_windows(geometry.latent_frames, config.audio_bands, config.audio_width)
+        else:
+            windows = audio_windows(rows, geometry.video_latent_frames, geometry.reference_slots)
+        return windows[None].to(self._execution_device, torch.float32)
+
+    def encode_images(self, images: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Return the image condition with and without references, each (1, ...), as in `humo.model.reference`."""
+        injection, device = self.preset.reference_injection, self._execution_device
+        blank = self.blank_video(geometry).to(device) if injection is ReferenceInjection.CHANNEL_CONCAT else None
+        if not images:
+            size = (geometry.reference_slots, geometry.latent_height, geometry.latent_width)
+            slots = torch.zeros(1, self.transformer.config.out_channels, *size, device=device)
+            null_image = without_references(injection, slots, blank)
+            return null_image, null_image
+        references = encode_references(images, self.vae, geometry.width, geometry.height, device).float()
+        return with_references(injection, references, blank), without_references(injection, references, blank)
+
+    def blank_video(self, geometry: Geometry) -> Tensor:
+        """Return latents (1, C, L, H, W) of a mid-gray video as long as the sequence; the last result is kept."""
+        size = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
+        if self._blank is None or self._blank[0] != size:
+            self._blank = size, encode_blank(*size, self.vae, self._execution_device).float().cpu()
+        return self._blank[1]
+
+    # -- denoising: noise to latents ----------------------------------------------------------------------------------
+
+    def prepare_latents(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
+        """Draw initial noise (1, C, L, H, W) on the generator's device; a CPU generator gives the same everywhere."""
+        shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
+        return noise.to(self._execution_device)
 
     def denoise(
         self,
@@ -132,142 +225,122 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         conditions: Conditions,
         noise: Tensor,
         *,
-        held: PrefixLatents | None = None,
-        batch_passes: bool | None = None,
+        prefix: PrefixLatents | None = None,
         on_step: OnStep | None = None,
+        execution: Execution | None = None,
     ) -> Tensor:
-        """Video latents (B, C, k + 1, H, W) of a clip, or of a window of it, from noise (B, C, L, H, W).
-
-        Reference slots are dropped. `batch_passes` as in `__call__`.
-
-        Raises:
-            RequestError: the request's cache does not go with how the network is run here.
-        """
-        steps, shift, straight = plan.request.steps, plan.request.shift, plan.preset.distillation is not None
-        assert steps is not None
-        assert shift is not None
-        scheduler = make_scheduler(self.scheduler.config, steps, shift, noise.device, euler=straight)
-        batch_passes = self.batches(plan.request.cache, batch_passes, noise)
-        see = self.ear(scales_of(plan))
-        with caching(self.transformer, plan.request.cache):
-            latents = denoise(
-                self.velocity,
-                conditions,
-                plan.guidance,
-                scheduler,
-                noise,
-                prepare_conditions=see,
-                reuse=SPEEDS[plan.request.speed],
-                prefix=held,
-                guidance_parallel=self.branches,
-                batch_passes=batch_passes,
-                on_step=on_step,
-            )
-        return latents[:, :, : noise.shape[2] - plan.geometry.reference_slots]
-
-    @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
-        return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
-
-    def prepare_latents(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
-        """Initial noise (1, C, L, H, W), drawn where the generator lives: on the CPU it is the same everywhere."""
-        shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
-        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
-        return noise.to(self._execution_device)
-
-    # -- doors --------------------------------------------------------------------------------------------------------
-
-    def generate_frames(
-        self,
-        plan: GenerationPlan,
-        *,
-        images: Sequence[Image.Image] = (),
-        sound: AudioSamples | None = None,
-        listener: ProgressCallback = no_progress,
-        is_enough: Callable[[], bool] = never_stop,
-        shelf: WindowCache = NO_WINDOW_CACHE,
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Make one clip; its frames, (H, W, 3) each, are given one by one, those of a long clip as they are finished.
+        """Return the video latents (B, C, k + 1, H, W) of a clip that fits into one window.
 
         Args:
-            plan: what to make.
-            images: the pictures, RGB, in the plan's order.
-            sound: (samples,) mono, 16 kHz.
-            listener: told of the phases encode, denoise and decode.
-            is_enough: asked after each step; once it is, the clip is what it has come to by then.
-            shelf: keeps the windows of a long clip, so that a run that is stopped can go on.
+            plan: of the clip.
+            conditions: of the clip.
+            noise: (B, C, L, H, W), reference slots included.
+            prefix: the first latent frames, where they are known already.
+            on_step: as in `humo.inference.denoise.denoise`.
+            execution: how the network is run; default: the pipeline's.
+
+        Raises:
+            RequestError: the request's step cache does not go with how the network is run.
         """
-        total = len(plan.windows)
-        for number, stretch in enumerate(
-            self.generate_segments(GenerationInputs(plan, images, sound), listener, is_enough, shelf)
-        ):
-            listener(Event("decode", number, total))
-            pixels = stretch.pixels
-            listener(Event("decode", number + 1, total))
-            yield from to_frames(pixels)
-        self._free_memory()
+        check_execution(self.transformer, plan.request.cache, execution or self.execution)
+        with caching(self.transformer, plan.request.cache):
+            result = denoise(
+                self._predictor(plan, conditions, noise, execution or self.execution),
+                plan.guidance,
+                self._scheduler(plan, noise.device),
+                noise,
+                reuse=SPEEDS[plan.request.speed],
+                prefix=prefix,
+                on_step=on_step,
+            )
+        return result.latents[:, :, : noise.shape[2] - plan.geometry.reference_slots]
 
     def generate_segments(
         self,
-        clip: GenerationInputs,
-        listener: ProgressCallback = no_progress,
-        is_enough: Callable[[], bool] = never_stop,
-        shelf: WindowCache = NO_WINDOW_CACHE,
+        plan: GenerationPlan,
+        conditions: Conditions,
+        noise: Tensor,
+        seeds: Sequence[tuple[int, int]],
+        *,
+        on_step: OnWindowStep | None = None,
+        window_cache: WindowCache = NO_WINDOW_CACHE,
+        execution: Execution | None = None,
     ) -> Iterator[Segment]:
-        """A clip's latents, piece by piece as they are finished, from the noise of its seed.
+        """Generate a clip, or a batch of clips, window by window: the loop that every entry point runs.
 
         Args:
-            clip: what to make.
-            listener: told of encode and denoise.
-            is_enough: asked after each step; once it is, the clip is what it has come to by then.
-            shelf: keeps the windows of a long clip.
+            plan: of the clips.
+            conditions: audio of the whole clips, images as long as a window.
+            noise: (B, C, L, H, W) of the first window.
+            seeds: seed of further noise, for each clip of the batch.
+            on_step: is called after each step; `Stop` makes the window with its latents the last one.
+            window_cache: keeps finished windows of a clip that has several; a kept window is not generated again.
+            execution: how the network is run; default: the pipeline's.
         """
-        plan, seed = clip.plan, clip.plan.request.seed
-        assert seed is not None
-        self.batches(plan.request.cache)
-        conditions = self.prepare_conditions(clip, listener)
-        noise = self.prepare_latents(plan.window_geometry, torch.Generator().manual_seed(seed))
-        steps = len(plan.timesteps)
-        total = steps * len(plan.windows)
-        listener(Event("denoise", 0, total))
+        execution, last = execution or self.execution, len(plan.windows) - 1
+        window_cache = window_cache if last else NO_WINDOW_CACHE
+        continuation = self.transformer.config.continues
+        decode, anchor = self._video_decoder(), self._encode_anchor
+        sequence = WindowSequence(plan, conditions, noise, seeds, decode, anchor, continuation=continuation)
+        for number, window in enumerate(plan.windows):
+            latents, stopped = window_cache.get(number), False
+            if latents is None:
+                window_conditions, window_noise = sequence.inputs(window)
+                with caching(self.transformer, plan.request.cache):
+                    latents, stopped = denoise(
+                        self._predictor(plan, window_conditions, window_noise, execution),
+                        plan.guidance,
+                        self._scheduler(plan, noise.device),
+                        window_noise,
+                        reuse=SPEEDS[plan.request.speed],
+                        prefix=sequence.prefix,
+                        on_step=None if on_step is None else partial(on_step, number),
+                    )
+                latents = sequence.correct_mean(latents[:, :, : window.latent_frames], window)
+                if not stopped:
+                    window_cache.put(number, latents)
+            segment = sequence.finish(number, latents, is_last=stopped or number == last)
+            yield segment
+            if stopped or number == last:
+                return
+            sequence.continue_from(segment, plan.windows[number + 1])
 
-        def make(number: int, conditions: Conditions, noise: Tensor, held: PrefixLatents | None) -> tuple[Tensor, bool]:
-            early: list[Tensor] = []
-
-            def tell(step: int, _: Tensor, latents: Tensor, data: Tensor) -> Tensor | None:
-                listener(
-                    Event("denoise", number * steps + step + 1, total, preview=partial(self._preview_frame, data, plan))
-                )
-                if is_enough():
-                    early.append(data[:, :, : noise.shape[2] - plan.geometry.reference_slots])
-                return None if early else latents
-
-            finished = self.denoise(plan, conditions, noise, held=held, on_step=tell)
-            return (early[0], True) if early else (finished, False)
-
-        decode, continues = self._decoder(), self.transformer.config.continues
-        yield from generate_windows(
-            plan, conditions, noise, [(seed, 0)], make, decode, self._encode_anchor, shelf, continues=continues
+    def _predictor(
+        self, plan: GenerationPlan, conditions: Conditions, noise: Tensor, execution: Execution
+    ) -> VelocityPredictor:
+        return VelocityPredictor(
+            self.transformer,
+            conditions,
+            self.preset.reference_injection,
+            guidance=guidance_of(plan),
+            execution=execution,
+            batch_passes=batch_guidance_passes(self.transformer, plan.request.cache, execution, noise),
         )
 
-    def _free_memory(self) -> None:
-        """A clip is finished: nothing of it keeps memory that the next one does not need."""
-        if self.let_go is not None:
-            self.let_go()
-        self.maybe_free_model_hooks()
+    def _scheduler(self, plan: GenerationPlan, device: torch.device) -> Any:
+        steps, shift, euler = plan.request.steps, plan.request.shift, plan.preset.distillation is not None
+        assert steps is not None
+        assert shift is not None
+        return make_scheduler(self.scheduler.config, steps, shift, device, euler=euler)
 
-    def generate_latents(
-        self,
-        clip: GenerationInputs,
-        listener: ProgressCallback = no_progress,
-        is_enough: Callable[[], bool] = never_stop,
-    ) -> Tensor:
-        """The video latents (1, C, k + 1, H, W) of `stretches`, together."""
-        return torch.cat([one.latents for one in self.generate_segments(clip, listener, is_enough)], dim=2)
+    # -- decoding: latents to frames ----------------------------------------------------------------------------------
 
-    def _decoder(self) -> Callable[[Tensor], Tensor]:
-        """Decodes normalised latents as they come, to pixels in [-1, 1]."""
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, 4k + 1, 8 H, 8 W) in [-1, 1] of video latents (B, C, k + 1, H, W)."""
+        return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
+
+    def decode_frames(self, latents: Tensor, callback: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames (H, W, 3) of video latents (1, C, k + 1, H, W), decoded one latent frame at a time."""
+        callback(Event("decode", 0, 1))
+        decode = self._video_decoder()
+        for latent_frame in latents.split(1, dim=2):
+            yield from to_frames(decode(latent_frame))
+        callback(Event("decode", 1, 1))
+        self._free_memory()
+
+    def _video_decoder(self) -> Callable[[Tensor], Tensor]:
+        """Return a function that decodes normalized latents, in their order, to pixels in [-1, 1]."""
         decoder = StreamingDecoder(self.vae)
 
         @torch.no_grad()
@@ -278,22 +351,86 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
 
     @torch.no_grad()
     def _encode_anchor(self, frame: Tensor) -> Tensor:
-        """The latent frame (B, C, 1, H, W) of one video frame (B, 3, 1, H, W)."""
+        """Return the latent frame (B, C, 1, H, W) of one video frame (B, 3, 1, H, W)."""
         return encode_video(frame.to(self.vae.dtype), self.vae).float()
 
     def _preview_frame(self, latents: Tensor, plan: GenerationPlan) -> NDArray[np.uint8]:
-        """The frame (H, W, 3) in the middle, as far as it has come: its latent frame decoded alone."""
+        """Return the middle frame (H, W, 3) of unfinished latents: its latent frame decoded alone."""
         middle = (latents.shape[2] - plan.geometry.reference_slots) // 2
         return next(to_frames(self.decode_latents(latents[:, :, middle : middle + 1])))
 
-    def decode_frames(self, latents: Tensor, listener: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
-        """Frames (H, W, 3), one by one, of video latents (1, C, k + 1, H, W); decoded as they are asked for."""
-        listener(Event("decode", 0, 1))
-        decode = self._decoder()
-        for one in latents.split(1, dim=2):
-            yield from to_frames(decode(one))
-        listener(Event("decode", 1, 1))
+    def _free_memory(self) -> None:
+        """Free what a finished clip keeps in memory and the next one does not need."""
+        if self.execution.release_prefetch is not None:
+            self.execution.release_prefetch()
+        self.maybe_free_model_hooks()
+
+    # -- entry points -------------------------------------------------------------------------------------------------
+
+    def generate_frames(
+        self,
+        inputs: GenerationInputs,
+        *,
+        callback: ProgressCallback = no_progress,
+        should_stop: Callable[[], bool] = never_stop,
+        window_cache: WindowCache = NO_WINDOW_CACHE,
+        execution: Execution | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Generate one clip; yield its frames (H, W, 3), those of a long clip as its windows are finished.
+
+        Args:
+            inputs: the plan, images and audio.
+            callback: is called with the progress of the phases encode, denoise and decode.
+            should_stop: is called after each step. True ends the clip with the clean latents predicted by then.
+            window_cache: keeps the windows of a long clip, so that an interrupted run can resume.
+            execution: how the network is run; default: the pipeline's.
+        """
+        total = len(inputs.plan.windows)
+        segments = self.generate_from_seed(inputs, callback, should_stop, window_cache, execution)
+        for number, segment in enumerate(segments):
+            callback(Event("decode", number, total))
+            pixels = segment.pixels
+            callback(Event("decode", number + 1, total))
+            yield from to_frames(pixels)
         self._free_memory()
+
+    def generate_latents(
+        self,
+        inputs: GenerationInputs,
+        callback: ProgressCallback = no_progress,
+        should_stop: Callable[[], bool] = never_stop,
+        execution: Execution | None = None,
+    ) -> Tensor:
+        """Generate one clip and return its video latents (1, C, k + 1, H, W). Args as `generate_frames`."""
+        segments = self.generate_from_seed(inputs, callback, should_stop, execution=execution)
+        return torch.cat([segment.latents for segment in segments], dim=2)
+
+    def generate_from_seed(
+        self,
+        inputs: GenerationInputs,
+        callback: ProgressCallback = no_progress,
+        should_stop: Callable[[], bool] = never_stop,
+        window_cache: WindowCache = NO_WINDOW_CACHE,
+        execution: Execution | None = None,
+    ) -> Iterator[Segment]:
+        """Encode one clip's inputs and start `generate_segments` from the seed. Args as `generate_frames`."""
+        plan, seed, execution = inputs.plan, inputs.plan.request.seed, execution or self.execution
+        assert seed is not None
+        check_execution(self.transformer, plan.request.cache, execution)
+        conditions = self.prepare_conditions(inputs, callback)
+        noise = self.prepare_latents(plan.window_geometry, torch.Generator().manual_seed(seed))
+        steps = len(plan.timesteps)
+        total = steps * len(plan.windows)
+        callback(Event("denoise", 0, total))
+
+        def step_end(window: int, step: int, _: Tensor, latents: Tensor, denoised: Tensor) -> Tensor | Stop:
+            preview = partial(self._preview_frame, denoised, plan)
+            callback(Event("denoise", window * steps + step + 1, total, preview=preview))
+            return Stop(denoised) if should_stop() else latents
+
+        return self.generate_segments(
+            plan, conditions, noise, [(seed, 0)], on_step=step_end, window_cache=window_cache, execution=execution
+        )
 
     def __call__(
         self,
@@ -327,30 +464,30 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any]] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> Any:  # HuMoPipelineOutput, or a tuple without return_dict
-        """Make a clip, or a batch of clips of one size and length.
+        """Generate a clip, or a batch of clips of one size and length.
 
         Args:
-            prompt: the scene; a list of them for a batch.
-            images: a picture (PIL image, array or path), or several; for a batch, a list of such lists.
-            audio: a sound (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
-            mode: T, TI, TA or TIA; by default what is given.
+            prompt: the scene; for a batch, a list.
+            images: a reference image (PIL image, array or path), or several; for a batch, a list of such lists.
+            audio: an audio track (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
+            mode: T, TI, TA or TIA; default: the inputs that are given.
             negative_prompt, width, height, num_frames, window, overlap, num_inference_steps, shift, scale_text,
-            scale_audio, scale_image, switch_timestep, speed, cache: as `GenerateRequest`; by default the preset's
-                published values, and as long as the sound.
-            generator: of the initial noise; by default one on the CPU with the preset's seed. For a batch, a list.
-            latents: initial noise (B, C, L, H, W) instead.
-            prompt_embeds, negative_prompt_embeds: (B, L, D) instead of words.
-            audio_embeds: (T, N, D) encoder rows instead of a sound; for a batch, a list.
-            batch_passes: run the passes of a step as one batch; by default where a pass is short, and so faster in one.
+            scale_audio, scale_image, switch_timestep, speed, cache: as in `GenerateRequest`; default: the preset's
+                published values, and the length of the audio.
+            generator: of the initial noise; default: one on the CPU with the preset's seed. For a batch, a list.
+            latents: initial noise (B, C, L, H, W) in place of the generator's.
+            prompt_embeds, negative_prompt_embeds: (B, L, D) in place of prompts.
+            audio_embeds: (T, N, D) encoder rows in place of audio; for a batch, a list.
+            batch_passes: run the passes of a step as one batch; default: only where a pass has few tokens.
             output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
                 ``latent`` (B, C, k + 1, H, W).
-            return_dict: give an object with ``frames``, rather than a tuple.
-            callback_on_step_end: called with (pipeline, step, timestep, tensors); may give other ``latents``. Setting
-                ``pipeline._interrupt`` in it ends the denoising there.
-            callback_on_step_end_tensor_inputs: of these tensors (``latents``).
+            return_dict: return an object with ``frames``, not a tuple.
+            callback_on_step_end: is called with (pipeline, step, timestep, tensors); may return other ``latents``.
+                Setting ``pipeline._interrupt`` in it ends the denoising.
+            callback_on_step_end_tensor_inputs: names of the tensors it is called with (``latents``).
 
         Raises:
-            RequestError, MediaError: an argument, a picture or a sound is at fault.
+            RequestError, MediaError: an argument, an image or an audio track is wrong.
         """
         options = {
             "mode": mode,
@@ -370,41 +507,35 @@ class HuMoPipeline(DiffusionPipeline, VelocityMixin, HuMoLoraLoaderMixin):
             "cache": cache,
         }
         check_choices(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        clips = check_inputs(
+        batch = check_inputs(
             self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
         )
-        check_tensors(clips, latents, self.transformer.config)
-        plan = clips[0].plan
-        self.batches(plan.request.cache, batch_passes)
-        conditions = stack([self.prepare_conditions(clip) for clip in clips])
-        generators = prepare_generators(generator, self.preset.seed, len(clips))
+        check_tensors(batch, latents, self.transformer.config)
+        plan, execution = batch[0].plan, replace(self.execution, batch_passes=batch_passes)
+        check_execution(self.transformer, plan.request.cache, execution)
+        conditions = stack([self.prepare_conditions(inputs) for inputs in batch])
+        generators = prepare_generators(generator, self.preset.seed, len(batch))
         if latents is None:
             latents = torch.cat([self.prepare_latents(plan.window_geometry, one) for one in generators])
         seeds = [(one.initial_seed(), number) for number, one in enumerate(generators)]
+        noise = latents.to(self._execution_device)
         self._interrupt = False
         with self.progress_bar(total=len(plan.timesteps) * len(plan.windows)) as bar:
 
-            def step_end(step: int, timestep: Tensor, latents: Tensor, _: Tensor) -> Tensor | None:
+            def step_end(_: int, step: int, timestep: Tensor, latents: Tensor, __: Tensor) -> Tensor | Stop:
                 bar.update()
+                following = latents
                 if callback_on_step_end is not None:
                     tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
-                    latents = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
-                return None if self._interrupt else latents
+                    following = (callback_on_step_end(self, step, timestep, tensors) or {}).get("latents", latents)
+                return Stop(latents) if self._interrupt else following
 
-            def make(
-                number: int, conditions: Conditions, noise: Tensor, held: PrefixLatents | None
-            ) -> tuple[Tensor, bool]:
-                made = self.denoise(plan, conditions, noise, held=held, batch_passes=batch_passes, on_step=step_end)
-                return made, self._interrupt
-
-            noise = latents.to(self._execution_device)
-            decode, continues = self._decoder(), self.transformer.config.continues
-            made = list(
-                generate_windows(plan, conditions, noise, seeds, make, decode, self._encode_anchor, continues=continues)
+            segments = list(
+                self.generate_segments(plan, conditions, noise, seeds, on_step=step_end, execution=execution)
             )
         if output_type == "latent":
-            frames: Any = torch.cat([stretch.latents for stretch in made], dim=2)
+            frames: Any = torch.cat([segment.latents for segment in segments], dim=2)
         else:
-            frames = postprocess_video(torch.cat([stretch.pixels for stretch in made], dim=2), output_type)
+            frames = postprocess_video(torch.cat([segment.pixels for segment in segments], dim=2), output_type)
         self._free_memory()
         return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)

@@ -1,9 +1,10 @@
-"""Windows of a long clip on disk, so that a run that was stopped goes on from the last one that is finished."""
+"""Caches for the finished windows of a long clip, so that an interrupted run resumes from the last one."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -12,37 +13,61 @@ from torch import Tensor
 from humo.errors import StorageError
 from humo.files import atomic_write, os_error_text
 
-KEY, LATENTS = "made from", "latents"
+KEY, LATENTS = "made from", "latents"  # stored in files: the names stay
+
+
+class WindowCache(Protocol):
+    """Keeps the windows of a clip while it is generated."""
+
+    def get(self, number: int) -> Tensor | None:
+        """Return a window's latents (B, C, L, H, W), or None if it was not generated before."""
+
+    def put(self, number: int, latents: Tensor) -> None:
+        """Keep a window's latents."""
+
+
+class NoWindowCache:
+    """Keeps nothing."""
+
+    def get(self, number: int) -> Tensor | None:
+        """Return None."""
+        return None
+
+    def put(self, number: int, latents: Tensor) -> None:
+        """Keep nothing."""
+
+
+NO_WINDOW_CACHE = NoWindowCache()
 
 
 class DiskWindowCache:
     """A `WindowCache` of one file a window; files of another clip are ignored.
 
     Args:
-        folder: made when it is needed.
-        key: of the clip: whatever its frames follow from.
+        folder: is created when the first window is kept.
+        key: identifies the clip: everything that determines its frames.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
         self._folder, self._key = folder, key
 
     def get(self, number: int) -> Tensor | None:
-        """A window's latents (B, C, L, H, W), if it was made before, of the same clip."""
+        """Return a window's latents (B, C, L, H, W), or None if the file is missing, damaged or of another clip."""
         path = self._path(number)
         if not path.is_file():
             return None
         try:
             with safe_open(str(path), "pt") as file:
-                found: Tensor = file.get_tensor(LATENTS)
-                return found if (file.metadata() or {}).get(KEY) == self._key else None
+                latents: Tensor = file.get_tensor(LATENTS)
+                return latents if (file.metadata() or {}).get(KEY) == self._key else None
         except (SafetensorError, OSError):
-            return None  # damaged: it is made again
+            return None  # damaged: the window is generated again
 
     def put(self, number: int, latents: Tensor) -> None:
         """Keep a window's latents.
 
         Raises:
-            StorageError: there is no room.
+            StorageError: the disk is full, or the folder cannot be written.
         """
         try:
             with atomic_write(self._path(number), "output") as part:
@@ -52,7 +77,7 @@ class DiskWindowCache:
             raise StorageError("output", problem, "make room on that disk") from error
 
     def clear(self) -> None:
-        """The clip is finished, and its windows are no longer wanted."""
+        """Delete the folder: the clip is finished."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, number: int) -> Path:

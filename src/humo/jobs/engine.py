@@ -17,6 +17,7 @@ from humo.runtime.device import gc_paused
 
 if TYPE_CHECKING:
     from humo.distributed.parallel_generation import ParallelGeneration
+    from humo.inference.execution import Execution
     from humo.inference.pipeline import HuMoPipeline
 
 
@@ -100,12 +101,21 @@ class Engine:
             callback(Event("load", 0, 1))
             if self.parallel is None:
                 self._pipeline = load_pipeline(folder, device=device, dtype=dtype, placement=placement)
-                self._pipeline.make_room = self._free_memory
             else:
                 self._pipeline = self.parallel.load(folder, dtype)
             self._key = key
             callback(Event("load", 1, 1))
         return self._pipeline
+
+    def execution(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> Execution:
+        """Return how a pipeline of this engine runs its network for a plan.
+
+        Raises:
+            RequestError: the ranks cannot divide the clip.
+        """
+        if self.parallel is not None:
+            return self.parallel.configure(plan)
+        return replace(pipeline.execution, on_out_of_memory=self._free_memory)
 
     def _free_memory(self) -> bool:
         """Change to a placement that needs less GPU memory, after memory ran out.

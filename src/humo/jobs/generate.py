@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from humo.inference.long_video import WindowCache
-    from humo.inference.window_cache import DiskWindowCache
+    from humo.inference.window_cache import DiskWindowCache, WindowCache
     from humo.media.credentials import SigningIdentity
 
     Frame = npt.NDArray[np.uint8]
@@ -245,7 +244,8 @@ def _start(
 ) -> Iterator[Frame]:
     """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
     from humo.checkpoints.model_folder import find_model_folder
-    from humo.inference.long_video import NO_WINDOW_CACHE
+    from humo.inference.inputs import GenerationInputs
+    from humo.inference.window_cache import NO_WINDOW_CACHE
 
     plan, inputs, request = job.plan, job.inputs, job.plan.request
     assert inputs is not None
@@ -254,10 +254,13 @@ def _start(
     pipeline = engine.pipeline(folder, request.device, request.dtype, request.placement, timer)
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
-        engine.parallel.configure(pipeline, plan)
         window_cache = engine.parallel.window_cache(window_cache)
     return pipeline.generate_frames(
-        plan, images=inputs.images, sound=samples, listener=timer, is_enough=should_stop, shelf=window_cache
+        GenerationInputs(plan, inputs.images, samples),
+        callback=timer,
+        should_stop=should_stop,
+        window_cache=window_cache,
+        execution=engine.execution(pipeline, plan),
     )
 
 

@@ -132,7 +132,7 @@ def _locate(wanted: Path, path: Path) -> Path:
 def _row(number: int, name: str | None, values: object, path: Path) -> Row:
     row = Row(number, name or f"{path.stem}_{number:04}", {})
     if isinstance(values, InvalidLine):
-        return replace(row, problem=RequestError("line", values, "correct it there"))
+        return replace(row, problem=RequestError("line", values, "correct the file at that line"))
     if not isinstance(values, Mapping):
         shown = repr(values) if len(repr(values)) <= 40 else repr(values)[:40] + "..."
         return replace(row, problem=RequestError("row", f"{shown} is not a table of fields", "write field: value"))

@@ -319,9 +319,7 @@ def _decode(path: Path, field: str) -> AudioChunks:
             for frame in frames:
                 if damaged:
                     raise damaged
-                raw = frame.to_ndarray()
-                planes = raw if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels).T
-                samples = _to_float(planes, frame.format.name.rstrip("p"))
+                samples = planar_samples(frame)
                 if layout not in (None, (len(samples), frame.sample_rate)):
                     problem = f"{path.name!r} changes its channels or sample rate midway"
                     raise MediaError(field, problem, "convert it to one WAV file")
@@ -349,6 +347,13 @@ def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> AudioC
     samples = _to_float(channels, sample_format)
     _check_finite(samples, field, "the given array")
     yield samples, rate
+
+
+def planar_samples(frame: av.AudioFrame) -> AudioSamples:
+    """Return a decoded frame's samples as (channels, n) float32 of full scale 1.0."""
+    raw = frame.to_ndarray()
+    planes = raw if frame.format.is_planar else raw.reshape(-1, frame.layout.nb_channels).T
+    return _to_float(planes, frame.format.name.rstrip("p"))
 
 
 def _to_float(samples: npt.NDArray[np.generic], sample_format: str) -> AudioSamples:

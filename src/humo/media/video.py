@@ -55,7 +55,7 @@ LIMITED_RANGE = 1
 FRAGMENTED_MP4 = "+frag_keyframe+empty_moov+default_base_moof"
 """FFmpeg's flags of a fragmented MP4 (ISO BMFF), which can be played while it is written."""
 
-_SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
+SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
 """swscale flags bilinear, accurate rounding, bit exact: the same colors with and without vector instructions."""
 
 _MAX_BYTES_PER_PIXEL = 0.75
@@ -258,7 +258,7 @@ def read_frame(path: Path, number: int, *, field: str = "video") -> Frame:
         last = deque(decoded, maxlen=1)
     if not last:
         raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
-    frame: Any = VideoReformatter().reformat(last[0], format="rgb24", interpolation=_SCALER_FLAGS).to_ndarray()
+    frame: Any = VideoReformatter().reformat(last[0], format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
     return np.asarray(frame, np.uint8)
 
 
@@ -279,7 +279,7 @@ def read_video(path: Path, *, field: str = "video") -> VideoClip:
         with_audio = bool(container.streams.audio)
         convert = VideoReformatter().reformat  # one for all frames: setting one up takes ten times as long as a frame
         frames = [
-            convert(frame, format="rgb24", interpolation=_SCALER_FLAGS).to_ndarray()
+            convert(frame, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
             for frame in container.decode(video=0)
         ]
     if not frames:
@@ -360,7 +360,7 @@ class _Mp4Encoder:
             dst_colorspace=Colorspace.ITU709,
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
-            interpolation=_SCALER_FLAGS,
+            interpolation=SCALER_FLAGS,
         )
         frame.pts, frame.time_base = self._num_frames, self._time_base
         self._num_frames += 1

@@ -74,6 +74,15 @@ def _velocity_to(
     return noisy_BCFHW * level_B / spread_BC - output_BCFHW / spread_BC.sqrt()
 
 
+def modulation_table(module: Any) -> Tensor:
+    """Return the modulation table of a block or of the head, with what LoRAs add to it."""
+    table: Tensor = module.scale_shift_table
+    if module.scale_shift_change is not None:
+        module.scale_shift_change = module.scale_shift_change.to(table.device)
+        table = table + module.scale_shift_change
+    return table
+
+
 class HuMoTransformerBlock(nn.Module):
     """Self-attention, text cross-attention, audio cross-attention within each latent frame, feed-forward."""
 
@@ -88,6 +97,7 @@ class HuMoTransformerBlock(nn.Module):
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.scale_shift_change: Tensor | None = None  # of LoRAs
 
     def forward(
         self,
@@ -118,7 +128,7 @@ class HuMoTransformerBlock(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
-        shift, scale, gate, *_ = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        shift, scale, gate, *_ = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
 
         x = torch.addcmul(shift, self.norm1(hidden_BSD), 1 + scale).to(dtype)
         hidden_BSD = torch.addcmul(hidden_BSD, self.attn1(x, x, rotary), gate)
@@ -133,7 +143,7 @@ class HuMoTransformerBlock(nn.Module):
 
     def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
         """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
-        *_, shift, scale, gate = (self.scale_shift_table + modulation_B6D).chunk(6, dim=1)
+        *_, shift, scale, gate = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
         x = torch.addcmul(shift, normed_BSD, 1 + scale).to(dtype)
         return torch.addcmul(hidden_BSD, self.ffn(x), gate)
 
@@ -223,12 +233,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.scale_shift_change: Tensor | None = None  # of LoRAs
         self.scale_embedder: GuidanceEmbedder | None = None
         if student:
             self.become_student(student)
         self.gradient_checkpointing = False
-        self.split: ContextParallel | None = None
-        """How tokens are divided, where several ranks work on one pass."""
 
     def become_student(self, student: Mapping[str, Any]) -> None:
         """Be told the guidance scales from now on; until that is trained, they change nothing.
@@ -306,7 +315,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
             heard: what `hear` made of the two, in their place.
             scales: (B, 3) guidance scales of text, audio and image, which a student is told.
-            attention_kwargs: ``{"scale": s}`` scales LoRA layers.
+            attention_kwargs: ``scale`` scales LoRA layers; ``context_parallel`` (`ContextParallel`) divides the tokens
+                among ranks.
             return_dict: give an object with ``sample``, rather than a tuple.
 
         Returns:
@@ -331,9 +341,10 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
         hidden_BSD = patches.flatten(2).transpose(1, 2).contiguous().float()
-        if self.split is not None:
-            rotary = self.split.rotary(rotary, frames, rows * columns)
-            hidden_BSD = self.split.shard(hidden_BSD, frames, dim=1)
+        context_parallel: ContextParallel | None = (attention_kwargs or {}).get("context_parallel")
+        if context_parallel is not None:
+            rotary = context_parallel.rotary(rotary, frames, rows * columns)
+            hidden_BSD = context_parallel.shard(hidden_BSD, frames, dim=1)
         for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
@@ -342,11 +353,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             else:
                 hidden_BSD = block(hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype)
 
-        shift, scale = (self.scale_shift_table + time_BD.unsqueeze(1)).chunk(2, dim=1)
+        shift, scale = (modulation_table(self) + time_BD.unsqueeze(1)).chunk(2, dim=1)
         out_BSD = torch.addcmul(shift, self.norm_out(hidden_BSD), 1 + scale)
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
-        if self.split is not None:
-            patches = self.split.gather_tokens(patches, frames, rows * columns)
+        if context_parallel is not None:
+            patches = context_parallel.gather_tokens(patches, frames, rows * columns)
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if self.config.prediction == "data":

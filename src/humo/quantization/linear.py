@@ -55,7 +55,10 @@ class QuantizedLinear(nn.Linear):
             self.weight_scale = nn.Parameter(torch.empty(num_scales, 1, device=device), requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) -> (..., out), float32 where the layer it stands for gives that."""
+        """Return (..., out) for (..., in), in float32 if the replaced layer computes in float32."""
         x = input.float() if self.is_float32 else input
-        weight = dequantize(self.weight, self.quant_type, self.in_features, x.dtype, self.weight_scale)
-        return F.linear(x, weight, None if self.bias is None else self.bias.to(x.dtype))
+        return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+    def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrix (out, in), unpacked."""
+        return dequantize(self.weight, self.quant_type, self.in_features, dtype, self.weight_scale)

@@ -17,6 +17,7 @@ from humo.checkpoints.conversion_plan import quant_types_for
 from humo.checkpoints.layout import HUMO_QUANTIZATION, QUANTIZATION_CONFIG
 from humo.checkpoints.model_folder import Component, ModelFolder, open_model_folder
 from humo.errors import CheckpointError
+from humo.inference.execution import Execution
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.audio import SpeechEncoder
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
@@ -96,7 +97,7 @@ def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipel
     parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
     pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
     pipeline.vae.to(device)
-    pipeline.let_go = network.cancel_prefetch
+    pipeline.execution = Execution(release_prefetch=network.cancel_prefetch)
     return pipeline
 
 

@@ -1,1 +1,1 @@
-"""The HTTP service: durable jobs, one worker process a device, and nothing from outside that is trusted."""
+"""HTTP service: a durable job queue, one worker process per device, and sanitized uploads."""

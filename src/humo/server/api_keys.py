@@ -1,4 +1,4 @@
-"""Keys of the service: shown once, kept as digests, compared in constant time."""
+"""API keys: shown once, stored as digests, compared in constant time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from humo.errors import RequestError, StorageError
 from humo.files import atomic_write, os_error_text
 
 KEY_PREFIX = "humo-"
+
 KEY_BYTES = 32
-"""Of chance in a key: so many that no slow digest is needed."""
+"""Random bytes in a key, enough that a fast digest is safe."""
 
 
 class ApiKeys:
-    """The keys in a file, by name.
+    """API keys in a file, each with a name, which owns the jobs submitted with it.
 
     Args:
-        path: of the file; may be missing.
+        path: the file; may be missing.
 
     Raises:
-        StorageError: it is there and cannot be read.
+        StorageError: the file exists and cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,53 +32,56 @@ class ApiKeys:
         self._digests: dict[str, str] = {}
         if path.exists():
             try:
-                found = json.loads(path.read_bytes())
-                self._digests = {str(name): str(digest) for name, digest in found.items()}
+                entries = json.loads(path.read_bytes())
+                self._digests = {str(name): str(digest) for name, digest in entries.items()}
             except (OSError, ValueError, AttributeError) as error:
-                raise StorageError(str(path), f"cannot be read ({error})", "remove it and make new keys") from error
+                remedy = "remove it, and create new keys with humo serve keys add NAME"
+                raise StorageError(str(path), f"cannot be read ({error})", remedy) from error
 
     def __len__(self) -> int:
         return len(self._digests)
 
     @property
     def names(self) -> list[str]:
-        """Of all keys."""
+        """Names of all keys, sorted."""
         return sorted(self._digests)
 
     def add(self, name: str) -> str:
-        """Make a key.
+        """Create a key.
 
         Returns:
-            the key itself, which is nowhere else.
+            the key, which is stored nowhere.
 
         Raises:
-            RequestError: there is one of that name.
+            RequestError: the name has a key already.
         """
         if name in self._digests:
-            raise RequestError("name", f"{name!r} has a key already", "remove it first, or choose another name")
+            remedy = f"choose another name, or run humo serve keys remove {name}"
+            raise RequestError("name", f"{name!r} has a key already", remedy)
         key = KEY_PREFIX + secrets.token_urlsafe(KEY_BYTES)
         self._digests[name] = _digest(key)
         self._save()
         return key
 
     def remove(self, name: str) -> None:
-        """Take a key away.
+        """Remove a key.
 
         Raises:
-            RequestError: there is none of that name.
+            RequestError: the name has no key.
         """
         if name not in self._digests:
-            raise RequestError("name", f"{name!r} has no key", f"there are {', '.join(self.names) or 'none'}")
+            remedy = f"choose one of {', '.join(self.names)}" if self.names else "there are no keys"
+            raise RequestError("name", f"{name!r} has no key", remedy)
         del self._digests[name]
         self._save()
 
     def owner(self, key: str) -> str | None:
-        """The name of a key; every one is compared, whichever fits."""
-        given, found = _digest(key), None
-        for name, digest in self._digests.items():
-            if hmac.compare_digest(given, digest):
-                found = name
-        return found
+        """Return the name of a key; None if there is none. Compares with every key, to take constant time."""
+        digest, owner = _digest(key), None
+        for name, known in self._digests.items():
+            if hmac.compare_digest(digest, known):
+                owner = name
+        return owner
 
     def _save(self) -> None:
         try:
@@ -85,9 +89,8 @@ class ApiKeys:
                 part.chmod(0o600)
                 part.write_text(json.dumps(self._digests, indent=1) + "\n")
         except OSError as error:
-            raise StorageError(
-                "keys", f"cannot be written ({os_error_text(error)})", "choose another data folder"
-            ) from error
+            problem = f"{str(self._path)!r} cannot be written ({os_error_text(error)})"
+            raise StorageError("keys", problem, "choose a writable folder with --data") from error
 
 
 def _digest(key: str) -> str:

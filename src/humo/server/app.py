@@ -1,4 +1,4 @@
-"""The HTTP door: routes, bodies read, and what is told when something is wrong."""
+"""HTTP routes: read the body, call the service, turn errors into responses."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ from humo.server.service import ConflictError, NotFoundError, QueueFullError, Se
 from humo.server.supervisor import WorkerPool
 
 POLL_MILLISECONDS = 500
-"""Clients are asked to look no more often."""
+"""Polling interval that responses suggest to clients."""
 
 EVENT_SECONDS = 0.25
-KEEPALIVE_SECONDS = 15.0
-"""Between two looks at a job whose events are followed, and the longest silence on such a line."""
+"""Interval at which the event stream reads the state of its job."""
 
-SWEEP_SECONDS = 60.0
+KEEPALIVE_SECONDS = 15.0
+"""Longest time without data in an event stream."""
+
+CLEANUP_SECONDS = 60.0
+"""Interval at which expired jobs and files are removed."""
+
 MAX_FORM_FIELDS = 100
 
 Variant = Literal["video", "thumbnail", "sidecar"]
@@ -52,37 +56,37 @@ ERROR_CODES: Mapping[type[HuMoError], tuple[int, str]] = {
     StorageError: (507, "storage"),
     HuMoError: (400, "invalid_request"),
 }
-"""What is at fault -> status and ``code`` of the answer; the nearest class counts."""
+"""HTTP status and ``code`` of each error; the nearest class in the method resolution order counts."""
 
 
 def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's word for what may be refused, everywhere and here."""
+    """Return OpenAPI's description of a route's errors, with those that every route has."""
     return {status: {"model": ErrorResponse} for status in (401, 403, *statuses)}
 
 
 def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None) -> FastAPI:
-    """The application.
+    """Create the application.
 
     Args:
         service: does the work.
-        keys: if there are any, one is asked for.
-        workers: of the service, to tell whether any is there.
+        keys: API keys; without any, requests need none.
+        workers: the service's workers, for ``/ready`` and ``/metrics``.
     """
 
     @contextlib.asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        sweeper = asyncio.create_task(_sweep(service))
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        cleanup = asyncio.create_task(_remove_expired_regularly(service))
         yield
-        sweeper.cancel()
+        cleanup.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await sweeper
+            await cleanup
 
     app = FastAPI(
         title="HuMo",
-        summary="Words, pictures and a sound in, a video of that person speaking it out.",
+        summary="Generates a video of a person speaking or singing from text, reference images and audio.",
         version=__version__,
-        lifespan=life,
-        docs_url=None,  # their pages fetch code from elsewhere
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's documentation pages load scripts from another host
         redoc_url=None,
     )
     app.state.service, app.state.workers = service, workers
@@ -99,8 +103,8 @@ router = APIRouter()
 
 
 def _service(request: Request) -> Service:
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 
 def _owner(request: Request) -> str:
@@ -109,9 +113,7 @@ def _owner(request: Request) -> str:
 
 CurrentService = Annotated[Service, Depends(_service)]
 Owner = Annotated[str, Depends(_owner)]
-
-
-VideoId = Annotated[str, Path(description="as the answer to POST /v1/videos said")]
+VideoId = Annotated[str, Path(description="id in the response of POST /v1/videos")]
 
 
 def _job(video_id: VideoId, service: CurrentService, owner: Owner) -> Job:
@@ -133,40 +135,40 @@ RequestedJob = Annotated[Job, Depends(_job)]
                 "name": "Idempotency-Key",
                 "in": "header",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "the same key and request is the same job, however often it is sent",
+                "description": "repeating a key with the same request returns the same job",
             }
         ],
     },
-    summary="Ask for a video",
+    summary="Submit a video",
 )
 async def create(request: Request, response: Response, service: CurrentService, owner: Owner) -> Video:
-    """It is stored when this answers, and made when its turn comes."""
+    """Store a job and return it. A worker generates the video when it is free."""
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= 255:
-        raise RequestError("Idempotency-Key", f"has {len(key)} characters", "allowed: 1 to 255")
+        raise RequestError("Idempotency-Key", f"has {len(key)} characters", "send 1 to 255 characters")
     response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
-    return await service.accept(await read_body(request), owner, key)
+    return await service.submit(await read_body(request), owner, key)
 
 
-@router.get("/v1/videos", response_model=VideoList, responses=_error_responses(400, 404), summary="Your videos")
+@router.get("/v1/videos", response_model=VideoList, responses=_error_responses(400, 404), summary="List your videos")
 def list_videos(
     service: CurrentService,
     owner: Owner,
-    limit: Annotated[int, Query(ge=1, le=100, description="at most so many")] = 20,
-    after: Annotated[str | None, Query(description="id of the last one of the list before")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="maximum number of videos")] = 20,
+    after: Annotated[str | None, Query(description="last_id of the previous page")] = None,
     order: Annotated[Literal["asc", "desc"], Query(description="desc: newest first")] = "desc",
 ) -> VideoList:
-    """Newest first, unless told otherwise."""
+    """Return one page of your videos, by default the newest."""
     videos, has_more = service.list_videos(owner, limit=limit, after=after, newest_first=order == "desc")
-    ends = (videos[0].id, videos[-1].id) if videos else (None, None)
-    return VideoList(data=videos, first_id=ends[0], last_id=ends[1], has_more=has_more)
+    first_id, last_id = (videos[0].id, videos[-1].id) if videos else (None, None)
+    return VideoList(data=videos, first_id=first_id, last_id=last_id, has_more=has_more)
 
 
 @router.get(
-    "/v1/videos/{video_id}", response_model=Video, responses=_error_responses(404), summary="How a video is doing"
+    "/v1/videos/{video_id}", response_model=Video, responses=_error_responses(404), summary="Get the state of a video"
 )
 def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> Video:
-    """The job as it is now."""
+    """Return the job with its current state and progress."""
     response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
     return service.to_video(job)
 
@@ -175,39 +177,42 @@ def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> 
     "/v1/videos/{video_id}/events",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **_error_responses(404)},
-    summary="How a video is doing, as it happens (server-sent events)",
+    summary="Follow a video (server-sent events)",
 )
 async def events(job: RequestedJob, service: CurrentService) -> StreamingResponse:
-    """Events ``progress`` and ``done`` hold the job; ``preview`` holds a picture of what it looks like by now."""
-    told = stream_events(service, job.id, job.owner)
-    return StreamingResponse(told, media_type="text/event-stream", headers={"cache-control": "no-store"})
+    """Stream events until the job ends.
+
+    Events ``progress`` and ``done`` hold the job. Events ``preview`` hold an image of the unfinished video.
+    """
+    stream = stream_events(service, job.id, job.owner)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
 @router.get(
     "/v1/videos/{video_id}/content",
     response_class=FileResponse,
     responses={
-        200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}},
-        206: {"description": "a part, where a Range was asked for"},
+        200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
+        206: {"description": "the bytes that the Range header asks for"},
         **_error_responses(400, 404, 416),
     },
-    summary="A finished video, its thumbnail, or the record of how it was made",
+    summary="Download a video, its thumbnail or its metadata",
 )
 def content(
     job: RequestedJob,
     service: CurrentService,
-    variant: Annotated[Variant, Query(description="which of them")] = "video",
+    variant: Annotated[Variant, Query(description="which file; sidecar is the generation metadata")] = "video",
 ) -> FileResponse:
-    """The file itself."""
+    """Return a file of a completed job."""
     path = service.output_file(job, variant)
     return FileResponse(path, media_type=MEDIA_TYPES[variant], filename=path.name)
 
 
 @router.post(
-    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_error_responses(404), summary="Stop making a video"
+    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_error_responses(404), summary="Cancel a video"
 )
 def cancel(job: RequestedJob, service: CurrentService) -> Video:
-    """It stays in the list, as cancelled."""
+    """Cancel a job. It stays in the list with the state ``cancelled``."""
     return service.to_video(service.cancel(job))
 
 
@@ -215,10 +220,10 @@ def cancel(job: RequestedJob, service: CurrentService) -> Video:
     "/v1/videos/{video_id}/finish",
     response_model=Video,
     responses=_error_responses(404, 507),
-    summary="Make do with what a video has come to by now",
+    summary="Finish a video early",
 )
 def finish(job: RequestedJob, service: CurrentService) -> Video:
-    """The step that is being made is the last; then it is decoded and written as ever."""
+    """End denoising after the current step. The video is then decoded and written as usual."""
     return service.to_video(service.finish(job))
 
 
@@ -226,25 +231,23 @@ def finish(job: RequestedJob, service: CurrentService) -> Video:
     "/v1/videos/{video_id}",
     response_model=DeletedVideo,
     responses=_error_responses(404),
-    summary="Stop making a video, and remove all of it",
+    summary="Delete a video",
 )
 def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
-    """Nothing of it is left."""
+    """Cancel a job, and remove it with all of its files."""
     service.delete(job)
     return DeletedVideo(id=job.id)
 
 
-@router.get(
-    "/v1/models", response_model=ModelList, responses=_error_responses(), summary="Models that can be asked for"
-)
+@router.get("/v1/models", response_model=ModelList, responses=_error_responses(), summary="List the served models")
 def models(service: CurrentService) -> ModelList:
-    """The first is the default."""
+    """Return the served models. The first is the default."""
     return ModelList(data=[Model(id=name) for name in service.settings.models])
 
 
-@router.get("/health", summary="Whether the service is there")
+@router.get("/health", summary="Check that the service is up")
 async def health() -> dict[str, str]:
-    """It answers."""
+    """Return the status ``ok`` and the version."""
     return {"status": "ok", "version": __version__}
 
 
@@ -252,21 +255,21 @@ async def health() -> dict[str, str]:
     "/metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}, **_error_responses()},
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
 )
 def metrics(request: Request, service: CurrentService) -> Response:
-    """Jobs by state, workers, memory."""
-    told = prometheus_text(service.queue, request.app.state.workers)
-    return Response(told, media_type="text/plain; version=0.0.4; charset=utf-8")
+    """Return the number of jobs by state, the number of workers, and the process's memory and CPU time."""
+    text = prometheus_text(service.queue, request.app.state.workers)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/ready", responses={503: {"model": ErrorResponse}}, summary="Whether it can make videos now")
+@router.get("/ready", responses={503: {"model": ErrorResponse}}, summary="Check that videos can be generated")
 def ready(request: Request, service: CurrentService) -> Response:
-    """Its queue answers, and a worker is there."""
+    """Check that the database answers and that a worker is running."""
     workers: WorkerPool | None = request.app.state.workers
     waiting = len(service.queue.unfinished())
     if workers is not None and not workers.running:
-        return error_response(503, "no worker is running; the service's log says why", "no_worker")
+        return error_response(503, "no worker is running; see the service's log", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 
 
@@ -274,21 +277,21 @@ def ready(request: Request, service: CurrentService) -> Response:
 
 
 async def read_body(request: Request) -> RawFields:
-    """Names and values of a body, files as bytes.
+    """Return the names and values of a body, files as bytes.
 
     Raises:
-        RequestError: it is neither JSON nor a form, or holds too many parts.
+        RequestError: it is neither valid JSON nor a valid form, or has too many fields.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "application/json":
         try:
-            told = json.loads(await request.body())
+            fields = json.loads(await request.body())
         except (ValueError, RecursionError):
-            raise RequestError("body", "is not JSON", "send an object") from None
-        if not isinstance(told, Mapping):
-            raise RequestError("body", "is not an object", 'send {"prompt": ...}')
-        return list(told.items())
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            raise RequestError("body", "is not valid JSON", "send a JSON object") from None
+        if not isinstance(fields, Mapping):
+            raise RequestError("body", "is not a JSON object", 'send {"prompt": ...}')
+        return list(fields.items())
+    if content_type in ("multipart/form-data", "application/x-www-form-urlencoded"):
         try:
             async with request.form(max_files=MAX_FORM_FIELDS, max_fields=MAX_FORM_FIELDS) as form:
                 return [
@@ -296,19 +299,21 @@ async def read_body(request: Request) -> RawFields:
                     for name, value in form.multi_items()
                 ]
         except (MultiPartException, HTTPException) as error:
-            raise RequestError("body", f"is not a form that can be read ({_words(error)})", "send it anew") from None
-    raise HTTPException(415, "the body is of another kind; send application/json or multipart/form-data")
+            raise RequestError(
+                "body", f"is not a valid form ({_text_of(error)})", "correct the form's encoding"
+            ) from None
+    raise HTTPException(415, "Content-Type: this type is not supported; send application/json or multipart/form-data")
 
 
-def _words(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     return str(getattr(error, "message", None) or getattr(error, "detail", None) or error)
 
 
 async def stream_events(service: Service, job_id: str, owner: str) -> AsyncIterator[bytes]:
-    """A job's events until it ends."""
-    last: Video | None = None
-    seen = 0.0
-    spoken = time.monotonic()
+    """Yield server-sent events of a job until it ends."""
+    last_video: Video | None = None
+    preview_time = 0.0
+    sent = time.monotonic()
     while True:
         try:
             job = await asyncio.to_thread(service.find_job, job_id, owner)
@@ -316,67 +321,65 @@ async def stream_events(service: Service, job_id: str, owner: str) -> AsyncItera
             yield b"event: done\ndata: {}\n\n"
             return
         video = service.to_video(job)
-        if video != last:
-            last, spoken = video, time.monotonic()
+        if video != last_video:
+            last_video, sent = video, time.monotonic()
             name = "done" if job.state.has_ended else "progress"
             yield f"event: {name}\ndata: {video.model_dump_json()}\n\n".encode()
         if job.state.has_ended:
             return
-        picture = service.store.running_path(job_id, ".png")
+        preview = service.store.running_path(job_id, ".png")
         with contextlib.suppress(OSError):
-            if (changed := picture.stat().st_mtime) > seen:
-                seen, spoken = changed, time.monotonic()
-                data = {
-                    "id": job_id,
-                    "image": "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode(),
-                }
-                yield f"event: preview\ndata: {json.dumps(data)}\n\n".encode()
-        if time.monotonic() - spoken > KEEPALIVE_SECONDS:
-            spoken = time.monotonic()
-            yield b": still here\n\n"
+            if (changed := preview.stat().st_mtime) > preview_time:
+                preview_time, sent = changed, time.monotonic()
+                image = "data:image/png;base64," + base64.b64encode(preview.read_bytes()).decode()
+                yield f"event: preview\ndata: {json.dumps({'id': job_id, 'image': image})}\n\n".encode()
+        if time.monotonic() - sent > KEEPALIVE_SECONDS:
+            sent = time.monotonic()
+            yield b": keep-alive\n\n"
         await asyncio.sleep(EVENT_SECONDS)
 
 
-async def _sweep(service: Service) -> None:
+async def _remove_expired_regularly(service: Service) -> None:
     while True:
         try:
-            await asyncio.to_thread(service.sweep)
-        except Exception:  # the next time may be better
-            logger.exception("sweeping failed")
-        await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.to_thread(service.remove_expired)
+        except Exception:  # tried again after the interval
+            logger.exception("removing expired jobs failed")
+        await asyncio.sleep(CLEANUP_SECONDS)
 
 
-# -- what is wrong ----------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------------------
 
 
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every fault becomes an answer of one form."""
+    """Turn every exception into a response of the form `ErrorResponse`."""
 
     @app.exception_handler(HuMoError)
-    async def ours(request: Request, error: HuMoError) -> JSONResponse:
+    async def humo_error(request: Request, error: HuMoError) -> JSONResponse:
         status, code = next(ERROR_CODES[kind] for kind in type(error).__mro__ if kind in ERROR_CODES)
         return error_response(status, _service(request).store.redact_paths(str(error)), code, error.field)
 
     @app.exception_handler(OSError)
-    async def system(request: Request, error: OSError) -> JSONResponse:
-        if error.errno in DISK_FULL_ERRORS:  # of a body that was put aside while it came
-            return await ours(request, storage_error(error))
-        return await unknown(request, error)
+    async def os_error(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in DISK_FULL_ERRORS:  # while a large body was spooled to disk
+            return await humo_error(request, storage_error(error))
+        return await internal_error(request, error)
 
     @app.exception_handler(RequestValidationError)
-    async def parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = str(first["loc"][-1])
         return error_response(400, f"{field}: {first['msg']}; see /openapi.json", "invalid_request", field)
 
     @app.exception_handler(HTTPException)
-    async def others(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_exception(_: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
-        answer = error_response(error.status_code, str(error.detail), codes.get(error.status_code, "invalid_request"))
-        answer.headers.update(error.headers or {})
-        return answer
+        code = codes.get(error.status_code, "invalid_request")
+        response = error_response(error.status_code, str(error.detail), code)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(Exception)
-    async def unknown(_: Request, error: Exception) -> JSONResponse:
+    async def internal_error(_: Request, error: Exception) -> JSONResponse:
         logger.error("a request failed", exc_info=error)
-        return error_response(500, "something went wrong here; it is in the service's log", "internal_error")
+        return error_response(500, "internal error; see the service's log", "internal_error")

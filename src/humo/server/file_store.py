@@ -1,14 +1,14 @@
-"""The service's folder: who writes what where.
+"""The service's data folder.
 
-    jobs.sqlite              the queue, unless it is a PostgreSQL elsewhere
-    keys.json                digests of the keys
-    cluster.token            while workers are elsewhere: by this they know that they see this very folder
-    inputs/SHA256.png .wav   pictures and sounds, as `intake` wrote them anew
-    videos/ID.mp4 .json .png the video, its record, its thumbnail
-    uploads/NAME             what was dropped into the page, as it came, until it passes the gate or an hour is over
-    running/ID.json .png     what a worker is doing, how the picture looks by now; .enough: finish it now
+    jobs.sqlite              the job queue, unless --database names a PostgreSQL server
+    keys.json                digests of the API keys
+    cluster.token            random token, present while Ray workers run; they compare it to verify the shared folder
+    inputs/SHA256.png .wav   images and audio files after sanitizing (`humo.server.upload_sanitizer`)
+    videos/ID.mp4 .json .png finished video, its generation metadata, its thumbnail
+    uploads/NAME             raw files uploaded to the web page, kept for at most an hour
+    running/ID.json .png     progress and preview image of a running job; ID.finish asks to finish early
 
-Every name in it is ours; nothing a client says becomes a path.
+The service chooses every file name. Text from clients never becomes part of a path.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from humo.errors import StorageError
 from humo.files import atomic_write, os_error_text, storage_error
 
 VARIANT_SUFFIXES = {"video": ".mp4", "thumbnail": ".png", "sidecar": ".json"}
-"""What there is of a finished job -> the suffix of its file."""
+"""Suffix of each file of a finished job."""
 
-FINISH_REQUESTED = ".enough"
-"""Suffix of the file in ``running`` that says that what there is by now is wanted."""
+FINISH_REQUESTED = ".finish"
+"""Suffix of the file in ``running`` that asks a worker to end denoising after the current step."""
 
 CLUSTER_TOKEN = "cluster.token"
 
 UPLOAD_SECONDS = 3600.0
-"""What was dropped into a page is there so long."""
+"""Age at which raw uploads of the web page are removed."""
 
 UNUSED_INPUT_SECONDS = 86_400.0
-"""So long a picture or sound that belongs to no job may still be in somebody's page, or in a request under way."""
+"""Age at which inputs without a job are removed; younger ones may belong to an open page or a request in progress."""
 
 _JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 _INPUT_NAME = re.compile(r"[0-9a-f]{64}\.(png|wav)")
@@ -47,129 +47,129 @@ _INPUT_NAME = re.compile(r"[0-9a-f]{64}\.(png|wav)")
 
 @dataclass(frozen=True)
 class FileStore:
-    """The folder.
+    """Files of the service.
 
     Args:
-        folder: may be missing; several machines may share it.
-        reserve_bytes: of its disk, that clients' files do not get: the queue and the jobs at work need some.
+        folder: data folder; may be missing, and several machines may share it.
+        reserve_bytes: disk space that client files may not use, so that the queue and running jobs can still write.
     """
 
     folder: Path
     reserve_bytes: int = 128 * 2**20
 
     def prepare(self) -> None:
-        """Make what is missing, for this user alone; remove what a killed process left half-written.
+        """Create missing folders with access for this user only, and remove partial files of killed processes.
 
         Raises:
-            StorageError: it cannot be written to.
+            StorageError: the folder cannot be written.
         """
         try:
             for name in ("inputs", "videos", "running", "uploads"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-                for part in (self.folder / name).glob(".*.part"):
-                    part.unlink(missing_ok=True)
+                for partial in (self.folder / name).glob(".*.part"):
+                    partial.unlink(missing_ok=True)
         except OSError as error:
             problem = f"{str(self.folder)!r} cannot be written ({os_error_text(error)})"
-            raise StorageError("data", problem, "choose a folder you may write to") from error
+            raise StorageError("data", problem, "choose a writable folder with --data") from error
 
     @property
     def database(self) -> str:
-        """Address of the queue that is kept in the folder."""
+        """URL of the job queue's SQLite file in this folder."""
         return f"sqlite:///{self.folder.absolute() / 'jobs.sqlite'}"
 
     def input_path(self, name: str) -> Path:
-        """A picture or sound by the name that `keep` gave it."""
+        """Path of a sanitized input, by the name that `save_input` returned."""
         assert _INPUT_NAME.fullmatch(name), name
         return self.folder / "inputs" / name
 
-    def resolve_inputs(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields of a request as the queue has them, with inputs as files rather than names."""
-        found = dict(stored)
-        if "images" in found:
-            found["images"] = tuple(str(self.input_path(name)) for name in found["images"])
-        if found.get("audio") is not None:
-            found["audio"] = str(self.input_path(found["audio"]))
-        return found
+    def resolve_inputs(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a stored request with names of inputs replaced by their paths."""
+        resolved = dict(fields)
+        if "images" in resolved:
+            resolved["images"] = tuple(str(self.input_path(name)) for name in resolved["images"])
+        if resolved.get("audio") is not None:
+            resolved["audio"] = str(self.input_path(resolved["audio"]))
+        return resolved
 
     def output_path(self, job_id: str, variant: str = "video") -> Path:
-        """Where a file of a finished job lies."""
+        """Path of a file of a finished job; ``variant`` is a key of `VARIANT_SUFFIXES`."""
         assert is_job_id(job_id), job_id
         return self.folder / "videos" / f"{job_id}{VARIANT_SUFFIXES[variant]}"
 
     def running_path(self, job_id: str, suffix: str = ".json") -> Path:
-        """Where a worker says how a job is doing."""
+        """Path of a file that exists only while a job runs."""
         assert is_job_id(job_id), job_id
         return self.folder / "running" / f"{job_id}{suffix}"
 
     def check_free_space(self, count: int) -> None:
-        """Whether so many bytes of a client's may be written.
+        """Check that a client file of ``count`` bytes leaves the reserved space free.
 
         Raises:
-            StorageError: too little would be left.
+            StorageError: it does not.
         """
         if shutil.disk_usage(self.folder).free - count < self.reserve_bytes:
-            raise StorageError("data", "has no room for more files", "make room on the service's disk")
+            raise StorageError("data", "the service's disk is full", "free disk space on the server")
 
     def save_input(self, content: bytes, suffix: str) -> str:
-        """Keep an input, once whatever how often it comes.
+        """Save a sanitized input under the hash of its content, so that equal files are stored once.
 
         Returns:
-            its name.
+            name of the input.
 
         Raises:
-            StorageError: there is no room.
+            StorageError: the disk is full.
         """
         name = f"{hashlib.sha256(content).hexdigest()}{suffix}"
         path = self.input_path(name)
         if path.is_file():
-            os.utime(path)  # wanted again: not swept soon
+            os.utime(path)  # restart its retention time
         else:
             self.check_free_space(len(content))
             write_file(path, content, durable=True)
         return name
 
     def write_progress(self, job_id: str, progress: dict[str, Any]) -> None:
-        """Say how a job is doing."""
+        """Write the progress of a running job."""
         write_file(self.running_path(job_id), json.dumps(progress).encode())
 
     def read_progress(self, job_id: str) -> dict[str, Any]:
-        """What was said last of a job; nothing if there is nothing."""
+        """Read the last progress of a running job; empty if there is none."""
         try:
-            found: dict[str, Any] = json.loads(self.running_path(job_id).read_bytes())
+            progress: dict[str, Any] = json.loads(self.running_path(job_id).read_bytes())
         except (OSError, ValueError):
             return {}
-        return found
+        return progress
 
     def clear_progress(self, job_id: str) -> None:
-        """A job has ended: nothing more is said of it."""
+        """Remove progress, preview and cached windows of a job that has ended."""
         for path in (self.folder / "running").glob(f"{job_id}.*"):
-            if path.is_dir():  # windows of a long clip
+            if path.is_dir():  # cached windows of a long clip
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
 
     def remove(self, job_id: str) -> None:
-        """Remove all files of a job; inputs may belong to others, too, and go by age."""
+        """Remove all files of a job but its inputs, which other jobs may use; `remove_expired` removes those."""
         self.clear_progress(job_id)
         for variant in VARIANT_SUFFIXES:
             self.output_path(job_id, variant).unlink(missing_ok=True)
 
     def redact_paths(self, text: str) -> str:
-        """A message for somebody else, whom it does not concern where this folder lies."""
+        """Remove the path of the data folder from a message for a client."""
         return text.replace(str(self.folder.absolute()), "").replace(str(self.folder), "")
 
     def remove_expired(
         self, video_seconds: float, is_referenced: Callable[[str], bool], now: Callable[[], float] = time.time
     ) -> int:
-        """Remove files that are older than an age, and sooner those that belong to nothing.
+        """Remove files that are past their retention time and belong to no job.
 
         Args:
-            seconds: the age, of videos.
-            is_wanted: whether a file (by its name, or its job's) belongs to a job that is kept.
-            now: seconds since 1970.
+            video_seconds: retention time of videos; other files have times of their own.
+            is_referenced: whether a file name, or the job ID in it, belongs to a job in the queue.
+            now: clock, in seconds since 1970.
 
         Returns:
-            how many went.
+            number of removed files.
         """
         ages = {
             "uploads": UPLOAD_SECONDS,
@@ -177,31 +177,31 @@ class FileStore:
             "running": UNUSED_INPUT_SECONDS,
             "videos": video_seconds,
         }
-        gone = 0
+        removed = 0
         for folder, age in ages.items():
             for path in (self.folder / folder).iterdir():
                 is_old = path.is_file() and now() - path.stat().st_mtime > age
                 if is_old and not (is_referenced(path.name) or is_referenced(path.stem)):
                     path.unlink(missing_ok=True)
-                    gone += 1
-        return gone
+                    removed += 1
+        return removed
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text is the name of a job as we make them."""
+    """Return whether a text has the form of this service's job IDs."""
     return _JOB_ID.fullmatch(text) is not None
 
 
 def write_file(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file atomically.
 
     Args:
-        path: in the folder.
-        content: of the file.
-        durable: it must outlive a loss of power: wait for the disk.
+        path: file in the data folder.
+        content: bytes of the file.
+        durable: flush to the disk before returning, so that the file survives a loss of power.
 
     Raises:
-        StorageError: there is no room.
+        StorageError: the disk is full or not writable.
     """
     try:
         with atomic_write(path, "data") as part, part.open("wb") as file:

@@ -1,12 +1,12 @@
-"""The one record of all jobs: DBOS on SQLite or PostgreSQL, in JSON alone.
+"""The job queue: DBOS on SQLite or PostgreSQL, with JSON as the only serialization.
 
     queued ──────► in_progress ──────► completed
-       │                │  ▲  └──────► failed        (what was wrong is told)
-       │                └──┘ the worker died, or its word could not be written: queued again, under the same name
-       └────────────────┴────────────► cancelled     (told to clients as failed, code "cancelled")
+       │                │  ▲  └──────► failed        (the result has the error)
+       │                └──┘ requeued under the same ID: the worker died, or its result could not be saved
+       └────────────────┴────────────► cancelled     (clients see status failed, error code "cancelled")
 
-A job is in the queue before anybody is told of it, and leaves it by being deleted. Its end is written once: whatever a
-worker says of a job that was cancelled meanwhile is not heard.
+A job is stored before its client gets an answer, and stays until it is deleted. A final state never changes: the
+result of a job that was cancelled meanwhile is discarded.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from humo.errors import StorageError
 
 APPLICATION_NAME = "humo"
 QUEUE_NAME = "videos"
-WORKFLOW_NAME = "make_video"
-PAYLOAD_VERSION = "1"  # of the jobs' form: workers take up those of their own version alone
+WORKFLOW_NAME = "generate_video"
+PAYLOAD_VERSION = "1"
+"""Version of the payload's form. Workers take only jobs of their own version."""
+
 POLL_SECONDS = 0.2
-"""How often an idle worker looks for a job."""
+"""Interval at which an idle worker looks for a job."""
+
+MAX_JOBS_PER_MILLISECOND = 64
+"""Jobs of one owner that may share a creation time, which the database stores in milliseconds."""
 
 JSONObject = dict[str, Any]
 _SQLITE = "sqlite:///"
 
-MAX_JOBS_PER_MILLISECOND = 64
-"""Jobs of one owner that may have come in the same millisecond, the queue's unit."""
-
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -51,11 +53,11 @@ class JobState(StrEnum):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it will never change again."""
+        """Whether the state is final."""
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
-_STATES = {
+_STATE_OF_STATUS = {
     "ENQUEUED": JobState.QUEUED,
     "DELAYED": JobState.QUEUED,
     "PENDING": JobState.IN_PROGRESS,
@@ -63,22 +65,24 @@ _STATES = {
     "ERROR": JobState.FAILED,
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": JobState.FAILED,
 }
+"""State of a job for each status of DBOS; SUCCESS depends on the result."""
 
 _UNFINISHED = ["ENQUEUED", "DELAYED", "PENDING"]
 
-WORKER_LOST = {"code": "worker_lost", "message": "the worker died again and again while it made this video"}
+WORKER_LOST = {"code": "worker_lost", "message": "the worker died at every attempt to generate this video"}
+"""Error of a job that DBOS gave up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the queue has it.
+    """A job in the queue.
 
     Args:
-        id: of the job.
-        state: where it stands.
-        owner: whose it is: the name of a key.
-        asked: what was stored of it when it was accepted.
-        told: what the worker said at its end: ``{"error": {"code", "message"}}`` or ``{"video": ...}``.
+        id: job ID.
+        state: current state.
+        owner: name of the API key that submitted it.
+        payload: what was stored at submission: the request and what was resolved from it.
+        result: the worker's result, ``{"error": {"code", "message"}}`` or ``{"video": ...}``; empty before the end.
         created, started, ended: seconds since 1970.
     """
 
@@ -93,29 +97,29 @@ class Job:
 
 
 class JSONSerializer(Serializer):
-    """What the queue holds is JSON; an exception is its words."""
+    """Serializes everything in the queue as JSON; exceptions become their text."""
 
     def serialize(self, data: Any) -> str:
-        """-> JSON."""
+        """Return ``data`` as JSON."""
         return json.dumps(data, default=repr)
 
     def deserialize(self, serialized_data: str) -> Any:
-        """JSON ->."""
+        """Parse JSON."""
         return json.loads(serialized_data)
 
     def name(self) -> str:
-        """Of this form, in the queue."""
+        """Return the name that the database stores with each value."""
         return "json"
 
 
 class JobQueue:
-    """The jobs.
+    """Durable queue of jobs.
 
     Args:
-        url: ``sqlite:///FILE`` or ``postgresql://...``; its tables are made where they are missing.
+        url: ``sqlite:///FILE`` or ``postgresql://...``; missing tables are created.
 
     Raises:
-        StorageError: it cannot be opened; and from every method, that it cannot be read or written.
+        StorageError: the database cannot be opened; every method raises it if the database cannot be used.
     """
 
     def __init__(self, url: str) -> None:
@@ -123,7 +127,7 @@ class JobQueue:
         try:
             if url.startswith(_SQLITE):
                 with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as file:
-                    file.execute("PRAGMA journal_mode=WAL")  # kept in the file: readers do not wait for the writer
+                    file.execute("PRAGMA journal_mode=WAL")  # persistent: readers do not wait for the writer
             DBOS.migrate(url)
             self._client = DBOSClient(
                 system_database_url=url, serializer=JSONSerializer(), application_name=APPLICATION_NAME
@@ -131,19 +135,19 @@ class JobQueue:
             self._client.register_queue(
                 QUEUE_NAME, worker_concurrency=1, polling_interval_sec=POLL_SECONDS, application_name=APPLICATION_NAME
             )
-        except Exception as error:  # of the database's own kind, whichever it is
+        except Exception as error:  # each database driver has its own classes
             problem = f"cannot be opened ({error})"
-            raise StorageError("database", problem, "check its address, and whether it can be written") from error
+            raise StorageError("database", problem, "check its address and its permissions") from error
 
-    def _list(self, **which: Any) -> list[Any]:
+    def _workflows(self, **filters: Any) -> list[Any]:
         with _as_storage_error():
-            return self._client.list_workflows(**which)
+            return self._client.list_workflows(**filters)
 
     def submit(self, job_id: str, owner: str, payload: Mapping[str, Any]) -> Job:
-        """Take a job in; one that is there under that name stays as it is.
+        """Add a job. If the ID exists already, the stored job does not change.
 
         Returns:
-            the job as the queue has it, this one or the older one.
+            the job in the queue: the new one, or the existing one.
         """
         options: EnqueueOptions = {
             "workflow_name": WORKFLOW_NAME,
@@ -154,119 +158,124 @@ class JobQueue:
         }
         with _as_storage_error():
             self._client.enqueue(options, dict(payload))
-        found = self.find(job_id)
-        assert found is not None
-        return found
+        job = self.find(job_id)
+        assert job is not None
+        return job
 
     def find(self, job_id: str) -> Job | None:
-        """A job by its name."""
-        found = self._list(workflow_ids=[job_id])
-        return _job(found[0]) if found else None
+        """Return a job by its ID; None if there is none."""
+        workflows = self._workflows(workflow_ids=[job_id])
+        return _job_of(workflows[0]) if workflows else None
 
     def jobs(
         self, *, limit: int, owner: str | None = None, after: Job | None = None, newest_first: bool = True
     ) -> list[Job]:
-        """Some jobs in the order of their coming.
+        """Return one page of jobs, ordered by creation time.
 
         Args:
-            limit: at most so many.
-            owner: whose; by default everybody's.
-            after: only those that come after this one in that order.
-            newest_first: the order.
+            limit: maximum number of jobs.
+            owner: name of an API key; by default the jobs of all.
+            after: last job of the previous page.
+            newest_first: order of the jobs.
         """
-        border: JSONObject = {}
+        bounds: JSONObject = {}
         if after is not None:
             moment = datetime.fromtimestamp(after.created, UTC).isoformat(timespec="milliseconds")
-            border = {"end_time" if newest_first else "start_time": moment}
-        found = self._list(
-            name=WORKFLOW_NAME, user=owner, limit=limit + MAX_JOBS_PER_MILLISECOND, sort_desc=newest_first, **border
+            bounds = {"end_time" if newest_first else "start_time": moment}
+        workflows = self._workflows(
+            name=WORKFLOW_NAME,
+            user=owner,
+            limit=limit + MAX_JOBS_PER_MILLISECOND,
+            sort_desc=newest_first,
+            **bounds,
         )
-        jobs = [_job(one) for one in found]
-        places = [place for place, job in enumerate(jobs) if after is not None and job.id == after.id]
-        return jobs[places[0] + 1 if places else 0 :][:limit]
+        jobs = [_job_of(workflow) for workflow in workflows]
+        indices = [index for index, job in enumerate(jobs) if after is not None and job.id == after.id]
+        return jobs[indices[0] + 1 if indices else 0 :][:limit]
 
     def unfinished(self) -> list[Job]:
-        """All jobs that have not ended."""
-        return [_job(one) for one in self._list(name=WORKFLOW_NAME, status=_UNFINISHED)]
+        """Return all jobs that are queued or in progress."""
+        return [_job_of(workflow) for workflow in self._workflows(name=WORKFLOW_NAME, status=_UNFINISHED)]
 
     def all_jobs(self) -> list[Job]:
-        """All jobs, ended or not."""
-        return [_job(one) for one in self._list(name=WORKFLOW_NAME, load_output=False)]
+        """Return all jobs, without their results."""
+        return [_job_of(workflow) for workflow in self._workflows(name=WORKFLOW_NAME, load_output=False)]
 
     def states(self) -> list[JobState]:
-        """Of all jobs that are kept."""
-        return [_job(one).state for one in self._list(name=WORKFLOW_NAME, load_input=False)]
+        """Return the state of every job."""
+        return [_job_of(workflow).state for workflow in self._workflows(name=WORKFLOW_NAME, load_input=False)]
 
-    def ended_before(self, before: float) -> list[Job]:
-        """Jobs that ended before a moment, in seconds since 1970."""
-        moment = datetime.fromtimestamp(before, UTC).isoformat(timespec="milliseconds")
-        return [_job(one) for one in self._list(name=WORKFLOW_NAME, completed_before=moment)]
+    def ended_before(self, seconds: float) -> list[Job]:
+        """Return the jobs that ended before a time, in seconds since 1970."""
+        moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+        return [_job_of(workflow) for workflow in self._workflows(name=WORKFLOW_NAME, completed_before=moment)]
 
     def cancel(self, job_id: str) -> None:
-        """End a job that has not ended; its worker learns of it within a step."""
+        """Cancel a job that has not ended; its worker stops after the current step."""
         with _as_storage_error():
             self._client.cancel_workflow(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Take a job out."""
+        """Remove a job from the database."""
         with _as_storage_error():
             self._client.delete_workflow(job_id)
 
     def requeue(self, job_id: str) -> None:
-        """Give a job that is in progress back to the workers: what came of it could not be written down."""
+        """Requeue a running job whose result could not be saved."""
         with _as_storage_error():
             self._client.resume_workflow(job_id, queue_name=QUEUE_NAME)
 
     def requeue_orphaned(self, live_workers: Callable[[], Collection[str]]) -> list[str]:
-        """Queue anew what workers had begun that are no more: once, whoever does so and however often.
+        """Requeue the running jobs of workers that are gone; each job once, however many processes call this.
 
         Args:
-            alive: the names of all workers that there are. It is asked after the jobs were read, so that a worker which
-                came in between is not taken for dead.
+            live_workers: returns the names of all workers. It is called after the jobs are read, so that a worker that
+                starts in between does not count as gone.
 
         Returns:
-            the jobs.
+            IDs of the requeued jobs.
         """
-        begun = self._client.list_workflows(name=WORKFLOW_NAME, status="PENDING", load_input=False)
-        there = live_workers() if begun else ()
-        lost = [(one.workflow_id, str(one.executor_id)) for one in begun if one.executor_id not in there]
-        # DBOS's own recovery, in one statement; its clients' `resume` would also bring cancelled jobs back
-        return [one for one, worker in lost if self._client._sys_db.reenqueue_for_recovery(one, [worker], QUEUE_NAME)]
+        running = self._client.list_workflows(name=WORKFLOW_NAME, status="PENDING", load_input=False)
+        live = live_workers() if running else ()
+        orphaned = [(one.workflow_id, str(one.executor_id)) for one in running if one.executor_id not in live]
+        # DBOS's own recovery, in one statement; the client's `resume` would also restart cancelled jobs
+        return [
+            job_id
+            for job_id, worker in orphaned
+            if self._client._sys_db.reenqueue_for_recovery(job_id, [worker], QUEUE_NAME)
+        ]
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._client.destroy()
 
 
 @contextmanager
 def _as_storage_error() -> Iterator[None]:
-    """What the database cannot do is told.
-
-    Raises:
-        StorageError: it cannot.
-    """
+    """Turn errors of the database into StorageError."""
     try:
         yield
     except OperationalError as error:
         problem = f"cannot be used ({error.orig})"
-        raise StorageError("database", problem, "make room on its disk, and see whether it can be reached") from error
+        raise StorageError("database", problem, "check that its disk has space and that it can be reached") from error
 
 
-def _job(found: Any) -> Job:
-    told = found.output if isinstance(found.output, dict) else {}
-    state = _STATES.get(found.status, JobState.FAILED if "error" in told else JobState.COMPLETED)
-    if state is JobState.FAILED and not told:
-        told = {"error": WORKER_LOST}
-    arguments: Any = (found.input or {}).get("args") or ({},)
+def _job_of(workflow: Any) -> Job:
+    """Return the job of a DBOS workflow."""
+    result = workflow.output if isinstance(workflow.output, dict) else {}
+    state = _STATE_OF_STATUS.get(workflow.status, JobState.FAILED if "error" in result else JobState.COMPLETED)
+    if state is JobState.FAILED and not result:
+        result = {"error": WORKER_LOST}
+    arguments: Any = (workflow.input or {}).get("args") or ({},)
     return Job(
-        id=found.workflow_id,
+        id=workflow.workflow_id,
         state=state,
-        owner=found.authenticated_user or "",
+        owner=workflow.authenticated_user or "",
         payload=arguments[0],
-        result=told,
-        created=_seconds(found.created_at) or 0.0,
-        started=_seconds(found.dequeued_at),
-        ended=_seconds(found.completed_at),
+        result=result,
+        created=_seconds(workflow.created_at) or 0.0,
+        started=_seconds(workflow.dequeued_at),
+        ended=_seconds(workflow.completed_at),
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of the service for Prometheus, counted when they are asked for."""
+"""Metrics for Prometheus, computed at each request."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from humo.server.supervisor import WorkerPool
 
 
 class ServiceMetrics(Collector):
-    """Jobs by state, and workers.
+    """Number of jobs by state, and of workers.
 
     Args:
-        queue: of the jobs.
-        workers: that there are, if any.
+        queue: the service's jobs.
+        workers: the service's workers, if any.
     """
 
     def __init__(self, queue: JobQueue, workers: WorkerPool | None) -> None:
         self._queue, self._workers = queue, workers
 
     def collect(self) -> Iterator[Metric]:
-        """Count."""
+        """Yield the metrics."""
         counts = Counter(self._queue.states())
-        jobs = GaugeMetricFamily("humo_jobs", "Jobs that are kept, by state.", labels=["state"])
+        jobs = GaugeMetricFamily("humo_jobs", "Jobs in the database, by state.", labels=["state"])
         for state in JobState:
             jobs.add_metric([state.value], counts[state])
         yield jobs
         if self._workers is not None:
-            yield GaugeMetricFamily("humo_workers", "WorkerPool that are running.", value=self._workers.running)
+            yield GaugeMetricFamily("humo_workers", "Running workers.", value=self._workers.running)
             yield CounterMetricFamily(
-                "humo_worker_restarts", "WorkerPool that died and were started again.", value=self._workers.restarts
+                "humo_worker_restarts", "Restarts of workers that died.", value=self._workers.restarts
             )
 
 
 def prometheus_text(queue: JobQueue, workers: WorkerPool | None) -> bytes:
-    """All figures in Prometheus' text form."""
+    """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(ServiceMetrics(queue, workers))
     ProcessCollector(registry=registry)

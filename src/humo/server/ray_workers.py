@@ -1,14 +1,14 @@
-"""WorkerPool on the machines of a Ray cluster: Ray Serve keeps replicas there, and each keeps one worker process alive.
+"""Workers on the machines of a Ray cluster: Ray Serve runs replicas, and each replica keeps one worker process alive.
 
-    this process        HTTP, the queue, the folder                       Serve, without HTTP of its own
-    each replica        a `Supervisor` of one `worker`, as on this machine: it pulls jobs from the same queue
-                        (PostgreSQL, or SQLite on one machine) and writes into the same folder, which all share
+    this process        HTTP, job queue, data folder; Ray Serve runs without its own HTTP proxy
+    each replica        a `Supervisor` of one `worker`, as on a single machine; it takes jobs from the same queue
+                        (PostgreSQL, or SQLite on one machine) and writes to the same shared folder
 
-A worker bears its replica's name, which Ray gives once. What a worker had begun whose replica Ray has given up for dead
-goes back into the queue; were it alive after all, the queue would not hear it, and it stops (`worker.Lost`).
+A worker has the name of its replica, which Ray never uses again. When Ray declares a replica dead, its running jobs
+are requeued. If the worker is alive after all, its result is discarded, and it stops (`worker.Lost`).
 
-**Source:** Ray's documentation: Serve's `serve.start` (``proxy_location="Disabled"``: deployments without HTTP), its
-health checks (``check_health``), `ray.util.list_named_actors`; gRPC's health protocol, which Ray's head answers.
+**Source:** documentation of Ray 2: ``serve.start(proxy_location="Disabled")`` (deployments without HTTP),
+``check_health`` (health checks of replicas) and ``ray.util.list_named_actors``, https://docs.ray.io.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from humo.server.settings import Settings
 from humo.server.supervisor import Supervisor, WorkerSpec
 
 MACHINE_CHECK_SECONDS = 60.0
-"""In which a machine must say whether it can work: its Python starts for that."""
+"""Time limit of `check_machine` on each machine, which includes the start of its Python."""
 
 POLL_SECONDS = 1.0
-"""So often it is looked which replicas there are."""
+"""Interval at which the state of the replicas is read."""
 
 STALE_SECONDS = 15.0
-"""After which nothing is known of them; Ray itself waits a minute for its head, and then ends this process."""
+"""Age at which that state no longer counts; Ray itself ends this process after a minute without its head node."""
 
 HEALTH_SECONDS = 5.0
-"""Between two health checks; a replica that fails three in a row is replaced."""
+"""Interval of health checks; Ray replaces a replica after three failures in a row."""
 
 DEPLOYMENT = "worker"
 
@@ -56,78 +56,81 @@ logger = logging.getLogger(__name__)
 
 
 class Replica:
-    """Keeps one worker at work, on whatever machine Ray put it; the worker ends with it.
+    """Keeps one worker running on the machine that Ray chose; the worker ends with the replica.
 
     Args:
-        told: what `check_machine` takes, and the device.
+        config: arguments of `check_machine`, and ``device``.
 
     Raises:
-        RuntimeError: this machine cannot work for the service; Ray tries another.
+        RuntimeError: this machine cannot run workers; Ray tries another one.
     """
 
-    def __init__(self, told: JSONObject) -> None:
-        os.umask(0o077)  # what it writes is nobody else's
-        if found := check_machine(told):
-            raise RuntimeError(": ".join(found))
-        place = WorkerSpec(str(ray.get_runtime_context().get_actor_name()), told["device"], {})
-        self._supervisor = Supervisor(Path(told["folder"]), told["database"], [place])
+    def __init__(self, config: JSONObject) -> None:
+        os.umask(0o077)  # files of the service are readable by this user only
+        if problem := check_machine(config):
+            raise RuntimeError(": ".join(problem))
+        spec = WorkerSpec(str(ray.get_runtime_context().get_actor_name()), config["device"], {})
+        self._supervisor = Supervisor(Path(config["folder"]), config["database"], [spec])
         self._supervisor.start()
 
     def check_health(self) -> None:
-        """ParsedRequest by Ray every `HEALTH_SECONDS`.
+        """Check that the worker is running; Ray calls this every `HEALTH_SECONDS`.
 
         Raises:
-            RuntimeError: its worker does not stay alive here.
+            RuntimeError: it is not running.
         """
         if not self._supervisor.running:
             raise RuntimeError("the worker is not running")
 
 
-def check_machine(told: Mapping[str, Any]) -> list[str]:
-    """What keeps this machine from working for a service.
+def check_machine(config: Mapping[str, Any]) -> list[str]:
+    """Check that the machine that runs this can run workers of a service.
 
     Args:
-        told: ``version``, ``folder``, ``token``, ``database``, ``models`` of the service.
+        config: ``version``, ``folder``, ``token``, ``database`` and ``models`` of the service.
 
     Returns:
-        field, problem and remedy; nothing if all is well.
+        field, problem and remedy; empty if there is no problem.
     """
-    folder = Path(told["folder"])
-    shared = "every machine must see the service's folder under the same path: share it, and name it with --data"
-    if told["version"] != __version__:
-        return ["humo", f"is {__version__} there, and {told['version']} here", "install one version on every machine"]
+    folder = Path(config["folder"])
+    if config["version"] != __version__:
+        versions = f"the machine has version {__version__}, and the service has {config['version']}"
+        return ["humo", versions, "install the same version on every machine"]
     try:
         token = (folder / CLUSTER_TOKEN).read_text()
     except OSError:
         token = ""
-    if token != told["token"]:
-        return ["--data", f"{str(folder)!r} is not there, or another folder", shared]
+    if token != config["token"]:
+        remedy = "mount the shared folder at this path on every machine, and name it with --data"
+        return ["--data", f"{str(folder)!r} is missing or is another folder", remedy]
     try:
-        trial = folder / f".{secrets.token_hex(8)}"
-        write_file(trial, b"")
-        trial.unlink()
+        probe = folder / f".{secrets.token_hex(8)}"
+        write_file(probe, b"")
+        probe.unlink()
     except (StorageError, OSError):
-        return ["--data", f"{str(folder)!r} cannot be written there", "let the user that Ray runs as write to it"]
-    for name, model in told["models"].items():
+        return ["--data", f"{str(folder)!r} cannot be written", "grant write access to the user that runs Ray"]
+    for name, model in config["models"].items():
         if model is not None and not (Path(model) / MODEL_INDEX).is_file():
-            return ["--model", f"{name} is not there, in {model!r}", "put it there, or share HUMO_MODELS"]
-    if told["database"].startswith("postgresql:"):
+            return ["--model", f"{name} is missing at {model!r}", "copy it there, or share the folder HUMO_MODELS"]
+    if config["database"].startswith("postgresql:"):
         try:
-            psycopg.connect(told["database"], connect_timeout=int(ray_cluster.HEAD_TIMEOUT_SECONDS)).close()
+            timeout = int(ray_cluster.HEAD_TIMEOUT_SECONDS)
+            psycopg.connect(config["database"], connect_timeout=timeout).close()
         except psycopg.Error as error:
-            return ["--database", f"cannot be reached there ({error})", "name it as every machine can reach it"]
+            remedy = "use a host name in --database that every machine can reach"
+            return ["--database", f"cannot be reached ({error})", remedy]
     return []
 
 
 def connect(address: str, replicas: int | None) -> None:
-    """Join a cluster, or make one on this machine, and see that Serve runs on it.
+    """Join a Ray cluster, or start one on this machine, and start Ray Serve on it.
 
     Args:
-        address: ``HOST:PORT`` of its head, or `ray_cluster.LOCAL`.
-        replicas: that one made here must have room for.
+        address: ``HOST:PORT`` of the head node, or `ray_cluster.LOCAL`.
+        replicas: number of workers that a new cluster must have room for.
 
     Raises:
-        RequestError: nobody answers there, or this machine is no part of it.
+        RequestError: no head node answers, or this machine is not part of the cluster.
     """
     ray_cluster.join(address, replicas)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -138,23 +141,23 @@ def connect(address: str, replicas: int | None) -> None:
 
 
 def application_name(folder: Path, database: str) -> str:
-    """The name in Serve of a service's workers."""
+    """Return the name that a service's workers have in Ray Serve."""
     return f"humo-{hashlib.sha256(f'{folder.absolute()} {database}'.encode()).hexdigest()[:12]}"
 
 
 def delete_application(name: str) -> None:
-    """End the workers of a service, those of an earlier start among them."""
+    """End the workers of a service, also those of an earlier start."""
     if name in serve.status().applications:
         serve.delete(name)
 
 
 class RayWorkers:
-    """The workers in a cluster that `connect` joined.
+    """Workers in a cluster that `connect` joined.
 
     Args:
-        settings: of the service.
-        database: address of the queue.
-        queue: to put back what lost workers had begun.
+        settings: settings of the service.
+        database: URL of the job queue.
+        queue: the service's jobs; those of dead workers are requeued.
     """
 
     def __init__(self, settings: Settings, database: str, queue: JobQueue) -> None:
@@ -162,26 +165,26 @@ class RayWorkers:
         self._name = application_name(settings.folder, database)
         self._token = settings.folder.absolute() / CLUSTER_TOKEN
         self._known: set[str] = set()
-        self._ends = threading.Event()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.restarts = 0
-        self._running, self._seen = 0, 0.0
+        self._running, self._updated = 0, 0.0
         self._problem = ""
 
     @property
     def running(self) -> int:
-        """How many are there, as far as is known."""
-        return self._running if time.monotonic() - self._seen < STALE_SECONDS else 0
+        """Number of running workers at the last update; 0 if that is older than `STALE_SECONDS`."""
+        return self._running if time.monotonic() - self._updated < STALE_SECONDS else 0
 
     def start(self) -> None:
-        """Look whether the machines can work, and have Serve keep replicas on them.
+        """Check the machines, and have Ray Serve start replicas on them.
 
         Raises:
-            RequestError: there is no machine, or one of them does not see what it must.
+            RequestError: there is no machine, or one of them cannot run workers.
         """
-        machines, kind, each = ray_cluster.usable_nodes()
-        self._check_file_database(machines)
-        told: JSONObject = {
+        nodes, kind, capacity = ray_cluster.usable_nodes()
+        self._check_sqlite(nodes)
+        config: JSONObject = {
             "version": __version__,
             "folder": str(self._settings.folder.absolute()),
             "token": secrets.token_hex(16),
@@ -189,77 +192,81 @@ class RayWorkers:
             "models": dict(self._settings.models),
             "device": "cuda" if kind == "GPU" else "cpu",
         }
-        write_file(self._token, told["token"].encode())
+        write_file(self._token, config["token"].encode())
         try:
-            _check_machines(machines, told)
+            _check_machines(nodes, config)
         except RequestError:
             self._token.unlink(missing_ok=True)
             raise
         deployment = serve.deployment(
             Replica,
             name=DEPLOYMENT,
-            num_replicas=self._settings.replicas or each,
+            num_replicas=self._settings.replicas or capacity,
             ray_actor_options={"num_cpus": 1, "num_gpus": 1 if kind == "GPU" else 0},
             health_check_period_s=HEALTH_SECONDS,
         )
-        target = serve.RunTarget(target=deployment.bind(told), name=self._name, route_prefix=None)
+        target = serve.RunTarget(target=deployment.bind(config), name=self._name, route_prefix=None)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         self._thread.start()
 
     def stop(self) -> None:
-        """End them all; what they were at is begun anew with the next start."""
-        self._ends.set()
+        """End all workers; the next start restarts their jobs."""
+        self._stopping.set()
         self._thread.join(timeout=5)
         self._token.unlink(missing_ok=True)
         delete_application(self._name)
         ray.shutdown()
 
-    def _check_file_database(self, machines: Sequence[JSONObject]) -> None:
-        addresses = {one["NodeManagerAddress"] for one in machines} | {ray.util.get_node_ip_address()}
+    def _check_sqlite(self, nodes: Sequence[JSONObject]) -> None:
+        addresses = {node["NodeManagerAddress"] for node in nodes} | {ray.util.get_node_ip_address()}
         if self._database.startswith("sqlite:") and len(addresses) > 1:
-            problem = f"a file serves workers of one machine, and there are {len(addresses)}"
-            raise RequestError("--database", problem, "give postgresql://USER@HOST/NAME")
+            problem = f"is a file, which serves workers on one machine, and the cluster has {len(addresses)} machines"
+            raise RequestError("--database", problem, "give --database postgresql://USER@HOST/NAME")
 
     def _watch(self) -> None:
-        while not self._ends.wait(POLL_SECONDS):
+        while not self._stopping.wait(POLL_SECONDS):
             try:
-                self._look()
+                self._update()
             except Exception:  # the cluster or the database may answer the next time
-                logger.exception("looking after the workers failed")
+                logger.exception("reading the state of the workers failed")
 
-    def _look(self) -> None:
-        names = _names()
-        ours = {name for name in names if self._name in name}
-        self.restarts += len(self._known - ours)
-        self._known = ours
-        for job in self._queue.requeue_orphaned(_names):
-            logger.warning("%s was begun by a worker that is lost, and is queued again", job)
-        found = serve.status().applications.get(self._name)
-        told = None if found is None else found.deployments.get(DEPLOYMENT)
-        self._running, self._seen = 0 if told is None else told.replica_states.get("RUNNING", 0), time.monotonic()
-        problem = "" if told is None else told.message
+    def _update(self) -> None:
+        replicas = {name for name in _actor_names() if self._name in name}
+        self.restarts += len(self._known - replicas)
+        self._known = replicas
+        for job_id in self._queue.requeue_orphaned(_actor_names):
+            logger.warning("%s lost its worker and is requeued", job_id)
+        application = serve.status().applications.get(self._name)
+        deployment = None if application is None else application.deployments.get(DEPLOYMENT)
+        self._running = 0 if deployment is None else deployment.replica_states.get("RUNNING", 0)
+        self._updated = time.monotonic()
+        problem = "" if deployment is None else deployment.message
         if problem and problem != self._problem:
-            logger.warning("the workers: %s", problem)
+            logger.warning("workers: %s", problem)
         self._problem = problem
 
 
-def _names() -> set[str]:
-    """Of all named actors that Ray has not given up for dead."""
-    return {one["name"] for one in ray.util.list_named_actors(all_namespaces=True)}
+def _actor_names() -> set[str]:
+    """Return the names of all actors that Ray has not declared dead."""
+    return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
 
 
-def _check_machines(machines: Sequence[JSONObject], told: JSONObject) -> None:
-    """Have each machine say what its check_machine is."""
-    look = ray.remote(num_cpus=0, max_retries=0)(check_machine)
-    asked = []
-    for one in machines:
-        there = NodeAffinitySchedulingStrategy(one["NodeID"], soft=False)
-        asked.append((one["NodeManagerAddress"], look.options(scheduling_strategy=there).remote(told)))
-    for address, answer in asked:
+def _check_machines(nodes: Sequence[JSONObject], config: JSONObject) -> None:
+    """Run `check_machine` on each machine, in parallel.
+
+    Raises:
+        RequestError: a machine has a problem.
+    """
+    check = ray.remote(num_cpus=0, max_retries=0)(check_machine)
+    pending = []
+    for node in nodes:
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        pending.append((node["NodeManagerAddress"], check.options(scheduling_strategy=strategy).remote(config)))
+    for address, reference in pending:
         try:
-            found = ray.get(answer, timeout=MACHINE_CHECK_SECONDS)
+            problem = ray.get(reference, timeout=MACHINE_CHECK_SECONDS)
         except ray.exceptions.RayError as error:
-            problem = f"cannot work ({first_line(getattr(error, 'cause', None) or error)})"
-            found = ["--ray", problem, "install humo there, in the Python that Ray runs in"]
-        if found:
-            raise RequestError(found[0], f"{found[1]} (machine {address})", found[2])
+            text = f"cannot run workers ({first_line(getattr(error, 'cause', None) or error)})"
+            problem = ["--ray", text, "install humo there, in the Python that runs Ray"]
+        if problem:
+            raise RequestError(problem[0], f"{problem[1]} (machine {address})", problem[2])

@@ -1,7 +1,8 @@
-"""Decodes one file from outside, in a process of its own that can do little harm.
+"""Decode one uploaded file in a confined process and write it again in a plain format.
 
-``python -m humo.server.sanitizer_process`` loads what it needs, then reads a line of JSON that says what to do: exit
-code 0 and a file written anew, or 1 and ``{"problem", "remedy"}`` or ``{"no_room"}``. Without a line it ends.
+``python -m humo.server.sanitizer_process`` imports the decoders, then reads one line of JSON with the task. It exits
+with 0 after writing the file, or with 1 after printing ``{"problem", "remedy"}`` or ``{"disk_full"}``. If the standard
+input closes without a line, it exits.
 """
 
 from __future__ import annotations
@@ -20,35 +21,34 @@ from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.media.audio import load_audio_track, probe_audio
 from humo.media.image import load_image
 
-FULL_SCALE = 32767
-"""Of a 16-bit sample."""
+INT16_MAX = 32767
 
 
-def confine(memory_bytes: int, processor_seconds: int) -> None:
-    """Take away what decoding does not need; where the system cannot, the caller's clock is what is left."""
+def limit_resources(memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit this process's memory and CPU time, and disable core dumps; does nothing on Windows."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:
         return
     for limit, value in (
         (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, processor_seconds),
+        (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(limit)
         resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def picture(source: Path, target: Path, field: str, pixels: int) -> None:
-    """A picture as PNG, upright, without anything but its pixels."""
-    load_image(source, field=field, max_pixels=pixels).save(target, format="PNG", compress_level=1)
+def sanitize_image(source: Path, target: Path, field: str, max_pixels: int) -> None:
+    """Write an image as PNG: pixels in upright orientation, without metadata."""
+    load_image(source, field=field, max_pixels=max_pixels).save(target, format="PNG", compress_level=1)
 
 
-def sound(source: Path, target: Path, field: str, seconds: float) -> None:
-    """A sound as WAV of 16 bits at its own rate, one or two channels."""
-    length = probe_audio(source, field=field, max_seconds=seconds).seconds
-    track = load_audio_track(source, seconds=length, field=field)
-    samples = np.round(track.samples.clip(-1.0, 1.0) * FULL_SCALE).astype("<i2")
+def sanitize_audio(source: Path, target: Path, field: str, max_seconds: float) -> None:
+    """Write an audio file as 16-bit WAV at its own sample rate, mono or stereo."""
+    seconds = probe_audio(source, field=field, max_seconds=max_seconds).seconds
+    track = load_audio_track(source, seconds=seconds, field=field)
+    samples = np.round(track.samples.clip(-1.0, 1.0) * INT16_MAX).astype("<i2")
     with wave.open(str(target), "wb") as file:
         file.setnchannels(len(samples))
         file.setsampwidth(2)
@@ -56,30 +56,30 @@ def sound(source: Path, target: Path, field: str, seconds: float) -> None:
         file.writeframes(samples.T.tobytes())
 
 
-def main(told: dict[str, Any]) -> int:
-    """Do what the gate asks for.
+def main(task: dict[str, Any]) -> int:
+    """Run the task that `UploadSanitizer` sent.
 
     Returns:
-        the exit code.
+        exit code.
     """
-    os.chdir(told["folder"])
-    confine(told["memory_bytes"], told["processor_seconds"])
-    source, target, field = Path(told["source"]), Path(told["target"]), told["field"]
+    os.chdir(task["folder"])
+    limit_resources(task["memory_bytes"], task["cpu_seconds"])
+    source, target, field = Path(task["source"]), Path(task["target"]), task["field"]
     try:
-        if told["kind"] == "image":
-            picture(source, target, field, told["pixels"])
+        if task["kind"] == "image":
+            sanitize_image(source, target, field, task["max_pixels"])
         else:
-            sound(source, target, field, told["seconds"])
+            sanitize_audio(source, target, field, task["max_seconds"])
     except HuMoError as error:
         print(json.dumps({"problem": error.problem.replace(repr(source.name), "it"), "remedy": error.remedy}))
         return 1
     except OSError as error:
         if error.errno not in DISK_FULL_ERRORS:
             raise
-        print(json.dumps({"no_room": storage_error(error).problem}))
+        print(json.dumps({"disk_full": storage_error(error).problem}))
         return 1
     except MemoryError:
-        print(json.dumps({"problem": "needs more memory than is allowed", "remedy": "give a smaller file"}))
+        print(json.dumps({"problem": "needs more memory to decode than is allowed", "remedy": "send a smaller file"}))
         return 1
     return 0
 

@@ -1,7 +1,7 @@
-"""What goes over the wire: the fields of a request under everybody's names for them, a job as clients know it, errors.
+"""Bodies of requests and responses: parsing a client's fields, and the models that responses follow.
 
-The shape is that of the ``/v1/videos`` API which vLLM-Omni, SGLang and OpenRouter share. Limits, help and defaults of
-fields come from `GenerateRequest`.
+The API has the form of ``/v1/videos`` as vLLM-Omni, SGLang and OpenRouter offer it. Limits, descriptions and defaults
+of fields come from `GenerateRequest`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from humo.server.upload_sanitizer import MediaKind
 SERVER_FIELDS = frozenset(
     {"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"}
 )
-"""Fields of a request that are files and circumstances: not a client's to set as they are."""
+"""Fields of `GenerateRequest` that only the server sets: paths, and where and how the model runs."""
 
 CLIENT_FIELDS = tuple(name for name in GenerateRequest.model_fields if name not in SERVER_FIELDS)
-"""Fields that a client sets under their own names."""
+"""Fields of `GenerateRequest` that a client sets under the same names."""
 
 ALIASES: Mapping[str, str] = {
     "num_frames": "frames",
@@ -32,7 +32,7 @@ ALIASES: Mapping[str, str] = {
     "guidance_scale": "scale_text",
     "flow_shift": "shift",
 }
-"""Others' names for fields."""
+"""Names that other APIs have for fields -> the field."""
 
 FILE_FIELDS: Mapping[str, MediaKind] = {
     "input_reference": "image",
@@ -43,31 +43,31 @@ FILE_FIELDS: Mapping[str, MediaKind] = {
     "audio": "audio",
     "audio_reference": "audio",
 }
-"""Names of files, uploaded or as ``data:`` addresses -> what they are."""
+"""Names of files, uploaded or as URLs -> their kind."""
 
 REQUEST_FIELDS: Mapping[MediaKind, str] = {"image": "images", "audio": "audio"}
-"""What files are -> the fields of a request that name them."""
+"""Field of `GenerateRequest` for each kind of file."""
 
 EXTRA_FIELDS: Mapping[str, str] = {
     "model": "name of a model, one of /v1/models",
     "size": "width x height in pixels, such as 96x96",
-    "fps": f"frames a second: always {FRAMES_PER_SECOND}",
-    "user": "kept with the job",
+    "fps": f"frames per second; only {FRAMES_PER_SECOND} is allowed",
+    "user": "any text; stored with the job",
     "extra_params": "an object with further fields",
 }
-"""Names that are neither fields nor files."""
+"""Names that are neither fields of `GenerateRequest` nor files -> their description."""
 
 RawFields = Sequence[tuple[str, Any]]
-"""Names and values as they came, one name more than once where several files were sent."""
+"""Names and values in the order of the body; a name repeats if several files were sent under it."""
 
 
 class ParsedRequest(BaseModel):
-    """A request as it came, sorted.
+    """A client's request, with its values sorted by what they are.
 
     Args:
-        fields: of a `GenerateRequest`, not yet checked.
-        files: (the client's name, kind, content or address) of each.
-        model, user: as given.
+        fields: fields of `GenerateRequest`, not validated yet.
+        files: (client's name, kind, content or URL) of each file.
+        model, user: the client's values.
     """
 
     fields: dict[str, Any]
@@ -76,54 +76,54 @@ class ParsedRequest(BaseModel):
     user: str | None = None
 
 
-def parse_fields(given: RawFields) -> ParsedRequest:
-    """Sort what came by what it is.
+def parse_fields(raw: RawFields) -> ParsedRequest:
+    """Sort a client's values into fields, files and extra fields.
 
     Raises:
-        RequestError: an unknown name, a name given twice, a size that is none.
+        RequestError: a name is unknown or repeated, or the size is malformed.
     """
     fields: dict[str, Any] = {}
     files: list[tuple[str, MediaKind, Any]] = []
-    others: dict[str, Any] = {}
-    for full_name, value in _flat(given):
+    extra: dict[str, Any] = {}
+    for full_name, value in _flatten(raw):
         name, _, rest = full_name.removesuffix("[]").partition("[")
         if name in FILE_FIELDS:
             files.append((name, FILE_FIELDS[name], value))
         elif rest:
             raise _unknown(full_name)
         elif name in CLIENT_FIELDS or name in ALIASES:
-            own = ALIASES.get(name, name)
-            if own in fields:
+            field = ALIASES.get(name, name)
+            if field in fields:
                 raise RequestError(name, "is given twice", "give it once")
-            fields[own] = value
+            fields[field] = value
         elif name in EXTRA_FIELDS:
-            if name in others:
+            if name in extra:
                 raise RequestError(name, "is given twice", "give it once")
-            others[name] = value
+            extra[name] = value
         else:
             raise _unknown(name)
-    if "size" in others:
-        fields |= _size(others["size"], fields)
-    if str(others.get("fps", FRAMES_PER_SECOND)) not in (str(FRAMES_PER_SECOND), f"{FRAMES_PER_SECOND}.0"):
-        raise RequestError("fps", f"{others['fps']!r} is not allowed", f"the model makes {FRAMES_PER_SECOND} a second")
+    if "size" in extra:
+        fields |= _parse_size(extra["size"], fields)
+    if str(extra.get("fps", FRAMES_PER_SECOND)) not in (str(FRAMES_PER_SECOND), f"{FRAMES_PER_SECOND}.0"):
+        raise RequestError("fps", f"{extra['fps']!r} is not allowed", f"send {FRAMES_PER_SECOND}, or leave it out")
     for name in ("model", "user"):
-        if not isinstance(others.get(name, ""), str):
-            raise RequestError(name, "is not text", "give a name")
-    return ParsedRequest(fields=fields, files=files, model=others.get("model"), user=others.get("user"))
+        if not isinstance(extra.get(name, ""), str):
+            raise RequestError(name, "is not text", "send a string")
+    return ParsedRequest(fields=fields, files=files, model=extra.get("model"), user=extra.get("user"))
 
 
-def _flat(given: RawFields) -> list[tuple[str, Any]]:
-    """Lists of files as several, further fields beside the others."""
-    found: list[tuple[str, Any]] = []
-    for name, value in given:
+def _flatten(raw: RawFields) -> list[tuple[str, Any]]:
+    """Return the values with lists of files and ``extra_params`` expanded."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in raw:
         if name == "extra_params":
             inner = _as_object(value)
-            found += _flat([(key, one) for key, one in inner.items() if key != "extra_params"])
+            flat += _flatten([(key, one) for key, one in inner.items() if key != "extra_params"])
         elif name in FILE_FIELDS and isinstance(value, list | tuple):
-            found += [(name, one) for one in value]
+            flat += [(name, one) for one in value]
         else:
-            found.append((name, value))
-    return found
+            flat.append((name, value))
+    return flat
 
 
 def _as_object(value: Any) -> Mapping[str, Any]:
@@ -133,17 +133,17 @@ def _as_object(value: Any) -> Mapping[str, Any]:
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, Mapping):
-        raise RequestError("extra_params", "is not an object", 'give {"name": value}')
+        raise RequestError("extra_params", "is not an object", 'send {"name": value}')
     return value
 
 
-def _size(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_size(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     width, cross, height = str(value).lower().partition("x")
     if not cross or not width.isdecimal() or not height.isdecimal():
-        raise RequestError("size", f"{str(value)[:40]!r} is not a size", "give width x height, such as 96x96")
+        raise RequestError("size", f"{str(value)[:40]!r} is not a size", "send WIDTHxHEIGHT, such as 96x96")
     for name in ("width", "height"):
         if name in fields:
-            raise RequestError(name, "is given beside size", "give one of them")
+            raise RequestError(name, "is given together with size", "send only one of them")
     return {"width": int(width), "height": int(height)}
 
 
@@ -153,7 +153,7 @@ def _unknown(name: str) -> RequestError:
 
 
 def file_url(value: Any, field: str) -> str:
-    """The address of a file that came as words: itself, or in an object as other services take it.
+    """Return the URL of a file that was not uploaded: a string, or an object such as OpenAI's ``image_url``.
 
     Raises:
         RequestError: there is none.
@@ -168,11 +168,11 @@ def file_url(value: Any, field: str) -> str:
         if isinstance(value, Mapping):
             value = value.get("url")
     if not isinstance(value, str):
-        raise RequestError(field, "is neither a file nor an address", "upload the file, or send data:...;base64,...")
+        raise RequestError(field, "is neither a file nor a URL", "upload the file, or send data:...;base64,...")
     return value
 
 
-# -- what goes out ----------------------------------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------------------------------------
 
 
 class JobError(BaseModel):
@@ -183,15 +183,15 @@ class JobError(BaseModel):
 
 
 class JobDetails(BaseModel):
-    """What this service says of a job beyond what all of its kind do."""
+    """Details of a job that are specific to this service."""
 
     state: JobState = Field(description="queued, in_progress, completed, failed, cancelled")
     phase: str | None = Field(None, description="load, encode, denoise, decode, write")
-    step: int | None = Field(None, description="of the phase, done")
-    steps: int | None = Field(None, description="of the phase, in all")
-    seconds_left: float | None = Field(None, description="of the phase")
-    request: dict[str, Any] = Field(description="every field as it was settled")
-    notes: list[str] = Field(description="what was decided for the client and is worth saying")
+    step: int | None = Field(None, description="steps of the phase that are done")
+    steps: int | None = Field(None, description="steps of the phase in all")
+    seconds_left: float | None = Field(None, description="estimated remaining seconds of the phase")
+    request: dict[str, Any] = Field(description="every field of the request with its resolved value")
+    notes: list[str] = Field(description="values that the server chose or changed")
     timings: dict[str, float] | None = Field(None, description="seconds spent in each phase")
 
 
@@ -202,7 +202,7 @@ class Video(BaseModel):
     object: Literal["video"] = "video"
     created_at: int = Field(description="seconds since 1970")
     completed_at: int | None = None
-    expires_at: int | None = Field(None, description="when the job and its files are removed")
+    expires_at: int | None = Field(None, description="when the job and its files are removed, in seconds since 1970")
     status: Literal["queued", "in_progress", "completed", "failed"]
     progress: int = Field(ge=0, le=100, description="percent")
     model: str
@@ -216,7 +216,7 @@ class Video(BaseModel):
 
 
 class VideoList(BaseModel):
-    """Some jobs."""
+    """One page of jobs."""
 
     object: Literal["list"] = "list"
     data: list[Video]
@@ -226,7 +226,7 @@ class VideoList(BaseModel):
 
 
 class DeletedVideo(BaseModel):
-    """A job that is no more."""
+    """Confirmation that a job was deleted."""
 
     id: str
     object: Literal["video.deleted"] = "video.deleted"
@@ -234,7 +234,7 @@ class DeletedVideo(BaseModel):
 
 
 class Model(BaseModel):
-    """A model that can be asked for."""
+    """A served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -243,7 +243,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them; the first is the default."""
+    """All served models; the first is the default."""
 
     object: Literal["list"] = "list"
     data: list[Model]
@@ -254,12 +254,12 @@ class ErrorBody(BaseModel):
 
     message: str
     type: Literal["invalid_request_error", "authentication_error", "not_found_error", "server_error"]
-    param: str | None = Field(None, description="the field at fault")
+    param: str | None = Field(None, description="name of the field that is wrong")
     code: str
 
 
 class ErrorResponse(BaseModel):
-    """The answer to a request that is not done."""
+    """Response to a request that failed."""
 
     error: ErrorBody
 
@@ -271,7 +271,7 @@ STATUS_OF_STATE: Mapping[JobState, Literal["queued", "in_progress", "completed",
     JobState.FAILED: "failed",
     JobState.CANCELLED: "failed",
 }
-"""What clients know: four states."""
+"""Status of a job in the API, which has no status of its own for cancelled jobs."""
 
 PROGRESS_RANGES: Mapping[str, tuple[int, int]] = {
     "load": (0, 5),
@@ -280,28 +280,29 @@ PROGRESS_RANGES: Mapping[str, tuple[int, int]] = {
     "decode": (90, 95),
     "write": (95, 99),
 }
-"""Percent of a job's progress at which a phase begins and ends."""
+"""Progress of a job, in percent, at the start and the end of each phase."""
 
 
-def video_from_job(job: Job, said: JSONObject, retention_seconds: float) -> Video:
-    """A job as clients know it.
+def video_from_job(job: Job, progress: JSONObject, retention_seconds: float) -> Video:
+    """Return a job in the form that clients receive.
 
     Args:
         job: from the queue.
-        said: what its worker said last.
+        progress: last progress that its worker wrote.
         retention_seconds: how long ended jobs are kept.
     """
     request, error = job.payload["request"], job.result.get("error")
     if job.state is JobState.CANCELLED:
         error = {"code": "cancelled", "message": "cancelled"}
-    running = said if job.state is JobState.IN_PROGRESS else {}
+    if job.state is not JobState.IN_PROGRESS:
+        progress = {}
     return Video(
         id=job.id,
         created_at=int(job.created),
         completed_at=None if job.ended is None else int(job.ended),
         expires_at=None if job.ended is None else int(job.ended + retention_seconds),
         status=STATUS_OF_STATE[job.state],
-        progress=100 if job.state is JobState.COMPLETED else _percent(running),
+        progress=100 if job.state is JobState.COMPLETED else _percent(progress),
         model=job.payload["model"],
         prompt=request["prompt"],
         seconds=f"{request['frames'] / FRAMES_PER_SECOND:g}",
@@ -310,10 +311,10 @@ def video_from_job(job: Job, said: JSONObject, retention_seconds: float) -> Vide
         error=None if error is None else JobError(code=error["code"], message=error["message"]),
         humo=JobDetails(
             state=job.state,
-            phase=running.get("phase"),
-            step=running.get("done"),
-            steps=running.get("total"),
-            seconds_left=running.get("seconds_left"),
+            phase=progress.get("phase"),
+            step=progress.get("done"),
+            steps=progress.get("total"),
+            seconds_left=progress.get("seconds_left"),
             request=request,
             notes=job.payload["notes"],
             timings=job.result.get("video", {}).get("timings"),
@@ -321,36 +322,36 @@ def video_from_job(job: Job, said: JSONObject, retention_seconds: float) -> Vide
     )
 
 
-def _percent(said: JSONObject) -> int:
-    if said.get("phase") not in PROGRESS_RANGES:
+def _percent(progress: JSONObject) -> int:
+    if progress.get("phase") not in PROGRESS_RANGES:
         return 0
-    start, end = PROGRESS_RANGES[said["phase"]]
-    return start + int((end - start) * said["done"] / max(1, said["total"]))
+    start, end = PROGRESS_RANGES[progress["phase"]]
+    return start + int((end - start) * progress["done"] / max(1, progress["total"]))
 
 
-# -- the description of what comes in ---------------------------------------------------------------------------------
+# -- the request's body in OpenAPI ------------------------------------------------------------------------------------
 
 
 def body_schema() -> dict[str, Any]:
-    """OpenAPI's description of the body of ``POST /v1/videos``, made from `GenerateRequest`."""
-    own = GenerateRequest.model_json_schema()["properties"]
-    plain = {name: own[name] for name in CLIENT_FIELDS}
-    alike = {name: {**own[field], "description": f"as {field}"} for name, field in ALIASES.items()}
-    others: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in EXTRA_FIELDS.items()}
-    others["extra_params"]["type"] = "object"
-    others["fps"] = {"type": "integer", "enum": [FRAMES_PER_SECOND], "description": EXTRA_FIELDS["fps"]}
+    """Return OpenAPI's description of the body of ``POST /v1/videos``, derived from `GenerateRequest`."""
+    request = GenerateRequest.model_json_schema()["properties"]
+    fields = {name: request[name] for name in CLIENT_FIELDS}
+    aliases = {name: {**request[field], "description": f"alias of {field}"} for name, field in ALIASES.items()}
+    extra: dict[str, Any] = {name: {"type": "string", "description": text} for name, text in EXTRA_FIELDS.items()}
+    extra["extra_params"]["type"] = "object"
+    extra["fps"] = {"type": "integer", "enum": [FRAMES_PER_SECOND], "description": EXTRA_FIELDS["fps"]}
 
-    def files(of: Callable[[MediaKind], dict[str, Any]]) -> dict[str, Any]:
-        return {name: of(kind) for name, kind in FILE_FIELDS.items()}
+    def for_files(schema_of: Callable[[MediaKind], dict[str, Any]]) -> dict[str, Any]:
+        return {name: schema_of(kind) for name, kind in FILE_FIELDS.items()}
 
-    about = {kind: {"description": own[field]["description"]} for kind, field in REQUEST_FIELDS.items()}
-    address = {"type": "string", "pattern": "^data:"}
-    several = {"type": "array", "items": address}
-    uploads = files(lambda kind: about[kind] | {"type": "string", "format": "binary"})
-    addresses = files(lambda kind: about[kind] | (several if kind == "image" else address))
-    common = plain | alike | others
+    described = {kind: {"description": request[field]["description"]} for kind, field in REQUEST_FIELDS.items()}
+    url = {"type": "string", "pattern": "^data:"}
+    several_urls = {"type": "array", "items": url}
+    uploads = for_files(lambda kind: described[kind] | {"type": "string", "format": "binary"})
+    urls = for_files(lambda kind: described[kind] | (several_urls if kind == "image" else url))
+    common = fields | aliases | extra
 
-    def described(properties: dict[str, Any]) -> dict[str, Any]:
+    def as_content(properties: dict[str, Any]) -> dict[str, Any]:
         return {
             "schema": {
                 "type": "object",
@@ -363,7 +364,7 @@ def body_schema() -> dict[str, Any]:
     return {
         "required": True,
         "content": {
-            "application/json": described(common | addresses),
-            "multipart/form-data": described(common | uploads),
+            "application/json": as_content(common | urls),
+            "multipart/form-data": as_content(common | uploads),
         },
     }

@@ -1,4 +1,4 @@
-"""Starts everything and ends everything: the queue, the workers, the door."""
+"""Start and stop the service: job queue, workers, HTTP server."""
 
 from __future__ import annotations
 
@@ -19,41 +19,43 @@ from humo.server.service import Service
 from humo.server.settings import Settings
 from humo.server.supervisor import Supervisor, WorkerPool, worker_specs
 
-GRACE_SECONDS = 3
-"""For requests that are being answered when the service is told to end."""
+SHUTDOWN_SECONDS = 3
+"""Time that requests in progress have to end at shutdown."""
 
 BACKLOG = 128
-"""Calls that may wait to be answered."""
+"""Connections that may wait to be accepted."""
 
 IDLE_SECONDS = 60
-"""A line on which nothing comes is closed."""
+"""Time after which an idle connection is closed."""
+
+MAX_INCOMPLETE_EVENT_BYTES = 64 * 2**10
+"""Largest request line with headers."""
 
 
-def serve(settings: Settings, keys: ApiKeys, say: Callable[[str, dict[str, Any]], None]) -> None:
+def serve(settings: Settings, keys: ApiKeys, report: Callable[[str, dict[str, Any]], None]) -> None:
     """Serve until interrupted or terminated.
 
     Args:
-        settings: of the service.
-        keys: asked for if there are any.
-        say: told where it listens.
+        settings: settings of the service.
+        keys: API keys; without any, requests need none.
+        report: called with a text and its values once the service accepts connections.
 
     Raises:
-        HuMoError: the folder, the queue, the address or the cluster cannot be used.
+        HuMoError: the data folder, the database, the address or the cluster cannot be used.
     """
-    os.umask(0o077)  # what it writes is nobody else's
+    os.umask(0o077)  # files of the service are readable by this user only
     store = FileStore(settings.folder)
     database = settings.database or store.database
     if settings.ray_address is not None:
         from humo.server import ray_workers
 
         ray_workers.connect(settings.ray_address, settings.replicas)
-        ray_workers.delete_application(
-            ray_workers.application_name(settings.folder, database)
-        )  # before what it may be writing is swept up
+        # workers of an earlier start must end before `prepare` removes the files that they are writing
+        ray_workers.delete_application(ray_workers.application_name(settings.folder, database))
     store.prepare()
-    listening = bind_socket(settings)
+    listener = bind_socket(settings)
     queue = JobQueue(database)
-    queue.requeue_orphaned(tuple)  # nobody is at work yet
+    queue.requeue_orphaned(tuple)  # no worker is running yet
     workers: WorkerPool = Supervisor(settings.folder.absolute(), database, worker_specs(settings.devices))
     if settings.ray_address is not None:
         workers = ray_workers.RayWorkers(settings, database, queue)
@@ -61,54 +63,66 @@ def serve(settings: Settings, keys: ApiKeys, say: Callable[[str, dict[str, Any]]
     app = make_app(service, keys, workers)
     if settings.web_ui:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # by default all users share one
-        from humo.server.webui.page import PATH, mount
+        os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # the default is shared by users
+        from humo.server.webui.page import mount
 
         app = mount(app, service)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="critical",  # the application tells its own faults
-            server_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            h11_max_incomplete_event_size=64 * 2**10,
-        )
-    )
-    listening.listen(BACKLOG)  # whoever calls as soon as the address is told waits until it is answered
+    server = _http_server(app)
+    listener.listen(BACKLOG)  # clients may connect from the moment that the address is reported
     workers.start()
     service.sanitizer.start_standby()
-    host, port = listening.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    told = {"address": address, "models": list(settings.models), "keys": len(keys)}
-    if settings.web_ui:
-        told["page"] = f"{address}{PATH}"
-    say(f"serving at {told.get('page', address)}", told)
+    _report_address(settings, listener, len(keys), report)
     try:
-        server.run(sockets=[listening])
+        server.run(sockets=[listener])
     finally:
         workers.stop()
         service.sanitizer.close()
         queue.close()
 
 
+def _http_server(app: Any) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="critical",  # the application logs its own errors
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            h11_max_incomplete_event_size=MAX_INCOMPLETE_EVENT_BYTES,
+        )
+    )
+
+
+def _report_address(
+    settings: Settings, listener: socket.socket, key_count: int, report: Callable[[str, dict[str, Any]], None]
+) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    values = {"address": address, "models": list(settings.models), "keys": key_count}
+    if settings.web_ui:
+        from humo.server.webui.page import PATH
+
+        values["page"] = f"{address}{PATH}"
+    report(f"serving at {values.get('page', address)}", values)
+
+
 def bind_socket(settings: Settings) -> socket.socket:
-    """The socket.
+    """Bind a socket to the service's address.
 
     Raises:
-        RequestError: the address is taken, or not this machine's.
+        RequestError: the address is in use, or does not belong to this machine.
     """
-    found: socket.socket | None = None
+    bound: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
     except OSError as error:
-        if found is not None:
-            found.close()
-        problem = f"{settings.host} cannot be listened at ({os_error_text(error)})"
-        raise RequestError(f"--port {settings.port}", problem, "choose another port or address") from error
-    return found
+        if bound is not None:
+            bound.close()
+        problem = f"cannot be bound at {settings.host} ({os_error_text(error)})"
+        raise RequestError(f"--port {settings.port}", problem, "choose another --port or --host") from error
+    return bound

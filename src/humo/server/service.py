@@ -1,4 +1,4 @@
-"""What the service does, without a word of HTTP: takes jobs in, tells of them, ends them, sweeps up after them."""
+"""The service without HTTP: submits, lists, cancels and deletes jobs, and removes expired files."""
 
 from __future__ import annotations
 
@@ -25,186 +25,191 @@ from humo.server.url_fetch import fetch_url
 
 
 class QueueFullError(HuMoError):
-    """More jobs are waiting than the service takes."""
+    """The queue holds as many unfinished jobs as `Settings.max_waiting_jobs` allows."""
 
 
 class ConflictError(HuMoError):
-    """A key that stands for another request already."""
+    """An idempotency key was already used for a different request."""
 
 
 class NotFoundError(HuMoError):
-    """There is no such job, or not yet what is asked for of it."""
+    """The job does not exist, or does not have the requested file yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredInputs:
-    """Files that were let in: names in the store of pictures, in their order, and of the sound."""
+    """Names of a request's sanitized inputs in the file store: images in order, and the audio."""
 
     images: tuple[str, ...] = ()
     audio: str | None = None
 
 
 class Service:
-    """The jobs of this service, for whoever asks.
+    """Jobs of all owners. An owner is the name of an API key.
 
     Args:
-        settings: of the service.
-        store, queue: its folder and its jobs.
+        settings: settings of the service.
+        store: files.
+        queue: jobs.
 
     Attributes:
-        gate: lets files in.
+        sanitizer: decodes uploads.
     """
 
     def __init__(self, settings: Settings, store: FileStore, queue: JobQueue) -> None:
         self.settings, self.store, self.queue = settings, store, queue
         self.sanitizer = UploadSanitizer(settings.limits)
-        self._taking_in = asyncio.Lock()
+        self._submit_lock = asyncio.Lock()
 
-    async def accept(
-        self, given: RawFields, owner: str, idempotency_key: str | None = None, kept: StoredInputs | None = None
+    async def submit(
+        self,
+        fields: RawFields,
+        owner: str,
+        idempotency_key: str | None = None,
+        inputs: StoredInputs | None = None,
     ) -> Video:
-        """Take a request in: it is checked whole and stored before this returns.
+        """Submit a job. The request is fully checked and stored before this returns.
 
         Args:
-            given: names and values as they came; files as bytes.
-            owner: who asks.
-            idempotency_key: the same key and request is the same job.
-            kept: files that were let in before, in place of files given.
+            fields: names and values as the client sent them; files as bytes.
+            owner: who submits.
+            idempotency_key: a repeated key with the same request returns the same job.
+            inputs: inputs that are stored already, instead of files in ``fields``.
 
         Raises:
-            HuMoError: a field is at fault, nothing was stored.
-            QueueFullError: too many are waiting.
-            ConflictError: the key stands for another request.
+            HuMoError: a field is wrong; nothing was stored.
+            QueueFullError: too many jobs are unfinished.
+            ConflictError: the key was used for a different request.
         """
-        asked = parse_fields(given)
-        model = self._model(asked.model)
-        files = kept or await self._files(asked)
-        if files.images and not _is_true(asked.fields.get("consent")):
-            remedy = "send consent=true if everybody who is shown or heard has agreed, or leave the pictures out"
-            raise RequestError("consent", "is needed for pictures of people", remedy)
-        async with self._taking_in:  # several at a time would keep whoever asks for a job waiting
-            return await asyncio.to_thread(self._enqueue, asked, model, files, owner, idempotency_key)
+        parsed = parse_fields(fields)
+        model = self._model_name(parsed.model)
+        inputs = inputs or await self._store_inputs(parsed)
+        if inputs.images and not _is_true(parsed.fields.get("consent")):
+            remedy = "send consent=true if everyone in the images and the audio has agreed, or send no images"
+            raise RequestError("consent", "is required with images of people", remedy)
+        async with self._submit_lock:  # parallel submissions would delay every other request
+            return await asyncio.to_thread(self._enqueue, parsed, model, inputs, owner, idempotency_key)
 
     async def store_input(self, content: bytes, kind: MediaKind, field: str) -> str:
-        """Let a file in.
+        """Sanitize a file and store it.
 
         Returns:
-            its name in the store.
+            its name in the file store.
 
         Raises:
-            HuMoError: it is refused, or there is no room.
+            HuMoError: the file is rejected, or the disk is full.
         """
-        admitted = await self.sanitizer.sanitize(content, kind, field)
-        return await asyncio.to_thread(self.store.save_input, admitted, SANITIZED_SUFFIXES[kind])
+        sanitized = await self.sanitizer.sanitize(content, kind, field)
+        return await asyncio.to_thread(self.store.save_input, sanitized, SANITIZED_SUFFIXES[kind])
 
-    def plan(self, given: RawFields, kept: StoredInputs) -> GenerationPlan:
-        """What would be made, without making it.
+    def plan(self, fields: RawFields, inputs: StoredInputs) -> GenerationPlan:
+        """Return what a request resolves to, without submitting it.
 
         Raises:
-            HuMoError: a field is at fault.
+            HuMoError: a field is wrong.
         """
-        asked = parse_fields(given)
-        return self._plan(asked.fields, self._model(asked.model), kept, f"video_{'0' * 32}")[1]
+        parsed = parse_fields(fields)
+        return self._resolve(parsed.fields, self._model_name(parsed.model), inputs, f"video_{'0' * 32}")[1]
 
-    def _model(self, name: str | None) -> str:
+    def _model_name(self, name: str | None) -> str:
         models = self.settings.models
         if name is not None and name not in models:
-            raise RequestError("model", f"{name[:60]!r} is not served here", f"there are {', '.join(models)}")
+            raise RequestError("model", f"{name[:60]!r} is not served", f"choose one of {', '.join(models)}")
         return name or next(iter(models))
 
-    async def _files(self, asked: ParsedRequest) -> StoredInputs:
-        """Pictures and sounds, each let in; one that is refused leaves nothing of the others but what is swept."""
+    async def _store_inputs(self, parsed: ParsedRequest) -> StoredInputs:
+        """Store all files of a request. If one is rejected, `remove_expired` removes the others."""
         limits = self.settings.limits
-        found: dict[MediaKind, list[str]] = {"image": [], "audio": []}
-        most: dict[MediaKind, int] = {"image": limits.images, "audio": 1}
-        for field, kind, value in asked.files:
-            if len(found[kind]) == most[kind]:
-                raise RequestError(field, "is one more than is taken", f"at most {most[kind]} of this kind")
+        names: dict[MediaKind, list[str]] = {"image": [], "audio": []}
+        max_files: dict[MediaKind, int] = {"image": limits.images, "audio": 1}
+        for field, kind, value in parsed.files:
+            if len(names[kind]) == max_files[kind]:
+                problem = f"exceeds the limit of {max_files[kind]} {kind} file(s)"
+                raise RequestError(field, problem, "send fewer files")
             content = value
             if not isinstance(value, bytes):
-                content = await asyncio.to_thread(self._content, file_url(value, field), kind, field)
-            found[kind].append(await self.store_input(content, kind, field))
-        return StoredInputs(tuple(found["image"]), next(iter(found["audio"]), None))
+                content = await asyncio.to_thread(self._read_url, file_url(value, field), kind, field)
+            names[kind].append(await self.store_input(content, kind, field))
+        return StoredInputs(tuple(names["image"]), next(iter(names["audio"]), None))
 
-    def _content(self, address: str, kind: MediaKind, field: str) -> bytes:
-        """What is at an address, or in it."""
-        most = self.settings.limits.file_bytes(kind)
-        if address.startswith("data:"):
-            return decode_data_url(address, most, field)
+    def _read_url(self, url: str, kind: MediaKind, field: str) -> bytes:
+        max_bytes = self.settings.limits.file_bytes(kind)
+        if url.startswith("data:"):
+            return decode_data_url(url, max_bytes, field)
         if not self.settings.fetch_hosts:
-            raise RequestError(field, "names an address, and nothing is fetched here", "upload the file itself")
-        return fetch_url(address, allowed_hosts=self.settings.fetch_hosts, max_bytes=most, field=field)
+            raise RequestError(field, "is a URL, and this service fetches none", "upload the file itself")
+        return fetch_url(url, allowed_hosts=self.settings.fetch_hosts, max_bytes=max_bytes, field=field)
 
     def _check_size(self, plan: GenerationPlan) -> None:
-        geometry, most = plan.geometry, self.settings.max_video_pixels
-        if geometry.width * geometry.height * geometry.frames > most:
-            size = f"{geometry.frames} of {geometry.width} x {geometry.height} pixels"
-            raise RequestError("frames", f"{size} are more than is made here", f"at most {most / 1e6:g} million in all")
+        geometry, limit = plan.geometry, self.settings.max_video_pixels
+        pixels = geometry.width * geometry.height * geometry.frames
+        if pixels > limit:
+            size = f"{geometry.frames} frames of {geometry.width} x {geometry.height} are {pixels / 1e6:.0f} megapixels"
+            raise RequestError("frames", f"{size}, more than allowed", f"request at most {limit / 1e6:g} megapixels")
 
-    def _plan(
-        self, given: Mapping[str, Any], model: str, kept: StoredInputs, job_id: str
+    def _resolve(
+        self, fields: Mapping[str, Any], model: str, inputs: StoredInputs, job_id: str
     ) -> tuple[dict[str, Any], GenerationPlan]:
-        """The fields as the queue has them, and what they come to."""
-        fields: dict[str, Any] = dict(given)
+        """Return the fields to store, and the plan that they resolve to."""
+        stored: dict[str, Any] = dict(fields)
         if self.settings.models[model] is not None:
-            fields["model"] = self.settings.models[model]
-        if kept.images:
-            fields["images"] = list(kept.images)
-        if kept.audio is not None:
-            fields["audio"] = kept.audio
-        request = build_request(self.store.resolve_inputs(fields) | {"output": str(self.store.output_path(job_id))})
+            stored["model"] = self.settings.models[model]
+        if inputs.images:
+            stored["images"] = list(inputs.images)
+        if inputs.audio is not None:
+            stored["audio"] = inputs.audio
+        output = str(self.store.output_path(job_id))
+        request = build_request(self.store.resolve_inputs(stored) | {"output": output})
         plan = plan_job(request, stored_audio_length(request))
         self._check_size(plan)
-        return fields, plan
+        return stored, plan
 
-    def _enqueue(self, asked: ParsedRequest, model: str, kept: StoredInputs, owner: str, key: str | None) -> Video:
+    def _enqueue(self, parsed: ParsedRequest, model: str, inputs: StoredInputs, owner: str, key: str | None) -> Video:
         job_id = _job_id(owner, key)
-        fields, plan = self._plan(asked.fields, model, kept, job_id)
-        settled = plan.request.model_dump(mode="json", exclude=set(SERVER_FIELDS))
-        settled |= {name: fields[name] for name in ("images", "audio") if name in fields}
-        told = {
+        fields, plan = self._resolve(parsed.fields, model, inputs, job_id)
+        resolved = plan.request.model_dump(mode="json", exclude=set(SERVER_FIELDS))
+        resolved |= {name: fields[name] for name in ("images", "audio") if name in fields}
+        payload = {
             "fields": fields,
-            "request": settled,
+            "request": resolved,
             "notes": list(plan.notes),
             "passes": plan.passes,
             "tokens": plan.geometry.tokens,
             "model": model,
-            "user": asked.user,
-            "digest": _digest({"model": model, "user": asked.user, "fields": fields}),
+            "user": parsed.user,
+            "digest": _digest({"model": model, "user": parsed.user, "fields": fields}),
         }
         if self.queue.find(job_id) is None and len(self.queue.unfinished()) >= self.settings.max_waiting_jobs:
-            raise QueueFullError(
-                "queue", f"{self.settings.max_waiting_jobs} jobs are waiting already", "come back later"
-            )
-        job = self.queue.submit(job_id, owner, told)
-        if job.payload["digest"] != told["digest"]:
-            raise ConflictError(
-                "Idempotency-Key", "stands for another request already", "take a new key for a new request"
-            )
+            problem = f"already holds {self.settings.max_waiting_jobs} jobs"
+            raise QueueFullError("queue", problem, "try again later")
+        job = self.queue.submit(job_id, owner, payload)
+        if job.payload["digest"] != payload["digest"]:
+            problem = "was already used for a different request"
+            raise ConflictError("Idempotency-Key", problem, "use a new key for a new request")
         return self.to_video(job)
 
-    # -- of jobs that are there --------------------------------------------------------------------------------------
+    # -- existing jobs ------------------------------------------------------------------------------------------------
 
     def find_job(self, job_id: str, owner: str) -> Job:
-        """A job of somebody.
+        """Return a job of an owner.
 
         Raises:
-            NotFoundError: there is none of that name, or it is somebody else's.
+            NotFoundError: it does not exist, or belongs to another owner.
         """
         job = self.queue.find(job_id) if is_job_id(job_id) else None
         if job is None or job.owner != owner:
-            raise NotFoundError("id", f"there is no video {job_id[:60]!r}", "see GET /v1/videos")
+            raise NotFoundError("id", f"there is no video {job_id[:60]!r}", "list your videos with GET /v1/videos")
         return job
 
     def to_video(self, job: Job) -> Video:
-        """A job as clients know it."""
+        """Return a job in the form that clients receive."""
         return video_from_job(job, self.store.read_progress(job.id), self.settings.retention_seconds)
 
     def output_file(self, job: Job, variant: str) -> Path:
-        """A file of a finished job.
+        """Return the path of a file of a completed job.
 
         Raises:
-            NotFoundError: it has not ended well, or not yet.
+            NotFoundError: the job is not completed.
         """
         path = self.store.output_path(job.id, variant)
         if job.state.value != "completed" or not path.is_file():
@@ -212,73 +217,72 @@ class Service:
         return path
 
     def list_videos(self, owner: str, *, limit: int, after: str | None, newest_first: bool) -> tuple[list[Video], bool]:
-        """Some jobs of somebody, and whether there are more.
+        """Return one page of an owner's jobs, and whether more follow.
 
         Raises:
             NotFoundError: there is no job ``after``.
         """
-        border = None if after is None else self.find_job(after, owner)
-        found = self.queue.jobs(limit=limit + 1, owner=owner, after=border, newest_first=newest_first)
-        return [self.to_video(job) for job in found[:limit]], len(found) > limit
+        last = None if after is None else self.find_job(after, owner)
+        jobs = self.queue.jobs(limit=limit + 1, owner=owner, after=last, newest_first=newest_first)
+        return [self.to_video(job) for job in jobs[:limit]], len(jobs) > limit
 
     def cancel(self, job: Job) -> Job:
-        """End a job; one that has ended stays as it is."""
+        """Cancel a job; one that has ended does not change."""
         if not job.state.has_ended:
             self.queue.cancel(job.id)
         return self.queue.find(job.id) or job
 
     def finish(self, job: Job) -> Job:
-        """Make do with what a job has come to by now, if it is at work."""
+        """Ask the worker to end denoising after the current step, and to decode what there is."""
         if not job.state.has_ended:
-            write_file(self.store.running_path(job.id, FINISH_REQUESTED), b"now")
+            write_file(self.store.running_path(job.id, FINISH_REQUESTED), b"")
         return job
 
     def rerun(self, job: Job, changes: Mapping[str, Any]) -> Video:
-        """Ask once more for what a job asked for, with some fields changed."""
+        """Submit the request of a job again with some fields changed."""
         fields = {name: value for name, value in job.payload["fields"].items() if name not in (*_FILE_FIELDS, "model")}
-        asked = ParsedRequest(
-            fields=fields | dict(changes), files=[], model=job.payload["model"], user=job.payload["user"]
-        )
-        return self._enqueue(asked, job.payload["model"], stored_inputs(job), job.owner, None)
+        model, user = job.payload["model"], job.payload["user"]
+        parsed = ParsedRequest(fields=fields | dict(changes), files=[], model=model, user=user)
+        return self._enqueue(parsed, model, stored_inputs(job), job.owner, None)
 
     def delete(self, job: Job) -> None:
-        """End a job and remove all that is left of it."""
+        """Cancel a job, and remove it with its files."""
         self.cancel(job)
         self.queue.delete(job.id)
         self.store.remove(job.id)
 
-    def sweep(self, now: Callable[[], float] = time.time) -> int:
-        """Remove what is older than it is kept.
+    def remove_expired(self, now: Callable[[], float] = time.time) -> int:
+        """Remove jobs and files past their retention time.
 
         Returns:
-            how many jobs went.
+            number of removed jobs.
         """
-        old = self.queue.ended_before(now() - self.settings.retention_seconds)
-        for job in old:
+        expired = self.queue.ended_before(now() - self.settings.retention_seconds)
+        for job in expired:
             self.delete(job)
-        wanted: set[str] = set()
+        referenced: set[str] = set()
 
-        def is_wanted(name: str) -> bool:  # asked of old files alone: most of the time, of none
-            if not wanted:
-                wanted.add("")
+        def is_referenced(name: str) -> bool:  # called for old files only, so that jobs are rarely read
+            if not referenced:
+                referenced.add("")
                 for job in self.queue.all_jobs():
-                    wanted.update((job.id, *_inputs(job.payload["fields"])))
-            return name in wanted
+                    referenced.update((job.id, *_input_names(job.payload["fields"])))
+            return name in referenced
 
-        self.store.remove_expired(self.settings.retention_seconds, is_wanted, now)
-        return len(old)
+        self.store.remove_expired(self.settings.retention_seconds, is_referenced, now)
+        return len(expired)
 
 
 _FILE_FIELDS = ("images", "audio")
 
 
 def stored_inputs(job: Job) -> StoredInputs:
-    """The files of a job."""
+    """Return the names of a job's inputs."""
     fields = job.payload["fields"]
     return StoredInputs(tuple(fields.get("images", ())), fields.get("audio"))
 
 
-def _inputs(fields: Mapping[str, Any]) -> list[str]:
+def _input_names(fields: Mapping[str, Any]) -> list[str]:
     return [*fields.get("images", ()), *([fields["audio"]] if "audio" in fields else [])]
 
 
@@ -287,7 +291,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _job_id(owner: str, key: str | None) -> str:
-    """A new name, or the one that follows from a client's key."""
+    """Return a random job ID, or the one derived from an idempotency key."""
     if key is None:
         return f"video_{secrets.token_hex(16)}"
     return f"video_{hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()[:32]}"

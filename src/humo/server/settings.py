@@ -1,4 +1,4 @@
-"""How the service runs, as one value."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 from humo.server.upload_sanitizer import UploadLimits
 
 SECONDS_PER_DAY = 86_400.0
-"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the service runs.
+    """Settings of the service.
 
     Args:
-        folder: where everything is kept (`store`).
-        database: address of the queue; by default a file in the folder.
-        host, port: where it listens.
-        devices: one worker each (`supervisor.worker_specs`), unless there is a cluster.
-        ray_address: of a Ray cluster that runs the workers: ``HOST:PORT``, or ``local`` for a new one.
-        replicas: workers in the cluster; by default one a GPU, or one a machine where there are none.
-        models: name -> model folder, None the model inside the package; the first is the default.
-        limits: of what comes in.
+        folder: data folder (`humo.server.file_store`).
+        database: URL of the job queue; by default a SQLite file in the data folder.
+        host, port: address to listen at.
+        devices: one worker for each (`supervisor.worker_specs`); not used with Ray.
+        ray_address: Ray cluster that runs the workers: ``HOST:PORT``, or ``local`` to start one on this machine.
+        replicas: workers in the cluster; by default one for each GPU, or one for each machine if there is no GPU.
+        models: model folder of each served name; None is the built-in model. The first is the default.
+        limits: upper limits of uploads.
         retention_seconds: how long ended jobs and their files are kept.
-        max_waiting_jobs: jobs that may wait at once; more are refused.
-        allowed_hosts: further host names that a local service answers to.
-        fetch_hosts: hosts from which files are fetched where a client names an address; none by default.
-        max_video_pixels: of a whole video, all frames together.
-        web_ui: put the web page on it.
+        max_waiting_jobs: unfinished jobs above which new ones are rejected.
+        allowed_hosts: further host names that a service on a loopback address answers to.
+        fetch_hosts: hosts that files may be fetched from when a client sends a URL; by default none.
+        max_video_pixels: upper limit of width times height times frames.
+        web_ui: serve the web page at ``/ui``.
     """
 
     folder: Path
@@ -52,17 +51,17 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether nobody but this machine can reach it."""
+        """Whether only this machine can reach the service."""
         return is_loopback(self.host)
 
     @property
     def keys_file(self) -> Path:
-        """File of the keys."""
+        """File of the API keys."""
         return self.folder / "keys.json"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Keeps one worker process a device alive: started with the service, started again when it dies, gone with it."""
+"""Keep one worker process per device alive: start it with the service, restart it when it dies, end it at shutdown."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from pathlib import Path
 from typing import Protocol
 
 RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before a worker is started again, by how often it died without having lived for `STABLE_SECONDS`."""
+"""Seconds before a restart, by the number of deaths in a row within `STABLE_SECONDS` of a start."""
 
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
-"""Of a worker, where the service's does not say otherwise: glibc keeps one heap for all the threads that jobs run in,
-rather than one for each, which grow with the jobs."""
+"""Defaults for a worker's environment. Jobs run in new threads, and glibc would keep a heap for each of them."""
 
 STABLE_SECONDS = 30.0
-"""Seconds after which a worker's earlier deaths are forgotten."""
+"""Lifetime after which a worker's earlier deaths no longer count."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """A worker's name, the device it asks for, and what its environment says."""
+    """What a worker is started with: its name, the request's device, and additions to the environment."""
 
     name: str
     device: str
@@ -36,94 +35,97 @@ class WorkerSpec:
 
 
 def worker_specs(devices: Sequence[str]) -> list[WorkerSpec]:
-    """One worker for each device named: ``cpu``, ``mps``, ``auto``, ``cuda`` or ``cuda:N``, one name more than once for
-    several workers on it."""
-    found = []
+    """Return a worker for each device.
+
+    Args:
+        devices: ``cpu``, ``mps``, ``auto``, ``cuda`` or ``cuda:N``; repeat a device for several workers on it.
+    """
+    specs = []
     for number, device in enumerate(devices):
         kind, _, index = device.partition(":")
-        found.append(WorkerSpec(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
-    return found
+        specs.append(WorkerSpec(f"worker-{number}", kind, {"CUDA_VISIBLE_DEVICES": index} if index else {}))
+    return specs
 
 
 class WorkerPool(Protocol):
-    """The workers of a service, wherever they are."""
+    """Workers of a service, on this machine or in a cluster."""
 
     @property
     def running(self) -> int:
-        """How many are there."""
+        """Number of running workers."""
 
     @property
     def restarts(self) -> int:
-        """How many died and were started again."""
+        """Number of restarts of workers that died."""
 
     def start(self) -> None:
-        """Start them all."""
+        """Start all workers."""
 
     def stop(self) -> None:
-        """End them all; what they were at is begun anew with the next start."""
+        """End all workers; the next start restarts their jobs."""
 
 
 class Supervisor:
-    """The workers of this machine.
+    """Workers on this machine.
 
     Args:
-        folder: the service's.
-        database: address of the queue.
-        workers: that shall be there.
+        folder: data folder of the service.
+        database: URL of the job queue.
+        workers: workers to keep running.
     """
 
     def __init__(self, folder: Path, database: str, workers: Sequence[WorkerSpec]) -> None:
         self._folder, self._database = folder, database
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ends = threading.Event()
-        self._threads = [threading.Thread(target=self._keep, args=(one,), daemon=True) for one in workers]
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._keep_running, args=(spec,), daemon=True) for spec in workers]
         self.restarts = 0
 
     def start(self) -> None:
-        """Start them all."""
+        """Start all workers."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End them all; what they were at is begun anew with the next start."""
-        self._ends.set()
+        """End all workers; the next start restarts their jobs."""
+        self._stopping.set()
         for process in list(self._processes.values()):
-            _end(process)
+            _end_process(process)
         for thread in self._threads:
             thread.join(timeout=5)
 
     @property
     def running(self) -> int:
-        """How many are there."""
+        """Number of running workers."""
         return sum(process.poll() is None for process in self._processes.values())
 
-    def _keep(self, place: WorkerSpec) -> None:
+    def _keep_running(self, spec: WorkerSpec) -> None:
         deaths = 0
-        while not self._ends.wait(RESTART_DELAYS[min(deaths, len(RESTART_DELAYS) - 1)]):
-            began = time.monotonic()
-            process = self._begin(place)
+        while not self._stopping.wait(RESTART_DELAYS[min(deaths, len(RESTART_DELAYS) - 1)]):
+            started = time.monotonic()
+            process = self._start_process(spec)
             process.wait()
-            if self._ends.is_set():
+            if self._stopping.is_set():
                 return
             self.restarts += 1
-            deaths = 1 if time.monotonic() - began > STABLE_SECONDS else deaths + 1
-            logger.warning("%s ended with %s and is started again", place.name, process.returncode)
+            deaths = 1 if time.monotonic() - started > STABLE_SECONDS else deaths + 1
+            logger.warning("%s exited with code %s and is restarted", spec.name, process.returncode)
 
-    def _begin(self, place: WorkerSpec) -> subprocess.Popen[bytes]:
-        words = [str(self._folder), self._database, place.name, place.device]
+    def _start_process(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
+        arguments = [str(self._folder), self._database, spec.name, spec.device]
         process = subprocess.Popen(
-            [sys.executable, "-m", "humo.server.worker", *words],
-            stdin=subprocess.PIPE,  # it ends when this process is gone, whatever it died of
+            [sys.executable, "-m", "humo.server.worker", *arguments],
+            stdin=subprocess.PIPE,  # closes however this process ends, and the worker exits
             stdout=subprocess.DEVNULL,
-            env={**WORKER_ENVIRONMENT, **os.environ, **place.environment},
+            env={**WORKER_ENVIRONMENT, **os.environ, **spec.environment},
         )
-        self._processes[place.name] = process
-        if self._ends.is_set():
-            _end(process)
+        self._processes[spec.name] = process
+        if self._stopping.is_set():
+            _end_process(process)
         return process
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         process.stdin.close()
     try:

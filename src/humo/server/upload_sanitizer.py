@@ -1,8 +1,8 @@
-"""The gate: every picture and sound from outside passes here, and only what we have written anew goes further in.
+"""Decode every uploaded image and audio file in a confined process, and pass on only a newly written PNG or WAV.
 
-A child process with little memory and little time decodes it (`humo.server.sanitizer_process`), so that whatever a
-file does to a decoder it does to nobody else. What comes out is a plain PNG or WAV: what was hidden behind or inside
-the original is gone, and no later reader sees a byte of a stranger's file.
+A child process with limited memory and time decodes the file (`humo.server.sanitizer_process`), so that a malicious
+file can harm nothing but that process. The new file has no metadata and no appended data, and no later reader handles
+bytes that came from a client.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from humo.limits import MAX_AUDIO_SECONDS, MAX_IMAGE_PIXELS
 MediaKind = Literal["image", "audio"]
 
 SANITIZED_SUFFIXES: dict[MediaKind, str] = {"image": ".png", "audio": ".wav"}
-"""Of what is written anew."""
+"""Suffix of the newly written file."""
 
-_DATA_ADDRESS = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
+_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """What is taken at most.
+    """Upper limits of uploads.
 
     Args:
-        body_bytes: of a whole request.
-        image_bytes, audio_bytes: of a file as it comes.
-        image_pixels, audio_seconds: of what it holds.
-        images: pictures a request.
-        memory_bytes, seconds: of the process that decodes.
+        body_bytes: size of a request's body.
+        image_bytes, audio_bytes: size of an uploaded file.
+        image_pixels, audio_seconds: size of its decoded content.
+        images: images in a request.
+        decode_memory_bytes, decode_seconds: memory and time of the decoding process.
     """
 
     body_bytes: int = 64 * 2**20
@@ -53,108 +53,108 @@ class UploadLimits:
     image_pixels: int = min(32_000_000, MAX_IMAGE_PIXELS)
     audio_seconds: float = min(60.0, MAX_AUDIO_SECONDS)
     images: int = 4
-    memory_bytes: int = 2 * 2**30
-    seconds: int = 60
+    decode_memory_bytes: int = 2 * 2**30
+    decode_seconds: int = 60
 
     def file_bytes(self, kind: MediaKind) -> int:
-        """Of a file of a kind."""
+        """Largest size of an uploaded file of a kind."""
         return self.image_bytes if kind == "image" else self.audio_bytes
 
 
 class UploadSanitizer:
-    """Lets files in, a few at a time.
+    """Decodes uploads in child processes and returns newly written files.
 
     Args:
-        limits: of each.
-        at_once: files that are decoded at the same time.
+        limits: upper limits of each upload.
+        max_parallel: files that are decoded at the same time.
     """
 
-    def __init__(self, limits: UploadLimits, at_once: int = 2) -> None:
+    def __init__(self, limits: UploadLimits, max_parallel: int = 2) -> None:
         self.limits = limits
-        self._turns = asyncio.Semaphore(at_once)
-        self._ready: subprocess.Popen[bytes] | None = None
-        self._keeps_ready = False
+        self._slots = asyncio.Semaphore(max_parallel)
+        self._standby: subprocess.Popen[bytes] | None = None
+        self._has_standby = False
         self._lock = threading.Lock()
 
     def start_standby(self) -> None:
-        """Have a decoder started before its file comes, from now on: most of its time goes into starting."""
+        """Keep one process started ahead of the next file from now on; most of a decoder's time is its start."""
         with self._lock:
-            self._keeps_ready, self._ready = True, self._ready or _start()
+            self._has_standby, self._standby = True, self._standby or _start_process()
 
     def close(self) -> None:
-        """Let the decoder go that waits."""
+        """End the standby process."""
         with self._lock:
-            self._keeps_ready = False
-            if self._ready is not None:
-                _end(self._ready)
-                self._ready = None
+            self._has_standby = False
+            if self._standby is not None:
+                _end_process(self._standby)
+                self._standby = None
 
     async def sanitize(self, content: bytes, kind: MediaKind, field: str) -> bytes:
-        """A file, written anew.
+        """Decode a file and return it as a newly written PNG or WAV.
 
         Args:
-            content: as it came.
-            kind: what it shall be.
-            field: the client's word for it.
+            content: bytes of the uploaded file.
+            kind: what the file must be.
+            field: the client's name of the file, for messages.
 
         Raises:
-            MediaError: it is too large, not of that kind, or damaged.
-            StorageError: there is no room to look at it.
+            MediaError: the file is too large, of another kind, or damaged.
+            StorageError: the disk for temporary files is full.
         """
-        most = self.limits.file_bytes(kind)
-        if len(content) > most:
-            raise MediaError(field, f"is larger than {most // 2**20} MiB", "give a smaller file")
+        max_bytes = self.limits.file_bytes(kind)
+        if len(content) > max_bytes:
+            raise MediaError(field, f"is larger than {max_bytes // 2**20} MiB", "send a smaller file")
         if not content:
-            raise MediaError(field, "is empty", "give a file")
-        async with self._turns:
+            raise MediaError(field, "is empty", "send a file with content")
+        async with self._slots:
             return await asyncio.to_thread(self._decode, content, kind, field)
 
     def _decode(self, content: bytes, kind: MediaKind, field: str) -> bytes:
-        with _folder() as folder:
-            source, target = folder / "given", folder / f"made{SANITIZED_SUFFIXES[kind]}"
+        with _temporary_folder() as folder:
+            source, target = folder / "input", folder / f"output{SANITIZED_SUFFIXES[kind]}"
             source.write_bytes(content)
-            told = {
+            task = {
                 "kind": kind,
                 "field": field,
                 "folder": str(folder),
                 "source": str(source),
                 "target": str(target),
-                "pixels": self.limits.image_pixels,
-                "seconds": self.limits.audio_seconds,
-                "memory_bytes": self.limits.memory_bytes,
-                "processor_seconds": self.limits.seconds,
+                "max_pixels": self.limits.image_pixels,
+                "max_seconds": self.limits.audio_seconds,
+                "memory_bytes": self.limits.decode_memory_bytes,
+                "cpu_seconds": self.limits.decode_seconds,
             }
-            child = self._take()
+            process = self._take_process()
             try:
-                said, _ = child.communicate(json.dumps(told).encode() + b"\n", timeout=self.limits.seconds)
+                reply, _ = process.communicate(json.dumps(task).encode() + b"\n", timeout=self.limits.decode_seconds)
             except subprocess.TimeoutExpired:
-                said = b""
+                reply = b""
             finally:
-                _end(child)
-                self._renew()
-            if child.returncode == 0 and target.is_file():
+                _end_process(process)
+                self._refill_standby()
+            if process.returncode == 0 and target.is_file():
                 return target.read_bytes()
-            raise _refusal(said, field)
+            raise _error_of_reply(reply, field)
 
-    def _take(self) -> subprocess.Popen[bytes]:
-        """A decoder, for one file."""
+    def _take_process(self) -> subprocess.Popen[bytes]:
+        """Return a started process, which decodes one file."""
         with self._lock:
-            found, self._ready = self._ready, None
-        if found is not None and found.poll() is not None:  # it ended while it waited
-            _end(found)
-            found = None
-        return found or _start()
+            process, self._standby = self._standby, None
+        if process is not None and process.poll() is not None:  # it died while it waited
+            _end_process(process)
+            process = None
+        return process or _start_process()
 
-    def _renew(self) -> None:
+    def _refill_standby(self) -> None:
         with self._lock:
-            if self._keeps_ready and self._ready is None:
-                self._ready = _start()
+            if self._has_standby and self._standby is None:
+                self._standby = _start_process()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start_process() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "humo.server.sanitizer_process"],
-        stdin=subprocess.PIPE,  # it ends when this process is gone
+        stdin=subprocess.PIPE,  # closes with this process, and the child exits
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
@@ -163,22 +163,21 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """However it is doing."""
-    child.kill()
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with contextlib.suppress(OSError):  # what was written there is nobody's any more
+            with contextlib.suppress(OSError):  # unread data in the pipe is discarded
                 pipe.close()
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for a file while it is looked at.
+def _temporary_folder() -> Iterator[Path]:
+    """Create a folder and remove it afterwards.
 
     Raises:
-        StorageError: there is no room for it.
+        StorageError: the disk is full.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="humo-") as folder:
@@ -187,34 +186,35 @@ def _folder() -> Iterator[Path]:
         raise storage_error(error) from error
 
 
-def _refusal(said: bytes, field: str) -> HuMoError:
-    """What the child said of a file, or that it died of it."""
+def _error_of_reply(reply: bytes, field: str) -> HuMoError:
+    """Return the error that the child process printed, or a general one if it died."""
     try:
-        told = json.loads(said)
-        if "no_room" in told:
-            return StorageError("data", str(told["no_room"]), "make room in the folder for temporary files")
-        return MediaError(field, str(told["problem"]), str(told["remedy"]))
+        message = json.loads(reply)
+        if "disk_full" in message:
+            return StorageError("data", str(message["disk_full"]), "free space on the server's temporary disk")
+        return MediaError(field, str(message["problem"]), str(message["remedy"]))
     except (ValueError, KeyError, TypeError):
-        return MediaError(field, "cannot be decoded within this service's limits", "give another file")
+        return MediaError(field, "cannot be decoded within this service's limits", "send another file")
 
 
-def decode_data_url(text: str, most: int, field: str) -> bytes:
-    """The content of a ``data:...;base64,...`` address.
+def decode_data_url(url: str, max_bytes: int, field: str) -> bytes:
+    """Return the content of a ``data:...;base64,...`` URL.
 
     Args:
-        text: the address.
-        most: bytes allowed.
-        field: the client's word for it.
+        url: the URL.
+        max_bytes: largest content.
+        field: the client's name of the file, for messages.
 
     Raises:
-        RequestError: it is none, or holds too much.
+        RequestError: it is not such a URL, or its content is too large.
     """
-    head = _DATA_ADDRESS.match(text)
+    head = _DATA_URL.match(url)
     if head is None:
-        raise RequestError(field, "is not a data: address in base64", "upload the file, or send data:...;base64,...")
-    if (len(text) - head.end()) * 3 // 4 > most + 2:
-        raise RequestError(field, f"is larger than {most // 2**20} MiB", "give a smaller file")
+        remedy = "upload the file, or send data:...;base64,..."
+        raise RequestError(field, "is not a data: URL in base64", remedy)
+    if (len(url) - head.end()) * 3 // 4 > max_bytes + 2:
+        raise RequestError(field, f"is larger than {max_bytes // 2**20} MiB", "send a smaller file")
     try:
-        return base64.b64decode(text[head.end() :], validate=True)
+        return base64.b64decode(url[head.end() :], validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(field, "is not base64", "encode the file anew") from None
+        raise RequestError(field, "is not valid base64", "encode the file again") from None

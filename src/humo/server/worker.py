@@ -1,6 +1,6 @@
-"""A worker: one process for one device, which takes a job from the queue, makes its video, and takes the next.
+"""A worker: one process per device that takes jobs from the queue and generates their videos, one at a time.
 
-It ends when the one that started it is gone, so that no two processes of one name are ever at work.
+The process exits when its parent exits, so that two workers never share a name.
 """
 
 from __future__ import annotations
@@ -40,34 +40,40 @@ from humo.server.job_queue import (
 )
 
 PROGRESS_SECONDS = 0.2
-"""At most so often the progress is written down."""
+"""Shortest interval between two writes of the progress."""
 
 PREVIEW_SECONDS = 1.0
-"""At most so often the picture that is taking shape is written."""
+"""Shortest interval between two writes of the preview image."""
 
 CANCEL_CHECK_SECONDS = 0.5
-"""So often a worker looks whether its job was cancelled."""
+"""Interval at which a running job is checked for cancellation."""
 
 NICENESS = 5
-"""By so much a worker comes after the service on the same cores: who asks for a job is answered while one is made."""
+"""Added to the process's niceness, so that the service answers requests while a video is generated."""
 
 RESULT_SAVE_SECONDS = 2.0
-"""In which the end of a job is in the queue, if there is room for it."""
+"""Time after which DBOS has saved a job's result, unless the disk is full."""
 
 logger = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
-    """The job was cancelled while it was made."""
+    """The running job was cancelled."""
 
 
 class Lost(Exception):  # noqa: N818 - not an error
-    """The job was begun anew by another worker: this one was taken for dead."""
+    """Another worker runs this job, because this worker was taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """What came of a job: what was said of it, when (on the monotonic clock), and the moment at which it was begun."""
+    """A job that ended, whose result DBOS may not have saved yet.
+
+    Args:
+        result: the job's result.
+        finished: when it ended, on the monotonic clock.
+        started: `Job.started` of this run.
+    """
 
     result: JSONObject
     finished: float
@@ -75,118 +81,124 @@ class FinishedJob:
 
 
 class Worker:
-    """Makes videos.
+    """Runs jobs on one device.
 
     Args:
-        store: the service's folder.
-        queue: to look whether a job is still wanted.
-        device: of a request.
+        store: the service's files.
+        queue: the service's jobs, to check for cancellation.
+        device: the request's device.
     """
 
     def __init__(self, store: FileStore, queue: JobQueue, device: str) -> None:
         self._store, self._queue, self._device = store, queue, device
         self._engine = Engine()
-        self._has_begun = False
-        self._ends: dict[str, FinishedJob] = {}
-        self._unheard: dict[str, JSONObject] = {}
+        self._has_imported = False
+        self._finished: dict[str, FinishedJob] = {}
+        self._unsaved_results: dict[str, JSONObject] = {}
 
     def run_job(self, job_id: str, payload: JSONObject) -> JSONObject:
-        """Make the video of a job, unless it was made and only could not be written down.
+        """Generate the video of a job, unless an earlier run finished it and only its result was not saved.
 
         Returns:
-            what the queue shall say of it: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
+            the job's result: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
         """
-        if not self._has_begun:
-            importlib.import_module("humo.inference.pipeline")  # and with it all the libraries
-            gc.freeze()  # what they are made of stays, and is not looked through after each job
-            self._has_begun = True
+        if not self._has_imported:
+            importlib.import_module("humo.inference.pipeline")  # imports torch, diffusers and transformers
+            gc.freeze()  # the collector need not search the objects of libraries after each job
+            self._has_imported = True
         try:
             return self._run_or_reuse(job_id, payload)
         finally:
-            gc.collect()  # what a job leaves in circles would otherwise lie among what the next ones make
+            gc.collect()  # reference cycles of a job would otherwise fragment the memory of the next jobs
 
-    def _run_or_reuse(self, job_id: str, asked: JSONObject) -> JSONObject:
-        begun = self._queue.find(job_id)
-        told = self._unheard.pop(job_id, None)
-        if told is None or ("video" in told and not self._store.output_path(job_id).is_file()):
+    def _run_or_reuse(self, job_id: str, payload: JSONObject) -> JSONObject:
+        job = self._queue.find(job_id)
+        result = self._unsaved_results.pop(job_id, None)
+        if result is None or ("video" in result and not self._store.output_path(job_id).is_file()):
             try:
-                told = self._attempt(job_id, asked)
-            except Lost:  # its files are the other one's, and nobody hears what this one says
-                return _error_result("worker_lost", "another worker makes it")
-        self._ends[job_id] = FinishedJob(told, time.monotonic(), None if begun is None else begun.started)
-        return told
+                result = {"video": self._generate(job_id, payload)}
+            except Lost:  # the job's files belong to the other worker, and this result is discarded
+                return _error("worker_lost", "another worker runs this job")
+            except Exception as error:  # noqa: BLE001 - an internal error must not end the worker
+                result = self._error_of(error, job_id)
+            self._clean_up(job_id, failed="error" in result)
+        self._finished[job_id] = FinishedJob(result, time.monotonic(), None if job is None else job.started)
+        return result
 
-    def retry_unsaved_results(self) -> None:
-        """Look whether the ends of jobs were written down; where there was no room for that, they are once more."""
-        for job_id, end in list(self._ends.items()):
-            if time.monotonic() - end.finished > RESULT_SAVE_SECONDS:
-                job = self._queue.find(job_id)
-                # one that was begun at another moment is another worker's by now
-                if job is not None and job.state is JobState.IN_PROGRESS and job.started == end.started:
-                    self._unheard[job_id] = end.result
-                    self._queue.requeue(job_id)
-                del self._ends[job_id]
+    def _generate(self, job_id: str, payload: JSONObject) -> JSONObject:
+        """Generate the video and its thumbnail.
 
-    def _attempt(self, job_id: str, asked: JSONObject) -> JSONObject:
-        told = self._outcome(job_id, asked)
-        try:
-            if "error" in told:
-                self._store.remove(job_id)  # of what failed, nothing is left
-            self._store.clear_progress(job_id)
-        except OSError:  # the folder itself is at fault, and the job's end says so
-            logger.exception("of job %s something may be left", job_id)
-        return told
+        Returns:
+            description of the video.
 
-    def _outcome(self, job_id: str, asked: JSONObject) -> JSONObject:
-        try:
-            return {"video": self._generate(job_id, asked)}
-        except Lost:
-            raise
-        except Cancelled:
-            return _error_result("cancelled", "cancelled")
-        except HuMoError as error:
-            code = "storage" if isinstance(error, StorageError) else "invalid_request"
-            return _error_result(code, self._store.redact_paths(str(error)))
-        except MemoryError:
-            return _error_result("out_of_memory", "too large for this machine's memory; ask for less")
-        except Exception as error:  # a fault of ours must not take the worker with it
-            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
-                return _error_result("storage", str(storage_error(error)))
-            logger.exception("job %s failed", job_id)
-            code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
-            return _error_result(code, f"{type(error).__name__}: {error}")
-
-    def _generate(self, job_id: str, asked: JSONObject) -> JSONObject:
-        fields = self._store.resolve_inputs(asked["fields"]) | {
+        Raises:
+            Cancelled, Lost: the job was stopped.
+        """
+        fields = self._store.resolve_inputs(payload["fields"]) | {
             "output": str(self._store.output_path(job_id)),
             "sidecar": True,
             "device": self._device,
         }
         job = prepare_job(build_request(fields))
-        listener = JobReporter(self._store, self._queue, job_id)
+        reporter = JobReporter(self._store, self._queue, job_id)
         result = generate(
             job,
             engine=self._engine,
-            callback=listener,
+            callback=reporter,
             keep_paths=False,
-            should_stop=listener.finish_requested,
+            should_stop=reporter.finish_requested,
             windows=self._store.running_path(job_id, ".windows"),
         )
         self._save_thumbnail(job_id, result.frames)
-        listener.raise_if_stopped()  # what was cancelled while it was written leaves nothing
-        told = result.as_dict() | {"peak_bytes": peak_bytes()}
-        del told["path"]  # where it lies is nobody's business
-        return told
+        reporter.raise_if_stopped()  # a job that was cancelled while its file was written keeps no file
+        video = result.as_dict() | {"peak_bytes": peak_bytes()}
+        del video["path"]  # clients do not learn paths of the server
+        return video
 
     def _save_thumbnail(self, job_id: str, frames: int) -> None:
-        """The frame in the middle, as a picture."""
+        """Save the middle frame as PNG."""
         from humo.media.video import read_frame
 
         frame = read_frame(self._store.output_path(job_id), frames // 2)
         save_png(frame, self._store.output_path(job_id, "thumbnail"))
 
+    def _error_of(self, error: Exception, job_id: str) -> JSONObject:
+        """Return the result of a job that ended with an exception; log internal errors."""
+        match error:
+            case Cancelled():
+                return _error("cancelled", "cancelled")
+            case HuMoError():
+                code = "storage" if isinstance(error, StorageError) else "invalid_request"
+                return _error(code, self._store.redact_paths(str(error)))
+            case MemoryError():
+                return _error("out_of_memory", "the video needs more memory than this machine has; reduce its size")
+            case OSError() if error.errno in DISK_FULL_ERRORS:
+                return _error("storage", str(storage_error(error)))
+        logger.error("job %s failed", job_id, exc_info=error)
+        code = "out_of_memory" if type(error).__name__ == "OutOfMemoryError" else "internal_error"
+        return _error(code, f"{type(error).__name__}: {error}")
 
-def _error_result(code: str, message: str) -> JSONObject:
+    def _clean_up(self, job_id: str, *, failed: bool) -> None:
+        try:
+            if failed:
+                self._store.remove(job_id)
+            self._store.clear_progress(job_id)
+        except OSError:  # the folder is not writable, which the job's result says already
+            logger.exception("files of job %s may remain", job_id)
+
+    def retry_unsaved_results(self) -> None:
+        """Requeue finished jobs whose result DBOS could not save; `run_job` then returns the result again."""
+        for job_id, finished in list(self._finished.items()):
+            if time.monotonic() - finished.finished > RESULT_SAVE_SECONDS:
+                job = self._queue.find(job_id)
+                # another start time means that another worker runs the job now
+                if job is not None and job.state is JobState.IN_PROGRESS and job.started == finished.started:
+                    self._unsaved_results[job_id] = finished.result
+                    self._queue.requeue(job_id)
+                del self._finished[job_id]
+
+
+def _error(code: str, message: str) -> JSONObject:
     return {"error": {"code": code, "message": message}}
 
 
@@ -194,7 +206,7 @@ def save_png(frame: NDArray[np.uint8], path: Path) -> None:
     """Write a frame (H, W, 3) as PNG.
 
     Raises:
-        StorageError: there is no room.
+        StorageError: the disk is full.
     """
     content = io.BytesIO()
     Image.fromarray(frame).save(content, format="PNG")
@@ -202,42 +214,42 @@ def save_png(frame: NDArray[np.uint8], path: Path) -> None:
 
 
 class JobReporter:
-    """Writes a job's progress down, and stops the job when it was cancelled."""
+    """Progress callback that writes a job's progress and preview, and stops the job when it is cancelled."""
 
     def __init__(self, store: FileStore, queue: JobQueue, job_id: str) -> None:
         self._store, self._queue, self._id = store, queue, job_id
-        begun = queue.find(job_id)
-        self._started = None if begun is None else begun.started
-        self._told = self._looked = self._shown = 0.0
-        self._phase, self._began, self._first = "", 0.0, 0
+        job = queue.find(job_id)
+        self._started = None if job is None else job.started
+        self._progress_time = self._check_time = self._preview_time = 0.0
+        self._phase, self._phase_start, self._first_step = "", 0.0, 0
 
     def __call__(self, event: Event) -> None:
-        """Take an event.
+        """Report an event.
 
         Raises:
-            Cancelled: nobody wants the video any more.
-            Lost: another worker makes it.
+            Cancelled: the job was cancelled.
+            Lost: another worker runs the job.
         """
         now = time.monotonic()
         if event.phase != self._phase:
-            self._phase, self._began, self._first = event.phase, now, event.done
+            self._phase, self._phase_start, self._first_step = event.phase, now, event.done
         is_end = event.done in (0, event.total)
-        if is_end or now - self._told >= PROGRESS_SECONDS:
-            self._told = now
+        if is_end or now - self._progress_time >= PROGRESS_SECONDS:
+            self._progress_time = now
             self._store.write_progress(self._id, {**self._progress(event, now), "at": time.time()})
-        if event.preview is not None and now - self._shown >= PREVIEW_SECONDS:
-            self._shown = now
+        if event.preview is not None and now - self._preview_time >= PREVIEW_SECONDS:
+            self._preview_time = now
             save_png(event.preview(), self._store.running_path(self._id, ".png"))
-        if now - self._looked >= CANCEL_CHECK_SECONDS:
-            self._looked = now
+        if now - self._check_time >= CANCEL_CHECK_SECONDS:
+            self._check_time = now
             self.raise_if_stopped()
 
     def raise_if_stopped(self) -> None:
-        """Look whether the job is still wanted, and of this worker.
+        """Raise unless this worker is still to run the job.
 
         Raises:
-            Cancelled: nobody wants the video any more.
-            Lost: another worker makes it.
+            Cancelled: the job was cancelled.
+            Lost: another worker runs the job.
         """
         job = self._queue.find(self._id)
         if job is None or job.state is JobState.CANCELLED:
@@ -246,33 +258,33 @@ class JobReporter:
             raise Lost
 
     def finish_requested(self) -> bool:
-        """Whether the client wants what there is by now."""
+        """Return whether the client asked to end denoising after the current step."""
         return self._store.running_path(self._id, FINISH_REQUESTED).exists()
 
     def _progress(self, event: Event, now: float) -> JSONObject:
-        done = event.done - self._first
-        left = None if done < 1 else round((now - self._began) / done * (event.total - event.done), 1)
+        done = event.done - self._first_step
+        left = None if done < 1 else round((now - self._phase_start) / done * (event.total - event.done), 1)
         return {"phase": event.phase, "done": event.done, "total": event.total, "seconds_left": left}
 
 
 def peak_bytes() -> int | None:
-    """The most memory this process ever had."""
+    """Return this process's peak resident memory in bytes; None on Windows."""
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run_worker(folder: Path, database: str, name: str, device: str) -> None:
-    """Work until the standard input ends.
+    """Run jobs until the standard input closes.
 
     Args:
-        folder: the service's.
-        database: address of the queue.
-        name: of this worker: what a worker of this name had begun when it died is begun anew.
-        device: of a request.
+        folder: data folder of the service.
+        database: URL of the job queue.
+        name: name of this worker; a new worker of the same name restarts the jobs that the old one left.
+        device: the request's device.
     """
     if hasattr(os, "nice"):  # not on Windows
         os.nice(NICENESS)
@@ -290,10 +302,10 @@ def run_worker(folder: Path, database: str, name: str, device: str) -> None:
     DBOS(config=config)
 
     @DBOS.workflow(name=WORKFLOW_NAME)
-    def make_video(asked: JSONObject) -> JSONObject:
+    def generate_video(payload: JSONObject) -> JSONObject:
         job_id = DBOS.workflow_id
         assert job_id is not None
-        return worker.run_job(job_id, asked)
+        return worker.run_job(job_id, payload)
 
     DBOS.listen_queues([QUEUE_NAME])
     DBOS.launch()
@@ -302,23 +314,23 @@ def run_worker(folder: Path, database: str, name: str, device: str) -> None:
         time.sleep(RESULT_SAVE_SECONDS)
         try:
             worker.retry_unsaved_results()
-        except StorageError as error:  # still no room
+        except StorageError as error:  # the disk is still full
             logger.warning("%s", error)
 
 
 def _exit_with_service() -> None:
     sys.stdin.read()
-    os._exit(0)  # whatever is at work is begun anew by the next of this name
+    os._exit(0)  # the next worker of this name restarts the running job
 
 
 def main(argv: list[str]) -> None:
-    """``python -m humo.server.worker``, started by `supervisor`."""
+    """Run ``python -m humo.server.worker``, which `supervisor` starts."""
     parser = argparse.ArgumentParser()
-    for option in ("folder", "database", "name", "device"):
-        parser.add_argument(option)
-    options = parser.parse_args(argv)
+    for argument in ("folder", "database", "name", "device"):
+        parser.add_argument(argument)
+    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
-    run_worker(Path(options.folder), options.database, options.name, options.device)
+    run_worker(Path(arguments.folder), arguments.database, arguments.name, arguments.device)
 
 
 if __name__ == "__main__":

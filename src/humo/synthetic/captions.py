@@ -34,11 +34,11 @@ class Captions:
     paraphrases: tuple[str, ...]
 
 
-def captions(attributes: _Attributes, seed: int) -> Captions:
+def compose_captions(attributes: _Attributes, seed: int) -> Captions:
     """Compose the captions of a clip. The same arguments give the same captions.
 
     Args:
-        attributes: the attributes of person and look together (`Person.words`, `Look.words`), ``mood`` (one of
+        attributes: attributes of person and look (`Person.attributes`, `Look.attributes`), ``mood`` (one of
             `visemes.MOODS`) and ``speech`` (``talking`` or ``silent``).
         seed: seed of the wording.
     """

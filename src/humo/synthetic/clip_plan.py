@@ -1,13 +1,13 @@
-"""What each clip of a synthetic corpus shows: a pure function of the corpus's recipe and the clip's number.
+"""Plan each clip of a synthetic corpus: a pure function of the corpus's configuration and the clip's index.
 
-So a clip is the same whatever else is made, by how many processes, in which order and after how many restarts, and
-the split is a property of the recipe: people, voices and sentences held out for tests are in no training clip.
+A clip is therefore the same in any order, with any number of processes and after any number of restarts. The split is
+part of the plan: no training clip contains people, voices or sentences that are held out for tests.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,69 +20,80 @@ from humo.synthetic.speech.visemes import MOODS, Mood
 
 Split = Literal["train", "test", "test-seen"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-"""``test``: people, voices and sentences never seen; ``test-seen``: people of the training clips in new looks, voices
-and sentences never seen."""
+"""Names of the splits.
 
-_SPLIT_SHARES = (0.90, 0.05, 0.05)
-_HELD_OUT_PEOPLE = 1 / 6
-_NEURAL_SHARE = 0.4  # of speech, where the second synthesiser is there
-_TALKS_UNHEARD = 0.5  # of clips without sound
+``test`` has held-out people, voices and sentences. ``test-seen`` has people of the training clips in new looks, with
+held-out voices and sentences."""
+
+_SPLIT_FRACTIONS = (0.90, 0.05, 0.05)
+_HELD_OUT_IDENTITIES = 1 / 6
+_HIBARI_FRACTION = 0.4  # of spoken clips, if Hibari is installed
+_SILENT_TALK_FRACTION = 0.5  # of clips without audio: the mouth moves
 _MOOD_ODDS = (0.45, 0.25, 0.18, 0.12)
 _SECONDS_PER_LETTER = 0.062
-_FILLED = 0.7  # of a clip's time, at least, is worth of sentences
-_OTHER_LOOKS = 64  # tries to find a look that differs from the clip's
+_MIN_SPOKEN_FRACTION = 0.7  # least fraction of a clip's time that its sentences should fill
+_MAX_REFERENCE_DRAWS = 64  # draws of a reference look that differs from the clip's
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that decides what the clips of a corpus are, but not how many there are.
+class CorpusConfig:
+    """Everything that determines the clips of a corpus, except their number.
 
     Args:
-        seed: of everything.
-        size: pixels of width and height; even.
-        frames: of each clip, 25 a second; 4k + 1 fits the autoencoder.
-        silent_share: of clips without sound.
-        supersample: the renderer's samples a pixel and axis.
-        people: identities; a sixth of them is held out.
-        engines: the synthesisers that speak.
-        closeness: 0 from tight to medium framing and any pose; towards 1 tighter and more from the front.
-        articulation: how wide mouths move, 1 as in ordinary talk.
+        seed: seed of all random choices.
+        size: width and height in pixels; even.
+        frames: frames of each clip at 25 a second; 4k + 1 fits the autoencoder.
+        silent_fraction: fraction of clips without audio.
+        supersample: samples per pixel along each axis.
+        identities: number of people; a sixth of them is held out for tests.
+        engines: speech synthesizers.
+        closeup: 0 for tight to medium framing and any pose; toward 1, tighter framing and more frontal poses.
+        articulation: factor on the motion of the mouth; 1 is ordinary speech.
     """
 
     seed: int = 0
     size: int = 96
     frames: int = 41
-    silent_share: float = 0.2
+    silent_fraction: float = 0.2
     supersample: int = 2
-    people: int = 2400
+    identities: int = 2400
     engines: tuple[Engine, ...] = ("espeak", "hibari")
-    closeness: float = 0.0
+    closeup: float = 0.0
     articulation: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields by name, for JSON."""
-        return {**asdict(self), "engines": list(self.engines)}
+        """Return the fields under the names that `corpus.CONFIG_FILE` stores."""
+        values = {STORED_NAMES[name]: value for name, value in asdict(self).items()}
+        return {**values, "engines": list(self.engines)}
+
+
+STORED_NAMES = {field.name: field.name for field in fields(CorpusConfig)} | {
+    "silent_fraction": "silent_share",
+    "identities": "people",
+    "closeup": "closeness",
+}
+"""Field of `CorpusConfig` -> its key in files; existing corpora have the three keys that differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPlan:
-    """One clip before anything of it is made.
+    """All choices of one clip.
 
     Args:
-        index: its number in the corpus.
-        name: see `name_of`.
-        split: which clips it belongs with.
+        index: index of the clip in the corpus.
+        name: file name, see `clip_name`.
+        split: split of the clip.
         person: number of the identity in the corpus.
-        person_seed, look_seed, reference_seed: of `Person`, its `Look` and the look of the reference picture.
-        track_seed, caption_seed: of the motion and of the wording.
-        mood: of the face.
-        talks: whether the mouth speaks.
-        has_sound: whether the clip has a sound track; it talks then.
-        voice: who speaks; "" if nobody does.
-        text: what is said.
-        rate, pitch, liveliness: see `speech.speak`.
-        begin: where in the speech the clip begins, 0 (as early as it may) to 1 (as late).
-        peak: of the samples.
+        person_seed, look_seed, reference_seed: seeds of the `Person`, its `Look` and the look of the reference image.
+        track_seed, caption_seed: seeds of the face's motion and of the captions' wording.
+        mood: expression of the face.
+        talks: whether the mouth moves.
+        has_audio: whether the clip has audio; if so, it also talks.
+        voice: name of the voice; "" if the clip does not talk.
+        text: the spoken sentences.
+        rate, pitch, liveliness: see `speech.synthesis.synthesize`.
+        start: position of the clip in the speech, 0 (as early as possible) to 1 (as late as possible).
+        peak: largest absolute value of the samples.
     """
 
     index: int
@@ -96,141 +107,141 @@ class ClipPlan:
     caption_seed: int
     mood: Mood
     talks: bool
-    has_sound: bool
+    has_audio: bool
     voice: str
     text: str
     rate: float
     pitch: float
     liveliness: float
-    begin: float
+    start: float
     peak: float
 
 
-def split_of(seed: int, index: int) -> Split:
-    """Which split a clip belongs to.
+def clip_split(seed: int, index: int) -> Split:
+    """Return the split of a clip.
 
     Args:
-        seed: the corpus's.
-        index: the clip's number.
+        seed: seed of the corpus.
+        index: index of the clip.
     """
-    place = _draw(seed, index, "split").random()
-    return SPLITS[int(np.searchsorted(np.cumsum(_SPLIT_SHARES)[:-1], place, side="right"))]
+    position = _generator(seed, index, "split").random()
+    return SPLITS[int(np.searchsorted(np.cumsum(_SPLIT_FRACTIONS)[:-1], position, side="right"))]
 
 
-def name_of(seed: int, index: int) -> str:
-    """A clip's file name without ending, as if drawn at random: 32 hexadecimal digits, as HuMoSet's.
+def clip_name(seed: int, index: int) -> str:
+    """Return a clip's file name without extension: 32 hexadecimal digits, as in HuMoSet.
 
     Args:
-        seed: the corpus's.
-        index: the clip's number.
+        seed: seed of the corpus.
+        index: index of the clip.
     """
     return hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).hexdigest()
 
 
-def indices(seed: int, count: int, split: Split | None = None) -> list[int]:
-    """The numbers of the first clips of a corpus.
+def clip_indices(seed: int, count: int, split: Split | None = None) -> list[int]:
+    """Return the indices of the first clips of a corpus.
 
     Args:
-        seed: the corpus's.
-        count: how many.
-        split: those of one split alone.
+        seed: seed of the corpus.
+        count: number of clips.
+        split: return only clips of this split; None for all splits.
     """
-    found: list[int] = []
+    matching: list[int] = []
     index = 0
-    while len(found) < count:
-        if split is None or split_of(seed, index) == split:
-            found.append(index)
+    while len(matching) < count:
+        if split is None or clip_split(seed, index) == split:
+            matching.append(index)
         index += 1
-    return found
+    return matching
 
 
-def people_of(recipe: Recipe, split: Split) -> range:
-    """The numbers of the identities that clips of a split may show."""
-    first_held_out = recipe.people - max(1, round(recipe.people * _HELD_OUT_PEOPLE))
-    return range(first_held_out, recipe.people) if split == "test" else range(first_held_out)
+def split_identities(config: CorpusConfig, split: Split) -> range:
+    """Return the numbers of the identities that clips of a split may show."""
+    first_held_out = config.identities - max(1, round(config.identities * _HELD_OUT_IDENTITIES))
+    return range(first_held_out, config.identities) if split == "test" else range(first_held_out)
 
 
-def plan_clip(recipe: Recipe, index: int, person_number: int | None = None) -> ClipPlan:
-    """What a clip shows.
+def plan_clip(config: CorpusConfig, index: int, person_number: int | None = None) -> ClipPlan:
+    """Plan a clip.
 
     Args:
-        recipe: the corpus's.
-        index: the clip's number, from 0.
-        person_number: of the identity, where it is not to be drawn.
+        config: configuration of the corpus.
+        index: index of the clip, from 0.
+        person_number: number of the identity; None draws it.
     """
-    split = split_of(recipe.seed, index)
-    random = _draw(recipe.seed, index, "clip")
-    people = people_of(recipe, split)
+    split = clip_split(config.seed, index)
+    random = _generator(config.seed, index, "clip")
+    people = split_identities(config, split)
     number = int(random.integers(people.start, people.stop))
     if person_number is not None:
         number = person_number
-    person_seed = _seed(recipe.seed, number, "person")
+    person_seed = _derive_seed(config.seed, number, "person")
     person = Person.from_seed(person_seed)
-    look_seed = _seed(recipe.seed, index, "look")
-    has_sound = bool(random.random() >= recipe.silent_share)
-    talks = has_sound or bool(random.random() < _TALKS_UNHEARD)
+    look_seed = _derive_seed(config.seed, index, "look")
+    has_audio = bool(random.random() >= config.silent_fraction)
+    talks = has_audio or bool(random.random() < _SILENT_TALK_FRACTION)
     is_held_out = split != "train"
-    voice = _choose_voice(recipe, person.sex, is_held_out, random)
-    text = _write_text(recipe.frames / 25, is_held_out, random)
+    voice = _draw_voice(config, person.sex, is_held_out, random)
+    text = _draw_text(config.frames / 25, is_held_out, random)
     return ClipPlan(
         index=index,
-        name=name_of(recipe.seed, index),
+        name=clip_name(config.seed, index),
         split=split,
         person=number,
         person_seed=person_seed,
         look_seed=look_seed,
-        reference_seed=_other_look(recipe.seed, index, person, Look.from_seed(person, look_seed)),
-        track_seed=_seed(recipe.seed, index, "track"),
-        caption_seed=_seed(recipe.seed, index, "caption"),
+        reference_seed=_draw_reference_seed(config.seed, index, person, Look.from_seed(person, look_seed)),
+        track_seed=_derive_seed(config.seed, index, "track"),
+        caption_seed=_derive_seed(config.seed, index, "caption"),
         mood=MOODS[int(random.choice(len(MOODS), p=_MOOD_ODDS))],
         talks=talks,
-        has_sound=has_sound,
+        has_audio=has_audio,
         voice=voice.name if talks else "",
         text=text if talks else "",
         rate=float(random.uniform(0.85, 1.2)),
         pitch=float(random.uniform(0.92, 1.09)),
         liveliness=float(random.uniform(0.6, 1.4)),
-        begin=float(random.random()),
+        start=float(random.random()),
         peak=float(random.uniform(0.3, 0.9)),
     )
 
 
-def _choose_voice(recipe: Recipe, sex: str, is_held_out: bool, random: np.random.Generator) -> Voice:
-    """A voice that fits the person, of either synthesiser."""
+def _draw_voice(config: CorpusConfig, sex: str, is_held_out: bool, random: np.random.Generator) -> Voice:
+    """Draw a voice of the person's gender from either synthesizer."""
     fitting = [
         voice
         for voice in VOICES
-        if voice.engine in recipe.engines and voice.gender == sex and voice.is_held_out is is_held_out
+        if voice.engine in config.engines and voice.gender == sex and voice.is_held_out is is_held_out
     ]
-    engine: Engine = "hibari" if random.random() < _NEURAL_SHARE and "hibari" in recipe.engines else "espeak"
+    engine: Engine = "hibari" if random.random() < _HIBARI_FRACTION and "hibari" in config.engines else "espeak"
     voices = [voice for voice in fitting if voice.engine == engine]
     return voices[int(random.integers(len(voices)))]
 
 
-def _write_text(seconds: float, is_held_out: bool, random: np.random.Generator) -> str:
-    """Sentences enough for a clip of that length."""
+def _draw_text(seconds: float, is_held_out: bool, random: np.random.Generator) -> str:
+    """Draw enough sentences for a clip of that length."""
     text = ""
-    while not text or len(text) * _SECONDS_PER_LETTER < _FILLED * seconds:
+    while not text or len(text) * _SECONDS_PER_LETTER < _MIN_SPOKEN_FRACTION * seconds:
         length = sentences.LENGTHS[int(random.choice(len(sentences.LENGTHS), p=(0.35, 0.40, 0.25)))]
         text = f"{text} {sentences.draw_sentence(random, length, held_out=is_held_out)}".strip()
     return text
 
 
-def _other_look(seed: int, index: int, person: Person, look: Look) -> int:
-    """The seed of a look in which clothes, their colour and the background are others."""
-    tried = [_seed(seed, index, f"reference {number}") for number in range(_OTHER_LOOKS)]
-    for candidate in tried:
+def _draw_reference_seed(seed: int, index: int, person: Person, look: Look) -> int:
+    """Return the seed of a look with other clothes, clothes color and background."""
+    candidates = [_derive_seed(seed, index, f"reference {number}") for number in range(_MAX_REFERENCE_DRAWS)]
+    for candidate in candidates:
         other = Look.from_seed(person, candidate)
-        if all(getattr(other, name) != getattr(look, name) for name in ("clothes", "clothes_colour", "background")):
+        if all(getattr(other, name) != getattr(look, name) for name in ("clothes", "clothes_color", "background")):
             return candidate
-    return tried[0]  # one in 10^12
+    return candidates[0]  # probability 10^-12
 
 
-def _seed(seed: int, index: int, purpose: str) -> int:
-    """A seed of its own for each purpose, below 2^62."""
+def _derive_seed(seed: int, index: int, purpose: str) -> int:
+    """Derive a seed below 2^62 for one purpose of one clip or identity."""
     digest = hashlib.blake2b(f"{seed}/{index}/{purpose}".encode(), digest_size=8, person=b"humo-synthetic").digest()
     return int.from_bytes(digest, "big") >> 2
 
 
-def _draw(seed: int, index: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng(_seed(seed, index, purpose))
+def _generator(seed: int, index: int, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(_derive_seed(seed, index, purpose))

@@ -1,13 +1,13 @@
-"""Writes a corpus of rendered talking people in HuMoSet's layout, with the truth beside it.
+"""Write a corpus of rendered talking people in HuMoSet's layout, together with its ground truth.
 
-    video/ID.mp4                H.264 and sound (none in the share of silent clips)
-    reference_image/ID.png      the same person in other clothes, another scene and pose
-    video_caption.parquet       id, caption, paraphrases (the first describes no person, only what is around one)
-    truth/ID.npz                what is true of each frame, see `clip.make_clip`
-    truth/attributes.parquet    a row for each clip: split, person, voice, sentence, words of both looks
-    synthetic.json              the recipe; a folder holds clips of one
+    video/ID.mp4                H.264 and audio (no audio in a fraction of the clips)
+    reference_image/ID.png      the same person in other clothes, another scene and another pose
+    video_caption.parquet       id, caption, paraphrases (the first does not describe the person)
+    truth/ID.npz                ground truth of each frame, see `make_clip.make_clip`
+    truth/attributes.parquet    a row for each clip: split, person, voice, sentence, attributes of both looks
+    synthetic.json              the configuration; all clips of a folder have the same one
 
-A clip is whole when its truth is there, which is written last. Every file appears whole or not at all.
+A clip is complete when its file in ``truth`` exists, which is written last. Every file is written atomically.
 """
 
 from __future__ import annotations
@@ -35,27 +35,37 @@ import numpy as np
 from humo import errors
 from humo.errors import DependencyError, HuMoError, MediaError, StorageError
 from humo.files import atomic_write, os_error_text
-from humo.synthetic.clip_plan import Recipe, Split, indices, name_of
+from humo.media.corpus_layout import ATTRIBUTES, CAPTIONS, ID, PARAPHRASES, REFERENCES, TRUTH, VIDEOS
+from humo.synthetic.clip_plan import STORED_NAMES, CorpusConfig, Split, clip_indices, clip_name
 from humo.synthetic.speech.synthesis import INSTALL_COMMAND
 
-VIDEOS, REFERENCES, TRUTH = "video", "reference_image", "truth"
-CAPTIONS, ATTRIBUTES, RECIPE = "video_caption.parquet", "attributes.parquet", "synthetic.json"
+CONFIG_FILE = "synthetic.json"
+"""File with the `CorpusConfig` of a folder."""
 
 PACKAGES = {"anny": "anny", "numba": "numba", "pyarrow": "pyarrow", "espeakng_loader": "espeakng-loader"}
-"""Modules that rendering needs, and the packages that hold them."""
+"""Module that rendering needs -> package that contains it."""
 
 BYTES_PER_FRAME = 1000
-"""Of sound and truth; with `BYTES_PER_PIXEL` twice what was measured (61 kB for 41 frames of 96 x 96)."""
+"""Estimated size of audio and ground truth per frame.
+
+Together with `BYTES_PER_PIXEL` the estimate is twice the measured size (61 kB for 41 frames of 96 x 96)."""
 
 BYTES_PER_PIXEL = 0.22
-"""Of video, masks and reference picture, for each pixel of each frame."""
+"""Estimated size of video, masks and reference image, per pixel of each frame."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run did: clips ``made``, clips that ``were_there``, clips in the folder by split, and the folder."""
+    """Result of a run.
+
+    Args:
+        made: clips that were rendered.
+        were_there: clips that already existed.
+        splits: number of clips in the folder, by split.
+        folder: the folder.
+    """
 
     made: int
     were_there: int
@@ -64,10 +74,10 @@ class Report:
 
 
 def check_packages() -> None:
-    """Make sure that everything is installed that rendering needs.
+    """Check that all packages for rendering are installed.
 
     Raises:
-        DependencyError: naming what is not, with the command that installs it.
+        DependencyError: names the missing packages and the command that installs them.
     """
     missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
     if missing:
@@ -76,190 +86,197 @@ def check_packages() -> None:
 
 def write_corpus(
     folder: Path,
-    recipe: Recipe,
+    config: CorpusConfig,
     *,
     clips: int,
     split: Split | None = None,
     workers: int = 1,
     progress: Progress = lambda _done, _total: None,
 ) -> Report:
-    """Make the first clips of a corpus, or of one of its splits; those that are there are kept as they are.
+    """Render the first clips of a corpus, or of one of its splits; existing clips are kept.
 
     Args:
-        folder: made if it is not there. One run at a time may write to it.
-        recipe: what the clips are.
-        clips: how many of them shall be there.
-        split: those of one split alone.
-        workers: processes of one thread each; with 1 it happens in this one.
-        progress: called with clips done and clips in all.
+        folder: created if it does not exist. Only one run at a time may write to it.
+        config: configuration of the corpus.
+        clips: number of clips in the folder after the run.
+        split: render only clips of this split; None for all splits.
+        workers: number of processes with one thread each; 1 renders in this process.
+        progress: called with the number of finished clips and of all clips.
 
     Raises:
         DependencyError: a package is missing.
-        StorageError: the folder holds something else or cannot be written, or the disk is full. Finished clips stay,
-            and the next run goes on from them.
+        StorageError: the folder holds something else or is not writable, or the disk is full. Finished clips are kept,
+            and the next run continues from them.
     """
     check_packages()
-    _open_folder(folder, recipe, (VIDEOS, REFERENCES, TRUTH))
-    wanted = indices(recipe.seed, clips, split)
-    missing = [index for index in wanted if not _is_whole(folder, name_of(recipe.seed, index))]
-    _check_space(folder, recipe, len(missing))
-    done = len(wanted) - len(missing)
-    progress(done, len(wanted))
+    _open_folder(folder, config, (VIDEOS, REFERENCES, TRUTH))
+    indices = clip_indices(config.seed, clips, split)
+    missing = [index for index in indices if not _is_whole(folder, clip_name(config.seed, index))]
+    _check_space(folder, config, len(missing))
+    done = len(indices) - len(missing)
+    progress(done, len(indices))
     try:
-        with closing(_made(folder, recipe, missing, workers)) as made:
-            for _ in made:
+        with closing(_render_missing(folder, config, missing, workers)) as rendered:
+            for _ in rendered:
                 done += 1
-                progress(done, len(wanted))
-    finally:  # what is there is usable, however the run ends
-        rows = _rows(folder)
+                progress(done, len(indices))
+    finally:  # the tables list all complete clips, however the run ends
+        rows = _finished_rows(folder)
         _write_tables(folder, rows)
-    return Report(len(missing), len(wanted) - len(missing), Counter(row["split"] for row in rows), folder)
+    return Report(len(missing), len(indices) - len(missing), Counter(row["split"] for row in rows), folder)
 
 
-def write_words(folder: Path, recipe: Recipe, *, clips: int, progress: Progress = lambda _done, _total: None) -> Report:
-    """Write the tables of a corpus alone: captions and what is true, of clips that are not rendered.
+def write_captions(
+    folder: Path, config: CorpusConfig, *, clips: int, progress: Progress = lambda _done, _total: None
+) -> Report:
+    """Write only the tables of a corpus, captions and attributes, without rendering the clips.
 
-    Words teach a text encoder, cost almost nothing, and it wants many. They are those that `write_corpus` would write.
+    A text encoder needs many captions, and they take little time. They are the same that `write_corpus` writes.
 
     Args:
-        folder: made if it is not there.
-        recipe: what the clips would be.
-        clips: how many of them.
-        progress: called with clips done and clips in all.
+        folder: created if it does not exist.
+        config: configuration of the corpus.
+        clips: number of clips.
+        progress: called with the number of finished clips and of all clips.
 
     Raises:
         DependencyError: a package is missing.
-        StorageError: the folder holds something else, rendered clips among it, or cannot be written.
+        StorageError: the folder holds something else, such as rendered clips, or is not writable.
     """
     check_packages()
-    from humo.synthetic.make_clip import describe
+    from humo.synthetic.make_clip import clip_attributes
 
     if (folder / VIDEOS).exists():
-        raise StorageError("FOLDER", f"{str(folder)!r} holds rendered clips, and their words", "name a new folder")
-    _open_folder(folder, recipe, (TRUTH,))
+        raise StorageError("FOLDER", f"{str(folder)!r} holds rendered clips with their captions", "use a new folder")
+    _open_folder(folder, config, (TRUTH,))
     rows = []
     for index in range(clips):
         progress(index, clips)
-        rows.append(describe(recipe, index))
+        rows.append(clip_attributes(config, index))
     _write_tables(folder, rows)
     progress(clips, clips)
     return Report(clips, 0, Counter(row["split"] for row in rows), folder)
 
 
-def _made(folder: Path, recipe: Recipe, missing: list[int], workers: int) -> Generator[int, None, None]:
-    """Make clips, and yield the number of each that is finished."""
+def _render_missing(folder: Path, config: CorpusConfig, missing: list[int], workers: int) -> Generator[int, None, None]:
+    """Render clips and yield the index of each finished one."""
     if workers == 1 or len(missing) < 2:
         from humo.synthetic.make_clip import make_clip
 
         for index in missing:
-            make_clip(folder, recipe, index)
+            make_clip(folder, config, index)
             yield index
         return
     context = multiprocessing.get_context("spawn")
-    lifeline, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=begin_worker, initargs=(lifeline,))
+    lifeline, parent_end = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(missing)), context, initializer=start_worker, initargs=(lifeline,))
     waiting: set[Future[tuple[int, tuple[str, ...]]]] = set()
-    todo = iter(missing)
+    remaining = iter(missing)
     try:
         while True:
-            for index in islice(todo, 2 * workers - len(waiting)):
-                waiting.add(pool.submit(_work, folder, recipe, index))
+            for index in islice(remaining, 2 * workers - len(waiting)):
+                waiting.add(pool.submit(_render_in_worker, folder, config, index))
             if not waiting:
                 return
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in finished:
                 index, failure = future.result()
                 if failure:
-                    kind, *words = failure
-                    raise getattr(errors, kind)(*words)
+                    error_class, *texts = failure
+                    raise getattr(errors, error_class)(*texts)
                 yield index
     except BrokenProcessPool as error:
-        problem = "a process was ended from outside"
-        raise StorageError("--workers", problem, "free memory or use fewer of them") from error
+        problem = "a worker process was killed, possibly for lack of memory"
+        raise StorageError("--workers", problem, "free memory, or use fewer workers") from error
     finally:
-        held.close()  # ends every worker, busy or not: of an unfinished clip nothing stays
+        parent_end.close()  # ends every worker, so that unfinished clips leave no files
         pool.shutdown(wait=True, cancel_futures=True)
-        for unfinished in _parts(folder):
+        for unfinished in _unfinished_files(folder):
             unfinished.unlink(missing_ok=True)
 
 
-def _work(folder: Path, recipe: Recipe, index: int) -> tuple[int, tuple[str, ...]]:
-    """Make a clip in a worker; a failure comes back in words, as exceptions of several arguments cannot travel."""
+def _render_in_worker(folder: Path, config: CorpusConfig, index: int) -> tuple[int, tuple[str, ...]]:
+    """Render a clip in a worker process.
+
+    Returns:
+        The index, and an error as its class name and texts: exceptions with several arguments cannot be pickled.
+    """
     from humo.synthetic.make_clip import make_clip
 
     try:
-        make_clip(folder, recipe, index)
+        make_clip(folder, config, index)
     except HuMoError as error:
         return index, (type(error).__name__, error.field, error.problem, error.remedy)
     return index, ()
 
 
-def begin_worker(lifeline: Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when it lets go of the other end of the line, or is no more."""
+def start_worker(lifeline: Connection) -> None:
+    """Ignore Ctrl-C in a worker process, and exit when the parent closes the other end of the pipe or ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         with suppress(OSError):
             lifeline.poll(None)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
-def _parts(folder: Path) -> list[Path]:
-    """Files that were being written when a process ended."""
+def _unfinished_files(folder: Path) -> list[Path]:
+    """Return files that were being written when a process ended."""
     return [part for name in (VIDEOS, REFERENCES, TRUTH) for part in (folder / name).glob(".*.part")]
 
 
-def _open_folder(folder: Path, recipe: Recipe, parts: Sequence[str]) -> None:
-    """Make the folders, or make sure that they are those of this recipe."""
-    note = folder / RECIPE
+def _open_folder(folder: Path, config: CorpusConfig, subfolders: Sequence[str]) -> None:
+    """Create the folders, or check that the existing folder has this configuration."""
+    path = folder / CONFIG_FILE
     try:
-        if note.is_file():
-            _compare(folder, json.loads(note.read_text(encoding="utf-8")), recipe)
+        if path.is_file():
+            _check_config(folder, json.loads(path.read_text(encoding="utf-8")), config)
         elif folder.exists() and any(folder.iterdir()):
-            problem = f"{str(folder)!r} is not empty, and holds no synthetic corpus"
-            raise StorageError("FOLDER", problem, "name a new folder")
-        for name in parts:
+            problem = f"{str(folder)!r} is not empty, and holds no rendered corpus"
+            raise StorageError("FOLDER", problem, "use a new folder")
+        for name in subfolders:
             (folder / name).mkdir(parents=True, exist_ok=True)
-        for unfinished in _parts(folder):
+        for unfinished in _unfinished_files(folder):
             unfinished.unlink()
-        if not note.is_file():
-            with atomic_write(note, "FOLDER") as part:
-                part.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
+        if not path.is_file():
+            with atomic_write(path, "FOLDER") as part:
+                part.write_text(json.dumps(config.as_dict(), indent=2) + "\n", encoding="utf-8")
     except (OSError, json.JSONDecodeError) as error:
         problem = f"{str(folder)!r} cannot be used ({os_error_text(error)})"
-        raise StorageError("FOLDER", problem, "name another folder") from error
+        raise StorageError("FOLDER", problem, "use another folder") from error
 
 
-def _compare(folder: Path, found: Any, recipe: Recipe) -> None:
-    wanted = recipe.as_dict()
-    if not isinstance(found, dict) or found.keys() != wanted.keys():
-        raise StorageError("FOLDER", f"{str(folder / RECIPE)!r} is not this program's", "name a new folder")
-    for name, value in wanted.items():
-        if found[name] != value:
-            problem = f"{str(folder)!r} holds clips of {name} {found[name]}, and {name} {value} was asked for"
-            raise StorageError("FOLDER", problem, f"name a new folder, or ask for {name} {found[name]}")
+def _check_config(folder: Path, stored: Any, config: CorpusConfig) -> None:
+    expected = config.as_dict()
+    if not isinstance(stored, dict) or stored.keys() != expected.keys():
+        problem = f"{str(folder / CONFIG_FILE)!r} is not the configuration of a rendered corpus"
+        raise StorageError("FOLDER", problem, "use a new folder")
+    for field, name in STORED_NAMES.items():
+        if stored[name] != expected[name]:
+            problem = f"{str(folder)!r} holds clips with {field} {stored[name]}, not {expected[name]}"
+            raise StorageError("FOLDER", problem, f"use a new folder, or set {field} to {stored[name]}")
 
 
 def _is_whole(folder: Path, name: str) -> bool:
     return all(
-        (folder / place).is_file()
-        for place in (f"{TRUTH}/{name}.npz", f"{VIDEOS}/{name}.mp4", f"{REFERENCES}/{name}.png")
+        (folder / path).is_file()
+        for path in (f"{TRUTH}/{name}.npz", f"{VIDEOS}/{name}.mp4", f"{REFERENCES}/{name}.png")
     )
 
 
-def _check_space(folder: Path, recipe: Recipe, clips: int) -> None:
-    needed = round(clips * recipe.frames * (BYTES_PER_FRAME + BYTES_PER_PIXEL * recipe.size**2))
+def _check_space(folder: Path, config: CorpusConfig, clips: int) -> None:
+    needed = round(clips * config.frames * (BYTES_PER_FRAME + BYTES_PER_PIXEL * config.size**2))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        problem = f"{str(folder)!r} has {free / 1e6:.0f} MB free, up to {needed / 1e6:.0f} MB are needed"
-        raise StorageError("FOLDER", problem, "free some space, choose another disk, or make fewer clips")
+        problem = f"{str(folder)!r} has {free / 1e6:.0f} MB free, but up to {needed / 1e6:.0f} MB are needed"
+        raise StorageError("FOLDER", problem, "free some space, use another disk, or render fewer clips")
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    """What the truth says of each whole clip, by number."""
+def _finished_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the table rows of all complete clips, ordered by index."""
     rows = []
     for path in sorted((folder / TRUTH).glob("*.npz")):
         if not _is_whole(folder, path.stem):
@@ -268,14 +285,15 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
             with np.load(path, allow_pickle=False) as truth:
                 rows.append(json.loads(str(truth["attributes"])))
         except (OSError, ValueError, KeyError) as error:
-            raise MediaError("FOLDER", f"{str(path)!r} is damaged ({error})", "remove it and run again") from error
+            raise MediaError("FOLDER", f"{str(path)!r} is damaged ({error})", "delete it and run again") from error
     return sorted(rows, key=lambda row: int(row["index"]))
 
 
 def _write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
-    said = {"caption", "paraphrases"}
-    _write_table(folder / CAPTIONS, ({"id": row["id"], **{name: row[name] for name in sorted(said)}} for row in rows))
-    attributes = ({name: value for name, value in row.items() if name not in said} for row in rows)
+    caption_columns = {"caption", PARAPHRASES}
+    captions = ({ID: row[ID], **{name: row[name] for name in sorted(caption_columns)}} for row in rows)
+    attributes = ({name: value for name, value in row.items() if name not in caption_columns} for row in rows)
+    _write_table(folder / CAPTIONS, captions)
     _write_table(folder / TRUTH / ATTRIBUTES, attributes)
 
 

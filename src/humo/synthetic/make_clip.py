@@ -1,4 +1,4 @@
-"""One clip of a corpus, from its plan to its files: speech, face, pictures, words, truth."""
+"""Render one clip of a corpus from its plan to its files: speech, face, images, captions, ground truth."""
 
 from __future__ import annotations
 
@@ -15,177 +15,182 @@ from humo.files import atomic_write, os_error_text
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
 from humo.media.audio import AudioTrack
 from humo.media.video import VideoFormat, write_video
-from humo.synthetic.captions import captions
-from humo.synthetic.clip_plan import ClipPlan, Recipe, plan_clip
+from humo.synthetic.captions import compose_captions
+from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, plan_clip
 from humo.synthetic.person.appearance import Look
 from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.render.render import render_clip, render_still
-from humo.synthetic.speech.face_track import UNITS, FaceTrack
+from humo.synthetic.speech.face_track import FACE_UNITS, FaceTrack
 from humo.synthetic.speech.synthesis import Phoneme, find_voice, synthesize
-from humo.synthetic.speech.visemes import face_track
+from humo.synthetic.speech.visemes import animate_face
 
-ROOM_SECONDS = 0.2
-"""Silence that a clip may have before or after speech that is longer than the clip."""
+MAX_SILENCE_SECONDS = 0.2
+"""Longest silence at the start or end of a clip that is shorter than its speech."""
 
 FADE_SAMPLES = 80
-"""5 ms at both ends of the sound, so that a cut word does not click."""
+"""Length of the fade at both ends of the audio (5 ms), so that a cut word does not click."""
 
-Samples = NDArray[np.float32]
+AudioSamples = NDArray[np.float32]
 
 
-def make_clip(folder: Path, recipe: Recipe, index: int) -> None:
-    """Make a clip and write its video, its reference picture and its truth, in this order.
+def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:
+    """Render a clip and write its video, its reference image and its ground truth, in this order.
 
-    ``truth/ID.npz`` holds: ``face`` (F, S, S / 8) uint8, masks packed along the last axis, and ``size`` S; ``mouth``
-    (F, 3) jaw, closure, pucker; ``units`` (F, len(UNITS)), ``unit_names``, ``head`` and ``gaze`` as in `FaceTrack`;
-    ``phonemes``, ``phoneme_times`` (P, 2) in seconds of the clip and ``stress`` of what is said in it; ``attributes``,
-    the row of the tables as JSON.
+    ``truth/ID.npz`` contains ``face`` (F, S, S / 8) uint8, face masks packed along the last axis, and ``size`` S;
+    ``mouth`` (F, 3) jaw, closure, pucker; ``units`` (F, len(FACE_UNITS)), ``unit_names``, ``head`` and ``gaze`` as in
+    `FaceTrack`; ``phonemes``, ``phoneme_times`` (P, 2) in seconds of the clip and ``stress`` of its phonemes;
+    ``attributes``, the clip's row of both tables as JSON.
 
     Args:
-        folder: of the corpus; its folders are there.
-        recipe: the corpus's.
-        index: the clip's number.
+        folder: folder of the corpus, with its subfolders.
+        config: configuration of the corpus.
+        index: index of the clip.
 
     Raises:
         StorageError: a file cannot be written.
         DependencyError: a package is missing.
     """
-    plan = plan_clip(recipe, index)
-    person, look, reference = _seen(plan, recipe)
-    samples, phonemes = speech_of(plan, recipe.frames)
-    track = face_track(
+    plan = plan_clip(config, index)
+    person, look, reference = _person_and_looks(plan, config)
+    samples, phonemes = speak_clip(plan, config.frames)
+    track = animate_face(
         phonemes,
         samples,
-        recipe.frames,
+        config.frames,
         plan.track_seed,
         mood=plan.mood,
-        articulation=recipe.articulation,
-        calm=recipe.closeness,
+        articulation=config.articulation,
+        calm=config.closeup,
     )
-    frames, masks = render_clip(person, look, track, recipe.size, recipe.supersample)
+    frames, masks = render_clip(person, look, track, config.size, config.supersample)
     write_video(
         folder / "video" / f"{plan.name}.mp4",
         frames,
-        VideoFormat(recipe.size, recipe.size, FRAMES_PER_SECOND),
+        VideoFormat(config.size, config.size, FRAMES_PER_SECOND),
         metadata={"comment": "rendered; the person does not exist"},
-        track=AudioTrack(samples[None], SAMPLE_RATE) if plan.has_sound else None,
+        track=AudioTrack(samples[None], SAMPLE_RATE) if plan.has_audio else None,
         field="FOLDER",
     )
-    still = render_still(person, reference, recipe.size, still_track(plan.reference_seed))
+    still = render_still(person, reference, config.size, reference_track(plan.reference_seed))
     path = folder / "reference_image" / f"{plan.name}.png"
-    _write(path, lambda file: Image.fromarray(still).save(file, format="PNG"))
-    seconds = recipe.frames / FRAMES_PER_SECOND
-    heard = [phoneme for phoneme in phonemes if phoneme.end > 0 and phoneme.start < seconds]
+    _write_file(path, lambda file: Image.fromarray(still).save(file, format="PNG"))
+    seconds = config.frames / FRAMES_PER_SECOND
+    audible = [phoneme for phoneme in phonemes if phoneme.end > 0 and phoneme.start < seconds]
     truth: dict[str, Any] = {
         "face": np.packbits(masks, axis=-1),
-        "size": np.asarray(recipe.size),
+        "size": np.asarray(config.size),
         "mouth": mouth_curve(person, track).astype(np.float32),
         "units": track.units,
-        "unit_names": np.asarray(UNITS),
+        "unit_names": np.asarray(FACE_UNITS),
         "head": track.head,
         "gaze": track.gaze,
-        "phonemes": np.asarray([one.symbol for one in heard], np.str_),
-        "phoneme_times": np.asarray([(one.start, one.end) for one in heard], np.float32).reshape(-1, 2),
-        "stress": np.asarray([one.stress for one in heard], np.int8),
-        "attributes": np.asarray(json.dumps(_row(plan, recipe, person, look, reference))),
+        "phonemes": np.asarray([phoneme.symbol for phoneme in audible], np.str_),
+        "phoneme_times": np.asarray([(phoneme.start, phoneme.end) for phoneme in audible], np.float32).reshape(-1, 2),
+        "stress": np.asarray([phoneme.stress for phoneme in audible], np.int8),
+        "attributes": np.asarray(json.dumps(_table_row(plan, config, person, look, reference))),
     }
-    _write(folder / "truth" / f"{plan.name}.npz", lambda file: np.savez_compressed(file, **truth))
+    _write_file(folder / "truth" / f"{plan.name}.npz", lambda file: np.savez_compressed(file, **truth))
 
 
-def speech_of(plan: ClipPlan, frames: int) -> tuple[Samples, tuple[Phoneme, ...]]:
-    """What a clip says: exactly as many samples as it is long, and phonemes in its time.
+def speak_clip(plan: ClipPlan, frames: int) -> tuple[AudioSamples, tuple[Phoneme, ...]]:
+    """Synthesize the speech of a clip: exactly as many samples as the clip is long, and phonemes in the clip's time.
+
+    A clip that talks without audio has samples, too, because its face moves with them.
 
     Args:
-        plan: the clip's.
-        frames: of the clip.
+        plan: plan of the clip.
+        frames: frames of the clip.
 
     Returns:
-        (frames * 640,) samples at 16 kHz, all zero if it says nothing; the phonemes of the whole speech, those before
-        and after the clip, which the lips prepare or leave, too.
-        A clip that talks without being heard has its samples, too: its face moves to them.
+        (frames * 640,) samples at 16 kHz, zeros if the clip does not talk; and the phonemes of the whole speech. They
+        include those before and after the clip, because lips move before and after a phoneme.
 
     Raises:
-        DependencyError: the synthesiser is not installed.
+        DependencyError: the synthesizer is not installed.
     """
     length = frames * SAMPLES_PER_FRAME
-    heard = np.zeros(length, np.float32)
+    clip = np.zeros(length, np.float32)
     if not plan.talks:
-        return heard, ()
+        return clip, ()
     voice = find_voice(plan.voice)
     speech = synthesize(plan.text, voice, rate=plan.rate, pitch=plan.pitch, liveliness=plan.liveliness)
     seconds = length / SAMPLE_RATE
-    said = [phoneme for phoneme in speech.phonemes if phoneme.symbol]
-    first, last = said[0].start, said[-1].end
+    spoken = [phoneme for phoneme in speech.phonemes if phoneme.symbol]
+    first, last = spoken[0].start, spoken[-1].end
     if last - first <= seconds:
         low, high = last - seconds, first
     else:
-        low, high = first - ROOM_SECONDS, last + ROOM_SECONDS - seconds
-    begin = round((low + plan.begin * (high - low)) * SAMPLE_RATE)
-    start, end = max(begin, 0), min(begin + length, len(speech.samples))
-    heard[start - begin : end - begin] = speech.samples[start:end]
-    loudest = float(np.abs(heard).max())
-    heard *= np.float32(plan.peak / max(loudest, 1e-4))
+        low, high = first - MAX_SILENCE_SECONDS, last + MAX_SILENCE_SECONDS - seconds
+    offset = round((low + plan.start * (high - low)) * SAMPLE_RATE)
+    start, end = max(offset, 0), min(offset + length, len(speech.samples))
+    clip[start - offset : end - offset] = speech.samples[start:end]
+    loudest = float(np.abs(clip).max())
+    clip *= np.float32(plan.peak / max(loudest, 1e-4))
     fade = np.linspace(0, 1, FADE_SAMPLES, dtype=np.float32)
-    heard[:FADE_SAMPLES] *= fade
-    heard[-FADE_SAMPLES:] *= fade[::-1]
-    shift = begin / SAMPLE_RATE
-    return heard, tuple(Phoneme(one.symbol, one.start - shift, one.end - shift, one.stress) for one in speech.phonemes)
+    clip[:FADE_SAMPLES] *= fade
+    clip[-FADE_SAMPLES:] *= fade[::-1]
+    shift = offset / SAMPLE_RATE
+    phonemes = (
+        Phoneme(phoneme.symbol, phoneme.start - shift, phoneme.end - shift, phoneme.stress)
+        for phoneme in speech.phonemes
+    )
+    return clip, tuple(phonemes)
 
 
-def still_track(seed: int) -> FaceTrack:
-    """The face of a reference picture: at rest, without a blink, its head in a pose of its own.
-
-    Args:
-        seed: of the pose; that of the reference's look.
-    """
-    still = face_track((), np.zeros(SAMPLE_RATE, np.float32), 1, seed)
-    return FaceTrack(FaceTrack.still(1).units, still.head, still.gaze)
-
-
-def describe(recipe: Recipe, index: int) -> dict[str, Any]:
-    """What a clip shows and what is said of it, without rendering it: its row of both tables.
+def reference_track(seed: int) -> FaceTrack:
+    """Return the face of a reference image: at rest and without a blink, but with its own head pose.
 
     Args:
-        recipe: the corpus's.
-        index: the clip's number.
+        seed: seed of the pose; that of the reference's look.
     """
-    plan = plan_clip(recipe, index)
-    return _row(plan, recipe, *_seen(plan, recipe))
+    pose = animate_face((), np.zeros(SAMPLE_RATE, np.float32), 1, seed)
+    return FaceTrack(FaceTrack.at_rest(1).units, pose.head, pose.gaze)
 
 
-def _seen(plan: ClipPlan, recipe: Recipe) -> tuple[Person, Look, Look]:
-    """Who is seen, and how in the clip and in its reference picture."""
+def clip_attributes(config: CorpusConfig, index: int) -> dict[str, Any]:
+    """Return a clip's attributes and captions, its row of both tables, without rendering it.
+
+    Args:
+        config: configuration of the corpus.
+        index: index of the clip.
+    """
+    plan = plan_clip(config, index)
+    return _table_row(plan, config, *_person_and_looks(plan, config))
+
+
+def _person_and_looks(plan: ClipPlan, config: CorpusConfig) -> tuple[Person, Look, Look]:
+    """Return the person, the look in the clip, and the look in the reference image."""
     person = Person.from_seed(plan.person_seed)
     look, reference = (
-        Look.from_seed(person, seed).closer(recipe.closeness) for seed in (plan.look_seed, plan.reference_seed)
+        Look.from_seed(person, seed).closer(config.closeup) for seed in (plan.look_seed, plan.reference_seed)
     )
     return person, look, reference
 
 
-def _row(plan: ClipPlan, recipe: Recipe, person: Person, look: Look, reference: Look) -> dict[str, Any]:
-    """A row of both tables."""
+def _table_row(plan: ClipPlan, config: CorpusConfig, person: Person, look: Look, reference: Look) -> dict[str, Any]:
+    """Return the clip's row of both tables."""
     speech = "talking" if plan.talks else "silent"
-    words = {**person.words, **look.words, "mood": plan.mood, "speech": speech}
-    said = captions(words, plan.caption_seed)
+    attributes = {**person.attributes, **look.attributes, "mood": plan.mood, "speech": speech}
+    captions = compose_captions(attributes, plan.caption_seed)
     return {
         "id": plan.name,
         "index": plan.index,
         "split": plan.split,
         "person": plan.person,
-        "seconds": recipe.frames / FRAMES_PER_SECOND,
-        "has_sound": plan.has_sound,
+        "seconds": config.frames / FRAMES_PER_SECOND,
+        "has_sound": plan.has_audio,
         "voice": plan.voice,
         "sentence": plan.text,
-        **{name.replace(" ", "_"): value for name, value in words.items()},
-        **{f"reference_{name.replace(' ', '_')}": value for name, value in reference.words.items()},
-        "caption": said.caption,
-        "paraphrases": [said.anonymous, *said.paraphrases],
+        **{name.replace(" ", "_"): value for name, value in attributes.items()},
+        **{f"reference_{name.replace(' ', '_')}": value for name, value in reference.attributes.items()},
+        "caption": captions.caption,
+        "paraphrases": [captions.anonymous, *captions.paraphrases],
     }
 
 
-def _write(path: Path, save: Any) -> None:
-    """A file whole or not at all; whatever the disk says is a StorageError."""
+def _write_file(path: Path, save: Any) -> None:
+    """Write a file atomically; an OSError becomes a StorageError."""
     with atomic_write(path, "FOLDER") as part:
         try:
             with part.open("wb") as stream:

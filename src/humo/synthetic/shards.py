@@ -5,7 +5,7 @@ of one or more frames out of a speech. Each person is seen in two looks, each th
 
     shards.json                  the configuration; a folder holds shards of one
     speeches.safetensors         what is said, and how faces move to it: a bank that all people draw from
-    shard-NNNNN.safetensors      some people, see `render_shard`
+    shard-NNNNN.safetensors      `ShardConfig.people_per_shard` people, see `render_shard`
 
 A shard appears whole or not at all, so that a trainer can read the folder while it grows. Several processes divide
 shards by their numbers and need not know of one another.
@@ -37,16 +37,16 @@ from humo.files import atomic_write, os_error_text
 from humo.geometry import SAMPLES_PER_FRAME
 from humo.media.face_identity import EMBEDDING_SIZE, FaceIdentity
 from humo.synthetic import make_clip
-from humo.synthetic.captions import captions
-from humo.synthetic.clip_plan import ClipPlan, Recipe, Split, people_of, plan_clip, split_of
-from humo.synthetic.corpus import begin_worker, check_packages
+from humo.synthetic.captions import compose_captions
+from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, Split, clip_split, plan_clip, split_identities
+from humo.synthetic.corpus import check_packages, start_worker
 from humo.synthetic.person.appearance import Look
 from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.render.render import render_clip
 from humo.synthetic.speech.face_track import FaceTrack
 from humo.synthetic.speech.synthesis import Engine, find_voice
-from humo.synthetic.speech.visemes import face_track
+from humo.synthetic.speech.visemes import animate_face
 
 LOOKS = 2
 """Of each person; each is the reference of the other."""
@@ -79,8 +79,8 @@ class ShardConfig:
             pixels than its latents were encoded from.
         speeches: in the bank.
         split: whose people and voices: ``train`` or ``test``.
-        people_per_shard: how many.
-        people, engines, closeness, articulation, supersample: as in `Recipe`.
+        people_per_shard: number of people of a shard.
+        people, engines, closeness, articulation, supersample: as in `CorpusConfig`.
     """
 
     seed: int = 0
@@ -103,15 +103,15 @@ class ShardConfig:
         sizes = tuple((int(width), int(height)) for width, height in values["sizes"])
         return cls(**{**values, "sizes": sizes, "engines": tuple(values["engines"])})
 
-    def corpus(self, purpose: int = 0) -> Recipe:
+    def corpus(self, purpose: int = 0) -> CorpusConfig:
         """The corpus whose plans say who is seen and what is said; another for each purpose."""
-        return Recipe(
+        return CorpusConfig(
             seed=2 * self.seed + purpose,
             frames=SPEECH_FRAMES,
-            silent_share=0.0,
-            people=self.people,
+            silent_fraction=0.0,
+            identities=self.people,
             engines=self.engines,
-            closeness=self.closeness,
+            closeup=self.closeness,
             articulation=self.articulation,
         )
 
@@ -235,16 +235,16 @@ class ShardFolder:
         arrays["identity"] = np.stack([self._embed(first["reference"][0]) for (first, _), *_ in people])
         return arrays, {"size": config.size(shard), "looks": [values for _, values in looks]}
 
-    def _plan(self, turn: int) -> ClipPlan:
-        """Who is seen, and how: every identity of the split once, then each of them in other looks, and so on."""
-        recipe = self.config.corpus()
+    def _plan(self, number: int) -> ClipPlan:
+        """Plan the person of a number: every identity of the split once, then each in other looks, and so on."""
+        corpus = self.config.corpus()
         index = self._indices[-1] + 1 if self._indices else 0
-        while len(self._indices) <= turn:
-            if split_of(recipe.seed, index) == self.config.split:
+        while len(self._indices) <= number:
+            if clip_split(corpus.seed, index) == self.config.split:
                 self._indices.append(index)
             index += 1
-        people = people_of(recipe, self.config.split)
-        return plan_clip(recipe, self._indices[turn], people[turn % len(people)])
+        identities = split_identities(corpus, self.config.split)
+        return plan_clip(corpus, self._indices[number], identities[number % len(identities)])
 
     def _render_person(
         self, plan: ClipPlan, size: tuple[int, int], is_double: bool
@@ -269,7 +269,7 @@ class ShardFolder:
         number = self.speeches.draw(person.sex, random)
         starts = np.sort(random.permutation(SPEECH_FRAMES - config.take_frames + 1)[: config.takes])
         frames = (starts[:, None] + np.arange(config.take_frames)).ravel()
-        moving, still = self.speeches.track(number, frames), make_clip.still_track(look.seed)
+        moving, still = self.speeches.track(number, frames), make_clip.reference_track(look.seed)
         track = FaceTrack(
             *(np.concatenate([getattr(moving, name), getattr(still, name)]) for name in ("units", "head", "gaze"))
         )
@@ -277,8 +277,8 @@ class ShardFolder:
         pictures, masks = render_clip(person, look, track, rendered, config.supersample)
         shape = (len(starts), config.take_frames)
         speech = self.speeches.values[number]
-        attributes = {**person.words, **look.words, "mood": speech["mood"], "speech": "talking"}
-        said = captions(attributes, int(random.integers(2**31)))
+        attributes = {**person.attributes, **look.attributes, "mood": speech["mood"], "speech": "talking"}
+        said = compose_captions(attributes, int(random.integers(2**31)))
         packed = np.packbits(masks[:-1], axis=-1)
         return {
             "frames": pictures[:-1].reshape(*shape, *pictures.shape[1:]),
@@ -389,7 +389,7 @@ def _render_process(
     shards: int | None,
     keep: int | None,
 ) -> None:
-    begin_worker(lifeline)
+    start_worker(lifeline)
     os.nice(LOWEST_PRIORITY)
     try:
         for _ in render_shards(folder, config, shards=shards, worker=worker, workers=workers, keep=keep):
@@ -452,16 +452,16 @@ def shard_numbers(folder: Path) -> list[int]:
 
 def render_speeches(config: ShardConfig) -> tuple[Arrays, dict[str, Any]]:
     """The bank of speeches of a configuration: arrays and values as `Speeches` has them."""
-    recipe, index = config.corpus(purpose=1), 0
+    corpus, index = config.corpus(purpose=1), 0
     audio: list[NDArray[np.int16]] = []
     tracks: list[FaceTrack] = []
     values: list[dict[str, str]] = []
     while len(values) < config.speeches:
-        if split_of(recipe.seed, index) == config.split:
-            plan = plan_clip(recipe, index)
-            samples, phonemes = make_clip.speech_of(plan, SPEECH_FRAMES)
+        if clip_split(corpus.seed, index) == config.split:
+            plan = plan_clip(corpus, index)
+            samples, phonemes = make_clip.speak_clip(plan, SPEECH_FRAMES)
             tracks.append(
-                face_track(
+                animate_face(
                     phonemes,
                     samples,
                     SPEECH_FRAMES,

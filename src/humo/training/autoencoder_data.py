@@ -17,15 +17,15 @@ from torch import Tensor
 from humo.geometry import snap_frames
 from humo.media.video import read_video
 from humo.training.component_config import AutoencoderLoss
-from humo.training.dataset import ClipFiles, Truth, read_truth
-from humo.training.latent_cache import lower_middle
+from humo.training.dataset import ClipFiles, GroundTruth, read_truth
+from humo.training.latent_cache import estimate_mouth_mask
 
 EYES = (0.28, 0.55)
 """Range of a face's height, as fractions from the top, in which its eyes are assumed."""
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Segment:
     """A segment of a clip.
 
     Args:
@@ -37,10 +37,10 @@ class Piece:
     weight: Tensor
 
 
-def read_piece(
+def read_segment(
     clip: ClipFiles, loss: AutoencoderLoss, frames: int | None = None, crop: int | None = None,
     generator: torch.Generator | None = None,
-) -> Piece:  # fmt: skip
+) -> Segment:  # fmt: skip
     """Read a segment of a clip, cropped in space.
 
     Args:
@@ -56,47 +56,47 @@ def read_piece(
     """
     video = read_video(clip.video, field="video").frames
     count = snap_frames(len(video)) if frames is None else min(frames, snap_frames(len(video)))
-    start = _draw(len(video) - count, generator)
+    start = _draw_offset(len(video) - count, generator)
     window = slice(start, start + count)
     rows, columns = video.shape[1:3]
     side = (rows, columns) if crop is None else (min(crop, rows), min(crop, columns))
-    top, left = _draw(rows - side[0], generator), _draw(columns - side[1], generator)
+    top, left = _draw_offset(rows - side[0], generator), _draw_offset(columns - side[1], generator)
     region = (slice(top, top + side[0]), slice(left, left + side[1]))
     pixels = torch.from_numpy(np.ascontiguousarray(video[(window, *region)])).movedim(-1, 0).float() / 127.5 - 1
-    truth = Truth() if clip.truth is None else read_truth(clip.truth)
+    truth = GroundTruth() if clip.truth is None else read_truth(clip.truth)
     weight = _weights(truth, loss, window, (rows, columns))[(slice(None), *region)]
     if weight.shape[0] != count:
         weight = torch.ones(count, *side)
-    if generator is not None and _draw(1, generator):
+    if generator is not None and _draw_offset(1, generator):
         pixels, weight = pixels.flip(-1), weight.flip(-1)
-    return Piece(pixels, weight)
+    return Segment(pixels, weight)
 
 
-def stack_pieces(pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+def stack_segments(pieces: Sequence[Segment]) -> tuple[Tensor, Tensor]:
     """Stack segments to pixels (B, 3, F, H, W) and weights (B, F, H, W)."""
     return torch.stack([piece.video for piece in pieces]), torch.stack([piece.weight for piece in pieces])
 
 
-def _draw(most: int, generator: torch.Generator | None) -> int:
+def _draw_offset(most: int, generator: torch.Generator | None) -> int:
     """Draw a whole number from 0 to ``most``; 0 without a generator."""
     return 0 if generator is None else int(torch.randint(most + 1, (), generator=generator))
 
 
-def _weights(truth: Truth, loss: AutoencoderLoss, window: slice, size: tuple[int, int]) -> Tensor:
+def _weights(truth: GroundTruth, loss: AutoencoderLoss, window: slice, size: tuple[int, int]) -> Tensor:
     """Return the loss weight of each pixel of a range of frames, (F, H, W)."""
     weight = torch.ones(window.stop - window.start, *size)
     if truth.face is None:
         return weight
     face = truth.face[window]
-    mouth = lower_middle(face) if truth.mouth_area is None else truth.mouth_area[window]
-    for mask, added in ((face, loss.face), (mouth, loss.mouth), (upper(face), loss.eyes)):
+    mouth = estimate_mouth_mask(face) if truth.mouth_area is None else truth.mouth_area[window]
+    for mask, added in ((face, loss.face), (mouth, loss.mouth), (estimate_eye_mask(face), loss.eyes)):
         if added:
             resized = F.interpolate(torch.from_numpy(mask[:, None].astype(np.float32)), size=size)[:, 0]
             weight[: len(resized)] += added * resized
     return weight
 
 
-def upper(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def estimate_eye_mask(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Estimate the eye masks of face masks (F, S, S): a band of each face."""
     area = np.zeros_like(face)
     for frame, mask in enumerate(face):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from humo.geometry import TEMPORAL_STRIDE
 from humo.media.face_identity import EMBEDDING_SIZE
 
-FOCUS_BLOCKS = 4
+LAST_BLOCKS = 4
 """Number of last blocks whose activations the heads read (published)."""
 
 MOUTH_VALUES = 3
@@ -41,7 +41,7 @@ class FocusHeads(nn.Module):
             nn.Sequential(
                 nn.LayerNorm(dim, elementwise_affine=False), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1)
             )
-            for _ in range(min(FOCUS_BLOCKS, blocks))
+            for _ in range(min(LAST_BLOCKS, blocks))
         )
 
     def forward(self, hidden: list[Tensor]) -> Tensor:
@@ -58,7 +58,7 @@ class IdentityHeads(nn.Module):
 
     def __init__(self, dim: int, blocks: int) -> None:
         super().__init__()
-        count = min(FOCUS_BLOCKS, blocks)
+        count = min(LAST_BLOCKS, blocks)
         self.norms = nn.ModuleList(nn.LayerNorm(dim, elementwise_affine=False) for _ in range(count))
         self.scores = nn.ModuleList(nn.Linear(dim, 1) for _ in range(count))
         self.readers = nn.ModuleList(
@@ -92,7 +92,7 @@ class LipsHead(nn.Linear):
 
 
 @contextmanager
-def listening(transformer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def capture_activations(transformer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Capture activations of the transformer's passes within the ``with`` block.
 
     Yields:
@@ -102,7 +102,7 @@ def listening(transformer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     hidden: list[Tensor] = []
     tokens: list[Tensor] = []
     with ExitStack() as hooks:
-        for block in transformer.blocks[-FOCUS_BLOCKS:]:
+        for block in transformer.blocks[-LAST_BLOCKS:]:
             # the input of a block's last norm is its stream after audio attention
             handle = block.norm3.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
             hooks.callback(handle.remove)

@@ -2,8 +2,8 @@
 
     checkpoints/step-00001200/
         weights.safetensors     every weight that the recipe ever trains, float32
-        average.safetensors     their exponential moving averages
-        optimiser.safetensors   states of AdamW and Muon
+        ema.safetensors         their exponential moving averages
+        optimizer.safetensors   states of AdamW and Muon
         state.json              stage, step, cursors of the sampler, recipe
 
 There is no random state: every draw is derived from the seed and the step (`humo.training.sampler`).
@@ -25,7 +25,7 @@ from humo.errors import CheckpointError, StorageError
 from humo.files import os_error_text
 from humo.training.tensor_files import read_tensors, write_tensors
 
-TENSORS = ("weights", "average", "optimiser")
+TENSORS = ("weights", "ema", "optimizer")
 """Names of a checkpoint's tensor files."""
 STATE = "state.json"
 _PARTIAL = ".part-"
@@ -33,37 +33,37 @@ _PARTIAL = ".part-"
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class TrainState:
     """Progress of a run before a step.
 
     Args:
         stage, step: index of the next stage and of the next step in it; equal to the stage's number of steps at its
             end.
-        total: number of steps done in all stages.
-        drawn: pool -> number of clips drawn from it (`humo.training.sampler.ShuffledSampler`).
+        global_step: number of steps done in all stages.
+        cursors: pool -> number of clips drawn from it (`humo.training.sampler.ShuffledSampler`).
         recipe: the recipe at that time.
     """
 
     stage: int = 0
     step: int = 0
-    total: int = 0
-    drawn: Mapping[str, int] = field(default_factory=dict)
+    global_step: int = 0
+    cursors: Mapping[str, int] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def save_checkpoint(folder: Path, position: Position, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
+def save_checkpoint(folder: Path, state: TrainState, tensors: Mapping[str, Mapping[str, Tensor]], keep: int) -> Path:
     """Write a checkpoint and delete all but the latest ones.
 
     Args:
         folder: folder of all checkpoints.
-        position: progress of the run.
+        state: progress of the run.
         tensors: `TENSORS` -> name -> tensor.
         keep: number of finished checkpoints that stay.
 
     Raises:
         StorageError: the checkpoint cannot be written; the finished checkpoints stay.
     """
-    path = folder / f"step-{position.total:08}"
+    path = folder / f"step-{state.global_step:08}"
     partial = folder / f"{_PARTIAL}{path.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def save_checkpoint(folder: Path, position: Position, tensors: Mapping[str, Mapp
         for name in TENSORS:
             write_tensors(partial / f"{name}.safetensors", tensors[name])
         with (partial / STATE).open("w", encoding="utf-8") as file:
-            json.dump(asdict(position), file, indent=1)
+            json.dump(asdict(state), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():  # an earlier run reached the same step
@@ -82,11 +82,11 @@ def save_checkpoint(folder: Path, position: Position, tensors: Mapping[str, Mapp
         _sync(folder)
     except (OSError, StorageError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        last = max((finished_path.name for finished_path in finished(folder)), default="none")
+        last = max((finished_path.name for finished_path in finished_checkpoints(folder)), default="none")
         problem = error.problem if isinstance(error, StorageError) else f"cannot be written ({os_error_text(error)})"
         remedy = f"free some space, then continue with --resume (latest finished checkpoint: {last})"
         raise StorageError("checkpoint", problem, remedy) from error
-    for old in finished(folder)[:-keep]:
+    for old in finished_checkpoints(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return path
 
@@ -100,19 +100,19 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def finished(folder: Path) -> list[Path]:
+def finished_checkpoints(folder: Path) -> list[Path]:
     """Return all finished checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
-def read_position(path: Path) -> Position:
+def read_state(path: Path) -> TrainState:
     """Read the progress of a run from a checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
     """
     try:
-        return Position(**json.loads((path / STATE).read_bytes()))
+        return TrainState(**json.loads((path / STATE).read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(str(path / STATE), f"cannot be read: {error}", f"delete {path}, then --resume") from error
 

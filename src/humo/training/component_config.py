@@ -1,4 +1,4 @@
-"""Recipes of a model's parts, autoencoder and text encoder, as frozen values."""
+"""Recipes of a model's components, autoencoder and text encoder, as frozen values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from humo.geometry import SPATIAL_STRIDE, snap_frames
-from humo.training.config import Checkpoints, Compute, Data, Optimiser, Seed, Share, Table, Validation, Weight
+from humo.training.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    Fraction,
+    LossWeight,
+    OptimizerConfig,
+    RecipeTable,
+    Seed,
+    ValidationConfig,
+)
 
 
-class AutoencoderNetwork(Table):
-    """Settings of a `humo.model.autoencoder.ShortcutAutoencoder`."""
+class AutoencoderConfig(RecipeTable):
+    """Sizes of a `humo.model.autoencoder.ShortcutAutoencoder`."""
 
     base_dim: int = Field(default=32, ge=4, multiple_of=4)
     decoder_base_dim: int | None = Field(default=None, ge=4, multiple_of=4)
@@ -22,88 +32,91 @@ class AutoencoderNetwork(Table):
 
     @field_validator("deblocking")
     @classmethod
-    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _is_increasing(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and value[0] >= value[1]:
-            raise ValueError(f"{value[0]} is not below {value[1]}; a small step comes first, a large one after it")
+            raise ValueError(f"{value[0]:g} is not below {value[1]:g}; give the smaller value first")
         return value
 
 
-class AutoencoderLoss(Table):
-    """What an autoencoder minimises: weighted |difference| + the terms below.
+class AutoencoderLoss(RecipeTable):
+    """Terms of an autoencoder's loss besides the weighted absolute error.
 
     Args:
-        square: weight of the squared difference.
-        gradient: of the difference of differences between neighbouring pixels.
-        kl: of the divergence of the latents from a unit normal.
-        face, mouth, eyes: added to the weight (1) of a pixel there; where the truth is known.
-        noise: deviation, in those of each channel, of noise added to half of the latents before decoding.
+        square: weight of the squared error.
+        gradient: weight of the absolute error of differences between neighboring pixels.
+        kl: weight of the KL divergence of the latents from a unit normal distribution.
+        face, mouth, eyes: added to the loss weight (1) of a pixel on a face, on a mouth, in a band at the eyes. Needs
+            face masks.
+        noise: standard deviation, in units of each channel's, of noise that is added to the latents of half of the
+            samples.
     """
 
-    square: Weight = 1.0
-    gradient: Weight = 1.0
-    kl: Weight = 1e-5
-    face: Weight = 0.0
-    mouth: Weight = 0.0
-    eyes: Weight = 0.0
-    noise: Weight = 0.0
+    square: LossWeight = 1.0
+    gradient: LossWeight = 1.0
+    kl: LossWeight = 1e-5
+    face: LossWeight = 0.0
+    mouth: LossWeight = 0.0
+    eyes: LossWeight = 0.0
+    noise: LossWeight = 0.0
 
 
-class PartRecipe(Table):
-    """What the recipes of a model's parts have in common.
+class ComponentRecipe(RecipeTable):
+    """Settings that the recipes of all components have.
 
     Args:
-        steps, learning_rate, warmup, schedule, decay_from: as a stage's.
-        batch: clips a step.
+        steps, batch_size, learning_rate, warmup_steps, lr_scheduler, decay_start: as in `humo.training.config.Stage`.
     """
 
     output: str = Field(min_length=1)
     seed: Seed = 0
-    data: Data
+    data: DataConfig
     steps: int = Field(default=3000, ge=0)
-    batch: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0.0)
-    warmup: int = Field(default=50, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    decay_from: float = Field(default=0.0, ge=0.0, lt=1.0)
-    optimiser: Optimiser = Optimiser()
-    checkpoints: Checkpoints = Checkpoints()
-    validation: Validation = Validation()
-    compute: Compute = Compute()
+    warmup_steps: int = Field(default=50, ge=0)
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    decay_start: float = Field(default=0.0, ge=0.0, lt=1.0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
+    compute: ComputeConfig = ComputeConfig()
     tensorboard: bool = True
 
 
-class AutoencoderRecipe(PartRecipe):
-    """A run of ``humo train vae``: a video autoencoder from a linear start.
+class AutoencoderRecipe(ComponentRecipe):
+    """A run of ``humo train vae``: a video autoencoder that starts from a linear code.
 
     Args:
-        folder: of an autoencoder to go on from, in place of ``network``.
-        frames, crop: length (4k + 1) and side in pixels of what is cut out of a clip for a step.
-        whitening: of the linear start's channels, 0 (deviations as they are) to 1 (all alike): each is divided by this
-            power of its own.
-        fit_clips: how many clips the linear start and the latents' statistics are taken from.
-        trains: the whole of it, or the decoder alone (the latents stay as they are).
-        gentle: share of the learning rate for the layers whose outputs are pixels or latents themselves.
+        folder: autoencoder to start from, in place of ``network``.
+        network: sizes of the autoencoder.
+        whitening: exponent 0..1 of the whitening of the linear code's channels. At 0 a channel keeps the standard
+            deviation of its principal component; at 1 all channels have the same.
+        trainable: train all weights, or the decoder alone, which leaves the latents as they are.
+        pixel_layer_lr_scale: factor of the learning rate in layers whose outputs are pixels or latents.
+        frames: number of frames of a training segment, 4k + 1.
+        crop: side of a training segment in pixels.
+        init_clips: number of clips that the linear code and the statistics of the latents are computed from.
     """
 
     folder: str | None = None
-    network: AutoencoderNetwork = AutoencoderNetwork()
-    trains: Literal["all", "decoder"] = "all"
-    gentle: Share = 0.05
+    network: AutoencoderConfig = AutoencoderConfig()
+    whitening: Fraction = 0.5
+    trainable: Literal["all", "decoder"] = "all"
+    pixel_layer_lr_scale: Fraction = 0.05
     frames: int = Field(default=9, ge=1)
     crop: Annotated[int, Field(ge=SPATIAL_STRIDE, multiple_of=SPATIAL_STRIDE)] = 64
-    whitening: Share = 0.5
-    fit_clips: int = Field(default=300, ge=1)
+    init_clips: int = Field(default=300, ge=1)
     loss: AutoencoderLoss = AutoencoderLoss()
 
     @field_validator("frames")
     @classmethod
-    def _of_the_form(cls, frames: int) -> int:
+    def _is_4k_plus_1(cls, frames: int) -> int:
         if snap_frames(frames) != frames:
-            raise ValueError(f"{frames} frames are not 4k + 1; the nearest below is {snap_frames(frames)}")
+            raise ValueError(f"{frames} is not 4k + 1; give {snap_frames(frames)} or {snap_frames(frames) + 4}")
         return frames
 
 
-class TextNetwork(Table):
+class TextEncoderConfig(RecipeTable):
     """Sizes of a umT5 encoder."""
 
     d_model: int = Field(default=192, ge=8)
@@ -113,18 +126,19 @@ class TextNetwork(Table):
     num_heads: int = Field(default=4, ge=1)
 
 
-class TextRecipe(PartRecipe):
-    """A run of ``humo train text``: a small umT5 encoder and its tokenizer, from captions and what is true.
+class TextEncoderRecipe(ComponentRecipe):
+    """A run of ``humo train text``: a small umT5 encoder and its tokenizer, from captions and attributes.
 
     Args:
-        attributes: columns of truth/attributes.parquet that its embeddings shall tell.
-        vocabulary: pieces of the tokenizer, at most.
-        length: positions, at most.
-        guess: share of words hidden, which the embeddings shall tell all the same.
+        network: sizes of the encoder.
+        attributes: columns of truth/attributes.parquet that the embeddings are trained to encode.
+        vocab_size: largest number of tokens.
+        max_length: largest number of positions.
+        mask_prob: probability that a token is masked.
     """
 
-    network: TextNetwork = TextNetwork()
+    network: TextEncoderConfig = TextEncoderConfig()
     attributes: tuple[str, ...] = Field(min_length=1)
-    vocabulary: int = Field(default=1000, ge=100)
-    length: int = Field(default=96, ge=8)
-    guess: Share = 0.1
+    vocab_size: int = Field(default=1000, ge=100)
+    max_length: int = Field(default=96, ge=8)
+    mask_prob: Fraction = 0.1

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from humo.errors import DependencyError, MediaError, RequestError
 from humo.media.corpus_layout import ATTRIBUTES, CAPTIONS, ID, PARAPHRASES, REFERENCES, SPLIT, TRUTH, VIDEOS
-from humo.training.config import Data
+from humo.training.config import DataConfig
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of reference images."""
 
 _FORMAT_REMEDY = "arrange the folder as docs/data.md describes"
@@ -55,7 +55,7 @@ class ClipFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class BadClip:
     """A clip that cannot be used, and the reason."""
 
     name: str
@@ -63,7 +63,7 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class Corpus:
     """Contents of a corpus.
 
     Args:
@@ -72,11 +72,11 @@ class Folder:
     """
 
     clips: Mapping[str, tuple[ClipFiles, ...]]
-    bad: tuple[Bad, ...]
+    bad: tuple[BadClip, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class GroundTruth:
     """Ground truth of a rendered clip; an array is None if the file lacks it.
 
     Args:
@@ -89,7 +89,7 @@ class Truth:
     mouth: NDArray[np.float32] | None = None
 
 
-def scan(data: Data) -> Folder:
+def scan_corpus(data: DataConfig) -> Corpus:
     """List the clips of all folders of a recipe. No video is opened.
 
     Raises:
@@ -97,46 +97,46 @@ def scan(data: Data) -> Folder:
         DependencyError: pyarrow is not installed.
     """
     clips: dict[str, tuple[ClipFiles, ...]] = {}
-    bad: tuple[Bad, ...] = ()
-    for path in (data.folder, *data.more):
+    bad: tuple[BadClip, ...] = ()
+    for path in (data.folder, *data.extra_folders):
         folder = _scan(Path(path), data, "" if path == data.folder else f"{Path(path).name}-")
         bad += folder.bad
         clips |= {split: clips.get(split, ()) + in_split for split, in_split in folder.clips.items()}
-    return Folder(clips, bad)
+    return Corpus(clips, bad)
 
 
-def _scan(folder: Path, data: Data, prefix: str) -> Folder:
+def _scan(folder: Path, data: DataConfig, prefix: str) -> Corpus:
     """List the clips of one folder, with a prefix before their names."""
     if not (folder / VIDEOS).is_dir():
         raise RequestError("data.folder", f"{str(folder)!r} has no folder {VIDEOS!r}", _FORMAT_REMEDY)
     videos = {path.stem: path for path in sorted((folder / VIDEOS).glob("*.mp4"))}
     if not videos:
         raise RequestError("data.folder", f"{str(folder / VIDEOS)!r} has no .mp4 file", _FORMAT_REMEDY)
-    references = {path.stem: path for path in sorted((folder / REFERENCES).glob("*")) if path.suffix in PICTURES}
+    references = {path.stem: path for path in sorted((folder / REFERENCES).glob("*")) if path.suffix in IMAGE_SUFFIXES}
     captions = _captions(folder / CAPTIONS, data, videos)
     splits = _splits(folder / TRUTH / ATTRIBUTES, videos)
     clips: dict[str, list[ClipFiles]] = {}
     without_video = sorted(references.keys() - videos)
-    bad = [Bad(prefix + name, f"has a reference image, but no video in {VIDEOS}/") for name in without_video]
+    bad = [BadClip(prefix + name, f"has a reference image, but no video in {VIDEOS}/") for name in without_video]
     for name, video in videos.items():
         if name not in references:
-            bad.append(Bad(prefix + name, f"has no reference image in {REFERENCES}/"))
+            bad.append(BadClip(prefix + name, f"has no reference image in {REFERENCES}/"))
         elif not captions.get(name):
-            bad.append(Bad(prefix + name, f"has no caption in {CAPTIONS}"))
+            bad.append(BadClip(prefix + name, f"has no caption in {CAPTIONS}"))
         else:
             truth = folder / TRUTH / f"{name}.npz"
             clip = ClipFiles(prefix + name, video, references[name], captions[name], truth if truth.is_file() else None)
             clips.setdefault(splits.get(name, ""), []).append(clip)
-    return Folder({split: tuple(in_split) for split, in_split in clips.items()}, tuple(bad))
+    return Corpus({split: tuple(in_split) for split, in_split in clips.items()}, tuple(bad))
 
 
-def of_split(folder: Folder, split: str | None) -> tuple[ClipFiles, ...]:
+def clips_of_split(folder: Corpus, split: str | None) -> tuple[ClipFiles, ...]:
     """Return the clips of a split and those without a split, by name; of all splits if ``split`` is None."""
     splits = folder.clips if split is None else {split, ""}
     return tuple(sorted((clip for name in splits for clip in folder.clips.get(name, ())), key=lambda clip: clip.name))
 
 
-def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
+def check_bad_fraction(bad: Sequence[BadClip], total: int, allowed: float) -> None:
     """Raise if too many clips are bad.
 
     Args:
@@ -153,14 +153,14 @@ def refuse_if_bad(bad: Sequence[Bad], total: int, allowed: float) -> None:
         raise MediaError("data.folder", problem, "replace or delete them, or raise data.max_bad_fraction")
 
 
-def no_clips(data: Data) -> RequestError:
+def no_clips_error(data: DataConfig) -> RequestError:
     """Return the error for a corpus without a clip of the recipe's split."""
     problem = f"{data.folder!r} has no clip of split {data.split!r}"
     return RequestError("data.folder", problem, "set data.split to a split of truth/attributes.parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class CaptionedClip:
     """Captions and attributes of a clip.
 
     Args:
@@ -174,7 +174,7 @@ class Described:
     attributes: tuple[str, ...]
 
 
-def read_words(data: Data, columns: Sequence[str]) -> dict[str, tuple[Described, ...]]:
+def read_captioned_clips(data: DataConfig, columns: Sequence[str]) -> dict[str, tuple[CaptionedClip, ...]]:
     """Read captions and attributes from the two tables of a corpus; its videos need not exist.
 
     Args:
@@ -191,16 +191,16 @@ def read_words(data: Data, columns: Sequence[str]) -> dict[str, tuple[Described,
     path, table = _attributes(data, (ID, *columns))
     names = [Path(str(name)).stem for name in table[ID]]
     captions = _captions(Path(data.folder) / CAPTIONS, data, dict.fromkeys(names, path))
-    clips: dict[str, list[Described]] = {}
+    clips: dict[str, list[CaptionedClip]] = {}
     splits = table.get(SPLIT, [""] * len(names))
     for name, split, *values in zip(names, splits, *(table[column] for column in columns), strict=True):
         if not captions.get(name):
             raise RequestError("data.folder", f"{CAPTIONS} has no row for clip {name}", "add it to the table")
-        clips.setdefault(str(split), []).append(Described(name, captions[name], tuple(map(str, values))))
+        clips.setdefault(str(split), []).append(CaptionedClip(name, captions[name], tuple(map(str, values))))
     return {split: tuple(in_split) for split, in_split in clips.items()}
 
 
-def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_attributes(data: DataConfig, clips: Iterable[ClipFiles], columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Read attributes of clips.
 
     Args:
@@ -224,7 +224,7 @@ def read_attributes(data: Data, clips: Iterable[ClipFiles], columns: Sequence[st
     return values
 
 
-def _attributes(data: Data, columns: Sequence[str]) -> tuple[Path, dict[str, list[Any]]]:
+def _attributes(data: DataConfig, columns: Sequence[str]) -> tuple[Path, dict[str, list[Any]]]:
     """Return path and columns of the table of attributes; the requested columns are among them."""
     path = Path(data.folder) / TRUTH / ATTRIBUTES
     if not path.is_file():
@@ -237,7 +237,7 @@ def _attributes(data: Data, columns: Sequence[str]) -> tuple[Path, dict[str, lis
     return path, table
 
 
-def read_truth(path: Path) -> Truth:
+def read_truth(path: Path) -> GroundTruth:
     """Read the ground truth of a clip.
 
     Raises:
@@ -252,7 +252,7 @@ def read_truth(path: Path) -> Truth:
         raise MediaError("truth", f"{path.name!r} cannot be read: {error}", "render or download it again") from error
     if mouth is not None and (mouth.ndim != 2 or mouth.shape[1] != 3):
         raise MediaError("truth", f"{path.name!r} has mouth of shape {mouth.shape}", "store it as (frames, 3)")
-    return Truth(face, area, mouth)
+    return GroundTruth(face, area, mouth)
 
 
 def _mask(stored: NDArray[Any], size: int | None) -> NDArray[np.bool_]:
@@ -278,7 +278,7 @@ def _table(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def _captions(path: Path, data: Data, videos: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+def _captions(path: Path, data: DataConfig, videos: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
     """Read caption and paraphrases of the clips that have a video."""
     if not path.is_file():
         raise RequestError("data.folder", f"{data.folder!r} has no {CAPTIONS}", _FORMAT_REMEDY)

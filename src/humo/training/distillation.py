@@ -30,20 +30,21 @@ from humo.errors import RequestError
 from humo.guidance import MODES, GuidanceScales, Mode
 from humo.inference.denoise import PrefixLatents, denoise, make_scheduler
 from humo.inference.pipeline import HuMoPipeline
-from humo.inference.predictor import fits_one_batch
+from humo.inference.predictor import VelocityPredictor, fits_one_batch
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
-from humo.training.collate import Batch, Bucket, Collator, Decks, Slot, buckets_of, draw_step
-from humo.training.config import Distill, Recipe, Stage
-from humo.training.frozen_encoders import Encoders
-from humo.training.latent_cache import Entry, Progress
-from humo.training.tensor_files import Digests, digest, read_tensors, write_tensors
+from humo.training.collate import Batch, Collator
+from humo.training.config import DistillConfig, Recipe, Stage
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.latent_cache import CachedClip, Progress
+from humo.training.sampler import Bucket, SampleSpec, ShuffledSampler, draw_batch, group_into_buckets
+from humo.training.tensor_files import FileDigests, digest, read_tensors, write_tensors
 
 STATES = "states"
 """Tensor of a trajectory's file: (steps + 1, C, F, H, W), from noise to clean latents."""
 
 
-def student_of(settings: Distill, preset: Preset) -> Distillation:
+def distillation_of(settings: DistillConfig, preset: Preset) -> Distillation:
     """Return the description of the student that a recipe trains.
 
     Args:
@@ -53,202 +54,209 @@ def student_of(settings: Distill, preset: Preset) -> Distillation:
     scales = {}
     for name in SCALE_NAMES:
         default = getattr(preset.scales, name)
-        scales[name] = settings.scales.get(name, (default, default))
+        scales[name] = settings.guidance_ranges.get(name, (default, default))
     return Distillation(settings.steps, settings.shift or preset.shift, scales)
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class Trajectory:
     """A sampling trajectory of the teacher.
 
     Args:
-        slot: sample that its noise and conditions are drawn from.
+        spec: sample that its noise and conditions are drawn from.
         scales: guidance scales of text, audio and image.
         path: its file.
     """
 
-    slot: Slot
+    spec: SampleSpec
     scales: tuple[float, ...]
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Stride:
+class TrajectoryStep:
     """A step of the student along a trajectory.
 
     Args:
-        walk: the trajectory.
+        trajectory: the trajectory.
         step: index of the step, from 0.
     """
 
-    walk: Walk
+    trajectory: Trajectory
     step: int
 
 
-class Walks:
+class TrajectoryDataset:
     """All trajectories of a recipe, stored in the cache; a source of batches.
 
     Args:
         recipe: the run, with distillation settings.
-        entries: encoded clips.
+        clips: encoded clips.
         collate: draws conditions and noise of a trajectory.
         encoders: frozen components of the recipe.
     """
 
-    def __init__(self, recipe: Recipe, entries: Sequence[Entry], collate: Collator, encoders: Encoders) -> None:
+    def __init__(
+        self, recipe: Recipe, clips: Sequence[CachedClip], collate: Collator, encoders: FrozenEncoders
+    ) -> None:
         assert recipe.distill is not None
         self.settings, self.preset = recipe.distill, encoders.preset
-        self.student = student_of(recipe.distill, encoders.preset)
+        self.student = distillation_of(recipe.distill, encoders.preset)
         stage = recipe.stages[0]
-        self.collate = replace(collate, keep=stage.keep)
-        digests = Digests(recipe.cache / "digests.json")
+        self.collate = replace(collate, condition_probs=stage.condition_probs)
+        digests = FileDigests(recipe.cache / "digests.json")
         teacher = digests.of(Path(str(recipe.model.folder)) / "transformer")
         run_settings = recipe.model_dump(
-            mode="json", include={"seed", "data", "distill"}, exclude={"data": {"cache"}, "distill": {"walks"}}
+            mode="json", include={"seed", "data", "distill"}, exclude={"data": {"cache"}, "distill": {"trajectories"}}
         )
-        stage_settings = stage.model_dump(mode="json", include={"frames", "keep", "audio_share"})
-        files = (str(path.name) for entry in entries for path in entry.paths)
+        stage_settings = stage.model_dump(mode="json", include={"frames", "condition_probs", "audio_prob"})
+        files = (str(path.name) for clip in clips for path in clip.paths)
         folder = recipe.cache / "trajectories" / digest(teacher, run_settings, stage_settings, *files)[:16]
-        self.walks = self._plan(buckets_of(entries, stage), stage, recipe.seed, folder)
+        self.trajectories = self._plan(group_into_buckets(clips, stage), stage, recipe.seed, folder)
 
     def _plan(
-        self, buckets: Mapping[Bucket, Sequence[Entry]], stage: Stage, seed: int, folder: Path
-    ) -> dict[Bucket, list[Walk]]:
+        self, buckets: Mapping[Bucket, Sequence[CachedClip]], stage: Stage, seed: int, folder: Path
+    ) -> dict[Bucket, list[Trajectory]]:
         """Draw clip, scales and file of every trajectory."""
-        single = stage.model_copy(update={"batch": 1, "audio_share": (stage.audio_share[1],) * 2})
-        decks = Decks(seed)
-        trajectories: dict[Bucket, list[Walk]] = {}
-        for number in range(self.settings.walks):
+        single = stage.model_copy(update={"batch_size": 1, "audio_prob": (stage.audio_prob[1],) * 2})
+        sampler = ShuffledSampler(seed)
+        trajectories: dict[Bucket, list[Trajectory]] = {}
+        for number in range(self.settings.trajectories):
             # the strings decide the random numbers
-            bucket, (slot,) = draw_step(buckets, decks, single, number, seed, "walk")
+            bucket, (spec,) = draw_batch(buckets, sampler, single, number, seed, "walk")
             chances = torch.rand(len(SCALE_NAMES), generator=seeded_generator(seed, "scales", number)).tolist()
             ranges = (self.student.scales[name] for name in SCALE_NAMES)
             scales = tuple(low + chance * (high - low) for chance, (low, high) in zip(chances, ranges, strict=True))
-            trajectory = Walk(slot, scales, folder / f"{number:06}.safetensors")
+            trajectory = Trajectory(spec, scales, folder / f"{number:06}.safetensors")
             trajectories.setdefault(bucket, []).append(trajectory)
         return trajectories
 
     # -- sampling of the teacher --------------------------------------------------------------------------------------
 
-    def fill(self, teacher: HuMoPipeline, here: ProcessGroup, progress: Progress) -> None:
+    def generate_missing(self, teacher: HuMoPipeline, group: ProcessGroup, progress: Progress) -> None:
         """Sample the trajectories that are not in the cache with the teacher.
 
         Args:
             teacher: pipeline on its device.
-            here: all processes; each samples a part.
+            group: all processes; each samples a part.
             progress: called with ("trajectory", done, total).
 
         Raises:
             StorageError: the disk is full; files that are written stay.
         """
-        planned = [(bucket, trajectory) for bucket, several in self.walks.items() for trajectory in several]
+        planned = [(bucket, trajectory) for bucket, several in self.trajectories.items() for trajectory in several]
         missing = [
             (bucket, trajectory)
-            for bucket, trajectory in planned[here.rank :: here.size]
+            for bucket, trajectory in planned[group.rank :: group.size]
             if not trajectory.path.is_file()
         ]
         for number, (bucket, trajectory) in enumerate(missing):
             progress("trajectory", number, len(missing))
             trajectory.path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(trajectory.path, {STATES: self._take(teacher, bucket, trajectory)})
+            write_tensors(trajectory.path, {STATES: self._sample(teacher, bucket, trajectory)})
         progress("trajectory", len(missing), len(missing))
-        here.barrier()
+        group.barrier()
 
-    def _take(self, teacher: HuMoPipeline, bucket: Bucket, walk: Walk) -> Tensor:
+    def _sample(self, teacher: HuMoPipeline, bucket: Bucket, trajectory: Trajectory) -> Tensor:
         """Return the states (steps + 1, C, F, H, W) of a trajectory."""
         device, dtype = teacher.transformer.device, teacher.text_encoder.dtype
-        batch = self.collate(bucket, [walk.slot])
-        frames, known = batch.data.shape[2], int(batch.known[0])
-        scales = GuidanceScales(**dict(zip(SCALE_NAMES, walk.scales, strict=True)))
-        mode = mode_of(batch.kept[0], hears=walk.slot.hears)
+        batch = self.collate(bucket, [trajectory.spec])
+        frames, prefix_frames = batch.data.shape[2], int(batch.prefix_frames[0])
+        scales = GuidanceScales(**dict(zip(SCALE_NAMES, trajectory.scales, strict=True)))
+        mode = mode_of_conditions(batch.kept_conditions[0], has_audio=trajectory.spec.has_audio)
         noise = batch.noise.to(device)
-        data = batch.data[:, :, :known].to(device)
-        held = PrefixLatents(data, torch.ones(known).to(device), clean_input=True) if known else None
+        data = batch.data[:, :, :prefix_frames].to(device)
+        prefix = PrefixLatents(data, torch.ones(prefix_frames).to(device), clean_input=True) if prefix_frames else None
         states = [noise[0, :, :frames]]
 
-        def keep(step: int, timestep: Tensor, latents: Tensor, data: Tensor) -> Tensor:
-            if (step + 1) % self.settings.teacher_steps == 0:
+        def save_state(step: int, timestep: Tensor, latents: Tensor, data: Tensor) -> Tensor:
+            if (step + 1) % self.settings.teacher_steps_per_step == 0:
                 states.append(latents[0, :, :frames])
             return latents
 
-        denoise(
-            teacher.velocity,
+        predictor = VelocityPredictor(
+            teacher.transformer,
             batch.conditions.to(device, dtype),
+            teacher.preset.reference_injection,
+            batch_passes=fits_one_batch(noise),
+        )
+        denoise(
+            predictor,
             self.preset.guidance[mode](scales),
             self._scheduler(teacher.scheduler.config, device),
             noise,
-            prepare_conditions=teacher.ear(),
-            prefix=held,
-            batch_passes=fits_one_batch(noise),
-            on_step=keep,
+            prefix=prefix,
+            on_step=save_state,
         )
         return torch.stack(states)
 
     def _scheduler(self, config: Any, device: torch.device) -> Any:
         """Return the teacher's scheduler, with ``teacher_steps`` steps for each step of the student."""
-        steps = self.student.steps * self.settings.teacher_steps
+        steps = self.student.steps * self.settings.teacher_steps_per_step
         return make_scheduler(config, steps, self.student.shift, device)
 
     # -- a source of batches ------------------------------------------------------------------------------------------
 
-    def draw(self, decks: Decks, stage: Stage, step: int, *words: object) -> tuple[Bucket, list[Stride]]:
+    def draw(
+        self, sampler: ShuffledSampler, stage: Stage, step: int, *key: object
+    ) -> tuple[Bucket, list[TrajectoryStep]]:
         """Draw the bucket of a step and the trajectory steps of its batch.
 
         Args:
-            decks: sampler to draw from; its cursors advance.
+            sampler: sampler to draw from; its cursors advance.
             stage: the stage.
             step: index of the step in the stage.
-            words: key of the random numbers: seed and index of the stage.
+            key: key of the random numbers: seed and index of the stage.
         """
-        generator = seeded_generator(*words, step, "strides")
-        sizes = torch.tensor([float(len(walks)) for walks in self.walks.values()])
-        bucket = list(self.walks)[int(torch.multinomial(sizes, 1, generator=generator))]
-        walks = self.walks[bucket]
-        steps = torch.randint(self.student.steps, (stage.batch,), generator=generator).tolist()
+        generator = seeded_generator(*key, step, "strides")
+        sizes = torch.tensor([float(len(trajectories)) for trajectories in self.trajectories.values()])
+        bucket = list(self.trajectories)[int(torch.multinomial(sizes, 1, generator=generator))]
+        trajectories = self.trajectories[bucket]
+        steps = torch.randint(self.student.steps, (stage.batch_size,), generator=generator).tolist()
         pool = f"walks {bucket}"  # the string decides the random numbers
-        return bucket, [Stride(walks[decks.draw(pool, len(walks))], step) for step in steps]
+        return bucket, [TrajectoryStep(trajectories[sampler.draw(pool, len(trajectories))], step) for step in steps]
 
-    def __call__(self, bucket: Bucket, strides: Sequence[Stride]) -> Batch:
+    def __call__(self, bucket: Bucket, steps: Sequence[TrajectoryStep]) -> Batch:
         """Return the batch of trajectory steps."""
-        batch = self.collate(bucket, [stride.walk.slot for stride in strides])
-        levels = self.levels
-        ends = [_ends(read_tensors(stride.walk.path)[STATES], stride.step, levels) for stride in strides]
+        batch = self.collate(bucket, [step.trajectory.spec for step in steps])
+        levels = self.noise_levels
+        ends = [_line_ends(read_tensors(step.trajectory.path)[STATES], step.step, levels) for step in steps]
         noise = torch.stack([noise for _, noise in ends])
         return replace(
             batch,
             data=torch.stack([data for data, _ in ends]),
             noise=torch.cat([noise, batch.noise[:, :, noise.shape[2] :]], dim=2),
-            level=torch.tensor([levels[stride.step] for stride in strides]),
-            known_level=torch.zeros(len(strides)),
-            scales=torch.tensor([stride.walk.scales for stride in strides]),
+            noise_level=torch.tensor([levels[step.step] for step in steps]),
+            prefix_noise_level=torch.zeros(len(steps)),
+            scales=torch.tensor([step.trajectory.scales for step in steps]),
         )
 
     @property
-    def levels(self) -> list[float]:
+    def noise_levels(self) -> list[float]:
         """Noise levels of the student's steps, and 0 for clean latents."""
         scheduler = make_scheduler(None, self.student.steps, self.student.shift, torch.device("cpu"))
         levels: list[float] = scheduler.sigmas.tolist()
         return levels
 
 
-def _ends(states: Tensor, step: int, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
+def _line_ends(states: Tensor, step: int, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Return data and noise (C, F, H, W), the ends of the line through two states of a trajectory."""
     velocity = (states[step] - states[step + 1]) / (levels[step] - levels[step + 1])
     data = states[step] - levels[step] * velocity
     return data, data + velocity
 
 
-def mode_of(kept: str, *, hears: bool) -> Mode:
+def mode_of_conditions(kept: str, *, has_audio: bool) -> Mode:
     """Return the generation mode that has exactly these conditions.
 
     Args:
         kept: letters of TIA, with T.
-        hears: whether the sample has audio.
+        has_audio: whether the sample has audio.
 
     Raises:
         RequestError: there is no such mode.
     """
-    letters = kept if hears else kept.replace("A", "")
+    letters = kept if has_audio else kept.replace("A", "")
     for mode in MODES:
         if mode == letters:
             return mode

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from humo.schedule import TRAIN_TIMESTEPS
-from humo.training.config import Loss
+from humo.training.config import LossConfig
 
 
-def draw_level(loss: Loss, generator: torch.Generator) -> float:
+def draw_noise_level(loss: LossConfig, generator: torch.Generator) -> float:
     """Draw a noise level s in 0..1: logit-normal or, with ``loss.uniform``, uniform; then shifted as in sampling."""
     chance, level = map(float, torch.rand(2, generator=generator))
     normal = float(torch.randn((), generator=generator))
-    if chance >= loss.uniform:
-        level = float(torch.sigmoid(torch.tensor(loss.time_mean + loss.time_deviation * normal)))
+    if chance >= loss.uniform_prob:
+        level = float(torch.sigmoid(torch.tensor(loss.logit_mean + loss.logit_std * normal)))
     return loss.shift * level / (1 + (loss.shift - 1) * level)
 
 
@@ -47,7 +47,7 @@ def add_noise(data_BCFHW: Tensor, noise_BCLHW: Tensor, level_BF: Tensor) -> Tens
     return torch.cat([video, noise_BCLHW[:, :, frames:]], dim=2)
 
 
-def timestep_of(level_B: Tensor) -> Tensor:
+def timestep_of_level(level_B: Tensor) -> Tensor:
     """Return the timestep t in 0..1000 of a noise level."""
     return level_B * TRAIN_TIMESTEPS
 

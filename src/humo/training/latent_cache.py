@@ -33,16 +33,22 @@ from humo.media.image import load_image, to_pixels
 from humo.media.video import has_audio, read_video
 from humo.model.seeding import seeded_generator
 from humo.training.config import Recipe
-from humo.training.dataset import Bad, ClipFiles, Truth, read_truth
-from humo.training.fitting import at_rate, cover, crop_box, nearest_size
-from humo.training.frozen_encoders import Encoders
-from humo.training.preprocessing import faces, views
-from humo.training.tensor_files import Digests, digest, read_tensors, read_values, write_tensors
+from humo.training.dataset import BadClip, ClipFiles, GroundTruth, read_truth
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.preprocessing import (
+    augment_reference,
+    center_crop_box,
+    cut_out_faces,
+    nearest_size,
+    resample_frames,
+    resize_and_center_crop,
+)
+from humo.training.tensor_files import FileDigests, digest, read_tensors, read_values, write_tensors
 
-VERSION = 2
+CACHE_VERSION = 2
 """Version of the files' contents; files of another version are not used."""
 
-STORED = torch.float16
+CACHE_DTYPE = torch.float16
 """Data type of the cached tensors, whose values are about 1."""
 
 LOWER_FACE = (0.55, 0.95)
@@ -51,13 +57,14 @@ MIDDLE_FACE = (0.22, 0.78)
 """Range of a face's width in which its mouth is assumed."""
 
 Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
 Encoded = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors of a file, and the values of its header."""
 Encode = Callable[[ClipFiles], Encoded]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CachedClip:
     """An encoded clip.
 
     Args:
@@ -66,11 +73,11 @@ class Entry:
         size: (width, height) in pixels.
         frames: number of frames of each segment.
         starts: first frame of each segment in the clip.
-        pieces: number of segments; flipped segments follow the others.
+        segments: number of segments; flipped segments follow the others.
         captions: number of captions, paraphrases included.
-        hears: whether the clip has audio.
-        views: number of augmentations of its reference image, the image itself included.
-        faces: number of faces that are cut out of the clip itself.
+        has_audio: whether the clip has audio.
+        reference_augmentations: number of augmentations of its reference image, the image itself included.
+        self_references: number of faces that are cut out of the clip itself.
     """
 
     name: str
@@ -78,14 +85,14 @@ class Entry:
     size: tuple[int, int]
     frames: int
     starts: tuple[int, ...]
-    pieces: int
+    segments: int
     captions: int
-    hears: bool
-    views: int = 1
-    faces: int = 0
+    has_audio: bool
+    reference_augmentations: int = 1
+    self_references: int = 0
 
 
-class Cache:
+class LatentCache:
     """Encoded clips of a recipe.
 
     Args:
@@ -93,39 +100,45 @@ class Cache:
         encoders: frozen components that encode.
     """
 
-    def __init__(self, recipe: Recipe, encoders: Encoders) -> None:
+    def __init__(self, recipe: Recipe, encoders: FrozenEncoders) -> None:
         self.folder, self.data, self.encoders = recipe.cache, recipe.data, encoders
         self.lengths = tuple(sorted({frames for stage in recipe.stages for frames in stage.frames}))
         self.bands = encoders.audio_bands
         self.text_length = encoders.text_length
         self._blanks: dict[tuple[int, int, int], Tensor] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._digests = Digests(self.folder / "digests.json")
+        self._digests = FileDigests(self.folder / "digests.json")
 
         def weights(*names: str) -> list[str]:
             return [self._digests.of(encoders.folder(name)) for name in names]
 
-        segmentation = (self.data.sizes, self.data.windows, self.data.mirror, self.lengths)
+        segmentation = (self.data.resolutions, self.data.segments_per_clip, self.data.horizontal_flip, self.lengths)
         self._kinds: dict[str, tuple[str, Encode]] = {
-            "video": (digest(VERSION, *weights("vae"), *segmentation), self._pictures),
+            "video": (digest(CACHE_VERSION, *weights("vae"), *segmentation), self._encode_video),
             "captions": (
-                digest(VERSION, *weights("text_encoder", "tokenizer"), self.text_length, encoders.dtype),
-                self._words,
+                digest(CACHE_VERSION, *weights("text_encoder", "tokenizer"), self.text_length, encoders.dtype),
+                self._encode_captions,
             ),
-            "audio": (digest(VERSION, *weights("audio_encoder", "feature_extractor"), self.bands), self._sound),
+            "audio": (
+                digest(CACHE_VERSION, *weights("audio_encoder", "feature_extractor"), self.bands),
+                self._encode_audio,
+            ),
         }
-        if self.data.views > 1:
+        if self.data.reference_augmentations > 1:
             self._kinds["reference_augmentations"] = (
-                digest(VERSION, *weights("vae"), self.data.sizes, self.data.views),
-                self._views,
+                digest(CACHE_VERSION, *weights("vae"), self.data.resolutions, self.data.reference_augmentations),
+                self._encode_reference_augmentations,
             )
-        if self.data.own_faces > 0:
-            self._kinds["self_references"] = digest(VERSION, *weights("vae"), self.data.sizes), self._faces
+        if self.data.self_reference_prob > 0:
+            self._kinds["self_references"] = (
+                digest(CACHE_VERSION, *weights("vae"), self.data.resolutions),
+                self._encode_self_references,
+            )
         if any("identity" in stage.train for stage in recipe.stages):
-            self._kinds["identity"] = digest(VERSION), self._person
+            self._kinds["identity"] = digest(CACHE_VERSION), self._encode_identity
             self._identity = FaceIdentity()
 
-    def fill(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[Entry], list[Bad]]:
+    def encode_missing(self, clips: Sequence[ClipFiles], progress: Progress) -> tuple[list[CachedClip], list[BadClip]]:
         """Encode the clips that are not in the cache.
 
         Args:
@@ -142,14 +155,14 @@ class Cache:
         for number, clip in enumerate(clips):
             progress("encode", number, len(clips))
             try:
-                entries.append(self._entry(clip))
+                entries.append(self._encode_clip(clip))
             except MediaError as error:
-                bad.append(Bad(clip.name, f"{error.field}: {error.problem}"))
+                bad.append(BadClip(clip.name, f"{error.field}: {error.problem}"))
         progress("encode", len(clips), len(clips))
         self._digests.save()
         return entries, bad
 
-    def _entry(self, clip: ClipFiles) -> Entry:
+    def _encode_clip(self, clip: ClipFiles) -> CachedClip:
         """Encode a clip as far as it is not in the cache."""
         files = [clip.video, clip.reference, *([clip.truth] if clip.truth is not None else [])]
         try:
@@ -157,7 +170,7 @@ class Cache:
         except OSError as error:
             problem = f"a file of clip {clip.name!r} cannot be read ({error.strerror})"
             raise MediaError("file", problem, "check its permissions") from error
-        samples = heard(clip)
+        samples = load_clip_audio(clip)
         sources = {
             "video": (video, reference, *truth),
             "captions": clip.captions,
@@ -175,108 +188,114 @@ class Cache:
             if header is None:
                 tensors, header = encode(clip)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_tensors(path, {name: tensor.to("cpu", STORED) for name, tensor in tensors.items()}, header)
+                write_tensors(path, {name: tensor.to("cpu", CACHE_DTYPE) for name, tensor in tensors.items()}, header)
             paths.append(path)
             values |= header
-        return _as_entry(clip.name, tuple(paths), values)
+        return _as_cached_clip(clip.name, tuple(paths), values)
 
-    def _pictures(self, clip: ClipFiles) -> Encoded:
+    def _encode_video(self, clip: ClipFiles) -> Encoded:
         """Encode the clip's segments and its reference image; add masks and mouth curve of each segment."""
         vae, device = self.encoders.vae, self.encoders.device
         video = read_video(clip.video, field="video")
-        frames = at_rate(video.frames, video.frames_per_second)
+        frames = resample_frames(video.frames, video.frames_per_second)
         length = max((length for length in self.lengths if length <= len(frames)), default=0)
         if not length:
             problem = f"has {len(frames)} frames at {FRAMES_PER_SECOND} a second, fewer than {self.lengths[0]}"
             raise MediaError("video", problem, "use longer clips, or lower the stages' frames")
-        size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
-        pixels = torch.from_numpy(np.stack([to_pixels(cover(frame, size)) for frame in frames], axis=1))
-        starts = spread(len(frames) - length, self.data.windows)
-        truth = _masks(clip, frames.shape, size, len(frames))
+        size = nearest_size(frames.shape[2], frames.shape[1], self.data.resolutions)
+        pixels = torch.from_numpy(
+            np.stack([to_pixels(resize_and_center_crop(frame, size)) for frame in frames], axis=1)
+        )
+        starts = even_starts(len(frames) - length, self.data.segments_per_clip)
+        truth = _read_ground_truth(clip, frames.shape, size, len(frames))
         reference = load_image(clip.reference, field="reference image")
         tensors = {"reference": encode_references([reference], vae, *size, device)[0]}
         segments = [(start, False) for start in starts]
-        segments += [(start, True) for start in starts] if self.data.mirror else []
+        segments += [(start, True) for start in starts] if self.data.horizontal_flip else []
         for number, (start, flipped) in enumerate(segments):
             segment = pixels[None, :, start : start + length].to(device, vae.dtype)
             with torch.no_grad():
                 tensors[f"latents.{number}"] = encode_video(segment.flip(-1) if flipped else segment, vae)[0]
             for name, values in truth.items():
                 if values.ndim == 2:  # the mouth curve, which flipping does not change
-                    tensors[f"{name}.{number}"] = per_latent(values[start : start + length])
+                    tensors[f"{name}.{number}"] = curve_of_latent_frames(values[start : start + length])
                 else:
-                    grid = on_tokens(values[start : start + length])
+                    grid = masks_of_latent_frames(values[start : start + length])
                     tensors[f"{name}.{number}"] = grid.flip(-1) if flipped else grid
         return tensors, {"size": size, "frames": length, "starts": starts, "segments": len(segments)}
 
-    def _words(self, clip: ClipFiles) -> Encoded:
+    def _encode_captions(self, clip: ClipFiles) -> Encoded:
         """Encode the caption and its paraphrases."""
-        embeddings = {f"text.{number}": self._text(caption)[0] for number, caption in enumerate(clip.captions)}
+        embeddings = {f"text.{number}": self._encode_text(caption)[0] for number, caption in enumerate(clip.captions)}
         return embeddings, {"captions": len(clip.captions)}
 
-    def _sound(self, clip: ClipFiles) -> Encoded:
+    def _encode_audio(self, clip: ClipFiles) -> Encoded:
         """Encode the audio, if the clip has any."""
-        samples, encoders = heard(clip), self.encoders
+        samples, encoders = load_clip_audio(clip), self.encoders
         if samples is None:
             return {"rows": torch.zeros(0)}, {"has_audio": False}
         rows = encode_audio(samples, encoders.feature_extractor, encoders.audio_encoder, self.bands)
         return {"rows": rows}, {"has_audio": True}
 
-    def _views(self, clip: ClipFiles) -> Encoded:
+    def _encode_reference_augmentations(self, clip: ClipFiles) -> Encoded:
         """Encode the augmentations of the reference image in every resolution that a clip may have."""
         encoders = self.encoders
-        images = views(load_image(clip.reference, field="reference image"), self.data.views)
+        images = augment_reference(
+            load_image(clip.reference, field="reference image"), self.data.reference_augmentations
+        )
         latents = {
-            view_name(size, number): encode_references([image], encoders.vae, *size, encoders.device)[0]
-            for size in self.data.sizes
+            augmentation_key(size, number): encode_references([image], encoders.vae, *size, encoders.device)[0]
+            for size in self.data.resolutions
             for number, image in enumerate(images)
         }
         return latents, {"reference_augmentations": len(images)}
 
-    def _faces(self, clip: ClipFiles) -> Encoded:
+    def _encode_self_references(self, clip: ClipFiles) -> Encoded:
         """Encode faces that are cut out of the clip itself; none if it has no face masks."""
-        truth = Truth() if clip.truth is None else read_truth(clip.truth)
+        truth = GroundTruth() if clip.truth is None else read_truth(clip.truth)
         if truth.face is None:
             return {"own": torch.zeros(0)}, {"self_references": 0}
         video = read_video(clip.video, field="video")
-        frames, encoders = at_rate(video.frames, video.frames_per_second), self.encoders
+        frames, encoders = resample_frames(video.frames, video.frames_per_second), self.encoders
         _check_length(clip, len(truth.face), len(frames))
-        size = nearest_size(frames.shape[2], frames.shape[1], self.data.sizes)
-        images = faces(frames, truth.face, seeded_generator("faces", clip.name))  # the string decides the numbers
+        size = nearest_size(frames.shape[2], frames.shape[1], self.data.resolutions)
+        images = cut_out_faces(
+            frames, truth.face, seeded_generator("faces", clip.name)
+        )  # the string decides the numbers
         latents = {
-            face_name(number): encode_references([image], encoders.vae, *size, encoders.device)[0]
+            self_reference_key(number): encode_references([image], encoders.vae, *size, encoders.device)[0]
             for number, image in enumerate(images)
         }
         return latents, {"self_references": len(images)}
 
-    def _person(self, clip: ClipFiles) -> Encoded:
+    def _encode_identity(self, clip: ClipFiles) -> Encoded:
         """Compute the face embedding of the reference image; NaN if no face is detected."""
         embedding = self._identity.embed(np.asarray(load_image(clip.reference, field="reference image")))
         unknown = torch.full((EMBEDDING_SIZE,), torch.nan)
         return {"identity": unknown if embedding is None else torch.from_numpy(embedding)}, {}
 
-    def _text(self, text: str) -> Tensor:
+    def _encode_text(self, text: str) -> Tensor:
         """Encode a text, (1, L, D)."""
         encoders = self.encoders
         return encode_text([text], encoders.tokenizer, encoders.text_encoder, self.text_length, encoders.device)
 
-    def blank(self, geometry: Geometry) -> Tensor:
+    def blank_latents(self, geometry: Geometry) -> Tensor:
         """Return latents (1, C, L, H, W) of a mid-gray video as long as the sequence; they are computed once a size."""
         size = (geometry.latent_frames, geometry.latent_height, geometry.latent_width)
         if size not in self._blanks:
             self._blanks[size] = encode_blank(*size, self.encoders.vae, self.encoders.device).float().cpu()
         return self._blanks[size]
 
-    def no_text(self) -> Tensor:
+    def null_text(self) -> Tensor:
         """Return embeddings (1, L, D) of the family's negative prompt."""
         prompt = self.encoders.preset.negative_prompt
         path = self.folder / f"null_text-{digest(self._kinds['captions'][0], prompt)[:16]}.safetensors"
         if not path.is_file():
-            write_tensors(path, {"text": self._text(prompt).to("cpu", STORED)})
+            write_tensors(path, {"text": self._encode_text(prompt).to("cpu", CACHE_DTYPE)})
         return read_tensors(path)["text"].float()
 
 
-def heard(clip: ClipFiles) -> NDArray[np.float32] | None:
+def load_clip_audio(clip: ClipFiles) -> NDArray[np.float32] | None:
     """Return the audio of a clip, (samples,) at 16 kHz; None if it has none or less than two frames of it.
 
     Raises:
@@ -299,10 +318,10 @@ def _read_or_remove(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Entry:
+def _as_cached_clip(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> CachedClip:
     """Build an encoded clip from the values of its files' headers."""
     width, height = values["size"]
-    return Entry(
+    return CachedClip(
         name,
         paths,
         (width, height),
@@ -316,43 +335,43 @@ def _as_entry(name: str, paths: tuple[Path, ...], values: dict[str, Any]) -> Ent
     )
 
 
-def load(entry: Entry, names: Iterable[str]) -> dict[str, Tensor]:
+def load_tensors(clip: CachedClip, names: Iterable[str]) -> dict[str, Tensor]:
     """Load tensors of an encoded clip in float32; names that it lacks are left out."""
     requested = tuple(names)
-    return {name: tensor.float() for path in entry.paths for name, tensor in read_tensors(path, requested).items()}
+    return {name: tensor.float() for path in clip.paths for name, tensor in read_tensors(path, requested).items()}
 
 
-def view_name(size: tuple[int, int], number: int) -> str:
+def augmentation_key(size: tuple[int, int], number: int) -> str:
     """Return the name of the tensor that holds an augmentation of the reference image."""
     return f"view.{size[0]}x{size[1]}.{number}"
 
 
-def face_name(number: int) -> str:
+def self_reference_key(number: int) -> str:
     """Return the name of the tensor that holds a face cut out of the clip itself."""
     return f"own.{number}"
 
 
-def spread(spare: int, count: int) -> list[int]:
+def even_starts(spare: int, count: int) -> list[int]:
     """Return ``count`` evenly spaced whole numbers from 0 to ``spare``, without duplicates."""
     if count == 1:
         return [0]
     return sorted({round(spare * index / (count - 1)) for index in range(count)})
 
 
-def _masks(clip: ClipFiles, shape: Sequence[int], size: tuple[int, int], frames: int) -> dict[str, Tensor]:
+def _read_ground_truth(clip: ClipFiles, shape: Sequence[int], size: tuple[int, int], frames: int) -> dict[str, Tensor]:
     """Return the ground truth that the clip has: masks ``face`` and ``area`` (F, h, w), curve ``mouth`` (F, 3)."""
-    truth = Truth() if clip.truth is None else read_truth(clip.truth)
+    truth = GroundTruth() if clip.truth is None else read_truth(clip.truth)
     arrays: dict[str, Tensor] = {}
     area = truth.mouth_area
     if area is None and truth.face is not None:
-        area = lower_middle(truth.face)
+        area = estimate_mouth_mask(truth.face)
     cell = SPATIAL_STRIDE * PATCH[1]
     grid = (size[1] // cell, size[0] // cell)
     for name, mask in (("face", truth.face), ("area", area)):
         if mask is not None:
             _check_length(clip, len(mask), frames)
-            box = crop_box(shape[2], shape[1], size)
-            arrays[name] = shrink(mask[:frames], box, (shape[2], shape[1]), grid)
+            box = center_crop_box(shape[2], shape[1], size)
+            arrays[name] = mask_to_grid(mask[:frames], box, (shape[2], shape[1]), grid)
     if truth.mouth is not None:
         _check_length(clip, len(truth.mouth), frames)
         arrays["mouth"] = torch.from_numpy(truth.mouth[:frames])
@@ -366,7 +385,7 @@ def _check_length(clip: ClipFiles, truth_frames: int, frames: int) -> None:
         raise MediaError("truth", problem, "render or download it again")
 
 
-def lower_middle(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def estimate_mouth_mask(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Estimate the mouth masks of face masks (F, S, S): the lower middle of each face."""
     area = np.zeros_like(face)
     for frame, mask in enumerate(face):
@@ -379,10 +398,10 @@ def lower_middle(face: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return area
 
 
-def shrink(
+def mask_to_grid(
     mask: NDArray[np.bool_],
     box: tuple[float, float, float, float],
-    picture: tuple[int, int],
+    frame_size: tuple[int, int],
     grid: tuple[int, int],
 ) -> Tensor:
     """Return the fraction of each grid cell that a mask covers, (F, h, w), 0..1.
@@ -390,10 +409,10 @@ def shrink(
     Args:
         mask: (F, S, S), over the whole frame at any resolution.
         box: part of the frame that the grid covers: left, top, right, bottom in pixels.
-        picture: width and height of the frame.
+        frame_size: width and height of the frame.
         grid: rows and columns.
     """
-    across, down = mask.shape[2] / picture[0], mask.shape[1] / picture[1]
+    across, down = mask.shape[2] / frame_size[0], mask.shape[1] / frame_size[1]
     left, top, right, bottom = (
         round(end * scale) for end, scale in zip(box, (across, down, across, down), strict=True)
     )
@@ -401,13 +420,13 @@ def shrink(
     return F.adaptive_avg_pool2d(cropped[:, None], grid)[:, 0]
 
 
-def on_tokens(mask_Fhw: Tensor) -> Tensor:
+def masks_of_latent_frames(mask_Fhw: Tensor) -> Tensor:
     """Convert masks of 4k + 1 frames to k + 1 latent frames: the first frame, then means of four frames."""
     rest = mask_Fhw[1:].unflatten(0, (-1, TEMPORAL_STRIDE)).mean(dim=1) if len(mask_Fhw) > 1 else mask_Fhw[1:]
     return torch.cat([mask_Fhw[:1], rest])
 
 
-def per_latent(curve_FM: Tensor) -> Tensor:
+def curve_of_latent_frames(curve_FM: Tensor) -> Tensor:
     """Convert a curve of 4k + 1 frames to latent frames, (k + 1, 4, M); the first has one value and three NaN."""
     first = curve_FM.new_full((TEMPORAL_STRIDE - 1, *curve_FM.shape[1:]), float("nan"))
     frames: Tensor = torch.cat([first, curve_FM]).unflatten(0, (-1, TEMPORAL_STRIDE))

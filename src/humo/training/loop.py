@@ -1,151 +1,338 @@
-"""Trains one part of a model (autoencoder, text encoder) by its recipe: steps, average, checkpoints, journal, resume.
+"""The training loop of network, autoencoder and text encoder: steps, averages, log, validation, checkpoints.
 
-What a part is trained on is the caller's: a function from a step to its losses. The network's own trainer is `train`,
-whose stages and shards this has no need of.
+    start_training    join the other processes, find the last checkpoint, refuse to overwrite a run
+    fit               for each step: draw a batch, compute losses, backward, average gradients, update weights and EMA
+    train_component   `fit` for a component that every process holds in full, which then receives the averaged weights
+
+A `TrainingTask` says what is trained: a source of batches, a loss function and a validation function. Everything random
+is derived from the seed and the step, so a resumed run repeats the losses of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from humo.distributed.fsdp import average_gradients
-from humo.distributed.process_group import ProcessGroup
+from humo.distributed.fsdp import average_gradients, full_state_dict, set_gradient_sync
+from humo.distributed.process_group import ProcessGroup, process_group
 from humo.errors import RequestError
-from humo.training.checkpoint import Position, finished, read_checkpoint, read_position, save_checkpoint
-from humo.training.collate import Decks
-from humo.training.component_config import PartRecipe
-from humo.training.metrics_log import Journal
-from humo.training.optimizer import Average, StageOptimiser, learning_rate
+from humo.training.checkpoint import (
+    TrainState,
+    finished_checkpoints,
+    read_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from humo.training.component_config import ComponentRecipe
+from humo.training.config import Recipe
+from humo.training.metrics_log import MetricsLogger
+from humo.training.optimizer import EMA, LRSchedule, StageOptimizer, learning_rate
+from humo.training.sampler import ShuffledSampler
 
 CHECKPOINTS = "checkpoints"
-"""In the folder of a run."""
+"""Folder of checkpoints in the folder of a run."""
 
 Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
 Note = Callable[[str], None]
+"""Called with a message for the user."""
+
+BatchT = TypeVar("BatchT")
+RecipeT = TypeVar("RecipeT", bound=Recipe | ComponentRecipe)
+ComponentRecipeT = TypeVar("ComponentRecipeT", bound=ComponentRecipe)
+
+Saved = Mapping[str, Mapping[str, Tensor]]
+"""Tensors of a checkpoint: `humo.training.checkpoint.TENSORS` -> name -> tensor; empty without a checkpoint."""
+
+
+def no_progress(phase: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+def no_note(text: str) -> None:
+    """Ignore a message."""
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a part learns.
+class TrainingRun(Generic[RecipeT]):
+    """A run that has joined its processes.
 
     Args:
-        figures: names of the losses; the first is minimised.
-        losses: (step, decks) -> the losses of this process's share of the step's batch, in that order. All that is
-            random in it follows from the step and the decks.
-        measure: the part, with its averaged weights -> figures to note.
-        share: of the learning rate that a weight takes, by its name; 0 leaves it as it is.
+        recipe: the run.
+        group: all processes of the run.
+        state: progress at the last checkpoint; the initial state without one.
+        progress, note: callbacks; silent in all but the main process.
     """
 
-    figures: Sequence[str]
-    losses: Callable[[int, Decks], Sequence[Tensor]]
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    share: Callable[[str], float] = lambda name: 1.0
+    recipe: RecipeT
+    group: ProcessGroup
+    state: TrainState
+    progress: Progress
+    note: Note
+
+    @property
+    def folder(self) -> Path:
+        """Output folder."""
+        return Path(self.recipe.output)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run has a checkpoint."""
+        return bool(finished_checkpoints(self.folder / CHECKPOINTS))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type that the recipe computes in."""
+        dtype: torch.dtype = getattr(torch, self.recipe.compute.dtype)
+        return dtype
+
+    def read_checkpoint(self) -> tuple[TrainState, Saved]:
+        """Read the last checkpoint; the initial state and no tensors if there is none."""
+        checkpoints = finished_checkpoints(self.folder / CHECKPOINTS)
+        if not checkpoints:
+            return TrainState(), {}
+        return read_state(checkpoints[-1]), read_checkpoint(checkpoints[-1])
+
+    @contextmanager
+    def logger(self) -> Iterator[MetricsLogger | None]:
+        """Open the log in the main process; None in the others."""
+        if not self.group.is_main:
+            yield None
+            return
+        logger = MetricsLogger(self.folder, self.state.global_step, tensorboard=self.recipe.tensorboard)
+        try:
+            yield logger
+        finally:
+            logger.close()
 
 
-def has_begun(recipe: PartRecipe, resume: bool) -> bool:
-    """Whether there is a checkpoint to go on from.
+@contextmanager
+def start_training(recipe: RecipeT, resume: bool, progress: Progress, note: Note) -> Iterator[TrainingRun[RecipeT]]:
+    """Join the processes of a run and find its last checkpoint.
+
+    Args:
+        recipe: the run.
+        resume: continue from the last checkpoint.
+        progress: called with (phase, done, total), in the main process.
+        note: called with messages, in the main process.
 
     Raises:
-        RequestError: there is one, and it is not to be resumed.
+        RequestError: the output folder has a checkpoint and ``resume`` is not set.
+        CheckpointError: the last checkpoint is damaged.
     """
-    begun = bool(finished(Path(recipe.output) / CHECKPOINTS))
-    if begun and not resume:
-        raise RequestError("output", f"{recipe.output!r} holds a run already", "give --resume, or another folder")
-    return begun
+    with process_group(recipe.compute.device) as group:
+        if not group.is_main:
+            progress, note = no_progress, no_note
+        yield TrainingRun(recipe, group, _last_state(recipe, resume, note), progress, note)
 
 
-def train_part(
-    recipe: PartRecipe,
-    part: nn.Module,
-    lesson: Lesson,
-    here: ProcessGroup,
-    progress: Progress,
-    note: Note,
-) -> None:
-    """Train to the end, from the last checkpoint if there is one; the part then holds the averaged weights.
+def _last_state(recipe: Recipe | ComponentRecipe, resume: bool, note: Note) -> TrainState:
+    """Return the state of the last checkpoint, or the initial state."""
+    checkpoints = finished_checkpoints(Path(recipe.output) / CHECKPOINTS)
+    if not checkpoints:
+        if resume:
+            note("there is no checkpoint to resume from; training starts at step 0")
+        return TrainState()
+    if not resume:
+        problem = f"{recipe.output!r} already has a checkpoint"
+        raise RequestError("output", problem, "add --resume, or give output=ANOTHER_FOLDER")
+    state = read_state(checkpoints[-1])
+    settings = recipe.model_dump(mode="json")
+    if changed := [name for name, value in settings.items() if state.recipe.get(name) != value]:
+        note(f"the recipe has changed since {checkpoints[-1].name}: {', '.join(changed)}")
+    note(f"resuming from {checkpoints[-1].name}")
+    return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask(Generic[BatchT]):
+    """What `fit` trains.
 
     Args:
-        recipe: of the part; its folder and pace.
-        part: to be trained; every process holds it whole.
-        lesson: what it learns.
-        here: this process.
-        progress, note: told of steps, and of what is worth saying.
+        schedule: number of steps and learning rate.
+        model: module whose passes compute the losses.
+        weights: name -> weight to train, as the model computes with it.
+        master_weights: name -> float32 master weight, of all weights that checkpoints and EMA hold.
+        batches: (step, sampler) -> the batches of this process, one a pass; with gradient accumulation there are
+            several. All random numbers are derived from the step, and the sampler is advanced.
+        losses: batch -> losses in the order of ``loss_names``; the first is minimized.
+        loss_names: names in the log.
+        validate: EMA -> metrics. Every process calls it; the main process logs what it returns.
+        columns: step -> further columns of the log.
+        lr_scale: name -> factor of the learning rate.
+        is_sharded: whether FSDP averages the gradients.
+        accumulation: number of passes a step.
+        field: recipe field that an error about the loss names.
+        is_last_stage: whether the run ends with the schedule; otherwise the next stage follows.
     """
-    folder = Path(recipe.output)
-    masters = dict(part.named_parameters())
-    for name, weight in masters.items():
-        weight.requires_grad_(lesson.share(name) > 0)
-    chosen = {name: weight for name, weight in masters.items() if weight.requires_grad}
-    average = Average(recipe.optimiser.ema, masters)
-    optimiser = StageOptimiser(chosen, masters, recipe, recipe.optimiser, lesson.share, here)
-    position, done = Position(), finished(folder / CHECKPOINTS)
-    if done:
-        position, saved = read_position(done[-1]), read_checkpoint(done[-1])
-        put(part, saved["weights"])
-        average.restore(saved["average"])
-        optimiser.restore(saved["optimiser"])
-        note(f"goes on from {done[-1].name}")
-    journal = Journal(folder, position.total, board=recipe.tensorboard) if here.is_main else None
-    decks = Decks(recipe.seed, position.drawn)
-    part.train()
+
+    schedule: LRSchedule
+    model: nn.Module
+    weights: Mapping[str, Tensor]
+    master_weights: Mapping[str, Tensor]
+    batches: Callable[[int, ShuffledSampler], Iterable[BatchT]]
+    losses: Callable[[BatchT], Sequence[Tensor]]
+    loss_names: Sequence[str]
+    validate: Callable[[EMA, int], Mapping[str, float]]
+    columns: Callable[[int], Mapping[str, Any]] = lambda step: {}
+    lr_scale: Callable[[str], float] = lambda name: 1.0
+    is_sharded: bool = False
+    accumulation: int = 1
+    field: str = "learning_rate"
+    is_last_stage: bool = True
+
+
+def fit(
+    run: TrainingRun[Any],
+    task: TrainingTask[Any],
+    state: TrainState,
+    saved: Saved,
+    logger: MetricsLogger | None,
+) -> EMA:
+    """Train until the schedule's last step, and write checkpoints.
+
+    Args:
+        run: the run.
+        task: what to train; its weights are those of the checkpoint already.
+        state: progress at the checkpoint.
+        saved: tensors of the checkpoint.
+        logger: log of the main process.
+
+    Returns:
+        moving average of the weights.
+
+    Raises:
+        RequestError: a loss is not finite.
+        StorageError: a checkpoint or the log cannot be written.
+    """
+    recipe, steps = run.recipe, task.schedule.steps
+    ema = EMA(recipe.optimizer.ema_decay, task.master_weights)
+    ema.load(saved.get("ema", {}))
+    optimizer = StageOptimizer(
+        task.weights, task.master_weights, task.schedule, recipe.optimizer, task.lr_scale, run.group
+    )
+    if state.step:
+        optimizer.load(saved["optimizer"])
+    sampler = ShuffledSampler(recipe.seed, state.cursors)
     last_save = time.monotonic()
-    try:
-        for step in range(position.step, recipe.steps):
-            progress("train", step, recipe.steps)
-            began = time.monotonic()
-            losses = lesson.losses(step, decks)
-            losses[0].backward()
-            average_gradients(chosen.values(), here)
-            norm = optimiser.step(step)
-            average.update(masters, step)
-            position = replace(position, step=step + 1, total=step + 1)
-            means = here.all_reduce_mean(torch.stack(list(losses)).detach().float().cpu()).tolist()
-            told = dict(zip(lesson.figures, means, strict=True))
-            if not all(value - value == 0 for value in means):
-                raise RequestError("learning_rate", f"the loss is {means[0]} at step {step}", "lower it")
-            if journal is not None:
-                told |= {"gradient_norm": float(norm), "rate": learning_rate(recipe, step)}
-                journal.write(step, told | {"seconds": round(time.monotonic() - began, 3)})
-                if recipe.validation.steps and (step + 1) % recipe.validation.steps == 0:
-                    measured = lesson.measure(_averaged(part, average))
-                    journal.write(step, {f"validation/{name}": value for name, value in measured.items()})
-            is_last = step + 1 == recipe.steps
-            if here.broadcast_flag(is_last or time.monotonic() - last_save >= 60 * recipe.checkpoints.minutes):
-                memory = optimiser.state()
-                if here.is_main:
-                    now = replace(position, drawn=decks.drawn, recipe=recipe.model_dump(mode="json"))
-                    tensors: dict[str, Mapping[str, Tensor]] = {
-                        "weights": masters,
-                        "average": average.weights,
-                        "optimiser": memory,
-                    }
-                    save_checkpoint(folder / CHECKPOINTS, now, tensors, recipe.checkpoints.keep)
-                here.barrier()
-                last_save = time.monotonic()
-    finally:
-        if journal is not None:
-            journal.close()
-    progress("train", recipe.steps, recipe.steps)
-    put(part, average.weights)
-    part.eval().requires_grad_(False)
+    for step in range(state.step, steps):
+        run.progress("train", state.global_step, recipe.steps)
+        started = time.monotonic()
+        losses = _accumulate_gradients(run, task, step, sampler)
+        grad_norm = optimizer.step(step)
+        ema.update(task.master_weights, state.global_step)
+        state = replace(state, step=step + 1, global_step=state.global_step + 1)
+        if logger is not None:
+            row = {**task.columns(step), **losses, "grad_norm": float(grad_norm)}
+            row |= {"lr": learning_rate(task.schedule, step), "step_time": round(time.monotonic() - started, 3)}
+            logger.write(state.global_step - 1, row)
+        if recipe.validation.every_steps and state.global_step % recipe.validation.every_steps == 0:
+            metrics = task.validate(ema, state.global_step)
+            if logger is not None and metrics:
+                logger.write(state.global_step - 1, {f"validation/{name}": value for name, value in metrics.items()})
+        is_due = step + 1 == steps or time.monotonic() - last_save >= 60 * recipe.checkpoints.every_minutes
+        if run.group.broadcast_flag(is_due):
+            _save(run, task, replace(state, cursors=sampler.cursors), ema, optimizer)
+            last_save = time.monotonic()
+    run.progress("train", state.global_step, recipe.steps)
+    return ema
 
 
-def _averaged(part: nn.Module, average: Average) -> nn.Module:
-    """A copy with the averaged weights."""
-    made = copy.deepcopy(part)
-    put(made, average.weights)
-    return made.eval().requires_grad_(False)
+def _accumulate_gradients(
+    run: TrainingRun[Any], task: TrainingTask[Any], step: int, sampler: ShuffledSampler
+) -> dict[str, float]:
+    """Compute the gradients of a step and return its losses, averaged over passes and processes."""
+    sums = torch.zeros(len(task.loss_names))
+    for number, batch in enumerate(task.batches(step, sampler), 1):
+        losses = task.losses(batch)
+        set_gradient_sync(task.model, last=number == task.accumulation)
+        (losses[0] / task.accumulation).backward()
+        sums += torch.stack([loss.detach().float().cpu() for loss in losses]) / task.accumulation
+    if not task.is_sharded:
+        average_gradients(task.weights.values(), run.group)
+    means = dict(zip(task.loss_names, run.group.all_reduce_mean(sums).tolist(), strict=True))
+    if not all(value - value == 0 for value in means.values()):
+        raise RequestError(task.field, f"the loss is {means['loss']} at step {step}", "lower the learning rate")
+    return means
+
+
+def _save(
+    run: TrainingRun[Any], task: TrainingTask[Any], state: TrainState, ema: EMA, optimizer: StageOptimizer
+) -> None:
+    """Write a checkpoint in the main process; every process must call it."""
+    if state.step == task.schedule.steps and not task.is_last_stage:
+        state = replace(state, stage=state.stage + 1, step=0)
+    state = replace(state, recipe=run.recipe.model_dump(mode="json"))
+    tensors = {
+        "weights": full_state_dict(task.master_weights, run.group),
+        "ema": full_state_dict(ema.weights, run.group),
+        "optimizer": full_state_dict(optimizer.state(), run.group),
+    }
+    if run.group.is_main:
+        save_checkpoint(run.folder / CHECKPOINTS, state, tensors, run.recipe.checkpoints.keep_last)
+    run.group.barrier()
+
+
+def train_component(
+    run: TrainingRun[ComponentRecipeT],
+    component: nn.Module,
+    batches: Callable[[int, ShuffledSampler], Iterable[BatchT]],
+    losses: Callable[[BatchT], Sequence[Tensor]],
+    loss_names: Sequence[str],
+    measure: Callable[[nn.Module], Mapping[str, float]],
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
+) -> None:
+    """Train a component to the end; afterwards it has the averaged weights and is frozen.
+
+    Args:
+        run: the run.
+        component: module that every process holds in full.
+        batches, losses, loss_names: as in `TrainingTask`.
+        measure: (component with averaged weights) -> validation metrics.
+        lr_scale: name -> factor of the learning rate; a weight with factor 0 is frozen.
+    """
+    weights = dict(component.named_parameters())
+    for name, weight in weights.items():
+        weight.requires_grad_(lr_scale(name) > 0)
+    state, saved = run.read_checkpoint()
+    if saved:
+        load_weights(component, saved["weights"])
+    component.train()
+    task = TrainingTask(
+        schedule=run.recipe,
+        model=component,
+        weights={name: weight for name, weight in weights.items() if weight.requires_grad},
+        master_weights=weights,
+        batches=batches,
+        losses=losses,
+        loss_names=loss_names,
+        validate=lambda ema, step: measure(_with_averages(component, ema)) if run.group.is_main else {},
+        lr_scale=lr_scale,
+    )
+    with run.logger() as logger:
+        ema = fit(run, task, state, saved, logger)
+    load_weights(component, ema.weights)
+    component.eval().requires_grad_(False)
+
+
+def _with_averages(component: nn.Module, ema: EMA) -> nn.Module:
+    """Return a copy of a component with the averaged weights."""
+    averaged = copy.deepcopy(component)
+    load_weights(averaged, ema.weights)
+    return averaged.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def put(part: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a part all its weights; those it holds under two names are among them once."""
-    for name, weight in part.named_parameters():
+def load_weights(component: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into a component; a weight that it has under two names is among them once."""
+    for name, weight in component.named_parameters():
         weight.copy_(weights[name])

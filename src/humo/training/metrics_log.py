@@ -10,30 +10,30 @@ from typing import Any
 from humo.errors import DependencyError, StorageError
 from humo.files import atomic_write, os_error_text
 
-LOG, BOARD = "log.jsonl", "tensorboard"
+LOG, TENSORBOARD = "log.jsonl", "tensorboard"
 """Log file and TensorBoard's folder in the folder of a run."""
 
 
-class Journal:
+class MetricsLogger:
     """Appends metrics to the log of a run.
 
     Args:
         folder: folder of the run.
-        total: first step to be logged. Rows from this step on, which a killed run wrote after its last checkpoint,
+        first_step: first step to be logged. Rows from this step on, which a killed run wrote after its last checkpoint,
             are removed.
-        board: write an event file for TensorBoard, too.
+        tensorboard: write an event file for TensorBoard, too.
 
     Raises:
         DependencyError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, total: int, *, board: bool) -> None:
+    def __init__(self, folder: Path, first_step: int, *, tensorboard: bool) -> None:
         path = folder / LOG
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [line for line in path.read_text().splitlines() if _step(line) < total] if path.is_file() else []
+        rows = [line for line in path.read_text().splitlines() if _step(line) < first_step] if path.is_file() else []
         with atomic_write(path, LOG) as partial:
             partial.write_text("".join(f"{row}\n" for row in rows))
-        self._path, self._board = path, _board(folder / BOARD, total) if board else None
+        self._path, self._writer = path, _open_tensorboard(folder / TENSORBOARD, first_step) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -48,19 +48,19 @@ class Journal:
         except OSError as error:
             problem = f"cannot be written ({os_error_text(error)})"
             raise StorageError(str(self._path), problem, "free some space, then continue with --resume") from error
-        if self._board is not None:
+        if self._writer is not None:
             for name, value in metrics.items():
                 if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close the files."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
-def read_journal(folder: Path) -> list[dict[str, Any]]:
+def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a run's log, one dictionary a line."""
     return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
 
@@ -73,10 +73,11 @@ def _step(line: str) -> float:
         return float("inf")
 
 
-def _board(folder: Path, total: int) -> Any:
+def _open_tensorboard(folder: Path, first_step: int) -> Any:
+    """Open an event file; earlier values of ``first_step`` and later steps are hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         remedy = "pip install humo-video[train], or set tensorboard = false"
         raise DependencyError("tensorboard", "is not installed", remedy) from error
-    return SummaryWriter(str(folder), purge_step=total)
+    return SummaryWriter(str(folder), purge_step=first_step)

@@ -21,13 +21,13 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration."""
 ITERATIONS = 5
 """Number of Newton-Schulz iterations."""
-LEAST_LENGTH = 1e-7
+MIN_NORM = 1e-7
 """Smallest norm that a matrix is divided by."""
-AS_LONG_AS_ADAM = 0.2
+ADAMW_RMS = 0.2
 """Typical root mean square of an AdamW update, in units of the learning rate; Muon's updates are scaled to it."""
 
 
-def orthogonal(matrix: Tensor, precision: torch.dtype) -> Tensor:
+def orthogonalize(matrix: Tensor, precision: torch.dtype) -> Tensor:
     """Return a matrix (M, N) with the same singular vectors and singular values near 1.
 
     Args:
@@ -38,7 +38,7 @@ def orthogonal(matrix: Tensor, precision: torch.dtype) -> Tensor:
     x = matrix.to(precision)
     if tall := x.shape[0] > x.shape[1]:
         x = x.T
-    x = x / x.norm().clamp(min=LEAST_LENGTH)
+    x = x / x.norm().clamp(min=MIN_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -76,6 +76,6 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(weight.grad, 1 - MOMENTUM)
                 nesterov = weight.grad.lerp(momentum, MOMENTUM)
                 precision = self._precision or (torch.float32 if weight.device.type == "cpu" else torch.bfloat16)
-                length = AS_LONG_AS_ADAM * max(weight.shape) ** 0.5
+                length = ADAMW_RMS * max(weight.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonal(nesterov, precision), alpha=-group["lr"] * length)
+                weight.add_(orthogonalize(nesterov, precision), alpha=-group["lr"] * length)

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from humo.distributed.fsdp import broadcast_weights, distribute_like, full_tensor
 from humo.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from humo.errors import CheckpointError
-from humo.training.config import Optimiser
+from humo.training.config import OptimizerConfig
 from humo.training.muon import Muon
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 """States of a weight: AdamW's (the first three) and Muon's."""
 
-SHARE = "share"
+LR_SCALE = "lr_scale"
 """Key of a parameter group: factor of its learning rate."""
 
-HIDDEN = re.compile(r"\.blocks?\.(?!.*bias)")
+MUON_PATTERN = re.compile(r"\.blocks?\.(?!.*bias)")
 """Pattern in the names of weights that Muon may update: matrices of the blocks, but no bias tables."""
 
 
-class Pace(Protocol):
+class LRSchedule(Protocol):
     """Settings of a learning rate schedule: a `Stage` or the recipe of a component."""
 
     @property
@@ -34,120 +34,120 @@ class Pace(Protocol):
     @property
     def learning_rate(self) -> float: ...
     @property
-    def warmup(self) -> int: ...
+    def warmup_steps(self) -> int: ...
     @property
-    def schedule(self) -> str: ...
+    def lr_scheduler(self) -> str: ...
     @property
-    def decay_from(self) -> float: ...
+    def decay_start(self) -> float: ...
 
 
-def learning_rate(stage: Pace, step: int) -> float:
+def learning_rate(schedule: LRSchedule, step: int) -> float:
     """Return the learning rate of a step: a linear warmup, then constant, then a decay to zero at the last step.
 
     Args:
-        stage: the schedule.
+        schedule: the schedule.
         step: index of the step in the stage, from 0.
     """
-    rise = min(1.0, (step + 1) / stage.warmup) if stage.warmup else 1.0
-    share = (step / stage.steps - stage.decay_from) / (1 - stage.decay_from)
-    if stage.schedule == "constant" or share <= 0:
-        return stage.learning_rate * rise
-    fall = 1 - share if stage.schedule == "linear" else (1 + math.cos(math.pi * share)) / 2
-    return stage.learning_rate * min(rise, fall)
+    rise = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    decayed = (step / schedule.steps - schedule.decay_start) / (1 - schedule.decay_start)
+    if schedule.lr_scheduler == "constant" or decayed <= 0:
+        return schedule.learning_rate * rise
+    fall = 1 - decayed if schedule.lr_scheduler == "linear" else (1 + math.cos(math.pi * decayed)) / 2
+    return schedule.learning_rate * min(rise, fall)
 
 
-class StageOptimiser:
-    """Updates the weights of a stage.
+class StageOptimizer:
+    """Updates the weights of a schedule.
 
     Args:
         weights: name -> weight to train, as the network computes with it.
-        masters: name -> the same in float32; the same tensor if the network computes in float32.
-        stage: learning rate schedule.
+        master_weights: name -> the same in float32; the same tensor if the network computes in float32.
+        schedule: learning rate schedule.
         settings: optimizer settings of the recipe.
-        share: name -> factor of the learning rate.
-        here: processes with replicated weights; each runs Muon on a part of the matrices.
+        lr_scale: name -> factor of the learning rate.
+        group: processes with replicated weights; each runs Muon on a part of the matrices.
     """
 
     def __init__(
         self,
         weights: Mapping[str, Tensor],
-        masters: Mapping[str, Tensor],
-        stage: Pace,
-        settings: Optimiser,
-        share: Callable[[str], float] = lambda name: 1.0,
-        here: ProcessGroup = SINGLE_PROCESS,
+        master_weights: Mapping[str, Tensor],
+        schedule: LRSchedule,
+        settings: OptimizerConfig,
+        lr_scale: Callable[[str], float] = lambda name: 1.0,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self._stage, self._settings, self._here = stage, settings, here
+        self._schedule, self._settings, self._group = schedule, settings, group
         self._weights = weights
-        self.masters = {name: masters[name] for name in weights}
-        hidden = {
+        self.master_weights = {name: master_weights[name] for name in weights}
+        muon_matrices = {
             name: weight
-            for name, weight in self.masters.items()
-            if settings.muon and HIDDEN.search(name) and weight.ndim == 2
+            for name, weight in self.master_weights.items()
+            if settings.muon and MUON_PATTERN.search(name) and weight.ndim == 2
         }
         by_settings: dict[tuple[float, float], list[Tensor]] = {}
-        for name, weight in self.masters.items():
-            if name not in hidden:
+        for name, weight in self.master_weights.items():
+            if name not in muon_matrices:
                 decay = settings.weight_decay if weight.ndim > 1 else 0.0
-                by_settings.setdefault((decay, share(name)), []).append(weight)
+                by_settings.setdefault((decay, lr_scale(name)), []).append(weight)
         groups = [
-            {"params": params, "weight_decay": decay, SHARE: scale} for (decay, scale), params in by_settings.items()
+            {"params": params, "weight_decay": decay, LR_SCALE: scale} for (decay, scale), params in by_settings.items()
         ]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=stage.learning_rate, betas=settings.betas)
+            torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=settings.betas)
         ]
-        self._divided = divide(hidden, here.size)
-        if matrices := [hidden[name] for name in self._divided[here.rank]]:
-            dtype = None if settings.muon_precision is None else getattr(torch, settings.muon_precision)
-            self._optimizers.append(Muon(matrices, stage.learning_rate, settings.weight_decay, dtype))
+        self._names_by_rank = partition(muon_matrices, group.size)
+        if matrices := [muon_matrices[name] for name in self._names_by_rank[group.rank]]:
+            dtype = None if settings.muon_dtype is None else getattr(torch, settings.muon_dtype)
+            self._optimizers.append(Muon(matrices, schedule.learning_rate, settings.weight_decay, dtype))
 
-    def step(self, number: int) -> Tensor:
+    def step(self, step: int) -> Tensor:
         """Clip the gradients, update the weights and clear the gradients.
 
         Args:
-            number: index of the step in the stage, from 0.
+            step: index of the step in the stage, from 0.
 
         Returns:
             norm of the gradients before clipping.
         """
         for name, weight in self._weights.items():
-            if self.masters[name] is not weight and weight.grad is not None:
-                self.masters[name].grad, weight.grad = weight.grad.float(), None
-        norm = full_tensor(nn.utils.clip_grad_norm_(self.masters.values(), self._settings.clip))
+            if self.master_weights[name] is not weight and weight.grad is not None:
+                self.master_weights[name].grad, weight.grad = weight.grad.float(), None
+        norm = full_tensor(nn.utils.clip_grad_norm_(self.master_weights.values(), self._settings.max_grad_norm))
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(self._stage, number) * group.get(SHARE, 1.0)
+                group["lr"] = learning_rate(self._schedule, step) * group.get(LR_SCALE, 1.0)
             optimizer.step()
-        for weight in self.masters.values():
+        for weight in self.master_weights.values():
             weight.grad = None
         with torch.no_grad():
-            for rank, names in enumerate(self._divided):
-                broadcast_weights([self.masters[name] for name in names], rank, self._here)
+            for rank, names in enumerate(self._names_by_rank):
+                broadcast_weights([self.master_weights[name] for name in names], rank, self._group)
             for name, weight in self._weights.items():
-                if self.masters[name] is not weight:
-                    weight.copy_(self.masters[name])
+                if self.master_weights[name] is not weight:
+                    weight.copy_(self.master_weights[name])
         return norm
 
     def state(self) -> dict[str, Tensor]:
         """Return ``NAME:STATE`` -> tensor of all weights; every process must call it."""
         local = {
             f"{name}:{moment}": tensor
-            for name, weight in self.masters.items()
+            for name, weight in self.master_weights.items()
             for optimizer in self._optimizers
             for moment, tensor in optimizer.state.get(weight, {}).items()
         }
-        if not any(self._divided):
+        if not any(self._names_by_rank):
             return local
-        return {key: tensor for states in self._here.gather(local) for key, tensor in states.items()}
+        return {key: tensor for states in self._group.gather(local) for key, tensor in states.items()}
 
-    def restore(self, state: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Load what `state` returned in an earlier run.
 
         Raises:
             CheckpointError: a tensor has another shape.
         """
-        for name, weight in self.masters.items():
-            saved = {moment: state[key] for moment in MOMENTS if (key := f"{name}:{moment}") in state}
+        for name, weight in self.master_weights.items():
+            saved = {moment: state[key] for moment in OPTIMIZER_STATES if (key := f"{name}:{moment}") in state}
             if not saved:
                 continue
             if any(tensor.shape != weight.shape for moment, tensor in saved.items() if moment != "step"):
@@ -165,12 +165,12 @@ class StageOptimiser:
         return [optimizer for optimizer, params in groups if any(param is weight for param in params)]
 
 
-def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
+def partition(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
     """Distribute matrices over processes so that each has about the same amount to orthogonalize.
 
     Args:
         matrices: name -> matrix.
-        ranks: number of processes.
+        parts: number of processes.
 
     Returns:
         names of each process.
@@ -185,7 +185,7 @@ def divide(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
     return names
 
 
-class Average:
+class EMA:
     """Exponential moving average of weights in float32, with a smaller decay during the first steps.
 
     Args:
@@ -204,7 +204,7 @@ class Average:
         for name, mean in self.weights.items():
             mean.lerp_(weights[name].detach().float(), 1 - decay)
 
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
+    def load(self, saved: Mapping[str, Tensor]) -> None:
         """Load the averages of an earlier run."""
         for name, tensor in saved.items():
             if name in self.weights:

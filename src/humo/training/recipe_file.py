@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from humo.config_files import read_config_file
 from humo.errors import RequestError, did_you_mean
-from humo.training.config import Recipe, Stage, Table
+from humo.training.config import Recipe, RecipeTable, Stage
 
-AnyTable = TypeVar("AnyTable", bound=Table)
+AnyTable = TypeVar("AnyTable", bound=RecipeTable)
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -83,7 +83,7 @@ def _override(values: dict[str, Any], argument: str) -> None:
     table[last] = value
 
 
-def _in_one_line(failure: ValidationError, kind: type[Table]) -> RequestError:
+def _in_one_line(failure: ValidationError, kind: type[RecipeTable]) -> RequestError:
     """Convert pydantic's first error."""
     error = failure.errors(include_url=False)[0]
     location = [str(key) for key in error["loc"]]
@@ -102,7 +102,7 @@ def _in_one_line(failure: ValidationError, kind: type[Table]) -> RequestError:
     return RequestError(field, f"{value[:60]} is not allowed", error["msg"].replace("Input should be", "it should be"))
 
 
-def _fields(kind: type[Table], location: Sequence[str]) -> set[str]:
+def _fields(kind: type[RecipeTable], location: Sequence[str]) -> set[str]:
     """Return the field names of the table at a location in a recipe."""
     if location and location[0] == "stages":
         return {*Stage.model_fields, "published"}
@@ -111,8 +111,8 @@ def _fields(kind: type[Table], location: Sequence[str]) -> set[str]:
     return set(kind.model_fields)
 
 
-def _tables_in(annotation: Any) -> Iterator[type[Table]]:
+def _tables_in(annotation: Any) -> Iterator[type[RecipeTable]]:
     """Yield the classes of tables that a field may contain."""
     for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Table):
+        if isinstance(candidate, type) and issubclass(candidate, RecipeTable):
             yield candidate

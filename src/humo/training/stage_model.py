@@ -13,32 +13,32 @@ from humo.distributed.fsdp import shard
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import CheckpointError, RequestError
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.training.config import Compute, Recipe, Stage
-from humo.training.distillation import student_of
-from humo.training.frozen_encoders import Encoders
-from humo.training.trainable import HEADS, add_low_rank, tensor_names, train_only
-from humo.training.training_model import Learner
+from humo.training.config import ComputeConfig, Recipe, Stage
+from humo.training.distillation import distillation_of
+from humo.training.frozen_encoders import FrozenEncoders
+from humo.training.trainable import AUXILIARY_HEADS, add_lora, freeze_except, parameter_names
+from humo.training.training_model import TrainingModel
 
 
 @dataclass(frozen=True)
-class Trainee:
+class StageModel:
     """A training model that is ready for a stage.
 
     Args:
-        learner: the model.
-        masters: name -> float32 master weight of every weight that any stage of the recipe trains; the model's own
-            weight if it computes in float32.
-        trained: name -> weight of the model that this stage trains.
+        model: the model.
+        master_weights: name -> float32 master weight of every weight that any stage of the recipe trains; the model's
+            own weight if it computes in float32.
+        trained_weights: name -> weight of the model that this stage trains.
     """
 
-    learner: Learner
-    masters: Mapping[str, Tensor]
-    trained: Mapping[str, Tensor]
+    model: TrainingModel
+    master_weights: Mapping[str, Tensor]
+    trained_weights: Mapping[str, Tensor]
 
 
-def prepare(
-    encoders: Encoders, recipe: Recipe, stage: Stage, saved: Mapping[str, Tensor], here: ProcessGroup
-) -> Trainee:
+def build_stage_model(
+    encoders: FrozenEncoders, recipe: Recipe, stage: Stage, saved: Mapping[str, Tensor], group: ProcessGroup
+) -> StageModel:
     """Build the training model of a stage.
 
     Args:
@@ -46,52 +46,52 @@ def prepare(
         recipe: the run.
         stage: the stage, one of the recipe's.
         saved: name -> weight of a checkpoint. Weights that it lacks are initialized from the recipe's seed.
-        here: all processes of the run.
+        group: all processes of the run.
 
     Raises:
         CheckpointError: a saved weight does not fit the network.
     """
-    precision: torch.dtype = getattr(torch, recipe.compute.precision)
+    dtype: torch.dtype = getattr(torch, recipe.compute.dtype)
     uses_lora = recipe.lora is not None
-    transformer = encoders.network(recipe.seed)
-    if recipe.data.continued > 0:
+    transformer = encoders.build_network(recipe.seed)
+    if recipe.data.continuation_prob > 0:
         transformer.register_to_config(continues=True)
     if recipe.distill is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            transformer.become_student(asdict(student_of(recipe.distill, encoders.preset)))
+            transformer.become_student(asdict(distillation_of(recipe.distill, encoders.preset)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
-            groups = {group for any_stage in recipe.stages for group in any_stage.train if group not in HEADS}
-            add_low_rank(transformer, sorted(groups), recipe.lora)
-        learner = Learner(transformer)
-    _load(learner, saved)
+            groups = {name for any_stage in recipe.stages for name in any_stage.train if name not in AUXILIARY_HEADS}
+            add_lora(transformer, sorted(groups), recipe.lora)
+        model = TrainingModel(transformer)
+    _load_weights(model, saved)
     ever_trained = {
-        name for any_stage in recipe.stages for name in tensor_names(learner, any_stage.train, low_rank=uses_lora)
+        name for any_stage in recipe.stages for name in parameter_names(model, any_stage.train, lora=uses_lora)
     }
-    trained = tensor_names(learner, stage.train, low_rank=uses_lora)
-    train_only(learner, trained)
-    learner.asked = stage.train
-    choose_attention(transformer, recipe.compute.attention)
+    trained = parameter_names(model, stage.train, lora=uses_lora)
+    freeze_except(model, trained)
+    model.active_heads = stage.train
+    set_attention_backend(transformer, recipe.compute.attention_backend)
     if recipe.compute.compile:
         compile_blocks(transformer)
     if recipe.compute.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    learner.to(here.device)
-    masters: dict[str, Tensor] = {}
-    if here.size > 1 and recipe.compute.shard:
-        shard(learner, precision)
-    elif precision is not torch.float32:
-        masters = {
-            name: nn.Parameter(weight.detach().clone()) for name, weight in _named(learner, ever_trained).items()
+    model.to(group.device)
+    master_weights: dict[str, Tensor] = {}
+    if group.size > 1 and recipe.compute.fsdp:
+        shard(model, dtype)
+    elif dtype is not torch.float32:
+        master_weights = {
+            name: nn.Parameter(weight.detach().clone()) for name, weight in _select(model, ever_trained).items()
         }
-        lower(transformer, precision)
-    weights = _named(learner, ever_trained)
-    return Trainee(learner.train(), masters or weights, {name: weights[name] for name in trained})
+        cast_blocks(transformer, dtype)
+    weights = _select(model, ever_trained)
+    return StageModel(model.train(), master_weights or weights, {name: weights[name] for name in trained})
 
 
-def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
+def set_attention_backend(transformer: HuMoTransformer3DModel, name: str) -> None:
     """Set the network's attention backend.
 
     Args:
@@ -101,7 +101,7 @@ def choose_attention(transformer: HuMoTransformer3DModel, name: str) -> None:
     Raises:
         RequestError: diffusers has no backend of that name.
     """
-    if name == Compute().attention:
+    if name == ComputeConfig().attention_backend:
         return
     try:
         transformer.set_attention_backend(name)
@@ -119,15 +119,15 @@ def compile_blocks(transformer: HuMoTransformer3DModel) -> None:
         block.feed = torch.compile(block.feed)
 
 
-def _named(learner: Learner, names: set[str]) -> dict[str, Tensor]:
+def _select(model: TrainingModel, names: set[str]) -> dict[str, Tensor]:
     """Return the weights of these names, in the model's order."""
-    return {name: weight for name, weight in learner.named_parameters() if name in names}
+    return {name: weight for name, weight in model.named_parameters() if name in names}
 
 
 @torch.no_grad()
-def _load(learner: Learner, saved: Mapping[str, Tensor]) -> None:
+def _load_weights(model: TrainingModel, saved: Mapping[str, Tensor]) -> None:
     """Copy saved weights into the model."""
-    weights = dict(learner.named_parameters())
+    weights = dict(model.named_parameters())
     for name, tensor in saved.items():
         if name not in weights or weights[name].shape != tensor.shape:
             problem = f"{name} does not fit this network"
@@ -135,10 +135,10 @@ def _load(learner: Learner, saved: Mapping[str, Tensor]) -> None:
         weights[name].copy_(tensor)
 
 
-def lower(transformer: HuMoTransformer3DModel, precision: torch.dtype) -> None:
+def cast_blocks(transformer: HuMoTransformer3DModel, dtype: torch.dtype) -> None:
     """Cast the blocks' weights to a dtype as inference does; norms, small layers and LoRA stay float32."""
     in_float32 = transformer._keep_in_fp32_modules
     for name, weight in transformer.named_parameters():
         modules = name.split(".")
         if "lora_A" not in modules and "lora_B" not in modules and not any(one in in_float32 for one in modules):
-            weight.data = weight.data.to(precision)
+            weight.data = weight.data.to(dtype)

@@ -72,7 +72,7 @@ def read_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
         raise CheckpointError(str(path), f"cannot be read ({os_error_text(error)})", f"delete {path}") from error
 
 
-class Digests:
+class FileDigests:
     """SHA-256 of files, remembered by size and modification time, so that an unchanged file is read once.
 
     Args:

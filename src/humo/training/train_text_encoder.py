@@ -1,10 +1,12 @@
-"""``humo train text``, the whole story: a tokenizer, and a small umT5 whose embeddings tell what captions say.
+"""``humo train text``: train a tokenizer and a small umT5 encoder whose embeddings encode the attributes of captions.
 
-    tokenizer   sentencepiece's unigram model of all captions and paraphrases
-    each step   a caption or a paraphrase of each drawn clip, some words hidden; for every attribute, a head that looks
-                over all embeddings says what is true of the clip; loss = mean cross-entropy of all attributes.
-                What a text does not mention can only be guessed as it is distributed, which costs every text the same.
-    end         the share of attributes told from captions not trained on; two folders, encoder and tokenizer
+    tokenizer   SentencePiece unigram model of all captions and paraphrases
+    each step   a caption or a paraphrase of each drawn clip, with some tokens masked; a head for each attribute reads
+                the embeddings; loss = mean cross-entropy over attributes
+    end         accuracy on held-out clips; the folders of encoder and tokenizer
+
+An attribute that a text does not mention can only be predicted from its frequency; this adds the same loss to every
+text.
 
 Shape suffixes: B batch, L positions, D width, A attributes, V values of an attribute.
 """
@@ -13,7 +15,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +27,31 @@ from torch import Tensor, nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
-from humo.distributed.process_group import ProcessGroup, process_group
 from humo.model.seeding import seeded_generator
-from humo.training.collate import Decks
-from humo.training.component_config import TextRecipe
-from humo.training.dataset import Described, no_clips, read_words
-from humo.training.loop import Lesson, Note, Progress, has_begun, train_part
+from humo.training.component_config import TextEncoderRecipe
+from humo.training.dataset import CaptionedClip, no_clips_error, read_captioned_clips
+from humo.training.loop import Note, Progress, TrainingRun, no_note, no_progress, start_training, train_component
+from humo.training.sampler import ShuffledSampler
 
-ENCODER, TOKENIZER, FIGURES_FILE = "text_encoder", "tokenizer", "figures.json"
-"""In the folder of a run."""
+ENCODER, TOKENIZER, METRICS_FILE = "text_encoder", "tokenizer", "metrics.json"
+"""Folders and file in the folder of a run."""
 
 PAD, END, UNKNOWN = 0, 1, 2
-"""Ids as T5 has them."""
+"""Token IDs, as T5 has them."""
 
 DROPOUT = 0.1
-EMBEDDING_DEVIATION = 1.0
-"""Of the first embeddings, as T5's."""
+"""Dropout probability of the encoder."""
+
+LOSS_NAMES = ("loss", "attribute_accuracy")
+"""Logged values of a step; the first is minimized."""
 
 
-class Reader(nn.Module):
-    """The encoder, and for each attribute a head: a query over all embeddings, then a linear layer.
+class AttributeProbe(nn.Module):
+    """The encoder with a head for each attribute: one attention query over the embeddings, then a linear layer.
 
     Args:
-        encoder: umT5's.
-        sizes: how many values each attribute has.
+        encoder: umT5 encoder.
+        sizes: number of values of each attribute.
     """
 
     def __init__(self, encoder: UMT5EncoderModel, sizes: Sequence[int]) -> None:
@@ -55,88 +59,126 @@ class Reader(nn.Module):
         width = encoder.config.d_model
         self.encoder = encoder
         self.queries = nn.Parameter(torch.randn(len(sizes), width) / width**0.5)
-        self.answers = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        self.heads = nn.ModuleList(nn.Linear(width, size) for size in sizes)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> list[Tensor]:
-        """Logits (B, V) of each attribute."""
+        """Return the logits (B, V) of each attribute."""
         hidden_BLD = encode_tokens(ids_BL, mask_BL, self.encoder)
         scores_BAL = torch.einsum("ad,bld->bal", self.queries, hidden_BLD) / hidden_BLD.shape[-1] ** 0.5
         weights = scores_BAL.masked_fill(mask_BL[:, None] == 0, float("-inf")).softmax(dim=-1)
-        seen_BAD = weights @ hidden_BLD
-        return [answer(seen_BAD[:, number]) for number, answer in enumerate(self.answers)]
+        pooled_BAD = weights @ hidden_BLD
+        return [head(pooled_BAD[:, number]) for number, head in enumerate(self.heads)]
 
 
-def train_text(
-    recipe: TextRecipe,
+@dataclass(frozen=True)
+class CaptionData:
+    """Clips and their target classes.
+
+    Args:
+        clips: clips to train on.
+        held_out: clips to measure on.
+        values: values of each attribute, over the training clips.
+        targets: clip name -> class index of each attribute; -1 where the value is in no training clip.
+    """
+
+    clips: Sequence[CaptionedClip]
+    held_out: Sequence[CaptionedClip]
+    values: Sequence[Sequence[str]]
+    targets: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Tokens and targets of a step in this process.
+
+    Args:
+        ids, mask: (B, L).
+        targets: class indices, (B, A).
+        dropout_seed: seed of the pass.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    targets: Tensor
+    dropout_seed: int
+
+
+def train_text_encoder(
+    recipe: TextEncoderRecipe,
     *,
     resume: bool = False,
-    progress: Progress = lambda name, done, total: None,
-    note: Note = lambda text: None,
+    progress: Progress = no_progress,
+    note: Note = no_note,
 ) -> Path:
-    """Do what a recipe says.
+    """Train the text encoder of a recipe.
 
     Args:
-        recipe: the whole run.
-        resume: go on from the last checkpoint.
-        progress: told (phase, done, total).
-        note: told what is worth saying.
+        recipe: the run.
+        resume: continue from the last checkpoint.
+        progress: called with (phase, done, total).
+        note: called with messages for the user.
 
     Returns:
-        the folder that holds ``text_encoder`` and ``tokenizer``.
+        folder with ``text_encoder`` and ``tokenizer``.
 
     Raises:
-        HuMoError: the recipe, the data or a checkpoint is at fault, or the disk is full.
+        HuMoError: the recipe, the data or a checkpoint is wrong, or the disk is full.
     """
-    with process_group(recipe.compute.device) as here:
-        if not here.is_main:
-            progress, note = (lambda name, done, total: None), (lambda text: None)
-        has_begun(recipe, resume)
-        here.local_slice(recipe.batch)
-        described = read_words(recipe.data, recipe.attributes)
-        wanted = described if recipe.data.split is None else (recipe.data.split, "")
-        clips = [clip for split in wanted for clip in described.get(split, ())][: recipe.data.clips]
-        if not clips:
-            raise no_clips(recipe.data)
-        others = (described.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
-        values = [sorted(set(column)) for column in zip(*(clip.attributes for clip in clips), strict=True)]
-        tokenizer = make_tokenizer([words for clip in clips for words in clip.captions], recipe.vocabulary)
-        reader = Reader(_encoder(recipe, len(tokenizer)), [len(every) for every in values]).to(here.device)
-        answers = {
-            clip.name: [
-                every.index(word) if word in every else -1 for word, every in zip(clip.attributes, values, strict=True)
-            ]
-            for clip in (*clips, *others)
-        }
-        lesson = Lesson(
-            ("loss", "told"),
-            lambda step, decks: _losses(recipe, here, reader, tokenizer, clips, answers, step, decks),
-            lambda part: told(part, tokenizer, recipe, others, answers),
+    with start_training(recipe, resume, progress, note) as run:
+        run.group.local_slice(recipe.batch_size)
+        data = _read_data(recipe)
+        tokenizer = train_tokenizer([text for clip in data.clips for text in clip.captions], recipe.vocab_size)
+        encoder = _build_encoder(recipe, len(tokenizer))
+        probe = AttributeProbe(encoder, [len(values) for values in data.values]).to(run.group.device)
+        train_component(
+            run,
+            probe,
+            lambda step, sampler: _batches(run, tokenizer, data, step, sampler),
+            lambda batch: _losses(run, probe, batch),
+            LOSS_NAMES,
+            lambda averaged: attribute_accuracy(averaged, tokenizer, recipe, data.held_out, data.targets),
         )
-        train_part(recipe, reader, lesson, here, progress, note)
-        made = Path(recipe.output)
-        if here.is_main:
-            figures = told(reader, tokenizer, recipe, others, answers)
-            reader.encoder.save_pretrained(str(made / ENCODER))
-            tokenizer.save_pretrained(str(made / TOKENIZER))
-            (made / FIGURES_FILE).write_text(json.dumps(figures, indent=1) + "\n")
-            note("told from captions: " + ", ".join(f"{name} {share:.0%}" for name, share in figures.items()))
-        here.barrier()
-        return made
+        if run.group.is_main:
+            accuracy = attribute_accuracy(probe, tokenizer, recipe, data.held_out, data.targets)
+            probe.encoder.save_pretrained(str(run.folder / ENCODER))
+            tokenizer.save_pretrained(str(run.folder / TOKENIZER))
+            (run.folder / METRICS_FILE).write_text(json.dumps(accuracy, indent=1) + "\n")
+            run.note("accuracy: " + ", ".join(f"{name} {value:.0%}" for name, value in accuracy.items()))
+        run.group.barrier()
+        return run.folder
 
 
-def make_tokenizer(texts: Sequence[str], vocabulary: int) -> T5Tokenizer:
-    """A unigram tokenizer of these texts; every letter of them is a piece of its own, too.
+def _read_data(recipe: TextEncoderRecipe) -> CaptionData:
+    """Read captions and attributes, and number the values of each attribute."""
+    by_split = read_captioned_clips(recipe.data, recipe.attributes)
+    splits = by_split if recipe.data.split is None else (recipe.data.split, "")
+    clips = [clip for split in splits for clip in by_split.get(split, ())][: recipe.data.max_clips]
+    if not clips:
+        raise no_clips_error(recipe.data)
+    held_out = (by_split.get(recipe.validation.split) or clips)[: recipe.validation.loss_clips]
+    values = [sorted(set(column)) for column in zip(*(clip.attributes for clip in clips), strict=True)]
+    targets = {
+        clip.name: [
+            known.index(value) if value in known else -1 for value, known in zip(clip.attributes, values, strict=True)
+        ]
+        for clip in (*clips, *held_out)
+    }
+    return CaptionData(clips, held_out, values, targets)
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> T5Tokenizer:
+    """Train a unigram tokenizer; every character of the texts is a token of its own, too.
 
     Args:
-        texts: as written.
-        vocabulary: pieces at most; fewer where the texts have no more.
+        texts: texts as written.
+        vocab_size: largest number of tokens; there are fewer if the texts do not have as many.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([clean(text) for text in texts]),
         model_writer=model,
         model_type="unigram",
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         hard_vocab_limit=False,
         character_coverage=1.0,
         pad_id=PAD,
@@ -147,79 +189,86 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> T5Tokenizer:
         minloglevel=2,
     )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    ranked = [(pieces.id_to_piece(number), pieces.get_score(number)) for number in range(len(pieces))]
-    return T5Tokenizer(vocab=ranked, extra_ids=0)
+    vocab = [(pieces.id_to_piece(number), pieces.get_score(number)) for number in range(len(pieces))]
+    return T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
-def _encoder(recipe: TextRecipe, vocabulary: int) -> UMT5EncoderModel:
-    """A new encoder."""
+def _build_encoder(recipe: TextEncoderRecipe, vocab_size: int) -> UMT5EncoderModel:
+    """Build the encoder with its initial weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         sizes = recipe.network.model_dump()
-        config = UMT5Config(vocab_size=vocabulary, dropout_rate=DROPOUT, pad_token_id=PAD, eos_token_id=END, **sizes)
+        config = UMT5Config(vocab_size=vocab_size, dropout_rate=DROPOUT, pad_token_id=PAD, eos_token_id=END, **sizes)
         encoder = UMT5EncoderModel(config)
-    look_near(encoder)
+    init_local_attention(encoder)
     return encoder
 
 
-SLOPES = ((1.0, 1.0), (0.5, 2.0), (2.0, 0.5), (0.0, 0.0))
-"""Of the heads in turn: what a step to the left and one to the right costs attention at first."""
+ALIBI_SLOPES = ((1.0, 1.0), (0.5, 2.0), (2.0, 0.5), (0.0, 0.0))
+"""Slopes of the initial attention bias for distances to the left and to the right, of the heads in turn.
+
+**Source:** O. Press et al., "Train short, test long" (ALiBi, arXiv 2108.12409), for both directions.
+"""
 
 
 @torch.no_grad()
-def look_near(encoder: UMT5EncoderModel) -> None:
-    """Let the heads of an encoder that starts from nothing look at their neighbours, to one side or to both.
+def init_local_attention(encoder: UMT5EncoderModel) -> None:
+    """Initialize the relative attention bias so that heads attend to neighbors on one side or on both.
 
-    What a colour belongs to is beside it. Left to itself, an optimiser needs thousands of steps to find that out: the
-    bias of a distance moves by a learning rate a step, and has to become several units.
+    A color and the thing that has it are neighbors in a caption. An optimizer needs thousands of steps to learn this,
+    because a bias moves by about one learning rate a step and has to grow to several units.
     """
     for layer in encoder.modules():
         if isinstance(bias := getattr(layer, "relative_attention_bias", None), nn.Embedding):
             side = bias.num_embeddings // 2  # buckets of distances to the left, then to the right
-            steps = torch.arange(side, dtype=bias.weight.dtype)
+            distances = torch.arange(side, dtype=bias.weight.dtype)
             for head in range(bias.embedding_dim):
-                left, right = SLOPES[head % len(SLOPES)]
-                bias.weight[:, head] -= torch.cat([steps * left, steps * right])
+                left, right = ALIBI_SLOPES[head % len(ALIBI_SLOPES)]
+                bias.weight[:, head] -= torch.cat([distances * left, distances * right])
 
 
-def _losses(
-    recipe: TextRecipe,
-    here: ProcessGroup,
-    reader: Reader,
-    tokenizer: Any,
-    clips: Sequence[Described],
-    answers: Mapping[str, Sequence[int]],
-    step: int,
-    decks: Decks,
-) -> list[Tensor]:
-    """The mean cross-entropy of this process's share of a step's texts, and the share of attributes told."""
+def _batches(
+    run: TrainingRun[TextEncoderRecipe], tokenizer: Any, data: CaptionData, step: int, sampler: ShuffledSampler
+) -> Iterator[TextBatch]:
+    """Yield this process's batch of a step."""
+    recipe = run.recipe
     generator = seeded_generator(recipe.seed, step)
-    drawn = [clips[decks.draw("clips", len(clips))] for _ in range(recipe.batch)]
-    texts = [one.captions[int(torch.randint(len(one.captions), (), generator=generator))] for one in drawn]
-    share = here.local_slice(recipe.batch)
-    ids, mask = tokenize(texts[share], tokenizer, recipe.length)
-    hidden = torch.rand(ids.shape, generator=generator) < recipe.guess
-    ids = torch.where(hidden & (ids > UNKNOWN), UNKNOWN, ids)
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))  # of the dropout
-    precision = getattr(torch, recipe.compute.precision)
-    with torch.autocast(here.device.partition(":")[0], precision, enabled=precision is not torch.float32):
-        logits = reader(ids.to(here.device), mask.to(here.device))
-    true = torch.tensor([answers[one.name] for one in drawn[share]], device=here.device)
-    terms = [F.cross_entropy(one.float(), true[:, number]) for number, one in enumerate(logits)]
-    right = [(one.argmax(dim=1) == true[:, number]).float().mean() for number, one in enumerate(logits)]
-    return [torch.stack(terms).mean(), torch.stack(right).mean()]
+    clips = [data.clips[sampler.draw("clips", len(data.clips))] for _ in range(recipe.batch_size)]
+    texts = [clip.captions[int(torch.randint(len(clip.captions), (), generator=generator))] for clip in clips]
+    local = run.group.local_slice(recipe.batch_size)
+    ids, mask = tokenize(texts[local], tokenizer, recipe.max_length)
+    masked = torch.rand(ids.shape, generator=generator) < recipe.mask_prob
+    ids = torch.where(masked & (ids > UNKNOWN), UNKNOWN, ids)
+    dropout_seed = int(torch.randint(2**31, (), generator=generator))
+    yield TextBatch(ids, mask, torch.tensor([data.targets[clip.name] for clip in clips[local]]), dropout_seed)
+
+
+def _losses(run: TrainingRun[TextEncoderRecipe], probe: AttributeProbe, batch: TextBatch) -> list[Tensor]:
+    """Return mean cross-entropy and accuracy over attributes, in the order of `LOSS_NAMES`."""
+    device, dtype = run.group.device, run.dtype
+    torch.manual_seed(batch.dropout_seed)
+    with torch.autocast(device.partition(":")[0], dtype, enabled=dtype is not torch.float32):
+        logits = probe(batch.ids.to(device), batch.mask.to(device))
+    targets = batch.targets.to(device)
+    entropies = [F.cross_entropy(scores.float(), targets[:, number]) for number, scores in enumerate(logits)]
+    correct = [(scores.argmax(dim=1) == targets[:, number]).float().mean() for number, scores in enumerate(logits)]
+    return [torch.stack(entropies).mean(), torch.stack(correct).mean()]
 
 
 @torch.no_grad()
-def told(
-    reader: Any, tokenizer: Any, recipe: TextRecipe, clips: Sequence[Described], answers: Mapping[str, Sequence[int]]
+def attribute_accuracy(
+    probe: Any,
+    tokenizer: Any,
+    recipe: TextEncoderRecipe,
+    clips: Sequence[CaptionedClip],
+    targets: Mapping[str, Sequence[int]],
 ) -> dict[str, float]:
-    """Share of clips whose captions, the long ones, tell each attribute."""
-    ids, mask = tokenize([clip.captions[0] for clip in clips], tokenizer, recipe.length)
-    device = reader.queries.device
-    logits = reader(ids.to(device), mask.to(device))
-    true = torch.tensor([answers[clip.name] for clip in clips], device=device)
+    """Return, for each attribute, the fraction of clips whose caption gives the true value."""
+    ids, mask = tokenize([clip.captions[0] for clip in clips], tokenizer, recipe.max_length)
+    device = probe.queries.device
+    logits = probe(ids.to(device), mask.to(device))
+    true = torch.tensor([targets[clip.name] for clip in clips], device=device)
     return {
-        name: round(float((one.argmax(dim=1) == true[:, number]).float().mean()), 4)
-        for number, (name, one) in enumerate(zip(recipe.attributes, logits, strict=True))
+        name: round(float((scores.argmax(dim=1) == true[:, number]).float().mean()), 4)
+        for number, (name, scores) in enumerate(zip(recipe.attributes, logits, strict=True))
     }

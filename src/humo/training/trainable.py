@@ -10,9 +10,9 @@ from torch import nn
 
 from humo.errors import DependencyError, RequestError
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.training.config import Lora, Part
+from humo.training.config import LoRASettings, ParameterGroup
 
-PATTERNS: Mapping[Part, str] = MappingProxyType(
+PARAMETER_PATTERNS: Mapping[ParameterGroup, str] = MappingProxyType(
     {
         "all": r"transformer\.",
         "self_attention": r"transformer\.blocks\.\d+\.attn1\.",
@@ -27,7 +27,7 @@ PATTERNS: Mapping[Part, str] = MappingProxyType(
         "identity": r"identity\.",
     }
 )
-"""Parameter group -> regular expression that its parameters' names in a `Learner` start with.
+"""Parameter group -> regular expression that its parameters' names in a `TrainingModel` start with.
 
 Every parameter is in exactly one group besides ``all``.
 
@@ -35,50 +35,50 @@ Every parameter is in exactly one group besides ``all``.
 2 (audio-visual sync) trains self-attention and the audio modules.
 """
 
-HEADS: frozenset[Part] = frozenset({"focus", "lips", "identity"})
+AUXILIARY_HEADS: frozenset[ParameterGroup] = frozenset({"focus", "lips", "identity"})
 """Parameter groups of the auxiliary heads, which are not exported."""
 
-WHOLE: tuple[Part, ...] = ("scales", *sorted(HEADS))
+NOT_LORA: tuple[ParameterGroup, ...] = ("scales", *sorted(AUXILIARY_HEADS))
 """Parameter groups that are trained in full even with LoRA, since they are trained from scratch."""
 
-_LOW_RANK = ".lora_"
+_LORA = ".lora_"
 
 
-def matches(name: str, parts: Iterable[Part]) -> bool:
+def in_groups(name: str, groups: Iterable[ParameterGroup]) -> bool:
     """Return whether a parameter is in one of the groups."""
-    return any(re.match(PATTERNS[part], name) for part in parts)
+    return any(re.match(PARAMETER_PATTERNS[group], name) for group in groups)
 
 
-def tensor_names(learner: nn.Module, parts: Sequence[Part], *, low_rank: bool = False) -> list[str]:
+def parameter_names(model: nn.Module, groups: Sequence[ParameterGroup], *, lora: bool = False) -> list[str]:
     """Return the names of the parameters to train.
 
     Args:
-        learner: the training model.
-        parts: parameter groups of a stage.
-        low_rank: train LoRA weights and the groups of `WHOLE` alone.
+        model: the training model.
+        groups: parameter groups of a stage.
+        lora: train LoRA weights and the groups of `NOT_LORA` alone.
 
     Raises:
         RequestError: the groups have no such parameter.
     """
     names = [
         name
-        for name, _ in learner.named_parameters()
-        if matches(name, parts) and (not low_rank or _LOW_RANK in name or matches(name, WHOLE))
+        for name, _ in model.named_parameters()
+        if in_groups(name, groups) and (not lora or _LORA in name or in_groups(name, NOT_LORA))
     ]
     if not names:
-        problem = f"parameter groups {', '.join(parts)} have no trainable weight"
-        raise RequestError("train", problem, f"add one of {', '.join(PATTERNS)}")
+        problem = f"parameter groups {', '.join(groups)} have no trainable weight"
+        raise RequestError("train", problem, f"add one of {', '.join(PARAMETER_PATTERNS)}")
     return names
 
 
-def train_only(learner: nn.Module, names: Iterable[str]) -> None:
+def freeze_except(model: nn.Module, names: Iterable[str]) -> None:
     """Freeze all parameters except those of these names."""
     trained = set(names)
-    for name, weight in learner.named_parameters():
+    for name, weight in model.named_parameters():
         weight.requires_grad_(name in trained)
 
 
-def add_low_rank(transformer: HuMoTransformer3DModel, parts: Iterable[Part], lora: Lora) -> None:
+def add_lora(transformer: HuMoTransformer3DModel, groups: Iterable[ParameterGroup], lora: LoRASettings) -> None:
     """Add LoRA to every linear layer of the parameter groups, with peft. It has no effect before it is trained.
 
     Raises:
@@ -89,15 +89,15 @@ def add_low_rank(transformer: HuMoTransformer3DModel, parts: Iterable[Part], lor
         from peft import LoraConfig
     except ImportError as error:
         raise DependencyError("lora", "peft is not installed", "pip install humo-video[train]") from error
-    groups = tuple(parts)
+    selected = tuple(groups)
     layers = [
         name
         for name, layer in transformer.named_modules()
         if isinstance(layer, nn.Linear)
-        and matches(f"transformer.{name}.weight", groups)
-        and not matches(f"transformer.{name}.weight", WHOLE)
+        and in_groups(f"transformer.{name}.weight", selected)
+        and not in_groups(f"transformer.{name}.weight", NOT_LORA)
     ]
     if not layers:
-        problem = f"parameter groups {', '.join(groups)} have no linear layer"
+        problem = f"parameter groups {', '.join(selected)} have no linear layer"
         raise RequestError("lora", problem, "add self_attention, text_attention, audio or feed_forward to train")
     transformer.add_adapter(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=layers))

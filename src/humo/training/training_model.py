@@ -10,14 +10,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.training.auxiliary_heads import FocusHeads, IdentityHeads, LipsHead, listening
+from humo.training.auxiliary_heads import FocusHeads, IdentityHeads, LipsHead, capture_activations
 
-EMBEDDING_DEVIATION = 0.02
+EMBEDDING_STD = 0.02
 """Standard deviation of the initial weights of time and text embeddings, as in Wan2.1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TrainingOutput:
     """Outputs of a training pass.
 
     Args:
@@ -33,7 +33,7 @@ class Told:
     identity: Tensor | None
 
 
-class Learner(nn.Module):
+class TrainingModel(nn.Module):
     """A transformer and its auxiliary heads as one module to optimize, save and shard.
 
     Args:
@@ -48,7 +48,7 @@ class Learner(nn.Module):
         self.lips = LipsHead(config.audio_tokens, config.audio_token_dim)
         self.identity = IdentityHeads(config.num_attention_heads * config.attention_head_dim, config.num_layers)
         self.patch: tuple[int, int, int] = tuple(config.patch_size)
-        self.asked: Sequence[str] = ("focus", "lips", "identity")
+        self.active_heads: Sequence[str] = ("focus", "lips", "identity")
 
     def forward(
         self,
@@ -58,7 +58,7 @@ class Learner(nn.Module):
         audio_BLWND: Tensor,
         frames: int,
         scales_BK: Tensor | None = None,
-    ) -> Told:
+    ) -> TrainingOutput:
         """Predict the velocity and the outputs of the active heads.
 
         Args:
@@ -69,7 +69,7 @@ class Learner(nn.Module):
             frames: number of video latent frames; the heads read these alone.
             scales_BK: guidance scales, for a guidance-distilled network.
         """
-        with listening(self.transformer) as (hidden, tokens):
+        with capture_activations(self.transformer) as (hidden, tokens):
             velocity = self.transformer(
                 hidden_states=inputs_BCLHW,
                 timestep=timestep_B,
@@ -80,15 +80,15 @@ class Learner(nn.Module):
             )[0]
         grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]
         video_states = [state[:, : math.prod(grid)] for state in hidden]
-        return Told(
+        return TrainingOutput(
             velocity,
-            focus=self.focus(video_states).unflatten(2, grid) if "focus" in self.asked else None,
-            lips=self.lips(tokens[0][:, :frames]) if "lips" in self.asked else None,
-            identity=self.identity(video_states) if "identity" in self.asked else None,
+            focus=self.focus(video_states).unflatten(2, grid) if "focus" in self.active_heads else None,
+            lips=self.lips(tokens[0][:, :frames]) if "lips" in self.active_heads else None,
+            identity=self.identity(video_states) if "identity" in self.active_heads else None,
         )
 
 
-def initialise(transformer: HuMoTransformer3DModel) -> None:
+def initialize_weights(transformer: HuMoTransformer3DModel) -> None:
     """Initialize the weights of a network that is trained from scratch, from torch's global generator.
 
     Linear layers are Xavier-uniform, embeddings normal, the last layer zero, as in Wan2.1. The output layers of audio
@@ -109,7 +109,7 @@ def initialise(transformer: HuMoTransformer3DModel) -> None:
     for mlp in (embedder.time_embedder, embedder.text_embedder):
         for layer in mlp.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=EMBEDDING_DEVIATION)
+                nn.init.normal_(layer.weight, std=EMBEDDING_STD)
     nn.init.zeros_(transformer.proj_out.weight)
     block: Any
     for block in transformer.blocks:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from humo.errors import MediaError
+from humo.inference.inputs import GenerationInputs
 from humo.inference.pipeline import HuMoPipeline
 from humo.media.audio import load_audio, load_audio_track
 from humo.media.image import load_image
@@ -15,21 +16,22 @@ from humo.media.video import VideoFormat, write_video
 from humo.model.reference import network_input
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.request import parse_request, resolve
-from humo.training.collate import Batch, Bucket, Collator, Slot
+from humo.training.collate import Batch, Collator
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import ClipFiles
-from humo.training.fitting import nearest_size
-from humo.training.flow_matching import add_noise, timestep_of, velocity_loss
-from humo.training.latent_cache import Entry
+from humo.training.flow_matching import add_noise, timestep_of_level, velocity_loss
+from humo.training.latent_cache import CachedClip
+from humo.training.preprocessing import nearest_size
+from humo.training.sampler import Bucket, SampleSpec
 
-LEVELS = (0.3, 0.6, 0.85, 0.95)
+NOISE_LEVELS = (0.3, 0.6, 0.85, 0.95)
 """Noise levels at which the loss is measured; the noise is the same at every validation."""
 
-LOSS_BATCH = 8
+BATCH_SIZE = 8
 """Number of samples in a pass of `measure_loss`."""
 
 
-def make_clips(
+def generate_videos(
     pipeline: HuMoPipeline, clips: Sequence[ClipFiles], recipe: Recipe, stage: Stage, folder: Path
 ) -> list[Path]:
     """Generate a video for each clip from its caption, reference image and audio.
@@ -51,7 +53,7 @@ def make_clips(
             audio = load_audio(clip.video, field="audio")
         except MediaError:
             audio = None  # the clip has no audio
-        width, height = nearest_size(reference.width, reference.height, recipe.data.sizes)
+        width, height = nearest_size(reference.width, reference.height, recipe.data.resolutions)
         fields = {
             "prompt": clip.captions[0],
             "images": (str(clip.reference),),
@@ -64,7 +66,7 @@ def make_clips(
         }
         request = parse_request(fields)
         plan = resolve(request, pipeline.preset, None if audio is None else len(audio))
-        frames = list(pipeline.generate_frames(plan, images=[reference], sound=audio))
+        frames = list(pipeline.generate_frames(GenerationInputs(plan, [reference], audio)))
         track = None if audio is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def make_clips(
 @torch.no_grad()
 def measure_loss(
     transformer: HuMoTransformer3DModel,
-    entries: Sequence[Entry],
+    clips: Sequence[CachedClip],
     collate: Collator,
     stage: Stage,
     seed: int,
@@ -88,7 +90,7 @@ def measure_loss(
 
     Args:
         transformer: network with the averaged weights.
-        entries: encoded clips.
+        clips: encoded clips.
         collate: collator of the run.
         stage: the longest of its lengths that a clip has is measured.
         seed: seed of the noise.
@@ -99,20 +101,20 @@ def measure_loss(
         ``loss_mismatched_audio`` (with the audio of another clip).
     """
     losses: dict[str, list[float]] = {"loss": [], "loss_matched_audio": [], "loss_mismatched_audio": []}
-    buckets: dict[Bucket, list[Entry]] = {}
-    for entry in entries:
-        frames = max((length for length in stage.frames if length <= entry.frames), default=0)
+    buckets: dict[Bucket, list[CachedClip]] = {}
+    for clip in clips:
+        frames = max((length for length in stage.frames if length <= clip.frames), default=0)
         if frames:
-            buckets.setdefault((*entry.size, frames), []).append(entry)
+            buckets.setdefault((*clip.size, frames), []).append(clip)
     for bucket, in_bucket in buckets.items():
-        for start in range(0, len(in_bucket), LOSS_BATCH):
-            several = in_bucket[start : start + LOSS_BATCH]
-            slots = [Slot(entry, entry.hears, (seed, "validation", entry.name)) for entry in several]
-            for level in LEVELS:
-                batch = collate(bucket, slots, level)
+        for start in range(0, len(in_bucket), BATCH_SIZE):
+            several = in_bucket[start : start + BATCH_SIZE]
+            specs = [SampleSpec(clip, clip.has_audio, (seed, "validation", clip.name)) for clip in several]
+            for level in NOISE_LEVELS:
+                batch = collate(bucket, specs, level)
                 matched = _losses(transformer, batch, collate, batch.conditions.audio, dtype)
                 losses["loss"] += matched
-                with_audio = [number for number, slot in enumerate(slots) if slot.hears]
+                with_audio = [number for number, spec in enumerate(specs) if spec.has_audio]
                 if len(with_audio) > 1:
                     audio = batch.conditions.audio.clone()
                     audio[with_audio] = audio[with_audio].roll(1, dims=0)
@@ -127,10 +129,10 @@ def _losses(
 ) -> list[float]:
     """Return the velocity loss of each sample of a batch, with given audio windows."""
     device = transformer.device
-    noisy = add_noise(batch.data, batch.noise, batch.levels)
+    noisy = add_noise(batch.data, batch.noise, batch.frame_noise_levels)
     velocity = transformer(
-        hidden_states=network_input(collate.entry, noisy, batch.conditions.image).to(device),
-        timestep=timestep_of(batch.level).to(device),
+        hidden_states=network_input(collate.injection, noisy, batch.conditions.image).to(device),
+        timestep=timestep_of_level(batch.noise_level).to(device),
         encoder_hidden_states=batch.conditions.text.to(device, dtype),
         audio_hidden_states=audio.to(device),
         return_dict=False,

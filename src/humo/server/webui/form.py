@@ -1,4 +1,4 @@
-"""What the page's form is made of: an input for each field of a request, and the examples to begin with."""
+"""Inputs of the page's form, derived from `GenerateRequest`, and the example requests."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from humo.request import SCALES, GenerateRequest
 
 
 def widget(name: str, preset: Preset) -> Any:
-    """The input of a field: its kind, limits and help are the request's."""
+    """Return the Gradio component of a field; its type, choices and description come from the request.
+
+    Args:
+        name: a field of `GenerateRequest`; also the component's label and element ID.
+        preset: model family whose defaults are shown as placeholders.
+    """
     field = GenerateRequest.model_fields[name]
     schema = GenerateRequest.model_json_schema()["properties"][name]
-    kinds = [schema, *schema.get("anyOf", [])]
-    if choices := next((kind["enum"] for kind in kinds if "enum" in kind), None):
+    alternatives = [schema, *schema.get("anyOf", [])]
+    if choices := next((one["enum"] for one in alternatives if "enum" in one), None):
         return gr.Dropdown(label=name, info=field.description, choices=["", *choices], value="", elem_id=name)
-    if any(kind.get("type") == "boolean" for kind in kinds):
+    if any(one.get("type") == "boolean" for one in alternatives):
         return gr.Checkbox(label=name, info=field.description, value=field.default, elem_id=name)
     hint = default_text(name, preset)
     return gr.Textbox(label=name, info=field.description, value="", placeholder=hint, max_lines=1, elem_id=name)
 
 
 def default_text(name: str, preset: Preset) -> str:
-    """What a field that is left open will be, where the model's family settles it."""
-    place = preset.scales if name in SCALES else preset
-    found = getattr(place, SCALES.get(name, name), None)
-    return "" if found is None else str(found)
+    """Return the preset's default of a field as text; empty if the preset has none."""
+    values = preset.scales if name in SCALES else preset
+    default = getattr(values, SCALES.get(name, name), None)
+    return "" if default is None else str(default)
 
 
 def examples_folder() -> Path | None:
-    """Where the examples lie: in the package, or beside it in a clone."""
-    here = Path(__file__).resolve().parents[2]
-    for folder in (here / "assets" / "examples", here.parents[2] / "examples"):
+    """Return the folder of the examples: inside an installed package, or in the repository; None if neither exists."""
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package / "assets" / "examples", package.parents[1] / "examples"):
         if (folder / "test_case.json").is_file():
             return folder
     return None
 
 
 def read_examples(folder: Path) -> dict[str, Any]:
-    """The examples by name, in the published form."""
-    found: dict[str, Any] = json.loads((folder / "test_case.json").read_bytes())
-    return found
+    """Return the examples by name, in the form of the published ``test_case.json``."""
+    examples: dict[str, Any] = json.loads((folder / "test_case.json").read_bytes())
+    return examples

@@ -1,9 +1,8 @@
-"""In front of the page's library: the few routes that the page needs, and what comes in on them written anew.
+"""Allowlist in front of Gradio: the few routes that the page needs, with validated and rewritten requests.
 
-The library can do much more than the page asks of it: fetch addresses, serve and copy files, keep sessions that belong
-to whoever names them. None of that is reached. What a client says of a file becomes a file of its own that waits in
-`uploads`, or the request ends here; a session is its owner's alone, because the library never sees the name that the
-client gave it.
+Gradio's routes can fetch URLs, serve and copy files, and share sessions with anyone who knows their name. This proxy
+keeps clients from all of that. A file that a client names must be one of the owner's in `uploads`, or the request is
+rejected. A session belongs to one owner, because Gradio receives a keyed hash of the owner and the client's name.
 """
 
 from __future__ import annotations
@@ -28,40 +27,42 @@ from humo.server.middleware import error_response, request_owner
 from humo.server.webui.uploads import Upload, Uploads
 
 MAX_EVENT_BYTES = 2**20
-"""Of what the page says of a form: a prompt of 10,000 characters, and little else."""
+"""Largest body of an event of the page; a prompt has at most 10,000 characters."""
 
 MAX_LIST_DEPTH = 4
-"""Of lists in lists in such a message."""
+"""Deepest nesting of lists in an event."""
 
-_FILES = re.compile(
+_STATIC_PATHS = re.compile(
     r"/?|/theme\.css|/favicon\.ico|/config|/gradio_api/app_id|/(?:assets|static)/[\w@.-]+(?:/[\w@.-]+)*"
 )
-"""What the page is made of."""
+"""Paths of the page itself and its scripts and styles."""
 
 _SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
-_ASKED = ("video", "__theme")
-"""What may be asked for in the page's address."""
+_QUERY_FIELDS = ("video", "__theme")
+"""Query fields of the page's URL that reach Gradio."""
 
 _HEADERS = re.compile(
     r"host|accept|accept-encoding|accept-language|content-type|if-none-match|if-modified-since|range"
     r"|x-forwarded-proto|x-forwarded-host"
 )
-"""What the library is told of a request; keys are not."""
+"""Headers that reach Gradio; the API key does not."""
 
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
-"""What a browser may do with the page: nothing that leads elsewhere, and no other page may show it inside itself."""
+"""The page may load nothing from other hosts, and other sites may not show it in a frame."""
+
+RELOAD = "reload the page"
 
 
 class GradioProxy:
-    """Stands around the page's library.
+    """Answers requests to the page, or passes them on to Gradio.
 
     Args:
-        app: the library's application, as it is mounted.
-        uploads: takes files in, and knows whose they are.
+        app: Gradio's application.
+        uploads: files that owners uploaded.
     """
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
@@ -69,92 +70,92 @@ class GradioProxy:
         self._secret = secrets.token_bytes(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, hand it on cleaned, or say that there is nothing here."""
+        """Answer a request, pass on its rewritten form, or answer with an error."""
         if scope["type"] != "http":
-            return  # `guard` has closed it
+            return  # `AuthMiddleware` has closed it
         request = Request(scope, receive)
         try:
-            answer = await self._answer(request)
+            response = await self._route(request)
         except HuMoError as error:
-            status = 507 if isinstance(error, StorageError) else 400
-            said = self._uploads.store.redact_paths(str(error))
-            answer = error_response(status, said, "storage" if status == 507 else "invalid_request", error.field)
-        await answer(scope, receive, send)
+            status, code = (507, "storage") if isinstance(error, StorageError) else (400, "invalid_request")
+            message = self._uploads.store.redact_paths(str(error))
+            response = error_response(status, message, code, error.field)
+        await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> ASGIApp:
-        """What answers: we, or the library."""
+    async def _route(self, request: Request) -> ASGIApp:
+        """Return what answers a request."""
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         owner = request_owner(request.scope)
-        inner = path.removeprefix("/gradio_api/")
+        api_path = path.removeprefix("/gradio_api/")
         if request.method in ("GET", "HEAD"):
-            if _FILES.fullmatch(path) and ".." not in path:
-                return self._pass(request, query=_asked(request))
-            if inner.startswith("heartbeat/"):
-                name = self._session(inner.removeprefix("heartbeat/"), owner)
-                return self._pass(request, path=f"/gradio_api/heartbeat/{name}")
-            if inner == "queue/data":
+            if _STATIC_PATHS.fullmatch(path) and ".." not in path:
+                return self._pass_on(request, query=_page_query(request))
+            if api_path.startswith("heartbeat/"):
+                session = self._session(api_path.removeprefix("heartbeat/"), owner)
+                return self._pass_on(request, path=f"/gradio_api/heartbeat/{session}")
+            if api_path == "queue/data":
                 session = self._session(request.query_params.get("session_hash"), owner)
-                return self._pass(request, query={"session_hash": session})
-            if inner.startswith("file="):
-                return self._file(inner.removeprefix("file="), owner)
-            if inner == "upload_progress":
-                # files come in one piece: there is nothing to tell of one but that it is there
+                return self._pass_on(request, query={"session_hash": session})
+            if api_path.startswith("file="):
+                return self._file(api_path.removeprefix("file="), owner)
+            if api_path == "upload_progress":
+                # an upload is one request, so that it is complete by the time the page asks
                 return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
         elif request.method == "POST":
-            if inner == "queue/join":
-                event = self._event(await _body(request), owner)
-                return self._pass(request, query=_asked(request), body=json.dumps(event).encode())
-            if inner == "upload":
+            if api_path == "queue/join":
+                event = self._event(await _read_body(request), owner)
+                return self._pass_on(request, query=_page_query(request), body=json.dumps(event).encode())
+            if api_path == "upload":
                 return JSONResponse(await self._uploads.receive(request, owner))
-        return error_response(404, "there is nothing here; the page is at /ui", "not_found")
+        return error_response(404, "path: does not exist; the page is at /ui", "not_found")
 
-    # -- what is written anew -----------------------------------------------------------------------------------------
+    # -- validation ---------------------------------------------------------------------------------------------------
 
     def _session(self, name: object, owner: str) -> str:
-        """The library's name for an owner's session: nobody else has one that comes to it."""
+        """Return Gradio's name of an owner's session, which no other owner can produce."""
         if not isinstance(name, str) or not _SESSION.fullmatch(name):
-            raise RequestError("session_hash", "is not the name of a session", "load the page anew")
+            raise RequestError("session_hash", "is not the name of a session", RELOAD)
         return hmac.new(self._secret, json.dumps([owner, name]).encode(), hashlib.sha256).hexdigest()
 
     def _event(self, content: bytes, owner: str) -> dict[str, Any]:
-        """Something that was done on the page."""
+        """Return a validated event of the page, such as a click with the values of the form."""
         try:
-            told = json.loads(content)
+            event = json.loads(content)
         except (ValueError, RecursionError):
-            told = None
-        if not isinstance(told, Mapping) or not isinstance(told.get("data"), list):
-            raise RequestError("body", "is not what the page sends", "load the page anew")
-        numbers = {name: told.get(name) for name in ("fn_index", "trigger_id")}
+            event = None
+        if not isinstance(event, Mapping) or not isinstance(event.get("data"), list):
+            raise RequestError("body", "is not an event of the page", RELOAD)
+        numbers = {name: event.get(name) for name in ("fn_index", "trigger_id")}
         for name, number in numbers.items():
             if number is not None and type(number) is not int:
-                raise RequestError(name, "is not a number", "load the page anew")
-        data = [self._value(one, owner, MAX_LIST_DEPTH) for one in told["data"]]
-        return {"data": data, **numbers, "session_hash": self._session(told.get("session_hash"), owner)}
+                raise RequestError(name, "is not an integer", RELOAD)
+        data = [self._value(value, owner, MAX_LIST_DEPTH) for value in event["data"]]
+        return {"data": data, **numbers, "session_hash": self._session(event.get("session_hash"), owner)}
 
     def _value(self, value: Any, owner: str, depth: int) -> Any:
-        """A value of the form; where it means a file, one of this owner's that waits."""
+        """Return a validated value of the form; every object must name a file of this owner."""
         if isinstance(value, list) and depth:
-            return [self._value(one, owner, depth - 1) for one in value]
+            return [self._value(item, owner, depth - 1) for item in value]
         if isinstance(value, Mapping):
-            return _told(self._upload(value.get("path"), owner))
+            return _file_data(self._upload(value.get("path"), owner))
         if value is None or isinstance(value, str | int | float):
             return value
-        raise RequestError("data", "holds lists in lists", "load the page anew")
+        raise RequestError("data", f"has lists nested deeper than {MAX_LIST_DEPTH}", RELOAD)
 
     def _upload(self, name: object, owner: str) -> Upload:
-        found = self._uploads.find(name, owner)
-        if found is None:
-            raise RequestError("data", "names a file that is not there any more", "give the file once more")
-        return found
+        upload = self._uploads.find(name, owner)
+        if upload is None:
+            raise RequestError("data", "names a file that no longer exists", "upload the file again")
+        return upload
 
     def _file(self, name: str, owner: str) -> Response:
-        """A file that waits, to be looked at by the one who brought it."""
-        found = self._uploads.find(name, owner)
-        if found is None:
-            return error_response(404, "there is no such file; give it once more", "not_found")
+        """Return an uploaded file to its owner."""
+        upload = self._uploads.find(name, owner)
+        if upload is None:
+            return error_response(404, "file: no longer exists; upload it again", "not_found")
         return FileResponse(
-            found.path,
-            media_type=_kind(found.client_name),
+            upload.path,
+            media_type=_media_type(upload.client_name),
             headers={
                 "content-disposition": "attachment",
                 "content-security-policy": "sandbox",
@@ -162,63 +163,63 @@ class GradioProxy:
             },
         )
 
-    # -- to the library -----------------------------------------------------------------------------------------------
+    # -- forwarding ---------------------------------------------------------------------------------------------------
 
-    def _pass(
+    def _pass_on(
         self, request: Request, *, path: str | None = None, query: Mapping[str, str] | None = None, body: bytes = b""
     ) -> ASGIApp:
-        """The library, told of a request nothing but what was looked at."""
-        told = dict(request.scope)
-        told["query_string"] = urlencode(query or {}).encode()
-        told["headers"] = _headers(request.scope["headers"], body)
+        """Return Gradio's application, called with validated parts of a request only."""
+        inner_scope = dict(request.scope)
+        inner_scope["query_string"] = urlencode(query or {}).encode()
+        inner_scope["headers"] = _filtered_headers(request.scope["headers"], body)
         if path is not None:
-            told["path"] = told.get("root_path", "") + path
-            told["raw_path"] = told["path"].encode()
+            inner_scope["path"] = inner_scope.get("root_path", "") + path
+            inner_scope["raw_path"] = inner_scope["path"].encode()
 
-        async def answer(_: Scope, receive: Receive, send: Send) -> None:
-            pieces: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        async def call(_: Scope, receive: Receive, send: Send) -> None:
+            messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-            async def given() -> Message:
-                return pieces.pop() if pieces else await receive()  # what may follow is that the client is gone
+            async def inner_receive() -> Message:
+                return messages.pop() if messages else await receive()  # afterwards only the client's disconnect
 
-            async def guarded(message: Message) -> None:
+            async def send_with_policy(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     headers = MutableHeaders(scope=message)
-                    headers["content-security-policy"] = POLICY
+                    headers["content-security-policy"] = CONTENT_SECURITY_POLICY
                     headers["x-content-type-options"] = "nosniff"
                     headers["referrer-policy"] = "same-origin"
                 await send(message)
 
-            await self._app(told, given, guarded)
+            await self._app(inner_scope, inner_receive, send_with_policy)
 
-        return answer
-
-
-def _asked(request: Request) -> dict[str, str]:
-    given = dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
-    return {name: given[name] for name in _ASKED if name in given}
+        return call
 
 
-def _headers(given: Iterable[tuple[bytes, bytes]], body: bytes) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in given if _HEADERS.fullmatch(name.decode("latin-1"))]
-    return [*kept, (b"content-length", str(len(body)).encode())]
+def _page_query(request: Request) -> dict[str, str]:
+    query = dict(parse_qsl(request.scope["query_string"].decode("latin-1")))
+    return {name: query[name] for name in _QUERY_FIELDS if name in query}
 
 
-def _kind(title: str) -> str:
-    """What a browser shall take a file for: a sound can be played, everything else is only bytes."""
-    kind = mimetypes.guess_type(title)[0] or ""
-    return kind if kind.startswith("audio/") else "application/octet-stream"
+def _filtered_headers(headers: Iterable[tuple[bytes, bytes]], body: bytes) -> list[tuple[bytes, bytes]]:
+    allowed = [(name, value) for name, value in headers if _HEADERS.fullmatch(name.decode("latin-1"))]
+    return [*allowed, (b"content-length", str(len(body)).encode())]
 
 
-def _told(upload: Upload) -> dict[str, Any]:
-    """A file in the library's own form, without a word of the client's."""
+def _media_type(file_name: str) -> str:
+    """Return the media type of an uploaded file: audio can be played, everything else is plain bytes."""
+    media_type = mimetypes.guess_type(file_name)[0] or ""
+    return media_type if media_type.startswith("audio/") else "application/octet-stream"
+
+
+def _file_data(upload: Upload) -> dict[str, Any]:
+    """Return Gradio's description of a file, without any text of the client."""
     return {"path": str(upload.path), "size": upload.bytes, "meta": {"_type": "gradio.FileData"}}
 
 
-async def _body(request: Request) -> bytes:
-    found = bytearray()
-    async for piece in request.stream():
-        found += piece
-        if len(found) > MAX_EVENT_BYTES:
-            raise RequestError("body", f"is longer than {MAX_EVENT_BYTES // 2**10} KiB", "say less")
-    return bytes(found)
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_EVENT_BYTES:
+            raise RequestError("body", f"is longer than {MAX_EVENT_BYTES // 2**10} KiB", "shorten the prompt")
+    return bytes(body)

@@ -1,7 +1,7 @@
-"""The web page at ``/ui``: one column, on the same service as the API, with no logic of its own.
+"""The web page at ``/ui``: one column on the same service as the HTTP API, without logic of its own.
 
-words, pictures, sound -> what would be made -> a bar, the picture taking shape -> the video -> again
-                                                                                 history
+prompt, images, audio -> summary of the plan -> progress and preview -> video -> rerun
+                                                                      -> history
 """
 
 from __future__ import annotations
@@ -31,36 +31,44 @@ from humo.server.webui.gradio_proxy import GradioProxy
 from humo.server.webui.uploads import Uploads
 
 PATH = "/ui"
+
 POLL_SECONDS = 0.3
-BOX = 226
-"""Pixels, of the height of what files are dropped into."""
+"""Interval at which the page reads the state of the job that it shows."""
 
-SESSIONS = 500
-"""Open pages that are remembered; the state of each is some tens of kilobytes."""
+HISTORY_SECONDS = 1.0
+"""Interval at which the history is refreshed while one of its jobs is unfinished."""
 
-WATCHED_SECONDS = 1.0
-"""Between two looks at the history while something in it is not finished."""
+UPLOAD_AREA_PIXELS = 226
+"""Height of the upload area for images."""
 
-SHOWN = 24
-"""Videos of the history on the page."""
+MAX_SESSIONS = 500
+"""Open pages whose state is kept; each takes some tens of kilobytes."""
 
-COMPARED = 20
-"""Videos from which it is told how long one takes."""
+HISTORY_VIDEOS = 24
+"""Videos in the history."""
 
-USUAL = ("seconds", "seed", "steps")
-"""Settings in sight; the others are folded."""
+ESTIMATE_JOBS = 20
+"""Latest jobs from which time and memory of the next one are estimated."""
 
-PLACED = frozenset({"prompt", "consent", "frames", *USUAL})
-FOLDED = tuple(name for name in GenerateRequest.model_fields if name not in SERVER_FIELDS | PLACED)
+MAIN_SETTINGS = ("seconds", "seed", "steps")
+"""Settings that are always visible."""
+
+PLACED_ELSEWHERE = frozenset({"prompt", "consent", "frames", *MAIN_SETTINGS})
+MORE_SETTINGS = tuple(name for name in GenerateRequest.model_fields if name not in SERVER_FIELDS | PLACED_ELSEWHERE)
+"""Settings under "More settings"."""
 
 Updates = dict[Any, Any]
+"""Gradio component -> its new value."""
+
 UploadedFile = Mapping[str, Any]
-"""What the library says of a file: its path, which is one of `Uploads`."""
+"""Gradio's description of a file; its path is that of an `Upload`."""
+
+NO_INPUTS: Mapping[str, Any] = {"images": [], "audio": None}
 
 
 def mount(app: FastAPI, service: Service) -> FastAPI:
-    """Put the page on the application."""
-    os.environ["GRADIO_TEMP_DIR"] = str((service.store.folder / "uploads").absolute())  # files elsewhere it copies
+    """Mount the page on the application at `PATH`."""
+    os.environ["GRADIO_TEMP_DIR"] = str((service.store.folder / "uploads").absolute())  # Gradio copies files elsewhere
     uploads = Uploads(service.store, service.settings.limits)
     page = Page(service, uploads)
     font = ["system-ui", "sans-serif"]
@@ -79,188 +87,199 @@ def mount(app: FastAPI, service: Service) -> FastAPI:
         css=html.STYLE,
         footer_links=[],
     )
-    library = mounted.routes[-1]
-    assert isinstance(library, Mount)
-    library.app = GradioProxy(library.app, uploads)
+    gradio_app = mounted.routes[-1]
+    assert isinstance(gradio_app, Mount)
+    gradio_app.app = GradioProxy(gradio_app.app, uploads)
     return mounted
 
 
 class Page:
-    """The page.
+    """Components of the page and their event handlers.
 
     Args:
-        service: does everything.
-        uploads: files that were dropped in.
+        service: the service, which does all the work.
+        uploads: raw files that were uploaded to the page.
     """
 
     def __init__(self, service: Service, uploads: Uploads) -> None:
         self._service, self._uploads = service, uploads
+        self._examples = examples_folder()
         with gr.Blocks(title="HuMo", analytics_enabled=False) as self.blocks, gr.Column(elem_classes="humo-column"):
-            self._build()
-        self.blocks.state_session_capacity = SESSIONS
+            self._build_inputs()
+            self._build_settings()
+            self._build_output()
+            self._connect()
+        self.blocks.state_session_capacity = MAX_SESSIONS
 
-    # -- what is there ------------------------------------------------------------------------------------------------
+    # -- components ---------------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
-        models = list(self._service.settings.models)
-        preset = read_preset(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
-        gr.Markdown("# HuMo\nWords, pictures and a sound in; a video of that person saying it out.")
-        self.job = gr.State("")
-        self.kept = gr.State({"images": [], "audio": None})
-        self.prompt = gr.Textbox(label="What is to be seen", lines=3, max_length=10_000, elem_id="prompt")
+    def _build_inputs(self) -> None:
+        gr.Markdown("# HuMo\nGenerate a video of a person speaking or singing from text, reference images and audio.")
+        self.job_id = gr.State("")
+        self.inputs = gr.State(dict(NO_INPUTS))
+        self.prompt = gr.Textbox(label="Prompt", lines=3, max_length=10_000, elem_id="prompt")
         with gr.Row():
-            self.pictures = gr.File(
-                label="Pictures of who or what is in it",
+            self.images = gr.File(
+                label="Reference images",
                 file_count="multiple",
                 file_types=["image"],
-                height=BOX,
-                elem_id="pictures",
+                height=UPLOAD_AREA_PIXELS,
+                elem_id="images",
             )
-            self.sound = gr.Audio(
-                label="The sound that is spoken or sung",
+            self.audio = gr.Audio(
+                label="Audio that the person speaks or sings",
                 sources=["upload", "microphone"],
                 type="filepath",
-                buttons=[],  # one of them sends the sound to a site elsewhere
-                elem_id="sound",
+                buttons=[],  # the default share button sends the audio to another host
+                elem_id="audio",
             )
-        self.shown = gr.HTML()
-        self.empty = gr.Button("Take pictures and sound out", size="sm", visible=False, elem_id="empty")
+        self.previews = gr.HTML()
+        self.remove_files = gr.Button("Remove images and audio", size="sm", visible=False, elem_id="remove-files")
         self.consent = gr.Checkbox(
-            label="Everybody who is shown or heard here has agreed.", visible=False, elem_id="consent"
+            label="Everyone in the images and the audio has agreed to this use.", visible=False, elem_id="consent"
         )
-        if (folder := examples_folder()) is not None:
-            self.example = gr.Dropdown(
-                label="Or begin with an example", choices=["", *read_examples(folder)], value="", elem_id="example"
-            )
+        if self._examples is not None:
+            choices = ["", *read_examples(self._examples)]
+            self.example = gr.Dropdown(label="Or start from an example", choices=choices, value="", elem_id="example")
+
+    def _build_settings(self) -> None:
+        models = list(self._service.settings.models)
+        preset = read_preset(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
         with gr.Row():
-            self.settings = {name: widget(name, preset) for name in USUAL}
+            self.settings = {name: widget(name, preset) for name in MAIN_SETTINGS}
         with gr.Accordion("More settings", open=False):
             self.model = gr.Dropdown(label="model", choices=models, value=models[0], visible=len(models) > 1)
-            self.settings |= {name: widget(name, preset) for name in FOLDED}
-        self.forecast = gr.HTML(elem_id="forecast")
+            self.settings |= {name: widget(name, preset) for name in MORE_SETTINGS}
+        self.summary = gr.HTML(elem_id="summary")
+
+    def _build_output(self) -> None:
         with gr.Row():
-            self.make = gr.Button("Make the video", variant="primary", elem_id="make")
-            self.finish = gr.Button("Stop and keep what is there", visible=False, elem_id="finish")
-            self.stop = gr.Button("Stop", visible=False, elem_id="stop")
+            self.generate = gr.Button("Generate video", variant="primary", elem_id="generate")
+            self.finish = gr.Button("Finish now", visible=False, elem_id="finish")
+            self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
         self.progress = gr.HTML(elem_id="progress")
         self.result = gr.HTML(elem_id="result")
         with gr.Row():
-            self.again = gr.Button("Again with another seed", visible=False, elem_id="again")
-            self.change = gr.Button("Updates and rerun", visible=False, elem_id="change")
-        gr.Markdown("## Made so far")
+            self.rerun = gr.Button("Rerun with another seed", visible=False, elem_id="rerun")
+            self.edit = gr.Button("Edit settings", visible=False, elem_id="edit")
+        gr.Markdown("## History")
         self.history = gr.HTML(elem_id="history")
-        self.clock = gr.Timer(WATCHED_SECONDS, active=False)
+        self.timer = gr.Timer(HISTORY_SECONDS, active=False)
         gr.HTML(html.note(html.LIMITS_TEXT))
-        self._connect(folder)
 
-    def _connect(self, folder: Path | None) -> None:
-        form = [self.prompt, self.kept, self.consent, self.model, *self.settings.values()]
-        past = [self.history, self.clock]
-        following = [self.job, self.progress, self.result, *past, self.make, self.stop, self.finish, self.again]
-        following += [self.change, self.forecast]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
-        filled = [*form, self.shown, self.empty]
+    def _connect(self) -> None:
+        """Connect components and event handlers."""
+        options: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        form = [self.prompt, self.inputs, self.consent, self.model, *self.settings.values()]
+        filled = [*form, self.previews, self.remove_files]
+        self._connect_job(form, filled, options)
+        files = [self.images, self.audio, self.inputs]
+        for upload in (self.images, self.audio):
+            changed = [self.inputs, self.previews, self.consent, self.remove_files]
+            # with "preprocess" Gradio would read the files before they are sanitized
+            upload.change(self._add_files, files, changed, preprocess=False, **options)
+        emptied = [*files, self.previews, self.consent, self.remove_files]
+        self.remove_files.click(self._remove_files, None, emptied, **options)
+        if self._examples is not None:
+            folder, examples = self._examples, read_examples(self._examples)
 
-        self.make.click(self._generate, form, following, **quiet)
-        self.again.click(self._rerun, [self.job], following, **quiet)
-        self.stop.click(self._stop, [self.job], None, **quiet)
-        self.finish.click(self._finish, [self.job], None, **quiet)
-        to_words = "() => {document.querySelector('#prompt textarea').focus()}"
-        self.change.click(self._fill_from_job, [self.job], filled, **quiet).then(None, js=to_words)
-        files = [self.pictures, self.sound, self.kept]
-        for upload in (self.pictures, self.sound):
-            changed = [self.kept, self.shown, self.consent, self.empty]
-            # not "preprocess": the library would look into the files before they have passed the gate
-            upload.change(self._add_files, files, changed, preprocess=False, **quiet)
-        self.empty.click(self._remove_files, None, [*files, self.shown, self.consent, self.empty], **quiet)
-        if folder is not None:
-            told = read_examples(folder)
+            async def fill_from_example(name: str) -> Updates:
+                return await self._fill_from_example(folder, examples.get(name))
 
-            async def begin(name: str) -> Updates:
-                return await self._fill_from_example(folder, told.get(name))
+            # "input" fires again when the list loses the focus, which would overwrite what was typed since
+            self.example.select(fill_from_example, [self.example], filled, **options)
+        # one handler for all fields, so that only the last change counts
+        changes = [field.change for field in form]
+        gr.on(changes, self._summarize, form, self.summary, trigger_mode="always_last", **options)
 
-            # not "input", which comes once more when the list is left, over what was typed meanwhile
-            self.example.select(begin, [self.example], filled, **quiet)
-        # one listener for all, so that what was asked last is what is said last
-        gr.on([one.change for one in form], self._explain, form, self.forecast, trigger_mode="always_last", **quiet)
-        self.blocks.load(self._on_load, None, following, **quiet)
-        self.clock.tick(self._look_back, None, past, **quiet)
+    def _connect_job(self, form: list[Any], filled: list[Any], options: dict[str, Any]) -> None:
+        history = [self.history, self.timer]
+        buttons = [self.generate, self.cancel, self.finish, self.rerun, self.edit]
+        followed = [self.job_id, self.progress, self.result, *history, *buttons, self.summary]
+        self.generate.click(self._generate, form, followed, **options)
+        self.rerun.click(self._rerun, [self.job_id], followed, **options)
+        self.cancel.click(self._cancel, [self.job_id], None, **options)
+        self.finish.click(self._finish, [self.job_id], None, **options)
+        focus_prompt = "() => {document.querySelector('#prompt textarea').focus()}"
+        self.edit.click(self._fill_from_job, [self.job_id], filled, **options).then(None, js=focus_prompt)
+        self.blocks.load(self._on_load, None, followed, **options)
+        self.timer.tick(self._refresh_history, None, history, **options)
 
-    # -- what happens -------------------------------------------------------------------------------------------------
+    # -- files --------------------------------------------------------------------------------------------------------
 
     async def _add_files(
         self,
-        pictures: Sequence[UploadedFile] | None,
-        sound: UploadedFile | None,
-        kept: Mapping[str, Any],
+        images: Sequence[UploadedFile] | None,
+        audio: UploadedFile | None,
+        inputs: Mapping[str, Any],
         request: gr.Request,
     ) -> Updates:
-        """New files pass the gate; without new ones those of an example or an earlier video stay."""
-        found, owner = dict(kept), owner_of(request)
+        """Store new files; without new ones keep those of an example or an earlier video."""
+        names, owner = dict(inputs), owner_of(request)
         try:
-            if pictures:
-                most = self._service.settings.limits.images
-                if len(pictures) > most:
-                    raise HuMoError("pictures", f"are {len(pictures)}", f"at most {most}")
-                found["images"] = [await self._keep(one, owner, "image") for one in pictures]
-            if sound:
-                found["audio"] = await self._keep(sound, owner, "audio")
+            if images:
+                limit = self._service.settings.limits.images
+                if len(images) > limit:
+                    raise HuMoError("images", f"{len(images)} exceed the limit of {limit}", "remove some")
+                names["images"] = [await self._store_upload(image, owner, "image") for image in images]
+            if audio:
+                names["audio"] = await self._store_upload(audio, owner, "audio")
         except HuMoError as error:
-            return {self.shown: html.error_box(error)}
-        return self._files(found) | {self.consent: gr.update(visible=bool(found["images"]))}
+            return {self.previews: html.error_box(error)}
+        return self._show_inputs(names) | {self.consent: gr.update(visible=bool(names["images"]))}
 
-    async def _keep(self, told: UploadedFile, owner: str, kind: MediaKind) -> str:
-        """One of the files that wait, let in."""
-        found = self._uploads.find(Path(told["path"]).name, owner)
-        if found is None:
-            raise HuMoError("file", "is not there any more", "give it once more")
-        return await self._service.store_input(
-            found.path.read_bytes(), kind, found.client_name if kind == "image" else "sound"
-        )
+    async def _store_upload(self, file: UploadedFile, owner: str, kind: MediaKind) -> str:
+        """Sanitize and store an uploaded file; return its name in the file store."""
+        upload = self._uploads.find(Path(file["path"]).name, owner)
+        if upload is None:
+            raise HuMoError("file", "no longer exists", "upload it again")
+        field = upload.client_name if kind == "image" else "audio"
+        return await self._service.store_input(upload.path.read_bytes(), kind, field)
 
     def _remove_files(self) -> Updates:
-        nothing: dict[str, Any] = {"images": [], "audio": None}
-        return self._files(nothing) | {self.pictures: None, self.sound: None, self.consent: gr.update(visible=False)}
+        cleared = {self.images: None, self.audio: None, self.consent: gr.update(visible=False)}
+        return self._show_inputs(dict(NO_INPUTS)) | cleared
 
-    def _files(self, kept: Mapping[str, Any]) -> Updates:
-        """What files there are, and the button that takes them out."""
-        there = bool(kept["images"]) or kept["audio"] is not None
-        return {self.kept: kept, self.shown: self._given(kept), self.empty: gr.update(visible=there)}
+    def _show_inputs(self, inputs: Mapping[str, Any]) -> Updates:
+        """Return the previews of the stored inputs, and the visibility of the button that removes them."""
+        images = [self._service.store.input_path(name) for name in inputs["images"]]
+        has_inputs = bool(images) or inputs["audio"] is not None
+        previews = html.input_previews(images, inputs["audio"] is not None)
+        return {self.inputs: inputs, self.previews: previews, self.remove_files: gr.update(visible=has_inputs)}
 
-    def _given(self, kept: Mapping[str, Any]) -> str:
-        pictures = [self._service.store.input_path(name) for name in kept["images"]]
-        return html.input_previews(pictures, kept["audio"] is not None)
+    # -- jobs ---------------------------------------------------------------------------------------------------------
 
-    def _explain(self, *form: Any) -> str:
-        """What would be made."""
-        given, kept = self._read(form)
-        if not str(form[0]).strip():
+    def _summarize(self, *form: Any) -> str:
+        """Return what the form would generate."""
+        fields, inputs = self._read_form(form)
+        prompt, model = form[0], form[3]
+        if not str(prompt).strip():
             return ""
         try:
-            plan = self._service.plan(given, kept)
+            plan = self._service.plan(fields, inputs)
         except HuMoError as error:
             return html.error_box(error)
-        jobs = [job for job in self._service.queue.jobs(limit=COMPARED) if job.payload["model"] == form[3]]
+        jobs = [job for job in self._service.queue.jobs(limit=ESTIMATE_JOBS) if job.payload["model"] == model]
         peaks = [peak for job in jobs if (peak := job.result.get("video", {}).get("peak_bytes"))]
         return html.plan_summary(plan, html.estimate_seconds(jobs, plan), max(peaks, default=None))
 
-    def _read(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], StoredInputs]:
-        prompt, kept, consent, model, *values = form
-        given = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
-        given += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
-        return given, StoredInputs(tuple(kept["images"]), kept["audio"])
+    def _read_form(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], StoredInputs]:
+        prompt, inputs, consent, model, *values = form
+        fields = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
+        fields += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
+        return fields, StoredInputs(tuple(inputs["images"]), inputs["audio"])
 
     async def _generate(self, request: gr.Request, *form: Any) -> AsyncIterator[Updates]:
-        """A job, followed to its end."""
-        given, kept = self._read(form)
+        """Submit a job and follow it."""
+        fields, inputs = self._read_form(form)
         owner = owner_of(request)
         try:
-            video = await self._service.accept(given, owner, kept=kept)
+            video = await self._service.submit(fields, owner, inputs=inputs)
         except HuMoError as error:
             yield {self.result: html.error_box(error), self.progress: ""}
             return
-        async for change in self._follow(video.id, owner):
-            yield change
+        async for updates in self._follow(video.id, owner):
+            yield updates
 
     async def _rerun(self, job_id: str, request: gr.Request) -> AsyncIterator[Updates]:
         owner = owner_of(request)
@@ -270,51 +289,52 @@ class Page:
         except HuMoError as error:
             yield {self.result: html.error_box(error)}
             return
-        async for change in self._follow(video.id, owner):
-            yield change
+        async for updates in self._follow(video.id, owner):
+            yield updates
 
     async def _on_load(self, request: gr.Request) -> AsyncIterator[Updates]:
-        """The page is opened: what it was about, or what is being made, is shown."""
+        """Show the video in the page's URL, or follow the owner's running job."""
         owner = owner_of(request)
-        wanted = dict(request.query_params).get("video", "")
-        if not wanted:
+        job_id = dict(request.query_params).get("video", "")
+        if not job_id:
             running = [job for job in self._service.queue.unfinished() if job.owner == owner]
-            wanted = running[-1].id if running else ""
-        if wanted:
-            async for change in self._follow(wanted, owner):
-                yield change
+            job_id = running[-1].id if running else ""
+        if job_id:
+            async for updates in self._follow(job_id, owner):
+                yield updates
         else:
             yield self._history(owner)
 
     async def _follow(self, job_id: str, owner: str) -> AsyncIterator[Updates]:
+        """Yield updates until a job has ended."""
         last: tuple[Any, ...] = ()
-        first = True
+        is_first = True
         while True:
             try:
                 job = await asyncio.to_thread(self._service.find_job, job_id, owner)
             except NotFoundError as error:
-                yield {self.result: html.error_box(error), self.job: ""} | self._history(owner)
+                yield {self.result: html.error_box(error), self.job_id: ""} | self._history(owner)
                 return
             if job.state.has_ended:
                 yield self._ended(job, owner)
                 return
-            video, shape = self._service.to_video(job), self._preview(job)
+            video, preview = self._service.to_video(job), self._preview(job)
             ahead = sum(other.created < job.created for other in self._service.queue.unfinished())
-            now = (video.humo, shape, ahead)
-            if now != last:
-                last = now
-                change: Updates = {self.progress: html.progress(video, shape, ahead)}
-                if first:
-                    change |= self._buttons(running=True) | {self.job: job_id, self.result: ""}
-                    change |= self._history(owner)
-                first = False
-                yield change
+            current = (video.humo, preview, ahead)
+            if current != last:
+                last = current
+                updates: Updates = {self.progress: html.progress(video, preview, ahead)}
+                if is_first:
+                    updates |= self._buttons(running=True) | {self.job_id: job_id, self.result: ""}
+                    updates |= self._history(owner)
+                is_first = False
+                yield updates
             await asyncio.sleep(POLL_SECONDS)
 
     def _ended(self, job: Job, owner: str) -> Updates:
         video = self._service.to_video(job)
         return {
-            self.job: job.id,
+            self.job_id: job.id,
             self.progress: "",
             self.result: html.result(video),
             **self._history(owner),
@@ -322,9 +342,9 @@ class Page:
         }
 
     def _buttons(self, *, running: bool) -> Updates:
-        shown = {self.make: not running, self.stop: running, self.finish: running}
-        shown |= {self.again: not running, self.change: not running}
-        return {button: gr.update(visible=is_shown) for button, is_shown in shown.items()}
+        visible = {self.generate: not running, self.cancel: running, self.finish: running}
+        visible |= {self.rerun: not running, self.edit: not running}
+        return {button: gr.update(visible=is_visible) for button, is_visible in visible.items()}
 
     def _preview(self, job: Job) -> bytes | None:
         try:
@@ -333,15 +353,15 @@ class Page:
             return None
 
     def _history(self, owner: str) -> Updates:
-        """The history, which is looked at again while something in it is not finished."""
-        videos, _ = self._service.list_videos(owner, limit=SHOWN, after=None, newest_first=True)
-        changes = any(not video.humo.state.has_ended for video in videos)
-        return {self.history: html.history(videos, f"{PATH}/"), self.clock: gr.update(active=changes)}
+        """Return the history; the timer refreshes it while a job is unfinished."""
+        videos, _ = self._service.list_videos(owner, limit=HISTORY_VIDEOS, after=None, newest_first=True)
+        has_unfinished = any(not video.humo.state.has_ended for video in videos)
+        return {self.history: html.history(videos, f"{PATH}/"), self.timer: gr.update(active=has_unfinished)}
 
-    def _look_back(self, request: gr.Request) -> Updates:
+    def _refresh_history(self, request: gr.Request) -> Updates:
         return self._history(owner_of(request))
 
-    def _stop(self, job_id: str, request: gr.Request) -> None:
+    def _cancel(self, job_id: str, request: gr.Request) -> None:
         if job_id:
             self._service.cancel(self._service.find_job(job_id, owner_of(request)))
 
@@ -349,36 +369,35 @@ class Page:
         if job_id:
             self._service.finish(self._service.find_job(job_id, owner_of(request)))
 
-    # -- the form filled ----------------------------------------------------------------------------------------------
+    # -- filling the form ---------------------------------------------------------------------------------------------
 
     def _fill_from_job(self, job_id: str, request: gr.Request) -> Updates:
         job = self._service.find_job(job_id, owner_of(request))
-        fields, kept = job.payload["fields"], stored_inputs(job)
-        return self._fill(fields, {"images": list(kept.images), "audio": kept.audio}, job.payload["model"])
+        inputs = stored_inputs(job)
+        names = {"images": list(inputs.images), "audio": inputs.audio}
+        return self._fill(job.payload["fields"], names, job.payload["model"])
 
-    async def _fill_from_example(self, folder: Path, told: Mapping[str, Any] | None) -> Updates:
-        if told is None:
-            return {self.shown: ""}
-        images = [
-            await self._service.store_input((folder / name).read_bytes(), "image", name) for name in told["img_paths"]
-        ]
-        audio = await self._service.store_input((folder / told["audio_path"]).read_bytes(), "audio", "sound")
-        fields = {"prompt": told["prompt"], "consent": True}  # people that were never born
+    async def _fill_from_example(self, folder: Path, example: Mapping[str, Any] | None) -> Updates:
+        if example is None:
+            return {self.previews: ""}
+        store = self._service.store_input
+        images = [await store((folder / name).read_bytes(), "image", name) for name in example["img_paths"]]
+        audio = await store((folder / example["audio_path"]).read_bytes(), "audio", "audio")
+        fields = {"prompt": example["prompt"], "consent": True}  # the people in the examples are rendered
         return self._fill(fields, {"images": images, "audio": audio}, None)
 
-    def _fill(self, fields: Mapping[str, Any], kept: dict[str, Any], model: str | None) -> Updates:
-        change: Updates = {self.prompt: fields["prompt"], **self._files(kept)}
-        agreed = bool(fields.get("consent"))
-        change |= {self.consent: gr.update(value=agreed, visible=bool(kept["images"]))}
-        change |= {widget: _shown(fields.get(name, widget.value)) for name, widget in self.settings.items()}
-        return change | ({} if model is None else {self.model: model})
+    def _fill(self, fields: Mapping[str, Any], inputs: dict[str, Any], model: str | None) -> Updates:
+        updates: Updates = {self.prompt: fields["prompt"], **self._show_inputs(inputs)}
+        updates |= {self.consent: gr.update(value=bool(fields.get("consent")), visible=bool(inputs["images"]))}
+        updates |= {field: _as_input(fields.get(name, field.value)) for name, field in self.settings.items()}
+        return updates | ({} if model is None else {self.model: model})
 
 
-def _shown(value: Any) -> Any:
-    """A field's value in its input."""
+def _as_input(value: Any) -> Any:
+    """Return a field's value as its component takes it."""
     return value if isinstance(value, bool | str) else str(value)
 
 
 def owner_of(request: gr.Request) -> str:
-    """Whose page it is."""
+    """Return the owner of the page that sent a request."""
     return request_owner(getattr(request.request, "scope", {}))

@@ -1,4 +1,4 @@
-"""Who someone is: everything about a rendered person that stays the same from clip to clip, drawn from one seed."""
+"""Draw identities: everything about a rendered person that is the same in all clips."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-Colour = tuple[float, float, float]
-"""Red, green and blue of the surface as displayed (sRGB), in [0, 1]."""
+Color = tuple[float, float, float]
+"""Red, green and blue in display color (sRGB), in [0, 1]."""
 
-_STREAM = 0x9E25  # keeps this module's random numbers apart from every other's of the same seed
+_STREAM = 0x9E25  # separates this module's random stream from others of the same seed
 
 SKIN_TONES: tuple[tuple[str, float], ...] = (
     ("pale", 0.13),
@@ -18,8 +18,8 @@ SKIN_TONES: tuple[tuple[str, float], ...] = (
     ("brown", 0.74),
     ("dark", 1.01),
 )
-"""Words for skin and the melanin (0..1) up to which each is used."""
-_SKIN_RAMP = (
+"""Skin tones: name, and the largest melanin (0 to 1) that it is used for."""
+_SKIN_COLORS = (
     (0.945, 0.790, 0.705),
     (0.905, 0.715, 0.600),
     (0.835, 0.625, 0.490),
@@ -27,7 +27,7 @@ _SKIN_RAMP = (
     (0.500, 0.330, 0.235),
     (0.345, 0.220, 0.160),
 )
-HAIR_COLOURS: dict[str, Colour] = {
+HAIR_COLORS: dict[str, Color] = {
     "black": (0.085, 0.075, 0.075),
     "dark brown": (0.22, 0.145, 0.10),
     "brown": (0.38, 0.25, 0.16),
@@ -37,7 +37,7 @@ HAIR_COLOURS: dict[str, Colour] = {
     "grey": (0.56, 0.56, 0.56),
     "white": (0.88, 0.87, 0.84),
 }
-EYE_COLOURS: dict[str, Colour] = {
+EYE_COLORS: dict[str, Color] = {
     "dark brown": (0.27, 0.16, 0.10),
     "brown": (0.47, 0.28, 0.13),
     "hazel": (0.46, 0.37, 0.17),
@@ -60,7 +60,7 @@ HAIR_STYLES: tuple[str, ...] = (
     "bun",
     "ponytail",
 )
-_STYLE_ODDS = {
+_HAIR_STYLE_ODDS = {
     "man": (0.27, 0.12, 0.10, 0.10, 0.10, 0.10, 0.05, 0.02, 0.03, 0.05, 0.02, 0.03, 0.01),
     "woman": (0.09, 0.01, 0.01, 0.0, 0.0, 0.11, 0.07, 0.14, 0.13, 0.15, 0.12, 0.08, 0.09),
 }
@@ -69,10 +69,10 @@ _BEARD_ODDS = (0.44, 0.14, 0.09, 0.11, 0.22)
 GLASSES: tuple[str, ...] = ("none", "round", "square")
 _GLASSES_ODDS = (0.76, 0.12, 0.12)
 AGE_GROUPS: tuple[tuple[str, float], ...] = (("young", 0.60), ("middle-aged", 0.78), ("elderly", 1.01))
-"""Words for age and the macro age up to which each is used: 0.5 is 25 years, 1.0 is 90."""
-_LIPSTICK: tuple[Colour, ...] = ((0.72, 0.16, 0.20), (0.64, 0.22, 0.30), (0.78, 0.36, 0.38), (0.50, 0.12, 0.20))
+"""Age groups: name, and the largest macro age that it is used for; 0.5 is 25 years, 1.0 is 90 years."""
+_LIPSTICK: tuple[Color, ...] = ((0.72, 0.16, 0.20), (0.64, 0.22, 0.30), (0.78, 0.36, 0.38), (0.50, 0.12, 0.20))
 
-_PAIRED: tuple[tuple[str, str, str, float], ...] = (  # target stem, its two directions, spread
+_TWO_WAY_TARGETS: tuple[tuple[str, str, str, float], ...] = (  # stem, its two directions, standard deviation
     ("nose/nose-scale-horiz", "decr", "incr", 0.40),
     ("nose/nose-scale-vert", "decr", "incr", 0.35),
     ("nose/nose-scale-depth", "decr", "incr", 0.35),
@@ -104,7 +104,7 @@ _PAIRED: tuple[tuple[str, str, str, float], ...] = (  # target stem, its two dir
     ("eyebrows/eyebrows-angle", "down", "up", 0.30),
     ("neck/neck-scale-horiz", "decr", "incr", 0.20),
 )
-_MIRRORED: tuple[tuple[str, str, str, str, float], ...] = (  # folder, stem, its two directions, spread
+_MIRRORED_TARGETS: tuple[tuple[str, str, str, str, float], ...] = (  # folder, stem, two directions, deviation
     ("eyes", "eye-trans", "in", "out", 0.35),
     ("eyes", "eye-corner1", "down", "up", 0.35),
     ("eyes", "eye-corner2", "down", "up", 0.35),
@@ -114,16 +114,16 @@ _MIRRORED: tuple[tuple[str, str, str, str, float], ...] = (  # folder, stem, its
     ("ears", "ear-scale", "decr", "incr", 0.30),
     ("ears", "ear-wing", "decr", "incr", 0.30),
 )
-_HEADS = ("oval", "round", "square", "rectangular", "diamond", "triangular", "invertedtriangular")
-_REST = (  # the base mesh looks stern at rest: brows and corners of the mouth are raised a little
+_HEAD_SHAPES = ("oval", "round", "square", "rectangular", "diamond", "triangular", "invertedtriangular")
+_REST_EXPRESSION = (  # the base mesh looks stern at rest, so brows and corners of the mouth are raised a little
     ("browInnerUp", 0.40),
     ("browOuterUpLeft", 0.15),
     ("browOuterUpRight", 0.15),
     ("mouthSmileLeft", 0.14),
     ("mouthSmileRight", 0.14),
 )
-_EYE_SIZE = 0.30
-_OPEN_EYES = 0.55  # the base mesh's eyes are narrower than a face in conversation has them
+_MEAN_EYE_SCALE = 0.30
+_EYE_OPENING = 0.55  # the base mesh's eyes are narrower than those of a face in conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,24 +131,24 @@ class Person:
     """One identity.
 
     Args:
-        seed: what it was drawn from.
+        seed: the seed that it was drawn from.
         sex: ``man`` or ``woman``.
         age: macro age, 0.5 (25 years) to 1.0 (90 years).
         weight: 0 (thin) to 1 (heavy).
         muscle: 0 to 1.
-        ancestry: shares of the three base shapes (african, asian, caucasian); they sum to 1.
-        shape: morph targets of the face with their weights, the same on left and right.
+        ancestry: weights of the three base shapes (african, asian, caucasian); they add up to 1.
+        shape: morph targets of the face with their weights, equal on left and right.
         melanin: 0 (none) to 1.
-        skin: colour of the skin.
-        lips: colour of the lips.
+        skin: color of the skin.
+        lips: color of the lips.
         hair_style: one of `HAIR_STYLES`.
-        hair_colour: one of `HAIR_COLOURS`.
-        hair_shade: factor on the hair's colour, about 1.
-        hairline: how far the hairline lies above the usual, decimetres.
-        parting: where the hair is parted, decimetres to the person's left.
-        brows: thickness of the eyebrows, decimetres.
+        hair_color: one of `HAIR_COLORS`.
+        hair_shade: factor on the hair's color, about 1.
+        hairline: height of the hairline above the average, decimeters.
+        parting: position of the parting, decimeters to the person's left.
+        brows: thickness of the eyebrows, decimeters.
         beard: one of `BEARDS`.
-        eye_colour: one of `EYE_COLOURS`.
+        eye_color: one of `EYE_COLORS`.
         glasses: one of `GLASSES`.
         freckles: 0 to 1.
         warmth: redness of cheeks and nose, 0 to 1.
@@ -162,23 +162,23 @@ class Person:
     ancestry: tuple[float, float, float]
     shape: tuple[tuple[str, float], ...]
     melanin: float
-    skin: Colour
-    lips: Colour
+    skin: Color
+    lips: Color
     hair_style: str
-    hair_colour: str
+    hair_color: str
     hair_shade: float
     hairline: float
     parting: float
     brows: float
     beard: str
-    eye_colour: str
+    eye_color: str
     glasses: str
     freckles: float
     warmth: float
 
     @classmethod
     def from_seed(cls, seed: int) -> Person:
-        """The person a seed stands for, always the same one.
+        """Draw a person from a seed; a seed always gives the same person.
 
         Args:
             seed: 0 or more.
@@ -189,14 +189,14 @@ class Person:
         african, asian, caucasian = (float(share) for share in random.dirichlet((0.4, 0.4, 0.4)))
         melanin = float(np.clip(0.9 * african + 0.33 * asian + 0.14 * caucasian + 0.08 * random.normal(), 0.0, 1.0))
         skin = tuple(
-            float(np.interp(melanin, np.linspace(0, 1, len(_SKIN_RAMP)), [row[k] for row in _SKIN_RAMP]))
+            float(np.interp(melanin, np.linspace(0, 1, len(_SKIN_COLORS)), [row[k] for row in _SKIN_COLORS]))
             * (1 + 0.02 * float(random.normal()))
             for k in range(3)
         )
         made_up = sex == "woman" and random.random() < 0.4
         lipstick = _LIPSTICK[int(random.integers(len(_LIPSTICK)))]
         natural = (skin[0] * 0.86, skin[1] * 0.66, skin[2] * 0.68)
-        odds = np.array(_STYLE_ODDS[sex])
+        odds = np.array(_HAIR_STYLE_ODDS[sex])
         odds[[HAIR_STYLES.index("afro"), HAIR_STYLES.index("curly")]] *= (0.05 + 4 * african, 0.6 + african)
         if age < AGE_GROUPS[0][1]:
             odds[[HAIR_STYLES.index("bald"), HAIR_STYLES.index("receding")]] *= 0.4
@@ -210,89 +210,89 @@ class Person:
             weight=float(np.clip(0.5 + 0.18 * random.normal(), 0.12, 0.92)),
             muscle=float(np.clip(0.5 + 0.12 * random.normal(), 0.2, 0.9)),
             ancestry=(african, asian, caucasian),
-            shape=_face_shape(random),
+            shape=_draw_face_shape(random),
             melanin=melanin,
             skin=(skin[0], skin[1], skin[2]),
             lips=lipstick if made_up else natural,
             hair_style=style,
-            hair_colour=_hair_colour(random, age, caucasian),
+            hair_color=_draw_hair_color(random, age, caucasian),
             hair_shade=float(np.clip(1 + 0.12 * random.normal(), 0.75, 1.3)),
             hairline=float(np.clip(0.06 * random.normal(), -0.12, 0.12)),
             parting=float(random.choice((-0.28, 0.0, 0.28))),
             brows=float(np.clip((0.028 if sex == "woman" else 0.042) * (1 + 0.2 * random.normal()), 0.018, 0.062)),
             beard=beard,
-            eye_colour=tuple(EYE_COLOURS)[int(random.choice(len(EYE_COLOURS), p=iris_odds))],
+            eye_color=tuple(EYE_COLORS)[int(random.choice(len(EYE_COLORS), p=iris_odds))],
             glasses=GLASSES[int(random.choice(len(GLASSES), p=_GLASSES_ODDS))],
             freckles=float(random.uniform(0.5, 1.0)) if melanin < 0.3 and random.random() < 0.25 else 0.0,
             warmth=float(random.uniform(0.3, 1.0)),
         )
 
     @property
-    def words(self) -> dict[str, str]:
-        """What one would say of this person, by attribute."""
+    def attributes(self) -> dict[str, str]:
+        """Return the visible attributes in words: name -> value of `PERSON_ATTRIBUTES`."""
         return {
             "sex": self.sex,
-            "age group": next(word for word, end in AGE_GROUPS if self.age < end),
-            "skin tone": next(word for word, end in SKIN_TONES if self.melanin < end),
-            "hair colour": "none" if self.hair_style == "bald" else self.hair_colour,
+            "age group": next(name for name, end in AGE_GROUPS if self.age < end),
+            "skin tone": next(name for name, end in SKIN_TONES if self.melanin < end),
+            "hair colour": "none" if self.hair_style == "bald" else self.hair_color,
             "hair style": self.hair_style,
             "beard": self.beard,
-            "eye colour": self.eye_colour,
+            "eye colour": self.eye_color,
             "glasses": self.glasses,
             "freckles": "freckles" if self.freckles else "none",
         }
 
     @property
     def traits(self) -> tuple[object, ...]:
-        """All that makes this person different from another: every attribute but the seed."""
+        """Return every attribute of the person except the seed."""
         return tuple(getattr(self, field.name) for field in fields(self) if field.name != "seed")
 
 
-PERSON_WORDS: dict[str, tuple[str, ...]] = {
+PERSON_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "sex": ("man", "woman"),
-    "age group": tuple(word for word, _ in AGE_GROUPS),
-    "skin tone": tuple(word for word, _ in SKIN_TONES),
-    "hair colour": (*HAIR_COLOURS, "none"),
+    "age group": tuple(name for name, _ in AGE_GROUPS),
+    "skin tone": tuple(name for name, _ in SKIN_TONES),
+    "hair colour": (*HAIR_COLORS, "none"),
     "hair style": HAIR_STYLES,
     "beard": BEARDS,
-    "eye colour": tuple(EYE_COLOURS),
+    "eye colour": tuple(EYE_COLORS),
     "glasses": GLASSES,
     "freckles": ("freckles", "none"),
 }
-"""Every value that `Person.words` can take."""
+"""Attribute of a person -> its possible values."""
 
 
-def _face_shape(random: np.random.Generator) -> tuple[tuple[str, float], ...]:
-    """Face targets drawn around the average; left and right alike."""
-    shape: dict[str, float] = dict(_REST)
+def _draw_face_shape(random: np.random.Generator) -> tuple[tuple[str, float], ...]:
+    """Draw face targets around the average, equal on left and right."""
+    shape: dict[str, float] = dict(_REST_EXPRESSION)
 
     def draw(spread: float) -> float:
         return float(np.clip(spread * random.normal(), -0.85, 0.85))
 
-    for stem, low, high, spread in _PAIRED:
+    for stem, low, high, spread in _TWO_WAY_TARGETS:
         amount = draw(spread)
         shape[f"{stem}-{low if amount < 0 else high}"] = abs(amount)
-    for folder, stem, low, high, spread in _MIRRORED:
+    for folder, stem, low, high, spread in _MIRRORED_TARGETS:
         amount = draw(spread)
         for side in "lr":
             shape[f"{folder}/{side}-{stem}-{low if amount < 0 else high}"] = abs(amount)
     for side in "lr":
-        shape[f"eyes/{side}-eye-height2-incr"] = _OPEN_EYES
-        shape[f"eyes/{side}-eye-height1-incr"] = _OPEN_EYES / 2
-        shape[f"eyes/{side}-eye-height3-incr"] = _OPEN_EYES / 2
-    size = _EYE_SIZE + draw(0.22)
+        shape[f"eyes/{side}-eye-height2-incr"] = _EYE_OPENING
+        shape[f"eyes/{side}-eye-height1-incr"] = _EYE_OPENING / 2
+        shape[f"eyes/{side}-eye-height3-incr"] = _EYE_OPENING / 2
+    size = _MEAN_EYE_SCALE + draw(0.22)
     for side in "lr":
         shape[f"eyes/{side}-eye-scale-{'decr' if size < 0 else 'incr'}"] = abs(size)
-    head = _HEADS[int(random.integers(len(_HEADS)))]
+    head = _HEAD_SHAPES[int(random.integers(len(_HEAD_SHAPES)))]
     shape[f"head/head-{head}"] = float(random.uniform(0.1, 0.6))
     return tuple(shape.items())
 
 
-def _hair_colour(random: np.random.Generator, age: float, caucasian: float) -> str:
-    """Dark by default, lighter the more caucasian, grey and white with age."""
+def _draw_hair_color(random: np.random.Generator, age: float, caucasian: float) -> str:
+    """Draw a hair color: dark by default, lighter with caucasian ancestry, gray and white with age."""
     light = (0.08, 0.17, 0.20, 0.13, 0.13, 0.29, 0.0, 0.0)
     dark = (0.52, 0.28, 0.11, 0.05, 0.01, 0.03, 0.0, 0.0)
-    grey = 0.75 if age >= AGE_GROUPS[1][1] else 0.12 if age >= AGE_GROUPS[0][1] else 0.0
-    odds = np.array(light if caucasian > 0.45 else dark) * (1 - grey)
-    odds[-2:] = grey * 0.55, grey * 0.45
-    return tuple(HAIR_COLOURS)[int(random.choice(len(odds), p=odds / odds.sum()))]
+    gray = 0.75 if age >= AGE_GROUPS[1][1] else 0.12 if age >= AGE_GROUPS[0][1] else 0.0
+    odds = np.array(light if caucasian > 0.45 else dark) * (1 - gray)
+    odds[-2:] = gray * 0.55, gray * 0.45
+    return tuple(HAIR_COLORS)[int(random.choice(len(odds), p=odds / odds.sum()))]

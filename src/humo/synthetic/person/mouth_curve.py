@@ -1,4 +1,4 @@
-"""The true mouth of a clip, measured on the posed mesh: jaw opening, lip closure, pucker."""
+"""Measure the mouth of a clip on the posed mesh: jaw opening, lip closure, pucker."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from functools import lru_cache
 import numpy as np
 
 from humo.synthetic.person.base_mesh import Floats, base_mesh
-from humo.synthetic.person.body import lip_gap, neutral
+from humo.synthetic.person.body import lip_gap, neutral_mesh
 from humo.synthetic.person.identity import Person
-from humo.synthetic.person.pose import expression
+from humo.synthetic.person.pose import apply_face_units
 from humo.synthetic.speech.face_track import FaceTrack
 
-_CLOSED_GAP = 0.04  # of the face's height: lips nearer than this begin to count as closed
+_MAX_CLOSED_GAP = 0.04  # fraction of the face's height; lips nearer than this start to count as closed
 
 
 @dataclass(frozen=True, slots=True)
 class _Landmarks:
-    """Base vertices: the corners of the mouth, the chin, the middle between the brows."""
+    """Vertices of the base mesh: corners of the mouth, chin, and the middle between the brows."""
 
     left: int
     right: int
@@ -41,30 +41,31 @@ def _landmarks() -> _Landmarks:
 
 
 def mouth_curve(person: Person, track: FaceTrack) -> Floats:
-    """Jaw opening, lip closure and pucker (F, 3) float32 of a clip; head and camera play no part.
+    """Return jaw opening, lip closure and pucker (F, 3) float32 of a clip, independent of head pose and camera.
 
     Args:
-        person: whose mouth.
-        track: what the face does.
+        person: the identity.
+        track: motion of the face.
 
     Returns:
-        Distance between the inner lips and narrowing of the mouth, both against the face at rest and in heights of
-        the face from chin to brows; between them closure, 1 where the lips touch, 0 where they are clearly apart.
+        Jaw opening: distance between the inner lips. Closure: 1 where the lips touch, 0 where they are clearly apart.
+        Pucker: narrowing of the mouth. Opening and pucker are relative to the face at rest, in units of the height from
+        chin to brows.
 
     Raises:
-        DependencyError: the package with the bodies is not installed.
+        DependencyError: the package with the body data is not installed.
     """
-    marks, rest = _landmarks(), neutral(person)
-    height = float(rest[marks.brow, 1] - rest[marks.chin, 1])
-    gap_at_rest, width_at_rest = _gap_and_width(rest, marks)
+    landmarks, rest = _landmarks(), neutral_mesh(person)
+    height = float(rest[landmarks.brow, 1] - rest[landmarks.chin, 1])
+    gap_at_rest, width_at_rest = _lip_gap_and_mouth_width(rest, landmarks)
     curve = np.empty((len(track), 3), np.float32)
     for i, units in enumerate(track.units):
-        gap, width = _gap_and_width(expression(rest, units), marks)
+        gap, width = _lip_gap_and_mouth_width(apply_face_units(rest, units), landmarks)
         opening = max(0.0, gap - gap_at_rest) / height
-        curve[i] = opening, max(0.0, 1 - opening / _CLOSED_GAP), (width_at_rest - width) / height
+        curve[i] = opening, max(0.0, 1 - opening / _MAX_CLOSED_GAP), (width_at_rest - width) / height
     return curve
 
 
-def _gap_and_width(points: Floats, marks: _Landmarks) -> tuple[float, float]:
-    """Between the inner lips and between the corners of the mouth, decimetres."""
-    return lip_gap(points), float(np.sqrt(((points[marks.left] - points[marks.right]) ** 2).sum()))
+def _lip_gap_and_mouth_width(points: Floats, landmarks: _Landmarks) -> tuple[float, float]:
+    """Return the distances between the inner lips and between the corners of the mouth, in decimeters."""
+    return lip_gap(points), float(np.sqrt(((points[landmarks.left] - points[landmarks.right]) ** 2).sum()))

@@ -1,4 +1,4 @@
-"""A figure in motion: face units, the head's turn, and the camera."""
+"""Pose a figure: face units, rotation of the head, and the camera."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from humo.synthetic.person.appearance import Look
-from humo.synthetic.person.base_mesh import Floats, floats, target
+from humo.synthetic.person.base_mesh import Floats, as_float32, morph_target
 from humo.synthetic.person.body import lip_gap
 from humo.synthetic.person.figure import Figure
-from humo.synthetic.render.jit import Array, compiled
-from humo.synthetic.speech.face_track import UNITS
+from humo.synthetic.render.jit import Array, jit
+from humo.synthetic.speech.face_track import FACE_UNITS
 
-CAMERA_DISTANCE = 14.0  # decimetres from the head's middle
-_LID_FOLLOWS = 0.5  # radians of gaze at which the lids follow all the way
-_SMALLEST = 1e-4  # units weaker than this are left out
+CAMERA_DISTANCE = 14.0
+"""Distance of the camera from the center of the head, decimeters."""
+
+_FULL_LID_GAZE = 0.5  # vertical gaze in radians at which the lids follow completely
+_MIN_STRENGTH = 1e-4  # weaker units are skipped
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Floats:
-    """Rotation (3, 3) of the head: roll, then pitch, then yaw; radians."""
+    """Return the rotation (3, 3) of the head: roll, then pitch, then yaw, in radians."""
     cy, sy, cp, sp, cr, sr = (f(v) for v in (yaw, pitch, roll) for f in (math.cos, math.sin))
-    return floats(
+    return as_float32(
         [
             [cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, sy * cp],
             [cp * sr, cp * cr, -sp],
@@ -31,81 +33,94 @@ def rotation(yaw: float, pitch: float, roll: float) -> Floats:
     )
 
 
-def expression(points: Floats, units: Floats, gaze: Floats | None = None) -> Floats:
-    """A face (V, 3) at rest moved by face units.
+def apply_face_units(points: Floats, units: Floats, gaze: Floats | None = None) -> Floats:
+    """Move a face at rest by face units; return the moved points (V, 3).
 
     Args:
-        points: (V, 3) the base mesh's vertices of a person at rest.
-        units: (len(UNITS),) strengths in [0, 1].
+        points: (V, 3) vertices of the base mesh of a person at rest.
+        units: (len(FACE_UNITS),) strengths in [0, 1].
         gaze: (2,) right and up in radians; the lids follow it.
     """
     moved = points.copy()
-    for name, strength in zip(UNITS, units.tolist(), strict=True):
-        if strength > _SMALLEST:
-            _add(moved, target(name), strength)
-    if gaze is not None and abs(float(gaze[1])) > _SMALLEST:
-        way, strength = ("Up", float(gaze[1])) if gaze[1] > 0 else ("Down", -float(gaze[1]))
+    for name, strength in zip(FACE_UNITS, units.tolist(), strict=True):
+        if strength > _MIN_STRENGTH:
+            _add(moved, morph_target(name), strength)
+    if gaze is not None and abs(float(gaze[1])) > _MIN_STRENGTH:
+        direction, strength = ("Up", float(gaze[1])) if gaze[1] > 0 else ("Down", -float(gaze[1]))
         for side in ("Left", "Right"):
-            _add(moved, target(f"eyeLook{way}{side}"), min(strength / _LID_FOLLOWS, 1.0))
+            _add(moved, morph_target(f"eyeLook{direction}{side}"), min(strength / _FULL_LID_GAZE, 1.0))
     return moved
 
 
-def place(body: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -> tuple[Floats, Floats, float]:
-    """Every vertex (N, 3) of a figure in camera space, the head's rotation (3, 3), the opening of the lips; decimetres.
+def pose_figure(figure: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -> tuple[Floats, Floats, float]:
+    """Pose a figure for one frame.
 
     Args:
-        body: the figure.
+        figure: the figure.
         look: gives the base pose.
         units, head, gaze: one row each of a `FaceTrack`.
+
+    Returns:
+        Vertices (N, 3) in camera space, rotation (3, 3) of the head, opening of the lips; decimeters.
     """
-    face = expression(body.base, units, gaze)
-    yaw, pitch, roll = (float(angle) + extra for angle, extra in zip(head, look.pose, strict=True))
-    turned = rotation(yaw, pitch, roll)
-    stand = rotation(look.turn, 0.0, 0.0)
-    placed = np.empty((len(body.head), 3), np.float32)
-    _assemble(face, body.source, body.offset, body.head, body.neck, turned, stand, placed)
-    return placed, (stand.astype(np.float64) @ turned.astype(np.float64)).astype(np.float32), lip_gap(face)
+    face = apply_face_units(figure.base, units, gaze)
+    yaw, pitch, roll = (float(angle) + base for angle, base in zip(head, look.pose, strict=True))
+    head_rotation = rotation(yaw, pitch, roll)
+    body_rotation = rotation(look.turn, 0.0, 0.0)
+    posed = np.empty((len(figure.head_weights), 3), np.float32)
+    _transform_vertices(
+        face, figure.parents, figure.offset, figure.head_weights, figure.neck, (head_rotation, body_rotation), posed
+    )
+    total = (body_rotation.astype(np.float64) @ head_rotation.astype(np.float64)).astype(np.float32)
+    return posed, total, lip_gap(face)
 
 
-@compiled
+@jit
 def _add(points: Array, displacement: Array, strength: float) -> None:
-    """points (V, 3) += strength * displacement (V, 3), float32."""
+    """Add ``strength * displacement`` (V, 3) to ``points`` (V, 3), float32, in place."""
     for i in range(points.shape[0]):
         for k in range(3):
             points[i, k] += strength * displacement[i, k]
 
 
-@compiled
-def _assemble(
-    face: Array, source: Array, offset: Array, head: Array, neck: Array, turned: Array, stand: Array, placed: Array
+@jit
+def _transform_vertices(
+    face: Array,
+    parents: Array,
+    offset: Array,
+    head_weights: Array,
+    neck: Array,
+    rotations: tuple[Array, Array],
+    posed: Array,
 ) -> None:
-    """Hang hair and glasses on the face, turn the head about the neck, then the whole figure."""
+    """Attach hair and glasses to the face, rotate the head about the neck, then the whole figure."""
+    head, body = rotations
     count = face.shape[0]
     p, q = np.zeros(3), np.zeros(3)
-    for i in range(placed.shape[0]):
+    for i in range(posed.shape[0]):
         for k in range(3):
             if i < count:
                 p[k] = face[i, k] - neck[k]
             else:
-                at = source[i - count]
-                p[k] = offset[i - count, k] + (face[at, k] if at >= 0 else 0.0) - neck[k]
+                parent = parents[i - count]
+                p[k] = offset[i - count, k] + (face[parent, k] if parent >= 0 else 0.0) - neck[k]
         for k in range(3):
-            full = turned[k, 0] * p[0] + turned[k, 1] * p[1] + turned[k, 2] * p[2]
-            q[k] = p[k] + head[i] * (full - p[k])
+            rotated = head[k, 0] * p[0] + head[k, 1] * p[1] + head[k, 2] * p[2]
+            q[k] = p[k] + head_weights[i] * (rotated - p[k])
         for k in range(3):
-            placed[i, k] = stand[k, 0] * q[0] + stand[k, 1] * q[1] + stand[k, 2] * q[2] + neck[k]
+            posed[i, k] = body[k, 0] * q[0] + body[k, 1] * q[1] + body[k, 2] * q[2] + neck[k]
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """Where the picture is taken from.
+    """Position and scale of the camera.
 
     Args:
-        x, y: decimetres at the middle of the picture, at the depth ``z``.
-        z: depth of the head's middle.
-        scale: pixels a decimetre at that depth.
-        side: pixels.
-        shift: of the figure to the right, pixels.
+        x, y: decimeters at the center of the image, at the depth ``z``.
+        z: depth of the center of the head.
+        scale: pixels per decimeter at that depth.
+        side: side of the image in pixels.
+        shift: offset of the figure to the right, in pixels.
     """
 
     x: float
@@ -116,31 +131,33 @@ class Camera:
     shift: float
 
     @classmethod
-    def of(cls, body: Figure, look: Look, side: int, height: int | None = None) -> Camera:
-        """The camera of a look on a figure.
+    def of(cls, figure: Figure, look: Look, side: int, height: int | None = None) -> Camera:
+        """Return the camera that a look gives for a figure.
 
         Args:
-            body: the figure.
+            figure: the figure.
             look: gives framing and offset.
-            side: of the picture, pixels.
-            height: of the middle part that is kept, pixels; the framing is that part's. All by default.
+            side: side of the square image in pixels.
+            height: height of the middle part that is kept, in pixels; the framing refers to this part. By default the
+                whole image.
         """
-        drop = 0.62 * (look.framing - 1.0) - 0.06  # the wider, the more of the shoulders
+        drop = 0.62 * (look.framing - 1.0) - 0.06  # a wider framing shows more of the shoulders
+        half = figure.head_half_height
         return cls(
-            x=float(body.neck[0]),
-            y=float(body.middle[1]) - drop * body.half,
-            z=float(body.middle[2]),
-            scale=(side if height is None else height) / (2 * look.framing * body.half),
+            x=float(figure.neck[0]),
+            y=float(figure.head_center[1]) - drop * half,
+            z=float(figure.head_center[2]),
+            scale=(side if height is None else height) / (2 * look.framing * half),
             side=side,
             shift=look.offset * side,
         )
 
-    def project(self, placed: Floats) -> Floats:
-        """Screen positions (N, 3) of points (N, 3): x right and y down in pixels, depth in decimetres."""
-        screen = np.empty_like(placed)
-        nearer = np.float32(CAMERA_DISTANCE) / (np.float32(CAMERA_DISTANCE + self.z) - placed[:, 2])
+    def project(self, points: Floats) -> Floats:
+        """Project points (N, 3) to the image; return x right and y down in pixels, and depth in decimeters."""
+        screen = np.empty_like(points)
+        magnification = np.float32(CAMERA_DISTANCE) / (np.float32(CAMERA_DISTANCE + self.z) - points[:, 2])
         half = np.float32(self.side / 2)
-        screen[:, 0] = half + np.float32(self.shift) + (placed[:, 0] - np.float32(self.x)) * nearer * self.scale
-        screen[:, 1] = half - (placed[:, 1] - np.float32(self.y)) * nearer * self.scale
-        screen[:, 2] = -placed[:, 2]
+        screen[:, 0] = half + np.float32(self.shift) + (points[:, 0] - np.float32(self.x)) * magnification * self.scale
+        screen[:, 1] = half - (points[:, 1] - np.float32(self.y)) * magnification * self.scale
+        screen[:, 2] = -points[:, 2]
         return screen

@@ -1,4 +1,4 @@
-"""The compiler of the renderer's inner loops, or a kind word where it is missing."""
+"""The compiler of the renderer's inner loops."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ except ImportError:
     raise DependencyError("numba", "is not installed", "pip install 'humo-video[synthetic]'") from None
 
 Array = Any
-"""An array inside compiled code: numba infers its type, each signature's docstring states it."""
+"""An array inside compiled code. numba infers its type; the docstring of each function states it."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def compiled(function: _Function) -> _Function:
-    """Compile a function at its first call and keep the result on disk.
+def jit(function: _Function) -> _Function:
+    """Compile a function at its first call and cache the machine code on disk.
 
-    IEEE arithmetic as written: nothing is reordered, so that the same input gives the same bytes.
+    Arithmetic stays as written (``fastmath=False``), so that the same input gives the same bytes.
 
     Args:
         function: scalar loops over arrays.

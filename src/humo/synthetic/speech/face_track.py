@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-UNITS: tuple[str, ...] = (
+FACE_UNITS: tuple[str, ...] = (
     "jawOpen",
     "jawForward",
     "jawLeft",
@@ -55,7 +55,7 @@ UNITS: tuple[str, ...] = (
 )
 """ARKit's names of face units, in the order of `FaceTrack.units`. `FaceTrack.gaze` replaces the eight eyeLook units."""
 
-UNIT: dict[str, int] = {name: column for column, name in enumerate(UNITS)}
+FACE_UNIT_INDEX: dict[str, int] = {name: column for column, name in enumerate(FACE_UNITS)}
 """Name of a face unit -> its column in `FaceTrack.units`."""
 
 
@@ -78,7 +78,7 @@ class FaceTrack:
 
     def __post_init__(self) -> None:
         frames = len(self.units)
-        shapes = {"units": (frames, len(UNITS)), "head": (frames, 3), "gaze": (frames, 2)}
+        shapes = {"units": (frames, len(FACE_UNITS)), "head": (frames, 3), "gaze": (frames, 2)}
         for name, shape in shapes.items():
             array = np.ascontiguousarray(getattr(self, name), np.float32)
             if array.shape != shape:
@@ -90,13 +90,13 @@ class FaceTrack:
         return len(self.units)
 
     @classmethod
-    def still(cls, frames: int) -> FaceTrack:
+    def at_rest(cls, frames: int) -> FaceTrack:
         """Return a face at rest that looks straight ahead.
 
         Args:
             frames: number of frames.
         """
-        zeros = np.zeros((frames, len(UNITS)), np.float32)
+        zeros = np.zeros((frames, len(FACE_UNITS)), np.float32)
         return cls(zeros, np.zeros((frames, 3), np.float32), np.zeros((frames, 2), np.float32))
 
     def __getitem__(self, frames: slice) -> FaceTrack:

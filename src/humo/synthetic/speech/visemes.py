@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE
-from humo.synthetic.speech.face_track import UNIT, UNITS, FaceTrack
+from humo.synthetic.speech.face_track import FACE_UNIT_INDEX, FACE_UNITS, FaceTrack
 from humo.synthetic.speech.synthesis import Phoneme
 
 Curve = NDArray[np.float64]
@@ -110,7 +110,7 @@ MIN_PAUSE_SECONDS = 0.10
 """Shortest silence in which the mouth closes; during shorter ones it keeps its shape."""
 
 
-def face_track(
+def animate_face(
     phonemes: Sequence[Phoneme],
     samples: NDArray[np.float32],
     frames: int,
@@ -134,16 +134,16 @@ def face_track(
     """
     random = np.random.default_rng((seed, 0x76697365))
     times = (np.arange(frames) + 0.5) / FRAMES_PER_SECOND
-    units = np.zeros((frames, len(UNITS)))
+    units = np.zeros((frames, len(FACE_UNITS)))
     _add_mouth(units, mouth_channels(phonemes, samples, times, articulation))
     _add_mood(units, mood, float(random.uniform(0.7, 1.0)))
     blinks = _blinks(frames, random)
     for side in ("Left", "Right"):
-        units[:, UNIT[f"eyeBlink{side}"]] = blinks
+        units[:, FACE_UNIT_INDEX[f"eyeBlink{side}"]] = blinks
     nods, brows = _emphasis(phonemes, times, random)
-    units[:, UNIT["browInnerUp"]] += brows
+    units[:, FACE_UNIT_INDEX["browInnerUp"]] += brows
     for side in ("Left", "Right"):
-        units[:, UNIT[f"browOuterUp{side}"]] += 0.6 * brows
+        units[:, FACE_UNIT_INDEX[f"browOuterUp{side}"]] += 0.6 * brows
     head = np.stack([_drift(times, random, size) for size in (0.05, 0.025, 0.02)], axis=1)
     head[:, 1] += nods
     head *= 1 - calm / 2
@@ -157,8 +157,8 @@ def mouth_channels(
     """Compute the channels of the mouth at given times.
 
     Args:
-        phonemes: as for `face_track`.
-        samples: as for `face_track`.
+        phonemes: as for `animate_face`.
+        samples: as for `animate_face`.
         times: (T,) seconds.
         articulation: factor on all channels, but not on lip closures.
 
@@ -189,7 +189,7 @@ def target_jaw_opening(phonemes: Sequence[Phoneme], times: Curve) -> Curve:
     Tests compare it with the animated jaw to measure synchronization.
 
     Args:
-        phonemes: as for `face_track`.
+        phonemes: as for `animate_face`.
         times: (T,) seconds.
     """
     opening = np.zeros(len(times))
@@ -276,18 +276,18 @@ def _close_lips(channels: Curve, phonemes: Sequence[Phoneme], times: Curve) -> N
 def _add_mouth(units: Curve, channels: Curve) -> None:
     jaw, closure, tuck, funnel, pucker, stretch, lower, upper, tongue = channels.T
     both = ("Left", "Right")
-    units[:, UNIT["jawOpen"]] += jaw
-    units[:, UNIT["mouthClose"]] += closure * jaw
-    units[:, UNIT["mouthRollLower"]] += 0.50 * closure + 0.70 * tuck
-    units[:, UNIT["mouthRollUpper"]] += 0.45 * closure
-    units[:, UNIT["mouthFunnel"]] += funnel
-    units[:, UNIT["mouthPucker"]] += pucker
-    units[:, UNIT["tongueOut"]] += tongue
+    units[:, FACE_UNIT_INDEX["jawOpen"]] += jaw
+    units[:, FACE_UNIT_INDEX["mouthClose"]] += closure * jaw
+    units[:, FACE_UNIT_INDEX["mouthRollLower"]] += 0.50 * closure + 0.70 * tuck
+    units[:, FACE_UNIT_INDEX["mouthRollUpper"]] += 0.45 * closure
+    units[:, FACE_UNIT_INDEX["mouthFunnel"]] += funnel
+    units[:, FACE_UNIT_INDEX["mouthPucker"]] += pucker
+    units[:, FACE_UNIT_INDEX["tongueOut"]] += tongue
     for side in both:
-        units[:, UNIT[f"mouthPress{side}"]] += 0.5 * closure
-        units[:, UNIT[f"mouthStretch{side}"]] += 0.7 * stretch
-        units[:, UNIT[f"mouthLowerDown{side}"]] += 0.7 * lower
-        units[:, UNIT[f"mouthUpperUp{side}"]] += 0.6 * upper
+        units[:, FACE_UNIT_INDEX[f"mouthPress{side}"]] += 0.5 * closure
+        units[:, FACE_UNIT_INDEX[f"mouthStretch{side}"]] += 0.7 * stretch
+        units[:, FACE_UNIT_INDEX[f"mouthLowerDown{side}"]] += 0.7 * lower
+        units[:, FACE_UNIT_INDEX[f"mouthUpperUp{side}"]] += 0.6 * upper
 
 
 _MOOD_UNITS: dict[str, dict[str, float]] = {
@@ -301,9 +301,9 @@ _MOOD_UNITS: dict[str, dict[str, float]] = {
 def _add_mood(units: Curve, mood: Mood, strength: float) -> None:
     for name, amount in _MOOD_UNITS[mood].items():
         for side in ("Left", "Right"):
-            units[:, UNIT[name + side]] += strength * amount
+            units[:, FACE_UNIT_INDEX[name + side]] += strength * amount
     if mood == "surprised":
-        units[:, UNIT["browInnerUp"]] += 0.5 * strength
+        units[:, FACE_UNIT_INDEX["browInnerUp"]] += 0.5 * strength
 
 
 _BLINKS: tuple[tuple[float, ...], ...] = ((0.6, 1.0, 0.5), (0.5, 1.0, 0.8, 0.3), (0.4, 1.0, 1.0, 0.6, 0.25))

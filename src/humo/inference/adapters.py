@@ -1,0 +1,310 @@
+"""LoRAs at work: what they add to a network's layers, computed beside the layers at every pass.
+
+The network's own weights stay as they are, so that quantized, offloaded and streamed weights take a LoRA as plain ones
+do, and taking it away leaves nothing behind. Hooks add the changes: no module is replaced and no parameter renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from humo.errors import RequestError, did_you_mean
+from humo.inference.lora_file import LayerChange, LoraFile
+from humo.quantization.linear import QuantizedLinear
+
+TABLE = "scale_shift_table"
+"""Modulation table of a block and of the head; its change is an attribute of the module that owns it."""
+
+
+@dataclass(eq=False)
+class _Adapter:
+    """A LoRA in a network and the strength it has."""
+
+    file: LoraFile
+    strength: float = 1.0
+
+
+class LoraAdapters:
+    """The LoRAs of one network, by name.
+
+    Args:
+        network: its linear layers may be quantized; its blocks may be streamed or offloaded.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._adapters: dict[str, _Adapter] = {}
+        self._handles: list[RemovableHandle] = []
+        self._tables: list[Any] = []
+        self._enabled = True
+        self._fused: dict[str, Tensor] = {}  # parameters as they were before fusing
+        self.call_scale = 1.0
+        """Multiplies every strength, for one call."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all that are loaded, in the order of loading."""
+        return tuple(self._adapters)
+
+    @property
+    def strengths(self) -> Mapping[str, float]:
+        """Name -> strength, of those that change anything."""
+        return {name: adapter.strength for name, adapter in self._adapters.items() if adapter.strength}
+
+    def add(self, name: str, file: LoraFile, strength: float = 1.0) -> None:
+        """Load a LoRA under a name, in place of one that has it already (hot-swap)."""
+        self._adapters[name] = _Adapter(file, strength)
+        self._attach()
+
+    def remove(self, name: str) -> None:
+        """Take a LoRA away."""
+        del self._adapters[self._known(name)]
+        self._attach()
+
+    def clear(self) -> None:
+        """Take all LoRAs away."""
+        self._adapters.clear()
+        self._attach()
+
+    def set_strengths(self, strengths: Mapping[str, float]) -> None:
+        """Set how strongly each LoRA acts; those not named do not act.
+
+        Raises:
+            RequestError: a name that is not loaded.
+        """
+        for name in strengths:
+            self._known(name)
+        for name, adapter in self._adapters.items():
+            adapter.strength = float(strengths.get(name, 0.0))
+        self._attach()
+
+    @contextmanager
+    def scaled(self, scale: float) -> Iterator[None]:
+        """Multiply every strength by ``scale`` meanwhile."""
+        before, self.call_scale = self.call_scale, self.call_scale * scale
+        self._attach_tables()
+        try:
+            yield
+        finally:
+            self.call_scale = before
+            self._attach_tables()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the LoRAs act at all."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._enabled = value
+        self._attach()
+
+    def fuse(self, scale: float = 1.0, *, check: bool = False, names: Sequence[str] | None = None) -> None:
+        """Add the LoRAs to the parameters themselves.
+
+        Args:
+            scale: multiplies every strength.
+            check: refuse a result that is not finite.
+            names: which LoRAs; by default those that act.
+
+        Raises:
+            RequestError: an unknown name, weights that are quantized or not in memory, or a result that is not finite.
+        """
+        self.unfuse()
+        if names is not None:
+            self.set_strengths({name: self._adapters[self._known(name)].strength or 1.0 for name in names})
+        parameters = dict(self._network.named_parameters())
+        fused: dict[str, Tensor] = {}
+        with self.scaled(scale):
+            for name in sorted(self.changed_parameters()):
+                parameter = parameters[name]
+                if not parameter.is_floating_point() or parameter.is_meta:
+                    problem = f"{name} is quantized or not in memory"
+                    raise RequestError("fuse_lora", problem, "leave the LoRA beside the weights, which costs little")
+                value = self.merged(name, parameter.data)
+                if check and not bool(torch.isfinite(value).all()):
+                    raise RequestError("fuse_lora", f"{name} would not be finite", "lower the strength")
+                fused[name] = value.to(parameter.dtype)
+        for name, value in fused.items():
+            self._fused[name] = parameters[name].data
+            parameters[name].data = value
+        self._attach()
+
+    def unfuse(self) -> None:
+        """Restore the parameters from before `fuse`."""
+        parameters = dict(self._network.named_parameters())
+        for name, value in self._fused.items():
+            parameters[name].data = value.to(parameters[name].device)
+        self._fused = {}
+        self._attach()
+
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """Return a parameter (float32) with all changes added at their strengths; `name` is the parameter's."""
+        total = weight.float()
+        layer = name.removesuffix(".weight")
+        for adapter, strength in self._active():
+            change = adapter.file.layers.get(layer) if name.endswith(".weight") else None
+            if change is not None:
+                total = total + strength * _matrix_change(change, weight)
+            if name in adapter.file.parameters:
+                total = total + strength * adapter.file.parameters[name].to(weight.device)
+        return total
+
+    def changed_parameters(self) -> set[str]:
+        """Return the names of all parameters that a LoRA changes."""
+        files = [adapter.file for adapter, _ in self._active()]
+        return {f"{layer}.weight" for file in files for layer in file.layers} | {
+            name for file in files for name in file.parameters
+        }
+
+    def _known(self, name: str) -> str:
+        if name not in self._adapters:
+            problem = f"{name!r} is not loaded{did_you_mean(name, self._adapters)}"
+            raise RequestError("lora", problem, f"loaded are: {', '.join(self._adapters) or 'none'}")
+        return name
+
+    def _active(self) -> list[tuple[_Adapter, float]]:
+        if not self._enabled or self._fused:
+            return []
+        return [(one, one.strength * self.call_scale) for one in self._adapters.values() if one.strength]
+
+    def _attach(self) -> None:
+        """Hook every layer that an active LoRA changes, and no other."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._attach_tables()
+        layers: dict[str, list[_Source]] = {}
+        for adapter, _ in self._active():
+            for layer, change in adapter.file.layers.items():
+                layers.setdefault(layer, []).append(_Source(self, adapter, change=change))
+            for name, added in adapter.file.parameters.items():
+                owner, _, kind = name.rpartition(".")
+                if kind == TABLE:
+                    continue
+                if kind == "bias" and isinstance(self._network.get_submodule(owner), nn.Linear):
+                    layers.setdefault(owner, []).append(_Source(self, adapter, bias=added))
+                else:
+                    self._swap(owner, kind, adapter, added)
+        for layer, sources in layers.items():
+            module = self._network.get_submodule(layer)
+            self._handles.append(module.register_forward_hook(_adding(sources)))
+
+    def _swap(self, owner: str, kind: str, adapter: _Adapter, change: Tensor) -> None:
+        """Give a small module (norm, convolution) its changed parameter while it computes."""
+        module = self._network.get_submodule(owner)
+        own: list[Tensor] = []
+
+        def before(module: nn.Module, _: Any) -> None:
+            parameter = getattr(module, kind)
+            own.append(parameter.data)
+            strength = adapter.strength * self.call_scale
+            parameter.data = (own[-1].float() + strength * change.to(own[-1].device)).to(own[-1].dtype)
+
+        def after(module: nn.Module, *_: Any) -> None:
+            getattr(module, kind).data = own.pop()
+
+        self._handles.append(module.register_forward_pre_hook(before))
+        self._handles.append(module.register_forward_hook(after, always_call=True))
+
+    def _attach_tables(self) -> None:
+        """Give every module that owns a modulation table the change of it."""
+        for changed in self._tables:
+            changed.scale_shift_change = None
+        self._tables = []
+        for adapter, strength in self._active():
+            for name, change in adapter.file.parameters.items():
+                owner, _, kind = name.rpartition(".")
+                if kind == TABLE:
+                    module: Any = self._network.get_submodule(owner)
+                    before = module.scale_shift_change
+                    module.scale_shift_change = strength * change if before is None else before + strength * change
+                    self._tables.append(module)
+
+
+class _Source:
+    """What one LoRA adds to one linear layer; its factors follow the layer's input to its device."""
+
+    def __init__(
+        self,
+        adapters: LoraAdapters,
+        adapter: _Adapter,
+        *,
+        change: LayerChange | None = None,
+        bias: Tensor | None = None,
+    ) -> None:
+        self._adapters, self._adapter = adapters, adapter
+        self._change, self._bias = change, bias
+        self._device: torch.device | None = None
+        self._ratio: Tensor | None = None  # of DoRA: magnitude / norm
+
+    def __call__(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
+        """Return what is added to ``output``."""
+        strength = self._adapter.strength * self._adapters.call_scale
+        if self._device != x.device:
+            self._change = self._change and LayerChange(
+                self._change.delta.to(x.device),
+                None if self._change.magnitude is None else self._change.magnitude.to(x.device),
+            )
+            self._bias = None if self._bias is None else self._bias.to(x.device)
+            self._device = x.device
+        if self._change is None:
+            assert self._bias is not None
+            return strength * self._bias.to(output.dtype)
+        if self._change.magnitude is None:
+            return strength * self._change.delta.apply(x)
+        return strength * self._decomposed(module, x, output)
+
+    def _decomposed(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
+        """Return DoRA's change: the changed matrix with its rows or columns at the file's norms, less the own one."""
+        change = self._change
+        assert change is not None
+        assert change.magnitude is not None
+        if self._ratio is None:
+            weight = _dense_weight(module) + change.delta.matrix()
+            self._ratio = change.magnitude / weight.norm(dim=1 if change.magnitude.shape[1] == 1 else 0, keepdim=True)
+        bias = 0 if module.bias is None else module.bias.to(output.dtype)
+        own = output - bias
+        ratio = self._ratio.to(output.dtype)
+        if ratio.shape[1] == 1:
+            return (own + change.delta.apply(x)) * ratio.T - own
+        scaled = x * ratio
+        product: Tensor = type(module).forward(module, scaled)
+        return product - bias + change.delta.apply(scaled) - own
+
+
+def _adding(sources: list[_Source]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """Return a hook that adds what several LoRAs add to one layer."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0].to(output.dtype)
+        total = output
+        for source in sources:
+            total = total + source(module, x, output)
+        return total
+
+    return hook
+
+
+def _dense_weight(layer: nn.Linear) -> Tensor:
+    """Return a linear layer's matrix in float32, unpacked for the moment where it is quantized."""
+    return layer.dequantized_weight(torch.float32) if isinstance(layer, QuantizedLinear) else layer.weight.float()
+
+
+def _matrix_change(change: LayerChange, weight: Tensor) -> Tensor:
+    """Return what is added to a matrix (out, in), float32."""
+    delta = change.delta.to(weight.device).matrix()
+    if change.magnitude is None:
+        return delta
+    total = weight.float() + delta
+    magnitude = change.magnitude.to(weight.device)
+    norm = total.norm(dim=1 if magnitude.shape[1] == 1 else 0, keepdim=True)
+    changed: Tensor = total * magnitude / norm
+    return changed - weight.float()

@@ -1,0 +1,58 @@
+"""How a pipeline runs its network on the devices at hand: one value, which a loader, an engine or a rank builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from humo.model.context_parallel import ContextParallel, Group
+from humo.progress import never_stop
+
+
+class GuidanceParallel(Group):
+    """Divides the guidance passes of a step among ranks."""
+
+    def assigned(self, count: int) -> list[int]:
+        """Numbers of the passes that this rank computes, one per round.
+
+        A rank without a pass of its own repeats the last one: sharded weights need every rank in every round.
+
+        Args:
+            count: passes of the step.
+        """
+        return [min(start + self.rank, count - 1) for start in range(0, count, self.size)]
+
+    def gather_passes(self, velocity: Tensor) -> list[Tensor]:
+        """Return the velocities of one round, in the order of the passes."""
+        return [velocity] if self.size == 1 else self.gather(velocity.contiguous())
+
+
+SINGLE_PROCESS = GuidanceParallel()
+"""One process computes all passes."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a pipeline runs its network.
+
+    Args:
+        release_prefetch: frees the weights that were read ahead, where blocks are streamed from the disk; else None.
+        on_out_of_memory: is called when the device's memory runs out in a pass. True: memory was freed, run it again.
+        guidance_parallel: divides the passes of a step among ranks.
+        context_parallel: divides the tokens of a pass among ranks; None: each rank has all tokens.
+        batch_passes: run the passes of a step as one batch. None: only where a pass has few tokens.
+    """
+
+    release_prefetch: Callable[[], None] | None = None
+    on_out_of_memory: Callable[[], bool] = never_stop
+    guidance_parallel: GuidanceParallel = SINGLE_PROCESS
+    context_parallel: ContextParallel | None = None
+    batch_passes: bool | None = None
+
+    @property
+    def processes(self) -> int:
+        """Number of ranks that work on one clip."""
+        context = 1 if self.context_parallel is None else self.context_parallel.size
+        return self.guidance_parallel.size * context

@@ -1,0 +1,272 @@
+"""Videos as training, evaluation and verification read them: frames by presentation time, audio on the same clock.
+
+A file's frame count and average rate say little about when a frame is shown: phones record at variable rates, editors
+drop frames, and tracks begin at different times. So every frame and every audio sample is placed by its timestamp.
+
+Shape suffixes: F frames, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import VideoReformatter
+
+from humo.errors import MediaError
+from humo.geometry import FRAMES_PER_SECOND
+from humo.media.audio import AudioSamples, AudioTrack, open_media, planar_samples
+from humo.media.video import SCALER_FLAGS, Frame
+
+HELD_SECONDS = 0.1
+"""A frame that stays on screen longer than this fills a gap: 10 frames a second is the slowest rate taken as motion."""
+
+JITTER_SECONDS = 0.02
+"""Audio timestamps that are off by less continue the samples before: containers round them to milliseconds."""
+
+_HALF_STEP = Fraction(1, 2 * FRAMES_PER_SECOND)
+_FIXED_POINT = 65536  # of a display matrix, ISO/IEC 14496-12, 6.2.2
+_QUARTER_TURNS = {  # signs of the display matrix (a, b, c, d) -> how often the picture is turned left, then mirrored
+    (1, 0, 0, 1): (0, False),
+    (0, 1, -1, 0): (3, False),
+    (-1, 0, 0, -1): (2, False),
+    (0, -1, 1, 0): (1, False),
+    (-1, 0, 0, 1): (0, True),
+    (1, 0, 0, -1): (2, True),
+    (0, 1, 1, 0): (3, True),
+    (0, -1, -1, 0): (1, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTiming:
+    """What a file's timestamps say.
+
+    Attributes:
+        frame_rate: frames a second in the file, on average; 0 for a single frame.
+        held_fraction: share of the frames read that repeat an older one because the file has a gap there.
+        audio_start: seconds from the first frame to the first audio sample, negative where audio begins earlier.
+        audio_gaps: seconds of silence that fill holes inside the audio track.
+        quarter_turns: how often the picture was turned left by 90 degrees to stand upright.
+        mirrored: whether it was mirrored afterwards.
+    """
+
+    frame_rate: float
+    held_fraction: float
+    audio_start: float
+    audio_gaps: float
+    quarter_turns: int
+    mirrored: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TimedClip:
+    """A video on the grid of 25 frames a second.
+
+    Attributes:
+        frames: (F, H, W, 3) uint8, upright; frame i is what a player shows at i / 25 s.
+        audio: samples of the same duration at the file's own rate, silence where the track has none; None without one.
+        timing: what the timestamps were.
+    """
+
+    frames: Frame
+    audio: AudioTrack | None
+    timing: ClipTiming
+
+
+def read_clip(path: Path, *, field: str = "video", max_seconds: float | None = None) -> TimedClip:
+    """Read a video by its timestamps into memory.
+
+    For each time of the 25-a-second grid the nearest frame is taken. Across a gap the frame before it is held, as
+    players do. The clock begins with the first frame; audio before it is cut.
+
+    Args:
+        path: a video file, with or without audio.
+        field: the user's name for it, for the message.
+        max_seconds: longest part to read, from the start.
+
+    Raises:
+        MediaError: the file is missing, damaged or has no moving picture.
+    """
+    with open_media(path, field) as container:
+        if not container.streams.video:
+            raise MediaError(field, f"{path.name!r} has no video track", "give a video file")
+        grid = _Grid(max_seconds)
+        orientation = (0, False)
+        convert = VideoReformatter().reformat
+        pictures: list[Frame] = []
+        for time, duration, picture in _timed_frames(container):
+            if not pictures and not grid.count:
+                orientation = orientation_of(picture)
+            repeats = grid.place(time, duration)
+            if repeats and grid.pending is not None:
+                pictures += [grid.pending] * repeats
+            if grid.is_full:
+                break
+            pixels: Any = convert(picture, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
+            grid.pending = _upright(pixels, orientation)
+        else:
+            if grid.pending is not None:
+                pictures += [grid.pending] * grid.finish()
+        has_audio = bool(container.streams.audio)
+    if not pictures:
+        raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
+    frames = np.stack(pictures)
+    audio, start, gaps = None, 0.0, 0.0
+    if has_audio:
+        audio, start, gaps = _timed_audio(path, field, grid.start, Fraction(len(frames), FRAMES_PER_SECOND))
+    timing = ClipTiming(grid.frame_rate, grid.held / len(frames), start, gaps, *orientation)
+    return TimedClip(frames, audio, timing)
+
+
+def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
+    """Return how a frame has to be turned: quarter turns to the left, and whether it is mirrored afterwards.
+
+    **Source:** the display matrix of ISO/IEC 14496-12 (track header), as FFmpeg hands it on; turns by other angles than
+    quarter ones are taken for the nearest.
+    """
+    side_data: Any = picture.side_data  # by type, which its stubs do not say
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return 0, False
+    matrix = np.frombuffer(bytes(data), np.int32).astype(np.float64) / _FIXED_POINT
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    largest = max(abs(a), abs(b), abs(c), abs(d))
+    if not largest:
+        return 0, False
+    signs = [int(np.sign(value)) if abs(value) > largest / 2 else 0 for value in (a, b, c, d)]
+    return _QUARTER_TURNS.get((signs[0], signs[1], signs[2], signs[3]), (0, False))
+
+
+def _upright(pixels: Frame, orientation: tuple[int, bool]) -> Frame:
+    turns, mirrored = orientation
+    turned = np.rot90(pixels, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+
+
+class _Grid:
+    """Times of the 25-a-second grid, and which frame of the file each one shows; frames are passed in order."""
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self.limit = None if max_seconds is None else max(1, round(max_seconds * FRAMES_PER_SECOND))
+        self.start = Fraction(0)
+        self.pending: Frame | None = None
+        self.count = 0  # grid times that have their frame
+        self.held = 0
+        self._times: list[Fraction] = []
+        self._duration = Fraction(1, FRAMES_PER_SECOND)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many frames are placed as were asked for."""
+        return self.limit is not None and self.count >= self.limit
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second of the file, on average."""
+        span = self._times[-1] - self._times[0] if self._times else Fraction(0)
+        return float((len(self._times) - 1) / span) if span else 0.0
+
+    def place(self, time: Fraction, duration: Fraction) -> int:
+        """Return how often the frame before is shown until the one at ``time`` (s) is, on the file's clock."""
+        if not self._times:
+            self.start = time
+        previous = self._times[-1] if self._times else time
+        time = max(time, previous)
+        self._times.append(time)
+        self._duration = duration
+        return self._fill(previous, time)
+
+    def finish(self) -> int:
+        """Return how often the last frame is shown until it ends."""
+        last = self._times[-1]
+        end = last + (self._duration or self._usual_step())
+        repeats = 0
+        while not self.is_full and (not self.count or self._time_of(self.count) + _HALF_STEP < end):
+            repeats += 1
+            self.count += 1
+        return repeats
+
+    def _usual_step(self) -> Fraction:
+        steps = sorted(after - before for before, after in zip(self._times, self._times[1:], strict=False))
+        return steps[len(steps) // 2] if steps else Fraction(1, FRAMES_PER_SECOND)
+
+    def _time_of(self, number: int) -> Fraction:
+        return self.start + Fraction(number, FRAMES_PER_SECOND)
+
+    def _fill(self, previous: Fraction, following: Fraction) -> int:
+        """Give grid times to the frame at ``previous`` as long as it is nearer, or the next one is too far ahead."""
+        repeats = 0
+        while not self.is_full and len(self._times) > 1:
+            now = self._time_of(self.count)
+            ahead, behind = following - now, now - previous
+            if ahead <= 0 or (ahead <= _HALF_STEP and ahead <= behind):
+                break
+            repeats += 1
+            self.count += 1
+            self.held += behind > HELD_SECONDS
+        return repeats
+
+
+def _timed_frames(container: InputContainer) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    """Yield (time in s, duration in s or 0, frame) of the first video track, in the order in which they are shown."""
+    stream = container.streams.video[0]
+    rate = stream.average_rate or Fraction(FRAMES_PER_SECOND)
+    time: Fraction | None = None
+    for picture in container.decode(stream):
+        base = picture.time_base or stream.time_base
+        if picture.pts is not None and base is not None:
+            time = picture.pts * Fraction(base)
+        else:
+            time = Fraction(0) if time is None else time + 1 / Fraction(rate)
+        duration = Fraction(picture.duration or 0) * Fraction(base or 0)
+        yield time, duration, picture
+
+
+def _timed_audio(path: Path, field: str, start: Fraction, seconds: Fraction) -> tuple[AudioTrack | None, float, float]:
+    """Return the default audio track from ``start`` (s on the file's clock) on, its offset and its holes in seconds."""
+    pieces: list[tuple[int, AudioSamples]] = []  # first sample on the clock, samples
+    rate = channels = 0
+    with open_media(path, field) as container:
+        stream = default_audio_stream(container)
+        for frame in container.decode(stream):
+            if rate and (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+                break
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            expected = pieces[-1][0] + pieces[-1][1].shape[1] if pieces else None
+            base = frame.time_base or stream.time_base
+            if frame.pts is not None and base is not None:
+                position = round((frame.pts * Fraction(base) - start) * rate)
+            else:
+                position = expected or 0
+            if expected is not None and abs(position - expected) < JITTER_SECONDS * rate:
+                position = expected
+            if position >= seconds * rate:
+                break
+            pieces.append((position, planar_samples(frame)))
+    if not pieces:
+        return None, 0.0, 0.0
+    wanted = round(seconds * rate)
+    samples = np.zeros((channels, wanted), np.float32)
+    gaps, end = 0, pieces[0][0]
+    for position, piece in pieces:
+        gaps += max(0, position - max(end, 0)) if position > end else 0
+        first = max(position, 0)
+        part = piece[:, first - position : max(first, wanted) - position][:, : max(0, wanted - first)]
+        samples[:, first : first + part.shape[1]] = part
+        end = max(end, position + piece.shape[1])
+    return AudioTrack(samples, rate), pieces[0][0] / rate, gaps / rate
+
+
+def default_audio_stream(container: InputContainer) -> av.AudioStream:
+    """Return the audio track that players choose: the first one marked as default, else the first one."""
+    streams = container.streams.audio
+    marked = (stream for stream in streams if stream.disposition & av.stream.Disposition.default)
+    return next(marked, streams[0])
