@@ -1,4 +1,4 @@
-"""The caches of a request (`--cache`) on the model inside the package: blocks run, time, likeness to the exact video.
+"""The caches of a request (`--cache`) on the built-in model: blocks run, time, PSNR against the exact video.
 
 python benchmarks/caches.py --threads 2
 python benchmarks/caches.py --rounds 5 --clips 4 --json caches.json
@@ -28,8 +28,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEMO = tomllib.loads((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
 
 
-def make(pipeline: HuMoPipeline, steps: int, frames: int, cache: CacheName, seed: int) -> Tensor:
-    """A video (1, F, 3, H, W) in [0, 1] of the demo's words, picture and sound."""
+def generate(pipeline: HuMoPipeline, steps: int, frames: int, cache: CacheName, seed: int) -> Tensor:
+    """A video (1, F, 3, H, W) in [0, 1] from the demo's prompt, image and audio."""
     video: Tensor = pipeline(
         DEMO["prompt"],
         images=EXAMPLES / DEMO["images"][0],
@@ -44,33 +44,35 @@ def make(pipeline: HuMoPipeline, steps: int, frames: int, cache: CacheName, seed
 
 
 def counted(pipeline: HuMoPipeline, run: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What a run makes, and the blocks that it computes, once for each pass in a batch.
+    """Return the output of a run, and how many blocks it computed, counting each pass of a batch.
 
-    They are told by their self-attention, as a cache stands before blocks.
+    The count is taken at the blocks' self-attention, because a cache intercepts calls of whole blocks.
     """
     runs: list[int] = []
     hooks = [
-        block.attn1.register_forward_hook(lambda *given: runs.append(len(given[-1])))
+        block.attn1.register_forward_hook(lambda *arguments: runs.append(len(arguments[-1])))
         for block in pipeline.transformer.blocks
     ]
-    made = run()
+    video = run()
     for hook in hooks:
         hook.remove()
-    return made, sum(runs)
+    return video, sum(runs)
 
 
-def decibels(video: Tensor, exact: Tensor) -> float:
-    """Peak signal to noise ratio; pixels in [0, 1]."""
+def psnr(video: Tensor, exact: Tensor) -> float:
+    """Return the peak signal-to-noise ratio in dB, for pixels in [0, 1]."""
     error = (video - exact).square().mean().item()
     return -10 * math.log10(error) if error else math.inf
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure and report."""
+    """Run the benchmark, and return its measurements."""
     parser = arguments(__doc__, rounds=3)
     parser.add_argument("--clips", type=positive, default=4, help="seeds whose videos are compared (default 4)")
     parser.add_argument("--steps", type=positive, default=HUMO_NANO.steps, help="denoising steps (default the model's)")
-    parser.add_argument("--frames", type=positive, default=DEMO["frames"], help="of each video (default the demo's)")
+    parser.add_argument(
+        "--frames", type=positive, default=DEMO["frames"], help="frames of each video (default the demo's)"
+    )
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -78,25 +80,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     pipeline.set_progress_bar_config(disable=True)
     names: tuple[CacheName, ...] = get_args(CacheName)
 
-    def looked_at(name: CacheName) -> list[tuple[Tensor, int]]:
+    def measure(name: CacheName) -> list[tuple[Tensor, int]]:
         seeds = range(options.clips)
-        return [counted(pipeline, partial(make, pipeline, options.steps, options.frames, name, seed)) for seed in seeds]
+        return [
+            counted(pipeline, partial(generate, pipeline, options.steps, options.frames, name, seed)) for seed in seeds
+        ]
 
-    exact = looked_at("none")
+    exact = measure("none")
     seconds = alternate(
-        {name: partial(make, pipeline, options.steps, options.frames, name, 0) for name in names}, options.rounds
+        {name: partial(generate, pipeline, options.steps, options.frames, name, 0) for name in names}, options.rounds
     )
     rows = []
     for name in names[1:]:
-        cached = looked_at(name)
-        apart = [decibels(made, one) for (made, _), (one, _) in zip(cached, exact, strict=True)]
+        cached = measure(name)
+        values = [psnr(video, reference) for (video, _), (reference, _) in zip(cached, exact, strict=True)]
         share = sum(blocks for _, blocks in cached) / sum(blocks for _, blocks in exact)
         median = ratio(name, "none", seconds).median
-        rows.append({"cache": name, "blocks": share, "decibels": sum(apart) / len(apart), "ratio": median})
+        rows.append({"cache": name, "blocks": share, "psnr": sum(values) / len(values), "ratio": median})
     result = {"benchmark": "caches", "environment": environment(), "rows": rows, "seconds": seconds}
-    print("| cache | blocks run | time, of that without | likeness to the exact video, dB |\n|---|---|---|---|")
+    print("| cache | blocks run | time, relative to no cache | PSNR against the exact video, dB |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row['cache']} | {row['blocks']:.0%} | {row['ratio']:.2f} | {row['decibels']:.1f} |")
+        print(f"| {row['cache']} | {row['blocks']:.0%} | {row['ratio']:.2f} | {row['psnr']:.1f} |")
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

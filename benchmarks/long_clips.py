@@ -1,11 +1,11 @@
-"""Whether a long clip stays what it was: seams, lips, the person, colours and memory, by the model inside the package.
+"""Quality of a long clip of the built-in model: seams between windows, lip sync, identity, colors and memory.
 
     python benchmarks/long_clips.py
     python benchmarks/long_clips.py --seconds 60 --overlap 8 12 16 --video long.mp4 --json long.json
 
-A sentence after sentence is said by a voice that the model was not trained on; one clip is made for each overlap, with
-the same noise. `start` and `end` are the first and the last ten seconds. Lips are measured against what the sound
-implies, which is a guess (docs/nano.md).
+A voice that the model was not trained on speaks sentence after sentence. One clip is generated for each overlap, with
+the same noise. `start` and `end` are the first and the last ten seconds. Lip sync is measured against the jaw opening
+that is predicted from the audio (docs/nano.md).
 """
 
 from __future__ import annotations
@@ -42,42 +42,49 @@ SENTENCES = (
     "We put the lanterns on the wall, one by one, and waited for the wind to settle.",
     "My grandmother kept every letter in a wooden box under the window.",
     "After the rain the whole valley smelled of bread, smoke and apples.",
-    "If you listen long enough, the old house begins to speak in its own way.",
+    "If you listen long enough, the old house begins to speak in its own way.",  # word kept: spoken text
 )
-PART_SECONDS = 10
+SEGMENT_SECONDS = 10
+"""Length of the parts at the start and the end that are compared."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stretch of the clip: lips, distance to the picture, mean colours (0..255)."""
+class SegmentMetrics:
+    """Metrics of a part of the clip.
 
-    lips: float
-    distance: float
-    colours: tuple[float, float, float]
+    Args:
+        mouth_jaw_corr: correlation of mouth opening and predicted jaw opening.
+        id_distance: distance of the face embeddings to that of the reference image.
+        colors: mean red, green and blue, 0..255.
+    """
+
+    mouth_jaw_corr: float
+    id_distance: float
+    colors: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one clip.
+class ClipMetrics:
+    """Metrics of one clip.
 
     Args:
         overlap: frames that windows share.
-        windows: how many.
-        seam: change between frames where a window's part ends, in that of all other frames (medians).
-        seam_of_latents: the same in that of frames where any other latent frame ends.
-        faces: share of frames with a face.
+        windows: number of windows.
+        seam: median change between frames at window borders, relative to all other frames.
+        seam_of_latents: the same, relative to the borders of latent frames inside windows.
+        face_detection_rate: share of frames with a face.
         start, end: the first and the last ten seconds.
-        seconds: it took, for each second of the clip.
-        peak_bytes: most memory of the process by then.
+        seconds: time for each second of the clip.
+        peak_bytes: peak memory of the process so far.
     """
 
     overlap: int
     windows: int
     seam: float
     seam_of_latents: float
-    faces: float
-    start: Part
-    end: Part
+    face_detection_rate: float
+    start: SegmentMetrics
+    end: SegmentMetrics
     seconds: float
     peak_bytes: int
 
@@ -92,50 +99,52 @@ def say(seconds: float) -> NDArray[np.float32]:
 
 
 def borders(plan: GenerationPlan) -> list[int]:
-    """Numbers of the frames with which a window's own part begins."""
+    """Return the first frame of each window after the first, without its overlap."""
     return [TEMPORAL_STRIDE * window.start + 1 for window in plan.windows[1:]]
 
 
 def measure(
-    plan: GenerationPlan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], picture: Any, took: float
-) -> Figures:
-    """All figures of a clip."""
-    watched = track_faces(frames, FaceMesh())
+    plan: GenerationPlan, frames: NDArray[np.uint8], jaw: NDArray[np.float64], image: Any, seconds: float
+) -> ClipMetrics:
+    """Return all metrics of a clip."""
+    track = track_faces(frames, FaceMesh())
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean(axis=(1, 2, 3))
     at_border = np.zeros(len(change), bool)
     at_border[[number - 1 for number in borders(plan)]] = True
     latent = np.arange(len(change)) % TEMPORAL_STRIDE == 0
     identity = FaceIdentity()
-    wanted = identity.embed(np.asarray(picture))
-    assert wanted is not None
-    mouth = watched.mouth_aspect
-    length = PART_SECONDS * FRAMES_PER_SECOND
+    reference = identity.embed(np.asarray(image))
+    assert reference is not None
+    mouth = track.mouth_aspect
+    length = SEGMENT_SECONDS * FRAMES_PER_SECOND
 
-    def part(where: slice) -> Part:
-        own = identity.embed_all(frames[where])
-        red, green, blue = (float(value) for value in frames[where].mean(axis=(0, 1, 2)))
-        return Part(
-            lips=0.0 if mouth is None else round(correlation(mouth[where], jaw[where]), 3),
-            distance=float("nan") if own is None else round(float(np.linalg.norm(own - wanted)), 3),
-            colours=(round(red, 1), round(green, 1), round(blue, 1)),
+    def measure_segment(frames_of_segment: slice) -> SegmentMetrics:
+        embedding = identity.embed_all(frames[frames_of_segment])
+        red, green, blue = (float(value) for value in frames[frames_of_segment].mean(axis=(0, 1, 2)))
+        return SegmentMetrics(
+            mouth_jaw_corr=0.0
+            if mouth is None
+            else round(correlation(mouth[frames_of_segment], jaw[frames_of_segment]), 3),
+            id_distance=float("nan") if embedding is None else round(float(np.linalg.norm(embedding - reference)), 3),
+            colors=(round(red, 1), round(green, 1), round(blue, 1)),
         )
 
     assert plan.request.overlap is not None
-    return Figures(
+    return ClipMetrics(
         overlap=plan.request.overlap,
         windows=len(plan.windows),
         seam=round(float(np.median(change[at_border]) / np.median(change[~at_border])), 3),
         seam_of_latents=round(float(np.median(change[at_border]) / np.median(change[latent & ~at_border])), 3),
-        faces=round(watched.detection_rate, 3),
-        start=part(slice(0, length)),
-        end=part(slice(len(frames) - length, len(frames))),
-        seconds=round(took / (len(frames) / FRAMES_PER_SECOND), 2),
+        face_detection_rate=round(track.detection_rate, 3),
+        start=measure_segment(slice(0, length)),
+        end=measure_segment(slice(len(frames) - length, len(frames))),
+        seconds=round(seconds / (len(frames) / FRAMES_PER_SECOND), 2),
         peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     )
 
 
 def main() -> None:
-    """Make the clips, and print their figures."""
+    """Generate the clips, and print their metrics."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--overlap", type=int, nargs="+", default=[8])
@@ -145,27 +154,27 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     pipeline = load_pipeline(Path(options.model))
-    picture, sound = load_image(EXAMPLES / "woman.png"), say(options.seconds)
-    found: list[Figures] = []
+    image, audio = load_image(EXAMPLES / "woman.png"), say(options.seconds)
+    results: list[ClipMetrics] = []
     for overlap in options.overlap:
         fields = {"prompt": PROMPT, "images": ["woman"], "audio": "said", "overlap": overlap, "steps": options.steps}
-        plan = resolve(parse_request(fields), pipeline.preset, len(sound))
-        began = time.perf_counter()
-        frames = np.stack(list(pipeline.generate_frames(GenerationInputs(plan, [picture], sound))))
-        took = time.perf_counter() - began
-        jaw = jaw_from_audio(pipeline.encode_audio(sound, plan.geometry))
-        found.append(measure(plan, frames, jaw, picture, took))
-        print(found[-1], flush=True)
+        plan = resolve(parse_request(fields), pipeline.preset, len(audio))
+        start = time.perf_counter()
+        frames = np.stack(list(pipeline.generate_frames(GenerationInputs(plan, [image], audio))))
+        seconds = time.perf_counter() - start
+        jaw = jaw_from_audio(pipeline.encode_audio(audio, plan.geometry))
+        results.append(measure(plan, frames, jaw, image, seconds))
+        print(results[-1], flush=True)
     if options.video:
         write_video(
             Path(options.video),
             frames,
             VideoFormat(frames.shape[2], frames.shape[1]),
             metadata={},
-            track=AudioTrack(sound[None], SAMPLE_RATE),
+            track=AudioTrack(audio[None], SAMPLE_RATE),
         )
     if options.json:
-        Path(options.json).write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+        Path(options.json).write_text(json.dumps([asdict(one) for one in results], indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One pass of HuMo's network against diffusers' Wan transformer of the same shape, and against its products alone.
+"""Time of one pass of HuMo's network, compared with diffusers' Wan transformer and with its matrix products alone.
 
     python benchmarks/network_pass.py
     python benchmarks/network_pass.py --size wide --layers 2 --threads 2       # the width of HuMo-1.7B
     python benchmarks/network_pass.py --dtype bfloat16 --threads 1 --rounds 11 --layers 2 --json network_pass.json
 
-HuMo's is run as in a generation, which computes what text and sound offer to its blocks once for all timesteps. Before
-anything is timed, the network with audio layers must give the output of HuMo's.
+HuMo's network runs as in a generation, where the keys and values of text and audio are computed once for all timesteps.
+Before anything is timed, the Wan transformer with audio layers must give the same output.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from bare import Bare
-from plain_wan import in_precision, with_audio, without_audio
-from timing import Case, agreed, alternate, arguments, report
+from compute_limit import ComputeLimit
+from diffusers_baseline import cast_weights, with_audio, without_audio
+from timing import Case, alternate, arguments, check_equal, report
 from torch import Tensor
 
 from humo import HuMoTransformer3DModel
 
-BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}  # on max |difference| / max |output|; diffusers' residual is in bfloat16
-TIMESTEP = 700.0  # of 0..1000; time does not depend on it
+BOUNDS = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Largest allowed max |difference| / max |output|; diffusers keeps the residual stream in bfloat16."""
+
+TIMESTEP = 700.0
+"""Timestep of the pass, in 0..1000; the time does not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class Size:
         heads, head_dim: their product is the width.
         ffn_dim: inner width of the feed-forward.
         text_dim, text_length: the text's width and positions.
-        audio_width: of a row of the audio encoder.
-        frames, rows, columns: of tokens; a latent frame is 2 rows by 2 columns a token.
+        audio_width: width of the audio encoder's features.
+        frames, rows, columns: tokens in each dimension; a token covers 2 x 2 latent pixels of one frame.
     """
 
     heads: int
@@ -62,7 +65,7 @@ SIZES = {
 
 
 def build(size: Size, layers: int) -> HuMoTransformer3DModel:
-    """HuMo's network with random weights."""
+    """Return HuMo's network with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network: HuMoTransformer3DModel = HuMoTransformer3DModel(
@@ -80,7 +83,7 @@ def build(size: Size, layers: int) -> HuMoTransformer3DModel:
 
 
 def inputs(size: Size, network: HuMoTransformer3DModel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random latents (1, C, F, H, W), the timestep (1,), text (1, L, D) and audio (1, F, W, N, D)."""
+    """Return random latents (1, C, F, H, W), the timestep (1,), text (1, L, D) and audio (1, F, W, N, D)."""
     generator = torch.Generator().manual_seed(1)
     config = network.config
     latents = torch.randn(1, config.in_channels, size.frames, 2 * size.rows, 2 * size.columns, generator=generator)
@@ -91,33 +94,37 @@ def inputs(size: Size, network: HuMoTransformer3DModel) -> tuple[Tensor, Tensor,
 
 @torch.no_grad()
 def compare(size: Size, layers: int, dtype: str, rounds: int) -> Case:
-    """Check that the outputs agree, in float32 and in the precision asked for; then time."""
+    """Check that the outputs agree, in float32 and in ``dtype``, then time them."""
     network = build(size, layers)
     audio_wan, wan = with_audio(network), without_audio(network)
     latents, time, text, audio = inputs(size, network)
-    agreed(network(latents, time, text, audio).sample, audio_wan(latents, time, text, audio), BOUNDS["float32"])
+    check_equal(network(latents, time, text, audio).sample, audio_wan(latents, time, text, audio), BOUNDS["float32"])
     precision: torch.dtype = getattr(torch, dtype)
     for one in (network, audio_wan, wan):
-        in_precision(one, precision)
+        cast_weights(one, precision)
     text = text.to(precision)
-    heard = network.hear(text, audio)
-    apart = agreed(network(latents, time, heard=heard).sample, audio_wan(latents, time, text, audio), BOUNDS[dtype])
-    contestants: dict[str, Callable[[], Tensor]] = {
-        "humo": lambda: network(latents, time, heard=heard),
+    cross_attention_kv = network.cross_attention_kv(text, audio)
+    difference = check_equal(
+        network(latents, time, cross_attention_kv=cross_attention_kv).sample,
+        audio_wan(latents, time, text, audio),
+        BOUNDS[dtype],
+    )
+    candidates: dict[str, Callable[[], Tensor]] = {
+        "humo": lambda: network(latents, time, cross_attention_kv=cross_attention_kv),
         "Wan with audio layers": lambda: audio_wan(latents, time, text, audio),
         "Wan without audio": lambda: wan(latents.to(precision), time, text),
-        "its matrix products and attention alone": Bare(network, heard, latents),
+        "its matrix products and attention alone": ComputeLimit(network, cross_attention_kv, latents),
     }
     return Case(
         name=f"{layers}-layer network pass, {dtype}",
         settings={**asdict(size), "tokens": size.tokens, "layers": layers, "dtype": dtype, "rounds": rounds},
-        differences={"Wan with audio layers": apart},
-        seconds=alternate(contestants, rounds),
+        differences={"Wan with audio layers": difference},
+        seconds=alternate(candidates, rounds),
     )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure and report."""
+    """Run the benchmark, and return its measurements."""
     parser = arguments(__doc__, rounds=9, layers=4)
     parser.add_argument("--dtype", choices=BOUNDS, default="float32", help="precision of the blocks (default float32)")
     parser.add_argument("--size", choices=SIZES, default="middle", help="wide is HuMo-1.7B's, tiny for trying out")

@@ -1,7 +1,7 @@
-"""Runs timed in turn within one process: medians, and ratios with their spread.
+"""Time several candidates in alternation within one process; report medians, and ratios with their range.
 
-A machine's speed drifts (heat, other programs), so times of different moments do not compare. Here every round runs
-each contestant once, the rounds begin with another one in turn, and a ratio is taken within a round.
+A machine's speed drifts (heat, other programs), so that times taken minutes apart do not compare. Every round runs each
+candidate once, rounds start with a different candidate in turn, and a ratio is taken within a round.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from torch import Tensor
 
 import humo
 
-WARM_UPS = 1  # runs of each contestant before the first round: allocations, kernel choice, caches
+WARM_UPS = 1
+"""Untimed runs of each candidate before the first round, for allocations, kernel selection and caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Time of one contestant over another's in the same round; below 1 the first is faster.
+    """Time of one candidate divided by another's in the same round; below 1 the first is faster.
 
     Args:
-        name, against: the contestants.
+        name, against: the candidates.
         median, lowest, highest: over the rounds.
     """
 
@@ -44,13 +45,13 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison, timed.
+    """One timed comparison.
 
     Args:
-        name: of the case, for people.
-        settings: its sizes.
-        differences: contestant -> max |its output - the first one's| / max |output|, before timing.
-        seconds: contestant -> seconds of each round; the first is set against each other.
+        name: name of the case, for the table.
+        settings: sizes of the case.
+        differences: candidate -> max |its output - the first one's| / max |output|, before timing.
+        seconds: candidate -> seconds of each round; the first is compared with each other one.
     """
 
     name: str
@@ -60,17 +61,17 @@ class Case:
 
     @property
     def medians(self) -> dict[str, float]:
-        """Contestant -> median seconds."""
+        """Median seconds of each candidate."""
         return {name: median(times) for name, times in self.seconds.items()}
 
     @property
     def ratios(self) -> list[Ratio]:
-        """The first contestant against each of the others."""
+        """Ratios of the first candidate to each other one."""
         first, *others = self.seconds
         return [ratio(first, other, self.seconds) for other in others]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
+        """Return everything as values that JSON can store."""
         return {
             "name": self.name,
             "settings": dict(self.settings),
@@ -82,46 +83,46 @@ class Case:
 
 
 def ratio(name: str, against: str, seconds: Mapping[str, Sequence[float]]) -> Ratio:
-    """One contestant's time over another's, round by round."""
+    """Return the ratio of two candidates' times over the rounds."""
     each = [one / other for one, other in zip(seconds[name], seconds[against], strict=True)]
     return Ratio(name, against, median(each), min(each), max(each))
 
 
 def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; they take turns, and take turns at beginning."""
+    """Return the seconds of each candidate in each round; the first candidate of a round alternates."""
     for _ in range(WARM_UPS):
         for run in contestants.values():
             run()
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        first = turn % len(names)
+    for number in range(rounds):
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            begin = time.perf_counter()
+            start = time.perf_counter()
             contestants[name]()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def difference(output: Tensor, reference: Tensor) -> float:
-    """max |output - reference| / max |reference|."""
+    """Return max |output - reference| / max |reference|."""
     return ((output.float() - reference.float()).abs().max() / reference.float().abs().max()).item()
 
 
-def agreed(output: Tensor, reference: Tensor, bound: float) -> float:
-    """The difference of two outputs that are to be the same, so that like is timed against like.
+def check_equal(output: Tensor, reference: Tensor, bound: float) -> float:
+    """Return the difference of two outputs that must be equal, so that the timed computations are the same.
 
     Raises:
-        ArithmeticError: it is above the bound, or not a number.
+        ArithmeticError: the difference exceeds the bound, or is not a number.
     """
-    apart = difference(output, reference)
-    if not apart <= bound:
-        raise ArithmeticError(f"the outputs differ by {apart:.1e}, more than {bound:.1e}: there is nothing to compare")
-    return apart
+    error = difference(output, reference)
+    if not error <= bound:
+        raise ArithmeticError(f"the outputs differ by {error:.1e}, more than {bound:.1e}; nothing is timed")
+    return error
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, as an argument."""
+    """Parse an integer of at least 1 from the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -129,23 +130,29 @@ def positive(text: str) -> int:
 
 
 def arguments(description: str | None, *, rounds: int, layers: int | None = None) -> argparse.ArgumentParser:
-    """The options that all benchmarks have, with these defaults; ``--layers`` where there are any."""
+    """Return a parser with the options that all benchmarks share.
+
+    Args:
+        description: docstring of the benchmark.
+        rounds: default of ``--rounds``.
+        layers: default of ``--layers``; None if the benchmark has no such option.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=positive, default=rounds, help=f"rounds to time (default {rounds})")
     if layers is not None:
         parser.add_argument("--layers", type=positive, default=layers, help=f"transformer blocks (default {layers})")
     parser.add_argument("--threads", type=positive, help="CPU threads of torch (default: torch's own choice)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE")
     return parser
 
 
 def environment() -> dict[str, object]:
-    """What the times depend on besides the code."""
+    """Return machine, threads and versions, on which the times depend."""
     return {
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
-        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
@@ -153,14 +160,12 @@ def environment() -> dict[str, object]:
     }
 
 
-TABLE_HEAD = (
-    "| case | humo, s | against | its time, s | ratio | lowest to highest |\n"
-    "|---|---|---|---|---|---|"
-)  # the head of the table in README.md
+TABLE_HEAD = "| case | HuMo, s | compared with | its time, s | ratio | min to max |\n|---|---|---|---|---|---|"
+"""Head of the result tables, here and in README.md."""
 
 
 def table_rows(case: Case) -> list[str]:
-    """A case as rows of a Markdown table, one for each ratio."""
+    """Return a case as rows of a Markdown table, one for each ratio."""
     return [
         f"| {case.name} | {case.medians[one.name]:.3f} | {one.against} | {case.medians[one.against]:.3f} "
         f"| {one.median:.2f} | {one.lowest:.2f} to {one.highest:.2f} |"
@@ -169,13 +174,13 @@ def table_rows(case: Case) -> list[str]:
 
 
 def report(benchmark: str, cases: Sequence[Case], file: Path | None) -> dict[str, Any]:
-    """Print what was measured, write it as JSON where a file is named, and give it back."""
+    """Print the measurements, write them to a file if one is named, and return them."""
     result = {"benchmark": benchmark, "environment": environment(), "cases": [case.as_json() for case in cases]}
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     for case in cases:
         print(f"{case.name}: " + ", ".join(f"{name} {value}" for name, value in case.settings.items()))
-        for name, apart in case.differences.items():
-            print(f"  {name}: outputs apart by {apart:.1e}")
+        for name, error in case.differences.items():
+            print(f"  {name}: outputs differ by {error:.1e}")
     print("\n".join(["", TABLE_HEAD, *(row for case in cases for row in table_rows(case))]))
     if file is not None:
         file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""HuMo in ComfyUI: words, pictures and a sound in, a talking video out."""
+"""HuMo nodes for ComfyUI: generate a video of a person speaking or singing from text, images and audio."""
 
 from .nodes import comfy_entrypoint
 

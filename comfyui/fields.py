@@ -1,4 +1,4 @@
-"""Widgets derived from the fields of a request: limits, help and defaults are written there alone."""
+"""Widgets derived from the fields of `GenerateRequest`, which has their limits, descriptions and defaults."""
 
 from __future__ import annotations
 
@@ -7,52 +7,53 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from humo.request import GenerateRequest, describe_limits
+from humo.request import describe_limits, field_schema
 
 AUTO = "auto"
-"""The word for a choice that is left open."""
+"""Choice that leaves a field open."""
 
 STEP, ROUND = 0.1, 0.01
-"""Of number fields: what an arrow adds, and the finest value that can be typed."""
-
-_PROPERTIES: Mapping[str, Any] = GenerateRequest.model_json_schema()["properties"]
+"""Increment of a number widget's arrows, and its smallest difference between two values."""
 
 
-def left_open(field: str) -> int | str:
-    """What a widget left open holds: "", ``auto``; of numbers, which cannot be empty, 0, or -1 where 0 is a value.
+def open_value(field: str) -> int | str:
+    """Return the value of a widget that leaves its field open.
+
+    It is ``""`` for text and ``auto`` for a choice. A number widget cannot be empty; its value is 0, or -1 if 0 is a
+    valid number.
 
     Args:
         field: a field of `GenerateRequest`.
     """
-    schema = _schema(field)
+    schema = field_schema(field)
     if "minimum" in schema:
         return 0 if schema["minimum"] > 0 else -1
     return AUTO if "enum" in schema else ""
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are filled in, of those of a node.
+def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not left open.
 
     Args:
-        values: of widgets, by field; None where there is no value at all.
+        values: values of widgets by field; None if a widget has no value.
     """
-    return {field: value for field, value in values.items() if value is not None and value != left_open(field)}
+    return {field: value for field, value in values.items() if value is not None and value != open_value(field)}
 
 
-def widget(field: str, *, otherwise: str = "the model's own", **settings: Any) -> io.Input:
-    """The widget of a field, which may be left open.
+def widget(field: str, *, default: str = "the model's default", **settings: Any) -> io.Input:
+    """Return the widget of a field, which may be left open.
 
     Args:
         field: a field of `GenerateRequest`: a number, a choice or text.
-        otherwise: what is taken if it is left open.
+        default: what applies if it is left open, for the tooltip.
         settings: further arguments of the input.
     """
-    schema, empty = _schema(field), left_open(field)
-    settings = {"optional": True, "default": empty, "tooltip": _help(field, otherwise), **settings}
+    schema, empty = field_schema(field), open_value(field)
+    settings = {"optional": True, "default": empty, "tooltip": _tooltip(field, default), **settings}
     if "enum" in schema:
         return io.Combo.Input(field, options=list(dict.fromkeys([AUTO, *schema["enum"]])), **settings)
     if schema["type"] == "integer":
-        step = schema.get("multipleOf", 1) if empty == 0 else 1  # from -1 on, steps would miss the multiples
+        step = schema.get("multipleOf", 1) if empty == 0 else 1  # steps that start at -1 would miss the multiples
         settings |= {"min": empty, "max": schema["maximum"], "step": step}
         return io.Int.Input(field, **settings)
     if schema["type"] == "number":
@@ -62,18 +63,11 @@ def widget(field: str, *, otherwise: str = "the model's own", **settings: Any) -
 
 
 def description(field: str) -> str:
-    """What a field means, in the request's words."""
-    return str(_PROPERTIES[field]["description"])
+    """Return the request's description of a field."""
+    return str(field_schema(field)["description"])
 
 
-def _help(field: str, otherwise: str) -> str:
-    limits = f" ({describe_limits(field)})" if "minimum" in _schema(field) else ""
-    empty = left_open(field)
-    return f"{description(field)}{limits}; {'empty' if empty == '' else empty}: {otherwise}"
-
-
-def _schema(field: str) -> Mapping[str, Any]:
-    """The field's JSON schema without its ``null`` alternative."""
-    schema = _PROPERTIES[field]
-    found: Mapping[str, Any] = next((one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"), schema)
-    return found
+def _tooltip(field: str, default: str) -> str:
+    limits = f" ({describe_limits(field)})" if "minimum" in field_schema(field) else ""
+    empty = open_value(field)
+    return f"{description(field)}{limits}; {'empty' if empty == '' else empty}: {default}"

@@ -1,4 +1,4 @@
-"""The nodes: a model, words, pictures and a sound in; latents; frames and their sound track out."""
+"""The nodes: load a model, prepare text, images and audio, sample latents, decode frames."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from humo.errors import HuMoError, RequestError
 from humo.geometry import FRAMES_PER_SECOND
 from humo.request import parse_request
 
-from .fields import description, given, widget
+from .fields import description, filled_in, widget
 from .progress import progress_bar
-from .values import AudioDict, Latents, Sound, Words, pictures_of, sound_of, to_audio, to_images, track_of
+from .values import Audio, AudioDict, Latents, Prompts, audio_track, from_audio, from_images, to_audio, to_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from humo import HuMoPipeline
-    from humo.request import PlacementName
+    from humo.request import OffloadName, QuantizeName
 
 CATEGORY = "HuMo"
-SOCKETS = 4
-"""Pictures that one node takes; nodes are chained for more."""
+IMAGE_SOCKETS = 4
+"""Image sockets of one node; chain nodes for more."""
 
-AS_LONG_AS_THE_SOUND = "as long as the sound"
+AUDIO_LENGTH = "the length of the audio"
 
-Model = io.Custom("HUMO_MODEL")
-Text = io.Custom("HUMO_TEXT")
-Pictures = io.Custom("HUMO_PICTURES")
-Voice = io.Custom("HUMO_SOUND")
-Clip = io.Custom("HUMO_LATENTS")
+PipelineModel = io.Custom("HUMO_MODEL")
+Prompt = io.Custom("HUMO_TEXT")
+ReferenceImages = io.Custom("HUMO_IMAGES")
+VoiceAudio = io.Custom("HUMO_AUDIO")
+VideoLatents = io.Custom("HUMO_LATENTS")
 
 
 class LoadModel(io.ComfyNode):
-    """HUMO_MODEL is the core's pipeline, which ComfyUI keeps as it keeps every output."""
+    """Load a pipeline. HUMO_MODEL is a `HuMoPipeline`, which ComfyUI caches like every output."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,14 +44,15 @@ class LoadModel(io.ComfyNode):
             node_id="HuMo_LoadModel",
             display_name="HuMo Load Model",
             category=CATEGORY,
-            description="Loads a model folder made by `humo models get` or `humo convert`.",
+            description="Loads a model folder that `humo models get` or `humo convert` created.",
             inputs=[
-                widget("model", otherwise="that small one", placeholder="humo-1.7b, or a folder"),
-                widget("device", otherwise="the fastest there is"),
-                widget("dtype", otherwise="bfloat16 on a GPU, float32 on the CPU"),
-                widget("placement", otherwise="resident: no clip is known yet that it could be chosen for"),
+                widget("model", default="the built-in model", placeholder="humo-1.7b, or a folder"),
+                widget("device", default="the fastest available"),
+                widget("dtype", default="bfloat16 on a GPU, float32 on the CPU"),
+                widget("offload", default="none; the clip's size is not known when the model is loaded"),
+                widget("quantize", default="none; the clip's size is not known when the model is loaded"),
             ],
-            outputs=[Model.Output("humo_model", display_name="model")],
+            outputs=[PipelineModel.Output("humo_model", display_name="model")],
         )
 
     @classmethod
@@ -70,7 +71,8 @@ class LoadModel(io.ComfyNode):
         model: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        placement: str | None = None,
+        offload: str | None = None,
+        quantize: str | None = None,
     ) -> str:
         from humo.checkpoints.model_folder import find_model_folder
         from humo.jobs.replay import weights_fingerprint
@@ -79,21 +81,22 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: str = "", device: str = "auto", dtype: str = "auto", placement: PlacementName = "auto"
+        cls,
+        model: str = "",
+        device: str = "auto",
+        dtype: str = "auto",
+        offload: OffloadName = "auto",
+        quantize: QuantizeName = "auto",
     ) -> io.NodeOutput:
         from humo.checkpoints.model_folder import find_model_folder
-        from humo.runtime.device import choose_device
         from humo.runtime.loading import load_pipeline
-        from humo.runtime.placement import check_placement
 
-        place = choose_device(device)
-        check_placement(placement, place)
-        lies = "resident" if placement == "auto" else placement
-        return io.NodeOutput(load_pipeline(find_model_folder(model or None), device=place, dtype=dtype, placement=lies))
+        folder = find_model_folder(model or None)
+        return io.NodeOutput(load_pipeline(folder, device=device, dtype=dtype, offload=offload, quantize=quantize))
 
 
-class DescribeScene(io.ComfyNode):
-    """The words are encoded by the sampler, which has the model."""
+class TextPrompt(io.ComfyNode):
+    """Collect prompt and negative prompt. The sampler encodes them, because it has the model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -105,7 +108,7 @@ class DescribeScene(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, default="", tooltip=description("prompt")),
                 widget("negative_prompt", multiline=True),
             ],
-            outputs=[Text.Output("humo_text", display_name="text")],
+            outputs=[Prompt.Output("humo_text", display_name="text")],
         )
 
     @classmethod
@@ -115,58 +118,58 @@ class DescribeScene(io.ComfyNode):
     @classmethod
     def execute(cls, prompt: str, negative_prompt: str = "") -> io.NodeOutput:
         parse_request({"prompt": prompt, "negative_prompt": negative_prompt})
-        return io.NodeOutput(Words(prompt, negative_prompt))
+        return io.NodeOutput(Prompts(prompt, negative_prompt))
 
 
-class GatherPictures(io.ComfyNode):
-    """Pictures in order. The core fits each on white to the video's aspect when it encodes it."""
+class CollectImages(io.ComfyNode):
+    """Collect reference images in order. The encoder fits each on white to the video's aspect ratio."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         sockets = [
             io.Image.Input(f"image_{number}", optional=number > 1, tooltip=description("images"))
-            for number in range(1, SOCKETS + 1)
+            for number in range(1, IMAGE_SOCKETS + 1)
         ]
-        earlier = Pictures.Input("earlier", optional=True, tooltip="pictures that come before these")
+        earlier = ReferenceImages.Input("earlier", optional=True, tooltip="images that come before these")
         return io.Schema(
-            node_id="HuMo_Pictures",
-            display_name="HuMo Pictures",
+            node_id="HuMo_Images",
+            display_name="HuMo Reference Images",
             category=CATEGORY,
-            description="Pictures of who or what is in the scene, of any size: padded white, nothing is cut off.",
+            description="Images of the people or objects in the scene, of any size. They are padded with white.",
             inputs=[*sockets, earlier],
-            outputs=[Pictures.Output("humo_pictures", display_name="pictures")],
+            outputs=[ReferenceImages.Output("humo_images", display_name="images")],
         )
 
     @classmethod
     def execute(cls, earlier: tuple[Image, ...] = (), **images: Tensor | None) -> io.NodeOutput:
-        gathered = list(earlier)
-        for number in range(1, SOCKETS + 1):
+        collected = list(earlier)
+        for number in range(1, IMAGE_SOCKETS + 1):
             batch = images.get(f"image_{number}")
             if batch is not None:
-                gathered += pictures_of(batch, f"image_{number}")
-        return io.NodeOutput(tuple(gathered))
+                collected += from_images(batch, f"image_{number}")
+        return io.NodeOutput(tuple(collected))
 
 
-class HearSound(io.ComfyNode):
-    """A sound at its own rate and as the model hears it."""
+class PrepareAudio(io.ComfyNode):
+    """Prepare audio for the model, and keep it at its own sample rate for the video."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="HuMo_Sound",
-            display_name="HuMo Sound",
+            node_id="HuMo_Audio",
+            display_name="HuMo Audio",
             category=CATEGORY,
-            inputs=[io.Audio.Input("audio", tooltip="sound to speak or sing")],
-            outputs=[Voice.Output("humo_sound", display_name="sound")],
+            inputs=[io.Audio.Input("audio", tooltip=description("audio"))],
+            outputs=[VoiceAudio.Output("humo_audio", display_name="audio")],
         )
 
     @classmethod
     def execute(cls, audio: AudioDict) -> io.NodeOutput:
-        return io.NodeOutput(sound_of(audio))
+        return io.NodeOutput(from_audio(audio))
 
 
-class Sample(io.ComfyNode):
-    """One request, resolved and denoised by the core."""
+class Sampler(io.ComfyNode):
+    """Resolve a request and generate its latents."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -174,16 +177,16 @@ class Sample(io.ComfyNode):
             node_id="HuMo_Sampler",
             display_name="HuMo Sampler",
             category=CATEGORY,
-            description="Makes the latents of a clip. Whatever is left open is the model's published value.",
+            description="Generates the latents of a clip. Open settings have the model's published defaults.",
             inputs=[
-                Model.Input("model"),
-                Text.Input("text"),
-                Pictures.Input("pictures", optional=True),
-                Voice.Input("sound", optional=True),
+                PipelineModel.Input("model"),
+                Prompt.Input("text"),
+                ReferenceImages.Input("images", optional=True),
+                VoiceAudio.Input("audio", optional=True),
                 widget("width"),
                 widget("height"),
-                widget("frames", otherwise=AS_LONG_AS_THE_SOUND),
-                widget("seconds", otherwise=AS_LONG_AS_THE_SOUND),
+                widget("frames", default=AUDIO_LENGTH),
+                widget("seconds", default=AUDIO_LENGTH),
                 widget("steps"),
                 widget("seed", control_after_generate=True),
                 widget("shift"),
@@ -191,13 +194,13 @@ class Sample(io.ComfyNode):
                 widget("scale_audio"),
                 widget("scale_image"),
                 widget("switch_timestep"),
-                widget("mode", otherwise="that default"),
-                widget("window", otherwise="as long as the model knows"),
+                widget("mode", default="the mode of the connected inputs"),
+                widget("window", default="the length the model was trained on"),
                 widget("overlap"),
-                widget("speed", otherwise="exact"),
-                widget("cache", otherwise="none"),
+                widget("speed", default="exact"),
+                widget("cache", default="none"),
             ],
-            outputs=[Clip.Output("humo_latents", display_name="latents")],
+            outputs=[VideoLatents.Output("humo_latents", display_name="latents")],
         )
 
     @classmethod
@@ -208,31 +211,33 @@ class Sample(io.ComfyNode):
         frames: int | None = None,
         seconds: float | None = None,
     ) -> bool | str:
-        # named here is what has more limits than a smallest and a largest value, which ComfyUI checks by itself
-        sizes = given({"width": width, "height": height, "frames": frames, "seconds": seconds})
-        return _problem({"prompt": "looked at by its own node", **sizes})
+        # ComfyUI checks ranges itself; these fields have further rules
+        sizes = filled_in({"width": width, "height": height, "frames": frames, "seconds": seconds})
+        return _problem({"prompt": "checked by HuMo Text", **sizes})
 
     @classmethod
     def execute(
         cls,
         model: HuMoPipeline,
-        text: Words,
-        pictures: tuple[Image, ...] = (),
-        sound: Sound | None = None,
+        text: Prompts,
+        images: tuple[Image, ...] = (),
+        audio: Audio | None = None,
         **settings: float | str | None,
     ) -> io.NodeOutput:
         from humo.inference.inputs import check_inputs
 
-        options = given({**settings, "negative_prompt": text.negative_prompt})
-        heard = None if sound is None else sound.heard
-        (clip,) = check_inputs(model.preset, text.prompt, pictures or None, heard, None, None, None, options)
-        latents = model.generate_latents(clip, progress_bar())
-        track = None if sound is None or clip.audio is None else track_of(sound, clip.plan.geometry.seconds)
-        return io.NodeOutput(Latents(latents, clip.plan, track))
+        options = filled_in({**settings, "negative_prompt": text.negative_prompt})
+        samples = None if audio is None else audio.mono_16k
+        (inputs,) = check_inputs(model.preset, text.prompt, images or None, samples, None, None, None, options)
+        latents = model.generate_latents(inputs, progress_bar())
+        track = None
+        if audio is not None and inputs.audio is not None:
+            track = audio_track(audio, inputs.plan.geometry.seconds)
+        return io.NodeOutput(Latents(latents, inputs.plan, track))
 
 
 class Decode(io.ComfyNode):
-    """Frames as the core writes them into a file."""
+    """Decode latents to frames, as the command line writes them to a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -241,16 +246,19 @@ class Decode(io.ComfyNode):
             display_name="HuMo Decode",
             category=CATEGORY,
             inputs=[
-                Model.Input("model"),
-                Clip.Input("latents"),
+                PipelineModel.Input("model"),
+                VideoLatents.Input("latents"),
                 io.Boolean.Input(
-                    "watermark", optional=True, default=True, tooltip="mark the frames, unseen, as made by a machine"
+                    "watermark",
+                    optional=True,
+                    default=True,
+                    tooltip="embed an invisible watermark that marks the frames as AI-generated",
                 ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images"),
-                io.Audio.Output("audio", display_name="audio", tooltip="the sound, as long as the clip"),
-                io.Float.Output("fps", display_name="fps", tooltip="frames a second"),
+                io.Audio.Output("audio", display_name="audio", tooltip="the audio, cut to the length of the clip"),
+                io.Float.Output("fps", display_name="fps", tooltip="frames per second"),
             ],
         )
 
@@ -259,23 +267,23 @@ class Decode(io.ComfyNode):
         from humo.media.watermark import embed_watermark
 
         if latents.plan.preset != model.preset:
-            problem = f"is {model.preset.title}, and the latents are of {latents.plan.preset.title}"
-            raise RequestError("model", problem, "connect the model that the sampler has")
+            problem = f"is {model.preset.title}, and the latents come from {latents.plan.preset.title}"
+            raise RequestError("model", problem, "connect the same model as at the sampler")
         frames = model.decode_frames(latents.samples, progress_bar())
         if watermark:
-            frames = embed_watermark(frames, mark_of(latents))
+            frames = embed_watermark(frames, latents_watermark(latents))
         audio = None if latents.track is None else to_audio(latents.track)
         return io.NodeOutput(to_images(frames), audio, float(FRAMES_PER_SECOND))
 
 
-def mark_of(latents: Latents) -> int:
-    """The number that the watermark of a clip carries, 0 to 65,535: the same for the same latents."""
+def latents_watermark(latents: Latents) -> int:
+    """Return the watermark's payload, 0 to 65,535, derived from the latents."""
     content = latents.samples.float().cpu().contiguous().numpy().tobytes()
     return int.from_bytes(hashlib.sha256(content).digest()[:2], "big")
 
 
 def _problem(fields: dict[str, Any]) -> bool | str:
-    """True, or what is wrong with fields of a request, in one line."""
+    """Return True, or the error of a request's fields in one line."""
     try:
         parse_request(fields)
     except HuMoError as error:
@@ -284,12 +292,12 @@ def _problem(fields: dict[str, Any]) -> bool | str:
 
 
 class HuMoExtension(ComfyExtension):
-    """These nodes, for ComfyUI."""
+    """The nodes of this package."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, DescribeScene, GatherPictures, HearSound, Sample, Decode]
+        return [LoadModel, TextPrompt, CollectImages, PrepareAudio, Sampler, Decode]
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """What ComfyUI asks for when it loads this folder."""
+    """Return the extension; ComfyUI calls this when it loads the folder."""
     return HuMoExtension()

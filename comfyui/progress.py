@@ -1,4 +1,4 @@
-"""The core's events on ComfyUI's progress bar, and ComfyUI's button that stops a run."""
+"""HuMo's progress on ComfyUI's progress bar, and ComfyUI's cancel button."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from humo.progress import Event, ProgressCallback
 
 
 def progress_bar() -> ProgressCallback:
-    """A listener that shows each phase on the bar of the node that is running.
+    """Return a progress callback that shows each phase on the running node's bar.
 
-    The listener raises ComfyUI's own exception once the user has stopped the run; it goes through the core as it is.
+    It raises ComfyUI's own exception once the user has cancelled the run.
     """
-    # ComfyUI's insides, which its node interface does not cover; imported here, as torch comes with them
+    # not part of ComfyUI's node interface; imported here because torch comes with it
     from comfy.model_management import throw_exception_if_processing_interrupted
 
     execution = ComfyAPISync().execution

@@ -1,4 +1,4 @@
-"""What passes between the nodes, made from ComfyUI's values and made into them.
+"""Values that pass between the nodes, and conversions from and to ComfyUI's types.
 
 Shape suffixes: B batch, C channels, H, W size, T samples.
 """
@@ -31,26 +31,26 @@ class AudioDict(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """HUMO_TEXT: the scene, and what it should not look like; empty is the model's own."""
+class Prompts:
+    """HUMO_TEXT: prompt and negative prompt; an empty negative prompt is the model's default."""
 
     prompt: str
     negative_prompt: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sound:
-    """HUMO_SOUND: a sound as it was, and as the model hears it.
+class Audio:
+    """HUMO_AUDIO: audio at its own sample rate, and as the model takes it.
 
     Args:
         samples: (C, T) float32.
         sample_rate: Hz.
-        heard: (T,) float32, mono, 16 kHz.
+        mono_16k: (T,) float32, mono, 16 kHz.
     """
 
     samples: npt.NDArray[np.float32]
     sample_rate: int
-    heard: npt.NDArray[np.float32]
+    mono_16k: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,9 +58,9 @@ class Latents:
     """HUMO_LATENTS: a clip that is not decoded yet.
 
     Args:
-        samples: (1, C, k + 1, H, W), normalised.
-        plan: what they were made from.
-        track: the sound of the clip, as long as the clip; None if it follows none.
+        samples: (1, C, k + 1, H, W), normalized.
+        plan: plan that they were generated from.
+        track: audio of the clip, cut to its length; None if the mode uses none.
     """
 
     samples: Tensor
@@ -68,54 +68,56 @@ class Latents:
     track: AudioTrack | None
 
 
-def pictures_of(images_BHWC: Tensor, field: str) -> list[Image]:
-    """The pictures of an IMAGE batch; fitting them to the video is the core's.
+def from_images(images_BHWC: Tensor, field: str) -> list[Image]:
+    """Return the images of an IMAGE batch in their own size; the encoder fits them to the video.
 
     Args:
-        images_BHWC: in [0, 1]; C is 1, 3 or 4, and what is transparent is laid over white.
-        field: the socket, for the message.
+        images_BHWC: in [0, 1]; C is 1, 3 or 4. Transparency is laid over white.
+        field: name of the socket, for messages.
 
     Raises:
-        MediaError: values outside [0, 1], another shape, or a picture larger than allowed.
+        MediaError: values outside [0, 1], another shape, or an image above the size limit.
     """
     from humo.media.image import load_image
 
     if images_BHWC.ndim != 4 or not len(images_BHWC):
-        raise MediaError(field, f"has the shape {tuple(images_BHWC.shape)}", "give one or more, (B, H, W, C)")
-    return [load_image(image, field=f"{field}[{place}]") for place, image in enumerate(images_BHWC.cpu().numpy())]
+        problem = f"has the shape {tuple(images_BHWC.shape)}"
+        raise MediaError(field, problem, "connect a batch of one image or more, (B, H, W, C)")
+    return [load_image(image, field=f"{field}[{index}]") for index, image in enumerate(images_BHWC.cpu().numpy())]
 
 
-def sound_of(audio: AudioDict) -> Sound:
-    """The one sound of an AUDIO.
+def from_audio(audio: AudioDict) -> Audio:
+    """Return the one clip of an AUDIO batch.
 
     Raises:
-        MediaError: several sounds or none, samples that are not numbers, or a sound that is too long.
+        MediaError: several clips or none, samples that are not numbers, or a clip that is too long.
     """
     from humo.media.audio import load_audio
 
     waveform, rate = audio["waveform"], audio["sample_rate"]
     if waveform.ndim != 3 or len(waveform) != 1:
-        raise MediaError("audio", f"has the shape {tuple(waveform.shape)}", "give an AUDIO of one sound, (1, C, T)")
+        problem = f"has the shape {tuple(waveform.shape)}"
+        raise MediaError("audio", problem, "connect a batch of one clip, (1, C, T)")
     samples = waveform[0].float().cpu().numpy()
-    return Sound(samples, rate, load_audio((samples, rate), field="audio"))
+    return Audio(samples, rate, load_audio((samples, rate), field="audio"))
 
 
-def track_of(sound: Sound, seconds: float) -> AudioTrack:
-    """A sound cut, or filled up with silence, to the length of a clip."""
+def audio_track(audio: Audio, seconds: float) -> AudioTrack:
+    """Return audio cut to the length of a clip, or padded with silence."""
     from humo.media.audio import load_audio_track
 
-    return load_audio_track((sound.samples, sound.sample_rate), seconds=seconds)
+    return load_audio_track((audio.samples, audio.sample_rate), seconds=seconds)
 
 
 def to_audio(track: AudioTrack) -> AudioDict:
-    """A sound track as AUDIO (1, C, T)."""
+    """Return an audio track as AUDIO (1, C, T)."""
     import torch
 
     return {"waveform": torch.from_numpy(track.samples)[None], "sample_rate": track.sample_rate}
 
 
 def to_images(frames: Iterable[Frame]) -> Tensor:
-    """Frames (H, W, 3) as IMAGE (B, H, W, 3): bytes over 255, which ComfyUI's writers turn back into the same bytes."""
+    """Return uint8 frames (H, W, 3) as IMAGE (B, H, W, 3); ComfyUI's writers recover the same bytes."""
     import numpy as np
     import torch
 

@@ -63,9 +63,9 @@ def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[
         torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
     with track_allocations(network.parameters(), inputs) as found:
-        heard = network.hear(*inputs[2:])
+        heard = network.cross_attention_kv(*inputs[2:])
         kept = found.peak = found.live
-        network(*inputs[:2], heard=heard, return_dict=False)
+        network(*inputs[:2], cross_attention_kv=heard, return_dict=False)
     return found.peak - kept, kept
 
 

@@ -1,11 +1,11 @@
-"""What can go wrong for a user, each in one line that says what to do.
+"""Errors that a user can correct, each in one line with a remedy.
 
-HuMoError                  what the user gave or has is at fault; exit code 2, never a traceback
+HuMoError                  the user's input or installation is at fault; exit code 2, no traceback
 ├── RequestError           a field of a request: missing, out of range, unknown, contradictory
-├── MediaError             a picture, sound or video that cannot be read or is too large
+├── MediaError             an image, audio or video file that cannot be read or is too large
 ├── CheckpointError        weights or a model folder: missing, damaged, of another model
-├── StorageError           a folder that cannot be written, a disk that is full
-└── DependencyError        an optional package or a device that is not there
+├── StorageError           a folder that is not writable, or a full disk
+└── DependencyError        an optional package or a device that is not available
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Iterable
 
 
 class HuMoError(Exception):
-    """Something the user can put right, told in one line.
+    """An error that the user can correct, as one line.
 
     Args:
-        field: what is at fault, in the user's own word (``width``, ``--audio``, a file's name).
-        problem: what is wrong with it, the value included.
-        remedy: what is allowed, or what to do; may be empty.
+        field: the field at fault as the user wrote it (``width``, ``--audio``, a file name).
+        problem: what is wrong with it, including its value.
+        remedy: allowed values, or what to do; may be empty.
     """
 
     def __init__(self, field: str, problem: str, remedy: str = "") -> None:
@@ -35,7 +35,7 @@ class RequestError(HuMoError):
 
 
 class MediaError(HuMoError):
-    """A picture, sound or video cannot be read, holds nothing, or is larger than allowed."""
+    """An image, audio or video file cannot be read, is empty, or is larger than allowed."""
 
 
 class CheckpointError(HuMoError):

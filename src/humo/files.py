@@ -171,16 +171,14 @@ def new_folder(destination: Path, needed_bytes: int, overwrite: bool, replaceabl
 
 def _check_destination(destination: Path, overwrite: bool, replaceable: frozenset[str]) -> None:
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise StorageError(str(destination), "is there already and is not a folder", "choose another name")
+        raise StorageError(str(destination), "exists and is not a folder", "choose another name")
     if not destination.exists():
         return
-    held = {path.name for path in destination.iterdir()}
-    if held and not overwrite:
-        raise StorageError(
-            str(destination), "is there already and is not empty", "choose another name or overwrite it (--overwrite)"
-        )
-    if strange := sorted(held - replaceable):
-        problem = f"holds {strange[0]!r}, which no conversion wrote, so it is not replaced"
+    names = {path.name for path in destination.iterdir()}
+    if names and not overwrite:
+        raise StorageError(str(destination), "exists and is not empty", "choose another name, or add --overwrite")
+    if strange := sorted(names - replaceable):
+        problem = f"contains {strange[0]!r}, which no conversion wrote, so it is not replaced"
         raise StorageError(str(destination), problem, "choose another name or remove the folder")
 
 

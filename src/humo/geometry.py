@@ -1,7 +1,7 @@
-"""All counting: frames, seconds, latent frames, tokens, sound samples and audio rows; nobody else divides.
+"""Convert between frames, seconds, latent frames, tokens, audio samples and audio rows; no other module does.
 
-Origins of the constants: Wan2.1 (strides of its causal autoencoder, patch of its transformer), HuMo's training data
-(25 frames a second) and Whisper (16 kHz; one encoder row per 320 samples).
+The constants come from Wan2.1 (compression factors of its causal autoencoder, patch size of its transformer), HuMo's
+training data (25 frames a second) and Whisper (16 kHz; one encoder row per 320 samples).
 """
 
 from __future__ import annotations
@@ -9,35 +9,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FRAMES_PER_SECOND = 25
-TEMPORAL_STRIDE = 4  # frames per latent frame, after the first, which stands alone
+TEMPORAL_STRIDE = 4  # frames per latent frame; the first latent frame holds one frame
 SPATIAL_STRIDE = 8  # pixels per latent cell
-VALUES_PER_LATENT = 3 * TEMPORAL_STRIDE * SPATIAL_STRIDE**2  # red, green and blue of the pixels a latent stands for
+VALUES_PER_LATENT = 3 * TEMPORAL_STRIDE * SPATIAL_STRIDE**2  # color values of the pixels that one latent stands for
 PATCH = (1, 2, 2)  # latent (frames, rows, columns) per token
 SIZE_MULTIPLE = SPATIAL_STRIDE * PATCH[1]  # pixels; width and height are multiples of it
 
-SAMPLE_RATE = 16_000  # Hz, of the sound as Whisper takes it
-SAMPLES_PER_ENCODER_ROW = 320  # samples: Whisper gives 50 rows a second
-SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # samples: one audio row a frame after resampling 50 -> 25
-ENCODER_WINDOW_SAMPLES = 30 * SAMPLE_RATE  # samples: Whisper hears 30 s at a time
+SAMPLE_RATE = 16_000  # Hz; sample rate of Whisper's input
+SAMPLES_PER_ENCODER_ROW = 320  # samples; Whisper outputs 50 rows a second
+SAMPLES_PER_FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # samples; one audio row per frame after resampling 50 -> 25
+ENCODER_WINDOW_SAMPLES = 30 * SAMPLE_RATE  # samples; Whisper encodes 30 s at a time
 ENCODER_WINDOW_ROWS = ENCODER_WINDOW_SAMPLES // SAMPLES_PER_ENCODER_ROW
 
-AUDIO_WINDOW = 8  # audio rows given to one latent frame
-AUDIO_LEAD = 5  # of them, rows before the latent frame's first own row 4i
+AUDIO_WINDOW = 8  # audio rows per latent frame
+AUDIO_LEAD = 5  # rows of the window before row 4i, the first one of the latent frame
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """The sizes of one clip, in every unit.
+    """Sizes of one clip, in every unit.
 
     Args:
         width, height: pixels, multiples of 16.
         frames: 4k + 1.
-        references: reference pictures; 0 still takes one (empty) slot.
+        references: number of reference images; 0 still takes one (empty) slot.
 
     Raises:
-        ValueError: sizes that no network of this kind can have. Requests are checked before they come here.
+        ValueError: the network does not support these sizes. Requests are checked before this.
 
-    **Source:** method.md, 2 (published generate loop).
+    **Source:** published code, ``humo/generate.py``, ``Generator.inference``: ``target_shape`` and ``seq_len``.
     """
 
     width: int
@@ -62,55 +62,55 @@ class Geometry:
 
     @property
     def video_latent_frames(self) -> int:
-        """Latent frames of the video alone."""
+        """Number of latent frames of the video, without references."""
         return latent_frames_of(self.frames)
 
     @property
     def reference_slots(self) -> int:
-        """Latent frames at the end of the sequence that hold references: one each, at least one."""
+        """Number of latent frames at the end of the sequence for references: one each, at least one."""
         return max(1, self.references)
 
     @property
     def latent_frames(self) -> int:
-        """Latent frames of the whole sequence, video and references."""
+        """Number of latent frames of the whole sequence, video and references."""
         return self.video_latent_frames + self.reference_slots
 
     @property
     def latent_height(self) -> int:
-        """Rows of a latent frame."""
+        """Number of rows of a latent frame."""
         return self.height // SPATIAL_STRIDE
 
     @property
     def latent_width(self) -> int:
-        """Columns of a latent frame."""
+        """Number of columns of a latent frame."""
         return self.width // SPATIAL_STRIDE
 
     @property
     def tokens_per_frame(self) -> int:
-        """Transformer tokens of one latent frame."""
+        """Number of transformer tokens of one latent frame."""
         return (self.latent_height // PATCH[1]) * (self.latent_width // PATCH[2])
 
     @property
     def tokens(self) -> int:
-        """Transformer tokens of the whole sequence."""
+        """Number of transformer tokens of the whole sequence."""
         return self.latent_frames // PATCH[0] * self.tokens_per_frame
 
     def latent_shape(self, channels: int) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of the sequence the network denoises."""
+        """Return the shape (C, F, H, W) of the sequence that the network denoises."""
         return channels, self.latent_frames, self.latent_height, self.latent_width
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of a long clip that is made in one piece.
+    """A part of a long clip that is generated in one run of the denoising loop.
 
-    Its first latent frame stands for one video frame, as in every clip: in all windows but the first it is the last
-    frame of what is finished, as a still.
+    The first latent frame of a window stands for one video frame, as in every clip. In all windows but the first, this
+    frame is the last one that the previous window finished.
 
     Args:
-        start: latent frame of the whole clip at which it begins.
-        latents: how many latent frames it has.
-        shared: of them, those after the first that the window before it has made, too.
+        start: index of the first latent frame in the whole clip.
+        latent_frames: number of latent frames.
+        overlap: number of latent frames, after the first, that the previous window generated as well.
     """
 
     start: int
@@ -119,19 +119,22 @@ class Window:
 
     @property
     def end(self) -> int:
-        """Latent frame of the whole clip after its last one."""
+        """Index in the whole clip of the latent frame after the last one."""
         return self.start + self.latent_frames
 
 
 def split_into_windows(latent_frames: int, window: int, overlap: int) -> tuple[Window, ...]:
-    """The windows of a clip, overlapping, none longer than ``longest``.
+    """Split a clip into overlapping windows.
 
-    What comes before a window does not depend on how long the clip will be.
+    The position of a window does not depend on the length of the clip after it.
 
     Args:
-        latents: of the whole clip.
-        longest: latent frames a window may have.
-        shared: latent frames that neighbours both make, at most ``longest - 2``.
+        latent_frames: latent frames of the whole clip.
+        window: largest number of latent frames of a window.
+        overlap: latent frames that neighboring windows share, at most ``window - 2``.
+
+    Raises:
+        ValueError: the overlap is too large for the window.
     """
     if latent_frames > window and not 0 <= overlap <= window - 2:
         raise ValueError(f"{overlap} shared latent frames leave nothing new in windows of {window}")
@@ -143,49 +146,53 @@ def split_into_windows(latent_frames: int, window: int, overlap: int) -> tuple[W
 
 
 def snap_frames(frames: int) -> int:
-    """The largest 4k + 1 not above ``frames`` (at least 1)."""
+    """Return the largest 4k + 1 that is not above ``frames`` (at least 1)."""
     return max(0, frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
 
 
 def latent_frames_of(frames: int) -> int:
-    """Latent frames that hold ``frames`` (4k + 1) video frames."""
+    """Return the number of latent frames of ``frames`` (4k + 1) video frames."""
     return (frames - 1) // TEMPORAL_STRIDE + 1
 
 
 def frames_of_samples(samples: int) -> int:
-    """Whole frames that ``samples`` of 16 kHz sound last."""
+    """Return the number of whole frames in ``samples`` of 16 kHz audio."""
     return samples // SAMPLES_PER_FRAME
 
 
 def frames_of_seconds(seconds: float) -> int:
-    """Whole frames in ``seconds``; a hair below a whole frame (rounding of decimals) still counts as that frame."""
+    """Return the number of whole frames in ``seconds``, with a tolerance for rounded decimals."""
     return int(seconds * FRAMES_PER_SECOND + 1e-6)
 
 
 def encoder_rows(samples: int) -> int:
-    """Rows (50 a second) kept of Whisper's output for ``samples`` of 16 kHz sound: two a whole frame."""
+    """Return the rows (50 a second) that are kept of Whisper's output for 16 kHz audio: two per whole frame."""
     return 2 * frames_of_samples(samples)
 
 
 def audio_rows(encoder_rows: int) -> int:
-    """Rows (25 a second) after resampling ``encoder_rows`` (50 a second): half of them, or one less.
+    """Return the rows (25 a second) after resampling ``encoder_rows`` (50 a second): half of them, or one less.
 
-    **Source:** the published ``int(rows / 50.0 * 25)``. In floating point some quotients come out a hair low (58 rows
-    give 28), and as the first and last rows are aligned, one row less shifts all of them: kept as published.
+    For some lengths the published floating-point expression gives one row less (58 rows give 28). As the first and the
+    last row are aligned, this shifts all rows, so it is kept.
+
+    **Source:** published code, ``humo/utils/audio_processor_whisper.py``, ``linear_interpolation_fps``.
     """
     return int(encoder_rows / (SAMPLE_RATE / SAMPLES_PER_ENCODER_ROW) * FRAMES_PER_SECOND)
 
 
 def audio_window(latent_frame: int) -> range:
-    """Audio rows 4i - 5 .. 4i + 2 that latent frame i hears; rows outside the sound are silent (zeros).
+    """Return the audio rows 4i - 5 .. 4i + 2 of latent frame i; rows outside the audio are zeros.
 
-    **Source:** method.md, 3. The published code writes latent 0 apart (three zero rows, then rows -2..2); rows -5..-3
-    lie before the clip and are zero all the same, so one line holds for both.
+    The published code treats latent frame 0 separately (three rows of zeros, then rows -2 to 2). Rows -5 to -3 lie
+    before the clip and are zeros as well, so one expression covers both cases.
+
+    **Source:** published code, ``humo/generate.py``, ``Generator.get_audio_emb_window``.
     """
     start = TEMPORAL_STRIDE * latent_frame - AUDIO_LEAD
     return range(start, start + AUDIO_WINDOW)
 
 
 def audio_rows_needed(frames: int) -> int:
-    """Audio rows a clip of ``frames`` can hear: those of its last window."""
+    """Return the number of audio rows that a clip of ``frames`` uses, up to the last audio window."""
     return audio_window(latent_frames_of(frames) - 1).stop

@@ -1,11 +1,14 @@
-"""Guidance is a ladder, a value: which conditions each network pass sees, and how much its step up counts.
+"""Classifier-free guidance as a ladder: the conditions of each network pass, and the scale of each step up.
 
 A ladder is a tuple of rungs. The velocity is
 
     total = p(rung 0);  for each further rung: total += rung.scale * (p(rung) - p(rung before))
 
-which is a weighted sum of the passes; a pass whose weight is zero need not be run (`pass_weights`). Every published
-formula (method.md, 5) is a row of the two tables below, and so are the modes that were announced and never released.
+This is a weighted sum of the passes; a pass whose weight is zero is not run (`pass_weights`). The two tables below
+contain every published formula, and the modes that were announced but never released.
+
+**Source:** paper (arXiv 2509.08519), time-adaptive classifier-free guidance; published code, ``humo/generate.py`` and
+``humo/generate_1_7B.py``, ``forward_tia`` and ``forward_ta``.
 """
 
 from __future__ import annotations
@@ -19,16 +22,16 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 MAX_SCALE = 50.0
-"""The largest guidance scale that can be asked for."""
+"""Largest guidance scale that a request may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuidanceScales:
-    """How strongly each condition is followed, in the field's words.
+    """Guidance scale of each condition.
 
     Args:
-        text, audio, image: guidance scales; 1 is none.
-        switch_timestep: timesteps (0..1000) above it are early ones, which a time-adaptive ladder treats apart.
+        text, audio, image: guidance scales; 1 is no guidance.
+        switch_timestep: a time-adaptive ladder treats timesteps (0 to 1000) above it as early ones.
     """
 
     text: float
@@ -39,24 +42,24 @@ class GuidanceScales:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One network pass: the conditions it sees (letters of ``TIA``) and the scale of the step up to it."""
+    """One network pass: its conditions (letters of ``TIA``) and the scale of the step up to it."""
 
     keep: str
     scale: float = 1.0
 
     @property
     def text(self) -> bool:
-        """Whether this pass sees the prompt; otherwise the negative prompt."""
+        """True if this pass is conditioned on the prompt, otherwise on the negative prompt."""
         return "T" in self.keep
 
     @property
     def image(self) -> bool:
-        """Whether this pass sees the reference pictures."""
+        """True if this pass is conditioned on the reference images."""
         return "I" in self.keep
 
     @property
     def audio(self) -> bool:
-        """Whether this pass hears the sound."""
+        """True if this pass is conditioned on the audio."""
         return "A" in self.keep
 
 
@@ -65,11 +68,11 @@ Ladder = tuple[Rung, ...]
 
 @dataclass(frozen=True, slots=True)
 class GuidanceReuse:
-    """Which steps run every pass of their ladder, and which the last rung's alone.
+    """Schedule of full steps, which run every pass, and steps that run only the last rung.
 
     Args:
-        steps: steps after a full one that reuse its guidance difference.
-        guidance_above_timestep: timestep (0..1000) at and below which no guidance is applied.
+        steps: number of steps after a full one that reuse its guidance difference.
+        guidance_above_timestep: timestep (0 to 1000) at and below which no guidance is applied.
     """
 
     steps: int = 0
@@ -83,16 +86,16 @@ SPEEDS: Mapping[SpeedName, GuidanceReuse] = {
     "balanced": GuidanceReuse(steps=2),
     "fast": GuidanceReuse(steps=3, guidance_above_timestep=400.0),
 }
-"""What each costs in quality: docs/speed.md."""
+"""Values of the field ``speed``; docs/speed.md has their effect on quality."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuidanceStep:
-    """What one step runs.
+    """Passes of one denoising step.
 
     Args:
-        rungs: passes, each with its weight in their sum.
-        again: the difference between the sum of the last whole turn and its last pass is added.
+        rungs: passes, each with its weight in the sum.
+        reuse_difference: whether to add the difference that guidance made in the last full step.
     """
 
     rungs: tuple[tuple[Rung, float], ...]
@@ -101,18 +104,18 @@ class GuidanceStep:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """A ladder for early timesteps (above the switch) and one for the rest; the same one where nothing switches."""
+    """A ladder for early timesteps (above the switch) and one for the rest; equal if nothing switches."""
 
     early: Ladder
     late: Ladder
     switch_timestep: float = 0.0
 
     def at(self, timestep: float) -> Ladder:
-        """The ladder for a timestep (0..1000)."""
+        """Return the ladder of a timestep (0 to 1000)."""
         return self.early if timestep > self.switch_timestep else self.late
 
     def plan_steps(self, timesteps: Sequence[float], reuse: GuidanceReuse = SPEEDS["exact"]) -> list[GuidanceStep]:
-        """What each step runs; of a ladder whose last pass counts for nothing, always every pass."""
+        """Return the passes of each step. A ladder whose last rung has no weight always runs every pass."""
         steps: list[GuidanceStep] = []
         full_ladder: Ladder = ()
         steps_reused = 0
@@ -130,15 +133,15 @@ class Guidance:
         return steps
 
     def passes(self, timesteps: Sequence[float], reuse: GuidanceReuse = SPEEDS["exact"]) -> int:
-        """Network passes that denoising over these timesteps takes."""
-        return sum(len(turn.rungs) for turn in self.plan_steps(timesteps, reuse))
+        """Return the number of network passes of a denoising run over these timesteps."""
+        return sum(len(step.rungs) for step in self.plan_steps(timesteps, reuse))
 
 
 def pass_weights(ladder: Ladder) -> list[tuple[Rung, float]]:
-    """The rungs that count, each with its weight in the sum of passes; the weights add up to 1.
+    """Return the rungs with a nonzero weight, and their weights in the sum of passes; the weights add up to 1.
 
-    Rung k enters with its own scale and leaves with the next one's: weight = scale_k - scale_(k+1), with scale_0 = 1.
-    Weights of exactly zero (two equal scales in a row, as in the 1.7B preset) are passes saved.
+    The weight of rung k is scale_k - scale_(k+1), with scale_0 = 1. A weight is exactly zero where two neighboring
+    scales are equal, as in the preset of HuMo-1.7B; that pass is skipped.
     """
     scales = [1.0, *(rung.scale for rung in ladder[1:]), 0.0]
     weighted = [(rung, scales[k] - scales[k + 1]) for k, rung in enumerate(ladder)]
@@ -146,11 +149,11 @@ def pass_weights(ladder: Ladder) -> list[tuple[Rung, float]]:
 
 
 def constant(*ladder: Rung) -> Guidance:
-    """The same ladder at every timestep."""
+    """Return guidance with the same ladder at every timestep."""
     return Guidance(early=ladder, late=ladder)
 
 
-LATE_TEXT_OFFSET = -2.0  # added to the text scale once the scene is laid out (published constant)
+LATE_TEXT_OFFSET = -2.0  # added to the text scale at late timesteps (published constant)
 
 GuidanceTable = Mapping[Mode, Callable[[GuidanceScales], Guidance]]
 
@@ -168,7 +171,7 @@ TIME_ADAPTIVE: GuidanceTable = {
         switch_timestep=s.switch_timestep,
     ),
 }
-"""HuMo-17B: text first lays the scene out with the picture in sight, then sound and picture take over."""
+"""HuMo-17B: early passes keep the reference images while the text decides the scene; late ones add audio and images."""
 
 CONSTANT: GuidanceTable = {
     "T": lambda s: constant(Rung(""), Rung("T", s.text)),
@@ -176,7 +179,7 @@ CONSTANT: GuidanceTable = {
     "TI": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TI", s.image)),
     "TIA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio), Rung("TIA", s.image)),
 }
-"""HuMo-1.7B: one rung a condition, the picture on top."""
+"""HuMo-1.7B: one rung per condition, the image on top."""
 
 
 def _one_pass(mode: Mode) -> Callable[[GuidanceScales], Guidance]:
@@ -184,4 +187,4 @@ def _one_pass(mode: Mode) -> Callable[[GuidanceScales], Guidance]:
 
 
 DISTILLED: GuidanceTable = {mode: _one_pass(mode) for mode in MODES}
-"""A student's: it sees everything at once, and is told the scales."""
+"""Distilled models: one pass with all conditions; the network receives the guidance scales as inputs."""

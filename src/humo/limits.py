@@ -1,9 +1,9 @@
-"""The largest pictures and sounds that are read, in a module that imports nothing: a decoder starts with it."""
+"""Limits of images and audio that are read. The module imports nothing, so that a decoder process starts fast."""
 
 from __future__ import annotations
 
 MAX_IMAGE_PIXELS = 64_000_000
-"""A picture larger than this is refused before it is decoded."""
+"""Images with more pixels are rejected before they are decoded."""
 
 MAX_AUDIO_SECONDS = 3600.0
-"""A sound longer than this is refused while it is read."""
+"""Longer audio is rejected while it is read."""

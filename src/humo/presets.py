@@ -1,4 +1,4 @@
-"""The families as values: guidance table, how references enter, published defaults with their origin."""
+"""Presets of the model families: guidance, reference injection, input channels, and published defaults."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NEGATIVE_PROMPT = (
 
 ScaleName = Literal["text", "audio", "image"]
 SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
-"""The scales that a student is told, in this order."""
+"""Order of the guidance scales that a distilled network takes as an input."""
 
 
 class ReferenceInjection(StrEnum):
-    """How reference pictures enter the network's input."""
+    """How reference images enter the network's input."""
 
     CHANNEL_CONCAT = "channels"
     """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""
@@ -33,12 +33,12 @@ class ReferenceInjection(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """What a network has learned whose passes need no guidance (`humo train distill`): few steps, told the scales.
+    """Settings that a network was distilled for (`humo train distill`): few steps, one pass a step, no guidance.
 
     Args:
-        steps: denoising steps, no more and no fewer.
+        steps: denoising steps.
         shift: of the noise schedule.
-        scales: ``text``, ``audio``, ``image`` -> the lowest and the highest scale it was told.
+        scales: ``text``, ``audio``, ``image`` -> lowest and highest scale of the training.
     """
 
     steps: int
@@ -47,42 +47,43 @@ class Distillation:
 
 
 def read_distillation(config: Mapping[str, Any]) -> Distillation | None:
-    """What a network's configuration says of it as a student; None of one that is none.
+    """Return the distillation settings in a transformer's configuration; None for a network that was not distilled.
 
     Args:
         config: of the transformer.
 
     Raises:
-        CheckpointError: what it says is not whole.
+        CheckpointError: the settings are incomplete.
     """
-    stored = config.get("student")
+    stored = config.get("distillation")
     if not stored:
         return None
     try:
         scales = {name: (float(stored["scales"][name][0]), float(stored["scales"][name][1])) for name in SCALE_NAMES}
         return Distillation(int(stored["steps"]), float(stored["shift"]), scales)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise CheckpointError("config.json", f"student = {stored!r} is not whole", "distill it again") from error
+        raise CheckpointError("config.json", f"distillation = {stored!r} is incomplete", "distill it again") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What sets one family apart, and its published defaults.
+    """Facts about one model family, and its published defaults.
 
     Args:
         name: as stored in a model folder's ``model_index.json``.
-        title: for people.
+        title: display name.
         guidance: mode -> ladder.
         scales: default guidance scales and switch.
-        reference_injection: how reference pictures enter.
+        reference_injection: how reference images enter the network's input.
+        in_channels: input channels of the transformer.
         width, height: default size in pixels.
-        trained_frames: longest clip seen in training: of longer ones, the length of a window.
-        overlap: frames that neighbouring windows share; not published.
+        trained_frames: longest clip of the training; longer clips are generated in windows of this length.
+        overlap: frames that neighboring windows share; not published.
         steps: denoising steps.
         shift: of the noise schedule; larger spends more steps at high noise.
         seed: of the initial noise.
-        negative_prompt: what "without text" reads.
-        student: what it learned, where the network is a student.
+        negative_prompt: prompt of passes without text.
+        distillation: settings of a distilled network, else None.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Preset:
     guidance: GuidanceTable
     scales: GuidanceScales
     reference_injection: ReferenceInjection
+    in_channels: int
     width: int = 832
     height: int = 480
     trained_frames: int = 97
@@ -101,7 +103,7 @@ class Preset:
     distillation: Distillation | None = None
 
     def distilled(self, distillation: Distillation | None) -> Preset:
-        """The preset of this family's networks that are such a student."""
+        """Return the preset for this family's networks with that distillation; self for None."""
         if distillation is None:
             return self
         clamped = {
@@ -123,6 +125,7 @@ HUMO_17B = Preset(
     guidance=TIME_ADAPTIVE,
     scales=GuidanceScales(text=5.0, audio=5.5, switch_timestep=980.0),  # generate.yaml: scale_t, scale_a, step_change
     reference_injection=ReferenceInjection.CHANNEL_CONCAT,
+    in_channels=36,  # 16 noisy latents, 4 mask, 16 image latents
 )
 HUMO_1_7B = Preset(
     name="humo-1.7b",
@@ -130,6 +133,7 @@ HUMO_1_7B = Preset(
     guidance=CONSTANT,
     scales=GuidanceScales(text=7.5, audio=7.5, image=4.0),  # generate_1_7B.yaml: scale_t, scale_a, scale_i
     reference_injection=ReferenceInjection.FRAME_REPLACE,
+    in_channels=16,
 )
 HUMO_NANO = Preset(
     name="humo-nano",
@@ -137,6 +141,7 @@ HUMO_NANO = Preset(
     guidance=CONSTANT,
     scales=GuidanceScales(text=2.0, audio=3.0, image=2.0),
     reference_injection=ReferenceInjection.FRAME_REPLACE,
+    in_channels=48,
     width=96,
     height=96,
     trained_frames=25,
@@ -152,10 +157,10 @@ PRESETS = {preset.name: preset for preset in (HUMO_17B, HUMO_1_7B, HUMO_NANO)}
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset of that name.
 
     Raises:
-        CheckpointError: none is called so.
+        CheckpointError: no preset has that name.
     """
     if name not in PRESETS:
         raise CheckpointError("preset", f"{name!r} is not a known family", did_you_mean(name, PRESETS))

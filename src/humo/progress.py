@@ -1,4 +1,4 @@
-"""How a job tells what it is doing: named phases, steps done, a listener that is called."""
+"""Progress of a job: named phases, finished steps, a callback."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``done`` of ``total`` units of a phase are finished; (0, n) opens a phase, (n, n) closes it.
+    """Progress within a phase: ``done`` of ``total`` units are finished.
 
-    ``look``, where there is one, gives the picture (H, W, 3) that is taking shape; it may be called while the listener
-    is told, and costs some work.
+    The first event of a phase is (0, n) and its last one (n, n).
+
+    Args:
+        phase: name of the phase.
+        done, total: units of the phase, such as denoising steps.
+        preview: returns an image (H, W, 3) of the unfinished video; None if there is none. It takes some computation
+            and must be called inside the callback.
     """
 
     phase: Phase
@@ -26,11 +31,17 @@ class Event:
 
 ProgressCallback = Callable[[Event], None]
 
+Progress = Callable[[str, int, int], None]
+"""Callback of tasks that are not jobs (training, evaluation, conversion): called with (phase, done, total)."""
+
+Note = Callable[[str], None]
+"""Callback that gets a message for the user."""
+
 
 def never_stop() -> bool:
-    """Nothing is enough."""
+    """Return False: the job runs to its end."""
     return False
 
 
 def no_progress(_: Event) -> None:
-    """A listener that takes no notice."""
+    """Ignore an event."""

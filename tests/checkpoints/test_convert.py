@@ -125,7 +125,7 @@ def test_an_unknown_word_is_answered_with_the_nearest(
         convert(released_tree, tmp_path / "out", **{argument: value})  # type: ignore[arg-type]
 
 
-def test_a_fault_in_one_family_is_told_and_not_answered_with_the_other(released_tree: Path, tmp_path: Path) -> None:
+def test_an_error_in_one_family_is_reported_and_the_other_is_not_taken(released_tree: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide 96 channels into heads of 128"):
         convert(released_tree, tmp_path / "out")
     with pytest.raises(CheckpointError, match=r"ema\.pth: weights cannot divide"):
@@ -226,9 +226,9 @@ def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Pat
 def test_a_network_that_predicts_data_stays_a_model_folder(converted: Path, tmp_path: Path) -> None:
     shutil.copytree(converted / "transformer", tmp_path / "in" / "transformer")
     path = tmp_path / "in" / "transformer" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "data"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "sample"}))
     convert(tmp_path / "in", tmp_path / "ours")
-    assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "data"
+    assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "sample"
     with pytest.raises(CheckpointError, match="predicts data, and the published layout knows"):
         convert(tmp_path / "in", tmp_path / "theirs", naming="published")
     assert not (tmp_path / "theirs").exists()

@@ -57,7 +57,7 @@ def test_pieces_put_together_are_the_tensor(suffix: str, chunk_bytes: int, tmp_p
         assert weights.tensors[name].shape == tuple(tensor.shape)
 
 
-def test_a_torch_file_is_mapped_anew_without_losing_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_file_is_mapped_again_without_losing_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {str(index): torch.randn(100, 10) for index in range(6)}
     tensors["transposed"] = torch.randn(10, 100).t()
     torch.save({"state_dict": tensors, "epoch": 3}, tmp_path / "weights.pt")
@@ -110,7 +110,7 @@ def test_pickled_code_is_named_and_never_run(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".gguf"])
-def test_what_only_bears_the_name_is_told_apart(data: bytes, problem: str, suffix: str, tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_suffix_is_refused(data: bytes, problem: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=problem):

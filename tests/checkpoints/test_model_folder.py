@@ -23,6 +23,7 @@ from humo.checkpoints.keymap import tensor_names
 from humo.checkpoints.layout import COMPONENTS
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import CheckpointError
+from humo.request import OffloadName, QuantizeName
 from humo.runtime.loading import load_pipeline
 from tests.checkpoints import released
 
@@ -114,7 +115,7 @@ def test_a_damaged_index_is_an_error(text: str, problem: str, folder: Path) -> N
         open_model_folder(folder)
 
 
-def test_no_folder_and_a_strange_folder_are_told_apart(tmp_path: Path) -> None:
+def test_no_folder_and_an_unknown_folder_have_different_errors(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a folder"):
         open_model_folder(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"has no model_index\.json"):
@@ -249,7 +250,7 @@ def test_a_sampler_of_another_kind_of_model_is_refused(tiny_model_folder: Path, 
         open_model_folder(folder)
 
 
-def test_a_folder_is_read_anew_once_a_file_of_it_has_changed(tmp_path: Path, tiny_model_folder: Path) -> None:
+def test_a_folder_is_read_again_once_a_file_of_it_has_changed(tmp_path: Path, tiny_model_folder: Path) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
     found = open_model_folder(folder)
     assert open_model_folder(folder) is found
@@ -276,8 +277,10 @@ def leaning(tiny_model_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("placement", ["resident", "disk", "int8"])
-def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(leaning: Path, placement: Any) -> None:
+@pytest.mark.parametrize(("offload", "quantize"), [("none", "none"), ("disk", "none"), ("none", "int8")])
+def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(
+    leaning: Path, offload: OffloadName, quantize: QuantizeName
+) -> None:
     def latents(pipeline: Any) -> torch.Tensor:
         random = torch.Generator().manual_seed(1)
         found: torch.Tensor = pipeline(
@@ -296,14 +299,14 @@ def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(le
     assert homes.pop("transformer") == leaning
     assert {home.resolve() for home in homes.values()} == {leaning.parent / "whole"}
 
-    made = latents(load_pipeline(leaning, placement=placement))
+    made = latents(load_pipeline(leaning, offload=offload, quantize=quantize))
     whole = leaning.parent / "whole"
-    assert not torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+    assert not torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
     shutil.copytree(leaning / "transformer", whole / "transformer", dirs_exist_ok=True)
-    assert torch.equal(made, latents(load_pipeline(whole, placement=placement)))
+    assert torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
 
 
-def test_a_base_is_read_anew_once_it_has_changed(leaning: Path) -> None:
+def test_a_base_is_read_again_once_it_has_changed(leaning: Path) -> None:
     assert open_model_folder(leaning) is open_model_folder(leaning)
     (leaning.parent / "whole" / "vae" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json"):
@@ -314,5 +317,5 @@ def test_a_base_is_read_anew_once_it_has_changed(leaning: Path) -> None:
 def test_a_base_that_is_no_whole_folder_is_refused(leaning: Path, base: str) -> None:
     index = json.loads((leaning / "model_index.json").read_text())
     (leaning / "model_index.json").write_text(json.dumps({**index, "base": base}))
-    with pytest.raises(CheckpointError, match=f"has its other parts from '{base}', which is no whole model folder"):
+    with pytest.raises(CheckpointError, match=f"names the base '{base}', which is no complete model folder"):
         open_model_folder(leaning)

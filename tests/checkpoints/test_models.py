@@ -80,7 +80,7 @@ def test_a_model_is_downloaded_compared_and_made_a_folder(
     assert say(capsys, "verify", NAME)[0] == 0
     assert "there already" in say(capsys, "get", NAME, *source, "--endpoint", hub.address)[2]
     [here] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
-    assert here["state"] == "here"
+    assert here["state"] == "local"
     assert say(capsys, "remove", NAME)[0] == 0
     assert not (models / NAME).exists()
 
@@ -169,7 +169,7 @@ def test_offline_is_respected(
 
 
 @HUBS
-def test_a_disk_that_is_too_small_is_told_before_anything_is_downloaded(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(
     hub: Hub, models: Path, source: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = shutil.disk_usage
@@ -212,7 +212,7 @@ def test_the_hub_may_be_a_setting(
     assert "--repository: is missing: no copy of bytedance-research/HuMo on ModelScope is known here" in err
     assert "nobody/HuMo: cannot be downloaded" in say(capsys, "get", NAME, "--repository", "nobody/HuMo")[2]
     monkeypatch.setenv("HUMO_HUB", "modelscop")
-    assert "HUMO_HUB: 'modelscop' is not known; did you mean 'modelscope'?" in say(capsys, "get", NAME)[2]
+    assert "HUMO_HUB: 'modelscop' is unknown; did you mean 'modelscope'?" in say(capsys, "get", NAME)[2]
     monkeypatch.delenv("HUMO_HUB")
     words = ("get", NAME, "--endpoint", hub.address, "--repository", "bytedance-research/HuMo")
     assert say(capsys, *words)[0] == 0, "another repository on the usual hub, too"
@@ -231,7 +231,7 @@ def test_the_hub_may_be_a_setting(
         (("import",), "SOURCE: is missing"),
         (("import", "x"), "--name: is missing"),
         (("list", "all"), "is not an argument of list"),
-        (("get", NAME, "--source", "github"), "--source: 'github' is not known"),
+        (("get", NAME, "--source", "github"), "--source: 'github' is unknown"),
         (("get", NAME, "--repository", "../x"), "--repository: '../x' is not a repository"),
     ],
 )
@@ -248,11 +248,11 @@ def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytes
     assert "humo models get humo-1.7b" in capsys.readouterr().err
 
 
-def test_what_comes_inside_the_package_has_a_name(
+def test_the_builtin_models_have_names(
     models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert find_model_folder("humo-nano") == find_model_folder(None)
-    listed = {line["name"] for line in say(capsys, "list")[1] if line["event"] == "model" and line["state"] == "here"}
+    listed = {line["name"] for line in say(capsys, "list")[1] if line["event"] == "model" and line["state"] == "local"}
     assert listed == set(BUILTIN_MODELS)
     assert say(capsys, "verify", "humo-nano")[0] == 0
     monkeypatch.chdir(tmp_path)

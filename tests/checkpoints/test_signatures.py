@@ -33,7 +33,7 @@ OTHERS = {
     "Wan2.2 Animate": ["face_adapter.fuser_blocks.0.k_norm.weight", "patch_embedding.weight"],
     "a FLUX or HunyuanVideo transformer": ["double_blocks.0.img_attn.qkv.weight"],
     "Wan2.2's autoencoder": ["encoder.downsamples.0.downsamples.0.residual.0.gamma", "decoder.conv1.weight"],
-    "an autoencoder for pictures": ["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"],
+    "an autoencoder for images": ["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"],
     "a T5 that is not umT5": [T5 + "relative_attention_bias.weight", T5 + "q.weight", "shared.weight"],
     "a CLIP encoder": ["text_model.encoder.layers.0.self_attn.k_proj.weight"],
     "Whisper in OpenAI's own format": ["encoder.blocks.0.attn.query.weight", "encoder.conv1.weight"],

@@ -65,11 +65,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a picture ``face.png`` and a second of sound ``a.wav``."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (80, 60), (200, 30, 30)).save("face.png")
-    write_sound(Path("a.wav"), seconds=1.0)
+    write_audio(Path("a.wav"), seconds=1.0)
     return tmp_path
 
 
-def write_sound(path: Path, seconds: float, pitch: float = 440.0) -> None:
+def write_audio(path: Path, seconds: float, pitch: float = 440.0) -> None:
     """A tone, 16 kHz."""
     samples = np.sin(np.arange(round(16_000 * seconds)) * 2 * np.pi * pitch / 16_000) * 9000
     with wave.open(str(path), "wb") as file:

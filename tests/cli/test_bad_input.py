@@ -23,7 +23,7 @@ def text(name: str, content: str | bytes) -> Callable[[], object]:
     return lambda: Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def huge_picture() -> None:
+def huge_image() -> None:
     """A PNG whose header says 20000 x 20000 pixels."""
     Image.new("L", (1, 1)).save("huge.png")
     data = Path("huge.png").read_bytes()
@@ -50,7 +50,7 @@ BAD = {
     "an unknown option alone": (["--frobnicate"], "--frobnicate", "not an option", None),
     "no prompt": (["generate", "--model", "MODEL"], "prompt", "is missing", None),
     "an empty prompt": (["generate", "--model", "MODEL", "--prompt", ""], "prompt", "not allowed", None),
-    "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "did you mean 'nano'", None),
+    "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "known are benchmark, video", None),
     "an evaluation without data": (["evaluate", "benchmark"], "--data", "is missing", None),
     "an evaluation of no clips": (
         ["evaluate", "benchmark", "--data", ".", "--clips", "1"],
@@ -109,12 +109,12 @@ BAD = {
     "an unknown mode": (["generate", *GOOD, "--mode", "TAI"], "mode", "did you mean", None),
     "a mode without its sound": (["generate", *GOOD, "--mode", "TA"], "mode", "needs audio", None),
     "a mode without its picture": (["generate", *GOOD, "--mode", "TI"], "mode", "needs images", None),
-    "the sound's length without a sound": (["generate", *GOOD, "--frames", "-1"], "frames", "no sound", None),
+    "the sound's length without a sound": (["generate", *GOOD, "--frames", "-1"], "frames", "no audio", None),
     "an unknown device": (["generate", *GOOD, "--device", "tpu"], "device", "not known", None),
     "a device that is not there": (["generate", *GOOD, "--device", "mps"], "device", "not available", None),
     "a missing picture": (["generate", *GOOD, "--image", "no.png"], "images", "no file", None),
     "an empty picture": (["generate", *GOOD, "--image", "e.png"], "images", "is empty", text("e.png", "")),
-    "a picture that is text": (["generate", *GOOD, "--image", "t.png"], "images", "not a picture", text("t.png", "hi")),
+    "a picture that is text": (["generate", *GOOD, "--image", "t.png"], "images", "not an image", text("t.png", "hi")),
     "a picture cut short": (
         ["generate", *GOOD, "--image", "cut.png"],
         "images",
@@ -122,7 +122,7 @@ BAD = {
         lambda: Path("cut.png").write_bytes(Path("face.png").read_bytes()[:90]),
     ),
     "a picture that is a folder": (["generate", *GOOD, "--image", "."], "images", "folder", None),
-    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_picture),
+    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_image),
     "a missing sound": (["generate", *GOOD, "--audio", "no.wav"], "audio", "no file", None),
     "an empty sound": (["generate", *GOOD, "--audio", "e.wav"], "audio", "is empty", text("e.wav", "")),
     "a sound that is a picture": (["generate", *GOOD, "--audio", "face.png"], "audio", "", None),
@@ -172,28 +172,28 @@ BAD = {
         "not YAML",
         text("job.yaml", "!!python/object/apply:os.system ['true']"),
     ),
-    "from a video of somebody else": (["generate", "--replay", "a.wav"], "--replay", "does not say", None),
+    "from a video of somebody else": (["generate", "--replay", "a.wav"], "--replay", "has no generation record", None),
     "from a file that is not there": (["generate", "--replay", "no.mp4"], "--replay", "no file", None),
     "from and configuration": (
         ["generate", "--replay", "a.mp4", "--config", "b.yaml"],
         "--replay",
-        "cannot both",
+        "cannot be combined",
         None,
     ),
     "a batch file that is not there": (["batch", "no.json"], "no.json", "no such file", None),
     "a batch without its file": (["batch"], "FILE", "is missing", None),
     "a batch file without rows": (["batch", "rows.json"], "rows.json", "no rows", text("rows.json", "[]")),
-    "a batch file of another kind": (["batch", "a.wav"], "a.wav", "not a kind of file", None),
+    "a batch file of another kind": (["batch", "a.wav"], "a.wav", "not a supported file type", None),
     "a record where a job file is": (
         ["generate", *GOOD, "--output", "job.mp4", "--sidecar"],
         "sidecar",
-        "not the record of a video",
+        "not a generation record",
         text("job.json", "{}"),
     ),
     "a record where a folder is": (
         ["generate", *GOOD, "--output", "films.mp4", "--sidecar"],
         "sidecar",
-        "not the record of a video",
+        "not a generation record",
         lambda: Path("films.json").mkdir(),
     ),
     "an output in a new folder, and another fault": (
@@ -206,7 +206,7 @@ BAD = {
     "an output folder that is a file": (
         ["batch", "rows.json", "--output-dir", "a.wav"],
         "output folder",
-        "cannot be made",
+        "cannot be created",
         text("rows.json", '[{"prompt": "a"}]'),
     ),
     "a conversion without destination": (["convert", "MODEL"], "DESTINATION", "is missing", None),
@@ -240,7 +240,7 @@ def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     assert sorted(desk.rglob("*")) == before
 
 
-def test_bad_input_is_told_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_bad_input_is_reported_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", "--width", "90", "--json")
     (error,) = said.events
     assert error == {

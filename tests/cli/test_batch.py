@@ -15,7 +15,7 @@ from humo.jobs.engine import Engine
 from humo.jobs.request_files import Row
 from humo.media.provenance import read_record
 from humo.progress import Event
-from tests.cli.conftest import SMALL, Humo, write_sound
+from tests.cli.conftest import SMALL, Humo, write_audio
 from tests.cli.published_files import published_configuration
 
 ITEMS = {
@@ -46,7 +46,7 @@ def test_a_published_test_case_is_made_as_it_is(humo: Humo, desk: Path, tiny_mod
     assert len(loads) == 1
 
 
-def test_a_bad_row_is_told_with_its_field_and_stops_no_other(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_a_bad_row_is_reported_and_stops_no_other(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     rows = [
         {"name": "good", "prompt": "a"},
         {"name": "odd", "prompt": "a", "width": 90},
@@ -93,7 +93,7 @@ def test_finished_rows_are_skipped_and_others_are_not_taken_for_them(
     other = humo("batch", put("rows.json", rows), *words)
     assert (other.code, statuses(other.events)) == (3, {1: "failed", 2: "skipped"})
     assert "exists and has another request" in other.err
-    write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
+    write_audio(desk / "a.wav", seconds=1.0, pitch=300.0)
     assert statuses(humo("batch", "rows.json", *words).events) == {1: "failed", 2: "failed"}
     again = humo("batch", "rows.json", *words, "--overwrite")
     assert (again.code, statuses(again.events)) == (0, {1: "generated", 2: "generated"})
@@ -156,7 +156,7 @@ def test_a_published_configuration_makes_all_its_items(humo: Humo, desk: Path, t
     request = read_record(Path("output/case_1_seed11.mp4")).request
     assert (request["mode"], request["scale_text"], request["steps"], request["images"]) == ("TA", 7.0, 1, [])
     notes = [event["text"] for event in said.only("note")]
-    assert sum("no effect here have" in note for note in notes) == 1
+    assert sum("keys without effect" in note for note in notes) == 1
     assert "row 1 (case_1): mode TA: images given but not used" in notes
 
 

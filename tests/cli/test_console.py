@@ -89,7 +89,7 @@ def test_a_program_gets_one_object_a_line(capsys: pytest.CaptureFixture[str]) ->
     assert said.err == "humo: width: 90 is not allowed; take 96\n"
 
 
-def test_an_error_of_many_lines_is_told_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_many_lines_is_reported_in_one(capsys: pytest.CaptureFixture[str]) -> None:
     Quiet().error("first\n  second")
     assert capsys.readouterr().err == "humo: first second\n"
 

@@ -50,7 +50,7 @@ def test_a_package_that_is_missing_or_old_is_named(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(metadata, "version", version)
     wrong = [one.text for one in findings("packages") if one.severity is Severity.ERROR]
-    assert wrong == ["av is 0.1, and av>=14 is needed", "soxr is missing, and soxr>=0.4 is needed"]
+    assert wrong == ["av is 0.1, but av>=14 is required", "soxr is missing, but soxr>=0.4 is required"]
 
 
 def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "VIDEO_ENCODER", "nosuch264")
+    monkeypatch.setattr(doctor, "VIDEO_CODEC", "nosuch264")
     monkeypatch.setattr(doctor, "DECODERS", ("h264", "nosuch265"))
     assert "cannot write nosuch264" in the_only("codecs", Severity.ERROR).text
     assert "cannot read nosuch265" in the_only("codecs", Severity.WARNING).text
@@ -90,7 +90,7 @@ def test_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "0.0 GB" in the_only("memory", Severity.WARNING).text
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+def test_a_check_that_breaks_is_a_finding_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(model: Path | None) -> Any:
@@ -99,6 +99,6 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
     monkeypatch.setitem(CHECKS, "memory", broken)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "ERROR    memory     the check failed: ZeroDivisionError: by nothing -> report this" in out
+    assert "ERROR    memory     the check failed: ZeroDivisionError: by nothing -> report it as a bug" in out
     assert "text is written as" in out
     assert "1 errors, " in out

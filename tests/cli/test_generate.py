@@ -21,7 +21,7 @@ from humo.media.provenance import read_record
 from humo.media.video import read_video
 from humo.progress import Event
 from humo.request import GenerateRequest
-from tests.cli.conftest import SMALL, Humo, write_sound
+from tests.cli.conftest import SMALL, Humo, write_audio
 
 INPUTS = ["--prompt", "a man speaks", "--image", "face.png", "--audio", "a.wav"]
 
@@ -30,7 +30,7 @@ def frames(path: str | Path) -> np.ndarray:
     return read_video(Path(path)).frames
 
 
-def test_a_video_is_made_of_words_a_picture_and_a_sound(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_a_video_is_generated_from_prompt_image_and_audio(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     said = humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL, "--sidecar", "--json")
     assert (said.code, said.err) == (0, "")
     clip = read_video(desk / "out.mp4")
@@ -87,12 +87,12 @@ def test_made_again_without_a_name_it_does_not_replace_the_first(
     assert np.array_equal(frames("out-again.mp4"), frames("out.mp4"))
 
 
-def test_what_changed_since_must_be_given_anew(
+def test_what_changed_since_must_be_given_again(
     humo: Humo, desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path
 ) -> None:
     model = shutil.copytree(tiny_model_folder, desk / "model")
     humo("generate", "--model", model, *INPUTS, *SMALL)
-    write_sound(desk / "a.wav", seconds=1.0, pitch=300.0)
+    write_audio(desk / "a.wav", seconds=1.0, pitch=300.0)
     changed = humo("generate", "--replay", "out.mp4")
     assert changed.code == 2
     assert "a.wav' has changed since" in changed.err
@@ -165,10 +165,10 @@ def test_a_job_file_gives_the_fields_and_options_outdo_it(humo: Humo, desk: Path
     assert plan["request"]["images"] == ["face.png"]
 
 
-def test_a_clip_is_as_long_as_its_sound_by_default_and_by_the_published_minus_one(
+def test_a_clip_is_as_long_as_its_audio_by_default_and_by_the_published_minus_one(
     humo: Humo, desk: Path, tiny_model_folder: Path
 ) -> None:
-    write_sound(desk / "long.wav", seconds=6.0)
+    write_audio(desk / "long.wav", seconds=6.0)
     options = ["--model", tiny_model_folder, "--prompt", "a", "--audio", "long.wav", "--dry-run", "--json"]
     geometry = [
         humo("generate", *options, *more).only("plan")[0]["geometry"]["frames"] for more in ([], ["--frames", "-1"])
@@ -176,7 +176,7 @@ def test_a_clip_is_as_long_as_its_sound_by_default_and_by_the_published_minus_on
     assert geometry == [149, 149]
 
 
-def test_the_sound_of_the_result_is_the_given_one(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_the_audio_of_the_result_is_the_given_one(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
     heard = load_audio_track("out.mp4", seconds=0.2).samples[0]
     given = load_audio_track("a.wav", seconds=0.2).samples[0]
@@ -225,7 +225,7 @@ def silencer(path: Path) -> Path:
     return path
 
 
-def test_the_model_hears_the_voice_alone_and_the_video_keeps_the_whole_sound(
+def test_the_network_follows_the_vocals_alone_and_the_video_keeps_the_whole_audio(
     desk: Path, tiny_model_folder: Path
 ) -> None:
     fields = {

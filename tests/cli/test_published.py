@@ -38,7 +38,7 @@ def test_what_it_sets_becomes_fields_of_the_request(tmp_path: Path) -> None:
     assert job.family == "humo-1.7b"
 
 
-def test_the_large_family_is_told_by_its_weights_and_switches_by_timestep(tmp_path: Path) -> None:
+def test_the_large_family_is_reported_by_its_weights_and_switches_by_timestep(tmp_path: Path) -> None:
     job = read(tmp_path, published_configuration("17B", step_change=970))
     assert job.family == "humo-17b"
     assert job.fields["switch_timestep"] == 970
@@ -60,7 +60,7 @@ def test_every_key_without_effect_is_named_once_and_no_other(tmp_path: Path, fam
     values = published_configuration(family, surprise=3)
     (note,) = read(tmp_path, values).notes
     used = {*FIELD_OF_KEY, "generation.positive_prompt", "generation.output.dir", "generation.fps"}
-    named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("no effect here have ")[1])
+    named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("keys without effect: ")[1])
     assert sorted(named) == sorted(set(leaves(values)) - used)
     assert "generation.surprise (not known)" in note
     assert "\n" not in note

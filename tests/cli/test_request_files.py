@@ -129,8 +129,8 @@ def test_a_cell_beyond_the_header_is_a_field_nobody_knows(tmp_path: Path) -> Non
         ("rows.csv", "a,a\n1,2", "same name"),
         ("rows.csv", 'prompt\n"never closed', "not CSV"),
         ("rows.csv", "", "no rows"),
-        ("rows.xlsx", "", "not a kind of file"),
-        ("rows", "", "not a kind of file"),
+        ("rows.xlsx", "", "not a supported file type"),
+        ("rows", "", "not a supported file type"),
     ],
 )
 def test_a_file_that_holds_no_rows_is_refused_in_one_line(tmp_path: Path, name: str, text: str, problem: str) -> None:

@@ -23,12 +23,12 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
         (["--port", "x"], "--port: 'x' is not allowed; allowed: 0 to 65535"),
         (["--port", "1.5"], "--port: '1.5' is not allowed; allowed: a whole number"),
         (["--retention-days", "nan"], "--retention-days: 'nan' is not allowed"),
-        (["--device", "tpu"], "--device: 'tpu' is not known; known are auto, cpu"),
-        (["--device", "cpu:1"], "--device: 'cpu:1' is not known"),
+        (["--device", "tpu"], "--device: 'tpu' is unknown; known are auto, cpu"),
+        (["--device", "cpu:1"], "--device: 'cpu:1' is unknown"),
         (["--model", "nothing"], "nothing"),
-        (["--database", "mysql://x"], "--database: 'mysql://x' is not known; give postgresql://"),
-        (["keys"], "keys: is not understood; say keys add NAME"),
-        (["locks"], "locks: is not a word of humo serve"),
+        (["--database", "mysql://x"], "--database: 'mysql://x' is not supported; give postgresql://"),
+        (["keys"], "keys: is unknown; use keys add NAME"),
+        (["locks"], "locks: is not an argument of humo serve"),
         (["keys", "remove", "me"], "name: 'me' has no key; there are none"),
         (["--bogus"], "--bogus"),
     ],
@@ -46,7 +46,7 @@ def test_bad_options_get_one_line(
     assert not out
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind((DEFAULT_HOST, 0))
         taken.listen()

@@ -22,7 +22,7 @@ def make(folder: Path, output: Path, *more: str) -> None:
     assert main([*words, "--frames", "5", "--steps", "1", "--output", str(output), *more]) == 0
 
 
-def told(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, Any]]:
+def run_verify(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, Any]]:
     capsys.readouterr()
     code = main(["verify", str(path), "--json"])
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -36,7 +36,7 @@ def video(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_video_made_here_has_all_its_marks(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, values = told(capsys, video)
+    code, values = run_verify(capsys, video)
     assert code == 0
     assert values["intact"]
     assert values["credentials"]["state"] == "Valid"
@@ -51,7 +51,7 @@ def test_a_changed_byte_is_found(video: Path, tmp_path: Path, capsys: pytest.Cap
     data = bytearray(video.read_bytes())
     data[len(data) // 2] ^= 1  # in the middle of the pictures
     (tmp_path / "b.mp4").write_bytes(data)
-    code, values = told(capsys, tmp_path / "b.mp4")
+    code, values = run_verify(capsys, tmp_path / "b.mp4")
     assert code == 1
     assert values["credentials"]["state"] == "Invalid"
     assert values["from_humo"]
@@ -62,7 +62,7 @@ def test_the_watermark_outlives_another_encoding(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_video(tmp_path / "c.mp4", read_video(video).frames, VideoFormat(96, 96, crf=18), metadata={})
-    code, values = told(capsys, tmp_path / "c.mp4")
+    code, values = run_verify(capsys, tmp_path / "c.mp4")
     assert code == 1
     assert values["record"] is None
     assert values["credentials"] is None
@@ -73,7 +73,7 @@ def test_marks_are_left_out_on_demand_and_that_is_recorded(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tiny_model_folder, tmp_path / "d.mp4", "--no-provenance")
-    code, values = told(capsys, tmp_path / "d.mp4")
+    code, values = run_verify(capsys, tmp_path / "d.mp4")
     assert code == 1
     assert values["credentials"] is None
     assert values["watermark"]["payload"] is None
@@ -83,7 +83,7 @@ def test_marks_are_left_out_on_demand_and_that_is_recorded(
 def test_a_video_of_others_is_none_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grey = [np.full((64, 64, 3), 90, np.uint8)] * 3
     write_video(tmp_path / "e.mp4", grey, VideoFormat(64, 64), metadata={})
-    code, values = told(capsys, tmp_path / "e.mp4")
+    code, values = run_verify(capsys, tmp_path / "e.mp4")
     assert code == 1
     assert not values["from_humo"]
 
@@ -93,7 +93,7 @@ def test_a_video_made_again_has_the_same_frames_and_marks(
 ) -> None:
     assert main(["generate", "--replay", str(video), "--output", str(tmp_path / "again.mp4")]) == 0
     assert np.array_equal(read_video(video).frames, read_video(tmp_path / "again.mp4").frames)
-    assert told(capsys, tmp_path / "again.mp4")[0] == 0
+    assert run_verify(capsys, tmp_path / "again.mp4")[0] == 0
 
 
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
     assert open_identity(tmp_path / "other").private_key != first.private_key
 
 
-def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_key_that_does_not_fit_or_cannot_be_made_is_reported(tmp_path: Path) -> None:
     first, second = open_identity(tmp_path / "a"), open_identity(tmp_path / "b")
     (tmp_path / "a" / CERTIFICATES_FILE).write_bytes(second.certificates)
     video = tmp_path / "v.mp4"
@@ -114,7 +114,7 @@ def test_a_key_that_does_not_fit_or_cannot_be_made_is_told(tmp_path: Path) -> No
         sign_video(video, open_identity(tmp_path / "a"), "v", {}, version="1")
     assert video.read_bytes() == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"HUMO_IDENTITY, or --no-provenance"):
+    with pytest.raises(StorageError, match=r"HUMO_IDENTITY to another folder, or add --no-provenance"):
         open_identity(tmp_path / "file" / "below")
 
 

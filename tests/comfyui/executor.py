@@ -1,4 +1,4 @@
-"""ComfyUI's part in a run: nodes found, their inputs checked and passed, whole workflow files carried out."""
+"""ComfyUI's part in a run: check and pass the inputs of nodes, and execute workflow files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = REPOSITORY / "examples"
 LINK = object()
-"""An input that is linked: its value is not known when inputs are checked."""
+"""A linked input, whose value is unknown when inputs are checked."""
 
 Workflow = dict[str, Any]
 
@@ -32,16 +32,16 @@ STOCK: dict[str, dict[str, Any]] = {
     },
     "SaveVideo": {"inputs": {"video": "VIDEO"}, "outputs": [], "widgets": ["filename_prefix", "format", "codec"]},
 }
-"""ComfyUI's own nodes in our workflows: sockets that can be linked, outputs, and widgets in the order of a file."""
+"""ComfyUI's own nodes in the workflows: linkable sockets, outputs, and widgets in the order of a file."""
 
 
 def load_image(name: str) -> torch.Tensor:
-    """IMAGE (1, H, W, 3) as ComfyUI's LoadImage gives it."""
+    """IMAGE (1, H, W, 3) as ComfyUI's LoadImage returns it."""
     return torch.from_numpy(np.asarray(Image.open(EXAMPLES / name).convert("RGB")).astype(np.float32) / 255.0)[None]
 
 
 def load_audio(name: str) -> dict[str, Any]:
-    """AUDIO as ComfyUI's LoadAudio gives it, of a mono WAV file of 16 bits."""
+    """AUDIO as ComfyUI's LoadAudio returns it, from a mono WAV file of 16 bits."""
     with wave.open(str(EXAMPLES / name)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), np.int16)
         return {
@@ -61,15 +61,15 @@ class Comfy:
         self.nodes = nodes
 
     def inputs(self, node_id: str) -> dict[str, io.Input]:
-        """A node's inputs by name."""
+        """Return a node's inputs by name."""
         return {one.id: one for one in self.nodes[node_id].GET_SCHEMA().inputs}
 
     def outputs(self, node_id: str) -> list[str]:
-        """The types of a node's outputs."""
+        """Return the types of a node's outputs."""
         return [one.io_type for one in self.nodes[node_id].GET_SCHEMA().outputs]
 
     def widgets(self, node_id: str) -> list[str]:
-        """What a workflow file's ``widgets_values`` of a node are, in order: those that must be there first."""
+        """Return the names of a node's ``widgets_values`` in a workflow file, required ones first."""
         inputs = sorted(self.inputs(node_id).values(), key=lambda one: one.optional)
         names: list[str] = []
         for one in inputs:
@@ -79,46 +79,46 @@ class Comfy:
                 names.append("control_after_generate")
         return names
 
-    def check(self, node_id: str, **given: Any) -> list[str]:
-        """What ComfyUI finds wrong before anything runs: its own checks, and the node's, a line each.
+    def check(self, node_id: str, **values: Any) -> list[str]:
+        """Return the errors that ComfyUI reports before it runs anything, one line each: its own and the node's.
 
-        Its own are left out for the inputs that the node's ``validate_inputs`` names.
+        ComfyUI does not check inputs that the node's ``validate_inputs`` names.
         """
         node = self.nodes[node_id]
         own = "validate_inputs" in vars(node)
         named = list(inspect.signature(node.validate_inputs).parameters) if own else []
-        found: list[str] = []
+        errors: list[str] = []
         for name, one in self.inputs(node_id).items():
-            if name not in given:
-                found += [] if one.optional else [f"{name} is missing"]
+            if name not in values:
+                errors += [] if one.optional else [f"{name} is missing"]
                 continue
-            value = given[name]
+            value = values[name]
             if value is LINK or name in named:
                 continue
-            low, high, options = (getattr(one, word, None) for word in ("min", "max", "options"))
+            low, high, options = (getattr(one, key, None) for key in ("min", "max", "options"))
             if low is not None and value < low:
-                found.append(f"{name}: {value} smaller than min of {low}")
+                errors.append(f"{name}: {value} smaller than min of {low}")
             if high is not None and value > high:
-                found.append(f"{name}: {value} bigger than max of {high}")
+                errors.append(f"{name}: {value} bigger than max of {high}")
             if options is not None and value not in options:
-                found.append(f"{name}: {value!r} not in {options}")
+                errors.append(f"{name}: {value!r} not in {options}")
         if own:
-            values = {name: None if given[name] is LINK else given[name] for name in named if name in given}
-            answer = node.validate_inputs(**values)
-            found += [] if answer is True else [str(answer)]
-        return found
+            checked = {name: None if values[name] is LINK else values[name] for name in named if name in values}
+            answer = node.validate_inputs(**checked)
+            errors += [] if answer is True else [str(answer)]
+        return errors
 
-    def run(self, node_id: str, **given: Any) -> tuple[Any, ...]:
-        """What a node gives, in inference mode as ComfyUI runs it; inputs that are not connected are not passed."""
-        unknown = given.keys() - self.inputs(node_id).keys()
+    def run(self, node_id: str, **values: Any) -> tuple[Any, ...]:
+        """Execute a node in inference mode, as ComfyUI does, and return its outputs; open inputs are not passed."""
+        unknown = values.keys() - self.inputs(node_id).keys()
         assert not unknown, f"{node_id} has no inputs {unknown}"
         with torch.inference_mode():
-            result = self.nodes[node_id].execute(**given).result or ()
+            result = self.nodes[node_id].execute(**values).result or ()
         assert len(result) == len(self.outputs(node_id))
         return result
 
     def run_workflow(self, workflow: Workflow) -> list[Any]:
-        """The videos that a workflow file saves, each {images, audio, fps}."""
+        """Execute a workflow, and return the videos that it saves, each {images, audio, fps}."""
         saved: list[Any] = []
         results: dict[int, tuple[Any, ...]] = {}
         for node in sorted(workflow["nodes"], key=lambda one: int(one["order"])):
@@ -129,14 +129,14 @@ class Comfy:
                 problems = self.check(node["type"], **values, **dict.fromkeys(linked, LINK))
                 assert not problems, problems
             values |= {name: results[source][slot] for name, (source, slot) in linked.items()}
-            results[node["id"]] = self._carry_out(node["type"], values, saved)
+            results[node["id"]] = self._execute(node["type"], values, saved)
         return saved
 
     def widgets_of(self, node_type: str) -> list[str]:
-        """Widgets of a node of ours or of ComfyUI's own, in the order of a file."""
+        """Return the widgets of a node, HuMo's or ComfyUI's, in the order of a file."""
         return self.widgets(node_type) if node_type in self.nodes else list(STOCK[node_type]["widgets"])
 
-    def _carry_out(self, node_type: str, values: dict[str, Any], saved: list[Any]) -> tuple[Any, ...]:
+    def _execute(self, node_type: str, values: dict[str, Any], saved: list[Any]) -> tuple[Any, ...]:
         if node_type in self.nodes:
             return self.run(node_type, **values)
         if node_type == "LoadImage":
@@ -152,19 +152,19 @@ class Comfy:
 
 
 def widget_values(node: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """A node's filled-in values by name."""
+    """Return the values of a node's widgets by name."""
     return dict(zip(names, node["widgets_values"], strict=True))
 
 
 def linked_inputs(node: dict[str, Any], workflow: Workflow) -> dict[str, tuple[int, int]]:
-    """Where a node's linked inputs come from: (node, output)."""
+    """Return the sources of a node's linked inputs: (node, output)."""
     links = {link[0]: link for link in workflow["links"]}
-    found = {one["name"]: links[one["link"]] for one in node["inputs"] if one["link"] is not None}
-    return {name: (link[1], link[2]) for name, link in found.items()}
+    linked = {one["name"]: links[one["link"]] for one in node["inputs"] if one["link"] is not None}
+    return {name: (link[1], link[2]) for name, link in linked.items()}
 
 
-def written(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The bytes that ComfyUI's SaveVideo makes of an IMAGE."""
+def saved_bytes(images: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the bytes that ComfyUI's SaveVideo writes for an IMAGE."""
     frames: np.ndarray[Any, np.dtype[np.uint8]] = torch.clamp(images * 255, min=0, max=255).to(torch.uint8).numpy()
     return frames
 

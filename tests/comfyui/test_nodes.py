@@ -1,4 +1,4 @@
-"""The nodes on a model of the package: what they make is what the core makes of the same request."""
+"""The nodes with a built-in model generate the same frames as the command line and the Python API."""
 
 from __future__ import annotations
 
@@ -23,43 +23,41 @@ from humo.jobs.replay import weights_fingerprint
 from humo.media import audio as media_audio
 from humo.media.watermark import detect_watermark
 from humo.presets import HUMO_NANO
-from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, written
+from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, saved_bytes
 
 PROMPT = "A woman speaks by the sea."
 SHORT: dict[str, Any] = {"frames": 5, "steps": 2}
 
 
 def sample(comfy: Comfy, model: HuMoPipeline, inputs: Mode = "T", negative: str = "", **settings: Any) -> Any:
-    """HUMO_LATENTS of the example's picture and sound, as far as `inputs` names them."""
+    """Return HUMO_LATENTS from the example's image and audio, as far as `inputs` has their letters."""
     (text,) = comfy.run("HuMo_Text", prompt=PROMPT, negative_prompt=negative)
-    given: dict[str, Any] = {"model": model, "text": text, **SHORT, **settings}
-    if "I" in inputs and "pictures" not in given:
-        (given["pictures"],) = comfy.run("HuMo_Pictures", image_1=load_image("woman.png"))
-    if "A" in inputs and "sound" not in given:
-        (given["sound"],) = comfy.run("HuMo_Sound", audio=load_audio("woman.wav"))
-    (latents,) = comfy.run("HuMo_Sampler", **given)
+    inputs_by_name: dict[str, Any] = {"model": model, "text": text, **SHORT, **settings}
+    if "I" in inputs and "images" not in inputs_by_name:
+        (inputs_by_name["images"],) = comfy.run("HuMo_Images", image_1=load_image("woman.png"))
+    if "A" in inputs and "audio" not in inputs_by_name:
+        (inputs_by_name["audio"],) = comfy.run("HuMo_Audio", audio=load_audio("woman.wav"))
+    (latents,) = comfy.run("HuMo_Sampler", **inputs_by_name)
     return latents
 
 
 def decode(comfy: Comfy, model: HuMoPipeline, latents: Any, **settings: Any) -> tuple[torch.Tensor, Any, float]:
-    """IMAGE, AUDIO and frames a second."""
+    """Return IMAGE, AUDIO and the frame rate."""
     images, audio, rate = comfy.run("HuMo_Decode", model=model, latents=latents, **settings)
     return images, audio, rate
 
 
-# -- the same as at the other doors -----------------------------------------------------------------------------------
+# -- equal to the other entry points -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_frames_and_sound_are_those_of_the_same_job(
-    mode: Mode, comfy: Comfy, model: HuMoPipeline, tmp_path: Path
-) -> None:
+def test_frames_and_audio_equal_those_of_a_job(mode: Mode, comfy: Comfy, model: HuMoPipeline, tmp_path: Path) -> None:
     settings = {**SHORT, "seed": 7, "width": 80, "height": 112, "scale_text": 4.5, "shift": 3.0}
     files = {"images": str(EXAMPLES / "woman.png"), "audio": str(EXAMPLES / "woman.wav")}
     letters = {"images": "I", "audio": "A"}
-    named = {name: path for name, path in files.items() if letters[name] in mode}
-    asked = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
-    job = prepare_job(build_request(asked | settings | named))
+    paths = {name: path for name, path in files.items() if letters[name] in mode}
+    fields = {"model": "humo-nano-teacher", "prompt": PROMPT, "output": str(tmp_path / "out.mp4")}
+    job = prepare_job(build_request(fields | settings | paths))
     assert job.inputs is not None
     track = job.inputs.video_audio(job.plan.geometry.seconds)
     samples = job.inputs.network_audio(None)
@@ -71,8 +69,8 @@ def test_frames_and_sound_are_those_of_the_same_job(
     assert images.dtype == torch.float32
     assert images.shape == (5, 112, 80, 3)
     assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
-    # decoded in other pieces, which may round a value otherwise
-    apart = np.abs(written(images).astype(int) - expected.astype(int))
+    # decoded in other chunks, which may round differently
+    apart = np.abs(saved_bytes(images).astype(int) - expected.astype(int))
     assert apart.max() <= 1
     assert (apart > 0).mean() < 1e-4
     assert rate == 25.0
@@ -85,9 +83,9 @@ def test_frames_and_sound_are_those_of_the_same_job(
         assert np.array_equal(audio["waveform"][0].numpy(), track.samples)
 
 
-def test_frames_are_those_of_the_pipeline_called_in_python(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_frames_equal_those_of_the_python_api(comfy: Comfy, model: HuMoPipeline) -> None:
     images, _, _ = decode(comfy, model, sample(comfy, model, "TIA", seed=3, negative="blur"), watermark=False)
-    called = model(
+    expected_frames = model(
         PROMPT,
         images=EXAMPLES / "woman.png",
         audio=EXAMPLES / "woman.wav",
@@ -96,10 +94,10 @@ def test_frames_are_those_of_the_pipeline_called_in_python(comfy: Comfy, model: 
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(3),
     ).frames[0]
-    assert np.array_equal(written(images), np.stack([np.asarray(frame) for frame in called]))
+    assert np.array_equal(saved_bytes(images), np.stack([np.asarray(frame) for frame in expected_frames]))
 
 
-def test_whatever_is_left_open_is_the_presets(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_open_settings_have_the_presets_defaults(comfy: Comfy, model: HuMoPipeline) -> None:
     empty = {
         name: vars(one)["default"] for name, one in comfy.inputs("HuMo_Sampler").items() if hasattr(one, "default")
     }
@@ -128,17 +126,19 @@ def test_whatever_is_left_open_is_the_presets(comfy: Comfy, model: HuMoPipeline)
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_a_setting_arrives_zero_too(setting: dict[str, Any], comfy: Comfy, model: HuMoPipeline) -> None:
+def test_every_setting_reaches_the_request_also_zero(
+    setting: dict[str, Any], comfy: Comfy, model: HuMoPipeline
+) -> None:
     request = sample(comfy, model, "TIA", **{"steps": 1, **setting}).plan.request
     for name, value in setting.items():
         expected = {"seconds": None, "frames": 5}.get(name, value)
         assert getattr(request, name) == expected
 
 
-def test_without_a_length_a_clip_is_as_long_as_its_sound(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_without_a_length_a_clip_is_as_long_as_its_audio(comfy: Comfy, model: HuMoPipeline) -> None:
     audio = {"waveform": 0.1 * torch.randn(1, 1, 640 * 9), "sample_rate": 16_000}
-    (sound,) = comfy.run("HuMo_Sound", audio=audio)
-    assert sample(comfy, model, "TA", sound=sound, frames=0, steps=1).plan.request.frames == 9
+    (audio,) = comfy.run("HuMo_Audio", audio=audio)
+    assert sample(comfy, model, "TA", audio=audio, frames=0, steps=1).plan.request.frames == 9
 
 
 def test_a_length_beyond_the_trained_one_is_made_in_windows_and_said(
@@ -146,110 +146,112 @@ def test_a_length_beyond_the_trained_one_is_made_in_windows_and_said(
 ) -> None:
     latents = sample(comfy, model, "T", frames=29, steps=1, width=16, height=16, overlap=4)
     assert latents.samples.shape[2] == 8
-    assert "29 frames are made in 2 windows of 25, each sharing 4 with the next" in caplog.text
+    assert "29 frames are generated in 2 windows of 25, each sharing 4 with the next" in caplog.text
 
 
-# -- pictures and sounds ----------------------------------------------------------------------------------------------
+# -- images and audio ----------------------------------------------------------------------------------------------
 
 
-def test_pictures_keep_their_order_and_size_over_batches_sockets_and_nodes(comfy: Comfy) -> None:
+def test_images_keep_their_order_and_size_across_batches_sockets_and_nodes(comfy: Comfy) -> None:
     shades = [torch.full((1, 4, 6, 3), value / 255) for value in range(5)]
-    (earlier,) = comfy.run("HuMo_Pictures", image_1=shades[0])
-    (pictures,) = comfy.run(
-        "HuMo_Pictures", image_1=torch.cat(shades[1:3]), image_3=shades[4], image_2=shades[3], earlier=earlier
+    (earlier,) = comfy.run("HuMo_Images", image_1=shades[0])
+    (images,) = comfy.run(
+        "HuMo_Images", image_1=torch.cat(shades[1:3]), image_3=shades[4], image_2=shades[3], earlier=earlier
     )
-    assert [picture.getpixel((0, 0))[0] for picture in pictures] == [0, 1, 2, 3, 4]
-    assert {picture.size for picture in pictures} == {(6, 4)}
+    assert [image.getpixel((0, 0))[0] for image in images] == [0, 1, 2, 3, 4]
+    assert {image.size for image in images} == {(6, 4)}
 
 
-def test_pictures_of_any_shape_are_fitted_by_the_core(comfy: Comfy, model: HuMoPipeline) -> None:
-    drawn = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
-    images = torch.from_numpy(drawn.astype(np.float32) / 255)
-    (pictures,) = comfy.run("HuMo_Pictures", image_1=images)
-    frames, _, _ = decode(comfy, model, sample(comfy, model, "TI", pictures=pictures), watermark=False)
-    called = model(
-        PROMPT, images=[Image.fromarray(picture) for picture in drawn], num_frames=5, num_inference_steps=2
+def test_images_of_any_shape_are_fitted_by_the_encoder(comfy: Comfy, model: HuMoPipeline) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
+    batch = torch.from_numpy(pixels.astype(np.float32) / 255)
+    (images,) = comfy.run("HuMo_Images", image_1=batch)
+    frames, _, _ = decode(comfy, model, sample(comfy, model, "TI", images=images), watermark=False)
+    expected_frames = model(
+        PROMPT, images=[Image.fromarray(image) for image in pixels], num_frames=5, num_inference_steps=2
     ).frames[0]
-    assert np.array_equal(written(frames), np.stack([np.asarray(frame) for frame in called]))
+    assert np.array_equal(saved_bytes(frames), np.stack([np.asarray(frame) for frame in expected_frames]))
 
 
-def test_what_is_transparent_is_laid_over_white(comfy: Comfy) -> None:
-    (pictures,) = comfy.run("HuMo_Pictures", image_1=torch.zeros(1, 4, 4, 4))
-    assert pictures[0].getpixel((0, 0)) == (255, 255, 255)
+def test_transparency_is_laid_over_white(comfy: Comfy) -> None:
+    (images,) = comfy.run("HuMo_Images", image_1=torch.zeros(1, 4, 4, 4))
+    assert images[0].getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_stereo_sound_is_heard_as_the_core_hears_it_and_kept_as_it_is(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_stereo_audio_is_mixed_for_the_model_and_kept_for_the_video(comfy: Comfy, model: HuMoPipeline) -> None:
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 44_100)).astype(np.float32)
-    (sound,) = comfy.run("HuMo_Sound", audio={"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100})
-    assert np.array_equal(sound.heard, media_audio.load_audio((samples, 44_100)))
-    latents = sample(comfy, model, "TA", sound=sound, steps=1)
-    called = model(PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent").frames
-    assert latents.samples.equal(called)
+    (audio,) = comfy.run("HuMo_Audio", audio={"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100})
+    assert np.array_equal(audio.mono_16k, media_audio.load_audio((samples, 44_100)))
+    latents = sample(comfy, model, "TA", audio=audio, steps=1)
+    expected_frames = model(
+        PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent"
+    ).frames
+    assert latents.samples.equal(expected_frames)
     _, audio, _ = decode(comfy, model, latents)
     assert audio["sample_rate"] == 44_100
     assert np.array_equal(audio["waveform"][0].numpy(), samples[:, : 44_100 // 5])
 
 
-def test_a_sound_shorter_than_the_clip_is_filled_up_with_silence(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_audio_shorter_than_the_clip_is_padded_with_silence(comfy: Comfy, model: HuMoPipeline) -> None:
     audio = {"waveform": torch.full((1, 1, 1600), 0.25), "sample_rate": 16_000}
-    (sound,) = comfy.run("HuMo_Sound", audio=audio)
-    _, track, _ = decode(comfy, model, sample(comfy, model, "TA", sound=sound, steps=1))
+    (audio,) = comfy.run("HuMo_Audio", audio=audio)
+    _, track, _ = decode(comfy, model, sample(comfy, model, "TA", audio=audio, steps=1))
     assert np.array_equal(
         track["waveform"][0].numpy(), media_audio.load_audio_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples
     )
     assert track["waveform"][0, 0, 1600:].abs().max() == 0
 
 
-def test_a_sound_that_the_mode_leaves_out_is_not_in_the_clip(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_audio_that_the_mode_does_not_use_is_not_in_the_clip(comfy: Comfy, model: HuMoPipeline) -> None:
     latents = sample(comfy, model, "TIA", mode="TI", steps=1)
     assert latents.track is None
     assert latents.samples.equal(sample(comfy, model, "TI", steps=1).samples)
 
 
-# -- marks, progress, stopping, models --------------------------------------------------------------------------------
+# -- watermark, progress, cancelling, models ---------------------------------------------------------------------------
 
 
-def test_frames_carry_the_watermark_unless_it_is_switched_off(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_frames_have_the_watermark_unless_it_is_disabled(comfy: Comfy, model: HuMoPipeline) -> None:
     latents = sample(comfy, model, "TIA")
     marked, _, _ = decode(comfy, model, latents)
-    bare, _, _ = decode(comfy, model, latents, watermark=False)
-    number = importlib.import_module("comfyui.nodes").mark_of(latents)
-    assert detect_watermark(iter(written(marked))).payload == number
-    assert detect_watermark(iter(written(bare))).payload is None
-    assert (marked - bare).abs().max() <= 20 / 255
+    unmarked, _, _ = decode(comfy, model, latents, watermark=False)
+    number = importlib.import_module("comfyui.nodes").latents_watermark(latents)
+    assert detect_watermark(iter(saved_bytes(marked))).payload == number
+    assert detect_watermark(iter(saved_bytes(unmarked))).payload is None
+    assert (marked - unmarked).abs().max() <= 20 / 255
     other = sample(comfy, model, "TIA", seed=1)
-    assert importlib.import_module("comfyui.nodes").mark_of(other) != number
+    assert importlib.import_module("comfyui.nodes").latents_watermark(other) != number
 
 
-def test_the_bar_shows_encoding_steps_and_decoding(
-    comfy: Comfy, model: HuMoPipeline, shown: list[tuple[float, float]]
+def test_the_progress_bar_shows_encoding_steps_and_decoding(
+    comfy: Comfy, model: HuMoPipeline, bar_values: list[tuple[float, float]]
 ) -> None:
     latents = sample(comfy, model, "TIA", steps=3)
-    assert shown == [*((done, 3) for done in range(4)), *((done, 3) for done in range(4))]
-    shown.clear()
+    assert bar_values == [*((done, 3) for done in range(4)), *((done, 3) for done in range(4))]
+    bar_values.clear()
     decode(comfy, model, latents)
-    assert shown == [(0, 1), (1, 1)]
+    assert bar_values == [(0, 1), (1, 1)]
 
 
-def test_a_run_that_is_stopped_ends_before_its_next_step(
-    comfy: Comfy, model: HuMoPipeline, shown: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+def test_a_cancelled_run_ends_before_its_next_step(
+    comfy: Comfy, model: HuMoPipeline, bar_values: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management = importlib.import_module("comfy.model_management")
     latest = importlib.import_module("comfy_api.latest")
     stopped: type[BaseException] = management.InterruptProcessingException
 
-    def press(_: Any, value: float, max_value: float) -> None:
-        shown.append((value, max_value))
+    def press_cancel(_: Any, value: float, max_value: float) -> None:
+        bar_values.append((value, max_value))
         management.interrupt_current_processing((value, max_value) == (1, 9))
 
-    monkeypatch.setattr(latest._Execution, "set_progress", press)
+    monkeypatch.setattr(latest._Execution, "set_progress", press_cancel)
     with pytest.raises(stopped):
         sample(comfy, model, steps=9)
-    assert shown.pop() == (1, 9)
-    sample(comfy, model, steps=1)  # the next run is not stopped
+    assert bar_values.pop() == (1, 9)
+    sample(comfy, model, steps=1)  # the next run is not cancelled
 
 
-def test_nodes_keep_nothing(comfy: Comfy, model: HuMoPipeline) -> None:
+def test_nodes_keep_no_state(comfy: Comfy, model: HuMoPipeline) -> None:
     before = {node_id: dict(vars(node)) for node_id, node in comfy.nodes.items()}
     first = sample(comfy, model, "TIA", steps=1)
     decode(comfy, model, first)
@@ -257,34 +259,34 @@ def test_nodes_keep_nothing(comfy: Comfy, model: HuMoPipeline) -> None:
     assert first.samples.equal(sample(comfy, model, "TIA", steps=1).samples)
 
 
-def test_a_folder_of_another_family_is_loaded_as_asked(comfy: Comfy, tiny_model_folder_17b: Any) -> None:
-    given = {"model": str(tiny_model_folder_17b), "device": "cpu", "dtype": "bfloat16"}
-    assert comfy.check("HuMo_LoadModel", **given) == []
-    (pipeline,) = comfy.run("HuMo_LoadModel", **given)
+def test_a_model_folder_of_another_family_is_loaded(comfy: Comfy, tiny_model_folder_17b: Any) -> None:
+    inputs_by_name = {"model": str(tiny_model_folder_17b), "device": "cpu", "dtype": "bfloat16"}
+    assert comfy.check("HuMo_LoadModel", **inputs_by_name) == []
+    (pipeline,) = comfy.run("HuMo_LoadModel", **inputs_by_name)
     assert pipeline.preset.name == "humo-17b"
     assert pipeline.transformer.dtype == torch.bfloat16
 
 
-def test_latents_are_decoded_by_the_model_that_made_them(
+def test_latents_must_be_decoded_by_the_model_that_generated_them(
     comfy: Comfy, model: HuMoPipeline, tiny_model_folder: Any
 ) -> None:
     (other,) = comfy.run("HuMo_LoadModel", model=str(tiny_model_folder), device="cpu")
-    with pytest.raises(RequestError, match=r"^model: is HuMo-1\.7B, and the latents are of HuMo nano; connect"):
+    with pytest.raises(RequestError, match=r"^model: is HuMo-1\.7B, and the latents come from HuMo nano; connect"):
         decode(comfy, other, sample(comfy, model, steps=1))
 
 
-def test_a_model_is_loaded_again_when_its_folder_holds_other_weights(comfy: Comfy, tiny_model_folder: Any) -> None:
+def test_a_model_is_reloaded_when_the_weights_in_its_folder_change(comfy: Comfy, tiny_model_folder: Any) -> None:
     node = comfy.nodes["HuMo_LoadModel"]
     embedded = node.fingerprint_inputs(model="", device="auto", dtype="auto")
     assert embedded == weights_fingerprint(BUILTIN_MODEL)
     assert embedded != node.fingerprint_inputs(model=str(tiny_model_folder), device="auto", dtype="auto")
 
 
-# -- what is at fault is told in one line -----------------------------------------------------------------------------
+# -- errors are one line -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("node_id", "given", "words"),
+    ("node_id", "values", "message"),
     [
         ("HuMo_LoadModel", {"model": "nowhere"}, "nowhere"),
         ("HuMo_LoadModel", {"dtype": "int3"}, "dtype"),
@@ -299,17 +301,17 @@ def test_a_model_is_loaded_again_when_its_folder_holds_other_weights(comfy: Comf
         ("HuMo_Sampler", {"mode": "I"}, "mode: 'I' not in"),
     ],
 )
-def test_what_is_filled_in_wrongly_is_told_before_anything_runs(
-    node_id: str, given: dict[str, Any], words: str, comfy: Comfy
+def test_wrong_values_are_reported_before_anything_runs(
+    node_id: str, values: dict[str, Any], message: str, comfy: Comfy
 ) -> None:
     if node_id == "HuMo_Sampler":
-        given = {"model": LINK, "text": LINK, **given}
-    (line,) = comfy.check(node_id, **given)
-    assert words in line
+        values = {"model": LINK, "text": LINK, **values}
+    (line,) = comfy.check(node_id, **values)
+    assert message in line
     assert "\n" not in line
 
 
-def test_what_is_linked_is_looked_at_when_it_is_there(comfy: Comfy) -> None:
+def test_linked_values_are_not_checked_before_they_exist(comfy: Comfy) -> None:
     assert comfy.check("HuMo_Text", prompt=LINK) == []
     assert comfy.check("HuMo_LoadModel", model=LINK) == []
     sizes = dict.fromkeys(["width", "height", "frames", "seconds"], LINK)
@@ -332,50 +334,50 @@ def _empty_prompt(comfy: Comfy, model: HuMoPipeline) -> None:
     comfy.run("HuMo_Text", prompt=" ")
 
 
-def _moment_of_sound(comfy: Comfy, model: HuMoPipeline) -> None:
-    (sound,) = comfy.run("HuMo_Sound", audio={"waveform": torch.zeros(1, 1, 600), "sample_rate": 16_000})
-    sample(comfy, model, sound=sound)
+def _too_short_audio(comfy: Comfy, model: HuMoPipeline) -> None:
+    (audio,) = comfy.run("HuMo_Audio", audio={"waveform": torch.zeros(1, 1, 600), "sample_rate": 16_000})
+    sample(comfy, model, audio=audio)
 
 
-def _two_sounds(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Sound", audio={"waveform": torch.zeros(2, 1, 600), "sample_rate": 16_000})
+def _two_audio_clips(comfy: Comfy, model: HuMoPipeline) -> None:
+    comfy.run("HuMo_Audio", audio={"waveform": torch.zeros(2, 1, 600), "sample_rate": 16_000})
 
 
-def _sound_that_is_none(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Sound", audio={"waveform": torch.full((1, 1, 600), math.nan), "sample_rate": 16_000})
+def _audio_with_nan(comfy: Comfy, model: HuMoPipeline) -> None:
+    comfy.run("HuMo_Audio", audio={"waveform": torch.full((1, 1, 600), math.nan), "sample_rate": 16_000})
 
 
-def _too_bright_picture(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Pictures", image_1=torch.ones(1, 4, 4, 3), image_2=torch.full((1, 4, 4, 3), 1.5))
+def _image_above_one(comfy: Comfy, model: HuMoPipeline) -> None:
+    comfy.run("HuMo_Images", image_1=torch.ones(1, 4, 4, 3), image_2=torch.full((1, 4, 4, 3), 1.5))
 
 
-def _no_picture(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Pictures", image_1=torch.ones(0, 4, 4, 3))
+def _empty_image_batch(comfy: Comfy, model: HuMoPipeline) -> None:
+    comfy.run("HuMo_Images", image_1=torch.ones(0, 4, 4, 3))
 
 
-def _model_elsewhere(comfy: Comfy, model: HuMoPipeline) -> None:
+def _missing_model(comfy: Comfy, model: HuMoPipeline) -> None:
     comfy.run("HuMo_LoadModel", model="nowhere")
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind", "words"),
+    ("wrong", "kind", "message"),
     [
         (_scale_between, RequestError, "scale_text: -0.5 is not allowed; allowed: a number, 0 to 50"),
         (_linked_width, RequestError, "width: 40 is not allowed"),
         (_mode_without_input, RequestError, "mode: TIA needs images"),
         (_empty_prompt, RequestError, "prompt: ' ' is not allowed"),
-        (_moment_of_sound, RequestError, "audio: lasts less than one frame"),
-        (_two_sounds, MediaError, "audio: has the shape (2, 1, 600)"),
-        (_sound_that_is_none, MediaError, "audio: the given array has samples that are not numbers"),
-        (_too_bright_picture, MediaError, "image_2[0]: the given array has values 1.5..1.5"),
-        (_no_picture, MediaError, "image_1: has the shape (0, 4, 4, 3)"),
-        (_model_elsewhere, CheckpointError, "nowhere"),
+        (_too_short_audio, RequestError, "audio: is shorter than one frame"),
+        (_two_audio_clips, MediaError, "audio: has the shape (2, 1, 600)"),
+        (_audio_with_nan, MediaError, "audio: the given array has samples that are not numbers"),
+        (_image_above_one, MediaError, "image_2[0]: the given array has values 1.5..1.5"),
+        (_empty_image_batch, MediaError, "image_1: has the shape (0, 4, 4, 3)"),
+        (_missing_model, CheckpointError, "nowhere"),
     ],
 )
-def test_what_is_found_wrong_while_it_runs_is_told_in_one_line(
-    wrong: Callable[[Comfy, HuMoPipeline], None], kind: type[HuMoError], words: str, comfy: Comfy, model: HuMoPipeline
+def test_errors_of_a_run_are_one_line(
+    wrong: Callable[[Comfy, HuMoPipeline], None], kind: type[HuMoError], message: str, comfy: Comfy, model: HuMoPipeline
 ) -> None:
     with pytest.raises(kind) as caught:
         wrong(comfy, model)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What the nodes are called, take and give, and where their limits come from."""
+"""IDs, inputs and outputs of the nodes, and the source of their limits."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from comfy_api.latest import io
 
 FOLDER = REPOSITORY / "comfyui"
-IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Pictures", "HuMo_Sound", "HuMo_Sampler", "HuMo_Decode"}
-"""A workflow names a node by its id: none of these may ever change."""
+IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Images", "HuMo_Audio", "HuMo_Sampler", "HuMo_Decode"}
+"""Workflow files name nodes by these IDs, which therefore do not change after a release."""
 
 ELSEWHERE = {
-    "images": "HuMo_Pictures",
-    "audio": "HuMo_Sound",
-    "vocal_separator": "no node: ComfyUI has its own",
+    "images": "HuMo_Images",
+    "audio": "HuMo_Audio",
+    "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",
     "consent": "SaveVideo",
     "provenance": "HuMo_Decode",
 }
-"""Fields of a request that are no widget, and who has their part."""
+"""Fields of a request without a widget, and what sets them instead."""
 
 NUMBERS = [
     name
@@ -55,21 +55,21 @@ assert not heavy, heavy
 """
 
 
-def number_of(name: str) -> dict[str, Any]:
-    """A number field's JSON schema."""
+def number_schema(name: str) -> dict[str, Any]:
+    """Return a number field's JSON schema."""
     schema = GenerateRequest.model_json_schema()["properties"][name]
     found: dict[str, Any] = next(option for option in schema.get("anyOf", [schema]) if "minimum" in option)
     return found
 
 
 def widgets(comfy: Comfy) -> dict[str, io.Input]:
-    """Every widget of every node that is a field of a request."""
+    """Return the widgets of all nodes that are fields of a request."""
     inputs = [one for node_id in comfy.nodes for one in comfy.inputs(node_id).values()]
     return {one.id: one for one in inputs if hasattr(one, "default") and one.id in GenerateRequest.model_fields}
 
 
 def accepts(name: str, value: Any) -> bool:
-    """Whether a request takes a value."""
+    """Return whether a request accepts a value."""
     try:
         GenerateRequest.model_validate({"prompt": "p", name: value})
     except ValueError:
@@ -77,74 +77,74 @@ def accepts(name: str, value: Any) -> bool:
     return True
 
 
-def test_the_folder_loads_as_comfyui_loads_it_and_brings_no_torch() -> None:
+def test_the_folder_loads_as_in_comfyui_without_importing_torch() -> None:
     program = LOADED_AS_COMFYUI_LOADS_IT.format(stub=str(STUB), folder=str(FOLDER))
     command = [sys.executable, "-W", "error", "-c", program]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, cwd=STUB)
-    assert told.returncode == 0, told.stderr
-    assert set(told.stdout.split()) == IDS
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=STUB)
+    assert completed.returncode == 0, completed.stderr
+    assert set(completed.stdout.split()) == IDS
 
 
-def test_node_ids_are_those_that_workflows_name(comfy: Comfy) -> None:
+def test_node_ids_are_stable(comfy: Comfy) -> None:
     assert set(comfy.nodes) == IDS
     assert all(node_id.startswith("HuMo_") for node_id in comfy.nodes)
 
 
-def test_every_field_of_a_request_has_its_widget_or_its_node(comfy: Comfy) -> None:
+def test_every_field_of_a_request_has_a_widget_or_a_node(comfy: Comfy) -> None:
     assert GenerateRequest.model_fields.keys() - widgets(comfy).keys() <= ELSEWHERE.keys()
     assert not widgets(comfy).keys() & ELSEWHERE.keys()
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_the_limits_of_a_number_are_those_of_the_request(name: str, comfy: Comfy) -> None:
-    one, limits = widgets(comfy)[name], number_of(name)
-    low, high, step, default = (getattr(one, word) for word in ("min", "max", "step", "default"))
+def test_number_limits_come_from_the_request(name: str, comfy: Comfy) -> None:
+    one, limits = widgets(comfy)[name], number_schema(name)
+    low, high, step, default = (getattr(one, key) for key in ("min", "max", "step", "default"))
     assert high == limits["maximum"]
     assert accepts(name, high)
     assert accepts(name, limits["minimum"])
-    # one value below the range stands for an empty field, and takes no allowed value's place
+    # one value below the range stands for an open field
     assert low == default < limits["minimum"]
     assert not accepts(name, low)
     assert one.io_type == {"integer": "INT", "number": "FLOAT"}[limits["type"]]
     if limits["type"] == "integer":
         assert step in (limits.get("multipleOf", 1), 1)
-        assert accepts(name, max(limits["minimum"], low + step)), "one step up from empty is allowed"
-        assert (limits["minimum"] - low) % step == 0  # counting up from the empty value meets allowed values alone
+        assert accepts(name, max(limits["minimum"], low + step)), "one step above the open value is valid"
+        assert (limits["minimum"] - low) % step == 0  # steps from the open value reach valid values only
 
 
-def test_sizes_go_in_steps_that_the_network_knows(comfy: Comfy) -> None:
+def test_sizes_step_by_the_networks_multiple(comfy: Comfy) -> None:
     for name in ("width", "height"):
         assert vars(widgets(comfy)[name])["step"] == SIZE_MULTIPLE
 
 
 @pytest.mark.parametrize("name", ["device", "dtype"])
-def test_a_choice_offers_what_the_request_knows(name: str, comfy: Comfy) -> None:
+def test_choices_come_from_the_request(name: str, comfy: Comfy) -> None:
     assert vars(widgets(comfy)[name])["options"] == list(get_args(GenerateRequest.model_fields[name].annotation))
 
 
-def test_the_mode_is_one_of_the_four_or_left_open(comfy: Comfy) -> None:
+def test_the_mode_is_one_of_the_four_or_open(comfy: Comfy) -> None:
     one = vars(widgets(comfy)["mode"])
     assert one["options"] == ["auto", *MODES]
     assert one["default"] == "auto"
 
 
-def test_the_help_of_a_widget_is_the_requests(comfy: Comfy) -> None:
+def test_tooltips_contain_the_requests_descriptions(comfy: Comfy) -> None:
     for name, one in widgets(comfy).items():
         assert one.tooltip is not None
         assert str(GenerateRequest.model_fields[name].description) in one.tooltip, name
 
 
-def test_the_help_says_what_stands_for_an_empty_field(comfy: Comfy) -> None:
+def test_tooltips_name_the_open_value(comfy: Comfy) -> None:
     for name in NUMBERS:
         one = vars(widgets(comfy)[name])
         assert f"; {one['default']:g}: " in one["tooltip"], one["tooltip"]
 
 
-def test_all_but_the_prompt_may_be_left_out(comfy: Comfy) -> None:
+def test_only_the_prompt_is_required(comfy: Comfy) -> None:
     assert {name for name, one in widgets(comfy).items() if not one.optional} == {"prompt"}
 
 
-def test_the_package_says_its_licence_and_what_it_needs() -> None:
+def test_the_package_declares_its_license_and_requirements() -> None:
     described = tomllib.loads((FOLDER / "pyproject.toml").read_text())
     project = described["project"]
     assert project["license"] == {"text": "GPL-3.0-or-later"}

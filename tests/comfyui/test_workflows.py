@@ -1,4 +1,4 @@
-"""The workflow files: they name what there is, and make the video they promise."""
+"""The workflow files name existing nodes and sockets, and generate a video."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ SAMPLER = "HuMo_Sampler"
 
 @pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
 def workflow(request: pytest.FixtureRequest) -> Workflow:
-    """One of the files."""
+    """One of the workflow files."""
     path: Path = request.param
     read: Workflow = json.loads(path.read_text())
     return read
 
 
 def sockets_of(comfy: Comfy, node_type: str) -> tuple[dict[str, str], list[str]]:
-    """A node's inputs with their types, and the types of its outputs."""
+    """Return a node's inputs with their types, and the types of its outputs."""
     if node_type in comfy.nodes:
         inputs = {name: one.get_io_type() for name, one in comfy.inputs(node_type).items()}
         return inputs, comfy.outputs(node_type)
     return STOCK[node_type]["inputs"], STOCK[node_type]["outputs"]
 
 
-def test_there_is_one_with_a_picture_and_one_without() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["text-picture-sound", "text-sound"]
+def test_one_workflow_has_an_image_and_one_has_none() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["text-audio", "text-image-audio"]
     types = [{node["type"] for node in json.loads(path.read_text())["nodes"]} for path in WORKFLOWS]
-    assert ["HuMo_Pictures" in found for found in types] == [True, False]
+    assert ["HuMo_Images" in found for found in types] == [False, True]
     assert all({"LoadAudio", "CreateVideo", "SaveVideo"} <= found for found in types)
 
 
-def test_nodes_and_sockets_are_those_there_are(workflow: Workflow, comfy: Comfy) -> None:
+def test_nodes_and_sockets_exist(workflow: Workflow, comfy: Comfy) -> None:
     for node in workflow["nodes"]:
         inputs, outputs = sockets_of(comfy, node["type"])
         assert {one["name"]: one["type"] for one in node["inputs"]}.items() <= inputs.items(), node["type"]
@@ -48,12 +48,12 @@ def test_nodes_and_sockets_are_those_there_are(workflow: Workflow, comfy: Comfy)
     assert workflow["last_node_id"] == max(ids)
 
 
-def test_links_join_sockets_of_one_type_and_both_ends_know_of_them(workflow: Workflow, comfy: Comfy) -> None:
+def test_links_join_sockets_of_one_type_and_are_recorded_at_both_ends(workflow: Workflow, comfy: Comfy) -> None:
     nodes = {node["id"]: node for node in workflow["nodes"]}
-    for link, source, output, target, place, kind in workflow["links"]:
-        assert nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][place]["type"] == kind
+    for link, source, output, target, slot, kind in workflow["links"]:
+        assert nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][slot]["type"] == kind
         assert link in nodes[source]["outputs"][output]["links"]
-        assert nodes[target]["inputs"][place]["link"] == link
+        assert nodes[target]["inputs"][slot]["link"] == link
         assert nodes[source]["order"] < nodes[target]["order"]
     known = {link[0] for link in workflow["links"]}
     assert {one["link"] for node in workflow["nodes"] for one in node["inputs"]} - {None} == known
@@ -61,7 +61,7 @@ def test_links_join_sockets_of_one_type_and_both_ends_know_of_them(workflow: Wor
     assert workflow["last_link_id"] == max(known)
 
 
-def test_required_sockets_are_linked_and_settings_left_open(workflow: Workflow, comfy: Comfy) -> None:
+def test_required_sockets_are_linked_and_settings_are_open(workflow: Workflow, comfy: Comfy) -> None:
     for node in workflow["nodes"]:
         if node["type"] not in comfy.nodes:
             continue
@@ -74,7 +74,7 @@ def test_required_sockets_are_linked_and_settings_left_open(workflow: Workflow, 
             assert values == {name: vars(comfy.inputs(SAMPLER)[name])["default"] for name in values}
 
 
-def test_a_workflow_makes_a_video_with_its_sound(workflow: Workflow, comfy: Comfy) -> None:
+def test_a_workflow_generates_a_video_with_audio(workflow: Workflow, comfy: Comfy) -> None:
     short = copy.deepcopy(workflow)
     sampler = next(node for node in short["nodes"] if node["type"] == SAMPLER)
     names = comfy.widgets_of(SAMPLER)
@@ -84,6 +84,6 @@ def test_a_workflow_makes_a_video_with_its_sound(workflow: Workflow, comfy: Comf
     assert video["images"].shape == (5, 96, 96, 3)
     assert video["images"].std() > 0.01
     assert video["fps"] == 25
-    heard: dict[str, Any] = load_audio("woman.wav")
-    assert video["audio"]["sample_rate"] == heard["sample_rate"]
-    assert video["audio"]["waveform"].equal(heard["waveform"][..., : heard["sample_rate"] // 5])
+    audio: dict[str, Any] = load_audio("woman.wav")
+    assert video["audio"]["sample_rate"] == audio["sample_rate"]
+    assert video["audio"]["waveform"].equal(audio["waveform"][..., : audio["sample_rate"] // 5])

@@ -95,7 +95,7 @@ def test_mono_goes_in_and_comes_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [256, "columns"])
-def test_the_published_size_tells_its_fft_size(tmp_path: Path, columns: int | str) -> None:
+def test_the_published_size_determines_the_fft_size(tmp_path: Path, columns: int | str) -> None:
     separator = VocalSeparator(network(tmp_path / "Kim_Vocal_2.onnx", kept_bins=3072, bins=3072, columns=columns))
     assert (separator.fft_size, separator.bins, separator.chunk) == (7680, 3072, 261_120)
     sound = tones(300_000, 44_100, 300, 5_000)
@@ -133,7 +133,7 @@ def test_sizes_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("shape", [(44_100,), (3, 44_100), (2, 0)])
-def test_a_sound_of_another_form_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_audio_of_another_shape_is_rejected(tmp_path: Path, shape: tuple[int, ...]) -> None:
     separator = VocalSeparator(network(tmp_path / "a.onnx"), fft_size=FFT)
     with pytest.raises(MediaError, match="shape"):
         separator.separate(np.zeros(shape, np.float32), 44_100)

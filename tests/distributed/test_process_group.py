@@ -27,7 +27,7 @@ from tests.tiny import save_tiny_model
 ROOT = Path(__file__).parents[2]
 PRESETS = ("humo-1.7b", "humo-17b")
 ODD = {"width": 80, "height": 48, "frames": 13}
-"""Fifteen places of a frame, four latent frames and one of the picture: nothing that two or four divide."""
+"""Fifteen tokens a frame, four latent frames and one of the reference: nothing that two or four divide."""
 
 LONG = ODD | {"frames": 25, "window": 13, "overlap": 4}
 
@@ -94,8 +94,8 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
         assert told == {
             str(
                 len(cases) - 1
-            ): "--parallel: 4 processes cannot share the 2 places of a frame; start fewer, make a larger "
-            "video, or give more to the passes"
+            ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer, generate a larger "
+            "video, or give more processes to guidance"
         }
     assert len(made) + len(told) == len(cases)
     for number, latents in made.items():
@@ -137,9 +137,9 @@ def test_passes_are_divided_where_no_rank_is_left_waiting(size: int, passes: int
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("2x3", "2x3 is for 6 processes, and there are 4"),
-        ("many", "'many' is not allowed; give auto, or passes x places, as 2x4"),
-        ("0x4", "'0x4' is not allowed"),
+        ("2x3", "'2x3' is for 6 processes, and 4 are running"),
+        ("many", "'many' is not a division of processes; use auto, or guidance x context such as 2x4"),
+        ("0x4", "'0x4' is not a division of processes"),
     ],
 )
 def test_layouts_that_do_not_fit_are_refused(asked: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""The code blocks of the documentation: what each is, and the command lines in it."""
+"""The code blocks of the documentation: the kind of each, and its command lines."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Block:
     """A block of code.
 
     Args:
-        page: where it stands.
-        line: of the page, from 1.
-        language: as its fence says; nothing of a block that is indented.
-        text: what is in it.
+        page: its page.
+        line: its first line, from 1.
+        language: of its fence; empty for an indented block.
+        text: its content.
     """
 
     page: Path
@@ -39,29 +39,29 @@ class Block:
 
     @property
     def kinds(self) -> list[str]:
-        """What it can be, of `KINDS`; one of them, if the documentation is as it should be."""
+        """The kinds of `KINDS` that fit; exactly one in good documentation."""
         return [name for name, fits in KINDS.items() if fits(self)]
 
     @property
     def commands(self) -> list[str]:
-        """The command lines in it, without comments and breaks."""
+        """The command lines, without comments and line breaks."""
         joined = re.sub(r"\\\n\s*", " ", self.text)
         return [line for line in joined.splitlines() if line.strip() and words_of(line)]
 
 
 def words_of(line: str) -> list[str]:
-    """The words of a command line, as a shell would part them."""
+    """Return the arguments of a command line, split as by a shell."""
     return shlex.split(line, comments=True)
 
 
 def is_usage(line: str) -> bool:
-    """Whether a line says what may be written, and is not itself to be typed."""
+    """Return whether a line describes usage and is not a command to type."""
     bare = re.sub(r"\"[^\"]*\"|'[^']*'|#.*", "", line)
     return bool(re.search(r"\[|\||\.\.\.|\b[A-Z]{4,}\b", bare))
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """The blocks of a page, fenced and indented ones, those in lists included."""
+    """Return the fenced and indented blocks of a page, also those in lists."""
     tokens = MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
     return [
         Block(page, token.map[0] + 1, token.info.strip(), token.content)
@@ -95,4 +95,4 @@ KINDS: Mapping[str, Callable[[Block], bool]] = {
     "settings": lambda block: block.language in SETTINGS,
     "drawing": lambda block: block.language == "text",
 }
-"""What a block can be: lines to type, Python, a file of settings; or a drawing, which promises nothing."""
+"""Kind of a block: command lines, Python, a file of settings, or a drawing, which is not checked."""

@@ -1,4 +1,4 @@
-"""The messages that the site's page of errors lists."""
+"""Fixture of the messages on the page of errors."""
 
 from __future__ import annotations
 

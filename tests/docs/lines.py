@@ -1,4 +1,4 @@
-"""Command lines of the documentation, run on small things (`SMALLER`) or looked at with the reason why (`CHECKED`)."""
+"""Command lines of the documentation: run at small sizes (`SMALLER`), or checked and not run (`CHECKED`)."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ from humo.training.recipe_file import read_table
 from tests.docs.blocks import ROOT, is_usage
 
 SIDE = 96
-"""Pixels of width and height of what is made here."""
+"""Width and height in pixels of generated videos."""
 
 SMALL = ["--width", str(SIDE), "--height", str(SIDE), "--frames", "5", "--steps", "1"]
 
 
-def _made_small(words: list[str]) -> list[str]:
+def _at_small_size(words: list[str]) -> list[str]:
     return words if "--replay" in words else [*words, *SMALL]
 
 
-def _of_the_tiny_weights(words: list[str]) -> list[str]:
-    """Heads are 24 channels wide there; and the folders to make are there already."""
+def _with_tiny_heads(words: list[str]) -> list[str]:
+    """Add the head width of the tiny models, and replace the folders, which exist already."""
     return [*words, "--head-dim", "24", *([] if "--to" in words else ["--overwrite"])]
 
 
 def _captions_of_one_clip(words: list[str]) -> list[str]:
-    """The same options, for one clip that is not rendered: its captions."""
+    """Write captions of one clip with the same options instead of rendering."""
     words = ["data", "captions", *words[2:]]
     words[words.index("--clips") + 1] = "1"
     return [word.replace("people", "captions") for word in words]
 
 
-def _of_a_true_clip(words: list[str]) -> list[str]:
+def _of_an_existing_clip(words: list[str]) -> list[str]:
     return [str(ROOT / "docs" / "nano-woman.mp4") if word == "out.mp4" else word for word in words]
 
 
-def _of_a_folder(words: list[str]) -> list[str]:
-    """Which tells how wide heads are; of files alone they are as wide as the published ones."""
+def _from_a_folder(words: list[str]) -> list[str]:
+    """Import a folder, which has the head width; files alone are taken for the published width."""
     return ["humo-1.7b" if word == "weights" else word for word in words]
 
 
 SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
-    ("generate",): _made_small,
-    ("batch",): _made_small,
-    ("convert",): _of_the_tiny_weights,
+    ("generate",): _at_small_size,
+    ("batch",): _at_small_size,
+    ("convert",): _with_tiny_heads,
     ("data", "render"): _captions_of_one_clip,
     ("data", "captions"): lambda words: [*words[:-1], "1"],
-    ("evaluate", "video"): _of_a_true_clip,
+    ("evaluate", "video"): _of_an_existing_clip,
     ("verify",): list,
     ("doctor",): list,
     ("plan",): lambda words: [*words, "--width", "64", "--height", "64", "--frames", "5"],
-    ("models", "import"): _of_a_folder,
+    ("models", "import"): _from_a_folder,
     ("models",): list,
 }
-"""Commands that are run -> what is changed in them, so that they take a moment."""
+"""Commands that are run, and the function that makes each one fast."""
 
 
 def _reads_its_recipe(words: list[str]) -> None:
@@ -93,10 +93,10 @@ def _is_parsed(words: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Checked:
-    """Why a command is not run, and what is looked at."""
+    """The reason why a command is not run, and the function that checks it."""
 
     reason: str
-    look: Callable[[list[str]], None]
+    check: Callable[[list[str]], None]
 
 
 CHECKED: Mapping[tuple[str, ...], Checked] = {
@@ -118,22 +118,22 @@ _DONE: set[tuple[str, ...]] = set()
 """Commands that were run for an earlier page."""
 
 _ALONE = frozenset({"out.mp4", "humo-1.7b", "humo-17b", "mine"})
-"""Commands with these words take or make what others of their page need."""
+"""Arguments of commands that read or write files which other commands of the page need."""
 
 
-def found(table: Mapping[tuple[str, ...], Any], words: list[str]) -> Any:
+def lookup(table: Mapping[tuple[str, ...], Any], words: list[str]) -> Any:
     return next((table[key] for key in (tuple(words[:2]), tuple(words[:1])) if key in table), None)
 
 
 def do(words: list[str]) -> None:
-    """Run ``humo`` with words, or look at them."""
-    checked, smaller = found(CHECKED, words), found(SMALLER, words)
+    """Run ``humo`` with arguments, or check them."""
+    checked, smaller = lookup(CHECKED, words), lookup(SMALLER, words)
     if checked is not None:
-        checked.look(words)
+        checked.check(words)
         return
     if tuple(words) in _DONE:
         return
-    assert smaller is not None, f"say in SMALLER or CHECKED what to do with humo {' '.join(words[:2])}"
+    assert smaller is not None, f"SMALLER, CHECKED: neither has humo {' '.join(words[:2])}"
     assert main([*smaller(words), "--quiet"]) == 0, words
     if _ALONE.isdisjoint(words):
         _DONE.add(tuple(words))
@@ -142,8 +142,8 @@ def do(words: list[str]) -> None:
 parser = cache(build_parser)
 
 
-def look_at_usage(line: str) -> None:
-    """What a line of usage names is there: the command, and its options."""
+def check_usage(line: str) -> None:
+    """Check that the command of a usage line and its options exist."""
     words = line.partition("#")[0].split()
     known = parser(words[1])._option_string_actions
     for flag in re.findall(r"--[a-z][a-z-]*", " ".join(words)):
@@ -152,13 +152,13 @@ def look_at_usage(line: str) -> None:
 
 def _humo(words: list[str], line: str) -> None:
     if is_usage(line):
-        look_at_usage(line)
+        check_usage(line)
     else:
         do(words[1:])
 
 
 def _pip(words: list[str], line: str) -> None:
-    """Packages are ours, and their extras are there."""
+    """Check that packages are ours and their extras exist."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert words[1] == "install"
     for word in words[2:]:
@@ -175,7 +175,7 @@ def _make(words: list[str], line: str) -> None:
 
 
 def _python(words: list[str], line: str) -> None:
-    """The program is there."""
+    """Check that the program exists."""
     if words[1:3] == ["-m", "pip"]:
         _pip(words[2:], line)
     elif words[1] == "-m":
@@ -186,7 +186,7 @@ def _python(words: list[str], line: str) -> None:
 
 
 def _torchrun(words: list[str], line: str) -> None:
-    """Several processes are started elsewhere (tests/distributed, tests/training)."""
+    """Check a command of several processes; tests/distributed and tests/training start some."""
     after = words[words.index("humo") + 1 :]
     if after[0] == "train":
         do(after)
@@ -195,7 +195,7 @@ def _torchrun(words: list[str], line: str) -> None:
 
 
 def _docker(words: list[str], line: str) -> None:
-    """The file is there; what runs in the container is a command of ours."""
+    """Check that the file exists and that the container runs a command of ours."""
     if words[1] == "build":
         assert Path(words[words.index("-f") + 1]).is_file()
         return
@@ -206,7 +206,7 @@ def _docker(words: list[str], line: str) -> None:
 
 
 def _ray(words: list[str], line: str) -> None:
-    """A head, or a machine that joins one."""
+    """Check the start of a head or of a machine that joins one."""
     assert words[1] == "start"
     assert words[2] in ("--head", "--address")
 

@@ -1,7 +1,7 @@
-"""What the documentation tells people to type: run on the embedded model or a tiny one, or checked as far as it goes.
+"""Run the code blocks of the documentation on the built-in model or a tiny one, or check them as far as possible.
 
-Each page's blocks run in their order in a folder of their own, which holds what they speak of; a command that an
-earlier page had is not run again. How command lines are made small, and which are not run, and why: `lines`.
+The blocks of a page run in their order in a folder that holds the files they name. A command that an earlier page had
+is not run again. `lines` says how command lines are made small, and which are not run and why.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from humo.server.service import Service
 from humo.server.settings import Settings
 from tests.cli.published_files import published_configuration, write_yaml
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, words_of
-from tests.docs.lines import CHECKED, HANDLERS, SIDE, do, found, look_at_usage, parser
+from tests.docs.lines import CHECKED, HANDLERS, SIDE, check_usage, do, lookup, parser
 from tests.tiny import save_tiny_model
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -48,42 +48,44 @@ def where(block: Block) -> str:
     return f"{block.page.relative_to(ROOT)}:{block.line}"
 
 
-# -- a folder that holds what the pages speak of ----------------------------------------------------------------------
+# -- a folder with the files that the pages name ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tiny models, and their weights as they are released."""
-    shelf = tmp_path_factory.mktemp("shelf")
+def model_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tiny models, and their weights in the released layout."""
+    folder = tmp_path_factory.mktemp("models")
     for name in ("humo-1.7b", "humo-17b"):
         tiny = save_tiny_model(tmp_path_factory.mktemp("tiny") / name, name)
-        convert([tiny], shelf / name)
-        convert([tiny], shelf / f"{name} released", naming=Naming.PUBLISHED)
-        shutil.copytree(shelf / f"{name} released", shelf / "weights", dirs_exist_ok=True)
-        shutil.rmtree(shelf / f"{name} released")
-    return shelf
+        convert([tiny], folder / name)
+        convert([tiny], folder / f"{name} released", naming=Naming.PUBLISHED)
+        shutil.copytree(folder / f"{name} released", folder / "weights", dirs_exist_ok=True)
+        shutil.rmtree(folder / f"{name} released")
+    return folder
 
 
 @pytest.fixture
-def desk(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: models, weights, pictures, sounds and files of requests under the names of the pages."""
+def work_folder(model_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: models, weights, images, audio and request files under the names that the pages use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models here"))
-    shutil.copytree(shelf, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(shelf / "weights", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(model_files, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(model_files / "weights", tmp_path, dirs_exist_ok=True)
     for name in ("examples", "recipes", "docker"):
         shutil.copytree(ROOT / name, name)
     shutil.copytree("examples", ".", dirs_exist_ok=True)
     for name, source in {"face.png": "woman.png", "coat.png": "man.png", "speech.wav": "woman.wav"}.items():
         shutil.copy(f"examples/{source}", name)
-    shutil.copy(ROOT / "docs" / "nano-woman.mp4", "out.mp4")  # made by the embedded model, with all its marks
+    shutil.copy(ROOT / "docs" / "nano-woman.mp4", "out.mp4")  # by the built-in model, with its provenance
     Image.open("woman.png").convert("RGB").save("singer.jpg")
     shutil.copy("woman.wav", "song.m4a")
     items = json.loads(Path("test_case.json").read_text())
     for path in (Path("test_case.json"), Path("examples/test_case.json")):
         path.write_text(json.dumps({name: items[name] for name in ("woman", "words")}))  # of six, two
     Path("one.json").write_text(json.dumps({"woman": items["woman"]}))
-    write_yaml(Path("generate_1_7B.yaml"), published_configuration(positive_prompt="one.json", output={"dir": "films"}))
+    write_yaml(
+        Path("generate_1_7B.yaml"), published_configuration(positive_prompt="one.json", output={"dir": "videos"})
+    )
     return tmp_path
 
 
@@ -91,13 +93,13 @@ def desk(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Curl:
-    """Asks a service, which has no worker, as curl would."""
+    """Send requests to a service without workers, as curl does."""
 
     def __init__(self, client: TestClient) -> None:
         self._client, self._id = client, ""
 
     def __call__(self, words: list[str], line: str) -> None:
-        """Ask."""
+        """Send one request."""
         address = next(word for word in words if word.startswith("http"))
         form = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-F"]
         path = address.removeprefix("http://127.0.0.1:8848").replace("ID", self._id)
@@ -119,12 +121,12 @@ def curl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
     ours = Settings(folder=tmp_path_factory.mktemp("service"))
     store = FileStore(ours.folder)
     store.prepare()
-    ledger = JobQueue(store.database)
+    queue = JobQueue(store.database)
     with TestClient(
-        make_app(Service(ours, store, ledger), ApiKeys(ours.keys_file)), base_url="http://127.0.0.1"
+        make_app(Service(ours, store, queue), ApiKeys(ours.keys_file)), base_url="http://127.0.0.1"
     ) as client:
         yield Curl(client)
-    ledger.close()
+    queue.close()
 
 
 # -- Python -----------------------------------------------------------------------------------------------------------
@@ -134,23 +136,23 @@ NEEDS_A_GPU = frozenset({"enable_model_cpu_offload"})
 
 
 class Smaller(ast.NodeTransformer):
-    """Sizes become small, and a graphics card becomes the CPU."""
+    """Make sizes small and replace a GPU by the CPU."""
 
     def visit_keyword(self, node: ast.keyword) -> ast.keyword:
-        """``width=480`` and ``height=832``."""
+        """Replace ``width=480`` and ``height=832``."""
         self.generic_visit(node)
         if node.arg in ("width", "height") and isinstance(node.value, ast.Constant):
             node.value = ast.Constant(SIDE)
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        """``"cuda"``."""
+        """Replace ``"cuda"``."""
         return ast.copy_location(ast.Constant("cpu"), node) if node.value == "cuda" else node
 
 
 @pytest.fixture
 def python(monkeypatch: pytest.MonkeyPatch) -> Callable[[Block], None]:
-    """Runs blocks in one and the same namespace; clips are as the preset says, and the presets are small."""
+    """Run blocks in one namespace, with small presets."""
 
     def small(name: str) -> Preset:
         return replace(find_preset(name), width=SIDE, height=SIDE, trained_frames=5, steps=1)
@@ -169,7 +171,7 @@ def python(monkeypatch: pytest.MonkeyPatch) -> Callable[[Block], None]:
 
 
 def _write_a_lora(path: Path) -> None:
-    """A LoRA of one layer of the tiny transformer."""
+    """Write a LoRA of one layer of the tiny transformer."""
     torch = importlib.import_module("torch")
     layer = "diffusion_model.blocks.0.self_attn.q"
     factors = {f"{layer}.lora_A.weight": torch.ones(2, 48) / 48, f"{layer}.lora_B.weight": torch.ones(48, 2) / 48}
@@ -181,12 +183,14 @@ def _write_a_lora(path: Path) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=where)
 def test_a_block_is_one_thing(block: Block) -> None:
-    assert len(block.kinds) == 1, f"{block.kinds or 'nothing that is known'}; fence it and say its language"
+    assert len(block.kinds) == 1, f"{block.kinds or 'nothing that is known'}; fence it and name its language"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, python: Callable[[Block], None]) -> None:
-    _write_a_lora(desk / "style.safetensors")
+def test_the_code_blocks_of_a_page_work(
+    page: Path, work_folder: Path, curl: Curl, python: Callable[[Block], None]
+) -> None:
+    _write_a_lora(work_folder / "style.safetensors")
     for block in blocks_of(page):
         try:
             match block.kinds:
@@ -198,7 +202,7 @@ def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, pyt
                     python(block)
                 case ["settings"]:
                     name = re.match(r"# ([\w.]+)", block.text)
-                    path = desk / (name[1] if name else f"settings.{block.language}")
+                    path = work_folder / (name[1] if name else f"settings.{block.language}")
                     path.write_text(block.text, encoding="utf-8")
                     assert read_config_file(path)
         except (Exception, SystemExit) as error:
@@ -206,13 +210,13 @@ def test_what_a_page_tells_to_type_works(page: Path, desk: Path, curl: Curl, pyt
 
 
 @pytest.mark.parametrize("words", ["serve --prot 1", "ui --port x", "train recipes/none.toml", "generate --widht 3"])
-def test_a_wrong_word_in_a_page_is_found(words: str, desk: Path) -> None:
-    checked = found(CHECKED, words.split())
+def test_a_wrong_option_in_a_page_is_found(words: str, work_folder: Path) -> None:
+    checked = lookup(CHECKED, words.split())
     with pytest.raises((HuMoError, AssertionError)):
-        do(words.split()) if checked is None else checked.look(words.split())
+        do(words.split()) if checked is None else checked.check(words.split())
 
 
-def test_a_block_of_nothing_known_is_found() -> None:
+def test_a_block_of_no_known_kind_is_found() -> None:
     assert Block(ROOT / "README.md", 1, "", "fields -> video\n").kinds == []
     assert Block(ROOT / "README.md", 1, "", "humo ui\n").kinds == ["commands"]
     assert Block(ROOT / "README.md", 1, "", "import humo\n").kinds == ["python"]
@@ -222,14 +226,14 @@ def _inline() -> list[tuple[Path, str]]:
     return [(page, code) for page in PAGES for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text())]
 
 
-def test_commands_and_options_that_the_text_names_are_there() -> None:
+def test_commands_and_options_named_in_the_text_exist() -> None:
     known = {flag for name in COMMANDS for flag in parser(name)._option_string_actions}
     known |= {"--help", "--version"}
     benchmarks = {"--rounds", "--threads", "--layers", "--size", "--json", "--dtype", "--family", "--steps"}
     benchmarks |= {"--only", "--cancels"}
     for page, code in _inline():
         if code.startswith("humo ") and (words := code.split())[1] in COMMANDS:
-            look_at_usage(code)
+            check_usage(code)
         elif code.startswith("humo "):
             assert words[1].startswith("-") or words[1].isupper(), f"{page}: {code}"
         elif code.startswith("--") and not (page.parent.name == "benchmarks" and code.split()[0] in benchmarks):
@@ -237,7 +241,7 @@ def test_commands_and_options_that_the_text_names_are_there() -> None:
             assert flags <= known, f"{page}: {code}"
 
 
-def test_python_names_that_the_text_names_are_there() -> None:
+def test_python_names_in_the_text_exist() -> None:
     for page, code in _inline():
         if re.fullmatch(r"humo(\.\w+)+(\(.*\))?", code) and not code.startswith("humo.safetensors"):
             path = code.partition("(")[0].split(".")
@@ -253,7 +257,7 @@ def test_python_names_that_the_text_names_are_there() -> None:
             assert found is not None, f"{page}: {code}"
 
 
-def test_yaml_and_toml_are_what_they_say() -> None:
+def test_settings_in_blocks_can_be_read() -> None:
     readers: dict[str, Callable[[str], Any]] = {"yaml": yaml.safe_load, "toml": tomllib.loads, "json": json.loads}
     for block in BLOCKS:
         if block.language in readers:

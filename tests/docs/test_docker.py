@@ -1,4 +1,4 @@
-"""The Dockerfiles hold to what is held good, and run nothing as root."""
+"""The Dockerfiles pass the linter and run nothing as root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_dockerfile_is_good(path: Path) -> None:
+def test_a_dockerfile_passes_the_linter(path: Path) -> None:
     linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert linter is not None
     done = subprocess.run([linter, str(path)], capture_output=True, text=True, check=False)
@@ -23,7 +23,7 @@ def test_a_dockerfile_is_good(path: Path) -> None:
     assert users[-1:] == ["1000"]
 
 
-def test_both_are_the_same_but_for_torch() -> None:
+def test_the_dockerfiles_differ_in_torch_alone() -> None:
     cpu, cuda = (path.read_text().split("FROM", 1)[1] for path in FILES)
     different = [(one, other) for one, other in zip(cpu.splitlines(), cuda.splitlines(), strict=True) if one != other]
     assert [one.partition("whl/")[2] for pair in different for one in pair] == ["cpu \\", "cu126 \\"]

@@ -36,7 +36,7 @@ def test_no_message_is_missing(known_messages: tuple[Message, ...]) -> None:
     passed_on = {
         ("request", "RequestError('frames and seconds'"),
         ("training.recipe_file", "RequestError(field, problem, remedy)"),
-        ("server.upload_sanitizer", "MediaError(field, str(told['problem'])"),
+        ("server.upload_sanitizer", "MediaError(field, str(message['problem'])"),
         ("checkpoints.conversion_plan", "CheckpointError(field, f'{error.field} {error.problem}'"),
     }
     for module, line in raised - {(message.module, message.line) for message in known_messages}:
@@ -54,7 +54,7 @@ def test_the_page_of_errors_fills_in_choices_constants_and_hints() -> None:
         assert f"\n## {title}\n" in page
     assert "**‹field›**: ‹value› is not allowed | allowed: ‹range of the field›" in page
     assert "is Wan2.1 VACE | take HuMo-17B or HuMo-1.7B" in page
-    assert "**output**: ‹output› is one of the inputs | name another file" in page
+    assert "**output**: ‹output› is one of the inputs | give another file name" in page
     assert "numba" in page
 
 
@@ -70,8 +70,8 @@ def test_a_module_without_a_section_is_an_error(monkeypatch: pytest.MonkeyPatch)
     [
         HuMoError("width", "'90' is not allowed", "allowed: a whole number, 16 to 8192, a multiple of 16"),
         HuMoError("--sed", "is not an option of humo generate", "did you mean '--seed'?"),
-        HuMoError("x.txt", "'.txt' is not a kind of file read here", "known are .csv, .json"),
-        HuMoError("stages.0.keep", "the shares add up to 0.5, and must to 1", "change one of them"),
+        HuMoError("x.txt", "'.txt' is not a supported file type", "known are .csv, .json"),
+        HuMoError("stages.0.condition_probs", "the probabilities add up to 0.5", "change them so that the sum is 1"),
     ],
     ids=str,
 )
@@ -113,5 +113,5 @@ def test_every_public_name_is_listed_with_its_signature() -> None:
         assert f"humo.{name}" in page or name == "__version__"
     assert "def " not in page
     assert "    num_inference_steps: int | None = None,\n" in page
-    assert "prepare(request: GenerateRequest" in page
+    assert "prepare_job(request: GenerateRequest" in page
     assert f"| `scale_audio` | a number, 0 to 50 | {GenerateRequest.model_fields['scale_audio'].description} |" in page

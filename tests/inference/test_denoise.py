@@ -34,7 +34,7 @@ def denoised(reuse: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0) -> tupl
     return denoise(predictor, constant(*LADDER), scheduler, noise, reuse=reuse).latents, len(passes)
 
 
-def test_passes_that_differ_alike_at_every_step_are_spared_without_a_trace() -> None:
+def test_skipping_passes_with_a_constant_difference_changes_nothing() -> None:
     exact, all_passes = denoised(SPEEDS["exact"], slope=0.0)
     spared, fewer = denoised(GuidanceReuse(steps=3), slope=0.0)
     assert (all_passes, fewer) == (3 * STEPS, 2 * 3 + 6)

@@ -90,7 +90,9 @@ class RecordingCache:
         self.windows.append(latents)
 
 
-def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continuation_network_receives_the_prefix_latents(
+    pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the second window on, clean in place of noisy latents at every step; it keeps them, and the mean of all."""
     plan = plan_of(pipeline, 25)
     seen: list[torch.Tensor] = []
@@ -101,7 +103,7 @@ def test_a_network_that_goes_on_sees_what_is_known(pipeline: HuMoPipeline, monke
         return run_pass(predictor, latents, *rest)
 
     monkeypatch.setattr(VelocityPredictor, "_run_pass", record)
-    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continues": True}))
+    monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continuation": True}))
     kept = RecordingCache()
     stretches = list(pipeline.generate_from_seed(GenerationInputs(plan, [RED], SOUND), window_cache=kept))
     window, after = plan.windows[0], plan.windows[1]
@@ -198,7 +200,7 @@ def test_a_clip_that_fits_is_what_it_was_without_windows(pipeline: HuMoPipeline)
     assert np.array_equal(frames_of(pipeline, fits), frames_of(pipeline, alone))
 
 
-def test_every_window_hears_its_own_part_of_the_sound(pipeline: HuMoPipeline) -> None:
+def test_every_window_gets_its_own_part_of_the_audio(pipeline: HuMoPipeline) -> None:
     plan = plan_of(pipeline, 41)
     conditions = pipeline.prepare_conditions(GenerationInputs(plan, [RED], SOUND))
     slots = plan.geometry.reference_slots
@@ -230,7 +232,7 @@ def test_a_long_clip_may_end_early(pipeline: HuMoPipeline) -> None:
     assert len(made) == 9 + 12, "the first window's finished frames, and the second's"
 
 
-def test_a_run_that_was_stopped_goes_on_from_its_last_window(pipeline: HuMoPipeline, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_from_its_last_window(pipeline: HuMoPipeline, tmp_path: Path) -> None:
     plan = plan_of(pipeline, 41)
     whole = frames_of(pipeline, plan)
 

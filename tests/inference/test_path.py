@@ -48,8 +48,7 @@ def test_few_calls_lie_between_a_job_and_the_network(
     fields = {"model": str(folder), "prompt": "x", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 1}
     job = jobs.prepare_job(parse_request({**fields, "output": str(tmp_path / "out.mp4"), "device": "cpu"}))
     engine = Engine()
-    runtime = engine.resolve_runtime(job.plan).request
-    pipeline = engine.pipeline(folder, runtime.device, runtime.dtype, runtime.placement)
+    pipeline = engine.pipeline(engine.resolve_runtime(job.plan).request)
     stack = stack_at_forward(pipeline, lambda: jobs.generate(job, engine=engine))
     start = stack.index((Path(jobs.__file__).name, jobs.generate.__name__))
     assert len(stack[start + 1 :]) <= MAX_FRAMES, stack[start:]

@@ -68,7 +68,7 @@ def test_modes_make_different_clips(pipeline: HuMoPipeline) -> None:
     [(32, 48, 5, 1), (32, 32, 5, 2), (16, 16, 1, 1), (64, 16, 13, 3), (16, 80, 1, 0)],
     ids=["portrait", "square", "one frame", "three pictures", "no picture"],
 )
-def test_any_size_and_number_of_pictures_makes_a_clip(
+def test_any_size_and_number_of_references_gives_a_clip(
     width: int, height: int, frames: int, pictures: int, pipeline: HuMoPipeline
 ) -> None:
     images = [RED, BLUE, GREEN][:pictures] or None
@@ -83,12 +83,12 @@ def test_a_clip_longer_than_the_published_blank_videos_is_made(large: HuMoPipeli
     assert torch.isfinite(latents).all()
 
 
-def test_the_length_follows_the_sound(small: HuMoPipeline) -> None:
+def test_the_length_follows_the_audio(small: HuMoPipeline) -> None:
     latents = call(small, audio_embeds=None, audio=tone(14.5), num_frames=None, num_inference_steps=1)
     assert latents.shape[2] == 4  # 14 whole frames, hence 13
 
 
-def test_a_sound_and_its_encoder_rows_make_the_same_clip(small: HuMoPipeline) -> None:
+def test_audio_and_its_encoder_rows_give_the_same_clip(small: HuMoPipeline) -> None:
     sound = tone(13)
     plan = resolve(parse_request({"prompt": "p", "audio": "sound"}), small.preset, len(sound))
     heard = small.encode_audio(sound, plan.geometry)
@@ -143,11 +143,11 @@ def test_the_image_scale_steers_the_small_family_and_the_switch_the_large(
     assert distance(call(large, switch_timestep=100.0), call(large)) > 1e-4
 
 
-def test_the_order_of_pictures_counts(pipeline: HuMoPipeline) -> None:
+def test_the_order_of_references_matters(pipeline: HuMoPipeline) -> None:
     assert distance(call(pipeline, images=[BLUE, RED]), call(pipeline, images=[RED, BLUE])) > 1e-5
 
 
-def test_a_picture_is_the_same_as_a_file_an_array_or_an_image(small: HuMoPipeline, tmp_path: Path) -> None:
+def test_a_reference_may_be_a_file_an_array_or_an_image(small: HuMoPipeline, tmp_path: Path) -> None:
     path = tmp_path / "face.png"
     RED.save(path)
     expected = call(small)
@@ -220,7 +220,7 @@ def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_clips_of_different_lengths_or_numbers_of_pictures_are_no_batch(small: HuMoPipeline) -> None:
+def test_clips_of_different_lengths_or_numbers_of_references_are_no_batch(small: HuMoPipeline) -> None:
     pair = {"prompt": ["one", "two"], "generator": None}
     lengths = {"images": None, "audio_embeds": [rows(9), rows(17)], "num_frames": None}
     assert "must be alike" in refusal(small, **pair, **lengths)

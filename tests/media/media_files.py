@@ -19,7 +19,7 @@ def tone(seconds: float, rate: int, channels: int = 1, hertz: float = 440.0) -> 
     return np.stack([0.3 * np.sin(2 * np.pi * hertz * 2**c * clock) for c in range(channels)]).astype(np.float32)
 
 
-def write_sound(
+def write_audio(
     path: Path, samples: Array, rate: int, *, codec: str, container: str | None = None, start: float = 0.0
 ) -> Path:
     """Encode (channels, n) samples; whole numbers are written as they are."""

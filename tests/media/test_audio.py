@@ -15,7 +15,7 @@ import soxr
 
 from humo.errors import MediaError
 from humo.media.audio import AudioTrack, load_audio, load_audio_track, pad_or_trim, probe_audio
-from tests.media.media_files import Array, to_int16, tone, write_sound
+from tests.media.media_files import Array, to_int16, tone, write_audio
 
 
 def noise(seconds: float, rate: int, channels: int) -> Array:
@@ -46,14 +46,14 @@ WHOLE_NUMBERS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array
 def test_whole_numbers_are_scaled_by_their_full_scale(tmp_path: Path, codec: str) -> None:
     encode, decode = WHOLE_NUMBERS[codec]
     stored = encode(noise(0.5, 16_000, 1))
-    path = write_sound(tmp_path / ("a.flac" if codec == "flac" else "a.wav"), stored, 16_000, codec=codec)
+    path = write_audio(tmp_path / ("a.flac" if codec == "flac" else "a.wav"), stored, 16_000, codec=codec)
     assert np.array_equal(load_audio(path), decode(stored)[0])
 
 
-def test_float_sound_at_16_khz_is_returned_bit_for_bit(tmp_path: Path) -> None:
+def test_float_audio_at_16_khz_is_returned_bit_for_bit(tmp_path: Path) -> None:
     samples = noise(0.5, 16_000, 1)
     for codec, kind in [("pcm_f32le", np.float32), ("pcm_f64le", np.float64)]:
-        path = write_sound(tmp_path / f"{codec}.wav", samples.astype(kind), 16_000, codec=codec)
+        path = write_audio(tmp_path / f"{codec}.wav", samples.astype(kind), 16_000, codec=codec)
         loaded = load_audio(str(path))
         assert loaded.dtype == np.float32
         assert loaded.tobytes() == samples[0].tobytes()
@@ -63,7 +63,7 @@ def test_float_sound_at_16_khz_is_returned_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_other_rates_and_channels_equal_the_mean_resampled_in_one_go(tmp_path: Path, rate: int, channels: int) -> None:
     samples = noise(0.8, rate, channels)
-    path = write_sound(tmp_path / "a.wav", samples, rate, codec="pcm_f32le")
+    path = write_audio(tmp_path / "a.wav", samples, rate, codec="pcm_f32le")
     expected = resampled_whole(samples.mean(axis=0), rate)
     assert np.array_equal(load_audio(path), expected)
     assert np.array_equal(load_audio((samples, rate)), expected)
@@ -89,7 +89,7 @@ COMPRESSED = [
 
 
 @pytest.mark.parametrize(("name", "codec", "rate", "channels"), COMPRESSED)
-def test_compressed_sound_comes_back_in_time_and_loudness(
+def test_compressed_audio_comes_back_in_time_and_loudness(
     tmp_path: Path, name: str, codec: str, rate: int, channels: int
 ) -> None:
     if codec not in av.codecs_available:
@@ -97,7 +97,7 @@ def test_compressed_sound_comes_back_in_time_and_loudness(
     samples = hum(2.0, rate, channels)
     samples[:, : rate // 2] = 0
     kind = "s16" in {f.name for f in av.Codec(codec, "w").audio_formats or []}
-    path = write_sound(tmp_path / name, to_int16(samples) if kind else samples, rate, codec=codec)
+    path = write_audio(tmp_path / name, to_int16(samples) if kind else samples, rate, codec=codec)
     loaded = load_audio(path)
     assert probe_audio(path).num_samples == len(loaded)
     assert abs(len(loaded) / 16_000 - 2.0) < 0.08
@@ -112,9 +112,9 @@ def test_compressed_sound_comes_back_in_time_and_loudness(
     assert abs(max(match) / energy - 1) < 0.1
 
 
-def test_the_sound_of_a_video_and_of_a_late_clock_starts_at_its_first_sample(tmp_path: Path) -> None:
+def test_the_audio_of_a_video_and_of_a_late_clock_starts_at_its_first_sample(tmp_path: Path) -> None:
     samples = to_int16(tone(1.0, 16_000))
-    late = write_sound(tmp_path / "late.mkv", samples, 16_000, codec="pcm_s16le", start=2.5)
+    late = write_audio(tmp_path / "late.mkv", samples, 16_000, codec="pcm_s16le", start=2.5)
     assert np.array_equal(load_audio(late), samples[0] / np.float32(32768))
     assert load_audio_track(late, seconds=0.5).samples.shape == (1, 8_000)
 
@@ -139,7 +139,7 @@ def test_arrays_may_be_whole_numbers_and_one_dimensional() -> None:
         ((np.zeros(9, np.float32), 0), "0 Hz"),
     ],
 )
-def test_an_array_that_is_no_sound_is_refused(source: Array | tuple[Array, int], said: str) -> None:
+def test_an_array_that_is_no_audio_is_refused(source: Array | tuple[Array, int], said: str) -> None:
     with pytest.raises(MediaError, match=said):
         load_audio(source)
 
@@ -147,7 +147,7 @@ def test_an_array_that_is_no_sound_is_refused(source: Array | tuple[Array, int],
 def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length(tmp_path: Path) -> None:
     for channels, kept in [(1, 1), (2, 2), (6, 1)]:
         samples = noise(1.0, 44_100, channels)
-        path = write_sound(tmp_path / "a.wav", samples, 44_100, codec="pcm_f32le")
+        path = write_audio(tmp_path / "a.wav", samples, 44_100, codec="pcm_f32le")
         expected = samples if channels <= 2 else samples.mean(axis=0, keepdims=True)
         for seconds in (0.5, 1.0, 1.48):
             track = load_audio_track(path, seconds=seconds)
@@ -160,8 +160,8 @@ def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length
             assert not track.samples[:, common:].any()
 
 
-def test_a_sound_that_is_too_long_is_refused_and_decoding_stops_there(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.wav", to_int16(tone(3.0, 8_000)), 8_000, codec="pcm_s16le")
+def test_a_audio_that_is_too_long_is_refused_and_decoding_stops_there(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.wav", to_int16(tone(3.0, 8_000)), 8_000, codec="pcm_s16le")
     for read in (load_audio, probe_audio):
         assert read(path, max_seconds=3.0) is not None
         with pytest.raises(MediaError, match="longer than 2 seconds"):
@@ -171,7 +171,7 @@ def test_a_sound_that_is_too_long_is_refused_and_decoding_stops_there(tmp_path: 
 
 
 def test_a_header_that_lies_about_the_length_changes_nothing(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.wav", to_int16(tone(1.0, 16_000)), 16_000, codec="pcm_s16le")
+    path = write_audio(tmp_path / "a.wav", to_int16(tone(1.0, 16_000)), 16_000, codec="pcm_s16le")
     whole = bytearray(path.read_bytes())
     at = whole.index(b"data") + 4
     whole[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
@@ -188,10 +188,10 @@ def silent_video(path: Path) -> Path:
     return path
 
 
-def test_missing_empty_folder_foreign_and_silent_files_are_told_apart(tmp_path: Path) -> None:
+def test_missing_empty_folder_foreign_and_silent_files_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     (tmp_path / "letter.wav").write_text("Dear all, " * 100)
-    write_sound(tmp_path / "part.wav", to_int16(tone(0.1, 16_000)), 16_000, codec="pcm_s16le")
+    write_audio(tmp_path / "part.wav", to_int16(tone(0.1, 16_000)), 16_000, codec="pcm_s16le")
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:1,\npart.wav\n#EXT-X-ENDLIST\n")
     (tmp_path / "list.txt").write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'part.wav'}'\n")
     header = bytearray((tmp_path / "part.wav").read_bytes()[:78])
@@ -214,7 +214,7 @@ def test_missing_empty_folder_foreign_and_silent_files_are_told_apart(tmp_path: 
 def test_a_file_with_samples_that_are_not_numbers_is_refused(tmp_path: Path) -> None:
     samples = tone(0.2, 16_000)
     samples[0, 100] = np.nan
-    path = write_sound(tmp_path / "nan.wav", samples, 16_000, codec="pcm_f32le")
+    path = write_audio(tmp_path / "nan.wav", samples, 16_000, codec="pcm_f32le")
     for read in (load_audio, probe_audio):
         with pytest.raises(MediaError, match=r"nan\.wav.*not numbers"):
             read(path)
@@ -223,11 +223,11 @@ def test_a_file_with_samples_that_are_not_numbers_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mp3", "libmp3lame"), ("a.m4a", "aac"), ("a.flac", "flac"), ("a.opus", "libopus")]
 )
-def test_damaged_files_give_their_sound_or_one_line(tmp_path: Path, name: str, codec: str) -> None:
+def test_damaged_files_give_their_audio_or_one_line(tmp_path: Path, name: str, codec: str) -> None:
     rate = 48_000
     samples = tone(1.0, rate)
     kind = "s16" in {f.name for f in av.Codec(codec, "w").audio_formats or []}
-    path = write_sound(tmp_path / name, to_int16(samples) if kind else samples, rate, codec=codec)
+    path = write_audio(tmp_path / name, to_int16(samples) if kind else samples, rate, codec=codec)
     whole = path.read_bytes()
     generator = np.random.default_rng(0)
     refused = 0
@@ -247,7 +247,7 @@ def test_damaged_files_give_their_sound_or_one_line(tmp_path: Path, name: str, c
 
 
 def test_tags_that_are_not_text_do_not_matter(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.mp3", to_int16(tone(0.5, 44_100)), 44_100, codec="libmp3lame")
+    path = write_audio(tmp_path / "a.mp3", to_int16(tone(0.5, 44_100)), 44_100, codec="libmp3lame")
     sound = path.read_bytes()
     tag = b"TIT2" + struct.pack(">I", 5) + b"\0\0" + b"\0\xff\xfe\xe9\xe8"
     start = sound.index(b"\xff\xfb")
@@ -256,7 +256,7 @@ def test_tags_that_are_not_text_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_nothing_is_printed_whatever_is_read(tmp_path: Path) -> None:
-    whole = write_sound(tmp_path / "a.mp3", to_int16(tone(1.0, 44_100)), 44_100, codec="libmp3lame").read_bytes()
+    whole = write_audio(tmp_path / "a.mp3", to_int16(tone(1.0, 44_100)), 44_100, codec="libmp3lame").read_bytes()
     (tmp_path / "a.mp3").write_bytes(whole[: len(whole) // 2 + 11])
     (tmp_path / "b.mp4").write_bytes(bytes(200) + b"ftyp" + whole[:300])
     script = (
@@ -270,4 +270,4 @@ def test_nothing_is_printed_whatever_is_read(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert (ran.returncode, ran.stdout) == (0, b"")
-    assert ran.stderr.replace(b"audio: the end of a.mp3 is damaged and is left out\n", b"") == b""
+    assert ran.stderr.replace(b"audio: the end of a.mp3 is damaged and is ignored\n", b"") == b""

@@ -89,7 +89,7 @@ def test_half_transparent_is_mixed_with_white() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
     deep = np.linspace(0, 65535, 256).round().astype(np.uint16)[None].repeat(4, 0)
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(deep).save(path)
@@ -98,7 +98,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str)
     assert np.array_equal(loaded[..., 0], loaded[..., 2])
 
 
-def test_float_grey_in_zero_to_one_is_scaled_and_other_floats_are_refused(tmp_path: Path) -> None:
+def test_float_gray_in_zero_to_one_is_scaled_and_other_floats_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32)[None]).save(tmp_path / "unit.tiff")
     assert np.array_equal(np.asarray(load_image(tmp_path / "unit.tiff"))[0, :, 1], np.arange(256))
     Image.fromarray(np.linspace(0, 900, 256, dtype=np.float32)[None]).save(tmp_path / "heat.tiff")
@@ -107,7 +107,7 @@ def test_float_grey_in_zero_to_one_is_scaled_and_other_floats_are_refused(tmp_pa
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "1", "YCbCr", "LAB"])
-def test_other_colour_models_are_converted(tmp_path: Path, mode: str) -> None:
+def test_other_color_models_are_converted(tmp_path: Path, mode: str) -> None:
     white = (
         Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
         if mode != "LAB"
@@ -119,7 +119,7 @@ def test_other_colour_models_are_converted(tmp_path: Path, mode: str) -> None:
         assert np.asarray(load_image(tmp_path / "colours.tiff")).min() > 250
 
 
-def test_arrays_of_bytes_and_of_floats_are_pictures() -> None:
+def test_arrays_of_bytes_and_of_floats_are_images() -> None:
     pixels = np.asarray(gradient())
     assert np.array_equal(np.asarray(load_image(pixels)), pixels)
     assert np.array_equal(np.asarray(load_image(pixels.astype(np.float32) / 255)), pixels)
@@ -137,12 +137,12 @@ def test_arrays_of_bytes_and_of_floats_are_pictures() -> None:
         (np.full((4, 4, 3), np.nan), "nan"),
     ],
 )
-def test_an_array_that_is_no_picture_is_refused(array: np.ndarray, said: str) -> None:
+def test_an_array_that_is_no_image_is_refused(array: np.ndarray, said: str) -> None:
     with pytest.raises(MediaError, match=said):
         load_image(array, field="image 2")
 
 
-def test_missing_empty_folder_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
+def test_missing_empty_folder_and_foreign_files_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "letter.png").write_text("Dear all,")
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
@@ -213,7 +213,7 @@ def test_letterbox_fits_inside_keeps_the_aspect_and_pads_white(width: int, heigh
     assert (boxed[outside] == 255).all()
 
 
-def test_a_picture_of_the_target_size_is_untouched_by_letterbox() -> None:
+def test_a_image_of_the_target_size_is_untouched_by_letterbox() -> None:
     assert letterbox(gradient(), 40, 24).tobytes() == gradient().tobytes()
 
 

@@ -25,7 +25,7 @@ from humo.media.video import (
     to_uint8,
     write_video,
 )
-from tests.media.media_files import Array, tone, write_sound
+from tests.media.media_files import Array, tone, write_audio
 
 WIDTH, HEIGHT = 96, 64
 
@@ -65,7 +65,7 @@ def test_every_frame_lasts_exactly_a_twenty_fifth(tmp_path: Path, count: int) ->
     assert error.mean() < 2.5
 
 
-def test_colours_come_back_and_are_tagged_as_bt709_of_limited_range(tmp_path: Path) -> None:
+def test_colors_come_back_and_are_tagged_as_bt709_of_limited_range(tmp_path: Path) -> None:
     colours = [(c & 4 and 255, c & 2 and 255, c & 1 and 255) for c in range(8)] + [(200, 120, 90), (64, 64, 64)]
     bars = np.repeat(np.array(colours, np.uint8)[None], 64, axis=0).repeat(32, axis=1)
     path = tmp_path / "bars.mp4"
@@ -82,7 +82,7 @@ def test_colours_come_back_and_are_tagged_as_bt709_of_limited_range(tmp_path: Pa
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (48_000, 1), (22_050, 1), (37_800, 2)])
 @pytest.mark.parametrize("sound_seconds", [0.4, 2.0, 5.0])
-def test_sound_is_cut_or_filled_up_to_the_frames(
+def test_audio_is_cut_or_filled_up_to_the_frames(
     tmp_path: Path, rate: int, channels: int, sound_seconds: float
 ) -> None:
     path = tmp_path / "a.mp4"
@@ -139,7 +139,7 @@ def test_the_same_frames_give_the_same_file_on_one_core_and_on_all(tmp_path: Pat
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "all.mp4").read_bytes()
 
 
-def test_tags_survive_and_the_index_stands_before_the_pictures(tmp_path: Path) -> None:
+def test_tags_survive_and_the_index_stands_before_the_images(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     tags = {"humo": '{"prompt": "你好"}', "comment": "made", "title": "Zoë"}
     write_video(path, scene(3), VideoFormat(WIDTH, HEIGHT), metadata=tags)
@@ -253,7 +253,7 @@ def test_no_video_is_larger_than_the_estimate(tmp_path: Path, width: int, height
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
-    sound = write_sound(tmp_path / "a.wav", tone(0.1, 16_000), 16_000, codec="pcm_f32le")
+    sound = write_audio(tmp_path / "a.wav", tone(0.1, 16_000), 16_000, codec="pcm_f32le")
     with pytest.raises(MediaError, match="no video stream"):
         read_video(sound)
     write_scene(tmp_path / "a.mp4", 9)

@@ -69,7 +69,7 @@ def test_it_is_not_to_be_seen(size: int, most: int, least_db: float) -> None:
         assert np.abs(mean).max() < 0.6, "brightness stays as it is"
 
 
-def test_colours_near_the_end_of_their_range_carry_it_too() -> None:
+def test_colors_near_the_end_of_their_range_carry_it_too() -> None:
     red = [np.full((96, 96, 3), (252, 3, 3), np.uint8)] * 2
     found = detect_watermark(embed_watermark(red, PAYLOAD))
     assert found.payload == PAYLOAD
@@ -101,7 +101,7 @@ def test_a_payload_that_does_not_fit_is_refused() -> None:
     assert BITS == 48
 
 
-def test_pictures_too_small_for_all_bits_stay_as_they_are() -> None:
+def test_images_too_small_for_all_bits_stay_as_they_are() -> None:
     for side in (8, 64):
         small = [np.full((side, side, 3), 100, np.uint8)]
         assert np.array_equal(next(embed_watermark(small, PAYLOAD)), small[0])

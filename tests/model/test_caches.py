@@ -160,7 +160,7 @@ def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, mo
         assert cached[0] == cached[1] == cached[2]
 
 
-def test_a_cache_that_was_enabled_on_the_network_itself_acts_and_begins_anew(deep: HuMoPipeline) -> None:
+def test_a_cache_enabled_on_the_network_works_and_is_reset(deep: HuMoPipeline) -> None:
     expected, runs = run(deep, "first-block")
     deep.transformer.enable_cache(FirstBlockCacheConfig(threshold=caches.FIRST_BLOCK_THRESHOLD))
     try:
@@ -219,15 +219,16 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
     pipeline.execution = Execution(release_prefetch=lambda: None)
     expected = (
         "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
-        "leave it out, or choose placement resident, offload or fp8"
+        "use --offload none or --offload model, or drop --cache"
     )
     assert refusal(pipeline) == expected
     from humo.runtime.offload import apply_placement
+    from humo.runtime.placement import Placement
 
     pipeline = tiny_pipeline()
-    apply_placement(pipeline, "host", "cpu", torch.float32)
+    apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
     assert refusal(pipeline) == expected
-    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "placement": "disk"}), pipeline.preset)
+    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "offload": "disk"}), pipeline.preset)
     with pytest.raises(RequestError, match="brings them one after another"):
         Engine().resolve_runtime(plan)
 
@@ -253,7 +254,7 @@ def test_without_a_cache_everything_goes_together() -> None:
     check_cache("none", processes=4, batched=True, hooked=True, compiled=True, blocks=1)
 
 
-def test_memory_that_runs_out_in_a_cached_pass_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_in_a_cached_pass_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = tiny_pipeline()
 
     def cramped(*_: Any, **__: Any) -> Tensor:

@@ -51,7 +51,7 @@ def test_the_first_frame_alone_is_what_it_was() -> None:
     assert deblock_latent_frames(video, None, SMALL, LARGE).equal(video)
 
 
-def test_a_latent_frame_goes_on_from_the_frame_before_it() -> None:
+def test_a_latent_frame_continues_the_frame_before_it() -> None:
     video = still(0.0, 0.08)
     again = deblock_latent_frames(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
     assert again.equal(deblock_latent_frames(video, None, SMALL, LARGE)[:, :, 1:])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humo.model.transformer import PREDICTABLE
+from humo.model.transformer import SIGMA_DATA
 from tests.tiny import TEXT_LENGTH, TEXT_WIDTH, tiny_transformer
 
 
 @pytest.mark.parametrize("level", [0.001, 0.05, 0.3, 0.7, 1.0])
 def test_the_output_is_the_data_or_what_is_to_be_changed(level: float) -> None:
-    plain, other = (tiny_transformer("humo-1.7b", prediction=kind) for kind in ("velocity", "data"))
+    plain, other = (tiny_transformer("humo-1.7b", prediction=kind) for kind in ("velocity", "sample"))
     for network in (plain, other):
         torch.manual_seed(5)
         torch.nn.init.normal_(network.proj_out.weight, std=0.1)
@@ -25,8 +25,8 @@ def test_the_output_is_the_data_or_what_is_to_be_changed(level: float) -> None:
     }
     with torch.no_grad():
         output, velocity = plain(**given).sample, other(**given).sample
-    total = level**2 + PREDICTABLE**2
-    data = PREDICTABLE**2 / total * noisy + level / total**0.5 * output
+    total = level**2 + SIGMA_DATA**2
+    data = SIGMA_DATA**2 / total * noisy + level / total**0.5 * output
     torch.testing.assert_close(noisy - level * velocity, data, rtol=1e-4, atol=1e-5)
     assert (velocity - output).abs().max() > 0.1
 

@@ -33,7 +33,7 @@ def test_beside_the_latents_come_a_mask_and_image_latents(slots: int, batch: int
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_without_pictures_the_mask_stays_and_the_blank_video_counts_on_through_the_slots(slots: int) -> None:
+def test_without_references_the_mask_stays_and_the_blank_video_fills_the_slots(slots: int) -> None:
     references = some(1, CHANNELS, slots, HEIGHT, WIDTH)
     blank = some(1, CHANNELS, LATENTS, HEIGHT, WIDTH, seed=1)
     absent = without_references(BESIDE, references, blank)

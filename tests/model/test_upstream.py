@@ -200,7 +200,7 @@ def _streams_blocks_through_a_device(_: Path) -> None:
 
 @checks_name("TransformerBlockRegistry")
 @checks_name("TransformerBlockMetadata")
-def _tells_caches_where_a_block_has_its_stream(_: Path) -> None:
+def _names_the_stream_of_a_block_for_caches(_: Path) -> None:
     block = tiny_transformer("humo-1.7b").blocks[0]
     metadata = upstream.TransformerBlockRegistry.get(type(block))
     assert isinstance(metadata, upstream.TransformerBlockMetadata)

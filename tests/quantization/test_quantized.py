@@ -25,11 +25,11 @@ from humo.geometry import Geometry
 from humo.quantization.dequantize import WEIGHTS_PER_SLICE, dequantize, unpack
 from humo.quantization.formats import GGML_TYPES, row_bytes
 from humo.quantization.linear import QuantizedLinear
-from humo.request import PlacementName
+from humo.request import QuantizeName
 from humo.runtime.loading import load_pipeline, load_quantized, load_streamed
 from humo.runtime.memory_estimate import estimate_memory
 from humo.runtime.offload import apply_placement
-from humo.runtime.placement import estimate_placements
+from humo.runtime.placement import Placement, estimate_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import (
     is_matrix_of_a_block,
@@ -197,19 +197,19 @@ def test_diffusers_alone_takes_no_bytes_for_weights(tmp_path: Path) -> None:
 
 def test_weights_that_are_quantized_are_not_quantized_again(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantized=True)
-    placements: list[PlacementName] = ["fp8", "int8", "int4"]
-    for placement in placements:
-        with pytest.raises(RequestError, match=f"'{placement}' is for a network that is not quantized"):
-            load_pipeline(report.destination, device="cpu", placement=placement)
+    values: list[QuantizeName] = ["fp8", "int8", "int4"]
+    for quantize in values:
+        with pytest.raises(RequestError, match=f"quantize: '{quantize}' cannot be applied to a network whose weights"):
+            load_pipeline(report.destination, device="cpu", quantize=quantize)
 
 
 def test_quantized_weights_are_not_divided_among_processes(tmp_path: Path) -> None:
     report, _ = brought(tmp_path, "humo-1.7b", FILES["Q8_0"], keep_quantized=True)
-    with pytest.raises(RequestError, match="--fsdp: divides weights that are not quantized"):
+    with pytest.raises(RequestError, match="--fsdp: cannot shard the weights of a network that is stored quantized"):
         ParallelGeneration(ProcessGroup(0, 2), fsdp=True).load(report.destination, "float32")
 
 
-def test_a_lora_goes_on_top_of_quantized_weights(tmp_path: Path) -> None:
+def test_a_lora_is_added_to_quantized_weights(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["Q5_K"], keep_quantized=True)
     layer = "blocks.1.self_attn.q"
     lora = {
@@ -255,13 +255,13 @@ def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> No
     plain = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
     assert plain.weights["transformer"].total > 2 * estimate.weights["transformer"].total
     assert estimate.activations["denoise"] == working_bytes(network, geometry)[0]
-    assert "fp8" not in {estimated.placement.name for estimated in estimate_placements(estimate, "cuda", 2**40, 2**40)}
+    assert all(one.placement.is_exact for one in estimate_placements(estimate, "cuda", 2**40, 2**40))
 
 
 def test_a_quantized_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantized=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    apply_placement(kept, "host", "cpu", torch.float32)
+    apply_placement(kept, Placement("group"), "cpu", torch.float32)
     plain = network("humo-1.7b")
     plain.load_state_dict(weights)
     assert passed(kept.transformer).equal(passed(plain))

@@ -104,7 +104,7 @@ def test_rows_are_those_of_the_matrix(weights: Path) -> None:
     assert embedding(indices).equal(load_file(weights)["layers.2.weight"].double()[indices])
 
 
-def test_what_is_not_there_or_cut_off_is_told(weights: Path) -> None:
+def test_missing_and_truncated_tensors_are_reported(weights: Path) -> None:
     store = WeightStore([weights])
     with pytest.raises(CheckpointError, match=r"layers\.9\.weight: is in none of the files"):
         store.read("layers.9.weight")

@@ -37,7 +37,7 @@ def test_the_device_asked_for_is_chosen_where_it_is_there(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("device", ABSENT)
 def test_an_absent_device_is_refused_with_those_that_are_there(device: str) -> None:
-    with pytest.raises(DependencyError, match=rf"device: '{device}' is not available here; there is .*cpu"):
+    with pytest.raises(DependencyError, match=rf"device: '{device}' is not available on this machine; use .*cpu"):
         choose_device(device)
 
 

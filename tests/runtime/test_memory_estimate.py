@@ -25,17 +25,26 @@ from humo.inference.inputs import GenerationInputs
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
 from humo.presets import ReferenceInjection
-from humo.request import GenerationPlan, parse_request, resolve
+from humo.request import GenerationPlan, OffloadName, QuantizeName, parse_request, resolve
 from humo.runtime.allocation_tracker import track_allocations
 from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import MemoryEstimate, WeightBytes, estimate_memory, weight_bytes
 from humo.runtime.offload import apply_placement, fall_back
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, choose_placement, estimate_placements, fastest_placement
+from humo.runtime.placement import (
+    GPU_PLACEMENTS,
+    PROCESS_BYTES,
+    Placement,
+    candidate_placements,
+    check_placement,
+    choose_placement,
+    estimate_placements,
+    fastest_placement,
+)
 from tests.calls import HEIGHT, RED, WIDTH, working_bytes
 from tests.tiny import save_tiny_model, tiny_pipeline
 
 GIGA = 10**9
-EXACT_OR_FP8 = {name: one for name, one in PLACEMENTS.items() if one.quant_type is None}
+EXACT_OR_FP8 = {str(one): one for one in GPU_PLACEMENTS if one.quant_type is None}
 
 
 def test_what_is_made_is_counted_until_it_goes() -> None:
@@ -75,7 +84,7 @@ def test_a_cache_keeps_something_for_each_branch() -> None:
     assert plain.step_cache == 0
     assert first.step_cache == 3 * 3 * geometry.tokens * 1536 * 4
     assert 0 < line.step_cache < first.step_cache / 10
-    resident = PLACEMENTS["resident"]
+    resident = Placement("none")
     assert resident.device_bytes(first)["denoise"] == resident.device_bytes(plain)["denoise"] + first.step_cache
     assert resident.device_bytes(first)["decode"] == resident.device_bytes(plain)["decode"]
 
@@ -116,55 +125,55 @@ def some_needs() -> MemoryEstimate:
         "audio_encoder": WeightBytes(outside_blocks=0, block=0, blocks=0),
         "vae": WeightBytes(outside_blocks=GIGA, block=0, blocks=0),
     }
-    activations = {"text": 0, "sound": 0, "pictures": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
+    activations = {"text": 0, "audio": 0, "image": GIGA, "denoise": 2 * GIGA, "decode": GIGA}
     return MemoryEstimate(weights, {name: one.total for name, one in weights.items()}, activations, kv_cache=GIGA)
 
 
 def test_what_each_placement_takes() -> None:
     sizes = {name: max(one.device_bytes(some_needs()).values()) / GIGA for name, one in EXACT_OR_FP8.items()}
     assert sizes == {
-        "resident": 10 + 4 + 1 + 2 + 1,
-        "offload": 10 + 2 + 1,
-        "host": 1 + 2 + 2,
-        "fp8": 5 + 2 + 1,
-        "disk": 1 + 2 + 2,
+        "--offload none": 10 + 4 + 1 + 2 + 1,
+        "--offload model": 10 + 2 + 1,
+        "--offload group": 1 + 2 + 2,
+        "--offload model --quantize fp8": 5 + 2 + 1,
+        "--offload disk": 1 + 2 + 2,
     }
     assert {name: one.host_bytes(some_needs()) / GIGA for name, one in EXACT_OR_FP8.items()} == {
-        "resident": 0,
-        "offload": 15,
-        "host": 15,
-        "fp8": 10,
-        "disk": 2,
+        "--offload none": 0,
+        "--offload model": 15,
+        "--offload group": 15,
+        "--offload model --quantize fp8": 10,
+        "--offload disk": 2,
     }
 
 
 def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
     """Its file is mapped; the blocks of two parts are at work before it is, the network's after."""
-    disk = PLACEMENTS["disk"]
+    disk = Placement("disk")
     on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), shared_memory=True)
     spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
-    assert spared == {"text": 1, "sound": 1, "pictures": 0, "denoise": 0, "decode": 0}
+    assert spared == {"text": 1, "audio": 1, "image": 0, "denoise": 0, "decode": 0}
 
 
 @pytest.mark.parametrize(
     ("kind", "device", "host", "chosen"),
     [
-        ("cuda", 24, 64, "resident"),
-        ("cuda", 16, 64, "offload"),
-        ("cuda", 12, 64, "host"),
-        ("cuda", 12, 12, "fp8"),
-        ("cuda", 6, 4, "disk"),
-        ("cpu", 0, 24, "resident"),
-        ("cpu", 0, 8, "disk"),
+        ("cuda", 24, 64, "--offload none"),
+        ("cuda", 16, 64, "--offload model"),
+        ("cuda", 12, 64, "--offload group"),
+        ("cuda", 12, 12, "--offload model --quantize fp8"),
+        ("cuda", 6, 4, "--offload disk"),
+        ("cpu", 0, 24, "--offload none"),
+        ("cpu", 0, 8, "--offload disk"),
     ],
 )
 def test_the_fastest_that_fits_is_chosen(kind: str, device: int, host: int, chosen: str) -> None:
-    assert fastest_placement(some_needs(), kind, device * GIGA, host * GIGA).placement.name == chosen
+    assert fastest_placement(some_needs(), kind, device * GIGA, host * GIGA).placement == EXACT_OR_FP8[chosen]
 
 
 def test_on_a_cpu_there_is_one_memory() -> None:
     found = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
-    assert [(one.placement.name, one.device) for one in found] == [("resident", 0), ("disk", 0)]
+    assert [(one.placement, one.device) for one in found] == [(Placement("none"), 0), (Placement("disk"), 0)]
     assert found[0].host == 18 * GIGA + PROCESS_BYTES
 
 
@@ -172,7 +181,8 @@ def test_where_nothing_fits_it_is_said_what_would() -> None:
     with pytest.raises(RequestError) as caught:
         fastest_placement(some_needs(), "cuda", 2 * GIGA, 64 * GIGA)
     assert str(caught.value) == (
-        "memory: 2.0 and 64.0 GB on the GPU and beside it are too little: even placement disk takes 5.6 and 2.6 GB; "
+        "memory: 2.0 GB on the GPU and 64.0 GB on the host is too little because even --offload disk needs "
+        "5.6 GB on the GPU and 2.6 GB on the host; "
         "make a smaller or shorter video, or a long one in shorter windows (--window)"
     )
 
@@ -187,26 +197,27 @@ def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFix
     parts = {one["part"]: one["weights"] for one in told if one["event"] == "part" and "part" in one}
     assert parts["transformer"] == pytest.approx(34.66e9, rel=1e-3)
     assert parts["text_encoder"] == pytest.approx(11.36e9, rel=1e-3)
-    fits = {one["placement"]: one["fits"] for one in told if one["event"] == "placement"}
-    none = dict.fromkeys(("resident", "offload", "fp8", "int8"), False)
-    assert fits == none | {"host": True, "int4": True, "disk": True}
-    assert told[-1]["placement"] == "host"
+    fits = {(one["offload"], one["quantize"]): one["fits"] for one in told if one["event"] == "placement"}
+    too_large = [("none", "none"), ("model", "none"), ("model", "fp8"), ("model", "int8")]
+    fitting = [("group", "none"), ("model", "int4"), ("disk", "none")]
+    assert fits == dict.fromkeys(too_large, False) | dict.fromkeys(fitting, True)
+    assert (told[-1]["offload"], told[-1]["quantize"]) == ("group", "none")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "humo-18b"], "--model: 'humo-18b' is no model folder and no known name; did you mean"),
-        (["--memory", "much"], "--memory: 'much' is no size; give a number and a unit, as 24GB or 24GiB"),
-        (["--host", "0GB"], "--host: '0GB' is no size"),
+        (["--model", "humo-18b"], "--model: 'humo-18b' is neither a model folder nor a known name; did you mean"),
+        (["--memory", "much"], "--memory: 'much' is not a size; give a number and a unit, as 24GB or 24GiB"),
+        (["--host", "0GB"], "--host: '0GB' is not a size"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed; give cuda or cpu"),
-        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: and --host are one on a CPU"),
+        (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: is the same as --host on a CPU"),
         (["--dtype", "float16"], "--dtype: 'float16' is not allowed"),
         (["--width", "3"], "width: '3' is not allowed"),
         (["more"], "more: is not an option of humo plan"),
         (
             ["--device", "cpu", "--memory", "1GB", "--width", "64", "--height", "64", "--frames", "5"],
-            "memory: 1.0 GB are",
+            "memory: 1.0 GB is too little because even --offload disk needs 4.7 GB",
         ),
     ],
 )
@@ -244,17 +255,17 @@ def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
 
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(folder, tmp_path / "a.mp4", device="cpu")
-    assert Engine().resolve_runtime(plan).request.placement == "resident"
+    assert Engine().resolve_runtime(plan).request.offload == "none"
     estimate = estimate_memory(
         open_model_folder(folder).architectures, plan.geometry, ReferenceInjection.FRAME_REPLACE, torch.float32, 2
     )
-    least = PROCESS_BYTES + max(PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True).values())
+    least = PROCESS_BYTES + max(Placement("disk").device_bytes(estimate, shared_memory=True).values())
     monkeypatch.setattr("humo.runtime.placement.AMPLE_FACTOR", 10**9)
-    for room, placement in ((10 * least, "resident"), (least, "disk")):
+    for room, offload in ((10 * least, "none"), (least, "disk")):
         monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device, room=room: (0, room))
-        assert Engine().resolve_runtime(plan).request.placement == placement
+        assert Engine().resolve_runtime(plan).request.offload == offload
     monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (0, 10_000))
-    with pytest.raises(RequestError, match=r"memory: 0\.0 GB are too little"):
+    with pytest.raises(RequestError, match=r"memory: 0\.0 GB is too little"):
         Engine().resolve_runtime(plan)
 
 
@@ -265,15 +276,15 @@ def test_a_model_that_is_small_beside_the_host_may_be_large_for_the_gpu(
     model = open_model_folder(folder)
     room = 700 * 2**20  # CUDA itself takes most of it
     monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (room, 2**40))
-    assert choose_placement(plan, model, "cuda", "float32") == "resident"
+    assert choose_placement(plan, model, "cuda", "float32") == Placement("none")
     monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device: (model.bytes, 2**40))
-    with pytest.raises(RequestError, match="on the GPU and beside it are too little"):
+    with pytest.raises(RequestError, match=r"memory: .* is too little because"):
         choose_placement(plan, model, "cuda", "float32")
 
 
 def test_several_processes_place_weights_their_own_way(folder: Path, tmp_path: Path) -> None:
-    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement="disk")
-    with pytest.raises(RequestError, match="placement: 'disk' is for one process"):
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", offload="disk")
+    with pytest.raises(RequestError, match="offload: 'disk' works in a single process only"):
         Engine(ParallelGeneration(ProcessGroup(0, 2))).resolve_runtime(plan)
 
 
@@ -286,11 +297,31 @@ def test_the_disk_has_the_small_parts_in_float32() -> None:
     assert estimate.stored["text_encoder"] * 2 == estimate.weights["text_encoder"].total
 
 
-@pytest.mark.parametrize("placement", ["offload", "host", "fp8"])
-def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, placement: str) -> None:
-    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", placement=placement)
-    with pytest.raises(RequestError, match=f"placement: '{placement}' is for a GPU, and this is cpu"):
+@pytest.mark.parametrize(("field", "value"), [("offload", "model"), ("offload", "group"), ("quantize", "fp8")])
+def test_what_needs_a_gpu_is_refused_without_one(folder: Path, tmp_path: Path, field: str, value: str) -> None:
+    plan = plan_of(folder, tmp_path / "a.mp4", device="cpu", **{field: value})
+    with pytest.raises(RequestError, match=f"{field}: '{value}' needs a GPU, and the device is cpu; use --{field} "):
         Engine().resolve_runtime(plan)
+
+
+@pytest.mark.parametrize(
+    ("offload", "quantize"), [("disk", "fp8"), ("disk", "int8"), ("disk", "int4"), ("group", "fp8")]
+)
+def test_what_cannot_be_combined_is_refused(offload: OffloadName, quantize: QuantizeName) -> None:
+    with pytest.raises(RequestError, match=f"quantize: '{quantize}' cannot be combined with offload '{offload}'"):
+        check_placement(offload, quantize, "cuda")
+
+
+def test_the_choice_keeps_what_the_request_fixes() -> None:
+    assert candidate_placements("cuda") == list(GPU_PLACEMENTS)
+    assert candidate_placements("cuda", quantize="none") == [
+        Placement(one) for one in ("none", "model", "group", "disk")
+    ]
+    assert candidate_placements("cuda", offload="model") == [
+        Placement("model", one) for one in ("none", "fp8", "int8", "int4")
+    ]
+    assert candidate_placements("cpu", quantize="int8") == [Placement("none", "int8")]
+    assert candidate_placements("cuda", "none", "int8") == [Placement("none", "int8")]
 
 
 def sample(pipeline: HuMoPipeline, execution: Execution | None = None) -> Tensor:
@@ -302,7 +333,7 @@ def sample(pipeline: HuMoPipeline, execution: Execution | None = None) -> Tensor
 def test_blocks_streamed_from_the_hosts_memory_make_the_same() -> None:
     pipeline = tiny_pipeline("humo-17b")
     expected = sample(pipeline)
-    apply_placement(pipeline, "host", "cpu", torch.float32)
+    apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
     assert torch.allclose(sample(pipeline), expected, atol=1e-6)
 
 
@@ -320,31 +351,31 @@ class OutOfMemoryInPass:
             raise torch.OutOfMemoryError("too much")
 
 
-def test_a_clip_goes_on_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_continues_where_memory_ran_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", 0)  # one pass after another, of which one is too much
     pipeline = tiny_pipeline("humo-1.7b")
     expected = sample(pipeline)
     told: list[str] = []
     engine = Engine(note=told.append)
-    engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", "resident")
-    steps = {"resident": "host"}  # what lies between needs a GPU
+    engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", Placement("none"))
+    steps = {"none": "group"}  # what lies between needs a GPU
     monkeypatch.setattr("humo.runtime.offload.FALLBACKS", steps)
     execution = Execution(on_out_of_memory=engine._free_memory)
     passes: list[int] = []
     pipeline.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
     OutOfMemoryInPass(pipeline, failing_pass=4)
     assert torch.allclose(sample(pipeline, execution), expected, atol=1e-6)
-    assert told == ["GPU memory ran out with placement resident; continuing with host"]
-    assert engine._key == (folder, "cpu", "float32", "host")
+    assert told == ["GPU memory ran out with --offload none; continuing with --offload group"]
+    assert engine._key[3] == Placement("group")
     assert len(passes) == 3 * 3 + 1
     OutOfMemoryInPass(pipeline, failing_pass=1)
-    with pytest.raises(RequestError, match="memory: is too small on the GPU for placement host; make a smaller"):
+    with pytest.raises(RequestError, match="memory: is too small on the GPU for --offload group; make a smaller"):
         sample(pipeline, execution)
 
 
 def test_there_is_an_end_to_stepping_down() -> None:
     pipeline = tiny_pipeline("humo-1.7b")
-    assert fall_back(pipeline, "disk", "cpu", torch.float32) is None
+    assert fall_back(pipeline, Placement("disk"), "cpu") is None
     with pytest.raises(torch.OutOfMemoryError):
         cramped_alone(pipeline)
 

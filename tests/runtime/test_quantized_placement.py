@@ -21,14 +21,20 @@ from humo.jobs.generate import prepare_job
 from humo.quantization.dequantize import dequantize
 from humo.quantization.linear import QuantizedLinear
 from humo.quantization.quantize import WEIGHTS_PER_SLICE, quantize
-from humo.request import PlacementName, parse_request
+from humo.request import QuantizeName, parse_request
 from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import estimate_memory
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES, estimate_placements, estimate_quantized_placements
+from humo.runtime.offload import apply_placement
+from humo.runtime.placement import (
+    PROCESS_BYTES,
+    QUANT_TYPE_OF,
+    Placement,
+    estimate_placements,
+    estimate_quantized_placements,
+)
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import network, published
 
-KINDS = {name: one.quant_type for name, one in PLACEMENTS.items() if one.quant_type is not None}
 SHARES = {"int8": 34 / 128, "int4": 18 / 128}
 """Of a matrix in float32."""
 
@@ -43,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-6, 0.02, 1.0, 300.0]))
-@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("kind", QUANT_TYPE_OF.values())
 def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: float) -> None:
     weight = (np.random.default_rng(seed).standard_normal((5, 96)) * size).astype(np.float32)
     weight[0, :32] = 0
@@ -57,30 +63,39 @@ def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: f
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.006), ("int4", 0.1)])
 def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> None:
     weight = torch.randn(3, WEIGHTS_PER_SLICE // 2, generator=torch.Generator().manual_seed(0)).bfloat16()
-    made = quantize(weight, KINDS[name])
+    made = quantize(weight, QUANT_TYPE_OF[name])
     assert made.nbytes == pytest.approx(SHARES[name] * weight.nbytes * 2)
-    assert made.equal(torch.cat([quantize(row[None], KINDS[name]) for row in weight]))
-    assert distance(dequantize(made, KINDS[name], WEIGHTS_PER_SLICE // 2, torch.float32), weight.float()) < bound
+    assert made.equal(torch.cat([quantize(row[None], QUANT_TYPE_OF[name]) for row in weight]))
+    assert (
+        distance(dequantize(made, QUANT_TYPE_OF[name], WEIGHTS_PER_SLICE // 2, torch.float32), weight.float()) < bound
+    )
 
 
-@pytest.mark.parametrize(("placement", "bound"), [("int8", 0.02), ("int4", 0.3)])
-def test_a_clip_is_much_the_same(folder: Path, placement: PlacementName, bound: float) -> None:
+@pytest.mark.parametrize(("quantize_to", "bound"), [("int8", 0.02), ("int4", 0.3)])
+def test_a_clip_is_much_the_same(folder: Path, quantize_to: QuantizeName, bound: float) -> None:
     exact = load_pipeline(folder, device="cpu", dtype="float32")
-    quantized = load_pipeline(folder, device="cpu", dtype="float32", placement=placement)
+    quantized = load_pipeline(folder, device="cpu", dtype="float32", quantize=quantize_to)
     matrices = [one for one in quantized.transformer.modules() if isinstance(one, QuantizedLinear)]
-    assert {one.quant_type for one in matrices} == {KINDS[placement]}
+    assert {one.quant_type for one in matrices} == {QUANT_TYPE_OF[quantize_to]}
     assert 0 < distance(call(quantized), call(exact)) < bound
     block, packed_block = (sum(one.nbytes for one in net.transformer.blocks.parameters()) for net in (exact, quantized))
-    assert packed_block < (SHARES[placement] + 0.05) * block
+    assert packed_block < (SHARES[quantize_to] + 0.05) * block
 
 
-@pytest.mark.parametrize("placement", KINDS)
-def test_what_is_planned_is_taken(folder: Path, placement: PlacementName) -> None:
+def test_quantized_blocks_can_be_streamed_from_the_host(folder: Path) -> None:
+    quantized = load_pipeline(folder, device="cpu", dtype="float32", quantize="int8")
+    expected = call(quantized)
+    apply_placement(quantized, Placement("group", "int8"), "cpu", torch.float32)
+    assert torch.allclose(call(quantized), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantize_to", QUANT_TYPE_OF)
+def test_what_is_planned_is_taken(folder: Path, quantize_to: QuantizeName) -> None:
     model, geometry = open_model_folder(folder), Geometry(96, 64, 9, references=1)
     architecture = model.architectures["transformer"]
     estimate = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
-    quantized = estimate_quantized_placements(estimate, architecture, geometry, torch.float32)[placement]
-    net = load_pipeline(folder, device="cpu", dtype="float32", placement=placement).transformer
+    quantized = estimate_quantized_placements(estimate, architecture, geometry, torch.float32)[quantize_to]
+    net = load_pipeline(folder, device="cpu", dtype="float32", quantize=quantize_to).transformer
     assert quantized.weights["transformer"].total == sum(weight.nbytes for weight in net.parameters())
     assert quantized.weights["text_encoder"] == estimate.weights["text_encoder"]
     assert quantized.activations["denoise"] == working_bytes(net, geometry)[0]
@@ -95,19 +110,21 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     sizes = model.architectures, plan.geometry, model.preset.reference_injection, torch.float32
     estimate = estimate_memory(*sizes, 2)
     quantized = estimate_quantized_placements(estimate, sizes[0]["transformer"], sizes[1], torch.float32)
-    takes = {one.placement.name: one.host for one in estimate_placements(estimate, "cpu", 0, 0, quantized=quantized)}
-    assert list(takes) == ["resident", "int8", "int4", "disk"]
+    takes = {one.placement: one.host for one in estimate_placements(estimate, "cpu", 0, 0, quantized=quantized)}
+    int8 = Placement("none", "int8")
+    assert list(takes) == [Placement("none"), int8, Placement("none", "int4"), Placement("disk")]
     whole, eight = (sum(one.total for one in some.weights.values()) for some in (estimate, quantized["int8"]))
-    assert takes["int8"] == PROCESS_BYTES + eight + max(quantized["int8"].activations.values())
+    assert takes[int8] == PROCESS_BYTES + eight + max(quantized["int8"].activations.values())
     assert eight < whole
     monkeypatch.setattr("humo.runtime.placement.AMPLE_FACTOR", 10**9)
     for placement, size in sorted(takes.items(), key=lambda one: one[1]):
         monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device, size=size: (0, size))
-        assert Engine().resolve_runtime(plan).request.placement == placement
+        request = Engine().resolve_runtime(plan).request
+        assert Placement(request.offload, request.quantize) == placement
 
 
 def test_the_command_makes_a_video_with_one(folder: Path, tmp_path: Path) -> None:
     small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--device", "cpu"]
-    words = ["generate", "--model", str(folder), "--prompt", "a man", *small, "--placement", "int4"]
+    words = ["generate", "--model", str(folder), "--prompt", "a man", *small, "--quantize", "int4"]
     assert main([*words, "--output", str(tmp_path / "out.mp4"), "--quiet"]) == 0
     assert (tmp_path / "out.mp4").stat().st_size > 0

@@ -55,7 +55,7 @@ class FillingStore(FileStore):
     pages: int
     filled: str = ""
 
-    def tell(self, job_id: str, progress: dict[str, Any]) -> None:
+    def write_progress(self, job_id: str, progress: dict[str, Any]) -> None:
         if (
             progress["phase"] == "denoise" and progress["done"] >= 1 and self.filled != job_id
         ):  # progress of a fast step is not written

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from humo.synthetic.captions import Captions, compose_captions
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import PERSON_ATTRIBUTES, Person
 from humo.synthetic.speech.visemes import MOODS
 
@@ -19,7 +19,7 @@ def attributes_of(number: int) -> dict[str, str]:
     """Return the attributes of one clip."""
     person = Person.from_seed(number)
     state = {"mood": MOODS[number % len(MOODS)], "speech": ("talking", "silent")[number % 3 == 0]}
-    return {**person.attributes, **Look.from_seed(person, number).attributes, **state}
+    return {**person.attributes, **Appearance.from_seed(person, number).attributes, **state}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Shards of takes: what they hold, that nothing but their configuration decides them, and that a folder may grow."""
+"""Shards of takes: their contents, their dependence on the configuration alone, and folders that grow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from humo.cli import main as cli
 from humo.errors import StorageError
 from humo.synthetic import shards
 from humo.synthetic.clip_plan import split_identities
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import Person
 from humo.synthetic.render.render import render_clip
 from humo.synthetic.shards import ShardConfig, ShardFolder, open_arrays, read_config, read_values, render_shards
@@ -34,7 +34,7 @@ CONFIG = ShardConfig(
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards, the second at twice its size."""
+    """Return a folder of two shards, the second at twice its size."""
     folder = tmp_path_factory.mktemp("shards")
     names = [path.name for path in render_shards(folder, CONFIG, shards=2)]
     assert names == ["shard-00000.safetensors", "shard-00001.safetensors"]
@@ -42,7 +42,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("number", "size", "scale"), [(0, (32, 48), 1), (1, (48, 32), 2)])
-def test_a_shard_holds_what_it_says(rendered: Path, number: int, size: tuple[int, int], scale: int) -> None:
+def test_a_shard_has_the_documented_arrays(rendered: Path, number: int, size: tuple[int, int], scale: int) -> None:
     with open_arrays(rendered / f"shard-{number:05}.safetensors") as file:
         arrays, values = {name: file.get_tensor(name) for name in file.keys()}, read_values(file)  # noqa: SIM118
     width, height = (scale * side for side in size)
@@ -54,9 +54,9 @@ def test_a_shard_holds_what_it_says(rendered: Path, number: int, size: tuple[int
     assert arrays["identity"].shape == (2, 128)
     assert arrays["look"].ravel().tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert (arrays["start"] <= shards.SPEECH_FRAMES - 5).all()
-    people = [look["person"] for look in values["looks"]]
+    people = [appearance["person"] for appearance in values["looks"]]
     assert people == [2 * number, 2 * number, 2 * number + 1, 2 * number + 1]
-    first, second = (values["looks"][look]["attributes"] for look in (0, 1))
+    first, second = (values["looks"][appearance]["attributes"] for appearance in (0, 1))
     assert first["hair_style"] == second["hair_style"]
     assert first["clothes"] != second["clothes"]
     face = np.unpackbits(arrays["face"][:, 0], axis=-1, count=width).mean()
@@ -64,13 +64,13 @@ def test_a_shard_holds_what_it_says(rendered: Path, number: int, size: tuple[int
 
 
 def test_the_same_configuration_gives_the_same_bytes(rendered: Path, tmp_path: Path) -> None:
-    """Also where another process renders every second shard."""
+    """The bytes are also the same if another process renders every second shard."""
     paths = list(render_shards(tmp_path, CONFIG, shards=2, worker=1, workers=2))
     assert [path.name for path in paths] == ["shard-00001.safetensors"]
     assert paths[0].read_bytes() == (rendered / paths[0].name).read_bytes()
 
 
-def test_a_folder_is_of_one_configuration(rendered: Path) -> None:
+def test_a_folder_has_shards_of_one_configuration(rendered: Path) -> None:
     assert read_config(rendered) == CONFIG
     with pytest.raises(StorageError, match="takes"):
         ShardFolder(rendered, dataclasses.replace(CONFIG, takes=3))
@@ -78,7 +78,7 @@ def test_a_folder_is_of_one_configuration(rendered: Path) -> None:
         read_config(rendered.parent)
 
 
-def test_the_oldest_go_where_few_are_kept(tmp_path: Path) -> None:
+def test_the_oldest_shards_are_deleted_if_few_are_kept(tmp_path: Path) -> None:
     small = dataclasses.replace(CONFIG, sizes=((32, 32),), takes=1, take_frames=1, double_every=0)
     endless = render_shards(tmp_path, small, keep=2)
     names = [next(endless).name for _ in range(4)]
@@ -88,21 +88,21 @@ def test_the_oldest_go_where_few_are_kept(tmp_path: Path) -> None:
     assert next(again).name == "shard-00004.safetensors"
 
 
-def test_everybody_comes_once_before_anybody_comes_again(tmp_path: Path) -> None:
+def test_every_identity_is_used_before_one_repeats(tmp_path: Path) -> None:
     few = dataclasses.replace(CONFIG, people=12)
     folder, people = ShardFolder(tmp_path, few), split_identities(few.corpus(), "train")
     plans = [folder._plan(turn) for turn in range(2 * len(people))]
     assert [plan.person for plan in plans] == [*people, *people]
-    assert plans[0].look_seed != plans[len(people)].look_seed
+    assert plans[0].appearance_seed != plans[len(people)].appearance_seed
 
 
-def test_a_picture_that_is_no_square_is_framed_by_its_height() -> None:
-    """The head is as high in landscape as in a square of that height, and stands in the middle."""
+def test_the_height_determines_the_framing_of_a_rectangular_image() -> None:
+    """The head has the same height in landscape as in a square of that height, and it is centered."""
     person = Person.from_seed(4)
-    look = dataclasses.replace(Look.from_seed(person, 5), offset=0.0)
+    appearance = dataclasses.replace(Appearance.from_seed(person, 5), offset=0.0)
     heights = {}
     for size in ((48, 48), (64, 48), (48, 64)):
-        frames, masks = render_clip(person, look, FaceTrack.at_rest(1), size, 1)
+        frames, masks = render_clip(person, appearance, FaceTrack.at_rest(1), size, 1)
         assert frames.shape == (1, size[1], size[0], 3)
         rows, columns = np.flatnonzero(masks[0].any(axis=1)), np.flatnonzero(masks[0].any(axis=0))
         heights[size] = np.ptp(rows) + 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.made_up import make_dataset
+from tests.training.small_dataset import make_dataset
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from humo.cli.main import main
-from tests.training.made_up import values
+from tests.training.small_dataset import values
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from humo.errors import RequestError
 from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
 from humo.training.config import PUBLISHED_STAGES, Recipe, RecipeTable
 from humo.training.recipe_file import parse_recipe, read_recipe, read_table
-from tests.training.made_up import values
+from tests.training.small_dataset import values
 
 NOWHERE = Path("nowhere")
 

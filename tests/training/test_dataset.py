@@ -39,7 +39,7 @@ from humo.training.preprocessing import (
 )
 from humo.training.sampler import SampleSpec
 from humo.training.train import train
-from tests.training.made_up import FRAMES, SIDE, recipe, write_clip
+from tests.training.small_dataset import FRAMES, SIDE, recipe, write_clip
 
 
 def test_a_complete_folder_is_read(dataset: Path) -> None:

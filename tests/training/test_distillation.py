@@ -21,7 +21,7 @@ from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
 from humo.training.tensor_files import read_tensors
 from humo.training.train import train
-from tests.training.made_up import SIDE, values
+from tests.training.small_dataset import SIDE, values
 
 DISTILL = {
     "steps": 3,
@@ -50,7 +50,7 @@ def test_a_student_needs_one_pass_a_step(
     assert (folder.preset.distillation.steps, folder.preset.steps) == (3, 3)
     pipeline = HuMoPipeline.from_pretrained(str(made))
     told: list[list[float]] = []
-    pipeline.transformer.scale_embedder.register_forward_pre_hook(lambda _, given: told.append(given[0][0].tolist()))
+    pipeline.transformer.guidance_embedder.register_forward_pre_hook(lambda _, given: told.append(given[0][0].tolist()))
     frames = pipeline("hello", width=SIDE, height=SIDE, num_frames=5, scale_text=3.0, output_type="np").frames
     assert frames.shape == (1, 5, SIDE, SIDE, 3)
     assert len(told) == 3
@@ -86,7 +86,7 @@ def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
             scheduler.set_begin_index(step.step)
             stepped = scheduler.step(noise - data, scheduler.timesteps[step.step], states[step.step])[0]
             torch.testing.assert_close(stepped, states[step.step + 1], atol=1e-4, rtol=0)
-            assert torch.equal(batch.scales[number], torch.tensor(step.trajectory.scales))
+            assert torch.equal(batch.guidance[number], torch.tensor(step.trajectory.scales))
 
 
 def test_a_trajectory_ends_at_the_teachers_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -159,16 +159,16 @@ def test_a_lora_makes_a_student_of_its_teacher(dataset: Path, tiny_model_folder:
     guided = pipeline.preset
     pipeline.load_lora_weights(str(made))
     assert pipeline.preset.distillation == read_distillation(
-        {"student": {**DISTILL, "shift": 5.0, "scales": _ranges()}}
+        {"distillation": {**DISTILL, "shift": 5.0, "scales": _ranges()}}
     )
     stored = load_file(next(made.glob("*.safetensors")))
-    for name, weight in pipeline.transformer.scale_embedder.state_dict().items():
-        assert weight.equal(stored[f"transformer.scale_embedder.{name}"])
+    for name, weight in pipeline.transformer.guidance_embedder.state_dict().items():
+        assert weight.equal(stored[f"transformer.guidance_embedder.{name}"])
     assert pipeline("hello", width=SIDE, height=SIDE, num_frames=5, output_type="np").frames.shape[1] == 5
     repr(pipeline)
     pipeline.unload_lora_weights()
     assert pipeline.preset == guided
-    assert pipeline.transformer.scale_embedder is None
+    assert pipeline.transformer.guidance_embedder is None
 
 
 def _ranges() -> dict[str, list[float]]:
@@ -180,16 +180,16 @@ def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path)
     network = HuMoPipeline.from_pretrained(str(tiny_model_folder)).transformer
     given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
     before = network(*given, return_dict=False)[0]
-    network.become_student({"steps": 3, "shift": 5.0, "scales": _ranges()})
-    assert network(*given, scales=torch.tensor([[2.0, 3.0, 4.0]]), return_dict=False)[0].equal(before)
+    network.enable_guidance_embedding({"steps": 3, "shift": 5.0, "scales": _ranges()})
+    assert network(*given, guidance=torch.tensor([[2.0, 3.0, 4.0]]), return_dict=False)[0].equal(before)
 
 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"shift": 8.0}, "shift: 8 is not what this student learned; leave it out, or give 5"),
-        ({"scale_text": 7.0}, "scale_text: 7 is outside what this student learned; allowed: 1 to 4"),
-        ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside what this student learned; allowed: 1 to 5"),
+        ({"shift": 8.0}, "shift: 8 is not the shift that this model was distilled with; drop it, or use 5"),
+        ({"scale_text": 7.0}, "scale_text: 7 is outside the range that this model was distilled for; allowed: 1 to 4"),
+        ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside the range that this model was distilled for"),
     ],
 )
 def test_a_student_refuses_values_outside_its_training(fields: dict[str, Any], said: str) -> None:
@@ -245,11 +245,11 @@ def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_fold
     made = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
     path = made / "transformer" / "config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"student": None}))
+    path.write_text(json.dumps(config | {"distillation": None}))
     with pytest.raises(CheckpointError, match="by its weights alone"):
         open_model_folder(made)
-    path.write_text(json.dumps(config | {"student": {"steps": 3}}))
-    with pytest.raises(CheckpointError, match="is not whole"):
+    path.write_text(json.dumps(config | {"distillation": {"steps": 3}}))
+    with pytest.raises(CheckpointError, match="is incomplete"):
         open_model_folder(made)
 
 

@@ -22,7 +22,7 @@ from humo.errors import CheckpointError, RequestError
 from humo.training.checkpoint import finished_checkpoints, read_checkpoint
 from humo.training.recipe_file import parse_recipe
 from humo.training.train import train
-from tests.training.made_up import Change, logged_losses, recipe, stages, values
+from tests.training.small_dataset import Change, logged_losses, recipe, stages, values
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def start(output: Path, asked: Change, rank: int = 0, processes: int = 1, port: 
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     environment |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "tests.training.run", str(path)]
+    command = [sys.executable, "-m", "tests.training.train_process", str(path)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
 

@@ -21,7 +21,7 @@ from humo.training.optimizer import partition
 from humo.training.train import train
 from humo.training.trainable import PARAMETER_PATTERNS, in_groups
 from humo.training.training_model import TrainingModel
-from tests.training.made_up import logged_losses, recipe, stages, values
+from tests.training.small_dataset import logged_losses, recipe, stages, values
 
 
 def test_losses_fall_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_continuation_is_recorded_though_the_old_configuration_lacks_it(
     folder = shutil.copytree(tiny_model_folder, tmp_path / "older")
     config = folder / "transformer" / "config.json"
     words = json.loads(config.read_text())
-    del words["continues"]
+    del words["continuation"]
     config.write_text(json.dumps(words))
     data = values(dataset, folder, tmp_path / "run")["data"] | {"continuation_prob": 0.5}
     asked = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
-    assert open_model_folder(train(asked)).components["transformer"].config["continues"] is True
+    assert open_model_folder(train(asked)).components["transformer"].config["continuation"] is True
 
 
 def test_a_family_with_concatenated_references_is_trained_too(

@@ -88,7 +88,7 @@ def test_seconds_written_as_decimals_give_the_frames_they_came_from(frames: int)
 
 
 @given(frames=st.integers(0, 90_000), rest=st.integers(0, 639))
-def test_a_part_of_a_frame_of_sound_is_no_frame(frames: int, rest: int) -> None:
+def test_a_part_of_a_frame_of_audio_is_no_frame(frames: int, rest: int) -> None:
     assert frames_of_samples(640 * frames + rest) == frames
 
 
@@ -106,21 +106,21 @@ def test_rows_are_halved_in_floating_point_as_published(fast: int, slow: int) ->
 
 
 @given(latent=st.integers(1, 20_000))
-def test_a_latent_frame_hears_the_published_rows(latent: int) -> None:
+def test_a_latent_frame_gets_the_published_audio_rows(latent: int) -> None:
     assert audio_window(latent) == range(1 + 4 * (latent - 1) - 2, 1 + 4 * latent + 2)
     own = range(4 * latent - 3, 4 * latent + 1)
     assert set(own) < set(audio_window(latent))
     assert audio_window(latent).start - audio_window(latent - 1).start == 4
 
 
-def test_the_first_latent_frame_hears_three_silent_rows_and_then_minus_2_to_2() -> None:
+def test_the_first_latent_frame_gets_three_silent_rows_and_then_minus_2_to_2() -> None:
     window = audio_window(0)
     assert len(window) == 8
     assert list(window)[3:] == [-2, -1, 0, 1, 2]
 
 
 @given(frames=lengths)
-def test_a_clip_hears_rows_up_to_the_end_of_its_last_window(frames: int) -> None:
+def test_a_clip_uses_audio_rows_up_to_the_end_of_its_last_window(frames: int) -> None:
     latents = Geometry(16, 16, frames).video_latent_frames
     assert audio_rows_needed(frames) == max(audio_window(latent).stop for latent in (0, latents - 1))
     assert audio_rows_needed(frames) == frames + 2

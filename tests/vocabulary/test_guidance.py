@@ -187,7 +187,7 @@ def test_a_difference_is_not_carried_over_from_one_ladder_to_another() -> None:
     assert [turn.reuse_difference for turn in turns] == [False, True, False, True]
 
 
-def test_a_ladder_whose_last_pass_counts_for_nothing_is_spared_nothing() -> None:
+def test_a_ladder_whose_last_pass_has_no_weight_skips_no_pass() -> None:
     guidance = constant(Rung(""), Rung("T", 2.0), Rung("TA", 0.0))
     turns = guidance.plan_steps([900, 800, 10], SPEEDS["fast"])
     assert all(len(turn.rungs) == 2 and not turn.reuse_difference for turn in turns)

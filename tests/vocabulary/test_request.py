@@ -136,7 +136,7 @@ def test_a_request_cannot_be_changed() -> None:
         request.prompt = "q"
 
 
-def test_one_picture_may_be_given_without_a_list() -> None:
+def test_one_image_may_be_given_without_a_list() -> None:
     assert parse_request({"prompt": "p", "images": "a.png"}).images == ("a.png",)
     assert parse_request({"prompt": "p", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")
 
@@ -185,39 +185,39 @@ def test_an_insisted_mode_without_its_input_is_refused(mode: str, missing: str) 
         plan_for(mode=mode)
 
 
-def test_a_clip_is_as_long_as_its_sound() -> None:
+def test_a_clip_is_as_long_as_its_audio() -> None:
     plan = plan_for(sound_samples=61 * FRAME + 639)
     assert plan.geometry.frames == 61
     assert plan.notes == ()
 
 
-def test_a_sound_between_lengths_is_snapped_and_said_so() -> None:
+def test_audio_between_lengths_is_snapped_with_a_note() -> None:
     plan = plan_for(sound_samples=63 * FRAME)
     assert plan.geometry.frames == 61
     assert plan.notes == ("63 frames became 61: the model makes 4k + 1",)
 
 
-def test_a_clip_is_as_long_as_its_sound_and_says_in_how_many_windows_it_is_made() -> None:
+def test_a_clip_is_as_long_as_its_audio_and_notes_its_windows() -> None:
     plan = plan_for(sound_samples=250 * FRAME)
     assert plan.geometry.frames == 249
     assert plan.notes == (
         "250 frames became 249: the model makes 4k + 1",
-        "249 frames are made in 3 windows of 97, each sharing 16 with the next",
+        "249 frames are generated in 3 windows of 97, each sharing 16 with the next",
     )
     assert plan.passes == 3 * plan_for(sound_samples=97 * FRAME).passes
 
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
-def test_a_sound_shorter_than_a_frame_is_refused(samples: int) -> None:
-    with pytest.raises(RequestError, match=r"^audio: lasts less than one frame; give at least 0\.04 s"):
+def test_audio_shorter_than_a_frame_is_rejected(samples: int) -> None:
+    with pytest.raises(RequestError, match=r"^audio: is shorter than one frame; give at least 0\.04 s"):
         plan_for(sound_samples=samples)
 
 
-def test_one_frame_of_sound_makes_one_frame() -> None:
+def test_one_frame_of_audio_gives_one_frame() -> None:
     assert plan_for(sound_samples=FRAME).geometry.frames == 1
 
 
-def test_without_a_sound_a_clip_is_as_long_as_those_of_the_training() -> None:
+def test_without_audio_a_clip_has_the_trained_length() -> None:
     assert plan_for().geometry.frames == 97
     assert plan_for().notes == ()
 
@@ -240,9 +240,9 @@ def test_seconds_become_frames() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B knows; at most 97$"),
-        ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; the nearest below is 49$"),
-        ({"window": 25, "overlap": 24}, r"^overlap: 24 frames leave nothing new in windows of 25; at most 20$"),
+        ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B supports; use at most 97$"),
+        ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; use 49$"),
+        ({"window": 25, "overlap": 24}, r"^overlap: 24 frames leave no new frames in windows of 25; use at most 20$"),
         ({"overlap": 6}, r"^overlap: 6 is not allowed; allowed: .*a multiple of 4"),
     ],
 )
@@ -258,16 +258,16 @@ def test_windows_may_be_shorter_than_the_model_knows() -> None:
     assert plan_for(HUMO_1_7B, frames=9, window=5).request.overlap == 0, "what fits, where less than the preset's does"
 
 
-def test_a_vocal_separator_without_a_sound_is_noted() -> None:
+def test_a_vocal_separator_without_audio_is_noted() -> None:
     assert plan_for(vocal_separator="voice.onnx", frames=5).notes == (
-        "vocal_separator given but not used: there is no sound",
+        "vocal_separator given but not used: there is no audio",
     )
     assert plan_for(vocal_separator="voice.onnx", sound_samples=5 * FRAME).notes == ()
 
 
-def test_a_clip_longer_than_its_sound_is_noted() -> None:
+def test_a_clip_longer_than_its_audio_is_noted() -> None:
     assert plan_for(frames=21, sound_samples=13 * FRAME).notes == (
-        "the sound ends after 13 frames; the rest of the clip is silent",
+        "the audio ends after 13 frames; the rest of the clip is silent",
     )
 
 

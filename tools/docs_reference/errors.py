@@ -31,7 +31,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("config_files", "jobs", "distributed.ray_cluster"),
     ),
     "Memory and several GPUs": (
-        "`--placement`, and the options for several processes under torchrun.",
+        "`--offload`, `--quantize`, and the options for several processes under torchrun.",
         ("cli.plan", "runtime", "distributed", "inference.predictor", "model"),
     ),
     "Models": (

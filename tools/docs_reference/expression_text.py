@@ -38,7 +38,6 @@ PLACEHOLDERS: Mapping[str, str] = {
     "strerror": "reason",
     "problem": "what is wrong",
     "shown": "value",
-    "told": "value",
     "given": "value",
     "values": "value",
     "input": "value",

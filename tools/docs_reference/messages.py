@@ -1,4 +1,4 @@
-"""Collect every message that tells a user what is wrong, from the code that raises it.
+"""Collect every error message from the code that raises it.
 
 ``‹word›`` in a message stands for text that is filled in when the message is raised.
 """

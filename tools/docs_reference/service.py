@@ -49,9 +49,9 @@ def page() -> str:
 
 def _route(method: str, path: str, route: Json) -> str:
     lines = [f"## {method} {path}", "", f"**{plain(route['summary'])}.** {docstring(route.get('description'))}", ""]
-    if given := route.get("parameters"):
+    if parameters := route.get("parameters"):
         lines += ["| parameter | description |", "|---|---|"]
-        for parameter in given:
+        for parameter in parameters:
             location, type_ = f" in the {parameter['in']}", _type_if_given(parameter["schema"])
             lines.append(_row(parameter["name"], location, type_, parameter.get("description", "")))
         lines.append("")

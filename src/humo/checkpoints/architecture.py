@@ -1,4 +1,4 @@
-"""What the shapes of a part's tensors say about its architecture, and the configuration that follows."""
+"""Infer a component's architecture from the shapes of its tensors, and write the configuration that follows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from humo.errors import CheckpointError
 from humo.geometry import AUDIO_WINDOW
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name -> shape, under the published names or ours."""
+"""Tensor name -> shape, under the published names or those of diffusers."""
 
 ConfigHints = Mapping[str, Any]
-"""The ``config.json`` that lies beside the weights, or nothing: for what shapes do not tell (the number of heads)."""
+"""The ``config.json`` beside the weights, or nothing: for sizes that no shape shows, such as the number of heads."""
 
 _TAKE_UNCHANGED_FILE = "take the complete, unchanged file"
 
@@ -23,7 +23,7 @@ ATTENTION_HEAD_DIM = 128
 """Channels of one attention head in both published families."""
 
 AUDIO_BANDS = 5
-"""Bands that the speech encoder's layers are pooled into."""
+"""Groups that the audio encoder's layers are pooled into."""
 
 WHISPER_ATTENTION_HEAD_DIM = 64
 """Channels of one attention head in every published Whisper."""
@@ -31,7 +31,7 @@ WHISPER_ATTENTION_HEAD_DIM = 64
 
 @dataclass(frozen=True, slots=True)
 class TransformerArchitecture:
-    """The video transformer's sizes, under the names of its configuration."""
+    """Sizes of the video transformer, under the names of its configuration."""
 
     patch_size: tuple[int, int, int]
     num_attention_heads: int
@@ -58,13 +58,13 @@ class TransformerArchitecture:
         return self.num_attention_heads * self.attention_head_dim
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it; what a student learned is told there otherwise, and not to be measured."""
+        """Return the contents of ``config.json``, without what distillation adds, which no shape shows."""
         sizes = asdict(self) | {"patch_size": list(self.patch_size)}
         del sizes["scale_inputs"]
         return {"_class_name": "HuMoTransformer3DModel", **sizes}
 
     def published_config(self) -> dict[str, Any]:
-        """The same under the published code's names: the number of heads is in no tensor."""
+        """Return the sizes under the names of the published code; the number of heads is in no tensor."""
         return {
             "model_type": "i2v" if self.in_channels > self.out_channels else "t2v",
             "in_dim": self.in_channels,
@@ -77,19 +77,19 @@ class TransformerArchitecture:
         }
 
 
-SCALE_EMBEDDER = "scale_embedder.linear_1.weight"
-"""The tensor by which a student is known, that is told the guidance scales."""
+GUIDANCE_EMBEDDER = "guidance_embedder.linear_1.weight"
+"""Tensor that only distilled networks have, which take the guidance scales as an input."""
 
 PIXEL_CHANNELS = 3
 """Red, green, blue."""
 
 LINEAR_ENCODER = "linear_encoder.weight"
-"""The tensor by which a small autoencoder is known."""
+"""Tensor that only small autoencoders have."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderArchitecture:
-    """The Wan2.1 autoencoder's sizes, under the names of diffusers' ``AutoencoderKLWan``."""
+    """Sizes of Wan2.1's autoencoder, under the names of diffusers' ``AutoencoderKLWan``."""
 
     base_dim: int
     z_dim: int
@@ -98,13 +98,13 @@ class AutoencoderArchitecture:
     temperal_downsample: tuple[bool, ...]
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         lists = {"dim_mult": list(self.dim_mult), "temperal_downsample": list(self.temperal_downsample)}
         return {"_class_name": "AutoencoderKLWan", **asdict(self), **lists, "attn_scales": [], "dropout": 0.0}
 
     @property
     def pixel_channels(self) -> int:
-        """Channels of what the first convolution sees, and the last one gives."""
+        """Input channels of the first convolution and output channels of the last one."""
         return PIXEL_CHANNELS
 
     @property
@@ -115,25 +115,25 @@ class AutoencoderArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class ShortcutArchitecture(AutoencoderArchitecture):
-    """The sizes of a small one (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
+    """Sizes of a small autoencoder (`humo.model.autoencoder`), which has a linear code beside its convolutions."""
 
     decoder_base_dim: int | None
     in_channels: int
 
     @property
     def pixel_channels(self) -> int:
-        """As its settings have it."""
+        """Input channels of the first convolution and output channels of the last one."""
         return self.in_channels
 
     @property
     def decoder_width(self) -> int:
-        """As its settings have it."""
+        """The decoder's base width."""
         return self.decoder_base_dim or self.base_dim
 
 
 @dataclass(frozen=True, slots=True)
 class TextEncoderArchitecture:
-    """The umT5 encoder's sizes, under the names of transformers' ``UMT5Config``."""
+    """Sizes of the umT5 encoder, under the names of transformers' ``UMT5Config``."""
 
     vocab_size: int
     d_model: int
@@ -144,7 +144,7 @@ class TextEncoderArchitecture:
     relative_attention_num_buckets: int
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         return {
             "architectures": ["UMT5EncoderModel"],
             "model_type": "umt5",
@@ -163,7 +163,7 @@ class TextEncoderArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class SpeechEncoderArchitecture:
-    """Whisper's encoder's sizes, under the names of transformers' ``WhisperConfig``."""
+    """Sizes of Whisper's encoder, under the names of transformers' ``WhisperConfig``."""
 
     d_model: int
     encoder_layers: int
@@ -173,7 +173,7 @@ class SpeechEncoderArchitecture:
     max_source_positions: int
 
     def config(self) -> dict[str, Any]:
-        """As ``config.json`` holds it."""
+        """Return the contents of ``config.json``."""
         return {
             "architectures": ["SpeechEncoder"],
             "model_type": "whisper",
@@ -188,15 +188,15 @@ Architecture = TransformerArchitecture | AutoencoderArchitecture | TextEncoderAr
 def infer_transformer(
     shapes: Shapes, config_hints: ConfigHints, head_dim: int | None = None
 ) -> TransformerArchitecture:
-    """The transformer's sizes.
+    """Infer the transformer's sizes.
 
     Args:
-        shapes: its tensors.
-        hints: the configuration beside it, published or ours.
-        head_dim: channels of one attention head, if the configuration does not tell and it is not 128.
+        shapes: of its tensors.
+        config_hints: the configuration beside it, published or of diffusers.
+        head_dim: channels of one attention head, if the configuration does not give it and it is not 128.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing, or the width does not divide into heads.
+        CheckpointError: a tensor is missing, or the width cannot be divided into heads.
     """
     width, in_channels, *patch = _shape_of_first(shapes, 5, "patch_embedding.weight")
     out_rows, _ = _shape_of_first(shapes, 2, "head.head.weight", "proj_out.weight")
@@ -208,10 +208,10 @@ def infer_transformer(
     window = int(config_hints.get("audio_window", AUDIO_WINDOW))
     bands = int(config_hints.get("audio_bands", AUDIO_BANDS))
     if head_dim is None:
-        told = config_hints.get("num_attention_heads") or (
+        num_heads = config_hints.get("num_attention_heads") or (
             config_hints.get("dim") == width and config_hints.get("num_heads")
         )
-        head_dim = width // int(told) if told else ATTENTION_HEAD_DIM
+        head_dim = width // int(num_heads) if num_heads else ATTENTION_HEAD_DIM
     return TransformerArchitecture(
         patch_size=(patch[0], patch[1], patch[2]),
         num_attention_heads=_divide_evenly(
@@ -236,19 +236,19 @@ def infer_transformer(
         audio_bands=bands,
         text_length=int(config_hints.get("text_length", config_hints.get("text_len", 512))),
         eps=float(config_hints.get("eps", 1e-6)),
-        scale_inputs=shapes.get(SCALE_EMBEDDER, (0, 0))[1],
+        scale_inputs=shapes.get(GUIDANCE_EMBEDDER, (0, 0))[1],
     )
 
 
 def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderArchitecture:
-    """The autoencoder's sizes: widths, levels and residual blocks, read along the encoder.
+    """Infer the autoencoder's sizes from its encoder: widths, levels and residual blocks.
 
     Args:
-        shapes: its tensors.
-        hints: ``decoder_base_dim`` of a small one; all other sizes show.
+        shapes: of its tensors.
+        config_hints: ``decoder_base_dim`` of a small one; all other sizes follow from shapes.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     base = _shape_of_first(shapes, 5, "encoder.conv1.weight", "encoder.conv_in.weight")[0]
     z_dim = _shape_of_first(shapes, 5, "conv2.weight", "post_quant_conv.weight")[0]
@@ -266,7 +266,7 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
     if not all(widths) or len({len(level) for level in widths}) != 1:
         problem = f"its encoder has levels of {[len(level) for level in widths]} residual blocks"
         raise CheckpointError("vae", problem, "take Wan2.1's autoencoder")
-    found = AutoencoderArchitecture(
+    architecture = AutoencoderArchitecture(
         base_dim=base,
         z_dim=z_dim,
         dim_mult=tuple(_divide_evenly(level[0], base, "channels into multiples of the base width") for level in widths),
@@ -274,21 +274,23 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
         temperal_downsample=tuple(downsample),
     )
     if LINEAR_ENCODER not in shapes:
-        return found
-    own = config_hints.get("decoder_base_dim")
-    seen = _shape_of_first(shapes, 5, "encoder.conv_in.weight")[1]
-    return ShortcutArchitecture(**asdict(found), decoder_base_dim=own and int(own), in_channels=seen)
+        return architecture
+    decoder_dim = config_hints.get("decoder_base_dim")
+    in_channels = _shape_of_first(shapes, 5, "encoder.conv_in.weight")[1]
+    return ShortcutArchitecture(
+        **asdict(architecture), decoder_base_dim=decoder_dim and int(decoder_dim), in_channels=in_channels
+    )
 
 
 def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoderArchitecture:
-    """The text encoder's sizes.
+    """Infer the text encoder's sizes.
 
     Args:
-        shapes: its tensors.
-        hints: unused; every size shows.
+        shapes: of its tensors.
+        config_hints: not used; every size follows from shapes.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     first = "encoder.block.0.layer"
     vocabulary, width = _shape_of_first(shapes, 2, "token_embedding.weight", "shared.weight")
@@ -311,22 +313,22 @@ def infer_text_encoder(shapes: Shapes, config_hints: ConfigHints) -> TextEncoder
 
 
 def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEncoderArchitecture:
-    """The speech encoder's sizes.
+    """Infer the audio encoder's sizes.
 
     Args:
-        shapes: its tensors, without any prefix.
-        hints: Whisper's own configuration; without it a head has 64 channels.
+        shapes: of its tensors, without any prefix.
+        config_hints: Whisper's configuration; without it a head has 64 channels.
 
     Raises:
-        CheckpointError: a tensor that this rests on is missing.
+        CheckpointError: a tensor is missing.
     """
     width, mel_bins, _ = _shape_of_first(shapes, 3, "conv1.weight")
-    told = config_hints.get("encoder_attention_heads")
+    num_heads = config_hints.get("encoder_attention_heads")
     return SpeechEncoderArchitecture(
         d_model=width,
         encoder_layers=_count_indices(shapes, r"layers\.(\d+)\."),
-        encoder_attention_heads=int(told)
-        if told
+        encoder_attention_heads=int(num_heads)
+        if num_heads
         else _divide_evenly(width, WHISPER_ATTENTION_HEAD_DIM, "channels into heads"),
         encoder_ffn_dim=_shape_of_first(shapes, 2, "layers.0.fc1.weight")[0],
         num_mel_bins=mel_bins,
@@ -335,7 +337,7 @@ def infer_speech_encoder(shapes: Shapes, config_hints: ConfigHints) -> SpeechEnc
 
 
 def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
-    """Shape of the first of these tensors that is there; it must have that many dimensions."""
+    """Return the shape of the first of these tensors that exists; it must have ``rank`` dimensions."""
     for name in names:
         if name in shapes:
             if len(shapes[name]) != rank:
@@ -345,12 +347,12 @@ def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
 
 
 def _count_indices(names: Iterable[str], pattern: str) -> int:
-    """One more than the largest number that the pattern finds at the start of a name."""
-    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=-1)
+    """Return one more than the largest number that the pattern matches at the start of a name."""
+    return 1 + max((int(index[1]) for name in names if (index := re.match(pattern, name))), default=-1)
 
 
 def _divide_evenly(number: int, by: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:
-    """The quotient, which must be whole."""
+    """Return the quotient, or raise CheckpointError if there is a remainder."""
     if by < 1 or number % by:
         raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)
     return number // by

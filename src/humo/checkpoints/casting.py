@@ -1,11 +1,12 @@
-"""Brings a tensor to the element type it is written in, piece by piece, undoing its quantization on the way.
+"""Cast tensors of a file to the element type they are written in, chunk by chunk, and dequantize them on the way.
 
-Read are GGUF's blocks and fp8, scaled or not. A scaled file says so in one of three ways, all of ComfyUI: a tensor
-``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant`` and ``NAME.weight_scale``;
-the same JSON for all layers in the file's metadata. An fp8 matrix without a scale in such a file is an error; files
-without any scale are plain casts.
+GGUF blocks and fp8 with or without scales are supported. A file with scaled fp8 weights says so in one of three ways,
+all from ComfyUI: a tensor ``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant``
+and ``NAME.weight_scale``; the same JSON for all layers in the file's metadata. In such a file an fp8 matrix without a
+scale is an error. Files without any scale are cast as they are.
 
-**Source:** ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and ``comfy/quant_ops.py``; ComfyUI-WanVideoWrapper
+**Source:** ComfyUI (https://github.com/comfyanonymous/ComfyUI), ``comfy/utils.py`` (``convert_old_quants``) and
+``comfy/quant_ops.py``; ComfyUI-WanVideoWrapper (https://github.com/kijai/ComfyUI-WanVideoWrapper),
 ``nodes_model_loading.py`` (``scaled_fp8`` and ``scale_weight`` of Kijai's files).
 """
 
@@ -24,38 +25,38 @@ from humo.errors import CheckpointError, RequestError, did_you_mean
 from humo.quantization.formats import FP8_TYPES, GGML_TYPES, QUANT_TYPES
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
-"""Element types that may be asked for, and the safetensors format's words for them."""
+"""Element types that can be asked for -> their names in the safetensors format."""
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Types that are written as they are unless another is asked for."""
+"""Types that are written as they are unless another one is asked for."""
 
 SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
-"""How a layer's fp8 scale is named: in ComfyUI's older files, in its newer ones (and in ours)."""
+"""Suffixes of a layer's fp8 scale: of ComfyUI's older files, and of its newer files and this package's."""
 
 SCALED_MARKER = re.compile(r"(^|\.)scaled_fp8$")
-"""A tensor that says that a file is one of scaled fp8 weights."""
+"""Tensor that marks a file of scaled fp8 weights."""
 
 COMFYUI_FORMAT_SUFFIX = ".comfy_quant"
 COMFYUI_METADATA_KEY = "_quantization_metadata"
-"""Where ComfyUI's newer files say how a layer is quantized: in a tensor of it, or in the file's metadata."""
+"""Key of the metadata, beside the tensor suffix above it, in which ComfyUI's newer files describe quantization."""
 
 COMFYUI_FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
-"""ComfyUI's words for what is read; its other formats pack, rotate or scale by groups."""
+"""ComfyUI's names of the formats that are supported; its other formats pack, rotate or scale by groups."""
 
 GGML_CHUNK_BYTES = 2**20
-"""Bytes of blocks that are made into numbers at a time: they become up to twelve times as much."""
+"""Bytes of GGUF blocks that are dequantized at a time; the result is up to twelve times as large."""
 
 _TAKE_OTHERS = "give bf16, fp16, fp32, fp8 (scaled) or GGUF weights"
 
 
 def parse_dtype(dtype: str | None) -> str | None:
-    """The format's word for a type that the user asked for.
+    """Return the safetensors name of a type that the user asked for.
 
     Args:
-        dtype: ``bf16``, ``fp16``, ``fp32``, or nothing to keep what is stored.
+        dtype: ``bf16``, ``fp16``, ``fp32``, or None to keep what is stored.
 
     Raises:
-        RequestError: another word.
+        RequestError: ``dtype`` is none of these.
     """
     if dtype is None:
         return None
@@ -65,7 +66,7 @@ def parse_dtype(dtype: str | None) -> str | None:
 
 
 def scale_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
-    """Weight -> its scale, for the layers that have one.
+    """Return weight -> name of its scale, for the layers that have one.
 
     Args:
         tensors: of a file.
@@ -79,23 +80,20 @@ def scale_names(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
 
 
 def check_quantization(weights: WeightSet) -> None:
-    """Whether what a file says of its quantization is what is undone here, and every scale that it promises is there.
+    """Raise CheckpointError unless the quantization that a file declares is supported and all its scales exist.
 
     Args:
-        weights: of a file or several.
-
-    Raises:
-        CheckpointError: it is another quantization, or a scale is missing.
+        weights: of one or several files.
     """
     scales = scale_names(weights.tensors)
-    told = _formats(weights)
-    for layer, form in told.items():
+    declared = _formats(weights)
+    for layer, form in declared.items():
         word = str(form.get("format"))
         turned = " with rotated weights" if form.get("convrot") else ""
         if word not in COMFYUI_FORMATS or turned:
             problem = f"stores {layer!r} as {word}{turned}, a quantization that is not read here"
             raise CheckpointError(str(weights.path), problem, _TAKE_OTHERS)
-    if not (scales or told or any(SCALED_MARKER.search(name) for name in weights.tensors)):
+    if not (scales or declared or any(SCALED_MARKER.search(name) for name in weights.tensors)):
         return
     for name, tensor in weights.tensors.items():
         if tensor.dtype in FP8_TYPES and len(tensor.shape) == 2 and name not in scales:
@@ -104,33 +102,33 @@ def check_quantization(weights: WeightSet) -> None:
 
 
 def _formats(weights: WeightSet) -> dict[str, dict[str, Any]]:
-    """Layer -> what the file says of its quantization."""
+    """Return layer -> quantization that the file declares for it."""
     try:
         metadata = json.loads(weights.metadata.get(COMFYUI_METADATA_KEY, "{}"))
-        found = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
+        formats = {str(layer): dict(form) for layer, form in dict(metadata.get("layers", {})).items()}
         for name in weights.tensors:
             if name.endswith(COMFYUI_FORMAT_SUFFIX):
                 text = b"".join(bytes(chunk) for chunk in weights.chunks(name))
-                found[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
+                formats[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
         problem = "does not say in a form that is known how it is quantized"
         raise CheckpointError(str(weights.path), problem, DOWNLOAD_AGAIN) from error
-    return found
+    return formats
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """A tensor of a file on its way to a type.
+    """A tensor of a file that is cast to another type.
 
     Args:
-        weights: where it lies.
-        name: under which name.
-        dtype: the type it is written in; nothing: what is stored, bf16 for what is quantized.
-        scale_name: of the tensor that it is multiplied by, if there is one.
-        shape: its sizes, where the file has them otherwise.
+        weights: the files.
+        name: of the tensor.
+        dtype: the type to write; None keeps what is stored, and makes bf16 of quantized weights.
+        scale_name: name of the tensor that it is multiplied by, if any.
+        shape: the shape to write, where the file stores another one.
 
     Raises:
-        CheckpointError: it is stored in a type that cannot be converted, or its scale has a form not known here.
+        CheckpointError: the stored type or the shape of the scale is not supported.
     """
 
     weights: WeightSet
@@ -152,13 +150,14 @@ class Cast:
 
     @property
     def tensor(self) -> StoredTensor:
-        """As it will be written."""
+        """Element type and shape that are written."""
         stored = self.weights.tensors[self.name]
         dtype = self.dtype or (stored.dtype if stored.dtype in FLOATS else "BF16")
         return StoredTensor(dtype, self.shape or stored.shape)
 
     def chunks(self) -> Iterator[memoryview]:
-        """Its bytes in the new type; float32 in between, so that a scale is applied before rounding."""
+        """Return the bytes in the new type; they are computed in float32, so that a scale is applied before
+        rounding."""
         stored = self.weights.tensors[self.name]
         if stored.dtype == self.tensor.dtype and self.scale_name is None:
             return self.weights.chunks(self.name)

@@ -1,4 +1,4 @@
-"""Gives every tensor of a found part its place under the wanted names, or the reason why it has none."""
+"""Plan the conversion of a component: give every tensor its new name, or the reason why it is dropped."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from humo.checkpoints.formats.writer import TensorToWrite
 from humo.checkpoints.keymap import Naming, TensorName, tensor_names
 from humo.checkpoints.signatures import ComponentName, drop_reason, find_prefixes, name_other_whisper
 from humo.errors import CheckpointError
+from humo.presets import HUMO_1_7B, HUMO_17B
 from humo.quantization.formats import FP8_TYPES, QUANT_TYPES
 
-FAMILIES = {36: "humo-17b", 16: "humo-1.7b"}
-"""Input channels of the transformer -> family: 16 of noise, in the larger one 4 of mask and 16 of image latents too."""
+FAMILIES = {preset.in_channels: preset for preset in (HUMO_17B, HUMO_1_7B)}
+"""Input channels of the transformer -> preset of a released family."""
 
 SCALE_SUFFIX = ".weight_scale"
-"""How the scale of a weight that stays in fp8 is named in our layout."""
+"""Suffix of the scale of a weight that stays in fp8, in the diffusers layout."""
 
 SAMPLE_OF_NAMES = 3
-"""Tensors named in a message about many."""
+"""Tensors that a message names if it concerns many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,9 @@ class Dropped:
     """A tensor, or another value of a file, that is not converted.
 
     Args:
-        file: where it lies.
-        name: its name there.
-        reason: why.
+        file: the file.
+        name: its name in the file.
+        reason: why it is dropped.
     """
 
     file: Path
@@ -55,17 +56,17 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class ComponentPlan:
-    """One part, ready to be written.
+    """A component that is ready to be written.
 
     Args:
-        part: which.
-        weights: where it comes from.
-        structure: its sizes.
-        hints: its own configuration in the source, or nothing.
-        outputs: its tensors under the wanted names.
-        dropped: what is left out.
-        unscaled_fp8: how many weights are fp8 without a scale.
-        kept: how many weights stay quantized.
+        component: its name.
+        weights: the source.
+        architecture: its sizes.
+        config_hints: its own configuration in the source, or nothing.
+        outputs: its tensors under the new names.
+        dropped: tensors that are not converted.
+        unscaled_fp8: number of fp8 weights without a scale.
+        kept_quantized: number of weights that stay quantized.
     """
 
     component: ComponentName
@@ -79,12 +80,12 @@ class ComponentPlan:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes of what will be written."""
+        """Bytes of the weights that are written."""
         return sum(output.tensor.bytes for output in self.outputs)
 
     @property
     def family(self) -> str | None:
-        """The preset that a transformer belongs to; nothing for other parts."""
+        """The preset that a transformer belongs to; None for other components."""
         return family_of(self.architecture) if isinstance(self.architecture, TransformerArchitecture) else None
 
 
@@ -98,18 +99,20 @@ def family_of(architecture: TransformerArchitecture) -> str:
         CheckpointError: it takes another number of channels than either family.
     """
     if architecture.in_channels not in FAMILIES:
-        problem = f"takes {architecture.in_channels} channels; HuMo-17B takes 36, HuMo-1.7B takes 16"
+        expected = ", ".join(f"{preset.title} takes {channels}" for channels, preset in FAMILIES.items())
+        problem = f"takes {architecture.in_channels} channels; {expected}"
         raise CheckpointError("transformer", problem, "give the weights of one of them")
-    return FAMILIES[architecture.in_channels]
+    return FAMILIES[architecture.in_channels].name
 
 
 def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bool:
-    """Whether a weight of the transformer may stay quantized: a matrix in a block, its rows whole blocks of its type.
+    """Return whether a weight can stay quantized: a matrix of a transformer block whose rows are whole quantization
+    blocks.
 
     Args:
-        name: ours.
+        name: in the diffusers layout.
         shape: of the weight.
-        kind: the type it is stored in.
+        quant_type: the type it is stored in.
     """
     if (
         quant_type not in QUANT_TYPES
@@ -123,15 +126,15 @@ def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bo
 def quant_types_for(
     architecture: TransformerArchitecture, quant_type: str, scales: int = 0
 ) -> dict[str, tuple[str, int]]:
-    """What would be quantized of a network, were all of it that can be in one type.
+    """Return the types of all weights of a transformer that can be quantized, if they have one type.
 
     Args:
-        structure: of the network.
-        kind: the type.
-        scales: beside each weight.
+        architecture: of the transformer.
+        quant_type: the type.
+        scales: number of scales beside each weight.
 
     Returns:
-        weight -> its type and scales.
+        weight -> its type and number of scales.
     """
     return {
         name.diffusers: (quant_type, scales)
@@ -141,47 +144,51 @@ def quant_types_for(
 
 
 def plan_component(
-    found: DiscoveredComponent, naming: Naming, dtype: str | None, head_dim: int | None, keep_quantized: bool = False
+    discovered: DiscoveredComponent,
+    naming: Naming,
+    dtype: str | None,
+    head_dim: int | None,
+    keep_quantized: bool = False,
 ) -> ComponentPlan:
-    """Match a part's tensors with what its structure implies.
+    """Match the tensors of a component with those that its architecture implies.
 
     Args:
-        found: the part.
+        discovered: the component.
         naming: the names to write.
-        dtype: element type to write, in the safetensors format's words; nothing to keep what is stored.
-        head_dim: channels of one of the transformer's attention heads, where no configuration tells.
-        keep_quantized: the matrices of the transformer's blocks stay in the quantization that they are stored in.
+        dtype: element type to write, as the safetensors format names it; None keeps what is stored.
+        head_dim: channels of one of the transformer's attention heads, if no configuration gives it.
+        keep_quantized: keep the matrices of the transformer's blocks in the quantization they are stored in.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, or has neither a place nor a reason to be dropped.
+        CheckpointError: a tensor is missing, has another shape, or is unknown.
     """
-    component, weights = found.component, found.weights
+    component, weights = discovered.component, discovered.weights
     check_quantization(weights)
     inside, dropped = _strip_prefix(component, weights)
     stored = {name: weights.tensors[original].shape for name, original in inside.items()}
     scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
     scaling = set(scales.values())
     shapes = {name: shape for name, shape in stored.items() if inside[name] not in scaling}
-    architecture = _infer_architecture(component, shapes, found.config, head_dim, str(weights.path))
+    architecture = _infer_architecture(component, shapes, discovered.config, head_dim, str(weights.path))
     if isinstance(architecture, SpeechEncoderArchitecture) and (
         other := name_other_whisper(architecture, weights.tensors)
     ):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
-    places = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
+    matched = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
     keep = keep_quantized and component is ComponentName.TRANSFORMER
-    casts = [one for name, original in places for one in _casts(name, original, weights, scales, dtype, keep)]
+    casts = [one for name, original in matched for one in _casts(name, original, weights, scales, dtype, keep)]
     return ComponentPlan(
         component=component,
         weights=weights,
         architecture=architecture,
-        config_hints=found.config,
+        config_hints=discovered.config,
         outputs=tuple(
             TensorToWrite(name.diffusers if naming is Naming.DIFFUSERS else name.published, cast.tensor, cast.chunks)
             for name, cast in casts
         ),
         dropped=tuple(dropped),
         unscaled_fp8=sum(
-            weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in places
+            weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in matched
         ),
         kept_quantized=sum(cast.tensor.dtype in QUANT_TYPES for _, cast in casts),
     )
@@ -190,9 +197,9 @@ def plan_component(
 def _casts(
     name: TensorName, original: str, weights: WeightSet, scales: Mapping[str, str], dtype: str | None, keep: bool
 ) -> Iterator[tuple[TensorName, Cast]]:
-    """A tensor as it is written; if it stays quantized, its scale beside it.
+    """Yield a tensor as it is written, and its scale if it stays quantized.
 
-    Where the blocks stay quantized, what else was is written in float32, which holds it exactly.
+    Where the blocks stay quantized, other quantized weights are written in float32, which represents them exactly.
     """
     stored, scale = weights.tensors[original].dtype, scales.get(original)
     if keep and can_stay_quantized(name.diffusers, name.shape, stored):
@@ -208,7 +215,7 @@ def _casts(
 
 
 def _strip_prefix(component: ComponentName, weights: WeightSet) -> tuple[dict[str, str], list[Dropped]]:
-    """Names without the file's prefix -> names in the file; and what does not belong to the model."""
+    """Return names without the file's prefix -> names in the file, and the tensors that do not belong to the model."""
     prefixes = find_prefixes(component, weights.tensors)
     if len(prefixes) > 1 and "ema" not in prefixes[0]:
         problem = f"holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}"
@@ -247,7 +254,7 @@ def _match_names(
     names: list[TensorName],
     dropped: list[Dropped],
 ) -> list[tuple[TensorName, str]]:
-    """Each name of the structure and the tensor in the file that it comes from."""
+    """Return each tensor name of the architecture and the tensor in the file that it comes from."""
     ours = {name.diffusers: name for name in names}
     published = {name.published: name for name in names}
     known = ours if len(ours.keys() & shapes.keys()) >= len(published.keys() & shapes.keys()) else published
@@ -269,11 +276,11 @@ def _match_names(
     return [(known[name], inside[name]) for name in known]
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
-    """Whether a shape is the wanted one; in GGUF files, which lose them, but for leading sizes of 1."""
+def _fits(discovered: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
+    """Return whether a shape is the expected one; GGUF files lose leading sizes of 1."""
     if weights.path.suffix == GGUF_SUFFIX:
-        return _without_leading_ones(found) == _without_leading_ones(wanted)
-    return found == wanted
+        return _without_leading_ones(discovered) == _without_leading_ones(wanted)
+    return discovered == wanted
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
-"""Converts released and ComfyUI weights into a model folder, and a model folder back to the published names."""
+"""Convert released and ComfyUI weights to a model folder, and a model folder back to the published names."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,25 +47,22 @@ from humo.checkpoints.signatures import ComponentName
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 from humo.files import new_folder
 from humo.presets import PRESETS
+from humo.progress import Progress
 
 SourcePath = str | os.PathLike[str]
 
 
-Progress = Callable[[str, int, int], None]
-"""Hears of a part's name, the bytes done and the bytes in total."""
-
-
 @dataclass(frozen=True, slots=True)
 class ConvertedComponent:
-    """One part that was written.
+    """A component that was written.
 
     Args:
-        part: its folder's name in our layout.
+        component: its folder in the diffusers layout.
         source: the file or index it came from.
         files: the weights files, relative to the destination.
-        tensors: how many.
+        tensors: number of tensors.
         bytes: their size.
-        dtypes: element types written -> number of tensors, in the safetensors format's words.
+        dtypes: element type as the safetensors format names it -> number of tensors.
     """
 
     component: str
@@ -78,16 +75,16 @@ class ConvertedComponent:
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What a conversion did.
+    """Result of a conversion.
 
     Args:
-        destination: the folder that was made.
-        naming: under which names its tensors are.
+        destination: the folder that was created.
+        naming: names of its tensors.
         preset: the family, if the transformer was among the sources.
-        parts: what was converted.
-        dropped: every tensor that was not, and why.
-        ignored: every file that was not, and why.
-        notes: what else a person should know.
+        components: what was converted.
+        dropped: every tensor that was not converted, and why.
+        ignored: every file that was not converted, and why.
+        notes: further remarks for people.
     """
 
     destination: Path
@@ -100,11 +97,11 @@ class ConversionReport:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes of all weights written."""
+        """Bytes of all weights written."""
         return sum(component.bytes for component in self.components)
 
     def dropped_by_reason(self) -> dict[str, int]:
-        """Reason -> number of tensors, the most frequent first."""
+        """Return reason -> number of tensors, the most frequent first."""
         return dict(Counter(dropped.reason for dropped in self.dropped).most_common())
 
 
@@ -121,33 +118,32 @@ def convert(
     shard_bytes: int | None = SHARD_BYTES,
     progress: Progress = lambda component, done_bytes, total_bytes: None,
 ) -> ConversionReport:
-    """Convert all parts of a model that lie under a source.
+    """Convert all components of a model that the sources contain.
 
-    The source's own layout is found out, so our folder is a source as well: to be written under the published names,
-    or once more in another type. A few pieces of 32 MiB are in memory at a time, whatever the size of the files.
+    The layout of the sources is detected, so that a model folder is a source as well: to write it under the published
+    names, or in another type. A few chunks of 32 MiB are in memory at a time, whatever the size of the files.
 
     Args:
-        source: a folder, a file, or several of them; a transformer's file that is named itself is taken before the
-            transformer in a folder, of which then the other parts are taken.
-        destination: the folder to make.
+        source: a folder, a file, or several of them. A transformer file that is named itself replaces the transformer
+            of a
+            folder, of which the other components are taken.
+        destination: the folder to create.
         family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
-        naming: ``ours`` for a model folder, ``published`` for the released names and tree (in safetensors).
-        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; nothing keeps what is stored, and makes bf16 of what is
-            quantized.
-        head_dim: channels of one of the transformer's attention heads, if it is not 128 and no configuration tells.
-        keep_quantized: the matrices of the transformer's blocks stay as they are quantized (GGUF, fp8 and its scales),
-            in the file and in memory.
-        overwrite: replace a model folder that is there.
-        shard_bytes: largest weights file in bytes; None for one file a part.
-        progress: called with a part's name, bytes done and bytes in total.
-
-    Returns:
-        what was written, dropped and ignored.
+        naming: ``diffusers`` for a model folder, ``published`` for the released names and tree (in safetensors).
+        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; None keeps what is stored, and makes bf16 of quantized
+            weights.
+        head_dim: channels of one of the transformer's attention heads, if it is not 128 and no configuration gives it.
+        keep_quantized: keep the matrices of the transformer's blocks quantized (GGUF, fp8 and its scales), in the file
+            and
+            in memory.
+        overwrite: replace a model folder that exists.
+        shard_bytes: largest weights file; None for one file for each component.
+        progress: called with a component's name, bytes done and bytes in total.
 
     Raises:
-        CheckpointError: the source lacks what it should hold, is damaged, or is another model.
-        StorageError: the destination is there already, cannot be written, or does not fit on the disk.
-        RequestError: no such dtype, family or naming; or weights to stay quantized under the published names.
+        CheckpointError: the source is incomplete, damaged, or another model.
+        StorageError: the destination exists already, cannot be written, or does not fit on the disk.
+        RequestError: dtype, family or naming is unknown; or weights are to stay quantized under the published names.
     """
     if naming not in set(Naming):
         raise RequestError("naming", f"{naming!r} is not a layout", did_you_mean(naming, Naming))
@@ -180,7 +176,7 @@ def convert(
 
 
 def _refuse_overlap(sources: Sequence[Path], target: Path) -> None:
-    """A destination that holds a source would be read and replaced at once."""
+    """Raise StorageError if the destination contains a source, which would be read and replaced at once."""
     for source in sources:
         if target.resolve() in (source.resolve(), *source.resolve().parents) and target.exists():
             raise StorageError(str(target), f"holds the source {source}", "choose another destination")
@@ -195,17 +191,17 @@ def _choose(
     family: str | None,
     sources: Sequence[Path],
 ) -> list[ComponentPlan]:
-    """One plan a part; the family decides between two transformers."""
+    """Return one plan for each component; the family decides between two transformers."""
     where = ", ".join(str(source) for source in sources)
     plans: list[ComponentPlan] = []
     for component in ComponentName:
         planned: list[ComponentPlan] = []
         failed: CheckpointError | None = None
-        for found in _found_of(discovery, component):
+        for discovered in _discovered_as(discovery, component):
             try:
-                planned.append(plan_component(found, naming, dtype, head_dim, keep_quantized))
+                planned.append(plan_component(discovered, naming, dtype, head_dim, keep_quantized))
             except CheckpointError as error:
-                discovery.ignored.append(Ignored(found.weights.path, error.problem))
+                discovery.ignored.append(Ignored(discovered.weights.path, error.problem))
                 failed = failed or error
         refused = failed or discovery.refused.get(component) or discovery.refused.get(None)
         if component is ComponentName.TRANSFORMER and failed and family is None:
@@ -223,13 +219,13 @@ def _choose(
     return plans
 
 
-def _found_of(discovery: Discovery, component: ComponentName) -> list[DiscoveredComponent]:
-    """What was found of a part; of the transformer, files that were named themselves before those of folders."""
-    found = [one for one in discovery.components if one.component is component]
-    named_by_user = [one for one in found if one.named_by_user]
+def _discovered_as(discovery: Discovery, component: ComponentName) -> list[DiscoveredComponent]:
+    """Return the discovered components of a name; transformer files that the user named replace those of folders."""
+    discovered = [one for one in discovery.components if one.component is component]
+    named_by_user = [one for one in discovered if one.named_by_user]
     if component is not ComponentName.TRANSFORMER or not named_by_user:
-        return found
-    for one in found:
+        return discovered
+    for one in discovered:
         if not one.named_by_user:
             discovery.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
     return named_by_user
@@ -238,7 +234,7 @@ def _found_of(discovery: Discovery, component: ComponentName) -> list[Discovered
 def _of_family(
     planned: list[ComponentPlan], family: str | None, where: str, discovery: Discovery, refused: CheckpointError | None
 ) -> list[ComponentPlan]:
-    """The transformers of the family that was asked for, or of the only one there is."""
+    """Return the transformers of the family that was asked for, or of the only one."""
     families = sorted({plan.family or "" for plan in planned})
     if family is None and len(families) > 1:
         raise CheckpointError(where, f"holds {' and '.join(families)}", "choose one as the family (--family)")
@@ -256,7 +252,7 @@ def _family(plans: Sequence[ComponentPlan]) -> str | None:
 
 
 def _check_fit(plans: Sequence[ComponentPlan]) -> None:
-    """The encoders must speak in the widths that the transformer hears."""
+    """Raise CheckpointError unless the encoders give the widths that the transformer takes."""
     transformer = next(
         (plan.architecture for plan in plans if isinstance(plan.architecture, TransformerArchitecture)), None
     )
@@ -278,18 +274,19 @@ def _check_fit(plans: Sequence[ComponentPlan]) -> None:
 
 
 def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
-    """The published files have no place for what a network predicts or is told, and their readers do not ask."""
+    """Raise CheckpointError for networks that the published layout cannot represent, since its readers would not
+    notice."""
     for plan in plans:
-        if naming is Naming.PUBLISHED and plan.config_hints.get("student"):
+        if naming is Naming.PUBLISHED and plan.config_hints.get("distillation"):
             problem = "is a student, and the published layout knows networks that are guided"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
-        told = (
+        predicted = (
             plan.config_hints.get("prediction", "velocity")
             if plan.component is ComponentName.TRANSFORMER
             else "velocity"
         )
-        if naming is Naming.PUBLISHED and told != "velocity":
-            problem = f"predicts {told}, and the published layout knows networks that predict velocity"
+        if naming is Naming.PUBLISHED and predicted != "velocity":
+            problem = f"predicts {predicted}, and the published layout knows networks that predict velocity"
             raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
 
 
@@ -321,7 +318,7 @@ def _write_part(
     shard_bytes: int | None,
     progress: Progress,
 ) -> ConvertedComponent:
-    """Weights and configuration of one part."""
+    """Write weights and configuration of one component."""
     place = component_path(plan.component, naming, plan.family)
     done = 0
 
@@ -345,7 +342,7 @@ def _write_part(
 
 
 def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
-    """What lies beside the weights: the measured sizes over whatever else the source's own configuration says."""
+    """Return the configuration of a component: inferred sizes, and whatever else the source's own configuration has."""
     architecture = plan.architecture
     if naming is Naming.PUBLISHED:
         if isinstance(architecture, TransformerArchitecture):
@@ -373,7 +370,7 @@ def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
 
 
 def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming) -> None:
-    """Tokenizer, feature extractor, sampler, and the index of all: what has no weights."""
+    """Write tokenizer, feature extractor, scheduler and index, which have no weights."""
     tokenizer = folder / TOKENIZER_FOLDER[naming]
     if discovery.tokenizer is not None:
         tokenizer.mkdir(parents=True)
@@ -400,7 +397,7 @@ def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[Compon
 
 
 def _embedded_pieces(plans: Sequence[ComponentPlan]) -> bytes:
-    """The sentence pieces that ComfyUI keeps inside its umT5 files."""
+    """Return the sentence pieces that ComfyUI stores in its umT5 files."""
     for plan in plans:
         if plan.component is ComponentName.TEXT_ENCODER and "spiece_model" in plan.weights.tensors:
             return b"".join(bytes(chunk) for chunk in plan.weights.chunks("spiece_model"))

@@ -1,4 +1,4 @@
-"""Finds the parts of a model among files: the published tree, ComfyUI's folders, our own folder, or single files."""
+"""Find the components of a model among files: the published tree, ComfyUI's folders, model folders, or single files."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from humo.checkpoints.signatures import ComponentName, recognize
 from humo.errors import CheckpointError
 
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-"""What a T5 tokenizer's folder holds."""
+"""Files of a T5 tokenizer."""
 
 FEATURE_FILE = "preprocessor_config.json"
-"""Holds the settings of Whisper's feature extractor."""
+"""File with the settings of Whisper's feature extractor."""
 
 NOT_NEEDED = (
     (r"zero_vae.*\.pt", "latents of an empty video: the autoencoder makes them for any size"),
     (r".*\.onnx", "the vocal separator, which is optional and used as it is"),
     (r".*\.(msgpack|h5|ot|tflite)", "the same weights for another library"),
 )
-"""Files of the published tree that are not converted: name, why."""
+"""Files of the published tree that are not converted: name, reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredComponent:
-    """A part of the model among the files.
+    """A component among the files.
 
     Args:
-        part: which.
+        component: its name.
         weights: its tensors.
-        config: the ``config.json`` beside them, if it is this part's own; else nothing.
-        named: the user named this file itself, and not a folder that it is in.
+        config: its own ``config.json`` beside them, or nothing.
+        named_by_user: the user named this file itself, and not a folder that contains it.
     """
 
     component: ComponentName
@@ -52,7 +52,7 @@ class Ignored:
     """A file that is not converted.
 
     Args:
-        path: which.
+        path: the file.
         reason: why.
     """
 
@@ -62,13 +62,13 @@ class Ignored:
 
 @dataclass(slots=True)
 class Discovery:
-    """All that lies under the sources.
+    """Everything that the sources contain.
 
     Args:
-        found: parts, several of one kind perhaps.
-        tokenizer, feature_config: a T5 tokenizer's folder, Whisper's feature extractor's settings, if found.
+        components: the components, possibly several of one name.
+        tokenizer, feature_config: folder of a T5 tokenizer, file of Whisper's feature extractor, if they exist.
         ignored: files that are not converted.
-        refused: why a file that might have been a part is none, by part; under None those that cannot be read.
+        refused: component -> why a file that resembles it was refused; under None files that cannot be read.
     """
 
     components: list[DiscoveredComponent] = field(default_factory=list)
@@ -78,20 +78,20 @@ class Discovery:
     refused: dict[ComponentName | None, CheckpointError] = field(default_factory=dict)
 
     def refuse(self, path: Path, component: ComponentName | None, error: CheckpointError) -> None:
-        """Note that a file is not what it might have been."""
+        """Record a file that is not the component it resembles."""
         self.ignored.append(Ignored(path, f"{error.problem}"))
         self.refused.setdefault(component, error)
 
 
 def discover_components(sources: Iterable[Path], skipped_folder: Path | None = None) -> Discovery:
-    """Look through files and folders, however they are nested, and say what each weights file is.
+    """Search files and folders at any depth, and identify each weights file.
 
     Args:
         sources: files or folders.
-        skipped: a folder that is not looked into: the one to be made.
+        skipped_folder: a folder that is not searched: the destination.
 
     Raises:
-        CheckpointError: a source is not there, or a file that was named itself is no part of HuMo.
+        CheckpointError: a source does not exist, or a file that the user named is no component of HuMo.
     """
     discovery = Discovery()
     for source in sources:
@@ -108,7 +108,7 @@ def discover_components(sources: Iterable[Path], skipped_folder: Path | None = N
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A ``config.json``; empty if it is not there or not one.
+    """Return the contents of a ``config.json``; empty if it does not exist or is none.
 
     Args:
         path: the file.
@@ -121,16 +121,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _folders(top: Path, skipped_folder: Path | None) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders and their files, links followed, hidden ones left out, none twice."""
-    seen: set[tuple[int, int]] = set()
+    """Yield folders and their files; links are followed, hidden ones are left out, none occurs twice."""
+    visited: set[tuple[int, int]] = set()
     if skipped_folder is not None and skipped_folder.is_dir():
-        seen.add((skipped_folder.stat().st_dev, skipped_folder.stat().st_ino))
+        visited.add((skipped_folder.stat().st_dev, skipped_folder.stat().st_ino))
     for folder, inner, names in os.walk(top, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             inner.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         yield Path(folder), [Path(folder, name) for name in sorted(names) if not name.startswith(".")]
 
@@ -142,7 +142,7 @@ def _examine_folder(folder: Path, files: list[Path], discovery: Discovery) -> No
 
 
 def _examine_companions(folder: Path, names: set[str], discovery: Discovery) -> None:
-    """The tokenizer and the feature extractor's settings have no weights."""
+    """Look for the tokenizer and the feature extractor's settings, which have no weights."""
     if discovery.tokenizer is None and _is_t5_tokenizer(folder, names):
         discovery.tokenizer = folder
     if discovery.feature_config is None and FEATURE_FILE in names:
@@ -152,12 +152,13 @@ def _examine_companions(folder: Path, names: set[str], discovery: Discovery) -> 
 
 
 def _is_t5_tokenizer(folder: Path, names: set[str]) -> bool:
-    told = str(read_config(folder / "tokenizer_config.json").get("tokenizer_class", ""))
-    return "spiece.model" in names or ("tokenizer.json" in names and told.startswith("T5"))
+    tokenizer_class = str(read_config(folder / "tokenizer_config.json").get("tokenizer_class", ""))
+    return "spiece.model" in names or ("tokenizer.json" in names and tokenizer_class.startswith("T5"))
 
 
 def _weights(folder: Path, files: list[Path], discovery: Discovery) -> Iterator[Path]:
-    """The weights of a folder, each model once: an index stands for its shards, safetensors for the same in .bin."""
+    """Yield the weights files of a folder, each model once: an index for its shards, safetensors for the same in
+    .bin."""
     indexes = [path for path in files if path.name.endswith(".safetensors.index.json")]
     shards = {name for index in indexes for name in _shard_names(index)}
     suffixes = (".safetensors", GGUF_SUFFIX, *TORCH_SUFFIXES)
@@ -185,7 +186,7 @@ def _shard_names(index: Path) -> set[str]:
 
 
 def _examine(path: Path, discovery: Discovery, named_by_user: bool) -> None:
-    """Open one file and note what it is; a file that the user named must be a part."""
+    """Open a file and record what it is; a file that the user named must be a component."""
     component = None
     try:
         if path.suffix not in (".safetensors", ".json", GGUF_SUFFIX, *TORCH_SUFFIXES):
@@ -215,11 +216,11 @@ def _examine(path: Path, discovery: Discovery, named_by_user: bool) -> None:
 
 
 class _OtherModelError(CheckpointError):
-    """A file that is whole but of another model."""
+    """A file that is complete but belongs to another model."""
 
 
 def _own_config(component: ComponentName, path: Path) -> Mapping[str, Any]:
-    """The configuration beside the weights, if it describes this part and not another one in the same folder."""
+    """Return the configuration beside the weights, if it describes this component."""
     config = read_config(path.parent / "config.json")
     own = {
         ComponentName.TRANSFORMER: config.get("_class_name") == "HuMoTransformer3DModel"

@@ -1,4 +1,4 @@
-"""Every tensor of every part: its published name, our name, its shape."""
+"""Names of all tensors of all components: published name, name in diffusers layout, shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 class Naming(StrEnum):
-    """Whose names a file uses."""
+    """Names that a file uses."""
 
     PUBLISHED = "published"
     """HuMo's, Wan2.1's and transformers' files as they were released; ComfyUI's HuMo and Wan files too."""
@@ -30,11 +30,11 @@ class Naming(StrEnum):
 
 
 class TensorName(NamedTuple):
-    """One tensor under both names.
+    """A tensor under both names.
 
     Args:
         published: in the released file.
-        ours: in our folder, which is the parameter's name in the class.
+        diffusers: in a model folder; the parameter's name in the class.
         shape: its sizes.
     """
 
@@ -44,10 +44,10 @@ class TensorName(NamedTuple):
 
 
 def tensor_names(architecture: Architecture) -> Iterator[TensorName]:
-    """All tensors that a part of this structure has.
+    """Return all tensors of a component.
 
     Args:
-        structure: see `humo.checkpoints.architecture`.
+        architecture: of the component.
     """
     match architecture:
         case TransformerArchitecture():
@@ -61,7 +61,7 @@ def tensor_names(architecture: Architecture) -> Iterator[TensorName]:
 
 
 def _layer(published: str, diffusers: str, weight: Shape, bias: bool = True) -> Iterator[TensorName]:
-    """A linear layer, convolution or norm: its weight and, if it has one, its bias."""
+    """Yield weight and, if it has one, bias of a linear layer, convolution or norm."""
     yield TensorName(f"{published}.weight", f"{diffusers}.weight", weight)
     if bias:
         yield TensorName(f"{published}.bias", f"{diffusers}.bias", weight[:1])
@@ -71,10 +71,10 @@ def _layer(published: str, diffusers: str, weight: Shape, bias: bool = True) -> 
 
 
 def transformer_names(architecture: TransformerArchitecture) -> Iterator[TensorName]:
-    """HuMo's transformer: Wan2.1's with an audio cross-attention in every block.
+    """Yield the tensors of HuMo's transformer: Wan2.1's with an audio cross-attention in every block.
 
     Args:
-        structure: its sizes.
+        architecture: its sizes.
     """
     width, tokens = architecture.width, architecture.audio_tokens * architecture.audio_token_dim
     hidden, audio_in = (
@@ -96,8 +96,10 @@ def transformer_names(architecture: TransformerArchitecture) -> Iterator[TensorN
     for index in range(architecture.num_layers):
         yield from _transformer_block(f"blocks.{index}", architecture)
     if architecture.scale_inputs:  # a student's; nothing is published of that kind
-        yield from _layer("scale_embedder.linear_1", "scale_embedder.linear_1", (width, architecture.scale_inputs))
-        yield from _layer("scale_embedder.linear_2", "scale_embedder.linear_2", (width, width))
+        yield from _layer(
+            "guidance_embedder.linear_1", "guidance_embedder.linear_1", (width, architecture.scale_inputs)
+        )
+        yield from _layer("guidance_embedder.linear_2", "guidance_embedder.linear_2", (width, width))
     yield TensorName("head.modulation", "scale_shift_table", (1, 2, width))
     yield from _layer("head.head", "proj_out", (out, width))
 
@@ -129,13 +131,14 @@ def _attention(published: str, diffusers: str, width: int, key_width: int) -> It
 
 
 def autoencoder_names(architecture: AutoencoderArchitecture) -> Iterator[TensorName]:
-    """Wan2.1's causal video autoencoder, for any base width, multipliers and number of residual blocks.
+    """Yield the tensors of Wan2.1's causal video autoencoder.
 
-    The encoder's steps are numbered alike in both; the decoder's are a flat list in the published file and
-    levels of residual blocks and an upsampler in ours.
+    The encoder's layers have the same numbers under both names. The decoder's are a flat list in the published file,
+    and
+    levels of residual blocks and an upsampler in diffusers.
 
     Args:
-        structure: its sizes.
+        architecture: its sizes.
     """
     widths = [architecture.base_dim * multiple for multiple in architecture.dim_mult]
     latent, last = architecture.z_dim, len(widths) - 1
@@ -208,10 +211,10 @@ def _head(side: str, width: int, out: int) -> Iterator[TensorName]:
 
 
 def text_encoder_names(architecture: TextEncoderArchitecture) -> Iterator[TensorName]:
-    """umT5's encoder: every block has its own table of relative positions.
+    """Yield the tensors of umT5's encoder, in which every block has its own table of relative positions.
 
     Args:
-        structure: its sizes.
+        architecture: its sizes.
     """
     width, inner, ffn = architecture.d_model, architecture.num_heads * architecture.d_kv, architecture.d_ff
     buckets = (architecture.relative_attention_num_buckets, architecture.num_heads)
@@ -236,10 +239,10 @@ def text_encoder_names(architecture: TextEncoderArchitecture) -> Iterator[Tensor
 
 
 def speech_encoder_names(architecture: SpeechEncoderArchitecture) -> Iterator[TensorName]:
-    """Whisper's encoder; ours has no prefix.
+    """Yield the tensors of Whisper's encoder; their names in the diffusers layout have no prefix.
 
     Args:
-        structure: its sizes.
+        architecture: its sizes.
     """
     for name, shape in _speech_encoder_tensors(architecture):
         yield TensorName(f"model.encoder.{name}", name, shape)

@@ -1,4 +1,4 @@
-"""The two folder layouts as values: where each part's weights and settings lie in ours and in the published one."""
+"""The two folder layouts, diffusers and published: where the weights and settings of each component are stored."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from humo.checkpoints.keymap import Naming
 from humo.checkpoints.signatures import ComponentName
 
 MODEL_INDEX = "model_index.json"
-"""The file that makes a folder a model folder."""
+"""File that makes a folder a model folder."""
 
 MANIFEST = "manifest.json"
-"""The file in a model folder that holds the sums of all others."""
+"""File of a model folder with the checksums of all others."""
 
 
 QUANTIZATION_CONFIG = "quantization_config"
-"""In a ``config.json``: the weights are stored otherwise than the class has them. diffusers looks for it, too."""
+"""Key of a ``config.json`` for weights that are stored in another form than the class has them; diffusers reads it,
+too."""
 
 HUMO_QUANTIZATION = {"quant_method": "humo"}
-"""What it says where blocks are quantized as `humo.quantization.linear` reads them; diffusers knows no such method, and
-so does not take bytes for weights."""
+"""Value of that key if `humo.quantization.linear` reads the blocks. diffusers knows no such method, so that it
+never loads the bytes as weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentPath:
-    """Where a part lies.
+    """Location of a component in a layout.
 
     Args:
         folder: under the model folder.
@@ -46,29 +47,29 @@ DIFFUSERS_LAYOUT: Mapping[ComponentName, ComponentPath] = {
     ComponentName.TEXT_ENCODER: ComponentPath("text_encoder", "model"),
     ComponentName.AUDIO_ENCODER: ComponentPath("audio_encoder", "model"),
 }
-"""Our layout: diffusers' habit."""
+"""Component -> its path in the diffusers layout."""
 
 PUBLISHED_LAYOUT: Mapping[ComponentName, ComponentPath] = {
     ComponentName.AUTOENCODER: ComponentPath("Wan2.1-T2V-1.3B", "Wan2.1_VAE", sharded=False),
     ComponentName.TEXT_ENCODER: ComponentPath("Wan2.1-T2V-1.3B", "models_t5_umt5-xxl-enc-bf16", sharded=False),
     ComponentName.AUDIO_ENCODER: ComponentPath("whisper-large-v3", "model"),
 }
-"""The released tree, the transformer aside: its place depends on the family."""
+"""Component -> its path in the released tree, except the transformer, whose path depends on the family."""
 
 PUBLISHED_TRANSFORMER: Mapping[str, ComponentPath] = {
     "humo-17b": ComponentPath("HuMo/HuMo-17B", "humo"),
     "humo-1.7b": ComponentPath("HuMo/HuMo-1.7B", "ema", sharded=False),
 }
-"""Family -> where the released tree holds its transformer."""
+"""Family -> path of its transformer in the released tree."""
 
 TOKENIZER_FOLDER = {Naming.DIFFUSERS: "tokenizer", Naming.PUBLISHED: "Wan2.1-T2V-1.3B/google/umt5-xxl"}
-"""Where the tokenizer lies."""
+"""Layout -> folder of the tokenizer."""
 
 FEATURE_FOLDER = {Naming.DIFFUSERS: "feature_extractor", Naming.PUBLISHED: "whisper-large-v3"}
-"""Where the feature extractor's settings lie."""
+"""Layout -> folder of the feature extractor's settings."""
 
 SCHEDULER_FOLDER = "scheduler"
-"""Where our layout holds the sampler's settings."""
+"""Folder of the scheduler's settings in the diffusers layout."""
 
 COMPONENTS: Mapping[str, tuple[str, str]] = {
     "transformer": ("humo.model.transformer", "HuMoTransformer3DModel"),
@@ -79,9 +80,9 @@ COMPONENTS: Mapping[str, tuple[str, str]] = {
     "feature_extractor": ("transformers", "WhisperFeatureExtractor"),
     "scheduler": ("diffusers", "UniPCMultistepScheduler"),
 }
-"""Folder -> library and class of what it holds, as ``model_index.json`` names them.
+"""Folder -> library and class of its contents, as ``model_index.json`` names them.
 
-Our classes stand under their own modules: diffusers looks for a class's base beside it, and refuses ``humo`` itself.
+Classes of this package are named with their module: diffusers looks for a class's base beside it, and refuses ``humo``.
 """
 
 WRITTEN_NAMES = frozenset({*COMPONENTS, MODEL_INDEX, MANIFEST, "HuMo", "Wan2.1-T2V-1.3B", "whisper-large-v3"})
@@ -89,10 +90,10 @@ WRITTEN_NAMES = frozenset({*COMPONENTS, MODEL_INDEX, MANIFEST, "HuMo", "Wan2.1-T
 
 
 def component_path(component: ComponentName, naming: Naming, family: str | None) -> ComponentPath:
-    """Where a part is written.
+    """Return where a component is written.
 
     Args:
-        part: which.
+        component: its name.
         naming: the layout.
         family: the transformer's preset.
     """
@@ -106,7 +107,7 @@ def component_path(component: ComponentName, naming: Naming, family: str | None)
 
 
 def model_index(preset: str) -> dict[str, Any]:
-    """What ``model_index.json`` holds.
+    """Return the contents of ``model_index.json``.
 
     Args:
         preset: name of the family.
@@ -120,9 +121,11 @@ def model_index(preset: str) -> dict[str, Any]:
 
 
 def scheduler_config() -> dict[str, Any]:
-    """UniPC on the rectified flow, as the published runs set it.
+    """Return the settings of UniPC on the rectified flow, as in the published runs.
 
-    **Source:** method.md, 6: order 2, bh2, predicting x0, lower order at the end, shift 5.
+    **Source:** github.com/Phantom-video/HuMo at 17094e9: ``humo/models/utils/fm_solvers_unipc.py``,
+    ``FlowUniPCMultistepScheduler.__init__`` (order 2, bh2, predicting x0, lower order at the end), and
+    ``humo/configs/inference/generate.yaml`` (shift 5).
     """
     return {
         "_class_name": "UniPCMultistepScheduler",
@@ -153,7 +156,7 @@ def scheduler_config() -> dict[str, Any]:
 
 
 def feature_config(mel_bins: int) -> dict[str, Any]:
-    """Whisper-large-v3's feature extractor, for sources that hold the encoder alone.
+    """Return the settings of Whisper-large-v3's feature extractor, for sources that hold the encoder alone.
 
     Args:
         mel_bins: bands of the log-mel spectrogram.
@@ -174,7 +177,7 @@ def feature_config(mel_bins: int) -> dict[str, Any]:
 
 
 def tokenizer_config() -> dict[str, Any]:
-    """umT5's tokenizer, for sources that hold its pieces alone."""
+    """Return the settings of umT5's tokenizer, for sources that hold its sentence pieces alone."""
     return {
         "tokenizer_class": "T5Tokenizer",
         "eos_token": "</s>",
@@ -186,7 +189,7 @@ def tokenizer_config() -> dict[str, Any]:
 
 
 def library_version(name: str) -> str:
-    """Installed version of a library, which is not imported for it.
+    """Return the installed version of a library without importing it.
 
     Args:
         name: of its distribution.

@@ -1,6 +1,6 @@
-"""The sums of a model folder's files, written when it is made and compared when somebody asks whether it is whole.
+"""Write and compare the checksums of a model folder's files.
 
-A safetensors file with a flipped bit loads without a word; its sum tells.
+A safetensors file with a flipped bit loads without an error; its checksum shows the change.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from humo.checkpoints.formats.writer import write_json
 from humo.checkpoints.layout import MANIFEST
 from humo.errors import CheckpointError
 from humo.files import hash_file
+from humo.progress import Progress
 
 Counted = Callable[[int], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A file that is not as it was written: its path in the folder, and what is wrong with it."""
+    """A file that differs from the manifest: its path in the folder, and what is wrong with it."""
 
     path: str
     problem: str
 
 
 def write_manifest(folder: Path, progress: Progress = lambda what, done, total: None) -> None:
-    """Write down the sums of all files of a folder.
+    """Write the checksums of all files of a folder.
 
     Args:
         folder: a model folder.
@@ -55,33 +55,33 @@ def verify_manifest(folder: Path, on_bytes: Counted = lambda count: None) -> tup
 
     Args:
         folder: a model folder.
-        counted: called with the bytes of each piece.
+        on_bytes: called with the number of bytes of each chunk.
 
     Returns:
-        files that are missing, unknown, or other than they were; and how many files were compared.
+        files that are missing, unknown or changed; and the number of files that were compared.
 
     Raises:
         CheckpointError: there is no manifest, or it cannot be read.
     """
-    told = read_manifest(folder)
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    faults = [Mismatch(name, "is not in the manifest") for name in sorted(there - told.keys())]
-    for name, one in sorted(told.items()):
+    recorded = read_manifest(folder)
+    existing = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
+    mismatches = [Mismatch(name, "is not in the manifest") for name in sorted(existing - recorded.keys())]
+    for name, one in sorted(recorded.items()):
         path = folder / name
-        if name not in there:
-            faults.append(Mismatch(name, "is missing"))
+        if name not in existing:
+            mismatches.append(Mismatch(name, "is missing"))
         elif (size := path.stat().st_size) != one["bytes"]:
-            faults.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
+            mismatches.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
         elif hash_file(path, on_bytes) != one["sha256"]:
-            faults.append(Mismatch(name, "holds other bytes than it should"))
-    return faults, len(told)
+            mismatches.append(Mismatch(name, "holds other bytes than it should"))
+    return mismatches, len(recorded)
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Path in the folder -> bytes and sum.
+    """Return path in the folder -> bytes and checksum.
 
     Raises:
-        CheckpointError: there is no manifest, or it is none of ours.
+        CheckpointError: there is no manifest, or it has another form.
     """
     try:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]

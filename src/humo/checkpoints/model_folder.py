@@ -1,4 +1,4 @@
-"""Opens a model folder: what is in it, whether it is whole, how large it is; weights stay on the disk."""
+"""Open a model folder: check that it is complete, and read its components and sizes; weights stay on the disk."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ PUBLISHED_FILES = (
     "Wan2.1_VAE.*",
     "models_t5_umt5-xxl-enc-bf16.*",
 )
-"""Files that tell the published layout, or part of it."""
+"""Files that identify the published layout, or a part of it."""
 
 SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("spiece.model", "tokenizer.json"),
     "feature_extractor": (FEATURE_FILE,),
     "scheduler": ("scheduler_config.json",),
 }
-"""Component without weights -> the files of which it must have one."""
+"""Component without weights -> files of which it must have one."""
 
 INFER_ARCHITECTURE: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Architecture]] = {
     "transformer": infer_transformer,
@@ -56,40 +56,40 @@ INFER_ARCHITECTURE: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Architect
     "text_encoder": infer_text_encoder,
     "audio_encoder": infer_speech_encoder,
 }
-"""Component with weights -> what tells its sizes from them."""
+"""Component with weights -> function that infers its architecture."""
 
 TIED_WEIGHTS = frozenset({"encoder.embed_tokens.weight"})
 """Tensors that a file may hold a second time."""
 
 BUILTIN_MODEL = Path(__file__).parents[1] / "assets" / "nano"
-"""The model folder that is used where none is named."""
+"""Model folder that is used if none is named."""
 
 BUILTIN_TEACHER = BUILTIN_MODEL.with_name("nano-teacher")
-"""The model folder of what the embedded student learned from: guided, and not a student."""
+"""Model folder of the guided network that the built-in model was distilled from."""
 
 BUILTIN_MODELS = {"humo-nano": BUILTIN_MODEL, "humo-nano-teacher": BUILTIN_TEACHER}
-"""Names of the model folders that come inside the package."""
+"""Names of the built-in model folders."""
 
 NETWORK = "transformer"
 """The component that a model folder with a base has of its own."""
 
 BASE = "base"
-"""In a model folder's index: the way from it to the folder that has its other parts."""
+"""Key of a model folder's index: relative path of the folder that has its other components."""
 
 _CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One component of a model folder.
+    """A component of a model folder.
 
     Args:
-        folder: where it lies.
-        library: that its class comes from.
-        class_name: of that class.
-        config: its ``config.json``; nothing for a component without weights.
+        folder: its folder.
+        library: library of its class.
+        class_name: its class.
+        config: its ``config.json``; empty for a component without weights.
         weights: its weights files.
-        tensors: what they hold; nothing for a component without weights.
+        tensors: their tensors; empty for a component without weights.
     """
 
     folder: Path
@@ -101,18 +101,18 @@ class Component:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes of all tensors."""
+        """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     @property
     def quantized(self) -> Mapping[str, StoredTensor]:
-        """Weights of a transformer that are quantized, in the file and in memory."""
+        """Weights of a transformer that are stored quantized."""
         if self.folder.name != NETWORK:
             return {}
         return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANT_TYPES}
 
     def scale_of(self, weight: str) -> StoredTensor | None:
-        """The scale beside a quantized weight, if there is one.
+        """Return the scale beside a quantized weight, if there is one.
 
         Args:
             weight: its name.
@@ -121,7 +121,7 @@ class Component:
 
     @property
     def quant_types(self) -> Mapping[str, tuple[str, int]]:
-        """Quantized weight -> its type, and how many scales are beside it."""
+        """Quantized weight -> its type and number of scales."""
         scales = {name: self.scale_of(name) for name in self.quantized}
         return {
             name: (tensor.dtype, scale.shape[0] if (scale := scales[name]) is not None else 0)
@@ -130,20 +130,20 @@ class Component:
 
     @property
     def shapes(self) -> Shapes:
-        """Sizes of all weights, as they are once they are no longer quantized."""
+        """Shapes of all weights after dequantization."""
         scales = {name.removesuffix(".weight") + SCALE_SUFFIX for name in self.quantized}
         return {name: one.shape for name, one in self.tensors.items() if name not in TIED_WEIGHTS | scales}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A whole model folder.
+    """A complete model folder.
 
     Args:
         path: the folder.
         preset: its family.
-        components: name -> component, all of them.
-        base: the model folder that has all but the network, where this one leans on another.
+        components: name -> component.
+        base: the model folder that has all components but the transformer, if this one has a base.
     """
 
     path: Path
@@ -153,7 +153,7 @@ class ModelFolder:
 
     @property
     def architectures(self) -> Mapping[str, Architecture]:
-        """Component with weights -> its sizes."""
+        """Component with weights -> its architecture."""
         return {
             name: measure(part.shapes, part.config)
             for name, measure in INFER_ARCHITECTURE.items()
@@ -162,12 +162,13 @@ class ModelFolder:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes of all weights."""
+        """Bytes of all weights."""
         return sum(component.bytes for component in self.components.values())
 
 
 def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
-    """Where the weights of a request lie: the folder it names, the model of that name here, or the embedded model."""
+    """Return the folder of a model: a path, the name of a model in `models_folder` or of a built-in model, or None
+    for the built-in model."""
     if model is None:
         return BUILTIN_MODEL
     folder = Path(model)
@@ -178,52 +179,56 @@ def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
 
 
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
-    """Read a model folder's index and check that every component is there and whole.
+    """Read a model folder's index and check that every component is complete.
 
-    Only headers are read, and torch is not imported; of the last folders no more than the index, while their files are
-    what they were.
+    Only headers are read, and torch is not imported. Folders that were opened last are not read again while their
+    files are
+    unchanged.
 
     Args:
-        path: the folder that ``humo convert`` made.
+        path: a model folder, as ``humo convert`` writes it.
 
     Raises:
-        CheckpointError: no such folder, not converted yet, of an unknown family, or a component is missing or damaged.
+        CheckpointError: the folder does not exist, is not converted, or is of an unknown family; or a component is
+            missing
+            or damaged.
     """
     folder = Path(path)
     base = base_of(folder)
     stamps = _stamp_files(folder, base)  # before anything is read: what changes meanwhile is read again next time
-    known = _OPENED.pop(folder, None)
-    found = known[1] if known is not None and known[0] == stamps else _open(folder, base, str(path))
-    _OPENED[folder] = stamps, found
+    cached = _OPENED.pop(folder, None)
+    opened = cached[1] if cached is not None and cached[0] == stamps else _open(folder, base, str(path))
+    _OPENED[folder] = stamps, opened
     for oldest in list(_OPENED)[:-CACHED_FOLDERS]:
         _OPENED.pop(oldest, None)
-    return found
+    return opened
 
 
 FileStamps = tuple[tuple[str, int, int], ...]
-"""Of files: path, moment of change, size."""
+"""Path, modification time and size of files."""
 
 CACHED_FOLDERS = 8
+"""Number of opened model folders that are kept."""
 _OPENED: dict[Path, tuple[FileStamps, ModelFolder]] = {}
-"""The last folders that were opened, each as its files were then."""
+"""The last opened folders, with the stamps of their files."""
 
 
 def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
     homes = [folder] if base is None else [folder, base]
-    found = []
-    for place in (*homes, *(home / name for home in homes for name in COMPONENTS)):
-        with suppress(OSError), os.scandir(place) as entries:
-            found += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
-    return tuple(sorted(found))
+    stamps = []
+    for directory in (*homes, *(home / name for home in homes for name in COMPONENTS)):
+        with suppress(OSError), os.scandir(directory) as entries:
+            stamps += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
+    return tuple(sorted(stamps))
 
 
-def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
+def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
     if folder == BUILTIN_MODEL and not folder.is_dir():
         raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
     if not folder.is_dir():
         remedy = "give the model folder that `humo convert` made"
-        if asked in CATALOG:
-            remedy = f"`humo models get {asked}` downloads it; or {remedy}"
+        if model in CATALOG:
+            remedy = f"`humo models get {model}` downloads it; or {remedy}"
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
@@ -239,24 +244,24 @@ def _open(folder: Path, base: Path | None, asked: str) -> ModelFolder:
 
 
 def base_of(path: str | os.PathLike[str]) -> Path | None:
-    """The model folder that has all of a model but its network, which its index names as ``base``, from itself.
+    """Return the model folder that has all components but the transformer, which the index names as ``base``.
 
     Args:
-        path: a model folder; of what is none, nothing is said.
+        path: a model folder; None is returned for another folder.
 
     Raises:
-        CheckpointError: its base is no whole model folder itself.
+        CheckpointError: the base is no complete model folder.
     """
     folder = Path(path)
     if not (folder / MODEL_INDEX).is_file():
         return None
-    told = _read_index(folder).get(BASE)
-    if told is None:
+    base_path = _read_index(folder).get(BASE)
+    if base_path is None:
         return None
-    base = folder / str(told)
+    base = folder / str(base_path)
     if not (base / MODEL_INDEX).is_file() or BASE in _read_index(base):
-        problem = f"has its other parts from {told!r}, which is no whole model folder"
-        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"give {BASE!r} the path of one from here")
+        problem = f"names the base {base_path!r}, which is no complete model folder"
+        raise CheckpointError(str(folder / MODEL_INDEX), problem, f"set {BASE!r} to the relative path of one")
     return base
 
 
@@ -284,7 +289,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _class_of(folder: Path, index: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Library and class that the index gives a component."""
+    """Return library and class that the index gives a component."""
     entry = index.get(name)
     if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
         raise CheckpointError(str(folder / MODEL_INDEX), f"names no {name}", _CONVERT_AGAIN)
@@ -317,7 +322,8 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
 def _check_contents(
     component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Architecture], preset: Preset
 ) -> None:
-    """Every tensor is there, of the shape that its ``config.json`` says, and the network is of its preset's family."""
+    """Check that every tensor exists in the shape that ``config.json`` implies, and that the network is of its
+    family."""
     if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:  # by a library
         return
     shapes = component.shapes
@@ -337,13 +343,13 @@ def _check_contents(
             problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for setting, value in asdict(architecture).items():
-        told = component.config.get(setting, value)
-        if (tuple(told) if isinstance(told, list) else told) != value:
-            problem = f"config.json says {setting} = {told}, and the weights say {value}"
+        configured = component.config.get(setting, value)
+        if (tuple(configured) if isinstance(configured, list) else configured) != value:
+            problem = f"config.json says {setting} = {configured}, and the weights say {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     if isinstance(architecture, TransformerArchitecture):
         if bool(architecture.scale_inputs) is not (read_distillation(component.config) is not None):
-            problem = "is told the guidance scales by its weights alone, or by its config.json alone"
+            problem = "takes guidance scales according to its weights alone, or its config.json alone"
             raise CheckpointError(str(component.folder), problem, "distill it again")
         beside = architecture.in_channels > architecture.out_channels
         if beside is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):

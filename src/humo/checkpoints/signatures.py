@@ -1,4 +1,4 @@
-"""Tells from the names of its tensors what a file is: a part of HuMo, or which other model."""
+"""Identify a weights file by the names of its tensors: a component of HuMo, or another model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from humo.checkpoints.architecture import SpeechEncoderArchitecture
 
 
 class ComponentName(StrEnum):
-    """A part of the model that has weights; the value is its folder in our layout."""
+    """Component of the model that has weights; the value is its folder in the diffusers layout."""
 
     TRANSFORMER = "transformer"
     AUTOENCODER = "vae"
@@ -21,14 +21,14 @@ class ComponentName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A kind of file and how its tensors' names give it away.
+    """A kind of file, and the tensor names that identify it.
 
     Args:
-        title: what it is, for people.
-        patterns: each must be found in some tensor's name.
-        part: the part of HuMo that it is, or that it stands in the place of; nothing for a model of another kind.
-        fits: true if it is that part.
-        remedy: what to do when it does not fit.
+        title: for people.
+        patterns: each must match the name of some tensor.
+        component: the component of HuMo that it is or resembles; None for a model of another kind.
+        fits: whether it is that component.
+        remedy: what to do if it is not.
     """
 
     title: str
@@ -97,7 +97,7 @@ SIGNATURES = (
         True,
     ),
     Signature(
-        "an autoencoder for pictures",
+        "an autoencoder for images",
         (r"encoder\.down(_blocks)?\.0\.(block|resnets)\.",),
         ComponentName.AUTOENCODER,
         False,
@@ -144,7 +144,7 @@ SIGNATURES = (
         True,
     ),
 )
-"""In order: the first that fits says what a file is."""
+"""Kinds of files; the first one that matches identifies a file."""
 
 ANCHORS: Mapping[ComponentName, str] = {
     ComponentName.TRANSFORMER: r"patch_embedding\.weight",
@@ -152,13 +152,13 @@ ANCHORS: Mapping[ComponentName, str] = {
     ComponentName.TEXT_ENCODER: r"(?:token_embedding|shared|encoder\.embed_tokens)\.weight",
     ComponentName.AUDIO_ENCODER: r"conv1\.weight",
 }
-"""A tensor that each part has under any naming: what stands before its name is the file's prefix."""
+"""Component -> a tensor that it has under any naming; what precedes its name is the file's prefix."""
 
 WRAPPERS = frozenset(
     {"model", "module", "state_dict", "params", "net", "generator", "ema", "ema_model", "model_ema"}
     | {"diffusion_model", "dit", "transformer", "vae", "first_stage_model", "text_encoder", "audio_encoder", "encoder"}
 )
-"""Words that a prefix may be made of."""
+"""Names that a prefix can consist of."""
 
 DROPPED: tuple[tuple[ComponentName | None, str, str], ...] = (
     (None, r"(^|\.)(optimizer|optimizers|optim|lr_scheduler|grad_scaler)\b", "state of the training, not of the model"),
@@ -176,7 +176,7 @@ DROPPED: tuple[tuple[ComponentName | None, str, str], ...] = (
     (ComponentName.TEXT_ENCODER, r"^spiece_model$", "the tokenizer: written into its own folder"),
     (ComponentName.AUDIO_ENCODER, r"(^|\.)(decoder\.|proj_out\.)", "Whisper's decoder is not used"),
 )
-"""Tensors without a place in the converted model: part (or any), name, why they are left out."""
+"""Tensors that are not converted: component (or any), name, reason."""
 
 OTHER_WHISPERS = {
     (384, 4): "whisper-tiny",
@@ -184,14 +184,14 @@ OTHER_WHISPERS = {
     (768, 12): "whisper-small",
     (1024, 24): "whisper-medium",
 }
-"""(width, encoder layers) of the Whispers that are not large."""
+"""(width, encoder layers) of the Whisper models that are not large."""
 
 OTHER_LARGE_WHISPERS = {2: "a distilled whisper-large", 4: "whisper-large-v3-turbo"}
-"""Decoder layers of the Whispers whose encoders are as large as large-v3's."""
+"""Decoder layers of the Whisper models whose encoders are as large as large-v3's."""
 
 
 def recognize(names: Iterable[str]) -> Signature | None:
-    """What a file with these tensors is, or nothing if it resembles no model known here.
+    """Return the kind of a file with these tensors; None if no known model resembles it.
 
     Args:
         names: of all its tensors.
@@ -204,36 +204,36 @@ def recognize(names: Iterable[str]) -> Signature | None:
 
 
 def find_prefixes(component: ComponentName, names: Iterable[str]) -> list[str]:
-    """What may stand before this part's names in a file, best first: averaged weights before raw ones.
+    """Return the prefixes of a component's names in a file, the best first: averaged weights before raw ones.
 
     Args:
-        part: what the file was recognised as.
+        component: what the file was recognized as.
         names: of all its tensors.
     """
-    found = {
+    matches = {
         match[1]
         for name in names
         if (match := re.fullmatch(rf"((?:\w+\.)*?){ANCHORS[component]}", name))
         and WRAPPERS.issuperset(match[1].split(".")[:-1])
     }
-    return sorted(found, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))
+    return sorted(matches, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))
 
 
 def drop_reason(component: ComponentName, name: str) -> str:
-    """Why a tensor is left out; empty if there is no reason to.
+    """Return why a tensor is not converted; empty if there is no reason.
 
     Args:
-        part: the part that its file holds.
-        name: in the file.
+        component: what the file holds.
+        name: of the tensor in the file.
     """
     return next((why for of, pattern, why in DROPPED if of in (None, component) and re.search(pattern, name)), "")
 
 
 def name_other_whisper(architecture: SpeechEncoderArchitecture, names: Iterable[str]) -> str:
-    """Which Whisper this is, if it is a known one other than large-v3; else empty.
+    """Return the name of a known Whisper other than large-v3; empty if it is none.
 
     Args:
-        structure: of its encoder.
+        architecture: of its encoder.
         names: of all tensors in its file, the decoder's too.
     """
     width, layers = architecture.d_model, architecture.encoder_layers
@@ -242,6 +242,6 @@ def name_other_whisper(architecture: SpeechEncoderArchitecture, names: Iterable[
     if width != 1280:
         return ""
     if architecture.num_mel_bins == 80:
-        return "whisper-large or whisper-large-v2, which hear 80 bands and not 128"
-    decoder = {found[1] for name in names if (found := re.search(r"(?:^|\.)decoder\.layers\.(\d+)\.", name))}
+        return "whisper-large or whisper-large-v2, which take 80 mel bands instead of 128"
+    decoder = {matches[1] for name in names if (matches := re.search(r"(?:^|\.)decoder\.layers\.(\d+)\.", name))}
     return OTHER_LARGE_WHISPERS.get(len(decoder), "")

@@ -1,1 +1,1 @@
-"""The command `humo`: one file a command."""
+"""The command ``humo``: one file per subcommand."""

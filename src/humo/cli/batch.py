@@ -51,8 +51,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     from humo.jobs.generate import merge_fields
 
-    given = given_fields(options)
-    if "output" in given:
+    overrides = given_fields(options)
+    if "output" in overrides:
         raise RequestError("--output", "names one video, but a batch writes several", "use --output-dir FOLDER")
     if options.ray is not None:
         check_ray_address(options.ray)
@@ -60,7 +60,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("--workers", "requires --ray", "add --ray ADDRESS")
     config = read_config(options.config, rest, console)
     folder = options.output_dir or config.output_folder
-    return run_rows(Path(options.file), merge_fields(config.fields, given), folder, options, console)
+    return run_rows(Path(options.file), merge_fields(config.fields, overrides), folder, options, console)
 
 
 def run_rows(

@@ -168,8 +168,8 @@ def _write_clips(options: argparse.Namespace, settings: _Settings, console: Quie
             folder, config, clips=settings.clips, split=split, workers=settings.workers, progress=progress
         )
     splits = ", ".join(f"{count} {name}" for name, count in sorted(report.splits.items()))
-    text = f"{report.folder}: {report.made} clips written, {report.were_there} existed; in total {splits}"
-    values = {"folder": str(report.folder), "written": report.made, "existed": report.were_there}
+    text = f"{report.folder}: {report.written} clips written, {report.existed} existed; in total {splits}"
+    values = {"folder": str(report.folder), "written": report.written, "existed": report.existed}
     console.result(text, {**values, "splits": report.splits})
     return DONE
 

@@ -45,23 +45,23 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.cli.report import describe_plan
     from humo.jobs.generate import build_request, merge_fields, prepare_job, preview_path
 
-    given = given_fields(options)
+    overrides = given_fields(options)
     if options.replay is not None and options.config is not None:
         raise RequestError("--replay", "cannot be combined with --config", "drop one of them")
     config = read_config(options.config, rest, console)
-    if config.items is not None and "prompt" not in given:
-        if "output" in given:
+    if config.items is not None and "prompt" not in overrides:
+        if "output" in overrides:
             problem = f"names one video, but {config.items.name} lists several"
             raise RequestError("--output", problem, "drop it, and set generation.output.dir=FOLDER")
-        return run_rows(config.items, merge_fields(config.fields, given), config.output_folder, options, console)
-    base = _base_fields(config, options.replay, given, console)
-    job = prepare_job(build_request(merge_fields(base, given)))
+        return run_rows(config.items, merge_fields(config.fields, overrides), config.output_folder, options, console)
+    base = _base_fields(config, options.replay, overrides, console)
+    job = prepare_job(build_request(merge_fields(base, overrides)))
     plan = job.plan
     if config.family not in (None, plan.preset.name):
         console.note(f"the configuration is for {config.family}, but the model folder holds {plan.preset.name}")
     for note in plan.notes:
         # a note on a field that the record repeats was printed when the video was first generated
-        if options.replay is None or note.split()[0] not in base.keys() - given.keys():
+        if options.replay is None or note.split()[0] not in base.keys() - overrides.keys():
             console.note(note)
     if options.dry_run:
         console.result(*describe_plan(plan), kind="plan")
@@ -71,13 +71,13 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     return _generate(job, options, console)
 
 
-def _base_fields(config: RequestFile, replay: str | None, given: dict[str, Any], console: Quiet) -> dict[str, Any]:
+def _base_fields(config: RequestFile, replay: str | None, overrides: dict[str, Any], console: Quiet) -> dict[str, Any]:
     """Return the fields of the request that ``--config`` or ``--replay`` sets."""
     if replay is not None:
         from humo.jobs.replay import read_request
 
-        fields = read_request(Path(replay), given)
-        if "output" not in given:
+        fields = read_request(Path(replay), overrides)
+        if "output" not in overrides:
             console.note(f"the video is written to {fields['output']}")
         return fields
     fields = dict(config.fields)

@@ -155,7 +155,7 @@ def check_ray_address(word: str) -> None:
 
 
 def check_installed(*packages: str) -> None:
-    """Refuse to go on without the packages of an extra.
+    """Check that the packages of an extra are installed.
 
     Raises:
         DependencyError: one is not installed; the error names the extra.

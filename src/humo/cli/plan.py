@@ -95,8 +95,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         console.result(describe_placement(estimated, kind), _values(estimated), kind="placement")
     best = fastest_placement(estimate, kind, *sizes, quantized=quantized)
     console.result(
-        f"the fastest that fits: --placement {best.placement.name}, the default of `humo generate`",
-        {"placement": best.placement.name},
+        f"the fastest that fits: {best.placement}, the default of `humo generate`",
+        {"offload": best.placement.offload, "quantize": best.placement.quantize},
     )
     return 0
 
@@ -180,18 +180,19 @@ def describe_placement(estimated: PlacementEstimate, kind: str) -> str:
         if kind == "cpu"
         else f"GPU {_gigabytes(estimated.device)}, host {_gigabytes(estimated.host)}"
     )
-    exact = "" if estimated.placement.exact else ", not exact"
+    exact = "" if estimated.placement.is_exact else ", not exact"
     fits, placement = "fits" if estimated.fits else "", estimated.placement
-    return f"{fits:4}  {placement.name:9} {sizes} (peak in {estimated.phase}): {placement.title}{exact}"
+    return f"{fits:4}  {placement!s:31} {sizes} (peak in {estimated.phase}): {placement.title}{exact}"
 
 
 def _values(estimated: PlacementEstimate) -> dict[str, Any]:
     return {
-        "placement": estimated.placement.name,
+        "offload": estimated.placement.offload,
+        "quantize": estimated.placement.quantize,
         "device": estimated.device,
         "host": estimated.host,
         "phase": estimated.phase,
-        "exact": estimated.placement.exact,
+        "exact": estimated.placement.is_exact,
         "fits": estimated.fits,
     }
 

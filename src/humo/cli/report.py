@@ -44,10 +44,10 @@ def describe_plan(plan: GenerationPlan) -> Report:
     }
     windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none (silence)"
     each = " or ".join(str(passes) for passes in sorted(per_step))
-    shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in fields.items()}
+    field_values = {name: ", ".join(value) if isinstance(value, list) else value for name, value in fields.items()}
     rows = {
         "family": plan.preset.title,
-        **{name: value for name, value in shown.items() if value not in ("", "auto", False)},
+        **{name: value for name, value in field_values.items() if value not in ("", "auto", False)},
         "length": f"{geometry.frames} frames, {geometry.seconds:g} s",
         "latent frames": f"{geometry.latent_frames}, of them {geometry.reference_slots} for references",
         "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",

@@ -1,8 +1,9 @@
-"""From sound to the windows of encoder rows that each latent frame hears.
+"""From audio samples to the windows of encoder rows of each latent frame.
 
 Shape suffixes: T audio rows, N bands of encoder states, D width, F latent frames, W rows a window.
 
-**Source:** method.md, 3.
+**Source:** ``humo/utils/audio_processor_whisper.py``, ``AudioProcessor.get_audio_feature`` and ``audio_emb_enc``;
+``humo/generate.py``, ``Generator.get_audio_emb_window``.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from humo.geometry import (
 def encode_audio(
     samples: NDArray[np.float32], extractor: Any, encoder: Any, bands: int, rows: int | None = None
 ) -> Tensor:
-    """Encoder rows of a sound, 25 a second, (T, N, D).
+    """Return the encoder rows of audio, 25 a second, (T, N, D).
 
     Args:
-        sound: (samples,) mono, 16 kHz, in [-1, 1].
+        samples: (n,) mono, 16 kHz, in [-1, 1].
         extractor: Whisper's feature extractor.
         encoder: `SpeechEncoder`, on any device.
         bands: N, into which the encoder's states are pooled.
-        rows: how many rows are wanted, default all; the rest of a long sound is not encoded, and the rows are the
+        rows: how many rows are wanted, default all; the rest of long audio is not encoded, and the rows are the
             same as if it were.
     """
     fast = encoder_rows(len(samples))
@@ -92,7 +93,7 @@ def _resample(rows_TND: Tensor, step: np.float32, wanted: int) -> Tensor:
 
 
 def audio_windows(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
-    """The rows each latent frame hears, silence (zeros) outside the sound and on reference slots, (F, W, N, D).
+    """Return the rows of each latent frame, (F, W, N, D); zeros outside the audio and on reference slots.
 
     Args:
         rows_TND: encoder rows, 25 a second.
@@ -100,11 +101,11 @@ def audio_windows(rows_TND: Tensor, latents: int, slots: int) -> Tensor:
         slots: reference slots after them.
     """
     needed = audio_window(latents - 1).stop
-    heard = F.pad(rows_TND[:needed], (0, 0, 0, 0, AUDIO_LEAD, max(0, needed - len(rows_TND))))
-    windows = heard.unfold(0, AUDIO_WINDOW, TEMPORAL_STRIDE).movedim(-1, 1)
+    padded = F.pad(rows_TND[:needed], (0, 0, 0, 0, AUDIO_LEAD, max(0, needed - len(rows_TND))))
+    windows = padded.unfold(0, AUDIO_WINDOW, TEMPORAL_STRIDE).movedim(-1, 1)
     return F.pad(windows, (0, 0, 0, 0, 0, 0, 0, slots))
 
 
 def null_audio_windows(latents: int, bands: int, width: int) -> Tensor:
-    """The windows of no sound at all, (F, W, N, D), for a sequence of ``latents`` latent frames."""
+    """Return all-zero windows (F, W, N, D), the null audio condition, for ``latents`` latent frames."""
     return torch.zeros(latents, AUDIO_WINDOW, bands, width)

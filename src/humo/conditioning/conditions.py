@@ -1,4 +1,4 @@
-"""Text, image and audio conditions in one value; switched off one by one for guidance and for training dropout.
+"""Text, image and audio conditions in one value; guidance and training dropout replace each by its null condition.
 
 Shape suffixes: B batch, L text positions, D width, F latent frames of the whole sequence, W rows a window, N bands.
 """
@@ -20,12 +20,12 @@ Keep = bool | Tensor
 
 @dataclass(frozen=True)
 class Conditions:
-    """What steers the network, each beside what stands for its absence.
+    """Conditions of the network, each with its null condition.
 
     Args:
-        text, no_text: (B, L, D) embeddings of the prompt and of the negative one, zeros after the true length.
-        image, no_image: the image condition with and without references (`model.reference`), equal in shape.
-        audio: (B, F, W, N, D) windows of encoder rows, zeros on reference slots; absence is zeros.
+        text, null_text: (B, L, D) embeddings of the prompt and of the negative one, zeros after the true length.
+        image, null_image: the image condition with and without references (`model.reference`), equal in shape.
+        audio: (B, F, W, N, D) windows of encoder rows, zeros on reference slots; the null condition is zeros.
     """
 
     text: Tensor
@@ -35,10 +35,10 @@ class Conditions:
     audio: Tensor
 
     def keep(self, *, text: Keep = True, image: Keep = True, audio: Keep = True) -> Conditions:
-        """The same with some conditions switched off.
+        """Return the conditions with some replaced by their null conditions.
 
         Args:
-            text, image, audio: True keeps it, False switches it off; or one boolean for each of the batch, (B,).
+            text, image, audio: True keeps it, False replaces it; or one boolean for each of the batch, (B,).
         """
         length = max(self.text.shape[1], self.null_text.shape[1])
         return replace(
@@ -49,7 +49,7 @@ class Conditions:
         )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
-        """The same on a device, the texts in the precision to be computed in."""
+        """Return the conditions on a device, the texts in the blocks' dtype."""
         return Conditions(
             text=self.text.to(device, dtype),
             null_text=self.null_text.to(device, dtype),
@@ -59,28 +59,28 @@ class Conditions:
         )
 
     def within(self, window: Window, slots: int) -> Conditions:
-        """Those of a window of a long clip.
+        """Return the conditions of a window of a long clip.
 
         Args:
             window: of latent frames.
             slots: reference slots at the end of the sequence.
         """
 
-        def picture(image: Tensor) -> Tensor:
+        def cut_image(image: Tensor) -> Tensor:
             if image.shape[2] == slots:  # references alone
                 return image
             return torch.cat([image[:, :, : window.latent_frames], image[:, :, -slots:]], dim=2)
 
         return replace(
             self,
-            image=picture(self.image),
-            null_image=picture(self.null_image),
+            image=cut_image(self.image),
+            null_image=cut_image(self.null_image),
             audio=torch.cat([self.audio[:, window.start : window.end], self.audio[:, -slots:]], dim=1),
         )
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:
-    """Several conditions as one batch: several requests, or several passes in one call of the network."""
+    """Return several conditions as one batch: of several requests, or of several passes in one network call."""
     length = max(text.shape[1] for one in conditions for text in (one.text, one.null_text))
     return Conditions(
         text=torch.cat([pad_text(one.text, length) for one in conditions]),
@@ -96,7 +96,7 @@ def pad_text(text_BLD: Tensor, length: int) -> Tensor:
     return F.pad(text_BLD, (0, 0, 0, length - text_BLD.shape[1]))
 
 
-def _select(switch: Keep, there: Tensor, absent: Tensor) -> Tensor:
-    if isinstance(switch, bool):
-        return there if switch else absent
-    return torch.where(switch.view(-1, *[1] * (there.ndim - 1)), there, absent)
+def _select(keep: Keep, value: Tensor, null: Tensor) -> Tensor:
+    if isinstance(keep, bool):
+        return value if keep else null
+    return torch.where(keep.view(-1, *[1] * (value.ndim - 1)), value, null)

@@ -1,8 +1,9 @@
-"""Between pixels and latents: reference pictures, the blank video, the finished video.
+"""Conversion between pixels and latents: reference images, the blank video, the finished video.
 
 Shape suffixes: B batch, C latent channels, F frames (latent or video), H, W size. Pixels are in [-1, 1].
 
-**Source:** method.md, 2. The autoencoder's mean is taken (nothing sampled), normalised by its published means and
+**Source:** ``humo/generate.py``, ``Generator.load_image_latent_ref_id``; ``humo/models/wan_modules/vae.py``,
+``WanVAE``. The autoencoder's mean is taken (nothing sampled), normalized by its published means and
 deviations.
 """
 
@@ -21,7 +22,7 @@ from humo.model.autoencoder import StreamingEncoder
 
 
 def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalised latents (B, C, k + 1, H / 8, W / 8).
+    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalized latents (B, C, k + 1, H / 8, W / 8).
 
     Args:
         video_BCFHW: a whole video, or what an encoder goes on with.
@@ -57,7 +58,7 @@ def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
 def encode_references(
     pictures: Sequence[Image.Image], vae: Any, width: int, height: int, device: torch.device
 ) -> Tensor:
-    """Reference pictures, fitted on white, each a one-frame video -> (1, C, R, H, W), in order."""
+    """Encode reference images, letterboxed on white, each as a one-frame video -> (1, C, R, H, W), in order."""
     latents = [
         encode_video(
             torch.from_numpy(to_pixels(letterbox(picture, width, height)))[None, :, None].to(device, vae.dtype), vae
@@ -69,7 +70,7 @@ def encode_references(
 
 @torch.no_grad()
 def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
-    """Latents (1, C, L, H, W) of an all-zero (mid-grey) video of any length and size."""
+    """Latents (1, C, L, H, W) of an all-zero (mid-gray) video of any length and size."""
     size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
     encoder = StreamingEncoder(vae)
     lengths = [1, *[TEMPORAL_STRIDE] * (latents - 1)]

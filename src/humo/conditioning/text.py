@@ -1,6 +1,7 @@
-"""From words to text embeddings: clean, tokenise, encode by umT5, cut at the true length.
+"""From prompts to text embeddings: clean, tokenize, encode by umT5, cut at the true length.
 
-**Source:** method.md, 4 (text embeddings are cut at the prompt's true length; the network pads with zeros).
+**Source:** ``humo/models/wan_modules/t5.py``, ``T5EncoderModel.__call__``; ``tokenizers.py``, ``HuggingfaceTokenizer``.
+Text embeddings are cut at the prompt's true length; the network pads with zeros.
 """
 
 from __future__ import annotations

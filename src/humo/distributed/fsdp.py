@@ -1,4 +1,4 @@
-"""Training in several processes: what they share, and the network's weights in shards (FSDP2)."""
+"""Train in several processes: shard a model's weights (FSDP2), and average gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from humo.distributed.process_group import ProcessGroup
 
 
-def shard(learner: Any, precision: torch.dtype) -> None:
+def shard(model: Any, precision: torch.dtype) -> None:
     """Divide a learner's weights among all processes, block by block; its blocks compute in a precision.
 
     Args:
@@ -23,20 +23,20 @@ def shard(learner: Any, precision: torch.dtype) -> None:
     """
     lowered = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     full = MixedPrecisionPolicy(cast_forward_inputs=False)
-    blocks: Any = learner.transformer.blocks
+    blocks: Any = model.transformer.blocks
     for block in blocks:
         fully_shard(block, mp_policy=full if precision is torch.float32 else lowered)
-    fully_shard(learner, mp_policy=full)
+    fully_shard(model, mp_policy=full)
 
 
-def set_gradient_sync(learner: nn.Module, last: bool) -> None:
-    """Of several accumulated passes, share the gradients after the last alone."""
-    if isinstance(learner, FSDPModule):
-        learner.set_requires_gradient_sync(last)
+def set_gradient_sync(model: nn.Module, last: bool) -> None:
+    """Exchange the gradients of accumulated passes only after the last one."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
 
 
 def average_gradients(weights: Iterable[Tensor], group: ProcessGroup) -> None:
-    """The mean of all processes' gradients, for a network that each of them holds whole."""
+    """Average the gradients of all processes, for a model that each of them holds unsharded."""
     if group.size > 1:
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         flat = group.all_reduce_mean(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -45,7 +45,7 @@ def average_gradients(weights: Iterable[Tensor], group: ProcessGroup) -> None:
 
 
 def broadcast_weights(weights: Sequence[Tensor], rank: int, group: ProcessGroup) -> None:
-    """Take over what one process has made of some weights, which all of them hold."""
+    """Overwrite weights that all processes hold unsharded with those of process ``rank``."""
     if group.size > 1 and weights:
         flat = torch.cat([weight.flatten() for weight in weights])
         dist.broadcast(flat, src=rank)
@@ -54,22 +54,23 @@ def broadcast_weights(weights: Sequence[Tensor], rank: int, group: ProcessGroup)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that may be in shards, all of it; every process must ask."""
+    """Return a tensor that may be sharded as a whole; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state_dict(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
-    """All of them in the first process's memory, and none in the others'; every process must ask."""
-    found = {}
+    """Return all tensors as a whole in the main process's memory, and none in the others; every process must call
+    this."""
+    full_tensors = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor.detach())
         if group.is_main:
-            found[name] = full.to("cpu", copy=True)
-    return found
+            full_tensors[name] = full.to("cpu", copy=True)
+    return full_tensors
 
 
 def distribute_like(full: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, in shards and on the device as another is."""
+    """Return a whole tensor on the device of another one, and sharded like it."""
     if isinstance(other, DTensor):
         return distribute_tensor(full.to(other.device), other.device_mesh, other.placements)
     return full.to(other.device)

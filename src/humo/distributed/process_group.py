@@ -1,6 +1,6 @@
-"""Several processes at one job, started by torchrun: who this one is among all, and what they share.
+"""The processes that torchrun started for one job: the number of this one, and what they exchange.
 
-Without torchrun there is one, and torch.distributed is never started.
+Without torchrun there is a single process, and torch.distributed is not initialized.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from humo.runtime.device import choose_device
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all: its number, how many there are, and its device."""
+    """This process among all.
+
+    Args:
+        rank: number of this process.
+        size: number of processes.
+        device: device of this process.
+    """
 
     rank: int = 0
     size: int = 1
@@ -34,67 +40,67 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes."""
+        """True for the process that writes files and reports."""
         return self.rank == 0
 
     def local_slice(self, count: int) -> slice:
-        """This process's part of ``count`` things.
+        """Return this process's slice of ``count`` samples.
 
         Raises:
-            RequestError: they cannot be divided evenly.
+            RequestError: ``count`` is not a multiple of the number of processes.
         """
         if count % self.size:
-            problem = f"{count} samples a pass cannot be divided into {self.size} processes"
-            raise RequestError("batch", problem, f"give a multiple of {self.size}, or start fewer")
+            problem = f"{count} samples a pass cannot be divided among {self.size} processes"
+            raise RequestError("batch", problem, f"use a multiple of {self.size}, or start fewer processes")
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def gather(self, mine: Any) -> list[Any]:
-        """Every process's value, in order."""
+        """Return every process's value, by rank."""
         if self.size == 1:
             return [mine]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, mine)
+        return values
 
     def all_reduce_mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """Return the mean over all processes; ``values`` is overwritten."""
         if self.size > 1:
             dist.all_reduce(values)
             values /= self.size
         return values
 
     def broadcast_flag(self, word: bool) -> bool:
-        """The first one's word."""
+        """Return the main process's flag in every process."""
         return bool(self.gather(word)[0])
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""One process, on the CPU."""
+"""The group of a single process on the CPU."""
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the others, if torchrun started this process.
+    """Initialize torch.distributed if torchrun started this process, and yield the group.
 
     Args:
-        device: as in a recipe.
+        device: as in a request or a recipe.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = choose_device(device)
+    device_name = choose_device(device)
     if size == 1:
-        yield ProcessGroup(device=place)
+        yield ProcessGroup(device=device_name)
         return
-    if place == "cuda":
-        place = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.startswith("cuda") else "gloo")
+    if device_name == "cuda":
+        device_name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device_name)
+    dist.init_process_group("nccl" if device_name.startswith("cuda") else "gloo")
     try:
-        yield ProcessGroup(dist.get_rank(), size, place)
+        yield ProcessGroup(dist.get_rank(), size, device_name)
     finally:
         dist.destroy_process_group()

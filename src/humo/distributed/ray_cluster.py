@@ -1,6 +1,7 @@
-"""Joining a Ray cluster, or making one on this machine; which of its machines can work.
+"""Join a Ray cluster, or start one on this machine, and list the nodes that can work.
 
-**Source:** Ray's documentation (``ray.init``, ``ray.nodes``); gRPC's health protocol, which Ray's head answers.
+**Source:** Ray's documentation (https://docs.ray.io, ``ray.init``, ``ray.nodes``); gRPC's health protocol, which Ray's
+head node answers (https://github.com/grpc/grpc/blob/master/doc/health-checking.md).
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ import ray
 from humo.errors import RequestError
 
 LOCAL = "local"
-"""The address of a cluster that is made on this machine, and goes with the process."""
+"""Address of a cluster that is started on this machine and stops with the process."""
 
 HEAD_TIMEOUT_SECONDS = 5.0
-"""In which the head of a cluster must answer."""
+"""Seconds in which the head node of a cluster must answer."""
 
 OBJECT_STORE_BYTES = 80 * 2**20
-"""Ray's shared memory, of which nothing here makes use: about the least it takes."""
+"""Bytes of Ray's shared memory, which is not used here; about the least that Ray accepts."""
 
 
 def join(address: str, workers: int | None) -> None:
-    """Join a cluster, or make one on this machine.
+    """Join a cluster, or start one on this machine.
 
     Args:
-        address: ``HOST:PORT`` of its head, or `LOCAL`.
-        workers: that one made here must have room for.
+        address: ``HOST:PORT`` of the head node, or `LOCAL`.
+        workers: number of workers that a local cluster must have processors for.
 
     Raises:
-        RequestError: nobody answers there, or this machine is no part of it.
+        RequestError: no head node answers at the address, or this machine is not part of the cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     wanted: dict[str, Any] = {"address": address}
     if address == LOCAL:
         processors = max(os.cpu_count() or 1, workers or 1)
@@ -52,28 +53,29 @@ def join(address: str, workers: int | None) -> None:
 
 
 def connection_error(address: str, error: Exception) -> RequestError:
-    """What is said where a cluster cannot be joined."""
+    """Return the error for a cluster that cannot be joined."""
     remedy = "start it on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
     return RequestError("--ray", f"{address} cannot be joined ({first_line(error)})", remedy)
 
 
 def _check_head(address: str) -> None:
-    """Whether a Ray answers; Ray itself would ask for minutes."""
+    """Raise RequestError unless a head node answers; Ray's own attempt would take minutes."""
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=HEAD_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            remedy = "give HOST:PORT of the cluster's head, as `ray start --head` tells it, or local"
+            remedy = "give HOST:PORT of the cluster's head, as `ray start --head` prints it, or local"
             raise RequestError("--ray", f"no Ray answers at {address} ({error.details()})", remedy) from error
 
 
 def usable_nodes() -> tuple[list[dict[str, Any]], str, int]:
-    """Those that have what a worker needs; the word for it; and how many workers there are at best.
+    """Return the nodes that can run a worker, the resource that a worker takes (``GPU`` or ``CPU``), and the number of
+    workers.
 
-    One for each GPU if there are any, and otherwise one for each machine with a processor to spare.
+    There is one worker for each GPU if there are any, and otherwise one for each node with a free processor.
 
     Raises:
-        RequestError: there is no such machine.
+        RequestError: no node can run a worker.
     """
     alive = [one for one in ray.nodes() if one["Alive"]]
     for kind in ("GPU", "CPU"):
@@ -81,9 +83,11 @@ def usable_nodes() -> tuple[list[dict[str, Any]], str, int]:
         if fit:
             each = sum(int(one["Resources"][kind]) for one in fit) if kind == "GPU" else len(fit)
             return fit, kind, each
-    raise RequestError("--ray", "has no machine with a processor to spare", "start one: ray start --address ...")
+    raise RequestError(
+        "--ray", "the cluster has no node with a free GPU or processor", "add one with `ray start --address HOST:PORT`"
+    )
 
 
 def first_line(error: BaseException) -> str:
-    """An error in a line."""
+    """Return the first line of an error."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

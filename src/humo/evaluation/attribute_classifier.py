@@ -24,7 +24,7 @@ from humo.model.seeding import seeded_generator
 from humo.training.dataset import ClipFiles
 from humo.training.tensor_files import write_tensors
 
-ATTRIBUTES = ("hair_colour", "clothes_colour", "glasses", "beard", "background")
+ATTRIBUTES = ("hair_colour", "clothes_colour", "glasses", "beard", "background")  # word kept: columns of corpora
 """Columns of truth/attributes.parquet that are classified."""
 
 PRESENCE_ONLY = {"glasses": "glasses", "beard": "beard"}

@@ -44,6 +44,7 @@ from humo.media.audio import load_audio
 from humo.media.face_identity import Embedding, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import read_video
+from humo.progress import Progress
 from humo.training.config import DataConfig
 from humo.training.dataset import ClipFiles, read_attributes, read_truth, scan_corpus
 
@@ -62,10 +63,9 @@ BATCH_SIZE = 4
 REFERENCE_PREFIX = "reference_"
 """Prefix of the columns of truth/attributes.parquet that describe the reference image."""
 
-CHANGING_ATTRIBUTES = ("clothes_colour", "background")
+CHANGING_ATTRIBUTES = ("clothes_colour", "background")  # word kept: column of corpora
 """Attributes in which a reference image may differ from its clip."""
 
-Progress = Callable[[str, int, int], None]
 Metrics = dict[str, Any]
 
 
@@ -105,7 +105,8 @@ def load_samples(folder: str, count: int, frames: int) -> list[Sample]:
     """
     data = DataConfig(folder=folder)
     corpus = scan_corpus(data)
-    columns = ("person", "has_sound", *ATTRIBUTES, *(f"{REFERENCE_PREFIX}{name}" for name in CHANGING_ATTRIBUTES))
+    reference_columns = (f"{REFERENCE_PREFIX}{name}" for name in CHANGING_ATTRIBUTES)
+    columns = ("person", "has_sound", *ATTRIBUTES, *reference_columns)  # word kept: column of corpora
     samples: list[Sample] = []
     for group, split in SPLITS.items():
         clips = corpus.clips.get(split, ())
@@ -317,7 +318,7 @@ class Evaluator:
     def _lip_metrics(self, measured: Sequence[ClipMeasurement], indices: Sequence[int]) -> Metrics:
         """Compute the correlation of mouth and true jaw, that with the jaws of other samples, and the best lag.
 
-        ``mouth_jaw_corr`` is not SyncNet's Sync-C. ``av_offset`` is positive where the picture is late.
+        ``mouth_jaw_corr`` is not SyncNet's Sync-C. ``av_offset`` is positive where the mouth is late.
         """
         speaking = [n for n in indices if self.samples[n].jaw.std() > MIN_JAW_STD]
         matched, mismatched, by_lag = [], [], []

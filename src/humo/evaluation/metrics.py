@@ -76,7 +76,7 @@ def correlation(a: Curve, b: Curve) -> float:
 def correlation_by_lag(mouth: Curve, jaw: Curve) -> dict[int, float]:
     """Return the correlation of mouth and jaw at each lag from -`MAX_LAG` to `MAX_LAG` frames.
 
-    At a positive lag the picture is late.
+    At a positive lag the mouth is late.
     """
     correlations = {}
     for lag in range(-MAX_LAG, MAX_LAG + 1):

@@ -23,10 +23,10 @@ from humo.inference.lora_file import describe_ignored, read_lora
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
 
-DISTILLED_PREFIX = "transformer.scale_embedder."
+DISTILLED_PREFIX = "transformer.guidance_embedder."
 """Prefix of the keys of a distilled LoRA's other tensors."""
 
-DISTILLATION_KEY = "learned"
+DISTILLATION_KEY = "distillation"
 """Key of a tensor (8,) after `DISTILLED_PREFIX`: steps, shift, then the lowest and the highest of each scale."""
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def distillation_tensors(student: Distillation, embedder: Mapping[str, Tensor]) 
 
     Args:
         student: steps, shift and scales that it was distilled for.
-        embedder: weights of the transformer's ``scale_embedder``.
+        embedder: weights of the transformer's ``guidance_embedder``.
     """
     ends = [end for name in SCALE_NAMES for end in student.scales[name]]
     learned = torch.tensor([float(student.steps), student.shift, *ends])
@@ -196,12 +196,12 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         """Make the network the distilled one of its LoRA, which takes guidance scales as inputs."""
         steps, shift, *ends = tensors.pop(DISTILLATION_KEY).tolist()
         scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
-        self.transformer.become_student({"steps": int(steps), "shift": shift, "scales": scales})
-        self.transformer.scale_embedder.load_state_dict({name: weight.float() for name, weight in tensors.items()})
-        self.transformer.scale_embedder.to(self.transformer.device)
+        self.transformer.enable_guidance_embedding({"steps": int(steps), "shift": shift, "scales": scales})
+        self.transformer.guidance_embedder.load_state_dict({name: weight.float() for name, weight in tensors.items()})
+        self.transformer.guidance_embedder.to(self.transformer.device)
 
     def _forget_distillation(self) -> None:
-        self.transformer.forget_student()
+        self.transformer.disable_guidance_embedding()
         self._distilled_by = None
 
 

@@ -279,7 +279,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         """
         execution, last = execution or self.execution, len(plan.windows) - 1
         window_cache = window_cache if last else NO_WINDOW_CACHE
-        continuation = self.transformer.config.continues
+        continuation = self.transformer.config.continuation
         decode, anchor = self._video_decoder(), self._encode_anchor
         sequence = WindowSequence(plan, conditions, noise, seeds, decode, anchor, continuation=continuation)
         for number, window in enumerate(plan.windows):

@@ -20,7 +20,7 @@ from humo.guidance import Rung
 from humo.inference.execution import Execution
 from humo.model.caches import check_cache, is_compiled, is_hooked
 from humo.model.reference import network_input
-from humo.model.transformer import Heard, HuMoTransformer3DModel, Offered
+from humo.model.transformer import CrossAttentionKV, HuMoTransformer3DModel, KVCache
 from humo.presets import ReferenceInjection
 from humo.request import CacheName
 
@@ -80,7 +80,7 @@ class PassInputs(NamedTuple):
     """
 
     conditions: Conditions
-    cross_attention_kv: Heard | None
+    cross_attention_kv: CrossAttentionKV | None
     branch: str
     guidance: Tensor | None = None
 
@@ -114,8 +114,8 @@ class VelocityPredictor:
         self._execution = Execution() if execution is None else execution
         self._batch_passes = batch_passes
         self._inputs: dict[tuple[str, ...], PassInputs] = {}
-        self._text_kv: dict[tuple[bool, ...], Offered] = {}
-        self._audio_kv: dict[tuple[bool, ...], Offered] = {}
+        self._text_kv: dict[tuple[bool, ...], KVCache] = {}
+        self._audio_kv: dict[tuple[bool, ...], KVCache] = {}
         self._weights_move = self._execution.release_prefetch is not None or any(
             isinstance(part, FSDPModule) or hasattr(part, "_hf_hook") or is_hooked(part)
             for part in transformer.modules()
@@ -157,14 +157,14 @@ class VelocityPredictor:
             self._inputs[branches] = PassInputs(conditions, kv, "+".join(branches), guidance)
         return self._inputs[branches]
 
-    def _cross_attention_kv(self, conditions: Conditions, rungs: list[Rung]) -> Heard:
+    def _cross_attention_kv(self, conditions: Conditions, rungs: list[Rung]) -> CrossAttentionKV:
         text, audio = tuple(rung.text for rung in rungs), tuple(rung.audio for rung in rungs)
         dtype = conditions.text.dtype
         if text not in self._text_kv:
-            self._text_kv[text] = self._transformer.hear_text(conditions.text)
+            self._text_kv[text] = self._transformer.text_kv(conditions.text)
         if audio not in self._audio_kv:
-            self._audio_kv[audio] = self._transformer.hear_sound(conditions.audio, dtype)
-        return Heard(self._text_kv[text], self._audio_kv[audio], dtype)
+            self._audio_kv[audio] = self._transformer.audio_kv(conditions.audio, dtype)
+        return CrossAttentionKV(self._text_kv[text], self._audio_kv[audio], dtype)
 
     def _run_pass(self, latents_BCLHW: Tensor, timestep_B: Tensor, inputs: PassInputs) -> Tensor:
         """Run the network once; again, as often as memory can be freed after it ran out."""
@@ -178,8 +178,8 @@ class VelocityPredictor:
                         timestep=timestep_B,
                         encoder_hidden_states=conditions.text if kv is None else None,
                         audio_hidden_states=conditions.audio if kv is None else None,
-                        heard=kv,
-                        scales=None if guidance is None else guidance.expand(len(latents_BCLHW), -1),
+                        cross_attention_kv=kv,
+                        guidance=None if guidance is None else guidance.expand(len(latents_BCLHW), -1),
                         attention_kwargs=None if context_parallel is None else {"context_parallel": context_parallel},
                         return_dict=False,
                     )[0]

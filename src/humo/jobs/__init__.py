@@ -1,1 +1,1 @@
-"""From requests to finished files."""
+"""Jobs: requests to finished files, batches and replay."""

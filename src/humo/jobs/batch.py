@@ -111,11 +111,9 @@ def run_batch(
         if dry_run:
             finish(Outcome(row, "ready", Path(request.output)))
             continue
-        num_bytes = 0 if job.inputs is None else job.inputs.num_bytes
-        if kept_bytes + num_bytes > MAX_INPUT_BYTES:
+        kept_bytes += 0 if job.inputs is None else job.inputs.num_bytes
+        if kept_bytes > MAX_INPUT_BYTES:
             job = PreparedJob(job.plan)
-        else:
-            kept_bytes += num_bytes
         groups.setdefault((request.model, request.device, request.dtype), []).append((row, job))
     for outcome in run_rows([pair for pairs in groups.values() for pair in pairs]):
         finish(outcome)
@@ -162,13 +160,13 @@ def prepare_row(
     if row.problem is not None:
         raise row.problem
     fields = merge_fields(defaults, row.fields)
-    given = row.fields.get("output")
-    request = build_request({**fields, "output": "out.mp4" if given is None else given})
-    if given is None:
+    row_output = row.fields.get("output")
+    request = build_request({**fields, "output": "out.mp4" if row_output is None else row_output})
+    if row_output is None:
         seed = request.seed if request.seed is not None else read_preset(request).seed
         name = item_output(row.name, seed) if row.published else row.name + VIDEO_SUFFIX
     else:
-        name = str(given)
+        name = str(row_output)
     output = Path(name) if output_folder is None else output_folder / name
     first = outputs.setdefault(output.resolve(), row)
     if first is not row:

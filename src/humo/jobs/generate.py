@@ -20,7 +20,7 @@ from humo.jobs.engine import Engine
 from humo.jobs.inputs import JobInputs, check_separator, load_inputs
 from humo.jobs.phase_timer import PhaseTimer
 from humo.jobs.replay import make_record
-from humo.media.provenance import GenerationRecord, content_digest, watermark_payload
+from humo.media.provenance import GenerationRecord, content_digest, to_metadata, watermark_payload, write_sidecar
 from humo.presets import Preset
 from humo.progress import ProgressCallback, never_stop, no_progress
 from humo.request import GenerateRequest, GenerationPlan, parse_request, resolve
@@ -177,7 +177,6 @@ def generate(
     """
     from humo.environment import identity_folder
     from humo.media.credentials import open_identity
-    from humo.media.provenance import to_metadata, write_sidecar
     from humo.media.video import VideoFormat, write_video
     from humo.media.watermark import embed_watermark
     from humo.runtime.device import gc_paused
@@ -188,15 +187,13 @@ def generate(
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
     plan = engine.resolve_runtime(job.plan)
     request, geometry = plan.request, plan.geometry
-    assert request.seed is not None
     record = make_record(plan, keep_paths=keep_paths)
     output = Path(request.output)
-    cache_key = f"{content_digest(record)} {request.device} {request.dtype}"
-    window_cache = DiskWindowCache(windows or window_folder(output), cache_key)
+    key = f"{content_digest(record)} {request.device} {request.dtype}"
+    window_cache = DiskWindowCache(windows or window_folder(output), key)
     inputs = job.inputs or load_inputs(request)
     frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache)
-    # the first frame comes before the file is opened: no unfinished file exists while the model denoises
-    frames = chain([next(frames)], frames)
+    frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:
         frames = embed_watermark(frames, watermark_payload(record))
     num_frames = write_video(
@@ -211,6 +208,12 @@ def generate(
     window_cache.clear()
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=timer.timings))
+    return _result(plan, num_frames, timer.timings)
+
+
+def _result(plan: GenerationPlan, num_frames: int, timings: dict[str, float]) -> Result:
+    request, geometry, output = plan.request, plan.geometry, Path(plan.request.output)
+    assert request.seed is not None
     return Result(
         path=output,
         frames=num_frames,
@@ -219,7 +222,7 @@ def generate(
         height=geometry.height,
         bytes=output.stat().st_size,
         seed=request.seed,
-        timings=timer.timings,
+        timings=timings,
     )
 
 
@@ -243,15 +246,13 @@ def _start(
     disk_cache: DiskWindowCache | None,
 ) -> Iterator[Frame]:
     """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
-    from humo.checkpoints.model_folder import find_model_folder
     from humo.inference.inputs import GenerationInputs
     from humo.inference.window_cache import NO_WINDOW_CACHE
 
     plan, inputs, request = job.plan, job.inputs, job.plan.request
     assert inputs is not None
     samples = inputs.network_audio(request.vocal_separator)
-    folder = find_model_folder(request.model)
-    pipeline = engine.pipeline(folder, request.device, request.dtype, request.placement, timer)
+    pipeline = engine.pipeline(request, timer)
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)

@@ -66,12 +66,12 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
     )
 
 
-def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_request(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of the request in a video's record, with an output beside that video.
 
     Args:
         path: the video, or its JSON file.
-        given: fields that the user sets; the recorded files of these need not exist.
+        overrides: fields that the user sets; the recorded files of these need not exist.
 
     Raises:
         MediaError: there is no record, or a file that it names is missing or has changed.
@@ -83,11 +83,11 @@ def read_request(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     record = read_record(path, field="--replay")
     request = parse_request(record.request)
     for name in FILE_FIELDS:
-        if name not in given:
+        if name not in overrides:
             value = getattr(request, name)
             for file in [value] if isinstance(value, str) else value or ():
                 _check_unchanged(file, record, path, name)
-    if "model" not in given:
+    if "model" not in overrides:
         _check_weights(request, record, path)
     fields = request.model_dump(exclude_none=True)
     return {**fields, "output": str(path.with_name(f"{path.stem}-again.mp4"))}

@@ -1,1 +1,1 @@
-"""Pictures, sounds and videos: in and out, by Pillow and PyAV."""
+"""Images, audio and videos, read and written with Pillow and PyAV, and their provenance."""

@@ -33,7 +33,7 @@ JITTER_SECONDS = 0.02
 
 _HALF_STEP = Fraction(1, 2 * FRAMES_PER_SECOND)
 _FIXED_POINT = 65536  # of a display matrix, ISO/IEC 14496-12, 6.2.2
-_QUARTER_TURNS = {  # signs of the display matrix (a, b, c, d) -> how often the picture is turned left, then mirrored
+_QUARTER_TURNS = {  # signs of the display matrix (a, b, c, d) -> how often the frame is turned left, then mirrored
     (1, 0, 0, 1): (0, False),
     (0, 1, -1, 0): (3, False),
     (-1, 0, 0, -1): (2, False),
@@ -47,14 +47,14 @@ _QUARTER_TURNS = {  # signs of the display matrix (a, b, c, d) -> how often the 
 
 @dataclass(frozen=True, slots=True)
 class ClipTiming:
-    """What a file's timestamps say.
+    """Timing of a file, from its timestamps.
 
     Attributes:
         frame_rate: frames a second in the file, on average; 0 for a single frame.
         held_fraction: share of the frames read that repeat an older one because the file has a gap there.
         audio_start: seconds from the first frame to the first audio sample, negative where audio begins earlier.
         audio_gaps: seconds of silence that fill holes inside the audio track.
-        quarter_turns: how often the picture was turned left by 90 degrees to stand upright.
+        quarter_turns: how often the frames were turned left by 90 degrees to stand upright.
         mirrored: whether it was mirrored afterwards.
     """
 
@@ -89,50 +89,50 @@ def read_clip(path: Path, *, field: str = "video", max_seconds: float | None = N
 
     Args:
         path: a video file, with or without audio.
-        field: the user's name for it, for the message.
+        field: name of the input in error messages.
         max_seconds: longest part to read, from the start.
 
     Raises:
-        MediaError: the file is missing, damaged or has no moving picture.
+        MediaError: the file is missing, damaged or has no video stream.
     """
     with open_media(path, field) as container:
         if not container.streams.video:
-            raise MediaError(field, f"{path.name!r} has no video track", "give a video file")
+            raise MediaError(field, f"{path.name!r} has no video stream", "give a video file")
         grid = _Grid(max_seconds)
         orientation = (0, False)
         convert = VideoReformatter().reformat
-        pictures: list[Frame] = []
-        for time, duration, picture in _timed_frames(container):
-            if not pictures and not grid.count:
-                orientation = orientation_of(picture)
+        kept_frames: list[Frame] = []
+        for time, duration, decoded in _timed_frames(container):
+            if not kept_frames and not grid.count:
+                orientation = orientation_of(decoded)
             repeats = grid.place(time, duration)
             if repeats and grid.pending is not None:
-                pictures += [grid.pending] * repeats
+                kept_frames += [grid.pending] * repeats
             if grid.is_full:
                 break
-            pixels: Any = convert(picture, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
+            pixels: Any = convert(decoded, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
             grid.pending = _upright(pixels, orientation)
         else:
             if grid.pending is not None:
-                pictures += [grid.pending] * grid.finish()
+                kept_frames += [grid.pending] * grid.finish()
         has_audio = bool(container.streams.audio)
-    if not pictures:
+    if not kept_frames:
         raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
-    frames = np.stack(pictures)
+    frames = np.stack(kept_frames)
     audio, start, gaps = None, 0.0, 0.0
     if has_audio:
         audio, start, gaps = _timed_audio(path, field, grid.start, Fraction(len(frames), FRAMES_PER_SECOND))
-    timing = ClipTiming(grid.frame_rate, grid.held / len(frames), start, gaps, *orientation)
+    timing = ClipTiming(grid.frame_rate, grid.num_repeated / len(frames), start, gaps, *orientation)
     return TimedClip(frames, audio, timing)
 
 
-def orientation_of(picture: av.VideoFrame) -> tuple[int, bool]:
+def orientation_of(decoded: av.VideoFrame) -> tuple[int, bool]:
     """Return how a frame has to be turned: quarter turns to the left, and whether it is mirrored afterwards.
 
     **Source:** the display matrix of ISO/IEC 14496-12 (track header), as FFmpeg hands it on; turns by other angles than
     quarter ones are taken for the nearest.
     """
-    side_data: Any = picture.side_data  # by type, which its stubs do not say
+    side_data: Any = decoded.side_data  # by type, which its stubs do not say
     data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return 0, False
@@ -159,13 +159,13 @@ class _Grid:
         self.start = Fraction(0)
         self.pending: Frame | None = None
         self.count = 0  # grid times that have their frame
-        self.held = 0
+        self.num_repeated = 0
         self._times: list[Fraction] = []
         self._duration = Fraction(1, FRAMES_PER_SECOND)
 
     @property
     def is_full(self) -> bool:
-        """Whether as many frames are placed as were asked for."""
+        """True if all requested frames are placed."""
         return self.limit is not None and self.count >= self.limit
 
     @property
@@ -211,7 +211,7 @@ class _Grid:
                 break
             repeats += 1
             self.count += 1
-            self.held += behind > HELD_SECONDS
+            self.num_repeated += behind > HELD_SECONDS
         return repeats
 
 
@@ -220,14 +220,14 @@ def _timed_frames(container: InputContainer) -> Iterator[tuple[Fraction, Fractio
     stream = container.streams.video[0]
     rate = stream.average_rate or Fraction(FRAMES_PER_SECOND)
     time: Fraction | None = None
-    for picture in container.decode(stream):
-        base = picture.time_base or stream.time_base
-        if picture.pts is not None and base is not None:
-            time = picture.pts * Fraction(base)
+    for decoded in container.decode(stream):
+        base = decoded.time_base or stream.time_base
+        if decoded.pts is not None and base is not None:
+            time = decoded.pts * Fraction(base)
         else:
             time = Fraction(0) if time is None else time + 1 / Fraction(rate)
-        duration = Fraction(picture.duration or 0) * Fraction(base or 0)
-        yield time, duration, picture
+        duration = Fraction(decoded.duration or 0) * Fraction(base or 0)
+        yield time, duration, decoded
 
 
 def _timed_audio(path: Path, field: str, start: Fraction, seconds: Fraction) -> tuple[AudioTrack | None, float, float]:

@@ -1,6 +1,6 @@
-"""Who a face is: 128 numbers that lie near one another for pictures of one person (dlib's residual network).
+"""Embed faces as 128 numbers that are close for images of one person (dlib's residual network).
 
-Source: dlib's face recognition model (public domain), from the package ``face_recognition_models``.
+**Source:** dlib's face recognition model (public domain), from the package ``face_recognition_models``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from PIL import Image
 from humo.errors import DependencyError
 
 DETECTION_SIDE_PIXELS = 256
-"""Pixels to which a frame's longer side is brought before a face is looked for."""
+"""Pixels of a frame's longer side for face detection."""
 
 EMBEDDING_SIZE = 128
-"""Numbers of an embedding."""
+"""Size of an embedding."""
 
 Embedding = NDArray[np.float64]
 
 
 class FaceIdentity:
-    """dlib's detector, landmarks and embedding, loaded at first use.
+    """dlib's face detector, landmarks and embedding, loaded at first use.
 
     Raises:
         DependencyError: at first use, if dlib or its models are not installed.
@@ -34,21 +34,21 @@ class FaceIdentity:
 
     def embed(self, frame: NDArray[np.uint8]) -> Embedding | None:
         """The embedding (`EMBEDDING`,) of the largest face of a frame (H, W, 3), if one is found."""
-        detector, landmarks, recogniser = self._networks
+        detector, landmarks, recognizer = self._networks
         scale = DETECTION_SIDE_PIXELS / max(frame.shape[:2])
         size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
-        picture = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-        faces = detector(picture, 0)
+        image = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+        faces = detector(image, 0)
         if not faces:
             return None
         largest = max(faces, key=lambda face: face.area())
-        return np.asarray(recogniser.compute_face_descriptor(picture, landmarks(picture, largest)))
+        return np.asarray(recognizer.compute_face_descriptor(image, landmarks(image, largest)))
 
     def embed_all(self, frames: NDArray[np.uint8], count: int = 8) -> Embedding | None:
-        """The mean embedding of ``count`` even frames of a clip (F, H, W, 3), over those with a face."""
+        """Return the mean embedding of ``count`` evenly spaced frames (F, H, W, 3), over those with a face."""
         picks = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
-        found = [one for pick in picks if (one := self.embed(frames[pick])) is not None]
-        return np.mean(found, axis=0) if found else None
+        embeddings = [one for pick in picks if (one := self.embed(frames[pick])) is not None]
+        return np.mean(embeddings, axis=0) if embeddings else None
 
     @cached_property
     def _networks(self) -> tuple[Any, Any, Any]:

@@ -1,4 +1,4 @@
-"""Pictures in: any file Pillow reads, made upright RGB, fitted on white and scaled for the network."""
+"""Read images with Pillow as upright RGB, letterbox them on white and scale them for the network."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from humo.files import check_file
 from humo.limits import MAX_IMAGE_PIXELS
 
 PADDING_COLOR = (255, 255, 255)
-"""RGB around a fitted picture and under transparency: the white the checkpoints were trained with."""
+"""RGB around a letterboxed image and under transparency: white, as in training."""
 
 _EXTERNAL_FORMATS = frozenset({"EPS"})
-"""Formats that Pillow hands to another program (Ghostscript) instead of reading them."""
+"""Formats that Pillow passes to another program (Ghostscript); they are refused."""
 
 _PILLOW_LOCK = threading.Lock()
-"""Python's warning filters belong to the whole process, so one picture at a time silences Pillow."""
+"""Held while Pillow's warnings are off, because Python's warning filters belong to the whole process."""
 
 ImageSource = str | Path | Image.Image | npt.NDArray[np.generic]
 
 
 def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Read a picture as upright 8-bit RGB.
+    """Read an image as upright 8-bit RGB.
 
-    The camera's orientation is applied, transparency is laid over white, an animation gives its first frame and
-    16-bit grey is scaled to 8 bits. Colour profiles are not applied.
+    The EXIF orientation is applied and transparency is composited over white. An animation gives its first frame, and
+    16-bit gray is scaled to 8 bits. Color profiles are not applied.
 
     Args:
-        source: a file, a Pillow picture, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or
+        source: a file, a Pillow image, or an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), either uint8 or
             float in [0, 1].
-        field: the user's word for it, for the message.
-        max_pixels: most pixels allowed; a file's header is checked before anything is decoded.
+        field: name of the input in error messages.
+        max_pixels: maximum number of pixels; a file's header is checked before it is decoded.
 
     Raises:
-        MediaError: missing, empty, damaged or cut short, not a picture, or too large.
+        MediaError: missing, empty, damaged or cut short, not an image, or too large.
     """
     if isinstance(source, np.ndarray):
         return _flatten_alpha(_from_array(source, field, max_pixels))
     if isinstance(source, Image.Image):
-        with _no_pillow_warnings(), _media_errors(field, "the given picture", max_pixels):
-            return _decode(source, field, "the given picture", max_pixels)
+        with _no_pillow_warnings(), _media_errors(field, "the given image", max_pixels):
+            return _decode(source, field, "the given image", max_pixels)
     path = Path(source)
     name = repr(path.name)
     check_file(path, field)
@@ -58,14 +58,15 @@ def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = M
 
 
 def letterbox(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Fit a picture inside ``width`` x ``height`` with its aspect kept, centred on white.
+    """Fit an image inside ``width`` x ``height`` with its aspect ratio kept, centered on white.
 
     Args:
         image: RGB.
         width: pixels of the result.
         height: pixels of the result.
 
-    **Source:** the published reference loader: sizes floored, Lanczos, the odd pixel of padding right and below.
+    **Source:** ``Generator.load_image_latent_ref_id`` in ``humo/generate.py`` of the published code: sizes are floored,
+    the filter is Lanczos, and an odd pixel of padding goes right or below.
     """
     ratio = image.width / image.height
     wider = ratio > width / height
@@ -77,9 +78,9 @@ def letterbox(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> npt.NDArray[np.float32]:
-    """An RGB picture as (3, H, W) float32 in [-1, 1].
+    """Convert an RGB image to (3, H, W) float32 in [-1, 1].
 
-    **Source:** the published loader's ``(x / 255 - 0.5) / 0.5`` in float32.
+    **Source:** ``Generator.load_image_latent_ref_id``: ``(x / 255 - 0.5) / 0.5`` in float32.
     """
     scaled = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray((scaled - np.float32(0.5)) / np.float32(0.5))
@@ -92,7 +93,7 @@ def _decode(image: Image.Image, field: str, name: str, max_pixels: int) -> Image
 
 
 def _flatten_alpha(image: Image.Image) -> Image.Image:
-    """RGB, with whatever is transparent laid over white."""
+    """Convert to RGB, with transparency composited over white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     layers = image.convert("RGBA")
@@ -100,15 +101,17 @@ def _flatten_alpha(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image, field: str, name: str) -> Image.Image:
-    """Scale grey of more than 8 bits, which Pillow's own conversion would clip, not scale."""
+    """Scale gray of more than 8 bits, which Pillow's own conversion would clip."""
     if image.mode == "F":
         return _from_array(np.asarray(image), field, image.width * image.height, name)
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
-    grey = np.asarray(image.convert("I"))
-    if grey.min() < 0 or grey.max() > 0xFFFF:
-        raise MediaError(field, f"{name} has grey values {grey.min()}..{grey.max()}", "save it with 8 or 16 bits")
-    return Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    gray = np.asarray(image.convert("I"))
+    if gray.min() < 0 or gray.max() > 0xFFFF:
+        raise MediaError(
+            field, f"{name} has gray values {gray.min()}..{gray.max()}", "save it with 8 or 16 bits per channel"
+        )
+    return Image.fromarray(np.round(gray / 257).astype(np.uint8))
 
 
 def _from_array(
@@ -117,9 +120,7 @@ def _from_array(
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise MediaError(
-            field, f"{name} has shape {array.shape}", "allowed are (H, W), (H, W, 1), (H, W, 3), (H, W, 4)"
-        )
+        raise MediaError(field, f"{name} has shape {array.shape}", "give (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)")
     _check_size(array.shape[1], array.shape[0], field, name, max_pixels)
     if np.issubdtype(array.dtype, np.floating):
         low, high = float(np.min(array)), float(np.max(array))
@@ -127,21 +128,21 @@ def _from_array(
             raise MediaError(field, f"{name} has values {low:.6g}..{high:.6g}", "scale floats to [0, 1]")
         array = np.round(array.astype(np.float64) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
-        raise MediaError(field, f"{name} has type {array.dtype}", "allowed are uint8, and float in [0, 1]")
+        raise MediaError(field, f"{name} has type {array.dtype}", "give uint8, or float in [0, 1]")
     return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
 
 
 def _check_size(width: int, height: int, field: str, name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
-        raise MediaError(field, f"{name} is {width} x {height} pixels", "give a picture that is not empty")
+        raise MediaError(field, f"{name} is {width} x {height} pixels", "give an image that is not empty")
     if width * height > max_pixels:
         size = f"{name} is {width} x {height} = {width * height / 1e6:.1f} megapixels"
-        raise MediaError(field, size, f"make it smaller; at most {max_pixels / 1e6:g} megapixels are read")
+        raise MediaError(field, size, f"scale it down to at most {max_pixels / 1e6:g} megapixels")
 
 
 @contextmanager
 def _no_pillow_warnings() -> Iterator[None]:
-    """Pillow's warnings (damaged camera notes, its own size limit) say nothing that a MediaError does not."""
+    """Turn off Pillow's warnings (damaged EXIF data, its own size limit); a MediaError reports such problems."""
     with _PILLOW_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -149,15 +150,15 @@ def _no_pillow_warnings() -> Iterator[None]:
 
 @contextmanager
 def _media_errors(field: str, name: str, max_pixels: int) -> Iterator[None]:
-    """One line for whatever Pillow's many decoders raise on a damaged file."""
+    """Raise a MediaError for any error of Pillow's decoders on a damaged file."""
     try:
         yield
     except MediaError:
         raise
     except UnidentifiedImageError as error:
-        raise MediaError(field, f"{name} is not a picture that can be read", "give a PNG, JPEG or WebP file") from error
+        raise MediaError(field, f"{name} is not an image that can be read", "give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
-        remedy = f"make it smaller; at most {max_pixels / 1e6:g} megapixels are read"
+        remedy = f"scale it down to at most {max_pixels / 1e6:g} megapixels"
         raise MediaError(field, f"{name} is far too large", remedy) from error
     except Exception as error:
         remedy = "save it again as PNG or JPEG; it may be damaged or cut short"

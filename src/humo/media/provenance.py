@@ -1,4 +1,4 @@
-"""How a video was made, written into it and beside it, and read back to make it again."""
+"""Generation metadata: how a video was generated, stored in the video and beside it, and read to repeat it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from humo.files import atomic_write, check_file, os_error_text
 from humo.media.video import read_metadata
 
 RECORD_VERSION = 1
-"""Version of the record's form; raised when a reader of the old form would misread the new one."""
+"""Version of the record's format; it increases when an old reader would misread a new record."""
 
 METADATA_TAG = "humo"
-"""The tag of the video that holds the record as JSON."""
+"""Name of the metadata tag of the video that holds the record as JSON."""
 
 _FIELD_TYPES = {
     "request": dict,
@@ -30,18 +30,30 @@ _FIELD_TYPES = {
     "environment": dict,
     "version": int,
 }
-"""The type of each field in JSON."""
+"""Field of a record -> its type in JSON."""
 
 WEIGHTS_KEY = "weights"
-"""Key of the record's environment: fingerprint of the weights."""
+"""Key of the fingerprint of the weights in the record's environment."""
 
 NOT_CONTENT_FIELDS = frozenset(
-    {"model", "images", "audio", "vocal_separator", "output", "sidecar", "device", "dtype", "placement", "consent"}
+    {
+        "model",
+        "images",
+        "audio",
+        "vocal_separator",
+        "output",
+        "sidecar",
+        "device",
+        "dtype",
+        "offload",
+        "quantize",
+        "consent",
+    }
 )
-"""Fields whose words do not settle what a video shows: of files it is the content, the rest is where and how."""
+"""Fields of a request whose values do not determine the frames: file names (their contents do), and where to run."""
 
-DEVICE_FIELDS = ("device", "dtype", "placement")
-"""Of those, the ones that can change the last digits; ``auto`` is content with any."""
+DEVICE_FIELDS = ("device", "dtype", "offload", "quantize")
+"""Fields among them that can change the frames by rounding; a request with ``auto`` accepts any value."""
 
 RENAMED_FIELDS = {
     "marks": "provenance",
@@ -54,18 +66,18 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class GenerationRecord:
-    """All that is needed to make a video again, and what making it took.
+    """Everything that is needed to repeat the generation of a video, and its timings.
 
     Attributes:
         request: the resolved request, as plain JSON values.
         model: the model's name, or its folder's.
-        preset: the name of the preset that was run.
-        code_version: version of this package.
-        geometry: what was counted: frames, width, height, latent sizes.
-        timings: seconds of each stage.
-        inputs: path of each file that was read -> its SHA-256.
+        preset: name of the preset.
+        code_version: version of humo.
+        geometry: frames, width, height and latent sizes.
+        timings: seconds of each phase.
+        inputs: path of each input file -> its SHA-256.
         environment: device, precision, library versions, fingerprint of the weights.
-        version: form of the record, `RECORD_VERSION`; any other set of fields is another form.
+        version: format of the record, `RECORD_VERSION`.
     """
 
     request: Json
@@ -80,22 +92,22 @@ class GenerationRecord:
 
 
 def to_metadata(record: GenerationRecord) -> dict[str, str]:
-    """The video's tags: the record as JSON, and a comment for people, which says that no camera took it.
+    """Return the tags of a video: the record as JSON, and a comment for people that declares the video AI-generated.
 
     Raises:
         ValueError: a value that JSON cannot hold.
     """
-    made = f"AI-generated video: {record.model} ({record.preset}), humo-video {record.code_version}"
-    return {METADATA_TAG: _to_json(record, indent=None), "comment": made}
+    comment = f"AI-generated video: {record.model} ({record.preset}), humo-video {record.code_version}"
+    return {METADATA_TAG: _to_json(record, indent=None), "comment": comment}
 
 
 def write_sidecar(path: Path, record: GenerationRecord, *, field: str = "output") -> None:
-    """Write the record as a JSON file that is whole or not there.
+    """Write a record as a JSON file, atomically.
 
     Args:
         path: the file, `NAME.json` beside `NAME.mp4`.
-        record: what to write.
-        field: the user's word for it, for the message.
+        record: the record.
+        field: name of the output in error messages.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -110,14 +122,14 @@ def write_sidecar(path: Path, record: GenerationRecord, *, field: str = "output"
 
 
 def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
-    """The record of a video, out of the video itself or its JSON file.
+    """Return the record of a video, from the video or its JSON file.
 
     Args:
         path: an .mp4 or .json file.
-        field: the user's word for it, for the message.
+        field: name of the input in error messages.
 
     Raises:
-        MediaError: missing, without a record, a damaged one, or one of a newer form.
+        MediaError: the file is missing, or its record is missing, damaged or of a newer format.
     """
     name = repr(path.name)
     if path.suffix.lower() == ".json":
@@ -126,9 +138,13 @@ def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
     else:
         tags = read_metadata(path, field=field)
         if METADATA_TAG not in tags:
-            raise MediaError(field, f"{name} does not say how it was made", "give a video made here, or its .json file")
+            raise MediaError(
+                field, f"{name} has no generation record", "give a video generated by HuMo, or its .json file"
+            )
         text = tags[METADATA_TAG].encode("utf-8", "replace")
-    damaged = MediaError(field, f"the record of {name} is damaged", "give the .json file beside it, or another video")
+    damaged = MediaError(
+        field, f"the generation record of {name} is damaged", "give the .json file beside it, or another video"
+    )
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -137,22 +153,24 @@ def read_record(path: Path, *, field: str = "video") -> GenerationRecord:
         raise damaged
     version = values.get("version")
     if isinstance(version, int) and version > RECORD_VERSION:
-        problem = f"{name} has a record of form {version}; this version reads up to {RECORD_VERSION}"
+        problem = f"{name} has a record of format {version}, but this version reads up to {RECORD_VERSION}"
         raise MediaError(field, problem, "update humo-video")
     if {key: type(value) for key, value in values.items()} != _FIELD_TYPES:
         raise damaged
-    request = {RENAMED_FIELDS.get(name, name): value for name, value in values["request"].items()}
+    # earlier records have a placement in place of offload and quantize; the exact ones give the same frames
+    fields = {name: value for name, value in values["request"].items() if name != "placement"}
+    request = {RENAMED_FIELDS.get(name, name): value for name, value in fields.items()}
     return GenerationRecord(**{**values, "request": request})
 
 
 def _to_json(record: GenerationRecord, indent: int | None) -> str:
-    """JSON whose text is valid Unicode: half a surrogate pair is written as its escape."""
+    """Return the record as JSON in valid Unicode: half a surrogate pair becomes its escape."""
     text = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def watermark_payload(record: GenerationRecord) -> int:
-    """The number that a video's watermark carries, 0 to 65,535: the same for whatever shows the same.
+    """Return the payload of a video's watermark, 0 to 65,535, derived from `content_digest`.
 
     Args:
         record: of the video.
@@ -161,7 +179,7 @@ def watermark_payload(record: GenerationRecord) -> int:
 
 
 def content_digest(record: GenerationRecord) -> str:
-    """SHA-256 of all that a video's frames follow from, but for where they were computed.
+    """Return the SHA-256 of everything that determines a video's frames, except the device.
 
     Args:
         record: of the video.

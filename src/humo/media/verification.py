@@ -1,4 +1,4 @@
-"""Reads the marks of origin of a video: the record in it, its signed credentials, the watermark in its picture."""
+"""Read a video's provenance: generation record, content credentials (C2PA) and watermark."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from humo.media.watermark import Detection, detect_watermark
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceReport:
-    """What a video says of itself.
+    """Provenance of a video.
 
     Args:
-        record: how it was made; None if it does not say.
-        credentials: None if it is not signed.
-        watermark: what was read of the picture.
+        record: the generation record; None if there is none.
+        credentials: the content credentials; None if the video is not signed.
+        watermark: what was detected in the frames.
     """
 
     record: GenerationRecord | None
@@ -28,13 +28,13 @@ class ProvenanceReport:
 
     @property
     def is_from_humo(self) -> bool:
-        """Whether anything in it says that this program made it."""
+        """True if record, credentials or watermark come from HuMo."""
         signed = self.credentials is not None and bool(self.credentials.assertion)
         return self.record is not None or signed or self.watermark.payload is not None
 
     @property
     def is_intact(self) -> bool:
-        """Whether all marks are there, unchanged, and speak of the same video."""
+        """True if record, credentials and watermark are present, unchanged and belong to the same video."""
         if self.record is None or self.credentials is None or self.watermark.payload is None:
             return False
         numbers = {self.watermark.payload, watermark_payload(self.record), self.credentials.assertion.get("watermark")}
@@ -42,23 +42,23 @@ class ProvenanceReport:
 
 
 def read_provenance(path: Path) -> ProvenanceReport:
-    """The marks of a video.
+    """Read the provenance of a video.
 
     Args:
-        path: an .mp4, ours or not.
+        path: an .mp4 from any source.
 
     Raises:
         MediaError: it cannot be read as a video.
     """
-    signed = read_credentials(path)
+    credentials = read_credentials(path)
     try:
         record = read_record(path, field="FILE")
-    except MediaError:  # of others, or damaged: as if there were none
+    except MediaError:  # of another program, or damaged: treated as none
         record = None
     try:
-        water = detect_watermark(read_video(path, field="FILE").frames)
+        watermark = detect_watermark(read_video(path, field="FILE").frames)
     except MediaError:
-        if signed is None and record is None:
+        if credentials is None and record is None:
             raise
-        water = Detection(None, 0.0)  # a picture so damaged that no decoder reads it
-    return ProvenanceReport(record, signed, water)
+        watermark = Detection(None, 0.0)  # frames that no decoder can read
+    return ProvenanceReport(record, credentials, watermark)

@@ -1,18 +1,17 @@
-"""A mark in the picture itself that nobody sees and an encoder leaves there: forty-eight bits in the colour of blocks.
+"""An invisible watermark of 48 bits in the mean chroma of blocks, which survives video encoding.
 
-A block of 16 x 16 pixels has a mean chroma in each of the two directions, U and V. Each is moved, by at most half a
-`STEP`, to the nearest value of a lattice that stands for the bit it carries: whole steps plus a quarter for 0, plus
-three quarters for 1. Brightness stays as it is. Every bit is carried by many blocks of every frame; whoever reads adds
-them all up, each by how clearly it speaks. Thirty-two of the bits are a check sum of the other sixteen: it tells
-whether there is a mark at all, and puts right what the weakest bits got wrong (`WEAKEST`; a mark that is none is read
-once in some 200,000 videos).
+A block of 16 x 16 pixels has a mean chroma in two directions, U and V. Each mean is moved, by at most half a
+`LATTICE_STEP`, to the nearest value of a lattice that stands for its bit: whole steps plus a quarter for 0, plus three
+quarters for 1. Luma stays as it is. Many blocks of every frame carry each bit; the detector adds them up, weighted by
+their confidence. Of the 48 bits, 32 are a checksum of the other 16. It shows whether there is a watermark at all, and
+corrects up to `MAX_FLIPPED_BITS` of the least certain bits. A video without a watermark passes once in some 200,000.
 
-It survives what our own files go through, other encodings and half the size (docs/marks.md has the figures); not
-cropping, and not somebody who wants it gone.
+It survives the encoding of our own files, other encodings and half the size (docs/provenance.md has measurements). It
+does not survive cropping, or somebody who wants to remove it.
 
 Shape suffixes: F frames, H, W size, h, w grid of blocks.
 
-**Source:** quantization index modulation, Chen and Wornell, 2001.
+**Source:** quantization index modulation, Chen and Wornell, 2001 (doi.org/10.1109/18.923725).
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK_PIXELS = 16
-"""Pixels a side, at the size at which the mark is made."""
+"""Side of a block in pixels, at the size at which the watermark is embedded."""
 
 LATTICE_STEP, LARGE_LATTICE_STEP = 4.0, 6.0
-"""Of the lattice, in levels of chroma (0..255); the larger one where few blocks have to carry the bits."""
+"""Steps of the lattice in levels of chroma (0..255); the larger one for frames with few blocks."""
 
 SMALL_FRAME_VALUES = 480
-"""Means, of both directions of chroma, that are few: ten for each bit, 256 x 256 pixels."""
+"""Frames with fewer chroma means than this use the larger step: ten for each bit, 256 x 256 pixels."""
 
 EMBEDDING_ITERATIONS = 3
-"""Times that a block is moved: where colours are at the end of their range, the first move comes out too short."""
+"""Times that a block is moved; where colors are clipped, the first move falls short."""
 
 PAYLOAD_BITS, CHECKSUM_BITS = 16, 32
 BITS = PAYLOAD_BITS + CHECKSUM_BITS
 
 MAX_FLIPPED_BITS = 12
-"""Bits, of the least certain ones, that may be wrong."""
+"""Least certain bits that the checksum may correct."""
 
 DETECTION_BLOCKS = (16, 8, 32, 24, 12)
-"""Pixels a side that are tried when a mark is read: that of the size it was made at, of half of it, twice, ..."""
+"""Block sides in pixels that the detector tries: for a video of the original size, of half of it, of twice it, ..."""
 
 ASSIGNMENT_SEED = 20509
-"""Of the order in which blocks carry the bits."""
+"""Seed of the assignment of bits to blocks."""
 
 RGB_TO_CHROMA = np.array([[-0.114572, -0.385428, 0.5], [0.5, -0.454153, -0.045847]])
 """RGB to U and V. **Source:** BT.709."""
 
 CHROMA_TO_RGB = np.array([[0.0, -0.187324, 1.8556], [1.5748, -0.468124, 0.0]])
-"""One level of U, one of V, in RGB. **Source:** BT.709."""
+"""One level of U and one of V in RGB. **Source:** BT.709."""
 
 Frame = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -60,11 +59,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What was read.
+    """Result of a detection.
 
     Args:
-        payload: the mark's, 0 to 65,535; None if there is no mark.
-        clearness: how clearly the blocks speak, from 0 (not at all) to 1 (as they were made).
+        payload: 0 to 65,535; None if there is no watermark.
+        confidence: mean distance of the blocks from the decision threshold, 0 (none) to 1 (as embedded).
     """
 
     payload: int | None
@@ -72,10 +71,10 @@ class Detection:
 
 
 def embed_watermark(frames: Iterable[Frame], payload: int) -> Iterator[Frame]:
-    """The same frames (H, W, 3) with a mark in each; those too small for it, of less than 24 blocks, as they are.
+    """Yield frames (H, W, 3) with the watermark in each; frames of fewer than 24 blocks are left unchanged.
 
     Args:
-        frames: their sides multiples of 16.
+        frames: with sides that are multiples of 16.
         payload: 0 to 65,535.
     """
     bits = encode_payload(payload)
@@ -85,47 +84,47 @@ def embed_watermark(frames: Iterable[Frame], payload: int) -> Iterator[Frame]:
             yield frame
             continue
         step = _lattice_step(chroma.size)
-        wanted = (0.25 + 0.5 * bits[_bit_assignment(chroma.shape)]) * step
-        wanted += step * np.round((chroma - wanted) / step)
+        target = (0.25 + 0.5 * bits[_bit_assignment(chroma.shape)]) * step
+        target += step * np.round((chroma - target) / step)
         rows, columns = (side * BLOCK_PIXELS for side in chroma.shape[:2])
         marked = frame.copy()
         exact = frame[:rows, :columns].astype(np.float64)
         for _ in range(EMBEDDING_ITERATIONS):
-            change = (wanted - _block_chroma(marked, BLOCK_PIXELS)) @ CHROMA_TO_RGB
+            change = (target - _block_chroma(marked, BLOCK_PIXELS)) @ CHROMA_TO_RGB
             exact += change.repeat(BLOCK_PIXELS, axis=0).repeat(BLOCK_PIXELS, axis=1)
             marked[:rows, :columns] = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
         yield marked
 
 
 def detect_watermark(frames: Iterable[Frame]) -> Detection:
-    """The mark in frames (H, W, 3), if there is one.
+    """Detect the watermark in frames (H, W, 3).
 
     Args:
         frames: some or all of a video, of one size.
     """
-    said: dict[int, Floats] = {block: np.zeros(BITS) for block in DETECTION_BLOCKS}
-    counted = 0
+    soft_sums: dict[int, Floats] = {block: np.zeros(BITS) for block in DETECTION_BLOCKS}
+    num_frames = 0
     for frame in frames:
-        counted += 1
-        for block, sums in said.items():
+        num_frames += 1
+        for block, sums in soft_sums.items():
             sums += soft_bits(frame, block)
     best = Detection(None, 0.0)
-    for sums in said.values():
+    for sums in soft_sums.values():
         if not sums.any():
             continue
-        found = _decode_payload(sums)
-        clearness = float(np.abs(sums).mean() / counted)
-        if found is not None and clearness > best.confidence:
-            best = Detection(found, clearness)
+        payload = _decode_payload(sums)
+        confidence = float(np.abs(sums).mean() / num_frames)
+        if payload is not None and confidence > best.confidence:
+            best = Detection(payload, confidence)
     return best
 
 
 def soft_bits(frame: Frame, block: int) -> Floats:
-    """What a frame (H, W, 3) says of each bit, -1 (surely 0) to 1 (surely 1); zeros if it has too few blocks.
+    """Return soft bits of a frame (H, W, 3), -1 (certainly 0) to 1 (certainly 1); zeros if it has too few blocks.
 
     Args:
         frame: of a video.
-        block: pixels a side that the mark's blocks have in it.
+        block: side of the blocks in pixels.
     """
     chroma = _block_chroma(frame, block)
     if chroma.size < BITS:
@@ -137,7 +136,7 @@ def soft_bits(frame: Frame, block: int) -> Floats:
 
 
 def _block_chroma(frame: Frame, block: int) -> Floats:
-    """Mean U and V of every whole block, (h, w, 2)."""
+    """Return the mean U and V of every whole block, (h, w, 2)."""
     rows, columns = frame.shape[0] // block, frame.shape[1] // block
     whole = frame[: rows * block, : columns * block].reshape(rows, block, columns, block, 3)
     mean: Floats = whole.mean(axis=(1, 3)) @ RGB_TO_CHROMA.T
@@ -145,34 +144,34 @@ def _block_chroma(frame: Frame, block: int) -> Floats:
 
 
 def _lattice_step(means: int) -> float:
-    """Of the lattice in a picture with so many means of blocks."""
+    """Return the lattice step of a frame with that many chroma means."""
     return LARGE_LATTICE_STEP if means < SMALL_FRAME_VALUES else LATTICE_STEP
 
 
 def _bit_assignment(shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Which bit each mean carries: all bits as often as each other, mixed so that no place carries one alone."""
+    """Return the index of the bit of each mean; bits are equally frequent and scattered over the frame."""
     count = int(np.prod(shape))
     return np.random.default_rng(ASSIGNMENT_SEED).permutation(np.arange(count) % BITS).reshape(shape)
 
 
 def encode_payload(payload: int) -> Floats:
-    """The bits of a mark, 0 or 1."""
+    """Return the bits of a payload with its checksum, 0 or 1 each."""
     if not 0 <= payload < 2**PAYLOAD_BITS:
         raise ValueError(f"{payload} does not fit into {PAYLOAD_BITS} bits")
     word = payload << CHECKSUM_BITS | _checksum(payload)
-    return np.array([word >> place & 1 for place in range(BITS)], np.float64)
+    return np.array([word >> position & 1 for position in range(BITS)], np.float64)
 
 
-def _decode_payload(votes: Floats) -> int | None:
-    """What the bits say, each by the sign of its votes, the weakest of them the other way round if need be."""
-    word = sum(1 << place for place in range(BITS) if votes[place] > 0)
-    weakest = np.argsort(np.abs(votes))[:MAX_FLIPPED_BITS].tolist()
-    # a check sum is linear: what a flipped bit changes of it does not depend on the others
+def _decode_payload(bits: Floats) -> int | None:
+    """Decode soft bits by their signs; up to `MAX_FLIPPED_BITS` of the weakest are flipped to satisfy the checksum."""
+    word = sum(1 << position for position in range(BITS) if bits[position] > 0)
+    weakest = np.argsort(np.abs(bits))[:MAX_FLIPPED_BITS].tolist()
+    # a CRC is linear: the effect of a flipped bit does not depend on the other bits
     wrong, flipped = [_syndrome(word)], [0]
-    for place in weakest:
-        effect = _syndrome(word ^ 1 << place) ^ wrong[0]
+    for position in weakest:
+        effect = _syndrome(word ^ 1 << position) ^ wrong[0]
         wrong += [one ^ effect for one in wrong]
-        flipped += [one | 1 << place for one in flipped]
+        flipped += [one | 1 << position for one in flipped]
     fitting = [flips for left, flips in zip(wrong, flipped, strict=True) if left == 0]
     if not fitting:
         return None
@@ -180,10 +179,10 @@ def _decode_payload(votes: Floats) -> int | None:
 
 
 def _syndrome(word: int) -> int:
-    """The check sum that is there against the one that should be: 0 where they agree."""
+    """Return the difference of the stored and the computed checksum; 0 if they agree."""
     return (word & (1 << CHECKSUM_BITS) - 1) ^ _checksum(word >> CHECKSUM_BITS)
 
 
 def _checksum(payload: int) -> int:
-    """CRC-32; not 0 for a payload of 0, so that nothing is no mark."""
+    """Return the CRC-32, which is not 0 for a payload of 0, so that zeros are no watermark."""
     return binascii.crc32(payload.to_bytes(PAYLOAD_BITS // 8, "big"))

@@ -2,7 +2,8 @@
 
 Shape suffixes: B batch, S video tokens, D width, L context positions, N attention heads.
 
-**Source:** method.md, 4.
+**Source:** ``humo/models/wan_modules/model_humo.py``: ``WanSelfAttention``, ``WanT2VCrossAttentionGather``,
+``rope_apply``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sound inside the network: Whisper's encoder, and the projection of its rows to audio tokens.
+"""Audio inside the network: Whisper's encoder, and the projection of its rows to audio tokens.
 
 Shape suffixes: B batch, F latent frames, W rows a window, N bands, D width, K audio tokens a frame, E token width.
 """
@@ -21,14 +21,14 @@ class SpeechEncoder(WhisperEncoder):
 
 
 class AudioProjection(nn.Module):
-    """Audio tokens of each latent frame from the encoder rows that it hears.
+    """Projects the encoder rows of each latent frame to audio tokens.
 
     Args:
-        window, bands, width: rows heard, bands of encoder states, width of a row.
+        window, bands, width: encoder rows per latent frame, bands of encoder states, width of a row.
         hidden_dim: of the two hidden layers.
         tokens, token_dim: audio tokens a latent frame, and their width.
 
-    **Source:** method.md, 3, last paragraph but one.
+    **Source:** ``humo/models/audio/audio_proj.py``, ``AudioProjModel``.
     """
 
     def __init__(self, window: int, bands: int, width: int, hidden_dim: int, tokens: int, token_dim: int) -> None:
@@ -48,5 +48,8 @@ class AudioProjection(nn.Module):
 
 
 def null_audio_like(audio: Tensor) -> Tensor:
-    """ "No audio": all-zero windows, which the network still projects and attends to (method.md, 3)."""
+    """Return all-zero windows, the null audio condition, which the network still projects and attends to.
+
+    **Source:** ``humo/generate.py``, ``Generator.inference`` (``audio_emb_neg``).
+    """
     return torch.zeros_like(audio)

@@ -141,13 +141,13 @@ class StreamingEncoder:
     def moments(self, video: Tensor) -> Tensor:
         """As a call, with the log variances: (B, 2 C, k, H, W)."""
         vae, begins, self._begins = self._vae, self._begins, False
-        come_to_device(vae)
+        onload(vae)
         if not isinstance(vae, ShortcutAutoencoder):
             return self._convolved(video, begins)
         blocks = to_blocks(video) if begins else to_blocks(torch.cat([video[:, :, :1], video], dim=2))[:, 1:]
         linear = vae.linear_encoder(blocks).movedim(-1, 1)
         last: Any = vae.encoder.conv_out
-        if adds_nothing(last):
+        if is_zero(last):
             nothing: Tensor = last.bias.view(1, -1, 1, 1, 1).expand(len(video), -1, *linear.shape[2:])
             moments = vae.quant_conv(nothing)
         else:
@@ -194,12 +194,12 @@ class StreamingDecoder:
     def unclipped(self, z: Tensor) -> Tensor:
         """As a call, but neither clipped nor joined."""
         vae, begins = self._vae, self._before is None
-        come_to_device(vae)
+        onload(vae)
         video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
             video = vae.linear(z, self._before)
             last: Any = vae.decoder.conv_out
-            if adds_nothing(last):
+            if is_zero(last):
                 patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))
                 video = video + patch
             else:
@@ -224,14 +224,14 @@ class StreamingDecoder:
         return video if vae.config.patch_size is None else _unpatch(video)
 
 
-def come_to_device(vae: AutoencoderKLWan) -> None:
+def onload(vae: AutoencoderKLWan) -> None:
     """Bring weights that are offloaded to their device, as `AutoencoderKLWan` does when it is called as a whole."""
     hook = getattr(vae, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(vae)
 
 
-def adds_nothing(last: nn.Module) -> bool:
+def is_zero(last: nn.Module) -> bool:
     """Whether what leads up to a last convolution counts for nothing, and nobody asks for its gradient."""
     weight: Any = last.weight
     return not weight.is_meta and not (torch.is_grad_enabled() and weight.requires_grad) and not bool(weight.any())

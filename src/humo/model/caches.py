@@ -82,7 +82,7 @@ def check_cache(
         cache: as in a request.
         processes: that work on a clip together.
         batched: the passes of a step are made as one batch.
-        hooked: something else steps in between blocks: a placement that brings them one after another, another cache.
+        hooked: something else steps in between blocks: blocks that are streamed (offload group or disk), another cache.
         compiled: the network, or its blocks, are compiled.
         blocks: of the network, if they are known.
 
@@ -99,7 +99,7 @@ def check_cache(
         raise RequestError("cache", problem, "leave one of the two out")
     if hooked:
         problem = f"{cache!r} passes over blocks, and something else brings them one after another, or has a cache"
-        raise RequestError("cache", problem, "leave it out, or choose placement resident, offload or fp8")
+        raise RequestError("cache", problem, "use --offload none or --offload model, or drop --cache")
     if compiled:
         problem = f"{cache!r} steps in between blocks, and these are compiled"
         raise RequestError("cache", problem, "leave one of the two out")

@@ -1,8 +1,8 @@
-"""What the network is told besides its tokens: the time, the text, and, of a student, the guidance scales.
+"""Embeddings of the timestep, the text, and, in distilled networks, the guidance scales.
 
 Shape suffixes: B batch, D width, L text positions, K scales.
 
-**Source:** method.md, 4.
+**Source:** ``humo/models/wan_modules/model_humo.py``: ``sinusoidal_embedding_1d``, ``WanModel.forward``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from humo.model.upstream import PixArtAlphaTextProjection, TimestepEmbedding
 TIME_MAX_PERIOD = 10_000.0
 
 MIN_RANGE = 1e-3
-"""Of a scale that a student is always told alike, what it is divided by."""
+"""Smallest range that a guidance scale is normalized by; a scale that never varied has the range 0."""
 
 
 def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
@@ -45,22 +45,22 @@ class ConditionEmbedder(nn.Module):
         embedded: Tensor = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
         return embedded
 
-    def forward(self, timestep_B: Tensor, told_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Time embedding (B, D), with what is told beside the time, and its six modulations (B, 6, D), both float32."""
+    def forward(self, timestep_B: Tensor, guidance_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the time embedding (B, D), guidance added, and six modulations (B, 6, D), both float32."""
         sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BD = self.time_embedder(sinusoid)
-        if told_BD is not None:
-            time_BD = time_BD + told_BD
+        if guidance_BD is not None:
+            time_BD = time_BD + guidance_BD
         modulation = self.time_proj(F.silu(time_BD)).unflatten(1, (6, -1))
         return time_BD.float(), modulation.float()
 
 
 class GuidanceEmbedder(nn.Module):
-    """What a student is told of the guidance scales, as a change of its time embedding.
+    """Embeds guidance scales as a change of the time embedding of a distilled network.
 
     Args:
         dim: of the time embedding.
-        ranges: the lowest and the highest of each scale; those are told as 0 and 1.
+        ranges: lowest and highest value of each scale, normalized to 0 and 1.
     """
 
     def __init__(self, dim: int, ranges: Sequence[tuple[float, float]]) -> None:
@@ -72,6 +72,6 @@ class GuidanceEmbedder(nn.Module):
     def forward(self, scales_BK: Tensor) -> Tensor:
         """(B, K) scales -> (B, D)."""
         low, high = scales_BK.new_tensor(self.ranges).unbind(dim=1)
-        told = (scales_BK - low) / (high - low).clamp(min=MIN_RANGE)
-        embedded: Tensor = self.linear_2(F.silu(self.linear_1(told.to(self.linear_1.weight.dtype))))
+        normalized = (scales_BK - low) / (high - low).clamp(min=MIN_RANGE)
+        embedded: Tensor = self.linear_2(F.silu(self.linear_1(normalized.to(self.linear_1.weight.dtype))))
         return embedded

@@ -1,11 +1,12 @@
-"""How reference pictures enter the network's input: beside the noisy latents, or in place of the last of them.
+"""Injection of reference images into the network's input: beside the noisy latents, or in place of the last frames.
 
 Both families turn "with image" and "without image" into one tensor each, so that guidance and training dropout only
 choose between two tensors, and one function joins the chosen one to the latents.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence, R reference slots, H, W latent size.
 
-**Source:** method.md, 2.
+**Source:** paper (arXiv 2509.08519), minimal-invasive image injection; ``humo/generate.py``, ``Generator.inference``
+(``msk``, ``y_c``, ``y_null``) and ``humo/generate_1_7B.py``, ``forward_tia`` (``latents_ref``).
 """
 
 from __future__ import annotations

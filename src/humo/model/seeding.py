@@ -1,4 +1,4 @@
-"""Random numbers that follow from words alone."""
+"""Random generators that are derived from a key, as in JAX."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def seeded_generator(*key: object) -> torch.Generator:
-    """A generator on the CPU whose draws follow from the words alone: nothing to save, nothing to restore."""
+    """Return a CPU generator whose draws follow from the key alone, so that no state has to be saved."""
     digest = hashlib.sha256("\0".join(map(str, key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

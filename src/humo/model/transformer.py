@@ -3,11 +3,10 @@
 Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens (F * h * w), D width,
 L text positions, K audio tokens a frame, E audio token width, N attention heads.
 
-The residual stream is float32 whatever the weights' precision, and so are the small layers at both ends; the blocks
-compute in the precision of the text embeddings given. Parameter names are those of diffusers' Wan transformer, so
-that its LoRAs fit.
+The residual stream and the small layers at both ends are float32 in every precision. The blocks compute in the dtype of
+the text embeddings. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
 
-**Source:** method.md, 4.
+**Source:** ``humo/models/wan_modules/model_humo.py``: ``WanAttentionBlock``, ``AudioCrossAttentionWrapper``, ``Head``.
 """
 
 from __future__ import annotations
@@ -40,33 +39,35 @@ from humo.model.upstream import (
 from humo.presets import SCALE_NAMES, read_distillation
 from humo.schedule import TRAIN_TIMESTEPS
 
-PREDICTABLE = 0.3
-"""Noise level 0..1 below which a network that predicts data is shown what is left of it, rather than all of it."""
+SIGMA_DATA = 0.3
+"""Standard deviation of the data in the preconditioning of networks that predict clean data."""
 
 FLOAT32_PARTS = frozenset(
     (
         *("patch_embedding", "text_embedder", "audio_proj", "time_embedder", "time_proj", "scale_shift_table"),
-        *("scale_embedder",),
+        *("guidance_embedder",),
         *("norm1", "norm2", "norm3", "norm_audio", "norm_q", "norm_k", "proj_out"),
     )
 )
-"""Words in the names of weights that stay float32 whatever the precision: norms, small layers, both ends."""
+"""Parts of the names of weights that stay float32 in every precision: norms, small layers, both ends."""
 
 
-def _velocity_to(
-    output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor, sigma_data: float | Sequence[float] = PREDICTABLE
+def _velocity_from_preconditioned(
+    output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor, sigma_data: float | Sequence[float] = SIGMA_DATA
 ) -> Tensor:
-    """The velocity (B, C, F, H, W) where the network's last layer speaks of clean data.
+    """Return the velocity (B, C, F, H, W) of a network whose last layer predicts clean data.
 
-    data = d^2 / (d^2 + s^2) * noisy + s / sqrt(d^2 + s^2) * output, with noise level s and d = sigma_data: at high
-    levels the output is the data itself, at low ones what is to be changed of what is seen. Then
-    velocity = (noisy - data) / s, so that nothing is divided by zero.
+    data = c_skip * noisy + c_out * output, with noise level s, d = sigma_data, c_skip = d^2 / (d^2 + s^2) and
+    c_out = s / sqrt(d^2 + s^2). At high levels the output is the data, at low levels its difference from the input.
+    Then velocity = (noisy - data) / s, simplified so that nothing is divided by zero.
 
     Args:
         output_BCFHW: of the last layer.
-        noisy_BCFHW: latents as they were shown.
+        noisy_BCFHW: the noisy latents that the network was given.
         timestep_B: 0..1000.
         sigma_data: of all channels, or one for each.
+
+    **Source:** preconditioning of EDM (Karras et al. 2022, arXiv 2206.00364, table 1), up to the factor d in c_out.
     """
     level_B = (timestep_B / TRAIN_TIMESTEPS).view(-1, 1, 1, 1, 1)
     sigma_C = torch.as_tensor(sigma_data, dtype=torch.float32, device=level_B.device).view(1, -1, 1, 1, 1)
@@ -109,15 +110,15 @@ class HuMoTransformerBlock(nn.Module):
         frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """One block: the float32 residual stream (B, S, D) in and out, sub-layers in the precision ``dtype``.
+        """Run the block: float32 residual stream (B, S, D) in and out, sub-layers in ``dtype``.
 
-        Text (B, L, D) and audio tokens (B * F, K, E), or the keys and values that this block makes of them. The stream
-        has the name by which diffusers' caches know it.
+        Text is (B, L, D) and audio (B * F, K, E), or the keys and values of either. diffusers' caches expect the
+        stream under the name ``hidden_states``.
         """
-        hidden_BSD = self.attend(hidden_states, text, modulation_B6D, rotary, audio, frames, dtype)
-        return self.feed(hidden_BSD, self.norm3(hidden_BSD), modulation_B6D, dtype)
+        hidden_BSD = self.attention_layers(hidden_states, text, modulation_B6D, rotary, audio, frames, dtype)
+        return self.feed_forward(hidden_BSD, self.norm3(hidden_BSD), modulation_B6D, dtype)
 
-    def attend(
+    def attention_layers(
         self,
         hidden_BSD: Tensor,
         text: Tensor | KeyValue,
@@ -127,7 +128,7 @@ class HuMoTransformerBlock(nn.Module):
         frames: int,
         dtype: torch.dtype,
     ) -> Tensor:
-        """The block up to its feed-forward part: attention among the tokens, to the text, to the sound."""
+        """Run self-attention, text cross-attention and audio cross-attention."""
         shift, scale, gate, *_ = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
 
         x = torch.addcmul(shift, self.norm1(hidden_BSD), 1 + scale).to(dtype)
@@ -137,56 +138,59 @@ class HuMoTransformerBlock(nn.Module):
         hidden_BSD = hidden_BSD + self.attn2(x, text)
 
         x = self.norm_audio(hidden_BSD).to(dtype)
-        x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # each latent frame hears its own tokens only
+        x = x.unflatten(1, (frames, -1)).flatten(0, 1)  # a latent frame attends to its own audio tokens only
         out: Tensor = hidden_BSD + self.attn_audio(x, audio).view_as(hidden_BSD)
         return out
 
-    def feed(self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype) -> Tensor:
-        """The feed-forward part, on the stream and on what ``norm3`` (which training listens at) makes of it."""
+    def feed_forward(
+        self, hidden_BSD: Tensor, normed_BSD: Tensor, modulation_B6D: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """Run the feed-forward layer on the stream, given the output of ``norm3`` (which training captures)."""
         *_, shift, scale, gate = (modulation_table(self) + modulation_B6D).chunk(6, dim=1)
         x = torch.addcmul(shift, normed_BSD, 1 + scale).to(dtype)
         return torch.addcmul(hidden_BSD, self.ffn(x), gate)
 
 
-Offered = tuple[KeyValue, ...]
-"""Keys and values for each block in turn."""
+KVCache = tuple[KeyValue, ...]
+"""Keys and values of one context, for each block."""
 
 TransformerBlockRegistry.register(HuMoTransformerBlock, TransformerBlockMetadata())  # for diffusers' caches
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What text and sound offer to each block, the same at every timestep.
+class CrossAttentionKV:
+    """Cross-attention keys and values of text and audio for every block; they do not depend on the timestep.
 
     Args:
-        text, audio: of each block, keys and values.
-        dtype: that the blocks compute in.
+        text, audio: keys and values for each block.
+        dtype: dtype of the blocks.
     """
 
-    text: Offered
-    audio: Offered
+    text: KVCache
+    audio: KVCache
     dtype: torch.dtype
 
 
 class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
-    """Predicts the velocity noise - data of noisy latents from time, text, audio and (in the input) pictures.
+    """Predicts the velocity noise - data of noisy latents from timestep, text, audio and reference images.
 
     Args:
         patch_size: latent (frames, rows, columns) per token.
         num_attention_heads, attention_head_dim: their product is the width.
-        in_channels: 36 where pictures enter beside the latents, 16 where they overwrite latent frames.
+        in_channels: 36 where reference latents are concatenated as channels, 16 where they replace latent frames.
         out_channels: latent channels.
         text_dim, text_length: width of the text encoder, and the positions its embeddings are padded to with zeros.
         freq_dim: width of the time sinusoid.
         ffn_dim, num_layers, eps: of the blocks.
-        audio_window, audio_bands, audio_width: rows a latent frame hears, bands, width of the audio encoder.
+        audio_window, audio_bands, audio_width: encoder rows per latent frame, bands, width of the audio encoder.
         audio_hidden_dim, audio_tokens, audio_token_dim: of the audio projection.
-        prediction: what the last layer gives: the velocity itself, as published, or the clean data, from which the
-            velocity follows. A narrow network does better with data, which is simpler than noise.
-        sigma_data: noise level 0..1 below which a network that predicts data is shown what is left of it, of all
-            channels or one for each; by default `PREDICTABLE`. Half of a channel's deviation does well.
-        continues: it was trained with first latent frames that are clean already, and goes on from them.
-        student: what it learned, if it is a student (`humo.presets.Student`, as a mapping): it is told the scales.
+        prediction: output of the last layer: ``velocity``, as published, or ``sample``, the clean data, from which the
+            velocity follows. Clean data is easier to predict for a narrow network.
+        sigma_data: standard deviation of the data in the preconditioning of ``sample``, for all channels or for each;
+            default: `SIGMA_DATA`. Half of a channel's deviation works well.
+        continuation: the network was trained to continue from clean first latent frames.
+        distillation: steps, shift and scales of a distilled network (`humo.presets.Distillation`), which takes the
+            guidance scales as an input.
     """
 
     _supports_gradient_checkpointing = True
@@ -215,10 +219,10 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         audio_hidden_dim: int = 512,
         audio_tokens: int = 16,
         audio_token_dim: int = 1536,
-        prediction: Literal["velocity", "data"] = "velocity",
+        prediction: Literal["velocity", "sample"] = "velocity",
         sigma_data: float | Sequence[float] | None = None,
-        continues: bool = False,
-        student: Mapping[str, Any] | None = None,
+        continuation: bool = False,
+        distillation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -234,51 +238,52 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.scale_shift_change: Tensor | None = None  # of LoRAs
-        self.scale_embedder: GuidanceEmbedder | None = None
-        if student:
-            self.become_student(student)
+        self.guidance_embedder: GuidanceEmbedder | None = None
+        if distillation:
+            self.enable_guidance_embedding(distillation)
         self.gradient_checkpointing = False
 
-    def become_student(self, student: Mapping[str, Any]) -> None:
-        """Be told the guidance scales from now on; until that is trained, they change nothing.
+    def enable_guidance_embedding(self, distillation: Mapping[str, Any]) -> None:
+        """Add an embedding of the guidance scales; its last layer starts at zero and changes nothing.
 
         Args:
-            student: what it is to learn, as in the configuration.
+            distillation: as in the configuration.
 
         Raises:
-            CheckpointError: the mapping is not whole.
+            CheckpointError: the mapping is incomplete.
         """
-        self.register_to_config(student=dict(student))
-        found = read_distillation(self.config)
-        assert found is not None
-        self.scale_embedder = GuidanceEmbedder(self.proj_out.in_features, [found.scales[name] for name in SCALE_NAMES])
-        nn.init.zeros_(self.scale_embedder.linear_2.weight)
-        nn.init.zeros_(self.scale_embedder.linear_2.bias)
+        self.register_to_config(distillation=dict(distillation))
+        description = read_distillation(self.config)
+        assert description is not None
+        ranges = [description.scales[name] for name in SCALE_NAMES]
+        self.guidance_embedder = GuidanceEmbedder(self.proj_out.in_features, ranges)
+        nn.init.zeros_(self.guidance_embedder.linear_2.weight)
+        nn.init.zeros_(self.guidance_embedder.linear_2.bias)
 
-    def forget_student(self) -> None:
-        """Be guided from outside again."""
-        self.register_to_config(student=None)
-        self.scale_embedder = None
+    def disable_guidance_embedding(self) -> None:
+        """Remove the embedding of the guidance scales."""
+        self.register_to_config(distillation=None)
+        self.guidance_embedder = None
 
-    def hear(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> Heard:
-        """All of text and sound that no timestep changes, to be computed once for many passes.
+    def cross_attention_kv(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> CrossAttentionKV:
+        """Return the cross-attention keys and values of text and audio, which no timestep changes.
 
         Args:
             encoder_hidden_states, audio_hidden_states: as in a pass.
         """
         dtype = encoder_hidden_states.dtype
-        return Heard(self.hear_text(encoder_hidden_states), self.hear_sound(audio_hidden_states, dtype), dtype)
+        return CrossAttentionKV(self.text_kv(encoder_hidden_states), self.audio_kv(audio_hidden_states, dtype), dtype)
 
-    def hear_text(self, text_BLD: Tensor) -> Offered:
-        """What text (B, L, text_dim) offers to each block, in its precision."""
+    def text_kv(self, text_BLD: Tensor) -> KVCache:
+        """Return the keys and values of text (B, L, text_dim) for each block, in the text's dtype."""
         embedded = self.condition_embedder.text_embedding(self._padded(text_BLD))
-        return self._offered("attn2", embedded, text_BLD.dtype)
+        return self._block_kv("attn2", embedded, text_BLD.dtype)
 
-    def hear_sound(self, audio_BFWND: Tensor, dtype: torch.dtype) -> Offered:
-        """What windows of encoder rows (B, F, W, N, D) offer to each block, in the precision ``dtype``."""
-        return self._offered("attn_audio", self._audio_tokens(audio_BFWND), dtype)
+    def audio_kv(self, audio_BFWND: Tensor, dtype: torch.dtype) -> KVCache:
+        """Return the keys and values of audio windows (B, F, W, N, D) for each block, in ``dtype``."""
+        return self._block_kv("attn_audio", self._audio_tokens(audio_BFWND), dtype)
 
-    def _offered(self, attention: str, context_BLD: Tensor, dtype: torch.dtype) -> Offered:
+    def _block_kv(self, attention: str, context_BLD: Tensor, dtype: torch.dtype) -> KVCache:
         layers: list[Any] = [block.get_submodule(attention) for block in self.blocks]
         pairs = (layer.key_value(context_BLD) for layer in layers)
         return tuple((keys.to(dtype), values.to(dtype)) for keys, values in pairs)
@@ -294,6 +299,18 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         tokens: Tensor = self.audio_proj(audio_BFWND.to(self.audio_proj.proj_1.weight.dtype))
         return tokens.flatten(0, 1)
 
+    def _contexts(
+        self, text_BLD: Tensor | None, audio_BFWND: Tensor | None, kv: CrossAttentionKV | None
+    ) -> tuple[Sequence[Tensor | KeyValue], Sequence[Tensor | KeyValue], torch.dtype]:
+        """Return text and audio for each block, as tokens or as keys and values, and the blocks' dtype."""
+        if kv is not None:
+            return kv.text, kv.audio, kv.dtype
+        assert text_BLD is not None
+        assert audio_BFWND is not None
+        text = self.condition_embedder.text_embedding(self._padded(text_BLD))
+        count = len(self.blocks)
+        return [text] * count, [self._audio_tokens(audio_BFWND)] * count, text_BLD.dtype
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -301,23 +318,23 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         timestep: Tensor,
         encoder_hidden_states: Tensor | None = None,
         audio_hidden_states: Tensor | None = None,
-        heard: Heard | None = None,
-        scales: Tensor | None = None,
+        cross_attention_kv: CrossAttentionKV | None = None,
+        guidance: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity.
 
         Args:
-            hidden_states: (B, in_channels, F, H, W), noisy latents with the pictures (`model.reference`).
+            hidden_states: (B, in_channels, F, H, W), noisy latents with references (`humo.model.reference`).
             timestep: (B,) in 0..1000.
-            encoder_hidden_states: (B, L, text_dim) text, L at most ``text_length``; its precision is computed in.
-            audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros where there is no sound.
-            heard: what `hear` made of the two, in their place.
-            scales: (B, 3) guidance scales of text, audio and image, which a student is told.
+            encoder_hidden_states: (B, L, text_dim) text, L at most ``text_length``; its dtype is that of the blocks.
+            audio_hidden_states: (B, F, audio_window, audio_bands, audio_width), zeros without audio.
+            cross_attention_kv: result of `cross_attention_kv`, in place of text and audio.
+            guidance: (B, 3) scales of text, audio and image, an input of distilled networks.
             attention_kwargs: ``scale`` scales LoRA layers; ``context_parallel`` (`ContextParallel`) divides the tokens
                 among ranks.
-            return_dict: give an object with ``sample``, rather than a tuple.
+            return_dict: return an object with ``sample``, not a tuple.
 
         Returns:
             (B, out_channels, F, H, W), float32.
@@ -325,18 +342,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         batch, _, frames, height, width = hidden_states.shape
         p_f, p_h, p_w = self.config.patch_size
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
-        told = None if self.scale_embedder is None or scales is None else self.scale_embedder(scales)
-        time_BD, modulation_B6D = self.condition_embedder(timestep, told)
-        texts: Sequence[Tensor | KeyValue]
-        sounds: Sequence[Tensor | KeyValue]
-        if heard is not None:
-            texts, sounds, dtype = heard.text, heard.audio, heard.dtype
-        else:
-            assert encoder_hidden_states is not None
-            assert audio_hidden_states is not None
-            dtype = encoder_hidden_states.dtype
-            texts = [self.condition_embedder.text_embedding(self._padded(encoder_hidden_states))] * len(self.blocks)
-            sounds = [self._audio_tokens(audio_hidden_states)] * len(self.blocks)
+        embedder = self.guidance_embedder
+        time_BD, modulation_B6D = self.condition_embedder(
+            timestep, None if embedder is None or guidance is None else embedder(guidance)
+        )
+        texts, audios, dtype = self._contexts(encoder_hidden_states, audio_hidden_states, cross_attention_kv)
         rotary = rotary_embedding(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
 
         patches = self.patch_embedding(hidden_states.to(self.patch_embedding.weight.dtype))
@@ -345,7 +355,7 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         if context_parallel is not None:
             rotary = context_parallel.rotary(rotary, frames, rows * columns)
             hidden_BSD = context_parallel.shard(hidden_BSD, frames, dim=1)
-        for block, text, audio in zip(self.blocks, texts, sounds, strict=True):
+        for block, text, audio in zip(self.blocks, texts, audios, strict=True):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_BSD = self._gradient_checkpointing_func(
                     block, hidden_BSD, text, modulation_B6D, rotary, audio, frames, dtype
@@ -360,7 +370,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
             patches = context_parallel.gather_tokens(patches, frames, rows * columns)
         patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
         velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        if self.config.prediction == "data":
+        if self.config.prediction == "sample":
             noisy, sigma_data = hidden_states[:, : self.config.out_channels], self.config.sigma_data
-            velocity = _velocity_to(velocity, noisy, timestep, PREDICTABLE if sigma_data is None else sigma_data)
+            sigma_data = SIGMA_DATA if sigma_data is None else sigma_data
+            velocity = _velocity_from_preconditioned(velocity, noisy, timestep, sigma_data)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)

@@ -1,10 +1,11 @@
-"""Makes numbers of quantized weights.
+"""Dequantize weights that are stored as GGUF blocks or fp8.
 
-A weight is ``scale * q`` (or ``scale * q - minimum``) with small integers q; GGUF's types pack blocks of them together
-with their scales, fp8 files have a float of eight bits each and one scale a tensor or a row.
+A weight is ``scale * q`` or ``scale * q - minimum`` with small integers q. GGUF types pack blocks of q together with
+their scales; fp8 files hold an eight-bit float per weight, and one scale for each tensor or row.
 
-**Source:** layout of the blocks: ggml's ``ggml-common.h`` and ``ggml-quants.c`` (``dequantize_row_*``), as its Python
-package `gguf` re-states it, with which a test compares. Scales of fp8: ComfyUI's ``comfy/quant_ops.py``.
+**Source:** ggml (https://github.com/ggml-org/ggml), ``src/ggml-common.h`` and ``src/ggml-quants.c``
+(``dequantize_row_*``), as restated in its Python package ``gguf``, against which a test compares. fp8 scales: ComfyUI
+(https://github.com/comfyanonymous/ComfyUI), ``comfy/quant_ops.py``.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from torch import Tensor
 from humo.quantization.formats import FP8_TYPES, GGML_TYPES
 
 WEIGHTS_PER_SLICE = 2**22
-"""Weights that are made into numbers at a time: what that takes beside the result is small."""
+"""Weights that are dequantized at a time, which bounds the temporary memory."""
 
 FP8_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+"""fp8 type of the safetensors format -> torch's."""
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""What the sixteen numbers of IQ4 stand for."""
+"""Values of the sixteen codes of IQ4 (ggml's ``kvalues_iq4nl``)."""
 
 
 def _read_float16(blocks: Tensor, at: int) -> Tensor:
-    """The half-precision number at a place of each block, (n, 1)."""
+    """Return the float16 at a byte offset of each block as float32, (n, 1)."""
     return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
 
 
 def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
-    """Numbers of a few bits out of bytes, (..., k) -> (..., 8 / bits, k): the lowest bits of all bytes first."""
+    """Unpack numbers of a few bits, (..., k) bytes -> (..., 8 / bits, k): the lowest bits of all bytes first."""
     mask = (1 << bits) - 1
     return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=-2)
 
@@ -45,7 +47,7 @@ def _q4_1(blocks: Tensor) -> Tensor:
 
 
 def _unpack_five_bits(low: Tensor, fifth: Tensor) -> Tensor:
-    """Numbers of which one half of a byte has four bits and a bit in order the fifth, (n, 32)."""
+    """Join the low four bits of numbers with their fifth bits, (n, 32)."""
     return (_unpack_bits(low, 4).flatten(1) | (_unpack_bits(fifth, 1).transpose(1, 2).flatten(1) << 4)).float()
 
 
@@ -62,7 +64,7 @@ def _q8_0(blocks: Tensor) -> Tensor:
 
 
 def _unpack_iq4(packed: Tensor) -> Tensor:
-    """(..., k) bytes -> (..., 2, k) values."""
+    """Unpack IQ4 codes and look up their values, (..., k) bytes -> (..., 2, k)."""
     table = torch.tensor(IQ4_VALUES, dtype=torch.float32, device=packed.device)
     values: Tensor = table[_unpack_bits(packed, 4).int()]
     return values
@@ -98,7 +100,7 @@ def _q3_k(blocks: Tensor) -> Tensor:
 
 
 def _scales_and_minima(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """The eight scales and eight minima of six bits in a block's twelve bytes, (n, 8, 1) each."""
+    """Unpack the eight six-bit scales and eight six-bit minima of a block's twelve bytes, (n, 8, 1) each."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat([first & 63, (third & 15) | ((first >> 6) << 4)], dim=1)
     minima = torch.cat([second & 63, (third >> 4) | ((second >> 6) << 4)], dim=1)
@@ -140,18 +142,18 @@ UNPACKERS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "Q6_K": _q6_k,
     "IQ4_XS": _iq4_xs,
 }
-"""Type of GGUF -> (n, bytes of a block) to (n, weights of a block), float32."""
+"""GGUF type -> function from blocks (n, bytes of a block) to weights (n, weights of a block), float32."""
 
 
 def unpack(stored: Tensor, quant_type: str) -> Tensor:
-    """The numbers that bytes stand for, one after another.
+    """Return the weights that bytes represent, in order.
 
     Args:
         stored: uint8, a whole number of blocks.
-        kind: of `humo.quantization.formats.QUANTIZED`.
+        quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
 
     Returns:
-        float32, flat.
+        float32, one-dimensional.
     """
     if quant_type in FP8_TYPES:
         return stored.reshape(-1).view(FP8_DTYPES[quant_type]).float()
@@ -161,13 +163,13 @@ def unpack(stored: Tensor, quant_type: str) -> Tensor:
 def dequantize(
     stored: Tensor, quant_type: str, columns: int, dtype: torch.dtype, scale: Tensor | None = None
 ) -> Tensor:
-    """A quantized matrix as numbers, worked out in float32 and then rounded.
+    """Dequantize a matrix; it is computed in float32 and then rounded.
 
     Args:
         stored: (R, bytes of a row) uint8.
-        kind: of `humo.quantization.formats.QUANTIZED`.
+        quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
         columns: C of the matrix.
-        dtype: to round to.
+        dtype: type of the result.
         scale: one number, or (R, 1); float32.
 
     Returns:

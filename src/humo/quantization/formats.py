@@ -1,6 +1,8 @@
-"""The types that quantized weights are stored in: how many weights a block of each has, and how many bytes.
+"""Types that quantized weights are stored in: weights and bytes of a block of each.
 
-**Source:** ggml's ``docs/gguf.md`` (numbers of the types) and ``ggml-common.h`` (layout of their blocks).
+**Source:** ggml (https://github.com/ggml-org/ggml): ``docs/gguf.md`` for the numbers of the types, ``src/ggml-
+common.h``
+for the layout of their blocks.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from typing import NamedTuple
 
 
 class QuantType(NamedTuple):
-    """What is quantized together.
+    """Size of a block, the unit of weights that are quantized together.
 
     Args:
-        weights: how many.
-        bytes: that hold them, their scales included.
+        block_size: weights of a block.
+        type_size: bytes of a block, its scales included.
     """
 
     block_size: int
@@ -22,7 +24,7 @@ class QuantType(NamedTuple):
 
 
 FP8_TYPES: Mapping[str, QuantType] = {"F8_E4M3": QuantType(1, 1), "F8_E5M2": QuantType(1, 1)}
-"""A float each, with a scale beside them or none; in the safetensors format's words."""
+"""Eight-bit floats, stored with or without a scale beside them; names of the safetensors format."""
 
 GGML_TYPES: Mapping[str, QuantType] = {
     "Q4_0": QuantType(32, 18),
@@ -38,18 +40,18 @@ GGML_TYPES: Mapping[str, QuantType] = {
     "Q6_K": QuantType(256, 210),
     "IQ4_XS": QuantType(256, 136),
 }
-"""GGUF's types that are read, by ggml's names."""
+"""GGUF types that can be read, by ggml's names."""
 
 QUANT_TYPES: Mapping[str, QuantType] = {**FP8_TYPES, **GGML_TYPES}
-"""All types that a network's weights may stay in."""
+"""All types that a network's weights may be stored in."""
 
 
 def row_bytes(quant_type: str, columns: int) -> int:
-    """Bytes of a matrix's row.
+    """Return the bytes of a matrix's row.
 
     Args:
-        kind: of `QUANTIZED`.
-        columns: a whole number of blocks.
+        quant_type: key of `QUANT_TYPES`.
+        columns: weights of the row, a multiple of the block size.
     """
     block = QUANT_TYPES[quant_type]
     return columns // block.block_size * block.type_size

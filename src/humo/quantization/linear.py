@@ -1,4 +1,4 @@
-"""Layers whose weights stay quantized in memory, and become numbers when they are computed with."""
+"""Linear layers whose weights stay quantized in memory and are dequantized in each call."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from humo.quantization.dequantize import dequantize
 from humo.quantization.formats import row_bytes
 
 QuantTypes = Mapping[str, tuple[str, int]]
-"""Name of a quantized weight -> its type (`humo.quantization.formats.QUANTIZED`), and how many scales are beside it."""
+"""Name of a quantized weight -> its type (key of `humo.quantization.formats.QUANT_TYPES`) and the number of its
+scales."""
 
 
 def replace_with_quantized_linear(module: nn.Module, quant_types: QuantTypes) -> None:
-    """Put layers whose matrices are quantized in the place of others, their weights still to come.
+    """Replace linear layers with quantized ones, whose weights are loaded afterwards.
 
     Args:
-        module: with the layers.
-        kinds: of the weights; those of which the module has no layer are passed over.
+        module: parent of the layers.
+        quant_types: of the weights; names without a linear layer are ignored.
     """
-    for place, layer in list(module.named_modules()):
-        if isinstance(layer, nn.Linear) and f"{place}.weight" in quant_types:
-            module.set_submodule(place, QuantizedLinear(layer, *quant_types[f"{place}.weight"]))
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, nn.Linear) and f"{name}.weight" in quant_types:
+            module.set_submodule(name, QuantizedLinear(layer, *quant_types[f"{name}.weight"]))
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose matrix stays quantized; it computes in the precision of what it is given.
+    """A linear layer with a quantized matrix; it computes in the precision of its input.
 
-    Its ``weight`` holds bytes, so that no cast of the network touches it.
+    ``weight`` holds bytes, so that casting the network leaves it unchanged.
 
     Args:
-        layer: in whose place it stands.
-        kind: of `humo.quantization.formats.QUANTIZED`.
-        scales: how many scales lie beside the weights: 0, 1, or one a row.
+        layer: the layer that is replaced.
+        quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
+        num_scales: number of scales beside the weights: 0, 1, or one for each row.
     """
 
     def __init__(self, layer: nn.Linear, quant_type: str, num_scales: int) -> None:
@@ -55,7 +56,7 @@ class QuantizedLinear(nn.Linear):
             self.weight_scale = nn.Parameter(torch.empty(num_scales, 1, device=device), requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return (..., out) for (..., in), in float32 if the replaced layer computes in float32."""
+        """Map (..., in) to (..., out), in float32 if the replaced layer computes in float32."""
         x = input.float() if self.is_float32 else input
         return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 

@@ -1,7 +1,7 @@
-"""Makes small integers of weights, in blocks with a scale each: the two simplest of GGUF's types.
+"""Quantize weights to small integers in blocks with a scale each: the two simplest GGUF types.
 
-**Source:** ggml's ``ggml-quants.c`` (``quantize_row_q8_0_ref``, ``quantize_row_q4_0_ref``), as its Python package
-`gguf` re-states it, with which a test compares.
+**Source:** ggml (https://github.com/ggml-org/ggml), ``src/ggml-quants.c`` (``quantize_row_q8_0_ref``,
+``quantize_row_q4_0_ref``), as restated in its Python package ``gguf``, against which a test compares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from humo.quantization.formats import GGML_TYPES
 
 WEIGHTS_PER_SLICE = 2**22
-"""Weights that are worked on at a time."""
+"""Weights that are quantized at a time, which bounds the temporary memory."""
 
 
 def _reciprocal_or_zero(scale: Tensor) -> Tensor:
@@ -27,18 +27,18 @@ def _float16_bytes(scale: Tensor) -> Tensor:
 
 def _q8_0(blocks: Tensor) -> Tensor:
     scale = blocks.abs().amax(1, keepdim=True) / 127
-    found = blocks * _reciprocal_or_zero(scale)
-    away_from_zero = found.sign() * (found.abs() + 0.5).floor()
+    quantized_values = blocks * _reciprocal_or_zero(scale)
+    away_from_zero = quantized_values.sign() * (quantized_values.abs() + 0.5).floor()
     return torch.cat([_float16_bytes(scale), away_from_zero.to(torch.int8).view(torch.uint8)], dim=1)
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
     sizes, width = blocks.abs(), blocks.shape[1]
-    places = torch.arange(width, device=blocks.device).expand_as(blocks)
-    first = places.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
+    positions = torch.arange(width, device=blocks.device).expand_as(blocks)
+    first = positions.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
     scale = blocks.gather(1, first) / -8
-    found = (blocks * _reciprocal_or_zero(scale) + 8.5).to(torch.uint8).clamp(0, 15)
-    low, high = found.chunk(2, dim=1)
+    quantized_values = (blocks * _reciprocal_or_zero(scale) + 8.5).to(torch.uint8).clamp(0, 15)
+    low, high = quantized_values.chunk(2, dim=1)
     return torch.cat([_float16_bytes(scale), low | (high << 4)], dim=1)
 
 
@@ -46,16 +46,18 @@ _QUANTIZERS: Mapping[str, Callable[[Tensor], Tensor]] = {"Q8_0": _q8_0, "Q4_0": 
 
 
 def quantize(weight: Tensor, quant_type: str) -> Tensor:
-    """A matrix as the bytes of its blocks; `dequantize` is the way back.
+    """Quantize a matrix; `humo.quantization.dequantize.dequantize` is the inverse.
 
     Args:
-        weight: (R, C), C a whole number of blocks.
-        kind: ``Q8_0``, eight bits a weight and a scale for every 32, or ``Q4_0``, four bits.
+        weight: (R, C), C a multiple of the block size (32).
+        quant_type: ``Q8_0``, eight bits a weight and a scale for every 32 weights, or ``Q4_0``, four bits.
 
     Returns:
         (R, bytes of a row) uint8, on the same device.
     """
     block = GGML_TYPES[quant_type]
     blocks = weight.reshape(-1, block.block_size)
-    made = [_QUANTIZERS[quant_type](some.float()) for some in blocks.split(WEIGHTS_PER_SLICE // block.block_size)]
-    return torch.cat(made).view(len(weight), -1)
+    quantized_slices = [
+        _QUANTIZERS[quant_type](some.float()) for some in blocks.split(WEIGHTS_PER_SLICE // block.block_size)
+    ]
+    return torch.cat(quantized_slices).view(len(weight), -1)

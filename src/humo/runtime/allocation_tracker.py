@@ -1,6 +1,6 @@
-"""What a computation would allocate, found by going through it without numbers (on torch's meta device).
+"""Track the memory that a computation would allocate, by running it on torch's meta device.
 
-The code that is measured is the code that runs, at any size and in seconds; so there is nothing to keep true beside it.
+Tensors there have shapes and no data, so that any size takes seconds. The tracked code is the code that generates.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass
 class AllocationStats:
-    """Bytes of what was made within `metered`.
+    """Bytes of tensors that were allocated within `track_allocations`.
 
     Args:
-        live: that are there now.
-        peak: the most that there were at a time.
+        live: bytes that are allocated now.
+        peak: the most bytes that were allocated at a time.
     """
 
     live: int = 0
     peak: int = 0
 
     def add(self, size: int) -> None:
-        """More are there, or fewer."""
+        """Count an allocation, or a release where ``size`` is negative."""
         self.live += size
         self.peak = max(self.peak, self.live)
 
 
 class _AllocationTracker(TorchDispatchMode):
-    """Sees every operation, and counts the storages that come of it until they go."""
+    """Dispatch mode that counts the storage of every result until it is freed."""
 
     def __init__(self, allocated: AllocationStats, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -67,29 +67,30 @@ class _AllocationTracker(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention that keeps no table of all pairs, as every kernel in use has it; the meta device would make one."""
+    """Function mode in which attention allocates its result alone, as fused kernels do; the meta device would allocate
+    all scores."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is F.scaled_dot_product_attention:
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
-            query, value = given["query"], given["value"]
+            arguments = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
+            query, value = arguments["query"], arguments["value"]
             return query.new_empty(*query.shape[:-1], value.shape[-1])
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def track_allocations(*there: Iterable[Tensor]) -> Iterator[AllocationStats]:
-    """Count what is allocated within.
+def track_allocations(*existing: Iterable[Tensor]) -> Iterator[AllocationStats]:
+    """Track allocations within the block.
 
     Args:
-        there: tensors that are there already, and do not count: weights, inputs.
+        existing: tensors that are not counted, because they are allocated before: weights, inputs.
     """
     allocated = AllocationStats()
     with (
         torch.no_grad(),
         _FusedAttention(),
-        _AllocationTracker(allocated, (tensor for several in there for tensor in several)),
+        _AllocationTracker(allocated, (tensor for tensors in existing for tensor in tensors)),
     ):
         yield allocated

@@ -1,8 +1,8 @@
-"""Weights that come from disk when a block is called, and go when it is done: memory for two blocks is enough.
+"""Stream the weights of a module from disk, one block at a time; memory for two blocks is enough.
 
-While one block computes, a thread reads the next one, as it is stored; it is cast once the other is gone. What is not a
-block stays: norms and embeddings at both ends are small, but for the text encoder's vocabulary, of which the rows of a
-prompt are read alone.
+While one block computes, a thread reads the next one in its stored precision. It is cast once the previous one is
+freed.
+Weights outside the blocks stay in memory; of a token embedding only the rows of the prompt are read.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F64": torch.float64,
 }
-"""Element types of weights, by the safetensors format's words."""
+"""safetensors name of an element type -> torch's."""
 
 Cast = Callable[[str, Tensor], Tensor]
-"""(name, tensor as it is stored) -> as it is computed with, on its device."""
+"""Function of a weight's name and its stored tensor that returns the tensor to compute with, on the device."""
 
 
 class WeightStore:
-    """The weights of a module in their files.
+    """The weights of a module in its safetensors files.
 
     Args:
-        paths: safetensors files.
-        quantized: weights that are read as their bytes, (R, bytes of a row) uint8.
+        paths: the files.
+        quantized: names of the weights that are read as bytes, (R, bytes of a row) uint8.
     """
 
     def __init__(self, paths: Sequence[Path], quantized: Collection[str] = ()) -> None:
@@ -47,10 +47,10 @@ class WeightStore:
         return name in self._files
 
     def read(self, name: str) -> Tensor:
-        """A tensor, as it is stored.
+        """Return a tensor as it is stored.
 
         Raises:
-            CheckpointError: it is not there, is of a type that nothing computes with, or its file ends early.
+            CheckpointError: no file holds it, its element type is not supported, or its file is truncated.
         """
         file, dtype, shape = self._locate(name)
         raw = torch.empty(file.tensors[name].bytes, dtype=torch.uint8)
@@ -61,19 +61,28 @@ class WeightStore:
         return raw.view(dtype).view(shape)
 
     def read_rows(self, name: str, wanted: Sequence[int]) -> Tensor:
-        """Some rows of a matrix, as they are stored.
+        """Return some rows of a matrix as they are stored.
+
+        Args:
+            name: of the matrix, (R, C).
+            wanted: N row numbers.
+
+        Returns:
+            (N, C).
 
         Raises:
             CheckpointError: as `read`.
         """
         file, dtype, (_, width) = self._locate(name)
         size = width * dtype.itemsize
-        found = [torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in wanted]
-        return torch.stack(found)
+        row_tensors = [
+            torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in wanted
+        ]
+        return torch.stack(row_tensors)
 
     def _locate(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
         if name not in self._files:
-            raise CheckpointError(name, "is in none of the files", "convert the model anew with humo convert")
+            raise CheckpointError(name, "is in none of the files", "convert the model again with humo convert")
         file = self._files[name]
         stored = file.tensors[name]
         if name in self._quantized:
@@ -87,13 +96,13 @@ class WeightStore:
 
 
 class BlockStream:
-    """Feeds blocks that are called one after another.
+    """Loads each block before it is called and frees it afterwards; blocks are called in order.
 
     Args:
-        blocks: name in the store -> block, in their order; their weights are on the meta device.
-        store: of their weights.
-        cast: makes of a stored tensor what is computed with.
-        around: after the last block the first one is read again, as many passes follow each other.
+        blocks: prefix of a block's names in the store -> block; their weights are on the meta device.
+        store: the weights.
+        cast: converts a stored tensor to the tensor to compute with.
+        cyclic: prefetch the first block after the last one, because many passes follow each other.
     """
 
     def __init__(self, blocks: Mapping[str, nn.Module], store: WeightStore, cast: Cast, *, cyclic: bool) -> None:
@@ -107,20 +116,20 @@ class BlockStream:
             block.register_forward_hook(self._offload(number), always_call=True)
 
     def wait(self) -> None:
-        """Until what is being read ahead is there."""
+        """Wait until prefetching has finished."""
         for one in self._prefetched.values():
             one.result()
 
     def cancel_prefetch(self) -> None:
-        """Let go of what was read ahead: there is no next pass for now."""
+        """Drop what was prefetched, because no pass follows for now."""
         for one in self._prefetched.values():
             one.cancel()
         self._prefetched.clear()
 
     def _onload(self, number: int) -> Callable[..., None]:
         def onload(block: nn.Module, _: Any) -> None:
-            coming = self._prefetched.pop(number, None) or self._reader.submit(self._read, number)
-            raw = coming.result()
+            pending = self._prefetched.pop(number, None) or self._reader.submit(self._read, number)
+            raw = pending.result()
             names = list(raw)
             cast = {name: self._cast(f"{self._names[number]}.{name}", raw.pop(name)) for name in names}
             block.load_state_dict(cast, assign=True)
@@ -147,9 +156,9 @@ class DiskEmbedding(nn.Module):
     """An embedding whose matrix stays on the disk.
 
     Args:
-        store: that has it.
-        name: of the matrix.
-        cast: as in `Stream`.
+        store: the weights.
+        name: name of the matrix in the store, (vocabulary, D).
+        cast: as in `BlockStream`.
     """
 
     def __init__(self, store: WeightStore, name: str, cast: Cast) -> None:
@@ -157,7 +166,7 @@ class DiskEmbedding(nn.Module):
         self._store, self._name, self._cast = store, name, cast
 
     def forward(self, indices: Tensor) -> Tensor:
-        """(...) -> (..., D)."""
-        distinct, places = indices.unique(return_inverse=True)
+        """Return the embeddings (..., D) of token numbers (...)."""
+        distinct, positions = indices.unique(return_inverse=True)
         rows = self._cast(self._name, self._store.read_rows(self._name, distinct.tolist()))
-        return rows.to(indices.device)[places]
+        return rows.to(indices.device)[positions]

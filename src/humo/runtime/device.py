@@ -1,4 +1,4 @@
-"""Where and how precisely to compute, decided here and only here; and loading a pipeline so."""
+"""Choose the device and the precision, and measure the available memory; importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Python looks for no unreachable objects meanwhile: libraries make many when they are imported, and all stay."""
+    """Pause garbage collection in a block or function.
+
+    Importing large libraries creates many objects that all stay, so that collecting them is wasted time.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -26,27 +29,28 @@ def gc_paused() -> Iterator[None]:
 
 
 def choose_device(device: str) -> str:
-    """``cuda``, ``mps`` or ``cpu``: what was asked for, or the fastest there is.
+    """Return ``cuda``, ``mps`` or ``cpu``: the device that was asked for, or the fastest one that is available.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
     Raises:
-        DependencyError: what was asked for is not there.
+        DependencyError: the device is not available.
     """
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    availability = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name, is_available in availability.items() if is_available]
     if device == "auto":
-        return next(name for name, available in there.items() if available)
-    if not there[device]:
-        found = ", ".join(name for name, available in there.items() if available)
-        raise DependencyError("device", f"{device!r} is not available here", f"there is {found}; or leave it at auto")
+        return available[0]
+    if device not in available:
+        problem = f"{device!r} is not available on this machine"
+        raise DependencyError("device", problem, f"use {' or '.join(available)}, or leave it at auto")
     return device
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """Precision of the network: what was asked for, or bfloat16 (as published) on a GPU and float32 on the CPU.
+    """Return the precision of the network: bfloat16 on a GPU (as published), float32 on a CPU, unless it is given.
 
     Args:
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
@@ -58,10 +62,10 @@ def choose_dtype(dtype: str, device: str) -> str:
 
 
 def available_memory(device: str) -> tuple[int, int]:
-    """Bytes that are free on a device and in the host's memory.
+    """Return the free bytes of a GPU and of the host's memory.
 
     Args:
-        device: as chosen by `choose_device`; where it is no GPU, its memory is the host's.
+        device: as chosen by `choose_device`; for any but ``cuda`` the first number is 0.
     """
     import psutil
     import torch

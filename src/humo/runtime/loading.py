@@ -23,64 +23,75 @@ from humo.model.audio import SpeechEncoder
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
 from humo.quantization.quantize import quantize
-from humo.request import PlacementName
+from humo.request import OffloadName, QuantizeName
 from humo.runtime.block_streaming import BlockStream, Cast, DiskEmbedding, WeightStore
 from humo.runtime.device import choose_device, choose_dtype
 from humo.runtime.offload import apply_placement
-from humo.runtime.placement import PLACEMENTS, check_quantized
+from humo.runtime.placement import Placement, check_placement, check_quantized
 
 
 def load_pipeline(
-    folder: Path, *, device: str = "auto", dtype: str = "auto", placement: PlacementName = "resident"
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    offload: OffloadName = "none",
+    quantize: QuantizeName = "none",
 ) -> HuMoPipeline:
-    """The pipeline in a model folder, on its device.
+    """Load the pipeline of a model folder onto a device.
 
-    The network and the text encoder take the precision asked for; the autoencoder and the audio encoder stay float32,
-    as published.
+    The transformer and the text encoder take ``dtype``. The autoencoder and the audio encoder stay float32, as
+    published.
 
     Args:
-        folder: in our layout (`humo convert` makes it).
+        folder: a model folder, as `humo convert` writes it.
         device, dtype: as in a request.
-        placement: where the weights lie (`humo.runtime.placement.PLACEMENTS`).
+        offload, quantize: as in a request; here ``auto`` means ``none``, because no clip is known whose memory could
+            be estimated.
 
     Raises:
-        CheckpointError: the folder is not a whole model, or its weights do not fit it.
-        DependencyError: no such device here.
-        RequestError: its network is quantized already, and was to be once more.
+        CheckpointError: the folder is incomplete, or its weights do not match its configuration.
+        DependencyError: the device is not available.
+        RequestError: the device does not support ``offload`` or ``quantize``, or the two cannot be combined; or the
+            network's weights are stored quantized, and ``quantize`` would quantize them again.
     """
     model = open_model_folder(folder)
-    check_quantized(placement, model)
+    placement = Placement(
+        "none" if offload == "auto" else offload,
+        "none" if quantize == "auto" else quantize,
+    )
     chosen = choose_device(device)
+    check_quantized(placement.quantize, model)
+    check_placement(placement.offload, placement.quantize, chosen)
     precision = getattr(torch, choose_dtype(dtype, chosen))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
-    if placement == "disk":
+    if placement.offload == "disk":
         return load_streamed(folder, device=chosen, dtype=precision)
-    quant_type = PLACEMENTS[placement].quant_type
-    quantized = quant_type is not None or model.components["transformer"].quantized
-    parts = {"transformer": load_quantized(model, precision, quant_type)} if quantized else {}
+    quantized = placement.quant_type is not None or model.components["transformer"].quantized
+    parts = {"transformer": load_quantized(model, precision, placement.quant_type)} if quantized else {}
     try:
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as failure:
         raise CheckpointError(
-            str(folder), f"does not load: {failure}", "convert it anew with humo convert"
+            str(folder), f"does not load: {failure}", "convert it again with humo convert"
         ) from failure
     apply_placement(pipeline, placement, chosen, precision)
     return pipeline
 
 
 def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipeline:
-    """The pipeline in a model folder whose blocks stay on the disk until they are called.
+    """Load the pipeline of a model folder with blocks that stay on the disk until they are called.
 
     Args:
-        folder: in our layout.
-        device: where it computes.
-        dtype: of the network and the text encoder; the rest is float32, as published.
+        folder: a model folder.
+        device: where the pipeline computes.
+        dtype: of the transformer and the text encoder; the other components are float32, as published.
 
     Raises:
-        CheckpointError: the folder is not a whole model, or stored in a form that cannot be streamed.
+        CheckpointError: the folder is incomplete, or stored in a form that cannot be streamed.
     """
     model = open_model_folder(folder)
     transformer = _build_on_meta(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
@@ -106,12 +117,13 @@ STREAMED_COMPONENTS = ("transformer", "text_encoder", "audio_encoder")
 
 
 def cast_to(device: str, dtype: torch.dtype) -> Cast:
-    """Makes everything of one type."""
+    """Return a `Cast` that converts every tensor to one type."""
     return lambda _, stored: stored.to(device, dtype)
 
 
 def cast_network(device: str, dtype: torch.dtype) -> Cast:
-    """Makes everything of the network of one type, but for what is quantized, scales, and its small layers."""
+    """Return a `Cast` for the transformer: one type, but for quantized weights, scales and the layers that stay
+    float32."""
 
     def cast(name: str, stored: Tensor) -> Tensor:
         if not stored.is_floating_point():
@@ -122,15 +134,17 @@ def cast_network(device: str, dtype: torch.dtype) -> Cast:
 
 
 def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | None = None) -> HuMoTransformer3DModel:
-    """A model folder's network in the host's memory, its blocks' matrices quantized.
+    """Load the transformer of a model folder into the host's memory, with quantized matrices in its blocks.
 
     Args:
-        model: the folder.
-        dtype: of what is not quantized.
-        kind: of `humo.quantization.quantize`, for a network that is not quantized yet; None for one that is.
+        model: the model folder.
+        dtype: of the weights that are not quantized.
+        quant_type: as in `humo.quantization.quantize.quantize`, for a transformer that is stored unquantized; None for
+            one
+            that is stored quantized.
 
     Raises:
-        CheckpointError: its weights are stored in a form that nothing computes with.
+        CheckpointError: its weights are stored in a form that is not supported.
     """
     component, architecture = model.components["transformer"], model.architectures["transformer"]
     assert isinstance(architecture, TransformerArchitecture)
@@ -159,14 +173,14 @@ def _build_on_meta(
     dtype: torch.dtype,
     quant_types: QuantTypes | None = None,
 ) -> Any:
-    """A component without its weights, its layers quantized as those are in the files, or as `kinds` say.
+    """Return a component on the meta device; quantized layers are those of its files, or those of ``quant_types``.
 
     Raises:
-        CheckpointError: its weights are stored otherwise than its class has them.
+        CheckpointError: another library quantized its weights.
     """
     component = model.components[name]
     if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:
-        problem = "holds weights that a library has quantized, which are not streamed"
+        problem = "holds weights that another library quantized, which are not supported"
         raise CheckpointError(str(component.folder), problem, "convert the released weights again")
     config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
     with torch.device("meta"):
@@ -178,7 +192,7 @@ def _build_on_meta(
 
 
 def _stream_blocks(module: Any, blocks: str, store: WeightStore, cast: Cast, *, cyclic: bool = False) -> BlockStream:
-    """Stream a module's blocks; the rest of its weights is read now."""
+    """Stream a module's blocks; its other weights are loaded now."""
     listed = module.get_submodule(blocks)
     cancel_prefetch = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
     module.load_state_dict({name: cast(name, store.read(name)) for name in cancel_prefetch}, strict=False, assign=True)

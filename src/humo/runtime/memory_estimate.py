@@ -1,8 +1,9 @@
-"""How much memory a clip takes, part by part and phase by phase, and where its weights had best lie. No weights needed.
+"""Estimate the memory of a clip by component and phase; no weights are needed.
 
-    at most = weights that are there + what is computed with, in the phase where that is most
+    peak = weights in memory + activations, in the phase where that is most
 
-What is computed with is found by going through the very code on the meta device (`meter`); weights follow from shapes.
+Activations are measured by running the code that generates on the meta device (`humo.runtime.allocation_tracker`); the
+bytes of weights follow from their shapes.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), H, W size.
 """
@@ -41,26 +42,27 @@ from humo.request import CacheName
 from humo.runtime.allocation_tracker import track_allocations
 
 BLOCK_PREFIX = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
-"""In the names of weights: those of a block, of which a part has many alike."""
+"""Start of the names of weights that belong to a block."""
 
 TOKEN_EMBEDDING = "shared.weight"
+"""Name of the text encoder's token embedding."""
 MAX_PROMPT_TOKENS = 512
-"""The longest prompt."""
+"""Tokens of the longest prompt."""
 
 MEL_FRAMES = 3000
-"""Spectra of the thirty seconds that the speech encoder hears at a time."""
+"""Mel frames of the thirty seconds that the audio encoder processes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of a part's weights.
+    """Bytes of a component's weights.
 
     Args:
-        around: outside the blocks.
-        block: of one block.
-        blocks: how many there are.
-        ahead: of a block, as it is stored.
-        rows: of the around, a vocabulary, of which streaming reads single rows.
+        outside_blocks: weights outside the blocks.
+        block: weights of one block.
+        blocks: number of blocks.
+        prefetched: one block as it is stored.
+        embedding: the part of ``outside_blocks`` that is a token embedding, of which streaming reads single rows.
     """
 
     outside_blocks: int
@@ -71,26 +73,27 @@ class WeightBytes:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes of all weights."""
         return self.outside_blocks + self.block * self.blocks
 
     @property
     def streaming(self) -> int:
-        """That are there while blocks are streamed: the one that computes, and the one that comes, as it is stored."""
+        """Bytes in memory while blocks are streamed: the block that computes, and the prefetched one as it is
+        stored."""
         return self.block + self.prefetched
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """What a clip takes.
+    """Estimated memory of a clip, in bytes.
 
     Args:
-        weights: part -> its weights, as they are computed with.
-        stored: part -> bytes of its weights on the disk.
-        working: phase -> bytes that are computed with; ``denoise`` without what text and sound offer once for all.
-        offered: bytes of that.
-        quantized: the network's blocks are quantized as they are stored, and no placement makes them less.
-        cached: bytes that a cache keeps between the passes.
+        weights: component -> its weights in the precision they compute in.
+        stored: component -> its weights on the disk.
+        activations: phase -> peak of activations; ``denoise`` without ``kv_cache``.
+        kv_cache: cross-attention keys and values of text and audio, computed once for all steps.
+        quantized: whether the network is stored quantized, so that no placement quantizes it.
+        step_cache: what a step cache (``cache`` of a request) keeps between steps.
     """
 
     weights: Mapping[str, WeightBytes]
@@ -103,16 +106,18 @@ class MemoryEstimate:
 
 COMPONENT_OF_PHASE = {
     "text": "text_encoder",
-    "sound": "audio_encoder",
-    "pictures": "vae",
+    "audio": "audio_encoder",
+    "image": "vae",
     "denoise": "transformer",
     "decode": "vae",
 }
-"""Phase -> the part that works in it."""
+"""Phase -> the component that computes in it."""
 
 
 NOT_QUANTIZED: QuantTypes = {}
+"""No quantized weights."""
 SCALE_BYTES = 4
+"""Bytes of a float32 scale."""
 
 
 def estimate_memory(
@@ -124,34 +129,35 @@ def estimate_memory(
     cache: CacheName = "none",
     quant_types: QuantTypes = NOT_QUANTIZED,
 ) -> MemoryEstimate:
-    """What a clip (or the longest window of one) takes.
+    """Estimate the memory of a clip, or of the longest window of one.
 
     Args:
-        structures: part -> its sizes.
+        architectures: component -> its architecture.
         geometry: of the clip.
-        entry: how pictures enter.
-        dtype: of the network and the text encoder; the rest is float32.
-        branches: different passes; text and sound each are there or not, so what they offer is kept twice at most.
-        cache: as in a request; it keeps something for each branch.
-        kinds: of the network's weights that are quantized.
+        injection: how reference images enter the network.
+        dtype: of the transformer and the text encoder; the other components are float32.
+        num_passes: different guidance passes. Text and audio are either given or not, so at most two ``kv_cache``
+            exist.
+        cache: as in a request; it is kept for each pass.
+        quant_types: of the transformer's quantized weights.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
-    kinds_of = {"transformer": quant_types}
+    quant_types_of = {"transformer": quant_types}
     denoise, kv_cache, step_cache = _denoise(architectures["transformer"], geometry, dtype, cache, quant_types)
-    pictures, decode = _autoencoder(architectures["vae"], geometry, injection)
+    encode, decode = _autoencoder(architectures["vae"], geometry, injection)
     return MemoryEstimate(
         weights={
-            name: weight_bytes(architecture, dtypes[name], kinds_of.get(name, NOT_QUANTIZED))
+            name: weight_bytes(architecture, dtypes[name], quant_types_of.get(name, NOT_QUANTIZED))
             for name, architecture in architectures.items()
         },
         stored={
-            name: weight_bytes(architecture, stored_dtype(architecture), kinds_of.get(name, NOT_QUANTIZED)).total
+            name: weight_bytes(architecture, stored_dtype(architecture), quant_types_of.get(name, NOT_QUANTIZED)).total
             for name, architecture in architectures.items()
         },
         activations={
             "text": _text_encoder(architectures["text_encoder"], dtype),
-            "sound": _audio_encoder(architectures["audio_encoder"]),
-            "pictures": pictures,
+            "audio": _audio_encoder(architectures["audio_encoder"]),
+            "image": encode,
             "denoise": denoise,
             "decode": decode,
         },
@@ -169,13 +175,13 @@ def estimate_quantized(
     quant_type: str,
     cache: CacheName = "none",
 ) -> MemoryEstimate:
-    """The same with the network's blocks quantized when they are loaded.
+    """Return the estimate for a transformer whose blocks are quantized while they are loaded.
 
     Args:
-        needs: of the clip, with a network that is not quantized.
-        structure: of the network.
-        geometry, dtype, cache: as in `needs_of`.
-        kind: of `humo.quantization.quantize`.
+        estimate: of the clip, with a transformer that is stored unquantized.
+        architecture: of the transformer.
+        geometry, dtype, cache: as in `estimate_memory`.
+        quant_type: as in `humo.quantization.quantize.quantize`.
     """
     assert isinstance(architecture, TransformerArchitecture)
     quant_types = quant_types_for(architecture, quant_type)
@@ -191,18 +197,18 @@ def estimate_quantized(
 def weight_bytes(
     architecture: Architecture, dtype: torch.dtype, quant_types: QuantTypes = NOT_QUANTIZED
 ) -> WeightBytes:
-    """The weights of a part in a precision, the network's small layers in float32, quantized ones as they are."""
-    kept = FLOAT32_PARTS if isinstance(architecture, TransformerArchitecture) else frozenset()
+    """Return the bytes of a component's weights in a precision; quantized weights and float32 layers keep theirs."""
+    float32_parts = FLOAT32_PARTS if isinstance(architecture, TransformerArchitecture) else frozenset()
     outside_blocks, embedding = 0, 0
     blocks: dict[str, int] = {}
     for name in tensor_names(architecture):
-        each = torch.float32 if kept & set(name.diffusers.split(".")) else dtype
-        size = math.prod(name.shape) * each.itemsize
+        element = torch.float32 if float32_parts & set(name.diffusers.split(".")) else dtype
+        size = math.prod(name.shape) * element.itemsize
         if name.diffusers in quant_types:
             quant_type, scales = quant_types[name.diffusers]
             size = name.shape[0] * row_bytes(quant_type, name.shape[1]) + scales * SCALE_BYTES
-        if found := BLOCK_PREFIX.match(name.diffusers):
-            blocks[found[0]] = blocks.get(found[0], 0) + size
+        if block_prefix := BLOCK_PREFIX.match(name.diffusers):
+            blocks[block_prefix[0]] = blocks.get(block_prefix[0], 0) + size
         else:
             outside_blocks += size
             embedding += size if name.diffusers == TOKEN_EMBEDDING else 0
@@ -212,7 +218,8 @@ def weight_bytes(
 
 
 def stored_dtype(architecture: Architecture) -> torch.dtype:
-    """What a part's weights are stored in: the large parts in bfloat16, the others as they compute."""
+    """Return the precision of a component's weights on the disk: bfloat16 for the two large ones, float32 for the
+    others."""
     return (
         torch.bfloat16 if isinstance(architecture, TransformerArchitecture | TextEncoderArchitecture) else torch.float32
     )
@@ -226,78 +233,80 @@ def _build_on_meta(build: Callable[[], Any]) -> Any:
 def _denoise(
     architecture: Architecture, geometry: Geometry, dtype: torch.dtype, cache: CacheName, quant_types: QuantTypes
 ) -> tuple[int, int, int]:
-    """What a pass computes with, what text and sound offer to it, and what a cache keeps of it."""
+    """Return the bytes of activations of a pass, of its `kv_cache`, and of its step cache."""
     assert isinstance(architecture, TransformerArchitecture)
-    alike = min(2, architecture.num_layers)  # what a pass computes with is that of one block after another
-    network = _build_on_meta(lambda: HuMoTransformer3DModel.from_config(architecture.config() | {"num_layers": alike}))
+    num_layers = min(2, architecture.num_layers)  # blocks compute one after another: two show the peak
+    network = _build_on_meta(
+        lambda: HuMoTransformer3DModel.from_config(architecture.config() | {"num_layers": num_layers})
+    )
     for name, weight in network.named_parameters():
         if not FLOAT32_PARTS & set(name.split(".")):
             weight.data = weight.data.to(dtype)
     replace_with_quantized_linear(network, quant_types)
     inputs = torch.empty(1, *geometry.latent_shape(architecture.in_channels), device="meta")
     text = torch.empty(1, architecture.text_length, architecture.text_dim, dtype=dtype, device="meta")
-    heard = (architecture.audio_window, architecture.audio_bands, architecture.audio_width)
-    audio = torch.empty(1, geometry.latent_frames, *heard, device="meta")
+    window = (architecture.audio_window, architecture.audio_bands, architecture.audio_width)
+    audio = torch.empty(1, geometry.latent_frames, *window, device="meta")
     timestep = torch.empty(1, device="meta")
-    with track_allocations(network.parameters(), (inputs, text, audio, timestep)) as once:
-        kv_cache = network.hear(text, audio)
-        kept = once.live
-        once.peak = kept
-        network(inputs, timestep, heard=kv_cache, return_dict=False)
-        needed = once.peak - kept
+    with track_allocations(network.parameters(), (inputs, text, audio, timestep)) as stats:
+        kv_cache = network.cross_attention_kv(text, audio)
+        kv_bytes = stats.live
+        stats.peak = kv_bytes
+        network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
+        activations = stats.peak - kv_bytes
         with caching(network, cache), network.cache_context("any"):
-            network(inputs, timestep, heard=kv_cache, return_dict=False)
-            step_cache = once.live - kept
-        return needed, kept * architecture.num_layers // alike, step_cache
+            network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
+            step_cache = stats.live - kv_bytes
+        return activations, kv_bytes * architecture.num_layers // num_layers, step_cache
 
 
 def _autoencoder(architecture: Architecture, geometry: Geometry, injection: ReferenceInjection) -> tuple[int, int]:
-    """What encoding the pictures and decoding the video compute with."""
+    """Return the peak activations of encoding the reference images and of decoding the video."""
     assert isinstance(architecture, AutoencoderArchitecture)
     build = ShortcutAutoencoder if isinstance(architecture, ShortcutArchitecture) else AutoencoderKLWan
     vae = _build_on_meta(lambda: build.from_config({**architecture.config(), "_class_name": build.__name__}))
     height, width = geometry.latent_height, geometry.latent_width
 
     def encode(latents: int) -> int:
-        with track_allocations(vae.parameters()) as found:
+        with track_allocations(vae.parameters()) as stats:
             encode_blank(latents, height, width, vae, torch.device("meta"))
-        return found.peak
+        return stats.peak
 
     def decode(latents: int) -> int:
         video = torch.empty(1, architecture.z_dim, latents, height, width, device="meta")
-        with track_allocations(vae.parameters(), (video,)) as found:
+        with track_allocations(vae.parameters(), (video,)) as stats:
             decode_video(video, vae, StreamingDecoder(vae))
-        return found.peak
+        return stats.peak
 
     encoded = geometry.latent_frames if injection is ReferenceInjection.CHANNEL_CONCAT else 1
     return _extrapolate(encode, encoded), _extrapolate(decode, geometry.video_latent_frames)
 
 
 def _extrapolate(measure: Callable[[int], int], latents: int) -> int:
-    """What grows evenly with the latent frames once there are a few, at any number of them."""
+    """Return ``measure(latents)``, extrapolated from few latent frames: it grows linearly once there are a few."""
     few, more = 3, 5
     if latents <= more:
         return measure(latents)
-    least, then = measure(few), measure(more)
-    return least + (then - least) * (latents - few) // (more - few)
+    at_few, at_more = measure(few), measure(more)
+    return at_few + (at_more - at_few) * (latents - few) // (more - few)
 
 
 def _text_encoder(architecture: Architecture, dtype: torch.dtype) -> int:
-    """What the text encoder computes with, at the longest prompt."""
+    """Return the peak activations of the text encoder, for the longest prompt."""
     config = UMT5Config(**architecture.config())
     encoder = _build_on_meta(lambda: UMT5EncoderModel(config)).to(dtype)
     encoder.set_attn_implementation("eager")
     ids = torch.ones(1, MAX_PROMPT_TOKENS, dtype=torch.long, device="meta")
-    with track_allocations(encoder.parameters(), (ids,)) as found:
-        encoder(ids)  # a mask would be looked into, and there is nothing to see
-    return found.peak
+    with track_allocations(encoder.parameters(), (ids,)) as stats:
+        encoder(ids)  # without a mask: its values would be read, and the meta device has none
+    return stats.peak
 
 
 def _audio_encoder(architecture: Architecture) -> int:
-    """What the speech encoder computes with."""
+    """Return the peak activations of the audio encoder."""
     config: dict[str, Any] = architecture.config()
     encoder = _build_on_meta(lambda: SpeechEncoder(WhisperConfig(**config)))
     spectra = torch.empty(1, config["num_mel_bins"], MEL_FRAMES, device="meta")
-    with track_allocations(encoder.parameters(), (spectra,)) as found:
+    with track_allocations(encoder.parameters(), (spectra,)) as stats:
         encoder(spectra, output_hidden_states=True)
-    return found.peak
+    return stats.peak

@@ -8,59 +8,62 @@ import torch
 
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.upstream import apply_group_offloading
-from humo.request import PlacementName
+from humo.request import OffloadName
+from humo.runtime.placement import Placement
 
 
-def apply_placement(pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype) -> None:
-    """Put a pipeline's weights, all of them in the host's memory, where they are to lie.
+def apply_placement(pipeline: HuMoPipeline, placement: Placement, device: str, dtype: torch.dtype) -> None:
+    """Place a pipeline's weights, all of which are in the host's memory.
 
     Args:
         pipeline: as loaded.
-        placement: any but ``disk``, for which see `load_streaming`.
-        device: where it computes.
+        placement: any whose ``offload`` is not ``disk``; for that see `humo.runtime.loading.load_streamed`.
+        device: where the pipeline computes.
         dtype: of the network.
     """
-    if placement == "resident" or not (device.startswith("cuda") or placement == "host"):
-        pipeline.to(device)
-    elif placement == "host":
-        streams = device.startswith("cuda")
-        for part in (pipeline.transformer, pipeline.text_encoder, pipeline.audio_encoder):
+    if placement.quantize == "fp8":
+        pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    _offload(pipeline, placement.offload, device)
+
+
+def _offload(pipeline: HuMoPipeline, offload: OffloadName, device: str) -> None:
+    if offload == "group":
+        for component in (pipeline.transformer, pipeline.text_encoder, pipeline.audio_encoder):
             apply_group_offloading(
-                part,
+                component,
                 onload_device=torch.device(device),
                 offload_type="block_level",
                 num_blocks_per_group=1,
-                use_stream=streams,
+                use_stream=device.startswith("cuda"),
             )
         pipeline.vae.to(device)
-    else:
-        if placement == "fp8":
-            pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
+    elif offload == "model" and device.startswith("cuda"):
         pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
 
 
-FALLBACKS: Mapping[PlacementName, PlacementName] = {"resident": "offload", "offload": "host", "fp8": "host"}
-"""Where to go on when the device's memory runs out."""
+FALLBACKS: Mapping[OffloadName, OffloadName] = {"none": "model", "model": "group"}
+"""``offload`` -> the value that takes its place when the device runs out of memory."""
 
 
-def fall_back(
-    pipeline: HuMoPipeline, placement: PlacementName, device: str, dtype: torch.dtype
-) -> PlacementName | None:
-    """Put the weights where they take less of the device's memory, in the middle of a clip.
+def fall_back(pipeline: HuMoPipeline, placement: Placement, device: str) -> Placement | None:
+    """Move a pipeline's weights to the next placement that takes less of the device's memory, in the middle of a clip.
 
     Args:
-        pipeline, device, dtype: as in `place`.
+        pipeline: placed by `apply_placement`.
         placement: the present one.
+        device: where the pipeline computes.
 
     Returns:
-        the new one; None if there is none.
+        the new placement; None if there is none.
     """
-    lower = FALLBACKS.get(placement)
-    if lower is None:
+    offload = FALLBACKS.get(placement.offload)
+    if offload is None:
         return None
     pipeline.remove_all_hooks()
     pipeline.to("cpu")
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    apply_placement(pipeline, lower, device, dtype)
-    return lower
+    _offload(pipeline, offload, device)
+    return Placement(offload, placement.quantize)

@@ -1,8 +1,9 @@
-"""Where weights can lie while a clip is made, what each takes of which memory, and which is the fastest that fits."""
+"""Decide where weights are kept during generation: which placements exist, how much memory each needs, and the fastest
+that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from humo.checkpoints.architecture import Architecture
 from humo.checkpoints.model_folder import ModelFolder
 from humo.errors import RequestError
 from humo.geometry import Geometry
-from humo.request import CacheName, GenerationPlan, PlacementName
+from humo.request import CacheName, GenerationPlan, OffloadName, QuantizeName
 from humo.runtime.device import available_memory
 from humo.runtime.memory_estimate import (
     COMPONENT_OF_PHASE,
@@ -22,121 +23,155 @@ from humo.runtime.memory_estimate import (
 )
 
 NO_ESTIMATES: Mapping[str, MemoryEstimate] = {}
+"""The default of `estimate_placements`: no estimates of quantized networks."""
 
 PROCESS_BYTES = 560 * 2**20
-"""Of the interpreter, the libraries and a small video's frames: measured on Linux with torch for CPUs."""
+"""Bytes of the interpreter, the libraries and a small video's frames; measured on Linux with torch for CPUs."""
 
 CONTEXT_BYTES = 600 * 2**20
-"""What CUDA keeps for itself, about; not measured here."""
+"""Bytes that CUDA reserves for itself; an assumption that was not measured here."""
 
 MEMORY_MAPPED = "vae"
-"""The part that computes with its weights as they are stored: on a CPU its file is mapped, and read when it is used."""
+"""Component that computes with its weights as they are stored; on a CPU its file is memory-mapped and counts from its
+first use."""
+
+
+QUANT_TYPE_OF: Mapping[str, str] = {"int8": "Q8_0", "int4": "Q4_0"}
+"""Value of ``quantize`` -> the GGUF type that the network's blocks are quantized to while they are loaded."""
+
+FP8_SHARE = 0.5
+"""Bytes of a network block in fp8, as a share of its bytes in bfloat16."""
+
+OFFLOAD_TITLES: Mapping[str, str] = {
+    "none": "all components on the device",
+    "model": "each component on the device while it computes",
+    "group": "blocks streamed from the host's memory",
+    "disk": "blocks streamed from the disk",
+}
+"""Value of ``offload`` -> description."""
+
+QUANTIZE_TITLES: Mapping[str, str] = {
+    "none": "",
+    "fp8": "network blocks stored in fp8",
+    "int8": "network blocks quantized to int8",
+    "int4": "network blocks quantized to int4",
+}
+"""Value of ``quantize`` -> description."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A way of placing weights.
+    """A combination of ``offload`` and ``quantize``: where weights wait, and how the network's blocks are stored.
 
     Args:
-        name: in a request.
-        title: for people.
-        exact: the network computes with the weights as they are.
-        whole: all parts are on the device at once; otherwise each comes when its phase does, and goes.
-        streams: a part's blocks come one after another while it computes.
-        from_disk: what is not on the device is not in the host's memory either.
-        network: bytes of the network's blocks, as a share of those of its precision.
-        kind: that the network's blocks are quantized to when they are loaded.
+        offload: ``none``, ``model``, ``group`` or ``disk``, as in a request.
+        quantize: ``none``, ``fp8``, ``int8`` or ``int4``, as in a request.
     """
 
-    name: PlacementName
-    title: str
-    exact: bool = True
-    whole: bool = False
-    streams: bool = False
-    from_disk: bool = False
-    network: float = 1.0
-    quant_type: str | None = None
+    offload: OffloadName
+    quantize: QuantizeName = "none"
 
-    def device_bytes(self, estimate: MemoryEstimate, *, shared_memory: bool = False) -> dict[str, int]:
-        """Phase -> the most that is on the device in it.
+    def __str__(self) -> str:
+        """Return the command-line options that ask for it."""
+        quantize = "" if self.is_exact else f" --quantize {self.quantize}"
+        return f"--offload {self.offload}{quantize}"
+
+    @property
+    def title(self) -> str:
+        """Description for people."""
+        return ", ".join(filter(None, (OFFLOAD_TITLES[self.offload], QUANTIZE_TITLES[self.quantize])))
+
+    @property
+    def is_exact(self) -> bool:
+        """True if the network computes with its weights as they are stored in the model folder."""
+        return self.quantize == "none"
+
+    @property
+    def is_streamed(self) -> bool:
+        """True if a component's blocks are loaded one after another while it computes."""
+        return self.offload in ("group", "disk")
+
+    def satisfies(self, offload: OffloadName, quantize: QuantizeName) -> bool:
+        """Return whether a request allows this placement.
 
         Args:
-            needs: of the clip.
-            together: the device's memory is the host's, so that a part that is not at work is there, too.
+            offload, quantize: as in a request; ``auto`` allows any.
         """
-        found = {}
+        return offload in ("auto", self.offload) and quantize in ("auto", self.quantize)
+
+    @property
+    def quant_type(self) -> str | None:
+        """GGUF type that the network's blocks are quantized to while they are loaded, if any."""
+        return QUANT_TYPE_OF.get(self.quantize)
+
+    def device_bytes(self, estimate: MemoryEstimate, *, shared_memory: bool = False) -> dict[str, int]:
+        """Return the peak memory of the device in each phase.
+
+        Args:
+            estimate: of the clip.
+            shared_memory: the device's memory is the host's, so that components that do not compute count as well.
+
+        Returns:
+            phase -> bytes.
+        """
+        bytes_of_phase = {}
         used = {name for name in estimate.weights if name != MEMORY_MAPPED or not shared_memory}
-        for phase, part in COMPONENT_OF_PHASE.items():
-            used.add(part)
-            if self.streams:
+        for phase, component in COMPONENT_OF_PHASE.items():
+            used.add(component)
+            if self.is_streamed:
                 outside_blocks = sum(
                     one.outside_blocks - one.embedding for name, one in estimate.weights.items() if name in used
                 )
-                there = outside_blocks + estimate.weights[part].streaming
+                weights = outside_blocks + estimate.weights[component].streaming
             else:
-                parts = estimate.weights if self.whole or shared_memory else (part,)
-                there = sum(self._all(name, estimate.weights[name]) for name in parts)
-            kv_cache = estimate.kv_cache if phase == "denoise" and not self.streams else 0
+                components = estimate.weights if self.offload == "none" or shared_memory else (component,)
+                weights = sum(self._all(name, estimate.weights[name]) for name in components)
+            kv_cache = estimate.kv_cache if phase == "denoise" and not self.is_streamed else 0
             step_cache = estimate.step_cache if phase == "denoise" else 0
-            found[phase] = there + estimate.activations[phase] + kv_cache + step_cache
-        return found
+            bytes_of_phase[phase] = weights + estimate.activations[phase] + kv_cache + step_cache
+        return bytes_of_phase
 
     def host_bytes(self, estimate: MemoryEstimate) -> int:
-        """What a device of its own leaves in the host's memory."""
-        if self.whole:
+        """Return the bytes of weights in the host's memory, beside a device with a memory of its own."""
+        if self.offload == "none":
             return 0
-        if self.from_disk:
+        if self.offload == "disk":
             return max(one.streaming for one in estimate.weights.values())
         return sum(self._all(name, one) for name, one in estimate.weights.items())
 
-    def _all(self, part: str, weights: WeightBytes) -> int:
-        share = self.network if part == "transformer" else 1.0
+    def _all(self, component: str, weights: WeightBytes) -> int:
+        share = FP8_SHARE if component == "transformer" and self.quantize == "fp8" else 1.0
         return weights.outside_blocks + round(weights.block * weights.blocks * share)
 
 
-PLACEMENTS: Mapping[str, Placement] = {
-    one.name: one
-    for one in (
-        Placement("resident", "everything on the device", whole=True),
-        Placement("offload", "each part on the device while it computes"),
-        Placement("host", "blocks streamed from the host's memory", streams=True),
-        Placement("fp8", "each part in turn, the network's blocks stored in eight bits", exact=False, network=0.5),
-        Placement(
-            "int8", "each part in turn, the network's blocks as eight-bit integers", exact=False, quant_type="Q8_0"
-        ),
-        Placement(
-            "int4", "each part in turn, the network's blocks as four-bit integers", exact=False, quant_type="Q4_0"
-        ),
-        Placement("disk", "blocks streamed from the disk", streams=True, from_disk=True),
-    )
-}
-"""From the fastest to the one that takes the least: what is streamed comes while the block before computes."""
+GPU_PLACEMENTS = (
+    Placement("none"),
+    Placement("model"),
+    Placement("group"),
+    Placement("model", "fp8"),
+    Placement("model", "int8"),
+    Placement("model", "int4"),
+    Placement("disk"),
+)
+"""Placements among which ``auto`` chooses on a GPU, the fastest first; exact ones come before lossy ones of any speed,
+but for the disk."""
 
-CPU_PLACEMENTS = ("resident", "int8", "int4", "disk")
-"""Those that are something where the device's memory is the host's."""
-
-GPU_PLACEMENTS = ("offload", "host", "fp8")
-"""Placements that move weights between two memories."""
-
-LOSSY_PLACEMENTS = ("fp8", "int8", "int4")
-"""Placements that keep the network's blocks in fewer bits than they have."""
-
-STREAMED_PLACEMENTS = ("host", "disk")
-"""Placements that bring blocks one after another."""
+CPU_PLACEMENTS = (Placement("none"), Placement("none", "int8"), Placement("none", "int4"), Placement("disk"))
+"""Placements among which ``auto`` chooses where the device's memory is the host's, the fastest first."""
 
 AMPLE_FACTOR = 8
-"""A model that would fit this often into what is free needs no looking into."""
+"""The memory estimate is skipped if free memory is at least this many times the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementEstimate:
-    """What a placement takes for a clip.
+    """Estimated memory of a placement for a clip.
 
     Args:
         placement: the placement.
-        device, host: bytes at most; on a CPU the two are one, and stand in ``host``.
-        phase: in which the device holds the most.
-        fits: into what there is.
+        device, host: peak bytes; on a CPU ``host`` counts all and ``device`` is 0.
+        phase: the phase in which the device holds the most.
+        fits: whether both fit into the memory that is available.
     """
 
     placement: Placement
@@ -153,20 +188,37 @@ def estimate_quantized_placements(
     dtype: torch.dtype,
     cache: CacheName = "none",
 ) -> dict[str, MemoryEstimate]:
-    """What a clip takes with each placement that quantizes the network; none where it is quantized already.
+    """Estimate a clip's memory for each value of ``quantize`` that quantizes the network while it is loaded.
 
     Args:
-        needs: as the network is.
-        structure: of the network.
-        geometry, dtype, cache: as `needs_of` takes them.
+        estimate: of the clip with the network as it is stored.
+        architecture: of the network.
+        geometry, dtype, cache: as in `estimate_memory`.
+
+    Returns:
+        value of ``quantize`` -> estimate; empty if the network is stored quantized.
     """
     if estimate.quantized:
         return {}
     return {
-        name: estimate_quantized(estimate, architecture, geometry, dtype, one.quant_type, cache)
-        for name, one in PLACEMENTS.items()
-        if one.quant_type is not None
+        name: estimate_quantized(estimate, architecture, geometry, dtype, quant_type, cache)
+        for name, quant_type in QUANT_TYPE_OF.items()
     }
+
+
+def candidate_placements(
+    device_type: str, offload: OffloadName = "auto", quantize: QuantizeName = "auto"
+) -> list[Placement]:
+    """Placements that a request allows on a device, the fastest first.
+
+    Args:
+        device_type: ``cuda``, ``mps`` or ``cpu``.
+        offload, quantize: as in a request; ``auto`` allows any.
+    """
+    ladder = GPU_PLACEMENTS if device_type == "cuda" else CPU_PLACEMENTS
+    if offload != "auto" and quantize != "auto":
+        return [Placement(offload, quantize)]
+    return [one for one in ladder if one.satisfies(offload, quantize)]
 
 
 def estimate_placements(
@@ -176,30 +228,34 @@ def estimate_placements(
     host_memory: int,
     *,
     quantized: Mapping[str, MemoryEstimate] = NO_ESTIMATES,
+    candidates: Sequence[Placement] | None = None,
 ) -> list[PlacementEstimate]:
-    """What each placement takes, from the fastest on.
+    """Estimate the memory of each placement, the fastest first.
 
     Args:
-        needs: of the clip.
-        kind: of device: ``cuda`` or ``cpu``.
-        device_memory, host_memory: bytes there are; on a CPU the latter alone counts.
-        packed: what the clip takes with the placements that quantize; they are left out without it.
+        estimate: of the clip with the network as it is stored.
+        device_type: ``cuda`` or ``cpu``.
+        device_memory, host_memory: bytes that are available; on a CPU only ``host_memory`` counts.
+        quantized: result of `estimate_quantized_placements`; placements that need it are left out without it.
+        candidates: placements to estimate; all that ``auto`` chooses among by default.
     """
-    found = []
-    for name, placement in PLACEMENTS.items():
-        if (placement.quant_type is not None and name not in quantized) or (estimate.quantized and not placement.exact):
+    estimates = []
+    for placement in candidate_placements(device_type) if candidates is None else candidates:
+        if estimate.quantized and not placement.is_exact:
             continue
-        its = quantized.get(name, estimate)
+        if placement.quant_type is not None and placement.quantize not in quantized:
+            continue
+        its = quantized.get(placement.quantize, estimate)
         phases = placement.device_bytes(its, shared_memory=device_type == "cpu")
         phase = max(phases, key=lambda one: phases[one])
         if device_type == "cpu":
-            if name in CPU_PLACEMENTS:
-                most = PROCESS_BYTES + phases[phase]
-                found.append(PlacementEstimate(placement, 0, most, phase, most <= host_memory))
-            continue
-        device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(its)
-        found.append(PlacementEstimate(placement, device, host, phase, device <= device_memory and host <= host_memory))
-    return found
+            device, host = 0, PROCESS_BYTES + phases[phase]
+            fits = host <= host_memory
+        else:
+            device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(its)
+            fits = device <= device_memory and host <= host_memory
+        estimates.append(PlacementEstimate(placement, device, host, phase, fits))
+    return estimates
 
 
 def fastest_placement(
@@ -209,92 +265,107 @@ def fastest_placement(
     host_memory: int,
     *,
     quantized: Mapping[str, MemoryEstimate] = NO_ESTIMATES,
+    candidates: Sequence[Placement] | None = None,
 ) -> PlacementEstimate:
-    """The fastest placement that fits.
+    """Return the fastest placement that fits into the memory that is available.
 
     Args:
-        needs, kind, device_memory, host_memory, packed: as `offers` takes them.
+        estimate, device_type, device_memory, host_memory, quantized, candidates: as in `estimate_placements`.
 
     Raises:
-        RequestError: none does.
+        RequestError: no placement fits.
     """
-    found = estimate_placements(estimate, device_type, device_memory, host_memory, quantized=quantized)
-    fitting = [one for one in found if one.fits]
-    if not fitting:
-        least = min(found, key=lambda one: (one.device, one.host))
-        there, wanted = (
-            _format_sizes(device_type, device_memory, host_memory),
-            _format_sizes(device_type, least.device, least.host),
-        )
-        where = "" if device_type == "cpu" else " on the GPU and beside it"
-        problem = f"{there}{where} are too little: even placement {least.placement.name} takes {wanted}"
-        raise RequestError("memory", problem, REDUCE_MEMORY)
-    return fitting[0]
+    bytes_of_phase = estimate_placements(
+        estimate, device_type, device_memory, host_memory, quantized=quantized, candidates=candidates
+    )
+    for one in bytes_of_phase:
+        if one.fits:
+            return one
+    least = min(bytes_of_phase, key=lambda one: (one.device, one.host))
+    needed = _format_sizes(device_type, least.device, least.host)
+    available = _format_sizes(device_type, device_memory, host_memory)
+    problem = f"{available} is too little because even {least.placement} needs {needed}"
+    raise RequestError("memory", problem, REDUCE_MEMORY)
 
 
 REDUCE_MEMORY = "make a smaller or shorter video, or a long one in shorter windows (--window)"
+"""Remedy of errors about memory."""
 
 
 def _format_sizes(device_type: str, device: int, host: int) -> str:
-    host_words = f"{host / 1e9:.1f} GB"
-    return host_words if device_type == "cpu" else f"{device / 1e9:.1f} and {host_words}"
+    host_size = f"{host / 1e9:.1f} GB"
+    return host_size if device_type == "cpu" else f"{device / 1e9:.1f} GB on the GPU and {host_size} on the host"
 
 
-def check_placement(asked: PlacementName, device: str) -> None:
-    """Whether a device can have its weights placed so.
+def check_placement(offload: OffloadName, quantize: QuantizeName, device: str) -> None:
+    """Raise RequestError unless a device supports these two, and the two can be combined.
 
     Args:
-        asked: as in a request.
+        offload, quantize: as in a request.
         device: as chosen by `choose_device`.
-
-    Raises:
-        RequestError: it takes a GPU.
     """
-    if asked in GPU_PLACEMENTS and device != "cuda":
-        remedy = "allowed: resident, int8, int4, disk, auto"
-        raise RequestError("placement", f"{asked!r} is for a GPU, and this is {device}", remedy)
+    if device != "cuda" and offload in ("model", "group"):
+        problem = f"{offload!r} needs a GPU, and the device is {device}"
+        raise RequestError("offload", problem, "use --offload none or --offload disk")
+    if device != "cuda" and quantize == "fp8":
+        problem = f"'fp8' needs a GPU, and the device is {device}"
+        raise RequestError("quantize", problem, "use --quantize int8 or --quantize int4")
+    if offload == "disk" and quantize in LOSSY:
+        problem = f"{quantize!r} cannot be combined with offload 'disk', which streams blocks as they are stored"
+        raise RequestError("quantize", problem, "use --offload model, or drop --quantize")
+    if offload == "group" and quantize == "fp8":
+        problem = "'fp8' cannot be combined with offload 'group'"
+        raise RequestError("quantize", problem, "use --quantize int8, or --offload model")
 
 
-def check_quantized(asked: PlacementName, model: ModelFolder) -> None:
-    """Whether a model's network can have its weights placed so, quantized as it may be.
+LOSSY = ("fp8", "int8", "int4")
+"""Values of ``quantize`` that store the network's blocks in fewer bits than the model folder does."""
+
+
+def check_quantized(quantize: QuantizeName, model: ModelFolder) -> None:
+    """Raise RequestError if a network would be quantized whose weights are stored quantized.
 
     Args:
-        asked: as in a request.
-        model: its model folder.
-
-    Raises:
-        RequestError: they are quantized already, and would be once more.
+        quantize: as in a request.
+        model: the model folder.
     """
-    if asked in LOSSY_PLACEMENTS and model.components["transformer"].quantized:
-        problem = f"{asked!r} is for a network that is not quantized, as this one is"
-        raise RequestError("placement", problem, "take offload, which keeps it as it is")
+    if quantize in LOSSY and model.components["transformer"].quantized:
+        problem = f"{quantize!r} cannot be applied to a network whose weights are stored quantized"
+        raise RequestError("quantize", problem, "drop --quantize")
 
 
-def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> PlacementName:
-    """Where a model's weights had best lie for a clip: what was asked for, or the fastest that fits.
+def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> Placement:
+    """Return the placement that a request asks for, or the fastest one that it allows and that fits into memory.
 
     Args:
         plan: of the clip.
-        model: its model folder.
+        model: the model folder.
         device, dtype: as chosen by `choose_device` and `choose_dtype`.
 
     Raises:
-        RequestError: nothing fits, or what was asked for needs a GPU.
+        RequestError: the device does not support what was asked for, or no placement fits.
     """
-    asked = plan.request.placement
-    check_placement(asked, device)
-    check_quantized(asked, model)
-    if asked != "auto":
-        return asked
-    there = available_memory(device)
-    if device == "mps" or model.bytes * AMPLE_FACTOR < there[0 if device == "cuda" else 1]:
-        return "resident"
+    request = plan.request
+    check_placement(request.offload, request.quantize, device)
+    check_quantized(request.quantize, model)
+    candidates = candidate_placements(device, request.offload, request.quantize)
+    if len(candidates) == 1:
+        return candidates[0]
+    available = available_memory(device)
+    if device == "mps" or model.bytes * AMPLE_FACTOR < available[0 if device == "cuda" else 1]:
+        return candidates[0]
 
-    branches = {rung.keep for turn in plan.guidance.plan_steps(plan.timesteps) for rung, _ in turn.rungs}
-    sizes = model.architectures, plan.window_geometry, plan.preset.reference_injection, getattr(torch, dtype)
-    quant_types = model.components["transformer"].quant_types
-    estimate = estimate_memory(*sizes, len(branches), plan.request.cache, quant_types)
-    quantized = estimate_quantized_placements(
-        estimate, model.architectures["transformer"], sizes[1], sizes[3], plan.request.cache
+    passes = {rung.keep for step in plan.guidance.plan_steps(plan.timesteps) for rung, _ in step.rungs}
+    geometry, precision = plan.window_geometry, getattr(torch, dtype)
+    estimate = estimate_memory(
+        model.architectures,
+        geometry,
+        plan.preset.reference_injection,
+        precision,
+        len(passes),
+        request.cache,
+        model.components["transformer"].quant_types,
     )
-    return fastest_placement(estimate, device, *there, quantized=quantized).placement.name
+    network = model.architectures["transformer"]
+    quantized = estimate_quantized_placements(estimate, network, geometry, precision, request.cache)
+    return fastest_placement(estimate, device, *available, quantized=quantized, candidates=candidates).placement

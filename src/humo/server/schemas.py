@@ -19,7 +19,7 @@ from humo.server.job_queue import Job, JobState, JSONObject
 from humo.server.upload_sanitizer import MediaKind
 
 SERVER_FIELDS = frozenset(
-    {"model", "images", "audio", "vocal_separator", "device", "dtype", "placement", "output", "sidecar"}
+    {"model", "images", "audio", "vocal_separator", "device", "dtype", "offload", "quantize", "output", "sidecar"}
 )
 """Fields of `GenerateRequest` that only the server sets: paths, and where and how the model runs."""
 
@@ -250,7 +250,7 @@ class ModelList(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What is wrong with a request."""
+    """Error of a request."""
 
     message: str
     type: Literal["invalid_request_error", "authentication_error", "not_found_error", "server_error"]

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker is started with: its name, the request's device, and additions to the environment."""
+    """Arguments of a worker: its name, the request's device, and additions to the environment."""
 
     name: str
     device: str

@@ -1,1 +1,1 @@
-"""People that never lived: synthetic talking clips with their truth, for training and tests."""
+"""Render talking people with ground truth, for training and tests."""

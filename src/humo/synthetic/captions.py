@@ -38,7 +38,7 @@ def compose_captions(attributes: _Attributes, seed: int) -> Captions:
     """Compose the captions of a clip. The same arguments give the same captions.
 
     Args:
-        attributes: attributes of person and look (`Person.attributes`, `Look.attributes`), ``mood`` (one of
+        attributes: attributes of person and appearance (`Person.attributes`, `Appearance.attributes`), ``mood`` (one of
             `visemes.MOODS`) and ``speech`` (``talking`` or ``silent``).
         seed: seed of the wording.
     """

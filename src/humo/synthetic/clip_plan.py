@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from humo.synthetic import sentences
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import Person
 from humo.synthetic.speech.synthesis import VOICES, Engine, Voice
 from humo.synthetic.speech.visemes import MOODS, Mood
@@ -22,8 +22,8 @@ Split = Literal["train", "test", "test-seen"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """Names of the splits.
 
-``test`` has held-out people, voices and sentences. ``test-seen`` has people of the training clips in new looks, with
-held-out voices and sentences."""
+``test`` has held-out people, voices and sentences. ``test-seen`` has people of the training clips in new appearances,
+with held-out voices and sentences."""
 
 _SPLIT_FRACTIONS = (0.90, 0.05, 0.05)
 _HELD_OUT_IDENTITIES = 1 / 6
@@ -32,7 +32,7 @@ _SILENT_TALK_FRACTION = 0.5  # of clips without audio: the mouth moves
 _MOOD_ODDS = (0.45, 0.25, 0.18, 0.12)
 _SECONDS_PER_LETTER = 0.062
 _MIN_SPOKEN_FRACTION = 0.7  # least fraction of a clip's time that its sentences should fill
-_MAX_REFERENCE_DRAWS = 64  # draws of a reference look that differs from the clip's
+_MAX_REFERENCE_DRAWS = 64  # draws of a reference appearance that differs from the clip's
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class ClipPlan:
         name: file name, see `clip_name`.
         split: split of the clip.
         person: number of the identity in the corpus.
-        person_seed, look_seed, reference_seed: seeds of the `Person`, its `Look` and the look of the reference image.
+        person_seed: seed of the `Person`.
+        appearance_seed, reference_seed: seeds of the `Appearance` in the clip and in the reference image.
         track_seed, caption_seed: seeds of the face's motion and of the captions' wording.
         mood: expression of the face.
         talks: whether the mouth moves.
@@ -101,7 +102,7 @@ class ClipPlan:
     split: Split
     person: int
     person_seed: int
-    look_seed: int
+    appearance_seed: int
     reference_seed: int
     track_seed: int
     caption_seed: int
@@ -177,7 +178,7 @@ def plan_clip(config: CorpusConfig, index: int, person_number: int | None = None
         number = person_number
     person_seed = _derive_seed(config.seed, number, "person")
     person = Person.from_seed(person_seed)
-    look_seed = _derive_seed(config.seed, index, "look")
+    appearance_seed = _derive_seed(config.seed, index, "look")
     has_audio = bool(random.random() >= config.silent_fraction)
     talks = has_audio or bool(random.random() < _SILENT_TALK_FRACTION)
     is_held_out = split != "train"
@@ -189,8 +190,8 @@ def plan_clip(config: CorpusConfig, index: int, person_number: int | None = None
         split=split,
         person=number,
         person_seed=person_seed,
-        look_seed=look_seed,
-        reference_seed=_draw_reference_seed(config.seed, index, person, Look.from_seed(person, look_seed)),
+        appearance_seed=appearance_seed,
+        reference_seed=_draw_reference_seed(config.seed, index, person, Appearance.from_seed(person, appearance_seed)),
         track_seed=_derive_seed(config.seed, index, "track"),
         caption_seed=_derive_seed(config.seed, index, "caption"),
         mood=MOODS[int(random.choice(len(MOODS), p=_MOOD_ODDS))],
@@ -227,12 +228,14 @@ def _draw_text(seconds: float, is_held_out: bool, random: np.random.Generator) -
     return text
 
 
-def _draw_reference_seed(seed: int, index: int, person: Person, look: Look) -> int:
-    """Return the seed of a look with other clothes, clothes color and background."""
+def _draw_reference_seed(seed: int, index: int, person: Person, appearance: Appearance) -> int:
+    """Return the seed of an appearance with other clothes, clothes color and background."""
     candidates = [_derive_seed(seed, index, f"reference {number}") for number in range(_MAX_REFERENCE_DRAWS)]
     for candidate in candidates:
-        other = Look.from_seed(person, candidate)
-        if all(getattr(other, name) != getattr(look, name) for name in ("clothes", "clothes_color", "background")):
+        other = Appearance.from_seed(person, candidate)
+        if all(
+            getattr(other, name) != getattr(appearance, name) for name in ("clothes", "clothes_color", "background")
+        ):
             return candidate
     return candidates[0]  # probability 10^-12
 

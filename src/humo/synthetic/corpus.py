@@ -4,7 +4,7 @@
     reference_image/ID.png      the same person in other clothes, another scene and another pose
     video_caption.parquet       id, caption, paraphrases (the first does not describe the person)
     truth/ID.npz                ground truth of each frame, see `make_clip.make_clip`
-    truth/attributes.parquet    a row for each clip: split, person, voice, sentence, attributes of both looks
+    truth/attributes.parquet    a row for each clip: split, person, voice, sentence, attributes of both appearances
     synthetic.json              the configuration; all clips of a folder have the same one
 
 A clip is complete when its file in ``truth`` exists, which is written last. Every file is written atomically.
@@ -61,14 +61,14 @@ class Report:
     """Result of a run.
 
     Args:
-        made: clips that were rendered.
-        were_there: clips that already existed.
+        written: clips that this run wrote.
+        existed: clips that existed before.
         splits: number of clips in the folder, by split.
         folder: the folder.
     """
 
-    made: int
-    were_there: int
+    written: int
+    existed: int
     splits: dict[str, int]
     folder: Path
 

@@ -17,7 +17,7 @@ from humo.media.audio import AudioTrack
 from humo.media.video import VideoFormat, write_video
 from humo.synthetic.captions import compose_captions
 from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, plan_clip
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.render.render import render_clip, render_still
@@ -52,7 +52,7 @@ def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:
         DependencyError: a package is missing.
     """
     plan = plan_clip(config, index)
-    person, look, reference = _person_and_looks(plan, config)
+    person, appearance, reference = _person_and_appearances(plan, config)
     samples, phonemes = speak_clip(plan, config.frames)
     track = animate_face(
         phonemes,
@@ -63,7 +63,7 @@ def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:
         articulation=config.articulation,
         calm=config.closeup,
     )
-    frames, masks = render_clip(person, look, track, config.size, config.supersample)
+    frames, masks = render_clip(person, appearance, track, config.size, config.supersample)
     write_video(
         folder / "video" / f"{plan.name}.mp4",
         frames,
@@ -88,7 +88,7 @@ def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:
         "phonemes": np.asarray([phoneme.symbol for phoneme in audible], np.str_),
         "phoneme_times": np.asarray([(phoneme.start, phoneme.end) for phoneme in audible], np.float32).reshape(-1, 2),
         "stress": np.asarray([phoneme.stress for phoneme in audible], np.int8),
-        "attributes": np.asarray(json.dumps(_table_row(plan, config, person, look, reference))),
+        "attributes": np.asarray(json.dumps(_table_row(plan, config, person, appearance, reference))),
     }
     _write_file(folder / "truth" / f"{plan.name}.npz", lambda file: np.savez_compressed(file, **truth))
 
@@ -142,7 +142,7 @@ def reference_track(seed: int) -> FaceTrack:
     """Return the face of a reference image: at rest and without a blink, but with its own head pose.
 
     Args:
-        seed: seed of the pose; that of the reference's look.
+        seed: seed of the pose; that of the reference's appearance.
     """
     pose = animate_face((), np.zeros(SAMPLE_RATE, np.float32), 1, seed)
     return FaceTrack(FaceTrack.at_rest(1).units, pose.head, pose.gaze)
@@ -156,22 +156,25 @@ def clip_attributes(config: CorpusConfig, index: int) -> dict[str, Any]:
         index: index of the clip.
     """
     plan = plan_clip(config, index)
-    return _table_row(plan, config, *_person_and_looks(plan, config))
+    return _table_row(plan, config, *_person_and_appearances(plan, config))
 
 
-def _person_and_looks(plan: ClipPlan, config: CorpusConfig) -> tuple[Person, Look, Look]:
-    """Return the person, the look in the clip, and the look in the reference image."""
+def _person_and_appearances(plan: ClipPlan, config: CorpusConfig) -> tuple[Person, Appearance, Appearance]:
+    """Return the person, the appearance in the clip, and the appearance in the reference image."""
     person = Person.from_seed(plan.person_seed)
-    look, reference = (
-        Look.from_seed(person, seed).closer(config.closeup) for seed in (plan.look_seed, plan.reference_seed)
+    appearance, reference = (
+        Appearance.from_seed(person, seed).closer(config.closeup)
+        for seed in (plan.appearance_seed, plan.reference_seed)
     )
-    return person, look, reference
+    return person, appearance, reference
 
 
-def _table_row(plan: ClipPlan, config: CorpusConfig, person: Person, look: Look, reference: Look) -> dict[str, Any]:
+def _table_row(
+    plan: ClipPlan, config: CorpusConfig, person: Person, appearance: Appearance, reference: Appearance
+) -> dict[str, Any]:
     """Return the clip's row of both tables."""
     speech = "talking" if plan.talks else "silent"
-    attributes = {**person.attributes, **look.attributes, "mood": plan.mood, "speech": speech}
+    attributes = {**person.attributes, **appearance.attributes, "mood": plan.mood, "speech": speech}
     captions = compose_captions(attributes, plan.caption_seed)
     return {
         "id": plan.name,

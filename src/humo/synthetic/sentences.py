@@ -173,14 +173,14 @@ def draw_sentence(random: np.random.Generator, length: Length, *, held_out: bool
 
 def is_held_out(text: str) -> bool:
     """Return whether a sentence is held out for tests; case and punctuation do not matter."""
-    words = "".join(letter for letter in text.lower() if letter.isalnum() or letter == " ")
-    digest = hashlib.blake2b(words.encode(), digest_size=8, person=b"humo-sentence").digest()
+    normalized = "".join(letter for letter in text.lower() if letter.isalnum() or letter == " ")
+    digest = hashlib.blake2b(normalized.encode(), digest_size=8, person=b"humo-sentence").digest()
     return int.from_bytes(digest, "big") < HELD_OUT_FRACTION * 2**64
 
 
 def _draw_word(slot: str, random: np.random.Generator) -> str:
-    def choose(words: Sequence[str]) -> str:
-        return words[int(random.integers(len(words)))]
+    def choose(candidates: Sequence[str]) -> str:
+        return candidates[int(random.integers(len(candidates)))]
 
     if slot == "nouns":
         return _plural(choose(_NOUNS))

@@ -1,14 +1,14 @@
-"""Writes shards of short takes of many rendered people: what a network learns faces from, before it learns clips.
+"""Render shards of short takes of many people, from which the built-in model learns faces before it learns clips.
 
-Setting a person up (hair, shadows) takes far longer than drawing one frame, so every set-up gives several takes: runs
-of one or more frames out of a speech. Each person is seen in two looks, each the other's reference.
+Preparing a person (hair, shadows) takes far longer than rendering one frame, so each preparation gives several takes:
+runs of one or more frames of a speech. Each person has two appearances, and each is the reference image of the other.
 
-    shards.json                  the configuration; a folder holds shards of one
-    speeches.safetensors         what is said, and how faces move to it: a bank that all people draw from
-    shard-NNNNN.safetensors      `ShardConfig.people_per_shard` people, see `render_shard`
+    shards.json                  the configuration; all shards of a folder have the same one
+    speeches.safetensors         the speeches that all people share, with the motion of a face for each
+    shard-NNNNN.safetensors      `ShardConfig.people_per_shard` people, see `ShardFolder.render_shard`
 
-A shard appears whole or not at all, so that a trainer can read the folder while it grows. Several processes divide
-shards by their numbers and need not know of one another.
+Shards are written atomically, so that training can read the folder while it grows. Several processes divide the
+shards by number and need no communication.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from humo.synthetic import make_clip
 from humo.synthetic.captions import compose_captions
 from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, Split, clip_split, plan_clip, split_identities
 from humo.synthetic.corpus import check_packages, start_worker
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import Person
 from humo.synthetic.person.mouth_curve import mouth_curve
 from humo.synthetic.render.render import render_clip
@@ -49,18 +49,18 @@ from humo.synthetic.speech.synthesis import Engine, find_voice
 from humo.synthetic.speech.visemes import animate_face
 
 LOOKS = 2
-"""Of each person; each is the reference of the other."""
+"""Appearances of each person; each is the reference of the other."""
 
 SPEECH_FRAMES = 41
-"""Length of each speech of the bank."""
+"""Frames of each speech of the bank."""
 
 CONFIG, SPEECHES, SHARDS = "shards.json", "speeches.safetensors", "shard-*.safetensors"
 
 LOWEST_PRIORITY = 19
 POLL_SECONDS = 0.5
-"""Between two looks at what the processes have written."""
+"""Time between two checks of the files that the processes have written."""
 
-_META = "humo"  # the entry of a file's header that holds our values
+_META = "humo"  # entry of a file's header with the values as JSON
 _INT16 = 32767
 
 Arrays = dict[str, NDArray[Any]]
@@ -68,19 +68,21 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class ShardConfig:
-    """All that decides what the shards of a folder hold, but not how many there are.
+    """Everything that determines the shards of a folder, except their number.
 
     Args:
-        seed: of everything.
-        sizes: (width, height) of the shards in turn, so that a size given twice comes twice as often.
-        takes: of each look.
-        take_frames: of each take, 4k + 1.
-        double_every: every so many shards are rendered at twice their size (0: none), for a decoder that draws more
-            pixels than its latents were encoded from.
-        speeches: in the bank.
-        split: whose people and voices: ``train`` or ``test``.
+        seed: seed of all random choices.
+        sizes: (width, height) of the shards in turn; a size that is listed twice is used twice as often.
+        takes: takes of each appearance.
+        take_frames: frames of each take, 4k + 1.
+        double_every: every Nth shard is rendered at twice its size, for a decoder that outputs more pixels than were
+            encoded; 0 for none.
+        speeches: number of speeches in the bank.
+        split: split of people and voices, ``train`` or ``test``.
+        people: number of identities.
         people_per_shard: number of people of a shard.
-        people, engines, closeness, articulation, supersample: as in `CorpusConfig`.
+        closeness: as `CorpusConfig.closeup`.
+        engines, articulation, supersample: as in `CorpusConfig`.
     """
 
     seed: int = 0
@@ -99,12 +101,12 @@ class ShardConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ShardConfig:
-        """From fields by name, as JSON has them."""
+        """Create a configuration from fields by name, as JSON stores them."""
         sizes = tuple((int(width), int(height)) for width, height in values["sizes"])
         return cls(**{**values, "sizes": sizes, "engines": tuple(values["engines"])})
 
     def corpus(self, purpose: int = 0) -> CorpusConfig:
-        """The corpus whose plans say who is seen and what is said; another for each purpose."""
+        """Return the corpus whose clip plans determine people and speeches; each purpose has another corpus."""
         return CorpusConfig(
             seed=2 * self.seed + purpose,
             frames=SPEECH_FRAMES,
@@ -116,11 +118,11 @@ class ShardConfig:
         )
 
     def size(self, shard: int) -> tuple[int, int]:
-        """Width and height that a shard's pictures stand for."""
+        """Return the nominal width and height of a shard's images."""
         return self.sizes[shard % len(self.sizes)]
 
     def is_double(self, shard: int) -> bool:
-        """Whether a shard is rendered at twice that size."""
+        """Return whether a shard is rendered at twice its nominal size."""
         return self.double_every > 0 and shard % self.double_every == self.double_every - 1
 
 
@@ -130,8 +132,8 @@ class Speeches:
 
     Args:
         audio: (S, samples) int16 at 16 kHz.
-        units, head, gaze: (S, F, ...), as a `FaceTrack`.
-        values: of each, ``gender``, ``mood``, ``voice`` and ``text``.
+        units, head, gaze: (S, F, ...), as in a `FaceTrack`.
+        values: ``gender``, ``mood``, ``voice`` and ``text`` of each speech.
     """
 
     audio: NDArray[np.int16]
@@ -141,47 +143,47 @@ class Speeches:
     values: list[dict[str, str]]
 
     def draw(self, gender: str, random: np.random.Generator) -> int:
-        """The number of a speech in a voice of a gender."""
+        """Draw the number of a speech with a voice of the given gender."""
         fitting = [number for number, one in enumerate(self.values) if one["gender"] == gender]
         return fitting[int(random.integers(len(fitting)))]
 
     def track(self, number: int, frames: NDArray[np.int64]) -> FaceTrack:
-        """What a face does in some frames of a speech."""
+        """Return the motion of a face in some frames of a speech."""
         return FaceTrack(self.units[number, frames], self.head[number, frames], self.gaze[number, frames])
 
 
 class ShardFolder:
-    """A folder of shards to be written to.
+    """A folder that shards are written to.
 
     Args:
-        folder: made if it is not there.
-        config: what the shards hold.
+        folder: created if it does not exist.
+        config: configuration of the shards.
 
     Raises:
-        StorageError: the folder holds shards of another configuration, or cannot be written.
+        StorageError: the folder holds shards of another configuration, or is not writable.
     """
 
     def __init__(self, folder: Path, config: ShardConfig) -> None:
         self.folder, self.config = folder, config
-        path, wanted = folder / CONFIG, asdict(config)
+        path, expected = folder / CONFIG, asdict(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.is_file():
                 with atomic_write(path, "FOLDER") as part:
-                    part.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-            found = asdict(read_config(folder))
+                    part.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+            stored = asdict(read_config(folder))
         except OSError as error:
             raise StorageError(
-                "FOLDER", f"{str(folder)!r} cannot be used ({os_error_text(error)})", "name another"
+                "FOLDER", f"{str(folder)!r} cannot be used ({os_error_text(error)})", "use another folder"
             ) from error
-        if changed := [name for name in wanted if found[name] != wanted[name]]:
+        if changed := [name for name in expected if stored[name] != expected[name]]:
             problem = f"{str(folder)!r} holds shards of another configuration ({', '.join(changed)})"
-            raise StorageError("FOLDER", problem, "name a new folder")
+            raise StorageError("FOLDER", problem, "use a new folder")
         self._indices: list[int] = []
 
     @cached_property
     def speeches(self) -> Speeches:
-        """The bank, written by whoever comes first."""
+        """Return the bank of speeches; the first process that needs it writes it."""
         path = self.folder / SPEECHES
         if not path.is_file():
             write_arrays(path, *render_speeches(self.config))
@@ -192,14 +194,14 @@ class ShardFolder:
         return FaceIdentity()
 
     def path(self, shard: int) -> Path:
-        """Of a shard."""
+        """Return the path of a shard."""
         return self.folder / SHARDS.replace("*", f"{shard:05}")
 
     def render(self, shard: int, progress: Callable[[], None] = lambda: None) -> Path:
         """Render one shard and write it.
 
         Args:
-            shard: its number.
+            shard: number of the shard.
             progress: called after each person.
         """
         path = self.path(shard)
@@ -207,36 +209,37 @@ class ShardFolder:
         return path
 
     def render_shard(self, shard: int, progress: Callable[[], None]) -> tuple[Arrays, dict[str, Any]]:
-        """The arrays and values of a shard: N takes, T frames each, of P people in a frame (1 so far), G looks.
+        """Render the arrays and values of a shard: N takes of T frames, P people in a frame (always 1), G appearances.
 
             frames      (N, T, H, W, 3) uint8; H and W are twice ``size`` in double shards
             face        (N, P, T, H, ceil(W / 8)) uint8: masks packed along the last axis
             mouth       (N, P, T, 3) float32: jaw, closure, pucker
-            look        (N, P) int32: whose look it is; looks 2 k and 2 k + 1 are of person k of the shard
-            start       (N,) int32: first frame in the look's speech
-            speech      (G,) int32: number in the bank
-            reference   (G, H, W, 3) uint8: the look, the face at rest
-            identity    (G / 2, 128) float32: the first reference's face embedding; NaN where there is none
+            look        (N, P) int32: number of the appearance; 2 k and 2 k + 1 belong to person k of the shard
+            start       (N,) int32: first frame in the speech of the appearance
+            speech      (G,) int32: number in the bank of speeches
+            reference   (G, H, W, 3) uint8: the appearance with the face at rest
+            identity    (G / 2, 128) float32: face embedding of the first reference; NaN where no face was detected
 
-        Values: ``size``, and for each look its ``captions`` (the anonymous one second) and ``attributes``.
+        The values are ``size``, and for each appearance ``person``, ``captions`` (the second one is anonymous) and
+        ``attributes``.
         """
         config, people = self.config, []
         each = config.people_per_shard
         for person in range(shard * each, (shard + 1) * each):
             people.append(self._render_person(self._plan(person), config.size(shard), config.is_double(shard)))
             progress()
-        looks = [look for one in people for look in one]
-        takes = len(looks) * config.takes
+        appearances = [appearance for one in people for appearance in one]
+        takes = len(appearances) * config.takes
         arrays = {
-            name: np.concatenate([arrays[name] for arrays, _ in looks])
+            name: np.concatenate([arrays[name] for arrays, _ in appearances])
             for name in ("frames", "face", "mouth", "start", "speech", "reference")
         }
-        arrays["look"] = np.repeat(np.arange(len(looks), dtype=np.int32), config.takes).reshape(takes, 1)
+        arrays["look"] = np.repeat(np.arange(len(appearances), dtype=np.int32), config.takes).reshape(takes, 1)
         arrays["identity"] = np.stack([self._embed(first["reference"][0]) for (first, _), *_ in people])
-        return arrays, {"size": config.size(shard), "looks": [values for _, values in looks]}
+        return arrays, {"size": config.size(shard), "looks": [values for _, values in appearances]}
 
     def _plan(self, number: int) -> ClipPlan:
-        """Plan the person of a number: every identity of the split once, then each in other looks, and so on."""
+        """Plan the person of a number: every identity of the split once, then each in another appearance, and so on."""
         corpus = self.config.corpus()
         index = self._indices[-1] + 1 if self._indices else 0
         while len(self._indices) <= number:
@@ -249,17 +252,17 @@ class ShardFolder:
     def _render_person(
         self, plan: ClipPlan, size: tuple[int, int], is_double: bool
     ) -> list[tuple[Arrays, dict[str, Any]]]:
-        """Each look of a person."""
+        """Render each appearance of a person."""
         person = Person.from_seed(plan.person_seed)
         random = np.random.default_rng((plan.track_seed, 0x7A4E))
-        seeds = (plan.look_seed, plan.reference_seed)
-        looks = [Look.from_seed(person, seed).closer(self.config.closeness) for seed in seeds]
-        return [self._render_look(person, look, plan, random, size, is_double) for look in looks]
+        seeds = (plan.appearance_seed, plan.reference_seed)
+        appearances = [Appearance.from_seed(person, seed).closer(self.config.closeness) for seed in seeds]
+        return [self._render_appearance(person, one, plan, random, size, is_double) for one in appearances]
 
-    def _render_look(
+    def _render_appearance(
         self,
         person: Person,
-        look: Look,
+        appearance: Appearance,
         plan: ClipPlan,
         random: np.random.Generator,
         size: tuple[int, int],
@@ -269,37 +272,37 @@ class ShardFolder:
         number = self.speeches.draw(person.sex, random)
         starts = np.sort(random.permutation(SPEECH_FRAMES - config.take_frames + 1)[: config.takes])
         frames = (starts[:, None] + np.arange(config.take_frames)).ravel()
-        moving, still = self.speeches.track(number, frames), make_clip.reference_track(look.seed)
+        moving, reference = self.speeches.track(number, frames), make_clip.reference_track(appearance.seed)
         track = FaceTrack(
-            *(np.concatenate([getattr(moving, name), getattr(still, name)]) for name in ("units", "head", "gaze"))
+            *(np.concatenate([getattr(moving, name), getattr(reference, name)]) for name in ("units", "head", "gaze"))
         )
         rendered = (2 * size[0], 2 * size[1]) if is_double else size
-        pictures, masks = render_clip(person, look, track, rendered, config.supersample)
+        images, masks = render_clip(person, appearance, track, rendered, config.supersample)
         shape = (len(starts), config.take_frames)
         speech = self.speeches.values[number]
-        attributes = {**person.attributes, **look.attributes, "mood": speech["mood"], "speech": "talking"}
-        said = compose_captions(attributes, int(random.integers(2**31)))
+        attributes = {**person.attributes, **appearance.attributes, "mood": speech["mood"], "speech": "talking"}
+        captions = compose_captions(attributes, int(random.integers(2**31)))
         packed = np.packbits(masks[:-1], axis=-1)
         return {
-            "frames": pictures[:-1].reshape(*shape, *pictures.shape[1:]),
+            "frames": images[:-1].reshape(*shape, *images.shape[1:]),
             "face": packed.reshape(len(starts), 1, config.take_frames, *packed.shape[1:]),
             "mouth": mouth_curve(person, moving).astype(np.float32).reshape(len(starts), 1, config.take_frames, 3),
             "start": starts.astype(np.int32),
             "speech": np.asarray([number], np.int32),
-            "reference": pictures[-1:],
+            "reference": images[-1:],
         }, {
             "person": plan.person,
             "attributes": {name.replace(" ", "_"): value for name, value in attributes.items()},
-            "captions": [said.caption, said.anonymous, *said.paraphrases],
+            "captions": [captions.caption, captions.anonymous, *captions.paraphrases],
         }  # fmt: skip
 
-    def _embed(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A face's embedding; NaN where no face is found or what finds it is not installed."""
+    def _embed(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the embedding of a face; NaN if no face is detected or the face detector is not installed."""
         try:
-            found = self._identity.embed(picture)
+            embedding = self._identity.embed(image)
         except DependencyError:
-            found = None
-        return np.full(EMBEDDING_SIZE, np.nan, np.float32) if found is None else found.astype(np.float32)
+            embedding = None
+        return np.full(EMBEDDING_SIZE, np.nan, np.float32) if embedding is None else embedding.astype(np.float32)
 
 
 def render_shards(
@@ -312,25 +315,26 @@ def render_shards(
     keep: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Path]:
-    """Render what is missing of a folder's shards, and yield each one written.
+    """Render the missing shards of a folder, and yield the path of each one written.
 
     Args:
-        folder: of shards.
-        config: what they hold.
-        shards: how many shall be there in the end; None goes on for ever.
-        worker, workers: this process renders the shards whose number leaves ``worker`` when divided by ``workers``.
-        keep: so many of this process's own stay, and the oldest go; numbers then go on from the last. None keeps all.
-        progress: called with people done and people in all of the shard that is being rendered.
+        folder: folder of shards.
+        config: configuration of the shards.
+        shards: number of shards in the folder at the end; None continues without end.
+        worker, workers: this process renders the shards whose number modulo ``workers`` is ``worker``.
+        keep: number of this process's newest shards that are kept; older ones are deleted, and numbers continue from
+            the last. None keeps all.
+        progress: called with the finished people and all people of the current shard.
 
     Raises:
         DependencyError: a package is missing.
-        StorageError: the folder cannot be written.
+        StorageError: the folder is not writable.
     """
     target = ShardFolder(folder, config)
     number = worker
     if keep is not None:
-        there = [shard for shard in shard_numbers(folder) if shard % workers == worker]
-        number = max(there, default=worker - workers) + workers
+        existing = [shard for shard in shard_numbers(folder) if shard % workers == worker]
+        number = max(existing, default=worker - workers) + workers
     while shards is None or number < shards:
         if not target.path(number).is_file():
             done = 0
@@ -352,19 +356,19 @@ def render_shards(
 def rendering_processes(
     folder: Path, config: ShardConfig, workers: int, *, shards: int | None = None, keep: int | None = None
 ) -> Iterator[list[SpawnProcess]]:
-    """Within the block, processes of the lowest priority and one thread each fill a folder; then they are ended.
+    """Run processes that fill a folder while the block runs; at its end they are stopped.
 
-    Of an unfinished shard nothing stays.
+    The processes have the lowest priority and one thread each. Unfinished shards leave no files.
 
     Args:
         folder, config, shards, keep: as for `render_shards`.
-        workers: how many.
+        workers: number of processes.
 
     Yields:
-        the processes; one that fails says why and ends with another code than 0.
+        The processes. A process that fails prints its error and exits with a code other than 0.
     """
     context = multiprocessing.get_context("spawn")
-    lifeline, held = context.Pipe(duplex=False)
+    lifeline, parent_end = context.Pipe(duplex=False)
     started: list[SpawnProcess] = []
     try:
         for worker in range(workers):
@@ -373,7 +377,7 @@ def rendering_processes(
             started[-1].start()
         yield started
     finally:
-        held.close()
+        parent_end.close()
         for process in started:
             process.join()
         for unfinished in folder.glob(".*.part"):
@@ -407,21 +411,21 @@ def write_shards(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Render the first shards of a configuration, those that are there excepted.
+    """Render the first shards of a configuration; existing shards are kept.
 
     Args:
-        folder: made if it is not there.
-        config: what they hold.
-        shards: how many shall be there in the end.
-        workers: processes of one thread each; with 1 it happens in this one.
-        progress: called with shards there and shards in all.
+        folder: created if it does not exist.
+        config: configuration of the shards.
+        shards: number of shards in the folder at the end.
+        workers: number of processes with one thread each; 1 renders in this process.
+        progress: called with the number of existing shards and of all shards.
 
     Returns:
-        how many were rendered.
+        Number of shards that were rendered.
 
     Raises:
         DependencyError: a package is missing.
-        StorageError: the folder cannot be written, or a process failed.
+        StorageError: the folder is not writable, or a process failed.
     """
     check_packages()
     target = ShardFolder(folder, config)
@@ -441,17 +445,17 @@ def write_shards(
             time.sleep(POLL_SECONDS)
             progress(count(), shards)
     if count() < shards:
-        raise StorageError("--workers", "a process failed or was ended", "see what it wrote above, and run again")
+        raise StorageError("--workers", "a worker process failed or was killed", "read its error above and run again")
     return shards - before
 
 
 def shard_numbers(folder: Path) -> list[int]:
-    """Of the shards that are there, in order."""
+    """Return the numbers of the existing shards, in order."""
     return sorted(int(path.stem.partition("-")[2]) for path in folder.glob(SHARDS))
 
 
 def render_speeches(config: ShardConfig) -> tuple[Arrays, dict[str, Any]]:
-    """The bank of speeches of a configuration: arrays and values as `Speeches` has them."""
+    """Render the bank of speeches of a configuration: arrays and values as in `Speeches`."""
     corpus, index = config.corpus(purpose=1), 0
     audio: list[NDArray[np.int16]] = []
     tracks: list[FaceTrack] = []
@@ -481,7 +485,7 @@ def render_speeches(config: ShardConfig) -> tuple[Arrays, dict[str, Any]]:
 
 
 def read_speeches(path: Path) -> Speeches:
-    """A bank of speeches.
+    """Read a bank of speeches.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -493,21 +497,21 @@ def read_speeches(path: Path) -> Speeches:
 
 
 def read_config(folder: Path) -> ShardConfig:
-    """What the shards of a folder hold.
+    """Read the configuration of a folder of shards.
 
     Raises:
-        StorageError: it is no folder of shards.
+        StorageError: the folder holds no shards.
     """
     try:
         return ShardConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            "FOLDER", f"{str(folder)!r} holds no shards ({os_error_text(error)})", "name another"
+            "FOLDER", f"{str(folder)!r} holds no shards ({os_error_text(error)})", "use another folder"
         ) from error
 
 
 def open_arrays(path: Path, framework: str = "numpy") -> Any:
-    """A file of arrays, mapped rather than read.
+    """Open a file of arrays without reading them.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -515,20 +519,22 @@ def open_arrays(path: Path, framework: str = "numpy") -> Any:
     try:
         return safe_open(path, framework)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(str(path), f"cannot be read ({os_error_text(error)})", "remove it") from error
+        raise CheckpointError(
+            str(path), f"cannot be read ({os_error_text(error)})", "delete it and run again"
+        ) from error
 
 
 def read_values(file: Any) -> dict[str, Any]:
-    """The values in the header of an open file of arrays."""
+    """Return the values in the header of an open file of arrays."""
     values: dict[str, Any] = json.loads((file.metadata() or {}).get(_META, "{}"))
     return values
 
 
 def write_arrays(path: Path, arrays: Arrays, values: dict[str, Any]) -> None:
-    """Write arrays, and JSON values beside them, whole or not at all.
+    """Write arrays, and JSON values beside them, atomically.
 
     Raises:
-        StorageError: the disk is full or cannot be written.
+        StorageError: the disk is full or not writable.
     """
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with atomic_write(path, "FOLDER") as part:

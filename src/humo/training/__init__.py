@@ -1,1 +1,1 @@
-"""The trainer: `train` is the story, read from top to bottom; the rest are its chapters."""
+"""Training of networks, autoencoders and text encoders; start reading at `humo.training.train`."""

@@ -57,7 +57,7 @@ class Batch:
         mouth_curve: mouth curve (B, F, T, 3) in standard deviations; NaN if not known or without audio.
         identity: face embedding (B, 128) in standard deviations; NaN if not known or without the reference.
         kept_conditions: letters of the conditions that are not dropped, of each sample.
-        scales: guidance scales (B, 3) of a student's sample.
+        guidance: guidance scales (B, 3) of a student's sample.
         eye_mask: as ``mouth_mask``, for a band at the eyes; None if not known.
     """
 
@@ -72,12 +72,12 @@ class Batch:
     mouth_curve: Tensor
     identity: Tensor
     kept_conditions: tuple[str, ...]
-    scales: Tensor | None = None
+    guidance: Tensor | None = None
     eye_mask: Tensor | None = None
 
     @property
     def is_prefix(self) -> Tensor:
-        """Whether a video latent frame belongs to the prefix, (B, F)."""
+        """Mask of the video latent frames that belong to the prefix, (B, F)."""
         return torch.arange(self.data.shape[2]) < self.prefix_frames[:, None]
 
     @property

@@ -21,7 +21,7 @@ from humo.presets import PRESETS, ScaleName
 
 ParameterGroup = Literal[
     "all", "self_attention", "text_attention", "audio", "feed_forward", "embeddings", "output",
-    "scales", "focus", "lips", "identity",
+    "guidance", "focus", "lips", "identity",
 ]  # fmt: skip
 """Group of parameters that a stage can train; `humo.training.trainable.PARAMETER_PATTERNS` defines each."""
 
@@ -63,13 +63,13 @@ class NetworkConfig(RecipeTable):
     audio_hidden_dim: int = Field(default=512, ge=1)
     audio_tokens: int = Field(default=16, ge=1)
     audio_token_dim: int = Field(default=1536, ge=1)
-    prediction: Literal["velocity", "data"] = "velocity"
+    prediction: Literal["velocity", "sample"] = "velocity"
     sigma_data_ratio: float | None = Field(default=None, gt=0.0, le=2.0)
 
     @model_validator(mode="after")
     def _sigma_data_needs_sample_prediction(self) -> NetworkConfig:
-        if self.sigma_data_ratio is not None and self.prediction != "data":
-            raise ValueError('sigma_data_ratio needs prediction = "data"; set that, or remove sigma_data_ratio')
+        if self.sigma_data_ratio is not None and self.prediction != "sample":
+            raise ValueError('sigma_data_ratio needs prediction = "sample"; set that, or remove sigma_data_ratio')
         return self
 
 

@@ -33,10 +33,11 @@ from humo.inference.pipeline import HuMoPipeline
 from humo.inference.predictor import VelocityPredictor, fits_one_batch
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
+from humo.progress import Progress
 from humo.training.collate import Batch, Collator
 from humo.training.config import DistillConfig, Recipe, Stage
 from humo.training.frozen_encoders import FrozenEncoders
-from humo.training.latent_cache import CachedClip, Progress
+from humo.training.latent_cache import CachedClip
 from humo.training.sampler import Bucket, SampleSpec, ShuffledSampler, draw_batch, group_into_buckets
 from humo.training.tensor_files import FileDigests, digest, read_tensors, write_tensors
 
@@ -122,8 +123,7 @@ class TrajectoryDataset:
         sampler = ShuffledSampler(seed)
         trajectories: dict[Bucket, list[Trajectory]] = {}
         for number in range(self.settings.trajectories):
-            # the strings decide the random numbers
-            bucket, (spec,) = draw_batch(buckets, sampler, single, number, seed, "walk")
+            bucket, (spec,) = draw_batch(buckets, sampler, single, number, seed, "walk")  # word kept: seed
             chances = torch.rand(len(SCALE_NAMES), generator=seeded_generator(seed, "scales", number)).tolist()
             ranges = (self.student.scales[name] for name in SCALE_NAMES)
             scales = tuple(low + chance * (high - low) for chance, (low, high) in zip(chances, ranges, strict=True))
@@ -208,12 +208,12 @@ class TrajectoryDataset:
             step: index of the step in the stage.
             key: key of the random numbers: seed and index of the stage.
         """
-        generator = seeded_generator(*key, step, "strides")
+        generator = seeded_generator(*key, step, "strides")  # word kept: seed
         sizes = torch.tensor([float(len(trajectories)) for trajectories in self.trajectories.values()])
         bucket = list(self.trajectories)[int(torch.multinomial(sizes, 1, generator=generator))]
         trajectories = self.trajectories[bucket]
         steps = torch.randint(self.student.steps, (stage.batch_size,), generator=generator).tolist()
-        pool = f"walks {bucket}"  # the string decides the random numbers
+        pool = f"walks {bucket}"  # word kept: seed of the shuffling
         return bucket, [TrajectoryStep(trajectories[sampler.draw(pool, len(trajectories))], step) for step in steps]
 
     def __call__(self, bucket: Bucket, steps: Sequence[TrajectoryStep]) -> Batch:
@@ -228,7 +228,7 @@ class TrajectoryDataset:
             noise=torch.cat([noise, batch.noise[:, :, noise.shape[2] :]], dim=2),
             noise_level=torch.tensor([levels[step.step] for step in steps]),
             prefix_noise_level=torch.zeros(len(steps)),
-            scales=torch.tensor([step.trajectory.scales for step in steps]),
+            guidance=torch.tensor([step.trajectory.scales for step in steps]),
         )
 
     @property

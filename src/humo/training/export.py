@@ -74,8 +74,8 @@ def export_lora(encoders: FrozenEncoders, network: HuMoTransformer3DModel, folde
 
     layers = get_peft_model_state_dict(network)
     student = read_distillation(network.config)
-    if student is not None and network.scale_embedder is not None:
-        tensors = distillation_tensors(student, network.scale_embedder.state_dict())
+    if student is not None and network.guidance_embedder is not None:
+        tensors = distillation_tensors(student, network.guidance_embedder.state_dict())
         layers |= {key.removeprefix("transformer."): tensor for key, tensor in tensors.items()}
     bytes_needed = sum(weight.nbytes for weight in layers.values())
     with new_folder(folder, bytes_needed, True, frozenset({"pytorch_lora_weights.safetensors"})) as partial:

@@ -32,6 +32,7 @@ from humo.media.face_identity import EMBEDDING_SIZE, FaceIdentity
 from humo.media.image import load_image, to_pixels
 from humo.media.video import has_audio, read_video
 from humo.model.seeding import seeded_generator
+from humo.progress import Progress
 from humo.training.config import Recipe
 from humo.training.dataset import BadClip, ClipFiles, GroundTruth, read_truth
 from humo.training.frozen_encoders import FrozenEncoders
@@ -56,8 +57,6 @@ LOWER_FACE = (0.55, 0.95)
 MIDDLE_FACE = (0.22, 0.78)
 """Range of a face's width in which its mouth is assumed."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
 Encoded = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors of a file, and the values of its header."""
 Encode = Callable[[ClipFiles], Encoded]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from humo.distributed.fsdp import average_gradients, full_state_dict, set_gradient_sync
 from humo.distributed.process_group import ProcessGroup, process_group
 from humo.errors import RequestError
+from humo.progress import Note, Progress
 from humo.training.checkpoint import (
     TrainState,
     finished_checkpoints,
@@ -40,11 +41,6 @@ from humo.training.sampler import ShuffledSampler
 CHECKPOINTS = "checkpoints"
 """Folder of checkpoints in the folder of a run."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
-
-Note = Callable[[str], None]
-"""Called with a message for the user."""
 
 BatchT = TypeVar("BatchT")
 RecipeT = TypeVar("RecipeT", bound=Recipe | ComponentRecipe)
@@ -54,11 +50,11 @@ Saved = Mapping[str, Mapping[str, Tensor]]
 """Tensors of a checkpoint: `humo.training.checkpoint.TENSORS` -> name -> tensor; empty without a checkpoint."""
 
 
-def no_progress(phase: str, done: int, total: int) -> None:
+def ignore_progress(phase: str, done: int, total: int) -> None:
     """Ignore progress."""
 
 
-def no_note(text: str) -> None:
+def ignore_note(text: str) -> None:
     """Ignore a message."""
 
 
@@ -86,7 +82,7 @@ class TrainingRun(Generic[RecipeT]):
 
     @property
     def is_resumed(self) -> bool:
-        """Whether the run has a checkpoint."""
+        """True if the run has a checkpoint."""
         return bool(finished_checkpoints(self.folder / CHECKPOINTS))
 
     @property
@@ -131,7 +127,7 @@ def start_training(recipe: RecipeT, resume: bool, progress: Progress, note: Note
     """
     with process_group(recipe.compute.device) as group:
         if not group.is_main:
-            progress, note = no_progress, no_note
+            progress, note = ignore_progress, ignore_note
         yield TrainingRun(recipe, group, _last_state(recipe, resume, note), progress, note)
 
 
@@ -155,7 +151,7 @@ def _last_state(recipe: Recipe | ComponentRecipe, resume: bool, note: Note) -> T
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask(Generic[BatchT]):
-    """What `fit` trains.
+    """Task of `fit`: weights, batches, losses and validation.
 
     Args:
         schedule: number of steps and learning rate.

@@ -59,7 +59,7 @@ class ShuffledSampler:
         self.cursors[pool] = count + 1
         epoch, position = divmod(count, size)
         if self._orders.get(pool, (-1, []))[0] != epoch:
-            generator = seeded_generator(self._seed, "deck", pool, epoch)  # the strings decide the random numbers
+            generator = seeded_generator(self._seed, "deck", pool, epoch)  # word kept: seed
             self._orders[pool] = epoch, torch.randperm(size, generator=generator).tolist()
         return self._orders[pool][1][position]
 
@@ -111,6 +111,6 @@ def draw_batch(
     for number, chance in enumerate(torch.rand(stage.batch_size, generator=generator).tolist()):
         has_audio = bool(with_audio) and chance < audio_prob(stage, step)
         candidates = with_audio if has_audio else clips
-        pool = f"{bucket}{' heard' if has_audio else ''}"  # the string decides the random numbers
+        pool = f"{bucket}{' heard' if has_audio else ''}"  # word kept: seed of the shuffling
         specs.append(SampleSpec(candidates[sampler.draw(pool, len(candidates))], has_audio, (*key, step, number)))
     return bucket, specs

@@ -19,6 +19,7 @@ from torch import Tensor
 from humo.conditioning.audio import encode_audio
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
+from humo.progress import Progress
 from humo.synthetic.shards import (
     SPEECH_FRAMES,
     SPEECHES,
@@ -32,9 +33,6 @@ from humo.training.auxiliary_heads import MOUTH_VALUES
 from humo.training.collate import MIN_STD
 from humo.training.config import DataConfig, RenderConfig, Stage
 from humo.training.frozen_encoders import FrozenEncoders
-from humo.training.latent_cache import (
-    Progress,
-)
 from humo.training.shard_source import ShardFolderReader
 from humo.training.tensor_files import FileDigests, digest, read_tensors, write_tensors
 

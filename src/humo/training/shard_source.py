@@ -75,7 +75,7 @@ class Shard:
         file: file that is mapped into memory.
         size: (width, height) of training; the stored frames have this size or twice this size.
         takes, frames: number of takes, and number of frames of each.
-        looks: ``captions`` and ``attributes`` of each look.
+        looks: ``captions`` and ``attributes`` of each outfit of a person.
     """
 
     number: int
@@ -259,23 +259,23 @@ class ShardSource:
         chance, which, other, flip, past = torch.rand(5, generator=generator).tolist()
         file, take = shard.file, slice(spec.take, spec.take + 1)
         is_flipped = self._data.horizontal_flip and flip < 0.5
-        look = int(file.get_slice("look")[take][0, 0])
+        look_index = int(file.get_slice("look")[take][0, 0])  # word kept: stored array
         frames = np.ascontiguousarray(file.get_slice("frames")[take][0, : geometry.frames].numpy())
         packed = file.get_slice("face")[take][0, :, : geometry.frames].numpy()
         unpacked = np.unpackbits(packed, axis=-1, count=frames.shape[2]).astype(np.bool_)
         faces = np.logical_or.reduce(unpacked, axis=0)
-        captions, caption = shard.looks[look]["captions"], 0
+        captions, caption = shard.looks[look_index]["captions"], 0
         if chance < collate.paraphrase_prob and len(captions) > 1:
             caption = 1 + int(other * (len(captions) - 1))
         kept = collate.choose_conditions(which)
         level = draw_noise_level(collate.loss, generator)
         noise = torch.randn(geometry.latent_shape(len(self._encoders.vae.config.latents_mean)), generator=generator)
         prefix_frames, prefix_level = collate.draw_prefix(geometry.video_latent_frames, generator)
-        reference = self._reference(shard, look, frames, faces, geometry, generator)
+        reference = self._reference(shard, look_index, frames, faces, geometry, generator)
         pixels, masks = to_pixels(frames, geometry), _token_masks(faces, geometry)
         if is_flipped:
             pixels, masks = pixels.flip(-1), {name: mask.flip(-1) for name, mask in masks.items()}
-        audio = self._audio(spec, look, geometry, past)
+        audio = self._audio(spec, look_index, geometry, past)
         tensors = {
             "pixels": pixels,
             "reference": reference,
@@ -287,10 +287,10 @@ class ShardSource:
             **masks,
         }
         has_curve = bool(audio.any()) and "A" in kept
-        return tensors | self._targets(spec, look, geometry, has_curve, "I" in kept), kept, captions[caption]
+        return tensors | self._targets(spec, look_index, geometry, has_curve, "I" in kept), kept, captions[caption]
 
     def _targets(
-        self, spec: TakeSpec, look: int, geometry: Geometry, has_curve: bool, has_identity: bool
+        self, spec: TakeSpec, look_index: int, geometry: Geometry, has_curve: bool, has_identity: bool
     ) -> dict[str, Tensor]:
         """Return mouth curve and face embedding of a take, NaN where they are not targets."""
         file, take, collate = spec.shard.file, slice(spec.take, spec.take + 1), self._collate
@@ -300,14 +300,14 @@ class ShardSource:
             curve = (true - collate.mouth_statistics[0]) / collate.mouth_statistics[1]
         identity = torch.full((EMBEDDING_SIZE,), torch.nan)
         if has_identity:
-            true = file.get_slice("identity")[look // LOOKS : look // LOOKS + 1][0]
+            true = file.get_slice("identity")[look_index // LOOKS : look_index // LOOKS + 1][0]
             identity = (true - collate.identity_statistics[0]) / collate.identity_statistics[1]
         return {"mouth_curve": curve, "identity": identity}
 
-    def _audio(self, spec: TakeSpec, look: int, geometry: Geometry, chance: float) -> Tensor:
+    def _audio(self, spec: TakeSpec, look_index: int, geometry: Geometry, chance: float) -> Tensor:
         """Return the audio windows (F, W, N, D) of a take; null windows if it has no audio."""
         file = spec.shard.file
-        speech = int(file.get_slice("speech")[look : look + 1][0])
+        speech = int(file.get_slice("speech")[look_index : look_index + 1][0])
         if not spec.has_audio or speech >= len(self._audio_rows):
             return null_audio_windows(geometry.latent_frames, *self._audio_rows.shape[2:])
         start = int(file.get_slice("start")[spec.take : spec.take + 1][0])
@@ -321,19 +321,19 @@ class ShardSource:
     def _reference(
         self,
         shard: Shard,
-        look: int,
+        look_index: int,
         frames: NDArray[np.uint8],
         faces: NDArray[np.bool_],
         geometry: Geometry,
         generator: torch.Generator,
     ) -> Tensor:
-        """Draw the reference image of a take: its own face, or the person in another look, (3, 1, H, W)."""
+        """Draw the reference image of a take: its own face, or the person in another outfit, (3, 1, H, W)."""
         own, still, augmentation, which = torch.rand(4, generator=generator).tolist()
         if own < self._data.self_reference_prob:
             number = int(which * len(frames))
             face = np.array(cut_out_face(frames[number], faces[number], generator))
             return to_pixels(face[None], geometry)
-        other_look = LOOKS * (look // LOOKS) + (look + 1) % LOOKS
+        other_look = LOOKS * (look_index // LOOKS) + (look_index + 1) % LOOKS
         if still < self._data.still_reference_prob:
             image = shard.file.get_slice("reference")[other_look : other_look + 1][0].numpy()
         else:

@@ -55,11 +55,11 @@ def build_stage_model(
     uses_lora = recipe.lora is not None
     transformer = encoders.build_network(recipe.seed)
     if recipe.data.continuation_prob > 0:
-        transformer.register_to_config(continues=True)
+        transformer.register_to_config(continuation=True)
     if recipe.distill is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            transformer.become_student(asdict(distillation_of(recipe.distill, encoders.preset)))
+            transformer.enable_guidance_embedding(asdict(distillation_of(recipe.distill, encoders.preset)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.lora is not None:
@@ -107,7 +107,7 @@ def set_attention_backend(transformer: HuMoTransformer3DModel, name: str) -> Non
         transformer.set_attention_backend(name)
     except ValueError as error:
         raise RequestError(
-            "compute.attention", f"{name!r}: {error}", "give another backend, or remove the field"
+            "compute.attention_backend", f"{name!r}: {error}", "give another backend, or remove the field"
         ) from error
 
 
@@ -140,5 +140,5 @@ def cast_blocks(transformer: HuMoTransformer3DModel, dtype: torch.dtype) -> None
     in_float32 = transformer._keep_in_fp32_modules
     for name, weight in transformer.named_parameters():
         modules = name.split(".")
-        if "lora_A" not in modules and "lora_B" not in modules and not any(one in in_float32 for one in modules):
+        if "lora_A" not in modules and "lora_B" not in modules and not any(module in in_float32 for module in modules):
             weight.data = weight.data.to(dtype)

@@ -21,6 +21,7 @@ from torch import Tensor
 from humo.errors import RequestError
 from humo.media.face_identity import EMBEDDING_SIZE
 from humo.model.reference import network_input
+from humo.progress import Note, Progress
 from humo.training.auxiliary_heads import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
 from humo.training.collate import Batch, ClipSource, Collator, mean_and_std
 from humo.training.config import Recipe, Stage
@@ -38,13 +39,11 @@ from humo.training.flow_matching import add_noise, timestep_of_level, velocity_l
 from humo.training.frozen_encoders import FrozenEncoders
 from humo.training.latent_cache import CachedClip, LatentCache
 from humo.training.loop import (
-    Note,
-    Progress,
     TrainingRun,
     TrainingTask,
     fit,
-    no_note,
-    no_progress,
+    ignore_note,
+    ignore_progress,
     start_training,
 )
 from humo.training.metrics_log import MetricsLogger
@@ -92,8 +91,8 @@ def train(
     recipe: Recipe,
     *,
     resume: bool = False,
-    progress: Progress = no_progress,
-    note: Note = no_note,
+    progress: Progress = ignore_progress,
+    note: Note = ignore_note,
 ) -> Path:
     """Train the network of a recipe.
 
@@ -156,7 +155,7 @@ def _prepare_clips(run: TrainingRun[Recipe], encoders: FrozenEncoders) -> Traini
     if not cached:
         raise no_clips_error(recipe.data)
     to_measure = others[: recipe.validation.loss_clips] if recipe.validation.every_steps else ()
-    held_out, _ = cache.encode_missing(to_measure, no_progress) if group.is_main else ([], [])
+    held_out, _ = cache.encode_missing(to_measure, ignore_progress) if group.is_main else ([], [])
     for stage in recipe.stages:
         group_into_buckets(cached, stage)  # raises before the first stage is trained
     mouth, identity = mean_and_std(cached, "mouth.0", MOUTH_VALUES), mean_and_std(cached, "identity", EMBEDDING_SIZE)
@@ -298,7 +297,7 @@ def _losses(run: TrainingRun[Recipe], data: TrainingData, stage_model: StageMode
         batch.conditions.text.to(device, run.dtype),
         batch.conditions.audio.to(device),
         latents.shape[2],
-        None if batch.scales is None else batch.scales.to(device),
+        None if batch.guidance is None else batch.guidance.to(device),
     )
     weights = batch.loss_weights(loss)
     weights = None if weights is None else weights.to(device)

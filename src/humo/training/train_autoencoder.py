@@ -23,10 +23,11 @@ from humo.errors import MediaError
 from humo.geometry import VALUES_PER_LATENT
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
 from humo.model.seeding import seeded_generator
+from humo.progress import Note, Progress
 from humo.training.autoencoder_data import read_segment, stack_segments
 from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe
 from humo.training.dataset import ClipFiles, check_bad_fraction, clips_of_split, no_clips_error, scan_corpus
-from humo.training.loop import Note, Progress, TrainingRun, no_note, no_progress, start_training, train_component
+from humo.training.loop import TrainingRun, ignore_note, ignore_progress, start_training, train_component
 from humo.training.sampler import ShuffledSampler
 
 MODEL, METRICS_FILE = "vae", "metrics.json"
@@ -67,8 +68,8 @@ def train_autoencoder(
     recipe: AutoencoderRecipe,
     *,
     resume: bool = False,
-    progress: Progress = no_progress,
-    note: Note = no_note,
+    progress: Progress = ignore_progress,
+    note: Note = ignore_note,
 ) -> Path:
     """Train the autoencoder of a recipe.
 
@@ -351,7 +352,7 @@ def _store_latent_statistics(network: ShortcutAutoencoder, clips: Sequence[ClipF
         network.encode(read_segment(clip, AutoencoderLoss()).video[None].to(network.device)).latent_dist.mode()
         for clip in clips
     ]
-    values = torch.cat([one.movedim(1, 0).flatten(1) for one in latents], dim=1)
+    values = torch.cat([clip_latents.movedim(1, 0).flatten(1) for clip_latents in latents], dim=1)
     mean, std = values.mean(dim=1), values.var(dim=1).mean().sqrt()
     network.register_to_config(
         latents_mean=mean.tolist(),

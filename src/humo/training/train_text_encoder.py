@@ -28,9 +28,10 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.model.seeding import seeded_generator
+from humo.progress import Note, Progress
 from humo.training.component_config import TextEncoderRecipe
 from humo.training.dataset import CaptionedClip, no_clips_error, read_captioned_clips
-from humo.training.loop import Note, Progress, TrainingRun, no_note, no_progress, start_training, train_component
+from humo.training.loop import TrainingRun, ignore_note, ignore_progress, start_training, train_component
 from humo.training.sampler import ShuffledSampler
 
 ENCODER, TOKENIZER, METRICS_FILE = "text_encoder", "tokenizer", "metrics.json"
@@ -107,8 +108,8 @@ def train_text_encoder(
     recipe: TextEncoderRecipe,
     *,
     resume: bool = False,
-    progress: Progress = no_progress,
-    note: Note = no_note,
+    progress: Progress = ignore_progress,
+    note: Note = ignore_note,
 ) -> Path:
     """Train the text encoder of a recipe.
 

@@ -21,7 +21,7 @@ PARAMETER_PATTERNS: Mapping[ParameterGroup, str] = MappingProxyType(
         "feed_forward": r"transformer\.blocks\.\d+\.(ffn\.|scale_shift_table)",
         "embeddings": r"transformer\.(patch_embedding|condition_embedder)\.",
         "output": r"transformer\.(proj_out\.|scale_shift_table)",
-        "scales": r"transformer\.scale_embedder\.",
+        "guidance": r"transformer\.guidance_embedder\.",
         "focus": r"focus\.",
         "lips": r"lips\.",
         "identity": r"identity\.",
@@ -38,7 +38,7 @@ Every parameter is in exactly one group besides ``all``.
 AUXILIARY_HEADS: frozenset[ParameterGroup] = frozenset({"focus", "lips", "identity"})
 """Parameter groups of the auxiliary heads, which are not exported."""
 
-NOT_LORA: tuple[ParameterGroup, ...] = ("scales", *sorted(AUXILIARY_HEADS))
+NOT_LORA: tuple[ParameterGroup, ...] = ("guidance", *sorted(AUXILIARY_HEADS))
 """Parameter groups that are trained in full even with LoRA, since they are trained from scratch."""
 
 _LORA = ".lora_"

@@ -57,7 +57,7 @@ class TrainingModel(nn.Module):
         text_BLD: Tensor,
         audio_BLWND: Tensor,
         frames: int,
-        scales_BK: Tensor | None = None,
+        guidance_BK: Tensor | None = None,
     ) -> TrainingOutput:
         """Predict the velocity and the outputs of the active heads.
 
@@ -67,7 +67,7 @@ class TrainingModel(nn.Module):
             text_BLD: text embeddings.
             audio_BLWND: audio windows.
             frames: number of video latent frames; the heads read these alone.
-            scales_BK: guidance scales, for a guidance-distilled network.
+            guidance_BK: guidance scales, for a guidance-distilled network.
         """
         with capture_activations(self.transformer) as (hidden, tokens):
             velocity = self.transformer(
@@ -75,7 +75,7 @@ class TrainingModel(nn.Module):
                 timestep=timestep_B,
                 encoder_hidden_states=text_BLD,
                 audio_hidden_states=audio_BLWND,
-                scales=scales_BK,
+                guidance=guidance_BK,
                 return_dict=False,
             )[0]
         grid = frames, inputs_BCLHW.shape[3] // self.patch[1], inputs_BCLHW.shape[4] // self.patch[2]

@@ -1,4 +1,4 @@
-"""What all weight files have in common: a stored tensor, the protocol of a file, and reading a tensor in chunks."""
+"""Define what all weight files share: a stored tensor, the protocol of a file, and reading a tensor in chunks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DTYPE_BYTES = {
     "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
     "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes an element, by the safetensors format's own words for element types."""
+"""Bytes of an element, by the safetensors name of its type."""
 
 
 CHUNK_BYTES = 32 * 2**20
-"""Bytes read at a time."""
+"""Bytes that are read at a time."""
 
 
 GIT_LFS_START = b"version https://git-lfs"
@@ -41,10 +41,10 @@ SUPPORTED_DTYPES = "give bf16, fp16, fp32 or fp8 weights"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor as it lies in a file.
+    """A tensor as it is stored in a file.
 
     Args:
-        dtype: element type, in the safetensors format's words (``BF16``), or one of GGUF's types of blocks (``Q4_K``).
+        dtype: element type as the safetensors format names it (``BF16``), or a GGUF type (``Q4_K``).
         shape: its sizes.
     """
 
@@ -53,7 +53,7 @@ class StoredTensor:
 
     @property
     def unit_bytes(self) -> int:
-        """Bytes that belong together: an element, or a block."""
+        """Bytes that belong together: an element, or a block of quantized weights."""
         return GGML_TYPES[self.dtype].type_size if self.dtype in GGML_TYPES else DTYPE_BYTES[self.dtype]
 
     @property
@@ -66,7 +66,7 @@ class StoredTensor:
 class WeightFile(Protocol):
     """A file of named tensors.
 
-    ``tensors`` lists them; ``others`` names the values in it that are no tensors; ``metadata`` is what else it says.
+    ``tensors`` lists them; ``non_tensors`` names the other values in the file; ``metadata`` is its text metadata.
     """
 
     @property
@@ -90,13 +90,13 @@ class WeightFile(Protocol):
 
 
 def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
-    """A tensor's bytes, a whole number of elements or blocks at a time.
+    """Yield a tensor's bytes, a whole number of elements or blocks at a time.
 
     Args:
-        path: of the file.
-        begin: where the tensor begins in it, in bytes.
-        tensor: which.
-        chunk_bytes: read at a time.
+        path: the file.
+        offset: where the tensor starts in the file, in bytes.
+        tensor: the tensor.
+        chunk_bytes: bytes to read at a time.
 
     Raises:
         CheckpointError: the file ends before the tensor does.
@@ -118,21 +118,18 @@ def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) 
 
 
 def check_not_lfs_pointer(path: Path, start: bytes) -> None:
-    """Refuse a file that only says where the weights are.
+    """Raise CheckpointError if a file is a Git LFS pointer, which only names the weights.
 
     Args:
-        path: of the file.
+        path: the file.
         start: its first bytes.
-
-    Raises:
-        CheckpointError: it does.
     """
     if start.startswith(GIT_LFS_START[:8]):
         raise CheckpointError(str(path), "is a Git LFS pointer, not the weights", "fetch it with `git lfs pull`")
 
 
 def torch_dtypes() -> dict[str, torch.dtype]:
-    """The safetensors format's words and torch's element types."""
+    """Return safetensors name of an element type -> torch's."""
     import torch
 
     return {

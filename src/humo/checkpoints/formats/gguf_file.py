@@ -1,4 +1,4 @@
-"""Reads tensors out of GGUF files, as ComfyUI-GGUF and its like make them of image and video networks.
+"""Read tensors from GGUF files, as ComfyUI-GGUF and similar tools write them for image and video networks.
 
     "GGUF"  version  number of tensors  number of values  |  values: name, type, value  |  tensors: name, sizes, type,
     offset  |  padding  |  the tensors' bytes, aligned
@@ -8,7 +8,7 @@ Names are those of the file that was quantized, HuMo's published ones. What is s
 - leading sizes of 1 are lost where llama.cpp's own tool has written the file (`plan` gives them back);
 - a matrix whose rows are no whole number of blocks may be stored flat, its sizes in ``comfy.gguf.orig_shape.NAME``.
 
-What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not looked at: its tensors tell.
+What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not read: its tensors identify it.
 
 **Source:** the format: ggml's ``docs/gguf.md``. ComfyUI-GGUF (city96): ``loader.py`` (reverse order, ``orig_shape``,
 prefix ``model.diffusion_model.``, architectures), ``tools/convert.py`` (names kept as they are),
@@ -37,10 +37,10 @@ from humo.quantization.formats import GGML_TYPES
 GGUF_SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-"""That are read: the first one counted in 32 bits, and was gone before any video network came."""
+"""Versions that can be read; version 1 counted in 32 bits and is older than any video model."""
 
 ALIGNMENT = 32
-"""Bytes that tensors are aligned to, unless the file tells."""
+"""Default alignment of tensors in bytes."""
 
 MAX_DIMENSIONS = 8
 
@@ -49,18 +49,18 @@ TYPES: Mapping[int, str] = {
     2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0",
     10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS",
 }  # fmt: skip
-"""ggml's number of a type -> its name, which for floats is the safetensors format's, too."""
+"""ggml's number of a type -> its name; names of floats are those of the safetensors format."""
 
 UNSUPPORTED_TYPES: Mapping[int, str] = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
     24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
-"""Other types, by name in a message."""
+"""Other types, by name, for messages."""
 
 SCALARS: Mapping[int, str] = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
-"""Type of a value -> its form, in `struct`'s letters."""
+"""Number of a value's type -> its `struct` format."""
 
 STRING, ARRAY = 8, 9
 INTEGERS = "BbHhIiQq"
@@ -69,13 +69,15 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 
 class GgufFile:
-    """A .gguf file; only its header is held.
+    """A .gguf file, of which only the header is in memory.
 
     Args:
         path: the file.
 
     Raises:
-        CheckpointError: no such file, not of this format, damaged, cut short, or of a type that is not read.
+        CheckpointError: the file does not exist, has another format, is damaged or truncated, or holds a type that is
+            not
+            supported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,7 +97,7 @@ class GgufFile:
 
 
 class _HeaderReader:
-    """Goes through the header of a file.
+    """Reads the header of a file.
 
     Args:
         path: of the file.
@@ -107,7 +109,7 @@ class _HeaderReader:
         self._path, self._file, self._size = path, file, size
 
     def read(self) -> tuple[dict[str, StoredTensor], dict[str, int]]:
-        """The tensors, and the offset in bytes at which each begins."""
+        """Return the tensors, and their offsets in bytes."""
         start = self._file.read(8)
         check_not_lfs_pointer(self._path, start)
         if len(start) < 8 or not start.startswith(MAGIC):
@@ -120,20 +122,20 @@ class _HeaderReader:
         alignment, shapes = self._values(values)
         entries = [self._entry() for _ in range(tensors)]
         data = -(-self._file.tell() // alignment) * alignment
-        found: dict[str, StoredTensor] = {}
-        begins: dict[str, int] = {}
+        stored_tensors: dict[str, StoredTensor] = {}
+        offsets: dict[str, int] = {}
         for name, shape, kind, offset in entries:
-            found[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
-            begins[name] = data + offset
-            if (end := begins[name] + found[name].bytes) > self._size:
+            stored_tensors[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
+            offsets[name] = data + offset
+            if (end := offsets[name] + stored_tensors[name].bytes) > self._size:
                 problem = f"is cut short: {self._size} bytes, and {name!r} ends at {end}"
                 raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
-        if len(found) < len(entries):
+        if len(stored_tensors) < len(entries):
             raise CheckpointError(str(self._path), "holds two tensors of one name", DOWNLOAD_AGAIN)
-        return found, begins
+        return stored_tensors, offsets
 
     def _values(self, count: int) -> tuple[int, dict[str, tuple[int, ...]]]:
-        """The alignment, and the true sizes of tensors that are stored flat."""
+        """Return the alignment, and the shapes of tensors that are stored flat."""
         alignment = ALIGNMENT
         shapes: dict[str, tuple[int, ...]] = {}
         for _ in range(count):
@@ -146,7 +148,7 @@ class _HeaderReader:
         return alignment, shapes
 
     def _value(self, kind: int) -> tuple[int, ...]:
-        """A value's numbers, where they are integers; others are passed over."""
+        """Return a value's numbers if they are integers; other values are skipped."""
         if kind == STRING:
             self._take(self._number("Q"))
             return ()
@@ -165,7 +167,7 @@ class _HeaderReader:
         return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MAX_DIMENSIONS else ()
 
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
-        """A tensor's name, sizes, type and offset."""
+        """Return a tensor's name, shape, type and offset."""
         name, dimensions = self._text(), self._number("I")
         if dimensions > MAX_DIMENSIONS:
             raise self._damaged()
@@ -174,16 +176,16 @@ class _HeaderReader:
 
     def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], kind: int) -> StoredTensor:
         if kind not in TYPES:
-            word = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
-            problem = f"holds {name!r} as {word} (ggml's number {kind}), which is not read"
+            type_name = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
+            problem = f"holds {name!r} as {type_name} (ggml's number {kind}), which is not read"
             remedy = f"take a file of {', '.join(GGML_TYPES)}, F16 or BF16"
             raise CheckpointError(str(self._path), problem, remedy)
-        word = TYPES[kind]
-        whole = word not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[word].block_size == 0)
+        type_name = TYPES[kind]
+        whole = type_name not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[type_name].block_size == 0)
         if not whole or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
-            problem = f"gives {name!r} sizes {shape}, which {word} of sizes {stored} cannot have"
+            problem = f"gives {name!r} sizes {shape}, which {type_name} of sizes {stored} cannot have"
             raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
-        return StoredTensor(word, shape)
+        return StoredTensor(type_name, shape)
 
     def _text(self) -> str:
         try:
@@ -196,7 +198,7 @@ class _HeaderReader:
         return int(number)
 
     def _take(self, count: int) -> bytes:
-        """The next bytes; a count beyond the file's end is no reason to ask for that much memory."""
+        """Return the next bytes; a count beyond the end of the file must not allocate that much memory."""
         if count > self._size - self._file.tell():
             raise self._damaged()
         return self._file.read(count)

@@ -28,11 +28,11 @@ class WeightSet:
     """One or more files that together hold the tensors of one model.
 
     Args:
-        path: what stands for them in messages: the only file, or the index.
+        path: stands for them in messages: the only file, or the index.
         files: the files.
 
     Raises:
-        CheckpointError: a tensor that lies in two of them.
+        CheckpointError: two files hold the same tensor.
     """
 
     def __init__(self, path: Path, files: tuple[WeightFile, ...]) -> None:
@@ -55,7 +55,7 @@ class WeightSet:
         return self._file[name].chunks(name, chunk_bytes)
 
     def load(self, name: str) -> torch.Tensor:
-        """A whole tensor: for scales and other small ones."""
+        """Return a whole tensor, for scales and other small ones."""
         import torch
 
         data = bytearray().join(self.chunks(name))
@@ -64,13 +64,13 @@ class WeightSet:
 
 
 def read_index(path: Path) -> tuple[Path, ...]:
-    """The shards that an ``.index.json`` names.
+    """Return the shards that an ``.index.json`` names.
 
     Args:
         path: the index.
 
     Raises:
-        CheckpointError: not an index, or a shard is missing.
+        CheckpointError: the file is no index, or a shard is missing.
     """
     try:
         table = json.loads(path.read_bytes())["weight_map"]

@@ -18,21 +18,21 @@ from humo.checkpoints.formats.base import (
 from humo.errors import CheckpointError
 
 QUANT_TYPES_KEY = "humo.blocks"
-"""In the metadata of our safetensors files: tensors of bytes that are GGUF's blocks, {name: [type, shape]}."""
+"""Metadata key of this package's safetensors files for tensors of bytes that are GGUF blocks: {name: [type, shape]}."""
 
 
 MAX_HEADER_BYTES = 100 * 2**20
-"""Longest header in bytes that the safetensors format allows."""
+"""Longest header that the safetensors format allows."""
 
 
 class SafetensorsFile:
-    """A .safetensors file; only its header is held.
+    """A .safetensors file, of which only the header is in memory.
 
     Args:
         path: the file.
 
     Raises:
-        CheckpointError: no such file, not of this format, damaged, or cut short.
+        CheckpointError: the file does not exist, has another format, is damaged, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,21 +45,21 @@ class SafetensorsFile:
         return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
     def read_bytes(self, name: str, begin: int, length: int) -> bytes:
-        """Some of a tensor's bytes.
+        """Return some of a tensor's bytes.
 
         Raises:
             CheckpointError: the file ends before them.
         """
         with self.path.open("rb", buffering=0) as file:
             file.seek(self._offsets[name] + begin)
-            found = file.read(length)
-        if len(found) < length:
+            data = file.read(length)
+        if len(data) < length:
             raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
-        return found
+        return data
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:
-    """Tensors of a safetensors file, the offset in bytes at which each begins, and the metadata."""
+    """Return the tensors of a safetensors file, their offsets in bytes, and the metadata."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -76,7 +76,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(str(path), "has a damaged safetensors header", DOWNLOAD_AGAIN) from error
     tensors: dict[str, StoredTensor] = {}
-    begins: dict[str, int] = {}
+    offsets: dict[str, int] = {}
     end_of_data = 8 + length
     for name, entry in header.items():
         try:
@@ -90,9 +90,9 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
         if not fits:
             raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", DOWNLOAD_AGAIN)
         tensors[name] = tensor
-        begins[name] = 8 + length + begin
+        offsets[name] = 8 + length + begin
         end_of_data = max(end_of_data, 8 + length + end)
     if size < end_of_data:
         problem = f"is cut short: {size} bytes of {end_of_data}"
         raise CheckpointError(str(path), problem, DOWNLOAD_AGAIN)
-    return tensors, begins, metadata
+    return tensors, offsets, metadata

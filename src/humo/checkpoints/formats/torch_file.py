@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     import torch
 
 MAPPED_BYTES = 128 * 2**20
-"""Bytes read from a mapped torch file before it is mapped anew: pages that were read stay resident until then."""
+"""Bytes that are read from a mapped file before it is mapped again; pages stay resident until then."""
 
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 
 class TorchFile:
-    """A .pth file, mapped into memory, tensors only.
+    """A .pth file, memory-mapped, tensors only.
 
     Nested dictionaries are flattened: ``{"ema": {"a.weight": ...}}`` holds ``ema.a.weight``.
 
@@ -41,7 +41,7 @@ class TorchFile:
         path: the file.
 
     Raises:
-        CheckpointError: not a torch file, damaged, or one that holds pickled code.
+        CheckpointError: the file has another format, is damaged, or holds pickled code.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,12 +51,12 @@ class TorchFile:
         self._read = 0
         self.tensors: dict[str, StoredTensor] = {}
         non_tensors = self._map()
-        words = _dtype_names()
+        dtype_names = _dtype_names()
         for name, tensor in self._mapped.items():
-            if tensor.dtype not in words:
+            if tensor.dtype not in dtype_names:
                 problem = f"holds {name!r} as {tensor.dtype}, which is not supported"
                 raise CheckpointError(str(path), problem, SUPPORTED_DTYPES)
-            self.tensors[name] = StoredTensor(words[tensor.dtype], tuple(tensor.shape))
+            self.tensors[name] = StoredTensor(dtype_names[tensor.dtype], tuple(tensor.shape))
         self.non_tensors = tuple(non_tensors)
         self._mapped = {}
 
@@ -76,14 +76,14 @@ class TorchFile:
             yield piece.contiguous().view(torch.uint8).numpy().data
 
     def _map(self) -> list[str]:
-        """Map the file; returns the names of what is no tensor."""
+        """Map the file, and return the names of values that are no tensors."""
         non_tensors: list[str] = []
         self._mapped = dict(_flatten(_torch_load(self.path), "", non_tensors))
         return non_tensors
 
 
 def _torch_load(path: Path) -> Any:
-    """What a torch file holds, mapped, with no code run."""
+    """Return the contents of a torch file, mapped; no code is run."""
     import torch
 
     try:
@@ -105,7 +105,7 @@ def _torch_load(path: Path) -> Any:
 
 
 def _flatten(value: Any, name: str, non_tensors: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of nested dictionaries and lists under dotted names."""
+    """Yield the tensors of nested dictionaries and lists under dotted names."""
     import torch
 
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Writes safetensors files as a stream of pieces, and folders that appear whole or not at all."""
+"""Write safetensors files from a stream of chunks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from humo.checkpoints.formats.safetensors_file import QUANT_TYPES_KEY
 from humo.quantization.formats import GGML_TYPES
 
 SHARD_BYTES = 5 * 10**9
-"""Largest file in bytes before weights are split: the habit of diffusers and transformers."""
+"""Largest file before weights are split, as in diffusers and transformers."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorToWrite:
-    """One tensor to write.
+    """A tensor to write.
 
     Args:
         name: its name.
         tensor: its element type and shape.
-        chunks: gives its bytes, in order, when called.
+        chunks: returns an iterator of its bytes, in order.
     """
 
     name: str
@@ -33,11 +33,11 @@ class TensorToWrite:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a configuration.
+    """Write a JSON file.
 
     Args:
         path: the file.
-        value: what it holds.
+        value: its contents.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -53,11 +53,11 @@ def write_weights(
     """Write tensors into ``stem.safetensors``, or into numbered shards and an index.
 
     Args:
-        folder: made if need be.
+        folder: is created if it does not exist.
         stem: the files' name without suffix.
         outputs: the tensors.
-        shard_bytes: largest file in bytes; a single larger tensor has a file of its own. None: one file.
-        written: called with the number of bytes after each piece.
+        shard_bytes: largest file; a single larger tensor has a file of its own. None: one file.
+        on_bytes: called with the number of bytes after each chunk.
 
     Returns:
         the files, without the index.
@@ -80,7 +80,7 @@ def write_weights(
 
 
 def _split(outputs: Sequence[TensorToWrite], shard_bytes: int | None) -> Iterator[list[TensorToWrite]]:
-    """Consecutive runs of tensors that fit into a shard."""
+    """Yield consecutive tensors that fit into a shard."""
     shard: list[TensorToWrite] = []
     size = 0
     for output in outputs:
@@ -93,9 +93,9 @@ def _split(outputs: Sequence[TensorToWrite], shard_bytes: int | None) -> Iterato
 
 
 def _write_file(path: Path, outputs: Iterable[TensorToWrite], on_bytes: Callable[[int], None]) -> None:
-    """One safetensors file: length of the header, header, data. Wide elements first, so that all lie aligned.
+    """Write one safetensors file: length of the header, header, data; wide elements first, so that all are aligned.
 
-    Blocks, which the format does not know, are bytes in it; the metadata says what they are.
+    GGUF blocks, which the format does not know, are written as bytes; the metadata names their types.
     """
     ordered = sorted(outputs, key=lambda output: -DTYPE_BYTES.get(output.tensor.dtype, 1))
     blocks = {

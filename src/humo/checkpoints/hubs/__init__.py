@@ -1,1 +1,1 @@
-"""What can be downloaded, and from where."""
+"""Models that can be downloaded, and the hubs they are downloaded from."""

@@ -1,7 +1,9 @@
-"""What can be downloaded, as values: for each published model the repositories and the files of them that it needs.
+"""Released models that can be downloaded: their repositories, the files they need, and their architectures.
 
-**Source:** the published README, which names these repositories on Hugging Face; that of Wan2.1, which names the same
-on ModelScope. The copy of Whisper is of ModelScope's own account. Of HuMo no unchanged copy there could be established.
+**Source:** the published README (https://github.com/Phantom-video/HuMo at 17094e9) names these repositories on Hugging
+Face, and that of Wan2.1 the same ones on ModelScope. ModelScope's own account has the copy of Whisper; no unchanged
+copy of HuMo could be established there. Architectures: ``humo/configs/models/Wan_1.3B.yaml`` and ``Wan_14B_I2V.yaml``
+of the published code, and the headers of the released Wan2.1, umT5 and Whisper files.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ class Repository:
     Args:
         repository: owner/name on Hugging Face.
         files: patterns of the files that are needed.
-        licence: of these files.
-        modelscope: owner/name on ModelScope; None where no copy is known.
+        license: of these files.
+        modelscope: owner/name on ModelScope; None if there is no known copy.
     """
 
     repository: str
@@ -40,9 +42,9 @@ class RemoteFile:
     """A file of a repository.
 
     Args:
-        repository, name: where it is.
+        repository, name: repository and path in it.
         bytes: its size.
-        sha256: its sum, as the hub has it; None for a file that has none there, as small text files on Hugging Face.
+        sha256: its checksum on the hub; None if the hub has none, as for small text files on Hugging Face.
     """
 
     repository: str
@@ -57,10 +59,10 @@ class CatalogEntry:
 
     Args:
         title: for people.
-        gigabytes: to be downloaded, about; what it really is the hub tells.
-        needs: what it takes to run it, in a line.
-        origins: where its parts come from.
-        head_dim: channels of an attention head, where it is not the published 128.
+        gigabytes: approximate size of the download; the hub has the exact size.
+        requirements: what is needed to run it, in a line.
+        repositories: where its components come from.
+        head_dim: channels of an attention head, if it is not the published 128.
     """
 
     title: str
@@ -98,7 +100,7 @@ CATALOG: Mapping[str, CatalogEntry] = {
         (Repository(_HUMO, ("HuMo-17B/*",), "Apache-2.0"), _AUTOENCODER_AND_TEXT, _SPEECH),
     ),
 }
-"""Name -> model. The names are those of the presets."""
+"""Name -> model; the names are those of the presets."""
 
 WHISPER_LARGE_V3 = SpeechEncoderArchitecture(
     d_model=1280,
@@ -157,4 +159,4 @@ RELEASED_ARCHITECTURES: Mapping[str, Mapping[str, Architecture]] = {
     "humo-17b": _parts(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=36)),
     "humo-1.7b": _parts(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=16)),
 }
-"""Model -> component -> its sizes."""
+"""Model -> component -> its architecture."""

@@ -1,7 +1,8 @@
-"""Brings a published model here: its files from their repositories, compared with the hub's sums, made a model folder.
+"""Download a published model: fetch its files, compare their checksums with the hub's, and convert them.
 
-What has arrived stays when a run is cut off, and the next one goes on from it; nothing counts as a model before the
-last file has been compared.
+Files that arrived stay when a run is interrupted, and the next run resumes. A model appears only after the last file
+was
+compared.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from humo.checkpoints.hubs.catalog import CatalogEntry, RemoteFile, Repository
 from humo.checkpoints.manifest import write_manifest
 from humo.errors import CheckpointError, StorageError
 from humo.files import hash_file
+from humo.progress import Progress
 
 DOWNLOADS = ".downloads"
-"""Beside the models, for what is on its way."""
+"""Folder beside the models for downloads in progress."""
 
-Progress = Callable[[str, int, int], None]
 """Called with what is done, bytes done, bytes in total."""
 
 
 class Hub(Protocol):
-    """Where published files are: `huggingface.HuggingFace`, `modelscope.ModelScope`."""
+    """A hub of published files: `huggingface.HuggingFace` or `modelscope.ModelScope`."""
 
     def files(self, repository: str) -> list[RemoteFile]:
-        """All files of a repository."""
+        """Return all files of a repository."""
 
     def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
-        """One file, whole."""
+        """Download one file and return its path."""
 
 
 def list_files(entry: CatalogEntry, hub: Hub) -> list[RemoteFile]:
-    """The files that a model needs, as the hub lists them.
+    """Return the files that a model needs, as the hub lists them.
 
     Raises:
         CheckpointError: the hub cannot be reached, or has no such files.
@@ -45,18 +46,18 @@ def list_files(entry: CatalogEntry, hub: Hub) -> list[RemoteFile]:
 
 
 def _of_origin(repository_files: Repository, hub: Hub) -> list[RemoteFile]:
-    there = hub.files(repository_files.repository)
+    existing = hub.files(repository_files.repository)
     for pattern in repository_files.files:
-        if not any(fnmatchcase(one.name, pattern) for one in there):
+        if not any(fnmatchcase(one.name, pattern) for one in existing):
             remedy = "it is not this model's, or it has changed; report this if it is the published one"
             raise CheckpointError(repository_files.repository, f"holds no {pattern}", remedy)
-    found = [one for one in there if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
-    for one in found:
+    matching = [one for one in existing if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
+    for one in matching:
         if PurePosixPath(one.name).is_absolute() or ".." in PurePosixPath(one.name).parts or "\\" in one.name:
             raise CheckpointError(
                 repository_files.repository, f"names a file outside of itself: {one.name!r}", "do not trust it"
             )
-    return found
+    return matching
 
 
 def download_model(
@@ -68,19 +69,19 @@ def download_model(
     keep: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> ConversionReport:
-    """Download a model, compare it, make a model folder of it, write its manifest.
+    """Download a model, compare checksums, convert it to a model folder, and write its manifest.
 
     Args:
-        name: of the folder to make in ``models``.
-        entry: what is needed.
+        name: of the folder to create in ``models``.
+        entry: the model's repositories.
         models: the folder of all models.
-        hub: where they come from.
-        keep: the downloaded files stay.
-        progress: called with what is done, bytes done, bytes in total.
+        hub: where the files come from.
+        keep_downloads: keep the downloaded files.
+        progress: called with what is being done, bytes done, bytes in total.
 
     Raises:
-        CheckpointError: the hub cannot be reached, or a file is not what the hub says.
-        StorageError: it is there already, or the disk is too small.
+        CheckpointError: the hub cannot be reached, or a checksum differs.
+        StorageError: the model exists already, or the disk is too small.
     """
     target = models / name
     if target.exists():
@@ -88,8 +89,8 @@ def download_model(
     folder = models / DOWNLOADS / name
     files = list_files(entry, hub)
     total = sum(file.bytes for file in files)
-    there = sum(file.bytes for file in files if (folder / file.repository / file.name).exists())
-    _check_space(models, 2 * total - there)
+    existing = sum(file.bytes for file in files if (folder / file.repository / file.name).exists())
+    _check_space(models, 2 * total - existing)
     done = 0
     for file in files:
 
@@ -113,7 +114,7 @@ def download_model(
 
 
 def _download(file: RemoteFile, folder: Path, hub: Hub, on_bytes: Callable[[int], None]) -> None:
-    """One file, whole and as the hub says; one that is there already is compared all the same."""
+    """Download one file and compare its checksum; a file that exists already is compared as well."""
     path = hub.download(file, folder, on_bytes)
     if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()

@@ -1,4 +1,4 @@
-"""Hugging Face, or a mirror of it, as a hub: which files a repository holds, and one of them brought here."""
+"""Download files from Hugging Face or a mirror of it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from humo.errors import CheckpointError
 
 
 class HuggingFace:
-    """The hub.
+    """Hugging Face as a hub.
 
     Args:
-        endpoint: its address; the usual one by default.
+        endpoint: its address; huggingface.co by default.
     """
 
     def __init__(self, endpoint: str | None = None) -> None:
         self._endpoint = endpoint
 
     def files(self, repository: str) -> list[RemoteFile]:
-        """All files of a repository.
+        """Return all files of a repository.
 
         Raises:
             CheckpointError: the hub cannot be reached, or has no such repository.
@@ -37,15 +37,15 @@ class HuggingFace:
         ]
 
     def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
-        """One file, whole; where an earlier run was cut off it goes on.
+        """Download one file; an interrupted download is resumed.
 
         Args:
-            file: of `files`.
-            folder: of its repository here.
-            counted: called with the bytes that are there.
+            file: from `files`.
+            folder: local folder of its repository.
+            on_bytes: called with the number of bytes that have arrived.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or the line was cut.
+            CheckpointError: the hub cannot be reached, or the connection was cut.
         """
         from huggingface_hub import hf_hub_download
 
@@ -62,7 +62,7 @@ class HuggingFace:
 
 
 def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
-    """A tqdm that shows nothing and tells how many bytes are there."""
+    """Return a tqdm class that prints nothing and reports the bytes that have arrived."""
     from tqdm import tqdm
 
     class Listener(tqdm):
@@ -84,7 +84,7 @@ def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Whatever keeps a hub from answering is one line that says what to do."""
+    """Turn every error of the hub into a CheckpointError of one line."""
     from huggingface_hub import errors
 
     unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of whichever HTTP library it stands on

@@ -26,39 +26,39 @@ ENDPOINT = "https://modelscope.cn"
 REVISION = "master"
 
 TIMEOUT_SECONDS = 60.0
-"""Of silence, after which a line is dead."""
+"""Seconds without data after which a connection is given up."""
 
 CHUNK_BYTES = 2**20
 
 LIST_LIMIT = 3000
-"""Of a list; what is longer is cut off there without a word."""
+"""Most entries of a list; longer ones are truncated silently."""
 
 PARTIAL_SUFFIX = ".part"
-"""Suffix of a file that is on its way."""
+"""Suffix of a file that is still being downloaded."""
 
 
 class ModelScope:
-    """The hub.
+    """ModelScope as a hub.
 
     Args:
-        endpoint: its address; the usual one by default.
-        offline: it may not be asked.
+        endpoint: its address; modelscope.cn by default.
+        offline: raise an error instead of using the network.
     """
 
     def __init__(self, endpoint: str | None = None, *, offline: bool = False) -> None:
         self._endpoint, self._offline = (endpoint or ENDPOINT).rstrip("/"), offline
 
     def files(self, repository: str) -> list[RemoteFile]:
-        """All files of a repository.
+        """Return all files of a repository.
 
         Raises:
             CheckpointError: the hub cannot be reached, or has no such repository.
         """
         with self._request(repository, "repo/files", {"Recursive": "True"}) as answer:
-            told = json.loads(answer.read())
-            if not told.get("Success", True) or not isinstance(told.get("Data"), dict):
-                raise _download_error(repository, str(told.get("Message", "the answer is not understood")))
-            entries = told["Data"].get("Files") or []
+            payload = json.loads(answer.read())
+            if not payload.get("Success", True) or not isinstance(payload.get("Data"), dict):
+                raise _download_error(repository, str(payload.get("Message", "the answer is not understood")))
+            entries = payload["Data"].get("Files") or []
             if len(entries) >= LIST_LIMIT:
                 raise _download_error(repository, f"it holds more than the {LIST_LIMIT} files that can be listed")
             return [
@@ -68,43 +68,43 @@ class ModelScope:
             ]
 
     def download(self, file: RemoteFile, folder: Path, on_bytes: Callable[[int], None]) -> Path:
-        """One file, whole; where an earlier run was cut off it goes on.
+        """Download one file; an interrupted download is resumed.
 
         Args:
-            file: of `files`.
-            folder: of its repository here.
-            counted: called with the bytes that are there.
+            file: from `files`.
+            folder: local folder of its repository.
+            on_bytes: called with the number of bytes that have arrived.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or the line was cut.
+            CheckpointError: the hub cannot be reached, or the connection was cut.
         """
         path = folder / file.name
         if path.is_file() and path.stat().st_size == file.bytes:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + PARTIAL_SUFFIX)
-        there = part.stat().st_size if part.is_file() else 0
-        if there > file.bytes:  # of another version
-            there = 0
-        if there < file.bytes or not part.is_file():
-            headers = {"Range": f"bytes={there}-"} if there else {}
+        partial_path = path.with_name(path.name + PARTIAL_SUFFIX)
+        arrived = partial_path.stat().st_size if partial_path.is_file() else 0
+        if arrived > file.bytes:  # of another version
+            arrived = 0
+        if arrived < file.bytes or not partial_path.is_file():
+            headers = {"Range": f"bytes={arrived}-"} if arrived else {}
             with self._request(file.repository, "repo", {"FilePath": file.name}, headers) as answer:
-                there = there if answer.status == http.client.PARTIAL_CONTENT else 0
-                with part.open("ab" if there else "wb") as stream:
+                arrived = arrived if answer.status == http.client.PARTIAL_CONTENT else 0
+                with partial_path.open("ab" if arrived else "wb") as stream:
                     while piece := answer.read1(CHUNK_BYTES):
                         stream.write(piece)
-                        there += len(piece)
-                        on_bytes(there)
-        if there != file.bytes:
-            raise _download_error(f"{file.repository}/{file.name}", f"{there} of {file.bytes} bytes have come")
-        part.replace(path)
+                        arrived += len(piece)
+                        on_bytes(arrived)
+        if arrived != file.bytes:
+            raise _download_error(f"{file.repository}/{file.name}", f"{arrived} of {file.bytes} bytes have come")
+        partial_path.replace(path)
         return path
 
     @contextmanager
     def _request(
         self, repository: str, what: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> Iterator[Any]:
-        """The answer to a question; whatever keeps it from coming is one line."""
+        """Yield the response of a request; every error becomes a CheckpointError of one line."""
         if self._offline:
             problem = "is not here, and HF_HUB_OFFLINE forbids to look"
             raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have")

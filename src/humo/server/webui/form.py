@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from humo.presets import Preset
-from humo.request import SCALES, GenerateRequest
+from humo.request import SCALES, GenerateRequest, field_schema
 
 
 def widget(name: str, preset: Preset) -> Any:
@@ -19,12 +19,10 @@ def widget(name: str, preset: Preset) -> Any:
         name: a field of `GenerateRequest`; also the component's label and element ID.
         preset: model family whose defaults are shown as placeholders.
     """
-    field = GenerateRequest.model_fields[name]
-    schema = GenerateRequest.model_json_schema()["properties"][name]
-    alternatives = [schema, *schema.get("anyOf", [])]
-    if choices := next((one["enum"] for one in alternatives if "enum" in one), None):
+    field, schema = GenerateRequest.model_fields[name], field_schema(name)
+    if choices := schema.get("enum"):
         return gr.Dropdown(label=name, info=field.description, choices=["", *choices], value="", elem_id=name)
-    if any(one.get("type") == "boolean" for one in alternatives):
+    if schema.get("type") == "boolean":
         return gr.Checkbox(label=name, info=field.description, value=field.default, elem_id=name)
     hint = default_text(name, preset)
     return gr.Textbox(label=name, info=field.description, value="", placeholder=hint, max_lines=1, elem_id=name)

@@ -1,1 +1,1 @@
-"""Who somebody is and what they look like."""
+"""Rendered people: identity, appearance, mesh, hair, glasses and pose."""

@@ -51,7 +51,7 @@ TIGHTEST_FRAMING, WIDEST_FRAMING = 1.20, 1.75
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """One appearance of one person.
 
     Args:
@@ -87,8 +87,8 @@ class Look:
     turn: float
 
     @classmethod
-    def from_seed(cls, person: Person, seed: int) -> Look:
-        """Draw the look of a person from a seed.
+    def from_seed(cls, person: Person, seed: int) -> Appearance:
+        """Draw the appearance of a person from a seed.
 
         Args:
             person: the identity.
@@ -125,11 +125,11 @@ class Look:
             turn=float(np.clip(0.12 * random.normal(), -0.3, 0.3)),
         )
 
-    def closer(self, amount: float) -> Look:
-        """Return the same look framed tighter and more frontal.
+    def closer(self, amount: float) -> Appearance:
+        """Return the same appearance framed tighter and more frontal.
 
         Args:
-            amount: 0 for the same look; 1 for the tightest framing and half of the rotation.
+            amount: 0 for the same appearance; 1 for the tightest framing and half of the rotation.
         """
         if amount == 0:
             return self
@@ -142,7 +142,7 @@ class Look:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Return the visible attributes in words: name -> value of `LOOK_ATTRIBUTES`."""
+        """Return the visible attributes in words: name -> value of `APPEARANCE_ATTRIBUTES`."""
         return {
             "clothes": self.clothes,
             "clothes colour": self.clothes_color,
@@ -153,7 +153,7 @@ class Look:
         }
 
 
-LOOK_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+APPEARANCE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "clothes": CLOTHES,
     "clothes colour": tuple(CLOTHES_COLORS),
     "pattern": PATTERNS,
@@ -161,4 +161,4 @@ LOOK_ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background colour": (*WALL_COLORS, "none"),
     "framing": tuple(name for name, _ in FRAMINGS),
 }
-"""Attribute of a look -> its possible values."""
+"""Attribute of an appearance -> its possible values."""

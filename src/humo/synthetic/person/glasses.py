@@ -27,8 +27,8 @@ def glasses_mesh(kind: str, points: Floats) -> tuple[Floats, Indices]:
     level = float(centers[:, 1].mean()) - 0.02
     half_width, half_height = _HALF_SIZE[kind]
     apart = max(float(np.abs(centers[:, 0]).mean()), half_width + 0.075)
-    ear_points = points[mesh.masks["ears"] > 0.6]
-    ear_x, ear_z = float(np.abs(ear_points[:, 0]).min()) + 0.04, float(ear_points[:, 2].mean())
+    ear_vertices = points[mesh.masks["ears"] > 0.6]
+    ear_x, ear_z = float(np.abs(ear_vertices[:, 0]).min()) + 0.04, float(ear_vertices[:, 2].mean())
     turn = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     power = 2 / _ROUNDNESS[kind]
     outline = np.stack(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from humo.synthetic.person.appearance import Look
+from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.base_mesh import Floats, as_float32, morph_target
 from humo.synthetic.person.body import lip_gap
 from humo.synthetic.person.figure import Figure
@@ -52,21 +52,23 @@ def apply_face_units(points: Floats, units: Floats, gaze: Floats | None = None) 
     return moved
 
 
-def pose_figure(figure: Figure, look: Look, units: Floats, head: Floats, gaze: Floats) -> tuple[Floats, Floats, float]:
+def pose_figure(
+    figure: Figure, appearance: Appearance, units: Floats, head: Floats, gaze: Floats
+) -> tuple[Floats, Floats, float]:
     """Pose a figure for one frame.
 
     Args:
         figure: the figure.
-        look: gives the base pose.
+        appearance: gives the base pose.
         units, head, gaze: one row each of a `FaceTrack`.
 
     Returns:
         Vertices (N, 3) in camera space, rotation (3, 3) of the head, opening of the lips; decimeters.
     """
     face = apply_face_units(figure.base, units, gaze)
-    yaw, pitch, roll = (float(angle) + base for angle, base in zip(head, look.pose, strict=True))
+    yaw, pitch, roll = (float(angle) + base for angle, base in zip(head, appearance.pose, strict=True))
     head_rotation = rotation(yaw, pitch, roll)
-    body_rotation = rotation(look.turn, 0.0, 0.0)
+    body_rotation = rotation(appearance.turn, 0.0, 0.0)
     posed = np.empty((len(figure.head_weights), 3), np.float32)
     _transform_vertices(
         face, figure.parents, figure.offset, figure.head_weights, figure.neck, (head_rotation, body_rotation), posed
@@ -131,25 +133,25 @@ class Camera:
     shift: float
 
     @classmethod
-    def of(cls, figure: Figure, look: Look, side: int, height: int | None = None) -> Camera:
-        """Return the camera that a look gives for a figure.
+    def of(cls, figure: Figure, appearance: Appearance, side: int, height: int | None = None) -> Camera:
+        """Return the camera that an appearance gives for a figure.
 
         Args:
             figure: the figure.
-            look: gives framing and offset.
+            appearance: gives framing and offset.
             side: side of the square image in pixels.
             height: height of the middle part that is kept, in pixels; the framing refers to this part. By default the
                 whole image.
         """
-        drop = 0.62 * (look.framing - 1.0) - 0.06  # a wider framing shows more of the shoulders
+        drop = 0.62 * (appearance.framing - 1.0) - 0.06  # a wider framing shows more of the shoulders
         half = figure.head_half_height
         return cls(
             x=float(figure.neck[0]),
             y=float(figure.head_center[1]) - drop * half,
             z=float(figure.head_center[2]),
-            scale=(side if height is None else height) / (2 * look.framing * half),
+            scale=(side if height is None else height) / (2 * appearance.framing * half),
             side=side,
-            shift=look.offset * side,
+            shift=appearance.offset * side,
         )
 
     def project(self, points: Floats) -> Floats:

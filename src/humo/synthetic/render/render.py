@@ -1,6 +1,6 @@
-"""Render people: a person, a look and a face track become frames and face masks.
+"""Render people: a person, an appearance and a face track become frames and face masks.
 
-Rendering uses one thread, no clock and no global state. The same person, look and track give the same bytes.
+Rendering uses one thread, no clock and no global state. The same person, appearance and track give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humo.errors import RequestError
-from humo.synthetic.person.appearance import CLOTHES, CLOTHES_COLORS, PATTERNS, Look
+from humo.synthetic.person.appearance import CLOTHES, CLOTHES_COLORS, PATTERNS, Appearance
 from humo.synthetic.person.base_mesh import Floats
 from humo.synthetic.person.figure import Figure, build_figure
 from humo.synthetic.person.identity import EYE_COLORS, HAIR_COLORS, Person
@@ -41,13 +41,13 @@ _LIGHT_GLASSES_FRAMES = ((0.82, 0.74, 0.52), (0.80, 0.80, 0.82), (0.86, 0.84, 0.
 
 
 def render_clip(
-    person: Person, look: Look, track: FaceTrack, size: int | tuple[int, int] = 96, supersample: int = 2
+    person: Person, appearance: Appearance, track: FaceTrack, size: int | tuple[int, int] = 96, supersample: int = 2
 ) -> tuple[Frames, Masks]:
     """Render frames (F, H, W, 3) uint8 and face masks (F, H, W) of one clip.
 
     Args:
         person: the identity.
-        look: clothes, background, light and framing.
+        appearance: clothes, background, light and framing.
         track: motion of the face.
         size: size of the frames in pixels: side, or (width, height). The height determines the framing.
         supersample: samples per pixel along each axis.
@@ -62,7 +62,7 @@ def render_clip(
         raise RequestError("size", problem, f"use at least {MIN_SIDE} pixels and 1 sample")
     frames = np.empty((len(track), height, width, 3), np.uint8)
     masks = np.empty((len(track), height, width), np.bool_)
-    supersampled = _supersampled_frames(person, look, track, width * supersample, height * supersample)
+    supersampled = _supersampled_frames(person, appearance, track, width * supersample, height * supersample)
     for i, (image, face_mask) in enumerate(supersampled):
         blocks = image.reshape(height, supersample, width, supersample, 3)
         frames[i] = np.rint(np.add.reduce(blocks, (1, 3)) * np.float32(255 / supersample**2)).astype(np.uint8)
@@ -74,7 +74,7 @@ def render_clip(
 
 def render_still(
     person: Person,
-    look: Look,
+    appearance: Appearance,
     size: int | tuple[int, int] = 96,
     track_frame: FaceTrack | None = None,
     supersample: int = 3,
@@ -83,7 +83,7 @@ def render_still(
 
     Args:
         person: the identity.
-        look: clothes, background, light and framing.
+        appearance: clothes, background, light and framing.
         size: side in pixels, or (width, height).
         track_frame: a track whose first frame is used; None is a face at rest.
         supersample: samples per pixel along each axis.
@@ -92,12 +92,12 @@ def render_still(
         RequestError, DependencyError: as for `render_clip`.
     """
     track = FaceTrack.at_rest(1) if track_frame is None else track_frame[:1]
-    image: Frames = render_clip(person, look, track, size, supersample)[0][0]
+    image: Frames = render_clip(person, appearance, track, size, supersample)[0][0]
     return image
 
 
 def _supersampled_frames(
-    person: Person, look: Look, track: FaceTrack, width: int, height: int
+    person: Person, appearance: Appearance, track: FaceTrack, width: int, height: int
 ) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
     """Yield each frame before downsampling: display color (height, width, 3) in [0, 1], and the mask of the face.
 
@@ -106,18 +106,18 @@ def _supersampled_frames(
     side = max(width, height)
     top, left = (side - height) // 2, (side - width) // 2
     middle = (slice(top, top + height), slice(left, left + width))
-    figure = build_figure(person, look.clothes)
-    camera = Camera.of(figure, look, side, height)
-    background = render_background(look, side)
-    colors, parameters = _color_table(person, look, background), _parameter_row(person, look)
-    attributes = _attributes_with_light(figure, look)
+    figure = build_figure(person, appearance.clothes)
+    camera = Camera.of(figure, appearance, side, height)
+    background = render_background(appearance, side)
+    colors, parameters = _color_table(person, appearance, background), _parameter_row(person, appearance)
+    attributes = _attributes_with_light(figure, appearance)
     fragments = Fragments(
         depth=np.empty((side, side), np.float32),
         index=np.empty((side, side), np.int32),
         weights=np.zeros((side, side, 3), np.float32),
     )
     for units, head, gaze in zip(track.units, track.head, track.gaze, strict=True):
-        posed, rotation, lip_gap = pose_figure(figure, look, units, head, gaze)
+        posed, rotation, lip_gap = pose_figure(figure, appearance, units, head, gaze)
         parameters[m.P_GAZE : m.P_GAZE + 2] = np.sin(gaze.astype(np.float64))
         parameters[m.P_LIP_GAP] = lip_gap
         parameters[m.P_HEAD_ROTATION : m.P_HEAD_ROTATION + 9] = rotation.ravel()
@@ -131,16 +131,16 @@ def _supersampled_frames(
         yield _tone_map(image[middle]), face_mask[middle]
 
 
-def _attributes_with_light(figure: Figure, look: Look) -> Floats:
+def _attributes_with_light(figure: Figure, appearance: Appearance) -> Floats:
     """Return the figure's attributes with the visibility of ambient and key light at each vertex."""
     units = np.zeros(len(FACE_UNITS), np.float32)
     for name, strength in _SHADOW_POSE.items():
         units[FACE_UNIT_INDEX[name]] = strength
-    posed, _, _ = pose_figure(figure, look, units, np.zeros(3, np.float32), np.zeros(2, np.float32))
+    posed, _, _ = pose_figure(figure, appearance, units, np.zeros(3, np.float32), np.zeros(2, np.float32))
     normals = vertex_normals(posed, figure.triangles)
     scene = (posed, normals, figure.raster_mesh, figure.head_center)
     ambient = light_visibility(*scene, sky_directions(), cosine=True)
-    key = light_visibility(*scene, key_light_directions(look.light), cosine=False)
+    key = light_visibility(*scene, key_light_directions(appearance.light), cosine=False)
     attributes = figure.attributes.copy()
     base = len(figure.base)
     for column, least in _MIN_AMBIENT.items():
@@ -155,7 +155,7 @@ def _attributes_with_light(figure: Figure, look: Look) -> Floats:
     return attributes
 
 
-def _color_table(person: Person, look: Look, background: Floats) -> NDArray[np.float64]:
+def _color_table(person: Person, appearance: Appearance, background: Floats) -> NDArray[np.float64]:
     """Return the table of linear colors, rows as `materials` names them."""
     table = np.zeros((m.C_GROUND + 1, 3))
     table[m.C_SKIN], table[m.C_LIPS] = to_linear(person.skin), to_linear(person.lips)
@@ -163,12 +163,12 @@ def _color_table(person: Person, look: Look, background: Floats) -> NDArray[np.f
     table[m.C_HAIR] = to_linear(hair)
     table[m.C_BROW] = to_linear(hair * 0.85) if hair.mean() < 0.5 else to_linear(hair * 0.78)
     table[m.C_IRIS] = to_linear(EYE_COLORS[person.eye_color])
-    table[m.C_CLOTH] = to_linear(CLOTHES_COLORS[look.clothes_color])
-    table[m.C_SECOND] = to_linear(CLOTHES_COLORS[look.second_color])
+    table[m.C_CLOTH] = to_linear(CLOTHES_COLORS[appearance.clothes_color])
+    table[m.C_SECOND] = to_linear(CLOTHES_COLORS[appearance.second_color])
     glasses_colors = _LIGHT_GLASSES_FRAMES if person.melanin > 0.5 else _DARK_GLASSES_FRAMES
     table[m.C_FRAME] = to_linear(glasses_colors[person.seed % 3])
-    warm = np.array((1 + 0.07 * look.warmth, 1.0, 1 - 0.09 * look.warmth))
-    table[m.C_KEY] = 0.90 * look.strength * warm
+    warm = np.array((1 + 0.07 * appearance.warmth, 1.0, 1 - 0.09 * appearance.warmth))
+    table[m.C_KEY] = 0.90 * appearance.strength * warm
     mean = np.add.reduce(background.astype(np.float64), (0, 1)) / background.shape[0] ** 2
     mean = 0.80 + 0.20 * mean / max(float(mean.max()), 1e-3)  # the background's hue at the brightness of a studio
     table[m.C_FILL] = 0.20 * mean
@@ -177,16 +177,16 @@ def _color_table(person: Person, look: Look, background: Floats) -> NDArray[np.f
     return table
 
 
-def _parameter_row(person: Person, look: Look) -> NDArray[np.float64]:
+def _parameter_row(person: Person, appearance: Appearance) -> NDArray[np.float64]:
     """Return the row of parameters, offsets as `materials` names them; gaze, rotation and lip gap are set per frame."""
     row = np.zeros(m.NUM_PARAMETERS)
-    row[m.P_LIGHT : m.P_LIGHT + 3] = look.light
-    fill = np.array((-look.light[0], 0.1, 0.8))
+    row[m.P_LIGHT : m.P_LIGHT + 3] = appearance.light
+    fill = np.array((-appearance.light[0], 0.1, 0.8))
     row[m.P_FILL : m.P_FILL + 3] = fill / np.sqrt((fill * fill).sum())
     row[m.P_BROWS], row[m.P_FRECKLES] = person.brows, person.freckles
     row[m.P_AGE] = max(0.0, (person.age - 0.62) / 0.35)
     row[m.P_WARMTH] = person.warmth
-    row[m.P_CLOTHES], row[m.P_PATTERN] = CLOTHES.index(look.clothes), PATTERNS.index(look.pattern)
+    row[m.P_CLOTHES], row[m.P_PATTERN] = CLOTHES.index(appearance.clothes), PATTERNS.index(appearance.pattern)
     row[m.P_STUBBLE] = 0.65 if person.beard == "stubble" else 1.0
     row[m.P_LASHES] = 0.95 if person.sex == "woman" else 0.6
     row[m.P_PARTING] = person.parting

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from humo.synthetic.person.appearance import WALL_COLORS, Look
+from humo.synthetic.person.appearance import WALL_COLORS, Appearance
 
 Image = NDArray[np.float32]
 
@@ -17,25 +17,25 @@ _DISPLAY_GAMMA = 2.2
 
 
 def to_linear(color: object) -> NDArray[np.float64]:
-    """Displayed colour in [0, 1] as linear light."""
+    """Convert display color in [0, 1] to linear light."""
     return np.asarray(color, np.float64) ** _DISPLAY_GAMMA
 
 
-def render_background(look: Look, side: int) -> Image:
-    """Render the background (side, side, 3) of a look in linear light.
+def render_background(appearance: Appearance, side: int) -> Image:
+    """Render the background (side, side, 3) of an appearance in linear light.
 
     Args:
-        look: the look.
+        appearance: the appearance.
         side: side of the image in pixels.
     """
-    random = np.random.Generator(np.random.PCG64([_STREAM, look.seed, int(look.framing * 1e6)]))
+    random = np.random.Generator(np.random.PCG64([_STREAM, appearance.seed, int(appearance.framing * 1e6)]))
     y, x = np.mgrid[0:side, 0:side].astype(np.float64) / side
-    image = _PAINT_FUNCTIONS[look.background](look, random, x, y)
+    image = _PAINT_FUNCTIONS[appearance.background](appearance, random, x, y)
     return np.ascontiguousarray(np.clip(image, 0, 1) ** _DISPLAY_GAMMA, np.float32)
 
 
 Plane = NDArray[np.float64]
-_PaintFunction = Callable[[Look, np.random.Generator, Plane, Plane], Plane]
+_PaintFunction = Callable[[Appearance, np.random.Generator, Plane, Plane], Plane]
 
 
 def _blurred(image: Plane, radius: float) -> Plane:
@@ -64,43 +64,43 @@ def _unevenness(random: np.random.Generator, x: Plane, y: Plane, waves: int, fre
     return total / math.sqrt(waves)
 
 
-def _wall_light(look: Look, x: Plane, y: Plane) -> Plane:
+def _wall_light(appearance: Appearance, x: Plane, y: Plane) -> Plane:
     """Return the falloff of the key light over a wall, with darker corners."""
-    across = 0.5 + 0.5 * (x - 0.5) * look.light[0] * 1.2
+    across = 0.5 + 0.5 * (x - 0.5) * appearance.light[0] * 1.2
     corner = 1 - 0.35 * ((x - 0.5) ** 2 + (y - 0.45) ** 2)
     shadow = 1 - 0.22 * np.exp(
-        -(((x - 0.5 - look.offset + 0.14 * look.light[0]) / 0.30) ** 2 + ((y - 0.62) / 0.42) ** 2)
+        -(((x - 0.5 - appearance.offset + 0.14 * appearance.light[0]) / 0.30) ** 2 + ((y - 0.62) / 0.42) ** 2)
     )
     return np.asarray((0.62 + 0.55 * across) * corner * shadow)[..., None]
 
 
-def _plain_wall(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
-    wall = _uniform(x, WALL_COLORS[look.wall_color]) * (1 + 0.02 * _unevenness(random, x, y, 12, 25))[..., None]
-    return wall * _wall_light(look, x, y)
+def _plain_wall(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+    wall = _uniform(x, WALL_COLORS[appearance.wall_color]) * (1 + 0.02 * _unevenness(random, x, y, 12, 25))[..., None]
+    return wall * _wall_light(appearance, x, y)
 
 
-def _curtain(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _curtain(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     folds = random.uniform(38, 58)
     bend = 0.25 * np.sin(3 * y + random.uniform(0, 6)) + 0.8 * _unevenness(random, x, 0 * y, 3, 9)
     shade = np.sin(folds * x + bend)
     cloth = (
-        _uniform(x, WALL_COLORS[look.wall_color])
+        _uniform(x, WALL_COLORS[appearance.wall_color])
         * (0.80 + 0.20 * shade + 0.07 * np.sin(2.1 * folds * x + 1))[..., None]
     )
-    return _blurred(cloth, 0.006) * _wall_light(look, x, y)
+    return _blurred(cloth, 0.006) * _wall_light(appearance, x, y)
 
 
-def _studio(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _studio(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     base = np.array(
         ((0.30, 0.32, 0.36), (0.42, 0.40, 0.38), (0.22, 0.25, 0.32), (0.55, 0.56, 0.58))[random.integers(4)]
     )
-    glow = np.exp(-(((x - 0.5 - 0.2 * look.light[0]) / 0.45) ** 2 + ((y - 0.42) / 0.5) ** 2))
+    glow = np.exp(-(((x - 0.5 - 0.2 * appearance.light[0]) / 0.45) ** 2 + ((y - 0.42) / 0.5) ** 2))
     return _uniform(x, base) * (0.38 + 1.0 * glow)[..., None]
 
 
-def _bookshelf(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _bookshelf(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     image = _uniform(x, (0.17, 0.10, 0.06))
-    shelf = random.uniform(0.20, 0.27)
+    spacing = random.uniform(0.20, 0.27)
     top = random.uniform(-0.2, 0.0)
     colors = np.array(
         [(0.50, 0.13, 0.12), (0.14, 0.22, 0.42), (0.12, 0.34, 0.22), (0.72, 0.62, 0.42), (0.46, 0.30, 0.16),
@@ -109,22 +109,22 @@ def _bookshelf(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> P
     while top < 1:
         left = random.uniform(-0.05, 0)
         while left < 1:
-            wide, tall = random.uniform(0.02, 0.05), shelf * random.uniform(0.62, 0.88)
-            inside = (x >= left) & (x < left + wide) & (y >= top + shelf - 0.025 - tall) & (y < top + shelf - 0.025)
+            wide, tall = random.uniform(0.02, 0.05), spacing * random.uniform(0.62, 0.88)
+            inside = (x >= left) & (x < left + wide) & (y >= top + spacing - 0.025 - tall) & (y < top + spacing - 0.025)
             round_spine = 0.62 + 0.5 * np.sin(np.pi * np.clip((x - left) / wide, 0, 1))
             tint = colors[random.integers(len(colors))] * random.uniform(0.7, 1.15)
             image = np.where(inside[..., None], tint * round_spine[..., None], image)
             left += wide + (random.uniform(0.03, 0.12) if random.random() < 0.07 else 0.002)
-        board = (y >= top + shelf - 0.025) & (y < top + shelf)
+        board = (y >= top + spacing - 0.025) & (y < top + spacing)
         image[board] = (0.42, 0.27, 0.15)
-        top += shelf
-    return _blurred(image, 0.011) * (0.75 + 0.25 * _wall_light(look, x, y))
+        top += spacing
+    return _blurred(image, 0.011) * (0.75 + 0.25 * _wall_light(appearance, x, y))
 
 
-def _window(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _window(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     wall = np.array(((0.80, 0.76, 0.70), (0.70, 0.74, 0.74), (0.76, 0.70, 0.64))[random.integers(3)])
     image = _uniform(x, wall * 0.86) * (0.9 + 0.15 * (1 - y))[..., None]
-    center, half = (0.20 if look.light[0] < 0 else 0.80) + random.uniform(-0.06, 0.06), random.uniform(0.22, 0.28)
+    center, half = (0.20 if appearance.light[0] < 0 else 0.80) + random.uniform(-0.06, 0.06), random.uniform(0.22, 0.28)
     glass = (np.abs(x - center) < half) & (y > 0.06) & (y < 0.72)
     view = _uniform(x, (0.86, 0.93, 1.0)) - 0.10 * y[..., None]
     green = smooth_step(0.44, 0.62, y + 0.05 * _unevenness(random, x, y, 5, 14))[..., None]
@@ -140,7 +140,7 @@ def _window(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plan
     return _blurred(image, 0.012)
 
 
-def _park(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _park(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     image = _uniform(x, (0.62, 0.78, 0.93)) + (0.30 * (y - 0.1))[..., None] * np.array((0.6, 0.35, 0.1))
     for row, (ground, tint) in enumerate((((0.42), (0.42, 0.58, 0.40)), ((0.52), (0.25, 0.45, 0.22)))):
         for _ in range(9):
@@ -156,7 +156,7 @@ def _park(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     return _blurred(image, 0.016)
 
 
-def _sea(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _sea(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     horizon = random.uniform(0.44, 0.56)
     warm = random.random() < 0.35
     high, low = ((0.45, 0.55, 0.78), (0.98, 0.76, 0.56)) if warm else ((0.38, 0.62, 0.90), (0.82, 0.91, 0.97))
@@ -173,7 +173,7 @@ def _sea(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     return _blurred(image, 0.007)
 
 
-def _city_lights(look: Look, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
+def _city_lights(appearance: Appearance, random: np.random.Generator, x: Plane, y: Plane) -> Plane:
     image = _uniform(x, (0.07, 0.08, 0.15)) + (0.10 * y)[..., None] * np.array((0.9, 0.6, 0.5))
     lamps = np.array([(1.0, 0.75, 0.40), (1.0, 0.55, 0.30), (0.55, 0.75, 1.0), (1.0, 0.90, 0.75), (0.95, 0.35, 0.35)])
     for _ in range(34):

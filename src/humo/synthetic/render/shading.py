@@ -48,7 +48,7 @@ from humo.synthetic.render.materials import (
 
 
 class Surface(NamedTuple):
-    """What the shader knows of a mesh.
+    """Mesh as the shader reads it.
 
     Args:
         triangles: (T, 3) int32.

@@ -1,4 +1,4 @@
-"""Synthesize speech with Hibari, an 8 MB network inside the package ``hibari-tts``, and read its phoneme durations.
+"""Synthesize speech with Hibari, an 8 MB network in the package ``hibari-tts``, and read its phoneme durations.
 
 The network predicts a duration for each phoneme but does not list it among its outputs. This module appends that
 output to the ONNX graph. Protocol buffers merge a message that is appended to another, so no ONNX library is needed.
@@ -46,7 +46,7 @@ IPA_OF_LETTER = {
 }  # fmt: skip
 """Letters of the model's alphabet that are not IPA -> IPA."""
 
-STRESS_MARKS = "ˈˌ"
+STRESS_SYMBOLS = "ˈˌ"
 """Stress marks. A mark precedes its vowel and has a duration, which belongs to the vowel."""
 
 MODIFIERS = "ː̃ʰʲ"
@@ -106,7 +106,7 @@ def _load() -> tuple[Any, Any, Any]:
         from hibari.dsp import synth
     except ImportError as error:
         raise DependencyError("hibari-tts", f"cannot be imported ({error})", INSTALL_COMMAND) from error
-    model = Hibari()  # the voice inside the package; nothing is downloaded
+    model = Hibari()  # the voice in the package; nothing is downloaded
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -144,7 +144,7 @@ def _events(letters: list[str], starts: list[float], durations: list[int]) -> li
     events: list[tuple[float, str]] = []
     mark, mark_start = "", 0.0
     for letter, start, duration in zip(letters, starts, durations, strict=True):
-        if letter in STRESS_MARKS and letter:
+        if letter in STRESS_SYMBOLS and letter:
             mark, mark_start = letter, start
         elif letter and (letter in MODIFIERS or (letter == " " and duration <= MAX_JOINED_SPACE_UNITS)):
             continue

@@ -29,7 +29,7 @@ INSTALL_COMMAND = "pip install 'humo-video[synthetic]'"
 Gender = Literal["woman", "man"]
 Engine = Literal["espeak", "hibari"]
 
-STRESS_MARKS = {"ˈ": 2, "ˌ": 1}
+STRESS_LEVELS = {"ˈ": 2, "ˌ": 1}
 """IPA stress mark -> stress level; 2 is primary stress."""
 
 ESPEAK_WORDS_PER_MINUTE = 165
@@ -81,7 +81,7 @@ class Voice:
         gender: the gender of the people who get this voice.
         is_held_out: True for a voice of the test splits; no training clip uses it.
         espeak_voice: (espeak-ng) name of voice and variant.
-        formant_scale: (Hibari) factor on the formant frequencies; below 1 sounds like a larger person.
+        formant_scale: (Hibari) factor on the formant frequencies; below 1 for a larger person.
         pitch_scale: (Hibari) factor on the fundamental frequency, applied before ``formant_scale``.
     """
 
@@ -231,7 +231,7 @@ def _phonemes_of_events(events: list[tuple[float, str]], seconds: float) -> tupl
     for (start, symbol), (next_start, _) in pairwise(starts):
         end = min(next_start, seconds)
         if end > start:
-            stress = max((STRESS_MARKS[mark] for mark in symbol if mark in STRESS_MARKS), default=0)
-            bare = symbol.translate(dict.fromkeys(map(ord, STRESS_MARKS)))
+            stress = max((STRESS_LEVELS[mark] for mark in symbol if mark in STRESS_LEVELS), default=0)
+            bare = symbol.translate(dict.fromkeys(map(ord, STRESS_LEVELS)))
             phonemes.append(Phoneme(bare, float(start), float(end), stress))
     return tuple(phonemes)

@@ -21,12 +21,12 @@ Curve = NDArray[np.float64]
 Mood = Literal["neutral", "smiling", "serious", "surprised"]
 MOODS: tuple[Mood, ...] = get_args(Mood)
 
-CHANNELS = ("jaw", "closure", "tuck", "funnel", "pucker", "stretch", "lower", "upper", "tongue")
+CHANNELS = ("jaw", "closure", "tuck", "funnel", "pucker", "spread", "lower", "upper", "tongue")
 """Articulators of the mouth, each 0 to 1: jaw open, lips pressed, lower lip to the teeth, lips forward and open, lips
 rounded, corners apart, lower lip down, upper lip up, tongue between the teeth."""
 
 _VISEME_TARGETS: dict[str, tuple[float, ...]] = {
-    #        jaw   clos  tuck  funn  puck  stre  lowe  uppe  tong
+    #        jaw   clos  tuck  funn  puck  spre  lowe  uppe  tong
     "rest": (0.00, 0.10, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00, 0.00),
     "p": (0.03, 1.00, 0.00, 0.00, 0.05, 0.00, 0.00, 0.00, 0.00),
     "f": (0.10, 0.00, 1.00, 0.00, 0.00, 0.10, 0.00, 0.35, 0.00),
@@ -57,10 +57,10 @@ _CONSONANT_DOMINANCE: dict[str, dict[str, float]] = {
     "rest": dict.fromkeys(CHANNELS, 0.5),
     "p": {"closure": 1.2, "jaw": 1.2, "tuck": 1.0, "lower": 1.2, "upper": 1.2, "funnel": 0.4, "tongue": 1.0},
     "f": {"tuck": 1.5, "jaw": 1.2, "upper": 1.0, "lower": 1.2, "closure": 1.0, "funnel": 0.6, "pucker": 0.4},
-    "w": {"pucker": 4.0, "funnel": 2.0, "jaw": 1.6, "stretch": 1.5},
-    "ʃ": {"funnel": 3.0, "jaw": 1.6, "stretch": 1.5},
+    "w": {"pucker": 4.0, "funnel": 2.0, "jaw": 1.6, "spread": 1.5},
+    "ʃ": {"funnel": 3.0, "jaw": 1.6, "spread": 1.5},
     "ɹ": {"funnel": 0.8, "pucker": 0.8},
-    "s": {"jaw": 2.2, "stretch": 0.6, "lower": 0.8},
+    "s": {"jaw": 2.2, "spread": 0.6, "lower": 0.8},
     "θ": {"tongue": 3.0, "jaw": 1.4},
     "l": {"tongue": 1.5, "jaw": 0.7},
     "t": {"jaw": 1.1},
@@ -274,7 +274,7 @@ def _close_lips(channels: Curve, phonemes: Sequence[Phoneme], times: Curve) -> N
 
 
 def _add_mouth(units: Curve, channels: Curve) -> None:
-    jaw, closure, tuck, funnel, pucker, stretch, lower, upper, tongue = channels.T
+    jaw, closure, tuck, funnel, pucker, spread, lower, upper, tongue = channels.T
     both = ("Left", "Right")
     units[:, FACE_UNIT_INDEX["jawOpen"]] += jaw
     units[:, FACE_UNIT_INDEX["mouthClose"]] += closure * jaw
@@ -285,7 +285,7 @@ def _add_mouth(units: Curve, channels: Curve) -> None:
     units[:, FACE_UNIT_INDEX["tongueOut"]] += tongue
     for side in both:
         units[:, FACE_UNIT_INDEX[f"mouthPress{side}"]] += 0.5 * closure
-        units[:, FACE_UNIT_INDEX[f"mouthStretch{side}"]] += 0.7 * stretch
+        units[:, FACE_UNIT_INDEX[f"mouthStretch{side}"]] += 0.7 * spread
         units[:, FACE_UNIT_INDEX[f"mouthLowerDown{side}"]] += 0.7 * lower
         units[:, FACE_UNIT_INDEX[f"mouthUpperUp{side}"]] += 0.6 * upper
 

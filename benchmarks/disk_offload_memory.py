@@ -1,15 +1,15 @@
-"""How little memory a full-size model takes whose blocks stay on the disk, and whether `humo plan` says so.
+"""Peak memory of a full-size model with ``--offload disk``, compared with the estimate of `humo plan`.
 
-    python benchmarks/small_memory.py --folder /somewhere/large                 # HuMo-1.7B generates: 18 GB of disk
-    python benchmarks/small_memory.py --folder /somewhere/large --model humo-17b  # a pass of HuMo-17B: 36 GB
+    python benchmarks/disk_offload_memory.py --folder FOLDER                     # HuMo-1.7B generates: 18 GB of disk
+    python benchmarks/disk_offload_memory.py --folder FOLDER --model humo-17b    # a pass of HuMo-17B: 36 GB
 
-The weights are made up: memory does not depend on them, and nothing is downloaded. HuMo-1.7B makes a whole small video
-of words, a picture and a sound, in two steps, by the command; of HuMo-17B the network makes one pass, and the other
-parts are small. Each runs in a process of its own, of which the system tells the most memory that it ever had resident.
+The weights are random, because memory does not depend on them, and nothing is downloaded. HuMo-1.7B generates a small
+video from a prompt, an image and audio in two steps, with the command line. HuMo-17B runs one pass of its network, with
+small other components. Each runs in a separate process whose peak resident memory is measured.
 
-The plan is a bound: a disk that is slower than the computing has read less of the next block than is planned for. So
-that it is the plan that is measured, and not the disk, what takes the most of HuMo-1.7B (its text encoder, 11 GB) is
-read once before, so that it comes from the system's memory, and each block of HuMo-17B waits for the next one.
+The estimate is an upper bound: a slow disk has read less of the next block than the estimate assumes. To measure the
+estimate and not the disk, the largest component of HuMo-1.7B (its text encoder, 11 GB) is read into the page cache
+before, and each block of HuMo-17B waits until the next one is read.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from humo.checkpoints.layout import DIFFUSERS_LAYOUT, MODEL_INDEX, feature_confi
 from humo.geometry import Geometry
 from humo.presets import find_preset
 from humo.runtime.memory_estimate import MemoryEstimate, estimate_memory
-from humo.runtime.placement import PLACEMENTS, PROCESS_BYTES
+from humo.runtime.placement import PROCESS_BYTES, Placement
 
 ROOT = Path(__file__).resolve().parents[1]
 GIBIBYTE = 2**30
-WITHIN = {"humo-1.7b": 4 * GIBIBYTE, "humo-17b": 8 * GIBIBYTE}
-"""What each is to stay under."""
+MEMORY_LIMITS = {"humo-1.7b": 4 * GIBIBYTE, "humo-17b": 8 * GIBIBYTE}
+"""Target for the peak memory of each model."""
 
 FRAME = {"width": 160, "height": 96, "frames": 5}
 PATTERN_VALUES = 2**24
-LONG = "a woman talks and " * 40
-"""A prompt of all tokens there can be: the tokenizer made up here has one a letter."""
+LONG_PROMPT = "a woman talks and " * 40
+"""A prompt of the maximal number of tokens: the tokenizer of this benchmark has one token a letter."""
 
-PASS = """
+NETWORK_PASS = """
 import sys, torch
 from pathlib import Path
 from humo.runtime.block_streaming import load_streaming
@@ -71,7 +71,7 @@ assert out.isfinite().all()
 
 
 def structures_of(model: str) -> Mapping[str, Architecture]:
-    """The parts that are made: of HuMo-17B, whose network alone is at work, the encoders have one layer each."""
+    """Return the components to create; the encoders of HuMo-17B, which do not run, have one layer each."""
     if model == "humo-1.7b":
         return RELEASED_ARCHITECTURES[model]
     small: dict[str, Architecture] = {
@@ -83,16 +83,18 @@ def structures_of(model: str) -> Mapping[str, Architecture]:
 
 
 def make_model(folder: Path, model: str) -> None:
-    """A model folder with made-up weights: one pattern of small numbers, over and over."""
+    """Create a model folder whose weights repeat one pattern of small random numbers."""
     if (folder / MODEL_INDEX).is_file():
         return
     values = torch.randn(PATTERN_VALUES, generator=torch.Generator().manual_seed(0)) * 0.02
     for name, architecture in structures_of(model).items():
-        part = folder / name
-        write_json(part / "config.json", architecture.config())
-        is_whole = name in ("vae", "audio_encoder")  # float32, as published
+        component_folder = folder / name
+        write_json(component_folder / "config.json", architecture.config())
+        is_float32 = name in ("vae", "audio_encoder")  # float32, as published
         stem = next(place.stem for place in DIFFUSERS_LAYOUT.values() if place.folder == name)
-        write_weights(part, stem, outputs(architecture, values.to(torch.float32 if is_whole else torch.bfloat16)))
+        write_weights(
+            component_folder, stem, outputs(architecture, values.to(torch.float32 if is_float32 else torch.bfloat16))
+        )
         if isinstance(architecture, SpeechEncoderArchitecture):
             write_json(
                 folder / "feature_extractor" / "preprocessor_config.json", feature_config(architecture.num_mel_bins)
@@ -102,94 +104,99 @@ def make_model(folder: Path, model: str) -> None:
         str(folder / "tokenizer")
     )
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler_config())
-    write_json(folder / MODEL_INDEX, model_index(model))  # last: it makes the folder a whole one
+    write_json(folder / MODEL_INDEX, model_index(model))  # last, as it marks the folder as complete
 
 
 def outputs(architecture: Architecture, pattern: torch.Tensor) -> list[TensorToWrite]:
-    """The tensors of a part, all of the pattern's type and bytes."""
+    """Return the tensors of a component, with the dtype and bytes of the pattern."""
     data = pattern.view(torch.uint8).numpy().data
-    word = {torch.float32: "F32", torch.bfloat16: "BF16"}[pattern.dtype]
+    dtype_name = {torch.float32: "F32", torch.bfloat16: "BF16"}[pattern.dtype]
 
     def pieces(size: int) -> Iterator[memoryview]:
         for begin in range(0, size, len(data)):
             yield data[: min(len(data), size - begin)]
 
-    stored = ((name.diffusers, StoredTensor(word, name.shape)) for name in tensor_names(architecture))
+    stored = ((name.diffusers, StoredTensor(dtype_name, name.shape)) for name in tensor_names(architecture))
     return [TensorToWrite(name, tensor, partial(pieces, tensor.bytes)) for name, tensor in stored]
 
 
 def read_once(folder: Path) -> None:
-    """Have the system keep weights in its memory, if it has room."""
+    """Read weights into the page cache."""
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
             while file.read(2**24):
                 pass
 
 
-def resident(words: list[str]) -> tuple[int, float]:
-    """The most bytes that a program had resident, and its seconds.
+def peak_memory(arguments: list[str]) -> tuple[int, float]:
+    """Run Python, and return its peak resident bytes and its seconds.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the process failed.
     """
-    began = time.monotonic()
-    process = subprocess.Popen([sys.executable, *words], env=os.environ | {"PYTHONWARNINGS": "ignore"}, cwd=ROOT)
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, *arguments], env=os.environ | {"PYTHONWARNINGS": "ignore"}, cwd=ROOT)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"{words[:3]} ended with {process.returncode}")
-    return usage.ru_maxrss * 1024, time.monotonic() - began
+        raise RuntimeError(f"{arguments[:3]} ended with {process.returncode}")
+    return usage.ru_maxrss * 1024, time.monotonic() - start
 
 
-def inputs(folder: Path) -> list[str]:
-    """Options for a picture and a sound."""
+def input_options() -> list[str]:
+    """Return the options for image and audio."""
     return [*("--image", str(ROOT / "examples" / "woman.png")), *("--audio", str(ROOT / "examples" / "woman.wav"))]
 
 
 def run(folder: Path, model: str) -> Iterator[tuple[str, Any]]:
-    """What is measured, by name."""
+    """Yield the measurements by name."""
     preset = find_preset(model)
     geometry = Geometry(**FRAME, references=1)
     estimate = estimate_memory(structures_of(model), geometry, preset.reference_injection, torch.float32, 3)
     if model == "humo-1.7b":
         size = [word for name, value in FRAME.items() for word in (f"--{name}", str(value))]
-        words = ["-m", "humo", "generate", "--model", str(folder), "--placement", "disk", "--prompt", LONG]
-        words += [*inputs(folder), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
+        command = ["-m", "humo", "generate", "--model", str(folder), "--offload", "disk", "--prompt", LONG_PROMPT]
+        command += [*input_options(), *size, "--steps", "2", "--output", str(folder / "out.mp4"), "--quiet"]
         predicted = disk_bytes(estimate)
         read_once(folder / "text_encoder")
     else:
         latents = geometry.latent_frames
-        words = ["-c", PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
+        command = ["-c", NETWORK_PASS, str(folder), str(geometry.width), str(geometry.height), str(latents)]
         predicted = disk_bytes(estimate, phase="denoise")
-    measured, seconds = resident(words)
+    measured, seconds = peak_memory(command)
     yield "predicted", predicted
     yield "measured", measured
     yield "ratio", round(predicted / measured, 3)
     yield "seconds", round(seconds, 1)
-    yield "within", measured < WITHIN[model]
+    yield "within_limit", measured < MEMORY_LIMITS[model]
 
 
 def disk_bytes(estimate: MemoryEstimate, phase: str | None = None) -> int:
-    """What the plan says of placement ``disk`` on a CPU, in one phase or at most."""
-    phases = PLACEMENTS["disk"].device_bytes(estimate, shared_memory=True)
+    """Return the estimate for ``--offload disk`` on a CPU, of one phase or of the largest one."""
+    phases = Placement("disk").device_bytes(estimate, shared_memory=True)
     return PROCESS_BYTES + (max(phases.values()) if phase is None else phases[phase])
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Run it."""
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark, and return its measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where the made-up weights go, and stay")
-    parser.add_argument("--model", choices=list(WITHIN), default="humo-1.7b")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the random weights, which are kept")
+    parser.add_argument("--model", choices=list(MEMORY_LIMITS), default="humo-1.7b")
     parser.add_argument("--threads", type=positive, default=2, help="CPU threads of torch")
-    parser.add_argument("--json", type=Path, help="file for what was measured")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, help="write all measurements to FILE")
+    options = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     folder = options.folder / options.model
     make_model(folder, options.model)
-    found = dict(run(folder, options.model))
-    for name, value in found.items():
+    measurements = dict(run(folder, options.model))
+    for name, value in measurements.items():
         print(f"{name:10} {value / 1e9:.2f} GB" if name in ("predicted", "measured") else f"{name:10} {value}")
-    result = {"benchmark": "small_memory", "environment": environment(), "model": options.model, **found}
+    result = {
+        "benchmark": "disk_offload_memory",
+        "environment": environment(),
+        "model": options.model,
+        **measurements,
+    }
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

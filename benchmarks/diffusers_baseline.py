@@ -1,9 +1,9 @@
-"""What humo is timed against: diffusers' own Wan transformer, and the same with HuMo's audio layers added to it.
+"""Baselines: diffusers' Wan transformer, and the same with HuMo's audio layers added.
 
 Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens, D width, L text positions,
 K audio tokens a frame, E audio token width.
 
-Parameter names are those of `HuMoTransformer3DModel`, so that one set of weights serves all.
+Parameter names equal those of `HuMoTransformer3DModel`, so that all share one set of weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from humo import HuMoTransformer3DModel
 from humo.model.audio import AudioProjection
-from humo.model.transformer import PREDICTABLE
+from humo.model.transformer import SIGMA_DATA
 
 SHARED_SETTINGS = (
     "patch_size",
@@ -35,7 +35,7 @@ SHARED_SETTINGS = (
 
 
 class BlockWithAudio(WanTransformerBlock):
-    """diffusers' block, its forward written out once more to make room for the audio cross-attention."""
+    """diffusers' block with an audio cross-attention; its forward repeats diffusers' code with that addition."""
 
     def __init__(self, dim: int, ffn_dim: int, heads: int, eps: float, audio_token_dim: int) -> None:
         super().__init__(dim, ffn_dim, heads, cross_attn_norm=True, eps=eps)
@@ -45,12 +45,12 @@ class BlockWithAudio(WanTransformerBlock):
         )
         self.attn_audio.to_k = nn.Linear(audio_token_dim, dim)
         self.attn_audio.to_v = nn.Linear(audio_token_dim, dim)
-        self.audio_BFKE: Tensor  # set before each pass: diffusers' model has no way to hand it through
+        self.audio_BFKE: Tensor  # set before each pass, as diffusers' model cannot pass it to its blocks
 
     def forward(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """(B, S, D) -> (B, S, D), the residual stream in the precision it comes in."""
+        """Compute the block, (B, S, D) -> (B, S, D), with the residual stream in the dtype of its input."""
         x = hidden_states
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = (self.scale_shift_table + temb.float()).chunk(6, dim=1)
         normed = (self.norm1(x.float()) * (1 + scale) + shift).type_as(x)
@@ -64,7 +64,7 @@ class BlockWithAudio(WanTransformerBlock):
 
 
 class WanWithAudio(WanTransformer3DModel):
-    """diffusers' Wan transformer with such blocks."""
+    """diffusers' Wan transformer with audio cross-attention in every block."""
 
     _keep_in_fp32_modules = [*WanTransformer3DModel._keep_in_fp32_modules, "norm_audio"]
 
@@ -86,37 +86,37 @@ class WanWithAudio(WanTransformer3DModel):
         )
 
     def forward(self, latents_BCFHW: Tensor, timestep_B: Tensor, text_BLD: Tensor, audio: Tensor) -> Tensor:
-        """The velocity (B, C, F, H, W); the text is padded already, the audio as humo takes it."""
+        """Return the velocity (B, C, F, H, W) from padded text and HuMo's audio windows."""
         audio_BFKE = self.audio_proj(audio.to(text_BLD.dtype))
         for block in self.blocks:
             block.audio_BFKE = audio_BFKE
         out: Tensor = super().forward(latents_BCFHW.to(text_BLD.dtype), timestep_B, text_BLD, return_dict=False)[0]
-        if self.prediction == "data":
+        if self.prediction == "sample":
             level = (timestep_B / 1000).view(-1, 1, 1, 1, 1)
-            spread = PREDICTABLE**2 + level**2
+            spread = SIGMA_DATA**2 + level**2
             return latents_BCFHW * level / spread - out / spread**0.5
         return out
 
 
 def with_audio(network: HuMoTransformer3DModel) -> WanWithAudio:
-    """The plain network of the same shape and weights."""
-    plain = WanWithAudio(network.config)
-    plain.load_state_dict(network.state_dict())
-    plain.eval()
-    return plain
+    """Return the baseline with audio layers, of the same shape and weights."""
+    baseline = WanWithAudio(network.config)
+    baseline.load_state_dict(network.state_dict())
+    baseline.eval()
+    return baseline
 
 
 def without_audio(network: HuMoTransformer3DModel) -> WanTransformer3DModel:
-    """diffusers' network as it is, with all of the weights that are not about audio."""
-    plain = WanTransformer3DModel(**{name: network.config[name] for name in SHARED_SETTINGS})
-    plain.load_state_dict({name: weight for name, weight in network.state_dict().items() if "audio" not in name})
-    plain.eval()
-    return plain
+    """Return diffusers' network with all weights but those of the audio layers."""
+    baseline = WanTransformer3DModel(**{name: network.config[name] for name in SHARED_SETTINGS})
+    baseline.load_state_dict({name: weight for name, weight in network.state_dict().items() if "audio" not in name})
+    baseline.eval()
+    return baseline
 
 
-def in_precision(network: ModelMixin, dtype: torch.dtype) -> None:
-    """Store the weights as loading in that precision would: what the class keeps in float32 stays so."""
-    kept = set(network._keep_in_fp32_modules)
+def cast_weights(network: ModelMixin, dtype: torch.dtype) -> None:
+    """Convert the weights to a dtype, but for those that the class keeps in float32."""
+    float32_modules = set(network._keep_in_fp32_modules)
     for name, parameter in network.named_parameters():
-        if not kept & set(name.split(".")):
+        if not float32_modules & set(name.split(".")):
             parameter.data = parameter.data.to(dtype)

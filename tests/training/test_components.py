@@ -39,7 +39,7 @@ from humo.training.train_autoencoder import (
     train_autoencoder,
 )
 from humo.training.train_text_encoder import train_text_encoder, train_tokenizer
-from tests.training.made_up import FRAMES, SIDE, values
+from tests.training.small_dataset import FRAMES, SIDE, values
 
 SMALL = {"base_dim": 4, "z_dim": 6, "dim_mult": [1, 2, 2]}
 
@@ -134,7 +134,7 @@ def test_convolutions_whose_output_is_zero_are_skipped(monkeypatch: pytest.Monke
         latents = vae.encode(video).latent_dist.mode()
         pixels = vae.reconstruct(latents)
         assert not runs
-        monkeypatch.setattr(autoencoder, "adds_nothing", lambda last: False)
+        monkeypatch.setattr(autoencoder, "is_zero", lambda last: False)
         assert vae.encode(video).latent_dist.mode().equal(latents)
         assert vae.reconstruct(latents).equal(pixels)
         assert set(runs) == {vae.encoder, vae.decoder}
