@@ -26,27 +26,18 @@ CONFIG = ShardConfig(
     double_every=2,
     speeches=6,
     people=60,
+    people_per_shard=2,
     engines=("espeak",),
     supersample=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def two_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reduce a shard to two people, so that rendering is fast."""
-    monkeypatch.setattr(shards, "PEOPLE_PER_SHARD", 2)
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of two shards, the second at twice its size."""
     folder = tmp_path_factory.mktemp("shards")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "PEOPLE_PER_SHARD", 2)
-        assert [path.name for path in render_shards(folder, CONFIG, shards=2)] == [
-            "shard-00000.safetensors",
-            "shard-00001.safetensors",
-        ]
+    names = [path.name for path in render_shards(folder, CONFIG, shards=2)]
+    assert names == ["shard-00000.safetensors", "shard-00001.safetensors"]
     return folder
 
 

@@ -162,6 +162,27 @@ def test_the_linear_start_has_principal_components() -> None:
     assert torch.allclose(again[:, :, 1:], videos, atol=1e-3)
 
 
+def test_whitening_makes_the_channels_alike() -> None:
+    """The ratio of two channels' deviations is that of their components to the power 1 - whitening."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(768, 2, generator=generator)).Q
+    strength = torch.randn(900, 2, generator=generator) * torch.tensor([4.0, 1.0])
+    video = from_blocks((strength @ basis.T).view(100, 1, 3, 3, 768), begins=False)
+    video = torch.cat([video[:, :, :1], video], dim=2)
+    ratios = []
+    for whitening in (0.0, 0.5, 1.0):
+        components = PrincipalComponents(2, whitening)
+        components.update(video, torch.ones(100, 5, 24, 24), torch.Generator().manual_seed(1))
+        vae = small(z_dim=2)
+        components.initialize(vae)
+        with torch.no_grad():
+            latents = vae.linear_encoder(to_blocks(video)).flatten(0, 3)
+        ratios.append(float(latents[:, 0].std() / latents[:, 1].std()))
+    assert ratios[0] > 1.5
+    assert ratios[1] == pytest.approx(ratios[0] ** 0.5, rel=0.01)
+    assert ratios[2] == pytest.approx(1.0, rel=0.2)
+
+
 def test_the_linear_decoder_uses_neighboring_latents() -> None:
     """Least squares recovers a pattern of the second block that only the first block's latent encodes."""
     torch.manual_seed(0)

@@ -57,9 +57,10 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--size", default="96", metavar="N", help="width and height in pixels, even (default 96)")
     parser.add_argument("--frames", metavar="N", help="frames per clip, 25 a second, 4k + 1 (default 41; of a take 1)")
     text = "write shards of takes instead of clips, with N takes of each person in either of two looks; "
-    text += "--clips then counts people, in steps of 64. Setting a person up costs more than drawing one"
+    text += "--clips then counts people. Setting a person up costs more than drawing one"
     parser.add_argument("--frames-per-look", metavar="N", help=text)
     parser.add_argument("--sizes", metavar="WxH,...", help="sizes of shards in turn, instead of --size: 96x128,96x96")
+    parser.add_argument("--people-per-shard", default="64", metavar="N", help="people in each shard (default 64)")
     parser.add_argument("--speeches", default="600", metavar="N", help="speeches that shards share (default 600)")
     parser.add_argument("--double-every", default="0", metavar="N", help="every Nth shard at twice its size (0: none)")
     parser.add_argument("--split", default="all", metavar="SPLIT", help="train, test, test-seen or all (default all)")
@@ -175,7 +176,7 @@ def _write_clips(options: argparse.Namespace, settings: _Settings, console: Quie
 
 def _write_shards(options: argparse.Namespace, settings: _Settings, console: Quiet) -> int:
     """Render shards of takes and report them."""
-    from humo.synthetic.shards import PEOPLE_PER_SHARD, ShardConfig, write_shards
+    from humo.synthetic.shards import ShardConfig, write_shards
 
     if options.kind == "captions":
         raise RequestError("--frames-per-look", "applies to rendered people only", "drop it, or use humo data render")
@@ -186,6 +187,7 @@ def _write_shards(options: argparse.Namespace, settings: _Settings, console: Qui
         takes=settings.takes,
         take_frames=settings.frames,
         double_every=parse_integer("--double-every", options.double_every, 0, 1_000_000),
+        people_per_shard=parse_integer("--people-per-shard", options.people_per_shard, 1, 10_000),
         speeches=parse_integer("--speeches", options.speeches, 20, 100_000),
         split="train" if options.split == "all" else options.split,
         people=settings.identities,
@@ -194,7 +196,7 @@ def _write_shards(options: argparse.Namespace, settings: _Settings, console: Qui
         articulation=settings.articulation,
         supersample=settings.supersample,
     )
-    folder, shards = Path(options.folder), -(-settings.clips // PEOPLE_PER_SHARD)
+    folder, shards = Path(options.folder), -(-settings.clips // config.people_per_shard)
     written = write_shards(
         folder,
         config,
@@ -202,7 +204,7 @@ def _write_shards(options: argparse.Namespace, settings: _Settings, console: Qui
         workers=settings.workers,
         progress=lambda done, total: console.step("shards", done, total),
     )
-    existed, people = shards - written, shards * PEOPLE_PER_SHARD
+    existed, people = shards - written, shards * config.people_per_shard
     text = f"{folder}: {written} shards written, {existed} existed; in total {people} people"
     console.result(text, {"folder": str(folder), "written": written, "existed": existed})
     return DONE

@@ -5,7 +5,7 @@ runs of one or more frames of a speech. Each person has two appearances, and eac
 
     shards.json                  the configuration; all shards of a folder have the same one
     speeches.safetensors         the speeches that all people share, with the motion of a face for each
-    shard-NNNNN.safetensors      `PEOPLE_PER_SHARD` people, see `ShardFolder.render_shard`
+    shard-NNNNN.safetensors      `ShardConfig.people_per_shard` people, see `ShardFolder.render_shard`
 
 Shards are written atomically, so that training can read the folder while it grows. Several processes divide the
 shards by number and need no communication.
@@ -48,7 +48,6 @@ from humo.synthetic.speech.face_track import FaceTrack
 from humo.synthetic.speech.synthesis import Engine, find_voice
 from humo.synthetic.speech.visemes import animate_face
 
-PEOPLE_PER_SHARD = 64
 LOOKS = 2
 """Appearances of each person; each is the reference of the other."""
 
@@ -81,6 +80,7 @@ class ShardConfig:
         speeches: number of speeches in the bank.
         split: split of people and voices, ``train`` or ``test``.
         people: number of identities.
+        people_per_shard: number of people of a shard.
         closeness: as `CorpusConfig.closeup`.
         engines, articulation, supersample: as in `CorpusConfig`.
     """
@@ -93,6 +93,7 @@ class ShardConfig:
     speeches: int = 600
     split: Split = "train"
     people: int = 24_000
+    people_per_shard: int = 64
     engines: tuple[Engine, ...] = ("espeak", "hibari")
     closeness: float = 0.0
     articulation: float = 1.0
@@ -164,18 +165,18 @@ class ShardFolder:
 
     def __init__(self, folder: Path, config: ShardConfig) -> None:
         self.folder, self.config = folder, config
-        path, expected = folder / CONFIG, json.loads(json.dumps(asdict(config)))
+        path, expected = folder / CONFIG, asdict(config)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not path.is_file():
                 with atomic_write(path, "FOLDER") as part:
                     part.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            stored = asdict(read_config(folder))
+        except OSError as error:
             raise StorageError(
                 "FOLDER", f"{str(folder)!r} cannot be used ({os_error_text(error)})", "use another folder"
             ) from error
-        if changed := [name for name in expected if stored.get(name) != expected[name]]:
+        if changed := [name for name in expected if stored[name] != expected[name]]:
             problem = f"{str(folder)!r} holds shards of another configuration ({', '.join(changed)})"
             raise StorageError("FOLDER", problem, "use a new folder")
         self._indices: list[int] = []
@@ -223,7 +224,8 @@ class ShardFolder:
         ``attributes``.
         """
         config, people = self.config, []
-        for person in range(shard * PEOPLE_PER_SHARD, (shard + 1) * PEOPLE_PER_SHARD):
+        each = config.people_per_shard
+        for person in range(shard * each, (shard + 1) * each):
             people.append(self._render_person(self._plan(person), config.size(shard), config.is_double(shard)))
             progress()
         appearances = [appearance for one in people for appearance in one]
@@ -340,7 +342,7 @@ def render_shards(
             def count() -> None:
                 nonlocal done
                 done += 1
-                progress(done, PEOPLE_PER_SHARD)
+                progress(done, config.people_per_shard)
 
             yield target.render(number, count)
         if keep is not None:

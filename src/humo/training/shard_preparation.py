@@ -140,6 +140,7 @@ def build_shard_config(settings: RenderConfig) -> ShardConfig:
         double_every=settings.double_every,
         speeches=settings.speeches,
         people=settings.identities,
+        people_per_shard=settings.people_per_shard,
         closeness=settings.closeness,
         articulation=settings.articulation,
     )
