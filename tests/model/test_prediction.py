@@ -33,7 +33,7 @@ def test_the_velocity_of_a_clean_data_prediction(level: float) -> None:
 
 def test_each_channel_may_have_a_deviation_of_its_own() -> None:
     level, sigma = 0.4, [0.1 * (channel + 1) for channel in range(16)]
-    plain, other = (tiny_transformer("humo-1.7b", prediction=kind) for kind in ("velocity", "data"))
+    plain, other = (tiny_transformer("humo-1.7b", prediction=kind) for kind in ("velocity", "sample"))
     for network in (plain, other):
         torch.manual_seed(5)
         torch.nn.init.normal_(network.proj_out.weight, std=0.1)

@@ -226,6 +226,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         distillation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if prediction not in ("velocity", "sample"):
+            raise ValueError(f"prediction: {prediction!r} is not known; known are velocity, sample")
         dim = num_attention_heads * attention_head_dim
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.condition_embedder = ConditionEmbedder(dim, freq_dim, text_dim)
