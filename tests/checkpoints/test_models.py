@@ -144,7 +144,7 @@ def test_one_flipped_bit_on_the_disk_is_found(
     assert code == 1
     assert lines[-1]["wrong"] == 2
     problems = {line["path"]: line["message"] for line in lines if line["event"] == "error"}
-    assert "holds other bytes" in problems[f"audio_encoder/{path.name}"]
+    assert "has another checksum" in problems[f"audio_encoder/{path.name}"]
     assert "not in the manifest" in problems["stray.txt"]
 
 
