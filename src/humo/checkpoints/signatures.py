@@ -170,7 +170,7 @@ DROPPED: tuple[tuple[ComponentName | None, str, str], ...] = (
     (None, r"(^|\.)scaled_fp8$", "marks a file of scaled fp8 weights"),
     (None, r"\.(scale_input|input_scale)$", "scales activations for fp8 arithmetic, which is not used here"),
     (None, r"\.comfy_quant$", "names the quantization, which conversion undoes"),
-    (ComponentName.TRANSFORMER, r"mask|predictor", "predicts the face mask, in training only"),
+    (ComponentName.TRANSFORMER, r"mask|predictor", "used in training only: it predicts the face mask"),
     (ComponentName.TEXT_ENCODER, r"(^|\.)encoder\.embed_tokens\.weight$", "the same table as the shared embedding"),
     (ComponentName.TEXT_ENCODER, r"(^|\.)(decoder\.|lm_head\.)", "T5's decoder is not used"),
     (ComponentName.TEXT_ENCODER, r"^spiece_model$", "the tokenizer: written into its own folder"),
