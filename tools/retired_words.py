@@ -1,7 +1,7 @@
 """Find words that this repository retired, and print the term to use instead.
 
     python -m tools.retired_words            # what `make check` runs
-    python -m tools.retired_words src/humo/model README.md   # these paths alone, exclusions or not
+    python -m tools.retired_words src/humo/model README.md   # these paths alone
 
 The tool reads identifiers, comments, docstrings and strings of Python sources, the prose of Markdown pages and
 recipes, and the names of tests. It also checks that docstrings start with a verb or with the name of the thing, and
@@ -38,9 +38,6 @@ CHECKED = (
     "SECURITY.md",
 )
 """Files and folders that are read. Of tests only the names count, and Markdown pages."""
-
-EXCLUDED: tuple[str, ...] = ("src/humo/assets",)
-"""Paths that are not held to the list yet: take out a line as soon as its path is clean. At the end nothing is left."""
 
 GENERATED = ROOT / "docs" / "reference"
 """Pages that are generated from the code."""
@@ -282,15 +279,9 @@ def files(paths: Sequence[str]) -> Iterator[Path]:
 def main(arguments: Sequence[str]) -> int:
     """Print the findings; return 1 if there are any."""
     names = [Path(name).resolve().relative_to(ROOT).as_posix() for name in arguments]
-    excluded = () if names else EXCLUDED
-    findings: list[Finding] = []
-    for path in files(names or CHECKED):
-        if not any(is_under(path.relative_to(ROOT).as_posix(), folder) for folder in excluded):
-            findings += check_file(path)
+    findings = [finding for path in files(names or CHECKED) for finding in check_file(path)]
     for finding in findings:
         print(finding)
-    if not findings and excluded:
-        print(f"no retired word; not checked yet: {len(excluded)} paths")
     return 1 if findings else 0
 
 
