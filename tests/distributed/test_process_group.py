@@ -151,8 +151,8 @@ def test_layouts_that_do_not_fit_are_refused(parallel: str, message: str) -> Non
 @pytest.mark.parametrize(
     ("world_size", "words", "said"),
     [
-        ("1", ["--fsdp"], "--fsdp: is for several processes"),
-        ("2", [], "--parallel: is missing, and there are several processes; add --parallel auto"),
+        ("1", ["--fsdp"], "--fsdp: needs several processes"),
+        ("2", [], "--parallel: is missing, but torchrun started several processes; add --parallel auto"),
     ],
 )
 def test_half_of_what_is_needed_is_refused(
