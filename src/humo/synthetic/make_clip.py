@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from humo.errors import StorageError
 from humo.files import atomic_write, os_error_text
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, SAMPLES_PER_FRAME
-from humo.media.audio import AudioTrack
+from humo.media.audio import AudioSamples, AudioTrack
 from humo.media.video import VideoFormat, write_video
 from humo.synthetic.captions import compose_captions
 from humo.synthetic.clip_plan import ClipPlan, CorpusConfig, plan_clip
@@ -30,8 +29,6 @@ MAX_SILENCE_SECONDS = 0.2
 
 FADE_SAMPLES = 80
 """Length of the fade at both ends of the audio (5 ms), so that a cut word does not click."""
-
-AudioSamples = NDArray[np.float32]
 
 
 def make_clip(folder: Path, config: CorpusConfig, index: int) -> None:

@@ -18,6 +18,7 @@ from humo.checkpoints.architecture import (
     TextEncoderArchitecture,
     TransformerArchitecture,
 )
+from humo.presets import HUMO_1_7B, HUMO_17B
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def _components(transformer: TransformerArchitecture) -> Mapping[str, Architectu
 
 
 RELEASED_ARCHITECTURES: Mapping[str, Mapping[str, Architecture]] = {
-    "humo-17b": _components(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=36)),
-    "humo-1.7b": _components(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=16)),
+    "humo-17b": _components(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=HUMO_17B.in_channels)),
+    "humo-1.7b": _components(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=HUMO_1_7B.in_channels)),
 }
 """Model -> component -> its architecture."""
