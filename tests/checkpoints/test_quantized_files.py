@@ -78,12 +78,12 @@ def _type_of_first(number: int) -> Callable[[bytearray], bytearray]:
 DAMAGES: dict[str, tuple[Callable[[bytearray], bytearray], str]] = {
     "no GGUF": (lambda data: bytearray(b"GGML") + data[4:], "is not a complete GGUF file; download it again"),
     "a pointer": (lambda data: bytearray(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
-    "another version": (lambda data: data[:4] + b"\1\0\0\0" + data[8:], "of GGUF's version 1"),
-    "another byte order": (lambda data: data[:4] + data[7:3:-1] + data[8:], "processors of another byte order"),
+    "another version": (lambda data: data[:4] + b"\1\0\0\0" + data[8:], "has GGUF version 1"),
+    "another byte order": (lambda data: data[:4] + data[7:3:-1] + data[8:], "another byte order"),
     "cut in its data": (lambda data: data[:-100], "is truncated: it has .* bytes, but .* ends at"),
     "cut in its header": (lambda data: data[:1000], "damaged or truncated GGUF header"),
-    "too many values": (lambda data: data[:16] + b"\xff" * 8 + data[24:], "damaged GGUF header"),
-    "too many tensors": (lambda data: data[:8] + b"\xff" * 8 + data[16:], "damaged GGUF header"),
+    "too many values": (lambda data: data[:16] + b"\xff" * 8 + data[24:], "damaged or truncated GGUF header"),
+    "too many tensors": (lambda data: data[:8] + b"\xff" * 8 + data[16:], "damaged or truncated GGUF header"),
     "a type of importance": (
         _type_of_first(21),
         r"'patch_embedding.weight' as IQ3_S \(number 21 of ggml\).*take a file",
@@ -150,7 +150,7 @@ PACKED = {"_quantization_metadata": json.dumps({"layers": {Q: {"format": "nvfp4"
     [
         ("kijai", lambda one: one.pop(f"{Q}.scale_weight"), None, f"lacks the scale of '{Q}.weight'"),
         ("comfy", lambda one: one.pop(f"{Q}.weight_scale"), None, f"lacks the scale of '{Q}.weight'"),
-        ("plain", lambda one: one.update(scaled_fp8=torch.ones(2)), None, "file of scaled fp8 weights, and lacks"),
+        ("plain", lambda one: one.update(scaled_fp8=torch.ones(2)), None, "has scaled fp8 weights but lacks"),
         ("comfy", lambda one: one.update({f"{Q}.comfy_quant": ROTATED}), None, "int8_tensorwise with rotated weights"),
         (
             "comfy",
@@ -159,7 +159,7 @@ PACKED = {"_quantization_metadata": json.dumps({"layers": {Q: {"format": "nvfp4"
             "describes its quantization in an unknown form",
         ),
         ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantization that is not supported"),
-        ("comfy", lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}), None, r"by \(7,\), neither one number"),
+        ("comfy", lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}), None, r"of shape \(7,\).* neither one scale"),
     ],
 )
 def test_an_fp8_file_that_cannot_be_read_is_refused_in_a_line(

@@ -104,6 +104,7 @@ CHECKED: Mapping[tuple[str, ...], Checked] = {
     ("ui",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
     ("train",): Checked("needs a corpus and hours; tests/training runs it", _reads_its_recipe),
     ("evaluate", "benchmark"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
+    ("data", "render", "people-shards"): Checked("20,000 people; tests/synthetic/test_shards renders some", _is_parsed),
     ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
     ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
     ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/quantization/test_quantized runs it", _is_parsed),
