@@ -104,7 +104,7 @@ CHECKED: Mapping[tuple[str, ...], Checked] = {
     ("ui",): Checked("runs until it is stopped; tests/server starts it", _has_its_settings),
     ("train",): Checked("needs a corpus and hours; tests/training runs it", _reads_its_recipe),
     ("evaluate", "benchmark"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
-    ("data", "render", "people-shards"): Checked("20,000 people; tests/synthetic/test_shards renders some", _is_parsed),
+    ("data", "render", "people-shards"): Checked("days; tests/synthetic/test_shards renders some", _is_parsed),
     ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
     ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
     ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/quantization/test_quantized runs it", _is_parsed),
@@ -123,7 +123,7 @@ _ALONE = frozenset({"out.mp4", "humo-1.7b", "humo-17b", "mine"})
 
 
 def lookup(table: Mapping[tuple[str, ...], Any], words: list[str]) -> Any:
-    return next((table[key] for key in (tuple(words[:2]), tuple(words[:1])) if key in table), None)
+    return next((table[key] for length in (3, 2, 1) if (key := tuple(words[:length])) in table), None)
 
 
 def do(words: list[str]) -> None:
