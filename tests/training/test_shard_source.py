@@ -19,7 +19,7 @@ from humo.training.recipe_file import parse_recipe
 from humo.training.shard_preparation import build_shard_config, check_shards
 from humo.training.shard_source import ShardFolderReader, to_pixels
 from humo.training.train import LOSS_NAMES, train
-from tests.training.made_up import NETWORK, recipe
+from tests.training.small_dataset import NETWORK, recipe
 
 SHARDS = ShardConfig(
     seed=9,
@@ -161,7 +161,7 @@ def test_a_recipe_configures_the_shards() -> None:
 
 
 def test_sigma_data_is_a_share_of_each_channel(tiny_model_folder: Path, tmp_path: Path) -> None:
-    network = NETWORK | {"prediction": "data", "sigma_data_ratio": 0.5}
+    network = NETWORK | {"prediction": "sample", "sigma_data_ratio": 0.5}
     model = {"folder": str(tiny_model_folder), "preset": "humo-1.7b", "network": network}
     plan = recipe(tmp_path, tiny_model_folder, tmp_path / "out", model=model)
     encoders = FrozenEncoders(plan.model)
