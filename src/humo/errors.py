@@ -47,15 +47,15 @@ class StorageError(HuMoError):
 
 
 class DependencyError(HuMoError):
-    """An optional package or a device that was asked for is not there."""
+    """An optional package or a requested device is not available."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """``did you mean 'x'?`` for the nearest of the known words, or the list of them.
+    """Return ``did you mean 'x'?`` for the choice that is most similar to a word, or a list of all choices.
 
     Args:
-        word: what was given.
-        known: what is allowed.
+        word: the unknown word.
+        choices: the known words.
     """
     choices = sorted(choices)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)

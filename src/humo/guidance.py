@@ -95,7 +95,7 @@ class GuidanceStep:
 
     Args:
         rungs: passes, each with its weight in the sum.
-        reuse_difference: whether to add the difference that guidance made in the last full step.
+        reuse_difference: whether to add the guidance difference of the last full step.
     """
 
     rungs: tuple[tuple[Rung, float], ...]

@@ -23,7 +23,7 @@ SCALE_NAMES: tuple[ScaleName, ...] = get_args(ScaleName)
 
 
 class ReferenceInjection(StrEnum):
-    """How reference images enter the network's input."""
+    """Ways in which reference images enter the network's input."""
 
     CHANNEL_CONCAT = "channels"
     """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""

@@ -218,7 +218,7 @@ def describe_limits(field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """A request with every choice made, and the values that follow from it.
+    """A resolved request, and the values that follow from it.
 
     Args:
         request: the request without open fields.
@@ -275,14 +275,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     **Source:** defaults as published (`presets`); the length follows the audio, as with the published ``frames: -1``.
     """
     notes: list[str] = []
-    mode = request.mode or MODES[(1 if request.images else 0) + (2 if request.audio else 0)]
-    for letter, field, value in (("I", "images", request.images), ("A", "audio", request.audio)):
-        if letter in mode and not value:
-            raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
-        if letter not in mode and value:
-            notes.append(f"mode {mode}: {field} given but not used")
-    if request.vocal_separator is not None and request.audio is None:
-        notes.append("vocal_separator given but not used: there is no audio")
+    mode = _resolve_mode(request, notes)
     images = request.images if "I" in mode else ()
     audio = request.audio if "A" in mode else None
 
@@ -327,6 +320,19 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
             f"{frames} frames are generated in {pieces} windows of {window}, each sharing {overlap} with the next"
         )
     return replace(plan, notes=tuple(notes))
+
+
+def _resolve_mode(request: GenerateRequest, notes: list[str]) -> Mode:
+    """Return the mode of a request, by default that of its inputs; add notes about inputs that it does not use."""
+    mode = request.mode or MODES[(1 if request.images else 0) + (2 if request.audio else 0)]
+    for letter, field, value in (("I", "images", request.images), ("A", "audio", request.audio)):
+        if letter in mode and not value:
+            raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
+        if letter not in mode and value:
+            notes.append(f"mode {mode}: {field} given but not used")
+    if request.vocal_separator is not None and request.audio is None:
+        notes.append("vocal_separator given but not used: there is no audio")
+    return mode
 
 
 SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}

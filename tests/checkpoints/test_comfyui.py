@@ -100,7 +100,7 @@ def test_fp8_without_scales_is_taken_as_it_is_and_said(golden: Path, tmp_path: P
     }
     save_file(weights, tmp_path / "humo_17B_fp8_e4m3fn.safetensors")
     report = convert(tmp_path / "humo_17B_fp8_e4m3fn.safetensors", tmp_path / "out", head_dim=24)
-    assert report.notes[0] == f"transformer: {len(weights)} fp8 weights came without a scale and were taken as they are"
+    assert report.notes[0] == f"transformer: {len(weights)} fp8 weights have no scale and were converted without one"
     assert report.components[0].dtypes == {"BF16": len(weights)}
 
 
@@ -109,7 +109,7 @@ def test_other_quantizations_are_named_and_refused(dtype: torch.dtype, word: str
     weights = released.transformer_weights("humo-17b")
     weights["blocks.0.ffn.0.weight"] = weights["blocks.0.ffn.0.weight"].to(dtype)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a quantization"):
+    with pytest.raises(CheckpointError, match=rf"'blocks\.0\.ffn\.0\.weight' as {word}, a type that is not supported"):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
 
 

@@ -108,17 +108,17 @@ def test_each_file_that_is_not_needed_is_listed_with_the_reason(released_tree: P
 
 
 def test_two_families_in_one_tree_need_a_choice(released_tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds humo-1\.7b and humo-17b; choose one as the family"):
+    with pytest.raises(CheckpointError, match=r"contains both humo-1\.7b and humo-17b; choose one with --family"):
         convert(released_tree, tmp_path / "out", head_dim=24)
 
 
 def test_the_family_that_is_not_there_is_an_error(released_tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"holds humo-17b, not humo-1\.7b"):
+    with pytest.raises(CheckpointError, match=r"contains humo-17b, not humo-1\.7b; use --family humo-17b"):
         convert(released_tree / "HuMo" / "HuMo-17B", tmp_path / "out", family="humo-1.7b")
 
 
-@pytest.mark.parametrize(("argument", "value"), [("family", "humo-17"), ("dtype", "bf15"), ("naming", "our")])
-def test_an_unknown_word_is_answered_with_the_nearest(
+@pytest.mark.parametrize(("argument", "value"), [("family", "humo-17"), ("dtype", "bf15"), ("naming", "diffuser")])
+def test_an_unknown_value_of_an_option_gets_the_nearest_as_remedy(
     argument: str, value: str, released_tree: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RequestError, match="did you mean"):
@@ -174,17 +174,17 @@ def test_large_weights_are_split_with_an_index_and_read_back(converted: Path, tm
 
 
 def test_progress_ends_at_the_size_of_each_part(released_tree: Path, tmp_path: Path) -> None:
-    heard: dict[str, list[tuple[int, int]]] = {}
+    reported: dict[str, list[tuple[int, int]]] = {}
 
     def progress(component: str, done_bytes: int, total_bytes: int) -> None:
-        heard.setdefault(component, []).append((done_bytes, total_bytes))
+        reported.setdefault(component, []).append((done_bytes, total_bytes))
 
     report = convert(released_tree, tmp_path / "out", family="humo-1.7b", head_dim=24, progress=progress)
-    assert list(heard) == ["transformer", "vae", "text_encoder", "audio_encoder"]
-    assert {component: steps[-1] for component, steps in heard.items()} == {
+    assert list(reported) == ["transformer", "vae", "text_encoder", "audio_encoder"]
+    assert {component: steps[-1] for component, steps in reported.items()} == {
         component.component: (component.bytes, component.bytes) for component in report.components
     }
-    assert all(steps == sorted(steps) for steps in heard.values())
+    assert all(steps == sorted(steps) for steps in reported.values())
 
 
 @pytest.mark.parametrize("change", ["missing", "strange", "shape"])
@@ -199,9 +199,9 @@ def test_every_tensor_must_be_there_known_and_of_the_implied_shape(change: str, 
         weights[key] = torch.ones(95)
     save_file(weights, tmp_path / "humo.safetensors")
     expected = {
-        "missing": rf"{key} is missing",
-        "strange": r"blocks\.1\.novelty\.weight has no place in the model",
-        "shape": r"has shape \(95,\), not \(96,\)",
+        "missing": rf"lacks {key}",
+        "strange": r"has tensors that the model does not have: blocks\.1\.novelty\.weight",
+        "shape": r"of shape \(95,\), not \(96,\)",
     }
     with pytest.raises(CheckpointError, match=expected[change]):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)
@@ -219,17 +219,21 @@ def test_encoders_of_another_width_do_not_fit_the_transformer(released_tree: Pat
     other = released.fill({name.diffusers: name.shape for name in tensor_names(architecture)})
     save_file(other, tmp_path / "speech.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(architecture.config()))
-    with pytest.raises(CheckpointError, match="gives 48 channels where this transformer takes 32"):
+    with pytest.raises(CheckpointError, match="has 48 channels, but this transformer takes 32"):
         convert([released_tree / "HuMo" / "HuMo-17B", tmp_path / "speech.safetensors"], tmp_path / "out")
 
 
-def test_a_network_that_predicts_data_stays_a_model_folder(converted: Path, tmp_path: Path) -> None:
+def test_a_network_that_predicts_the_sample_is_not_written_in_the_published_layout(
+    converted: Path, tmp_path: Path
+) -> None:
     shutil.copytree(converted / "transformer", tmp_path / "in" / "transformer")
     path = tmp_path / "in" / "transformer" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction": "sample"}))
     convert(tmp_path / "in", tmp_path / "ours")
     assert json.loads((tmp_path / "ours" / "transformer" / "config.json").read_text())["prediction"] == "sample"
-    with pytest.raises(CheckpointError, match="predicts data, and the published layout knows"):
+    with pytest.raises(
+        CheckpointError, match="predicts 'sample', but networks in the published layout predict velocity"
+    ):
         convert(tmp_path / "in", tmp_path / "theirs", naming="published")
     assert not (tmp_path / "theirs").exists()
 
@@ -254,13 +258,13 @@ def test_a_folder_that_is_there_is_replaced_only_on_demand(released_tree: Path, 
 def test_a_folder_with_anything_of_the_users_is_never_replaced(released_tree: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    with pytest.raises(StorageError, match=r"holds 'thesis\.txt'"):
+    with pytest.raises(StorageError, match=r"contains 'thesis\.txt'"):
         convert(released_tree / "whisper-large-v3", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_destination_that_holds_the_source_is_refused(converted: Path) -> None:
-    with pytest.raises(StorageError, match="holds the source"):
+    with pytest.raises(StorageError, match="contains the source"):
         convert(converted, converted, overwrite=True)
     assert (converted / "model_index.json").is_file()
 
@@ -288,10 +292,10 @@ def test_too_small_a_disk_is_noticed_before_anything_is_written(
 
 
 def test_a_source_that_is_not_there_or_holds_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         convert(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HuMoError, match="holds no weights of HuMo"):
+    with pytest.raises(HuMoError, match="has no weights of HuMo"):
         convert(tmp_path / "empty", tmp_path / "out")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from humo.checkpoints.architecture import TextEncoderArchitecture
 from humo.checkpoints.keymap import tensor_names
 
-STRUCTURE = TextEncoderArchitecture(
+ARCHITECTURE = TextEncoderArchitecture(
     vocab_size=8192,
     d_model=1024,
     d_kv=64,
@@ -26,20 +26,20 @@ STRUCTURE = TextEncoderArchitecture(
     num_heads=16,
     relative_attention_num_buckets=32,
 )
-"""Some 580 MB in bf16, the largest tensor of them 17 MB."""
+"""Architecture of about 580 MB in bf16, with a largest tensor of 17 MB."""
 
 ALLOWANCE_KIB = 180 * 1024
-"""Above what importing torch costs: pieces of 32 MiB, one in float32, and the mapped part of a torch file."""
+"""Memory beyond the import of torch: chunks of 32 MiB, one in float32, and the mapped part of a torch file."""
 
 SCRIPT = """
 import json, re, sys, torch
-from humo.checkpoints import reading
 from humo.checkpoints.convert import convert
+from humo.checkpoints.formats import torch_file
 
 def peak():  # KiB; getrusage would count the parent's, which a child inherits
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
-reading.MAPPED_BYTES = 64 * 2**20
+torch_file.MAPPED_BYTES = 64 * 2**20
 base = peak()
 report = convert(sys.argv[1], sys.argv[2], dtype=sys.argv[3] or None)
 print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
@@ -47,7 +47,7 @@ print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
 
 
 def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Nothing but zeros in Q4_K, which are bf16 once they are numbers."""
+    """Write zeros in Q4_K, which are converted to bf16."""
     writer = gguf.GGUFWriter(path, "t5")
     for name, tensor in weights.items():
         whole = tensor.ndim == 2 and tensor.shape[1] % 256 == 0
@@ -60,10 +60,10 @@ def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
     writer.close()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not tell a process's peak")
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not report a process's peak")
 @pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16"), (".gguf", "")])
 def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, tmp_path: Path) -> None:
-    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in tensor_names(STRUCTURE)}
+    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in tensor_names(ARCHITECTURE)}
     size = sum(2 * tensor.numel() for tensor in weights.values())
     source = tmp_path / f"text{suffix}"
     if suffix == ".pth":

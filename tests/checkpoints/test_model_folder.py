@@ -70,7 +70,7 @@ def test_opening_a_folder_imports_no_torch(converted: Path) -> None:
 @pytest.mark.parametrize("component", list(COMPONENTS))
 def test_a_missing_component_is_named(component: str, folder: Path) -> None:
     shutil.rmtree(folder / component)
-    with pytest.raises(CheckpointError, match=f"lacks its {component}"):
+    with pytest.raises(CheckpointError, match=f"lacks the folder {component}"):
         open_model_folder(folder)
 
 
@@ -81,7 +81,7 @@ def test_a_component_without_its_files_is_named(component: str, folder: Path) ->
     for path in (folder / component).iterdir():
         if path.name != "config.json":
             path.unlink()
-    with pytest.raises(CheckpointError, match=rf"{component}: holds no "):
+    with pytest.raises(CheckpointError, match=rf"{component}: lacks "):
         open_model_folder(folder)
 
 
@@ -95,7 +95,7 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 def test_weights_cut_short_are_noticed(folder: Path) -> None:
     path = folder / "audio_encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="is cut short"):
+    with pytest.raises(CheckpointError, match="is truncated"):
         open_model_folder(folder)
 
 
@@ -107,7 +107,8 @@ def test_an_unknown_family_is_answered_with_the_nearest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"preset": "humo-17b"}', "names no")]
+    ("text", "problem"),
+    [("{", "is not JSON"), ("[]", "not a JSON object"), ('{"preset": "humo-17b"}', "does not list the")],
 )
 def test_a_damaged_index_is_an_error(text: str, problem: str, folder: Path) -> None:
     (folder / "model_index.json").write_text(text)
@@ -164,8 +165,8 @@ def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path
     pipeline = load_pipeline(converted, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     samples = np.zeros(3200, np.float32)
-    made = pipeline("the girl sings", audio=samples, width=64, height=64, num_inference_steps=1, output_type="np")
-    assert made.frames.shape == (1, 5, 64, 64, 3)
+    output = pipeline("the girl sings", audio=samples, width=64, height=64, num_inference_steps=1, output_type="np")
+    assert output.frames.shape == (1, 5, 64, 64, 3)
     index = json.loads((converted / "model_index.json").read_text())
     assert {name: list(pipeline.config[name]) for name in COMPONENTS} == {name: index[name] for name in COMPONENTS}
 
@@ -178,10 +179,10 @@ def test_the_pipeline_loads_a_converted_folder_and_makes_a_video(converted: Path
         "tokenizer/tokenizer_config.json",
     ],
 )
-@pytest.mark.parametrize(("text", "said"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
-def test_settings_that_are_not_settings_are_named(folder: Path, file: str, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "problem"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
+def test_settings_that_are_not_settings_are_named(folder: Path, file: str, text: str, problem: str) -> None:
     (folder / file).write_text(text)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=problem) as caught:
         open_model_folder(folder)
     assert caught.value.field == str(folder / file)
 
@@ -203,24 +204,28 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
 
 
 @pytest.mark.parametrize(
-    ("component", "change", "told"),
+    ("component", "change", "problem"),
     [
         ("transformer", lambda tensors: tensors.pop("blocks.1.attn_audio.to_k.weight"), "lacks blocks.1.attn_audio"),
-        ("transformer", lambda tensors: tensors.update(extra=torch.ones(1)), "unknown extra"),
-        ("vae", lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(4)}), "decoder.conv_out.bias is"),
+        ("transformer", lambda tensors: tensors.update(extra=torch.ones(1)), "has the unknown tensor extra"),
+        (
+            "vae",
+            lambda tensors: tensors.update({"decoder.conv_out.bias": torch.ones(4)}),
+            "has decoder.conv_out.bias",
+        ),
         ("audio_encoder", lambda tensors: tensors.pop("layers.3.fc2.bias"), "lacks layers.3.fc2.bias"),
     ],
 )
 def test_weights_that_do_not_fit_their_class_are_named_before_they_are_loaded(
     component: str,
     change: Callable[[dict[str, torch.Tensor]], object],
-    told: str,
+    problem: str,
     tiny_model_folder: Path,
     tmp_path: Path,
 ) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "damaged")
     rewrite(next((folder / component).glob("*.safetensors")), change)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=problem):
         open_model_folder(folder)
 
 
@@ -228,7 +233,7 @@ def test_a_configuration_that_its_weights_contradict_is_named(tiny_model_folder:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "damaged")
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_layers": 3}))
-    with pytest.raises(CheckpointError, match=r"num_layers = 3, and the weights say 2"):
+    with pytest.raises(CheckpointError, match=r"sets num_layers = 3 in config\.json, but the weights have 2"):
         open_model_folder(folder)
 
 
@@ -238,7 +243,7 @@ def test_a_network_of_the_other_family_is_refused(
     folder = shutil.copytree(tiny_model_folder_17b, tmp_path / "mixed")
     shutil.rmtree(folder / "transformer")
     shutil.copytree(tiny_model_folder / "transformer", folder / "transformer")
-    with pytest.raises(CheckpointError, match="takes 16 channels, which is not HuMo-17B's family"):
+    with pytest.raises(CheckpointError, match="takes 16 input channels, which HuMo-17B does not"):
         open_model_folder(folder)
 
 
@@ -317,5 +322,5 @@ def test_a_base_is_read_again_once_it_has_changed(leaning: Path) -> None:
 def test_a_base_that_is_no_whole_folder_is_refused(leaning: Path, base: str) -> None:
     index = json.loads((leaning / "model_index.json").read_text())
     (leaning / "model_index.json").write_text(json.dumps({**index, "base": base}))
-    with pytest.raises(CheckpointError, match=f"names the base '{base}', which is no complete model folder"):
+    with pytest.raises(CheckpointError, match=f"names the base '{base}', which is not a complete model folder"):
         open_model_folder(leaning)

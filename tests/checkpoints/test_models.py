@@ -73,12 +73,12 @@ def test_a_model_is_downloaded_compared_and_made_a_folder(
     assert code == 0
     assert open_model_folder(models / NAME).preset.name == NAME
     assert find_model_folder(NAME) == models / NAME
-    assert {line["phase"] for line in lines if line["event"] == "progress"} >= {"get", "transformer", "sums"}
-    got = [line for line in lines if line["event"] == "progress" and line["phase"] == "get"]
+    assert {line["phase"] for line in lines if line["event"] == "progress"} >= {"download", "transformer", "checksums"}
+    got = [line for line in lines if line["event"] == "progress" and line["phase"] == "download"]
     assert got[-1]["done"] == got[-1]["total"]
     assert not (models / ".downloads" / NAME).exists()
     assert say(capsys, "verify", NAME)[0] == 0
-    assert "there already" in say(capsys, "get", NAME, *source, "--endpoint", hub.address)[2]
+    assert "exists already" in say(capsys, "get", NAME, *source, "--endpoint", hub.address)[2]
     [here] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
     assert here["state"] == "local"
     assert say(capsys, "remove", NAME)[0] == 0
@@ -108,7 +108,7 @@ def test_a_line_that_goes_dead_loses_nothing(
     hub.cut_after = 10_000
     code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
-    assert "what has arrived is kept" in err
+    assert "which resumes the download" in err
     assert not (models / NAME).exists()
     hub.cut_after = None
     assert say(capsys, "get", NAME, *source, "--endpoint", hub.address)[0] == 0
@@ -123,7 +123,7 @@ def test_a_file_with_a_flipped_bit_is_refused_and_removed(
     hub.altered.add("Wan2.1_VAE.pth")
     code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
-    assert "Wan2.1_VAE.pth: is not the file that the hub describes" in err
+    assert "Wan2.1_VAE.pth: has another checksum than the hub lists" in err
     assert not list(models.rglob("Wan2.1_VAE.pth"))
     hub.altered.clear()
     assert say(capsys, "get", NAME, *source, "--endpoint", hub.address)[0] == 0
@@ -144,7 +144,7 @@ def test_one_flipped_bit_on_the_disk_is_found(
     assert code == 1
     assert lines[-1]["wrong"] == 2
     problems = {line["path"]: line["message"] for line in lines if line["event"] == "error"}
-    assert "holds other bytes" in problems[f"audio_encoder/{path.name}"]
+    assert "has another checksum" in problems[f"audio_encoder/{path.name}"]
     assert "not in the manifest" in problems["stray.txt"]
 
 
@@ -180,7 +180,7 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(
     monkeypatch.setattr(shutil, "disk_usage", full)
     code, _, err = say(capsys, "get", NAME, *source, "--endpoint", hub.address)
     assert code == 2
-    assert "GB are needed to download and to convert" in err
+    assert "GB free, but download and conversion need" in err
     assert not list(models.rglob("*.pth"))
 
 
@@ -188,7 +188,7 @@ def test_a_repository_that_is_not_there_is_one_line(hub: Hub, models: Path, caps
     words = ("get", NAME, "--source", "modelscope", "--repository", "nobody/HuMo", "--endpoint", hub.address)
     code, _, err = say(capsys, *words)
     assert code == 2
-    assert "nobody/HuMo: cannot be downloaded: there is no such thing on the hub" in err
+    assert "nobody/HuMo: cannot be downloaded: the hub has no such repository or file" in err
     assert len([line for line in err.splitlines() if "needs" not in line]) == 1
 
 
@@ -198,7 +198,7 @@ def test_a_repository_cannot_name_files_outside_of_itself(
     hub.strays = ["HuMo-1.7B/../../../../x"]
     code, _, err = say(capsys, "get", NAME, *MODELSCOPE, "--endpoint", hub.address)
     assert code == 2
-    assert "names a file outside of itself" in err
+    assert "which lies outside the repository" in err
     assert not models.exists()
 
 

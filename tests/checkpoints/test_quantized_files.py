@@ -76,20 +76,20 @@ def _type_of_first(number: int) -> Callable[[bytearray], bytearray]:
 
 
 DAMAGES: dict[str, tuple[Callable[[bytearray], bytearray], str]] = {
-    "no GGUF": (lambda data: bytearray(b"GGML") + data[4:], "is not a whole GGUF file; download it again"),
+    "no GGUF": (lambda data: bytearray(b"GGML") + data[4:], "is not a complete GGUF file; download it again"),
     "a pointer": (lambda data: bytearray(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
     "another version": (lambda data: data[:4] + b"\1\0\0\0" + data[8:], "of GGUF's version 1"),
     "another byte order": (lambda data: data[:4] + data[7:3:-1] + data[8:], "processors of another byte order"),
-    "cut in its data": (lambda data: data[:-100], "is cut short: .* bytes, and .* ends at"),
-    "cut in its header": (lambda data: data[:1000], "damaged GGUF header, or is cut short in it"),
+    "cut in its data": (lambda data: data[:-100], "is truncated: it has .* bytes, but .* ends at"),
+    "cut in its header": (lambda data: data[:1000], "damaged or truncated GGUF header"),
     "too many values": (lambda data: data[:16] + b"\xff" * 8 + data[24:], "damaged GGUF header"),
     "too many tensors": (lambda data: data[:8] + b"\xff" * 8 + data[16:], "damaged GGUF header"),
     "a type of importance": (
         _type_of_first(21),
-        r"'patch_embedding.weight' as IQ3_S \(ggml's number 21\).*take a file",
+        r"'patch_embedding.weight' as IQ3_S \(number 21 of ggml\).*take a file",
     ),
-    "an unknown type": (_type_of_first(99), "a type that is not known .ggml's number 99."),
-    "a type that does not fit": (_type_of_first(8), "which Q8_0 of sizes .* cannot have"),
+    "an unknown type": (_type_of_first(99), r"an unknown type \(number 99 of ggml\), which is not supported"),
+    "a type that does not fit": (_type_of_first(8), "which Q8_0 stored as .* cannot have"),
 }
 
 
@@ -130,7 +130,7 @@ def test_a_gguf_file_of_another_network_is_called_by_its_name(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=r"is Wan2\.1 without HuMo's audio layers; take HuMo-17B or"):
         convert(tmp_path / "wan2.1-i2v.gguf", tmp_path / "out")
     save_gguf(tmp_path / "llama.gguf", {"token_embd.weight": torch.ones(3, 32)}, lambda _: "F16")
-    with pytest.raises(CheckpointError, match="is not a part of HuMo"):
+    with pytest.raises(CheckpointError, match="is not a component of HuMo"):
         convert(tmp_path / "llama.gguf", tmp_path / "out")
 
 
@@ -152,8 +152,13 @@ PACKED = {"_quantization_metadata": json.dumps({"layers": {Q: {"format": "nvfp4"
         ("comfy", lambda one: one.pop(f"{Q}.weight_scale"), None, f"lacks the scale of '{Q}.weight'"),
         ("plain", lambda one: one.update(scaled_fp8=torch.ones(2)), None, "file of scaled fp8 weights, and lacks"),
         ("comfy", lambda one: one.update({f"{Q}.comfy_quant": ROTATED}), None, "int8_tensorwise with rotated weights"),
-        ("comfy", lambda one: one.update({f"{Q}.comfy_quant": ROTATED[:9].clone()}), None, "does not say in a form"),
-        ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantization that is not read here"),
+        (
+            "comfy",
+            lambda one: one.update({f"{Q}.comfy_quant": ROTATED[:9].clone()}),
+            None,
+            "describes its quantization in an unknown form",
+        ),
+        ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantization that is not supported"),
         ("comfy", lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}), None, r"by \(7,\), neither one number"),
     ],
 )

@@ -38,7 +38,7 @@ OTHERS = {
     "a CLIP encoder": ["text_model.encoder.layers.0.self_attn.k_proj.weight"],
     "Whisper in OpenAI's own format": ["encoder.blocks.0.attn.query.weight", "encoder.conv1.weight"],
     "a wav2vec2 encoder": ["wav2vec2.feature_extractor.conv_layers.0.conv.weight"],
-    "not a part of HuMo": ["lstm.weight"],
+    "not a component of HuMo": ["lstm.weight"],
 }
 
 
@@ -98,14 +98,14 @@ def test_a_damaged_file_in_a_tree_is_reported_when_a_part_is_missing(golden: Pat
     save_file(released.text_weights(), source / "text.safetensors")
     data = (source / "text.safetensors").read_bytes()
     (source / "text.safetensors").write_bytes(data[:-100])
-    with pytest.raises(CheckpointError, match=r"text\.safetensors: is cut short"):
+    with pytest.raises(CheckpointError, match=r"text\.safetensors: is truncated"):
         convert(source, tmp_path / "out")
 
 
 def test_a_gguf_file_among_others_that_is_not_whole_is_named(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "humo-Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"humo-Q8_0\.gguf: is not a whole GGUF file; download it again"):
+    with pytest.raises(CheckpointError, match=r"humo-Q8_0\.gguf: is not a complete GGUF file; download it again"):
         convert(tmp_path / "source", tmp_path / "out")
 
 
@@ -121,5 +121,5 @@ def test_a_transformer_with_other_input_channels_is_of_no_family(golden: Path, t
     weights = released.transformer_weights("humo-1.7b")
     weights["patch_embedding.weight"] = torch.ones(96, 48, 1, 2, 2)
     save_file(weights, tmp_path / "humo.safetensors")
-    with pytest.raises(CheckpointError, match=r"takes 48 channels; HuMo-17B takes 36, HuMo-1\.7B takes 16"):
+    with pytest.raises(CheckpointError, match=r"takes 48 input channels, but HuMo-17B takes 36, HuMo-1\.7B takes 16"):
         convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24)

@@ -62,7 +62,7 @@ def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) 
 
 def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "VIDEO_CODEC", "nosuch264")
-    monkeypatch.setattr(doctor, "DECODERS", ("h264", "nosuch265"))
+    monkeypatch.setattr(doctor, "UNPACKERS", ("h264", "nosuch265"))
     assert "cannot write nosuch264" in the_only("codecs", Severity.ERROR).text
     assert "cannot read nosuch265" in the_only("codecs", Severity.WARNING).text
 

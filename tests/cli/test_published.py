@@ -62,14 +62,14 @@ def test_every_key_without_effect_is_named_once_and_no_other(tmp_path: Path, fam
     used = {*FIELD_OF_KEY, "generation.positive_prompt", "generation.output.dir", "generation.fps"}
     named = re.findall(r"[\w.]+", re.sub(r"\([^)]*\)", "", note).split("keys without effect: ")[1])
     assert sorted(named) == sorted(set(leaves(values)) - used)
-    assert "generation.surprise (not known)" in note
+    assert "generation.surprise (unknown)" in note
     assert "\n" not in note
 
 
 def test_overrides_that_have_no_effect_are_named_too(tmp_path: Path) -> None:
     (note,) = read(tmp_path, published_configuration(), "generation.sequence_parallel=8", "foo.bar=1").notes
     assert "generation.sequence_parallel" in note
-    assert "foo.bar (not known)" in note
+    assert "foo.bar (unknown)" in note
 
 
 def test_a_configuration_that_inherits_another_lies_over_it(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_any_seed_is_drawn_and_said(tmp_path: Path, seed: str) -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("generation.fps=30", "25 frames a second"),
+        ("generation.fps=30", "set it to 25"),
         ("generation.positive_prompt=a man speaks", "not a .json file"),
         ("generation.seed=${other.key}", "refers to another key"),
         ("generation.seed", "not key=value"),

@@ -19,7 +19,7 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
             ["--host", "0.0.0.0"],
             "--host: 0.0.0.0 can be reached from other machines, but there is no API key;",
         ),
-        (["--host", "example.invalid", "--data", "{}/with-key"], "example.invalid cannot be listened at"),
+        (["--host", "example.invalid", "--data", "{}/with-key"], "cannot be bound at example.invalid"),
         (["--port", "x"], "--port: 'x' is not allowed; allowed: 0 to 65535"),
         (["--port", "1.5"], "--port: '1.5' is not allowed; allowed: a whole number"),
         (["--retention-days", "nan"], "--retention-days: 'nan' is not allowed"),
@@ -29,7 +29,7 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
         (["--database", "mysql://x"], "--database: 'mysql://x' is not supported; give postgresql://"),
         (["keys"], "keys: is unknown; use keys add NAME"),
         (["locks"], "locks: is not an argument of humo serve"),
-        (["keys", "remove", "me"], "name: 'me' has no key; there are none"),
+        (["keys", "remove", "me"], "name: 'me' has no key; there are no keys"),
         (["--bogus"], "--bogus"),
     ],
 )
@@ -52,7 +52,7 @@ def test_a_port_that_is_taken_is_reported(tmp_path: Path, capsys: pytest.Capture
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["serve", "--data", str(tmp_path), "--port", str(port)]) == 2
-    assert f"--port {port}: 127.0.0.1 cannot be listened at (Address already in use)" in capsys.readouterr().err
+    assert f"--port {port}: cannot be bound at 127.0.0.1 (Address already in use)" in capsys.readouterr().err
 
 
 def test_keys_are_added_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,11 +40,11 @@ def test_a_video_made_here_has_all_its_marks(video: Path, capsys: pytest.Capture
     assert code == 0
     assert values["intact"]
     assert values["credentials"]["state"] == "Valid"
-    assert values["credentials"]["generated"]
-    assert values["credentials"]["statement"]["watermark"] == values["watermark"]["payload"]
+    assert values["credentials"]["is_ai_generated"]
+    assert values["credentials"]["assertion"]["watermark"] == values["watermark"]["payload"]
     assert values["record"]["request"]["provenance"] is True
     assert main(["verify", str(video)]) == 0
-    assert "all three are there" in capsys.readouterr().out
+    assert "all three are present" in capsys.readouterr().out
 
 
 def test_a_changed_byte_is_found(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Conditions are switched off one by one, for a whole batch or for some of it, and stacked to batches."""
+"""Conditions are replaced by their null conditions, for a whole batch or for some items, and stacked to batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from humo.conditioning.conditions import Conditions, pad_text, stack
 
 
 def conditions(batch: int = 1, text: int = 5, no_text: int = 3, seed: int = 0) -> Conditions:
-    """Any conditions: texts of those lengths, 4 latent frames of which the last is a reference slot."""
+    """Return random conditions with texts of those lengths and 4 latent frames, the last one a reference slot."""
     generator = torch.Generator().manual_seed(seed)
 
     def some(*shape: int) -> Tensor:
@@ -25,60 +25,60 @@ def conditions(batch: int = 1, text: int = 5, no_text: int = 3, seed: int = 0) -
 
 
 def assert_equal(one: Conditions, other: Conditions) -> None:
-    """Bit for bit, texts padded to the same length."""
+    """Check that conditions are equal bit for bit."""
     for field in fields(Conditions):
         assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
 
 
 @pytest.mark.parametrize(("text", "image", "audio"), [*product((True, False), repeat=3)])
-def test_what_is_kept_stays_and_what_is_not_becomes_its_absence(text: bool, image: bool, audio: bool) -> None:
-    given = conditions()
-    kept = given.keep(text=text, image=image, audio=audio)
-    assert torch.equal(kept.text, given.text if text else pad_text(given.null_text, 5))
-    assert torch.equal(kept.image, given.image if image else given.null_image)
-    assert torch.equal(kept.audio, given.audio if audio else torch.zeros_like(given.audio))
+def test_a_condition_is_kept_or_replaced_by_its_null_condition(text: bool, image: bool, audio: bool) -> None:
+    original = conditions()
+    kept = original.keep(text=text, image=image, audio=audio)
+    assert torch.equal(kept.text, original.text if text else pad_text(original.null_text, 5))
+    assert torch.equal(kept.image, original.image if image else original.null_image)
+    assert torch.equal(kept.audio, original.audio if audio else torch.zeros_like(original.audio))
 
 
-def test_everything_is_kept_unless_said_otherwise() -> None:
-    given = conditions()
-    assert_equal(given.keep(), given)
+def test_all_conditions_are_kept_by_default() -> None:
+    original = conditions()
+    assert_equal(original.keep(), original)
 
 
-def test_the_given_conditions_are_not_changed() -> None:
-    given, untouched = conditions(), conditions()
-    given.keep(text=False, image=False, audio=False)
-    assert_equal(given, untouched)
+def test_keep_does_not_change_the_original_conditions() -> None:
+    original, untouched = conditions(), conditions()
+    original.keep(text=False, image=False, audio=False)
+    assert_equal(original, untouched)
 
 
-def test_a_switch_a_clip_chooses_for_each_of_a_batch() -> None:
-    given = conditions(batch=3)
-    kept = given.keep(
+def test_a_tensor_of_booleans_selects_for_each_item_of_a_batch() -> None:
+    original = conditions(batch=3)
+    kept = original.keep(
         text=torch.tensor([True, False, True]),
         image=torch.tensor([False, False, True]),
         audio=torch.tensor([True, True, False]),
     )
     for index, (text, image, audio) in enumerate([(True, False, True), (False, False, True), (True, True, False)]):
-        alone = Conditions(*(getattr(given, field.name)[index : index + 1] for field in fields(Conditions)))
+        alone = Conditions(*(getattr(original, field.name)[index : index + 1] for field in fields(Conditions)))
         expected = alone.keep(text=text, image=image, audio=audio)
         assert torch.equal(kept.text[index : index + 1], expected.text)
         assert torch.equal(kept.image[index : index + 1], expected.image)
         assert torch.equal(kept.audio[index : index + 1], expected.audio)
 
 
-def test_switches_of_one_truth_are_that_truth() -> None:
-    given = conditions(batch=2)
+def test_equal_booleans_in_a_tensor_act_as_one_boolean() -> None:
+    original = conditions(batch=2)
     for truth in (True, False):
         switch = torch.full((2,), truth)
         assert_equal(
-            given.keep(text=switch, image=switch, audio=switch), given.keep(text=truth, image=truth, audio=truth)
+            original.keep(text=switch, image=switch, audio=switch), original.keep(text=truth, image=truth, audio=truth)
         )
 
 
-def test_absence_that_is_switched_off_hides_even_values_that_are_not_numbers() -> None:
-    given = conditions(batch=2)
-    given.audio[0] = torch.nan
-    assert torch.isfinite(given.keep(audio=torch.tensor([False, True])).audio).all()
-    assert torch.isfinite(given.keep(audio=False).audio).all()
+def test_null_conditions_replace_nan_as_well() -> None:
+    original = conditions(batch=2)
+    original.audio[0] = torch.nan
+    assert torch.isfinite(original.keep(audio=torch.tensor([False, True])).audio).all()
+    assert torch.isfinite(original.keep(audio=False).audio).all()
 
 
 def test_texts_of_different_lengths_are_padded_with_zeros_to_the_longest() -> None:
@@ -92,23 +92,23 @@ def test_texts_of_different_lengths_are_padded_with_zeros_to_the_longest() -> No
     assert torch.equal(both.null_text[1], other.null_text[0])
 
 
-def test_a_stack_holds_its_parts_in_order() -> None:
-    parts = [conditions(seed=seed) for seed in range(3)]
-    both = stack(parts)
+def test_a_stack_keeps_the_order_of_its_conditions() -> None:
+    items = [conditions(seed=seed) for seed in range(3)]
+    both = stack(items)
     for name in ("image", "null_image", "audio"):
-        assert torch.equal(getattr(both, name), torch.cat([getattr(part, name) for part in parts]))
+        assert torch.equal(getattr(both, name), torch.cat([getattr(item, name) for item in items]))
 
 
-def test_passes_of_different_texts_stack() -> None:
-    given = conditions(text=2, no_text=6)
-    passes = stack([given.keep(), given.keep(text=False), given.keep(image=False)])
+def test_guidance_passes_with_texts_of_different_lengths_stack() -> None:
+    original = conditions(text=2, no_text=6)
+    passes = stack([original.keep(), original.keep(text=False), original.keep(image=False)])
     assert passes.text.shape == (3, 6, 7)
     assert torch.equal(passes.text[0], passes.text[2])
-    assert torch.equal(passes.text[1], given.null_text[0])
-    assert torch.equal(passes.image[2], given.null_image[0])
+    assert torch.equal(passes.text[1], original.null_text[0])
+    assert torch.equal(passes.image[2], original.null_image[0])
 
 
-def test_padding_to_the_present_length_changes_nothing() -> None:
+def test_padding_to_the_same_length_changes_nothing() -> None:
     text = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(pad_text(text, 4), text)
     assert pad_text(text, 6).shape == (2, 6, 3)

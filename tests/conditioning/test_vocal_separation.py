@@ -1,4 +1,4 @@
-"""The separator feeds the network what it was trained on, and joins what it gives without a seam."""
+"""The separator gives the network input as in its training, and joins the chunks without a seam."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FFT, BINS, COLUMNS = 2048, 1025, 16
 def network(
     path: Path, *, kept_bins: int = BINS, bins: int = BINS, columns: int | str = COLUMNS, channels: int = 4
 ) -> Path:
-    """A network of the separators' form that passes its lowest bins on and silences the others."""
+    """Write a network of the separators' shape that keeps its lowest bins and silences the others."""
     shape = ["batch", channels, bins, columns]
     mask = (np.arange(bins) < kept_bins).astype(np.float32)[None, None, :, None]
     graph = helper.make_graph(
@@ -38,7 +38,7 @@ def network(
 
 
 def tones(length: int, rate: int, *hertz: float) -> npt.NDArray[np.float32]:
-    """(2, n): the tones on the left, half as loud and shifted on the right."""
+    """Return tones (2, n); those on the right are half as loud and shifted in phase."""
     clock = np.arange(length) / rate
     left = sum(0.2 * np.sin(2 * np.pi * h * clock) for h in hertz)
     right = sum(0.1 * np.sin(2 * np.pi * h * clock + 1) for h in hertz)
@@ -49,14 +49,14 @@ def tones(length: int, rate: int, *hertz: float) -> npt.NDArray[np.float32]:
 def test_chunks_are_joined_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     monkeypatch.setattr(vocal_separation, "SILENT_BINS", 0)
     separator = VocalSeparator(network(tmp_path / "a.onnx"), fft_size=FFT, compensation=1.0)
-    sound = np.random.default_rng(0).normal(0, 0.2, (2, length)).astype(np.float32)
-    voice = separator.separate(sound, 44_100)
-    assert voice.shape == sound.shape
+    audio = np.random.default_rng(0).normal(0, 0.2, (2, length)).astype(np.float32)
+    voice = separator.separate(audio, 44_100)
+    assert voice.shape == audio.shape
     assert voice.dtype == np.float32
-    assert np.abs(voice - sound).max() < 1e-6
+    assert np.abs(voice - audio).max() < 1e-6
 
 
-def test_only_the_lowest_bins_are_kept_from_the_network(tmp_path: Path) -> None:
+def test_only_the_lowest_bins_are_silenced_in_the_input(tmp_path: Path) -> None:
     separator = VocalSeparator(network(tmp_path / "a.onnx"), fft_size=FFT, compensation=1.0)
     rumble, music = tones(100_000, 44_100, 15), tones(100_000, 44_100, 2_500, 5_000)
     voice = separator.separate(rumble + music, 44_100)[:, 4_000:-4_000]
@@ -64,11 +64,11 @@ def test_only_the_lowest_bins_are_kept_from_the_network(tmp_path: Path) -> None:
     assert np.abs(separator.separate(music, 44_100) - music)[:, 4_000:-4_000].max() < 1e-4
 
 
-def test_the_loudness_that_the_network_takes_is_given_back(tmp_path: Path) -> None:
-    sound = tones(44_100, 44_100, 700)
+def test_the_loudness_of_the_result_is_compensated(tmp_path: Path) -> None:
+    audio = tones(44_100, 44_100, 700)
     path = network(tmp_path / "a.onnx")
-    plain = VocalSeparator(path, fft_size=FFT, compensation=1.0).separate(sound, 44_100)
-    assert np.allclose(VocalSeparator(path, fft_size=FFT).separate(sound, 44_100), plain * COMPENSATION, atol=1e-6)
+    plain = VocalSeparator(path, fft_size=FFT, compensation=1.0).separate(audio, 44_100)
+    assert np.allclose(VocalSeparator(path, fft_size=FFT).separate(audio, 44_100), plain * COMPENSATION, atol=1e-6)
 
 
 def test_the_bins_of_the_network_are_frequencies_from_low_to_high(tmp_path: Path) -> None:
@@ -80,27 +80,27 @@ def test_the_bins_of_the_network_are_frequencies_from_low_to_high(tmp_path: Path
 
 
 @pytest.mark.parametrize("rate", [16_000, 22_050, 48_000])
-def test_any_rate_goes_in_and_comes_out(tmp_path: Path, rate: int) -> None:
+def test_the_result_has_the_sample_rate_of_the_recording(tmp_path: Path, rate: int) -> None:
     separator = VocalSeparator(network(tmp_path / "a.onnx"), fft_size=FFT, compensation=1.0)
-    sound = tones(rate + 13, rate, 440, 2_500)
-    voice = separator.separate(sound, rate)
-    assert voice.shape == sound.shape
-    assert np.abs(voice - sound)[:, 2_000:-2_000].max() < 1e-3
+    audio = tones(rate + 13, rate, 440, 2_500)
+    voice = separator.separate(audio, rate)
+    assert voice.shape == audio.shape
+    assert np.abs(voice - audio)[:, 2_000:-2_000].max() < 1e-3
 
 
-def test_mono_goes_in_and_comes_out(tmp_path: Path) -> None:
+def test_the_result_of_mono_audio_is_mono(tmp_path: Path) -> None:
     separator = VocalSeparator(network(tmp_path / "a.onnx"), fft_size=FFT, compensation=1.0)
-    sound = tones(44_100, 44_100, 440)
-    assert np.allclose(separator.separate(sound[:1], 44_100), separator.separate(sound, 44_100)[:1], atol=1e-6)
+    audio = tones(44_100, 44_100, 440)
+    assert np.allclose(separator.separate(audio[:1], 44_100), separator.separate(audio, 44_100)[:1], atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [256, "columns"])
 def test_the_published_size_determines_the_fft_size(tmp_path: Path, columns: int | str) -> None:
     separator = VocalSeparator(network(tmp_path / "Kim_Vocal_2.onnx", kept_bins=3072, bins=3072, columns=columns))
     assert (separator.fft_size, separator.bins, separator.chunk) == (7680, 3072, 261_120)
-    sound = tones(300_000, 44_100, 300, 5_000)
-    voice = separator.separate(sound, 44_100)
-    assert np.abs(voice - COMPENSATION * sound)[:, 8_000:-8_000].max() < 1e-4
+    audio = tones(300_000, 44_100, 300, 5_000)
+    voice = separator.separate(audio, 44_100)
+    assert np.abs(voice - COMPENSATION * audio)[:, 8_000:-8_000].max() < 1e-4
 
 
 def test_a_missing_file_and_files_of_another_kind_are_refused(tmp_path: Path) -> None:
@@ -109,26 +109,26 @@ def test_a_missing_file_and_files_of_another_kind_are_refused(tmp_path: Path) ->
     whole = network(tmp_path / "whole.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     network(tmp_path / "two.onnx", channels=2)
-    for name, said in [
+    for name, problem in [
         ("absent.onnx", "no file"),
         ("empty.onnx", "not an ONNX"),
         ("text.onnx", "not an ONNX"),
         ("cut.onnx", "not an ONNX"),
         ("two.onnx", "inputs and outputs"),
     ]:
-        with pytest.raises(CheckpointError, match=said) as caught:
+        with pytest.raises(CheckpointError, match=problem) as caught:
             VocalSeparator(tmp_path / name, fft_size=FFT)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("form", "fft_size", "said"),
+    ("form", "fft_size", "problem"),
     [({}, None, "give fft_size"), ({}, 2046, "2046"), ({}, 2049, "2049"), ({"columns": 3}, FFT, "3 columns")],
 )
 def test_sizes_that_do_not_fit_are_refused(
-    tmp_path: Path, form: dict[str, Any], fft_size: int | None, said: str
+    tmp_path: Path, form: dict[str, Any], fft_size: int | None, problem: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=problem):
         VocalSeparator(network(tmp_path / "a.onnx", **form), fft_size=fft_size)
 
 
@@ -139,7 +139,7 @@ def test_audio_of_another_shape_is_rejected(tmp_path: Path, shape: tuple[int, ..
         separator.separate(np.zeros(shape, np.float32), 44_100)
 
 
-def test_without_onnxruntime_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DependencyError, match=r"pip install 'humo-video\[vocals\]'"):
         VocalSeparator(tmp_path / "a.onnx")

@@ -94,8 +94,8 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
         assert told == {
             str(
                 len(cases) - 1
-            ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer, generate a larger "
-            "video, or give more processes to guidance"
+            ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer processes, generate a "
+            "larger video, or assign more processes to guidance"
         }
     assert len(made) + len(told) == len(cases)
     for number, latents in made.items():
@@ -135,17 +135,17 @@ def test_passes_are_divided_where_no_rank_is_left_waiting(size: int, passes: int
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("parallel", "message"),
     [
-        ("2x3", "'2x3' is for 6 processes, and 4 are running"),
-        ("many", "'many' is not a division of processes; use auto, or guidance x context such as 2x4"),
+        ("2x3", "'2x3' needs 6 processes, but 4 are running"),
+        ("many", "'many' is not a division of processes; use --parallel auto, or GUIDANCExCONTEXT"),
         ("0x4", "'0x4' is not a division of processes"),
     ],
 )
-def test_layouts_that_do_not_fit_are_refused(asked: str, said: str) -> None:
+def test_layouts_that_do_not_fit_are_refused(parallel: str, message: str) -> None:
     with pytest.raises(RequestError, match="--parallel: ") as caught:
-        choose_parallel_layout(asked, 4, 3)
-    assert said in str(caught.value)
+        choose_parallel_layout(parallel, 4, 3)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The denoising loop alone, with networks that can be followed by hand."""
+"""The denoising loop alone, with networks whose results can be computed by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LADDER = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
 
 
 def denoised(reuse: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0) -> tuple[Tensor, int]:
-    """Latents, and the passes it took, of a network whose passes differ by ``slope`` times the noise level."""
+    """Return latents and the number of passes of a network whose passes differ by ``slope`` times the noise level."""
     passes: list[int] = []
 
     def predictor(latents: Tensor, timestep: Tensor, rungs: tuple[Rung, ...]) -> list[Tensor]:
@@ -36,15 +36,15 @@ def denoised(reuse: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0) -> tupl
 
 def test_skipping_passes_with_a_constant_difference_changes_nothing() -> None:
     exact, all_passes = denoised(SPEEDS["exact"], slope=0.0)
-    spared, fewer = denoised(GuidanceReuse(steps=3), slope=0.0)
+    skipped, fewer = denoised(GuidanceReuse(steps=3), slope=0.0)
     assert (all_passes, fewer) == (3 * STEPS, 2 * 3 + 6)
-    assert torch.allclose(spared, exact, atol=1e-5)
+    assert torch.allclose(skipped, exact, atol=1e-5)
     changed, _ = denoised(GuidanceReuse(steps=3), slope=1.0)
     assert not torch.allclose(changed, denoised(SPEEDS["exact"], slope=1.0)[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("name", SPEEDS)
-def test_each_speed_spares_more_than_the_one_before(name: SpeedName) -> None:
+def test_each_speed_skips_more_passes_than_the_one_before(name: SpeedName) -> None:
     order = list(SPEEDS)
     passes = denoised(SPEEDS[name], slope=1.0)[1]
     assert passes <= 3 * STEPS

@@ -1,4 +1,4 @@
-"""A clip that is finished before its last step, and what it looks like on the way."""
+"""A clip that is stopped before its last step, and its previews."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from humo.request import parse_request, resolve
 from tests.calls import FRAMES, HEIGHT, WIDTH
 
 
-def test_a_clip_may_be_what_it_has_come_to(small: HuMoPipeline) -> None:
-    """Enough after a step: the data that the step's velocity implies, which differs from the noisy latents."""
+def test_a_stopped_clip_has_the_predicted_clean_latents(small: HuMoPipeline) -> None:
+    """The result is the clean data that follows from the last step's velocity, not the noisy latents."""
     plan = resolve(
         parse_request({"prompt": "x", "width": WIDTH, "height": HEIGHT, "frames": FRAMES, "steps": 4}), small.preset
     )
-    seen: list[Event] = []
-    latents = small.generate_latents(GenerationInputs(plan, (), None), seen.append, lambda: seen[-1].done == 2)
-    assert [event.done for event in seen if event.phase == "denoise"] == [0, 1, 2]
-    last = seen[-1]
+    events: list[Event] = []
+    latents = small.generate_latents(GenerationInputs(plan, (), None), events.append, lambda: events[-1].done == 2)
+    assert [event.done for event in events if event.phase == "denoise"] == [0, 1, 2]
+    last = events[-1]
     assert last.preview is not None
     middle = plan.geometry.video_latent_frames // 2
     expected = next(small.decode_frames(latents[:, :, middle : middle + 1]))

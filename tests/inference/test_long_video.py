@@ -1,4 +1,4 @@
-"""Clips longer than the network knows: windows, what passes from one to the next, and going on after a stop."""
+"""Clips longer than one window: the windows, the prefix from one to the next, resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from tests.calls import HEIGHT, RED, WIDTH, tone
 
 
 @given(st.integers(1, 400), st.integers(2, 30), st.data())
-def test_windows_cover_a_clip_and_share_what_they_should(latents: int, longest: int, data: st.DataObject) -> None:
+def test_windows_cover_a_clip_and_have_the_overlap(latents: int, longest: int, data: st.DataObject) -> None:
     shared = data.draw(st.integers(0, longest - 2))
     windows = split_into_windows(latents, longest, shared)
     assert windows[0].start == 0
     assert windows[-1].end == latents
     assert all(1 <= one.latent_frames <= longest for one in windows)
     for before, after in itertools.pairwise(windows):
-        assert after.start + 1 + after.overlap == before.end, "a still of what is finished, then what both make"
-        assert after.latent_frames > 1 + shared, "something new"
+        assert after.start + 1 + after.overlap == before.end, "the anchor frame, then the overlap"
+        assert after.latent_frames > 1 + shared, "new latent frames"
     longer = split_into_windows(latents + 50, longest, shared)
-    assert longer[: len(windows) - 1] == windows[:-1], "what comes does not change what is there"
+    assert longer[: len(windows) - 1] == windows[:-1], "windows do not depend on the length of the clip after them"
 
 
-def test_windows_that_make_nothing_new_are_refused() -> None:
+def test_an_overlap_without_new_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="leave nothing new"):
         split_into_windows(20, 7, 6)
 
 
-def test_noise_follows_from_the_place_alone() -> None:
+def test_noise_depends_on_the_latent_frame_only() -> None:
     first = torch.randn(2, 3, 7 + 1, 2, 2, generator=torch.Generator().manual_seed(0))
     seeds = [(5, 0), (5, 1)]
     assert window_noise(first, Window(0, 7), 1, seeds).equal(first)
@@ -63,13 +63,13 @@ def test_noise_follows_from_the_place_alone() -> None:
     assert 0.9 < float(everything.std()) < 1.1
 
 
-def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
+def test_prefix_latents_are_blended_by_their_weights() -> None:
     random = torch.Generator().manual_seed(0)
     noisy, velocity = torch.randn(2, 1, 3, 6, 2, 2, generator=random)
     known = torch.randn(1, 3, 3, 2, 2, generator=random)
     level = torch.tensor(0.7)
-    steered = PrefixLatents(known, torch.tensor([1.0, 0.5, 0.0])).blend(velocity, noisy, level)
-    data, plain = noisy - level * steered, noisy - level * velocity
+    blended = PrefixLatents(known, torch.tensor([1.0, 0.5, 0.0])).blend(velocity, noisy, level)
+    data, plain = noisy - level * blended, noisy - level * velocity
     assert torch.allclose(data[:, :, 0], known[:, :, 0], atol=1e-6)
     assert torch.allclose(data[:, :, 1], (known[:, :, 1] + plain[:, :, 1]) / 2, atol=1e-6)
     assert torch.allclose(data[:, :, 2:], plain[:, :, 2:], atol=1e-6)
@@ -78,7 +78,7 @@ def test_what_is_held_comes_out_as_far_as_it_is_held() -> None:
 
 
 class RecordingCache:
-    """Keeps every window that is made, and gives none back."""
+    """Records every window, and returns none."""
 
     def __init__(self) -> None:
         self.windows: list[torch.Tensor] = []
@@ -93,33 +93,33 @@ class RecordingCache:
 def test_a_continuation_network_receives_the_prefix_latents(
     pipeline: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the second window on, clean in place of noisy latents at every step; it keeps them, and the mean of all."""
+    """From the second window on the prefix is clean at every step and stays; the mean of the first window stays too."""
     plan = plan_of(pipeline, 25)
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     run_pass, config = VelocityPredictor._run_pass, pipeline.transformer.config
 
     def record(predictor: VelocityPredictor, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
-        seen.append(latents)
+        inputs.append(latents)
         return run_pass(predictor, latents, *rest)
 
     monkeypatch.setattr(VelocityPredictor, "_run_pass", record)
     monkeypatch.setattr(pipeline.transformer, "_internal_dict", FrozenDict(config | {"continuation": True}))
-    kept = RecordingCache()
-    stretches = list(pipeline.generate_from_seed(GenerationInputs(plan, [RED], SOUND), window_cache=kept))
+    recording = RecordingCache()
+    segments = list(pipeline.generate_from_seed(GenerationInputs(plan, [RED], AUDIO), window_cache=recording))
     window, after = plan.windows[0], plan.windows[1]
-    passes = len(seen) // len(plan.windows)
-    known = seen[passes][:, :, : 1 + after.overlap]
-    assert all(latents[:, :, : 1 + after.overlap].equal(known) for latents in seen[passes : 2 * passes])
-    assert not seen[1][:, :, :1].equal(seen[passes - 1][:, :, :1])
-    assert window.latent_frames - after.overlap == stretches[0].latents.shape[2]
-    assert torch.allclose(stretches[1].latents[:, :, : after.overlap], known[:, :, 1:], atol=1e-5)
-    level = kept.windows[0].mean(dim=(2, 3, 4))
-    for made, place in zip(kept.windows[1:], plan.windows[1:], strict=True):
-        assert torch.allclose(made[:, :, 1 + place.overlap :].mean(dim=(2, 3, 4)), level, atol=1e-5)
+    passes = len(inputs) // len(plan.windows)
+    known = inputs[passes][:, :, : 1 + after.overlap]
+    assert all(latents[:, :, : 1 + after.overlap].equal(known) for latents in inputs[passes : 2 * passes])
+    assert not inputs[1][:, :, :1].equal(inputs[passes - 1][:, :, :1])
+    assert window.latent_frames - after.overlap == segments[0].latents.shape[2]
+    assert torch.allclose(segments[1].latents[:, :, : after.overlap], known[:, :, 1:], atol=1e-5)
+    mean = recording.windows[0].mean(dim=(2, 3, 4))
+    for latents, window in zip(recording.windows[1:], plan.windows[1:], strict=True):
+        assert torch.allclose(latents[:, :, 1 + window.overlap :].mean(dim=(2, 3, 4)), mean, atol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [[1] * 6, [2, 4], [1, 3, 2]])
-def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
+def test_decoding_in_pieces_equals_decoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
     torch.manual_seed(0)
     small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(0.1, 0.5)).eval()
     for vae in (pipeline.vae, small):
@@ -132,7 +132,7 @@ def test_decoding_piece_by_piece_is_decoding_at_once(pipeline: HuMoPipeline, par
         assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
 
 
-def test_joined_latent_frames_are_clipped() -> None:
+def test_deblocked_frames_are_clipped() -> None:
     torch.manual_seed(0)
     vae = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8, deblocking=(1.0, 2.0)).eval()
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_joined_latent_frames_are_clipped() -> None:
 
 
 @pytest.mark.parametrize("parts", [[1, 4, 4, 8], [9, 8], [17]])
-def test_encoding_piece_by_piece_is_encoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
+def test_encoding_in_pieces_equals_encoding_at_once(pipeline: HuMoPipeline, parts: list[int]) -> None:
     torch.manual_seed(0)
     small = ShortcutAutoencoder(base_dim=4, decoder_base_dim=4, z_dim=8).eval()
     video = torch.rand(1, 3, sum(parts), 32, 16) * 2 - 1
@@ -155,8 +155,8 @@ def test_encoding_piece_by_piece_is_encoding_at_once(pipeline: HuMoPipeline, par
         assert torch.allclose(torch.cat(pieces, dim=2), whole, atol=1e-5)
 
 
-def test_pieces_bring_offloaded_weights_to_their_device() -> None:
-    """A hook of accelerate waits for the call of the whole, which pieces are not."""
+def test_streaming_moves_offloaded_weights_to_their_device() -> None:
+    """accelerate's hook runs when the autoencoder itself is called, which streaming does not do."""
     called: list[nn.Module] = []
 
     class Waiting:
@@ -170,21 +170,21 @@ def test_pieces_bring_offloaded_weights_to_their_device() -> None:
     assert called == [vae, vae]
 
 
-SOUND = tone(57)
+AUDIO = tone(57)
 
 
 def plan_of(pipeline: HuMoPipeline, frames: int, **fields: object) -> GenerationPlan:
-    asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "window": 13, "overlap": 4, "seed": 3}
-    asked |= {"width": WIDTH, "height": HEIGHT, "frames": frames, **fields}
-    return resolve(parse_request(asked), pipeline.preset, len(SOUND))
+    request = {"prompt": "x", "images": ["red"], "audio": "speech", "steps": 3, "window": 13, "overlap": 4, "seed": 3}
+    request |= {"width": WIDTH, "height": HEIGHT, "frames": frames, **fields}
+    return resolve(parse_request(request), pipeline.preset, len(AUDIO))
 
 
 def frames_of(pipeline: HuMoPipeline, plan: GenerationPlan, **options: Any) -> list[NDArray[np.uint8]]:
-    return list(pipeline.generate_frames(GenerationInputs(plan, [RED], SOUND), **options))
+    return list(pipeline.generate_frames(GenerationInputs(plan, [RED], AUDIO), **options))
 
 
-def test_a_long_clip_is_whole_and_its_beginning_does_not_depend_on_its_length(pipeline: HuMoPipeline) -> None:
-    """Both families; the first window is the plain clip, but for what the second one makes anew of it."""
+def test_a_long_clip_has_all_frames_and_its_start_does_not_depend_on_its_length(pipeline: HuMoPipeline) -> None:
+    """The first window equals the short clip, except for the overlap, which the second window generates again."""
     long = frames_of(pipeline, plan_of(pipeline, 41))
     assert len(long) == 41
     assert {frame.shape for frame in long} == {(HEIGHT, WIDTH, 3)}
@@ -194,7 +194,7 @@ def test_a_long_clip_is_whole_and_its_beginning_does_not_depend_on_its_length(pi
     assert all(np.array_equal(one, other) for one, other in zip(long[:9], plain[:9], strict=True))
 
 
-def test_a_clip_that_fits_is_what_it_was_without_windows(pipeline: HuMoPipeline) -> None:
+def test_a_clip_that_fits_one_window_equals_one_without_windows(pipeline: HuMoPipeline) -> None:
     fits, alone = plan_of(pipeline, 13), plan_of(pipeline, 13, window=None, overlap=None)
     assert len(fits.windows) == len(alone.windows) == 1
     assert np.array_equal(frames_of(pipeline, fits), frames_of(pipeline, alone))
@@ -202,7 +202,7 @@ def test_a_clip_that_fits_is_what_it_was_without_windows(pipeline: HuMoPipeline)
 
 def test_every_window_gets_its_own_part_of_the_audio(pipeline: HuMoPipeline) -> None:
     plan = plan_of(pipeline, 41)
-    conditions = pipeline.prepare_conditions(GenerationInputs(plan, [RED], SOUND))
+    conditions = pipeline.prepare_conditions(GenerationInputs(plan, [RED], AUDIO))
     slots = plan.geometry.reference_slots
     assert conditions.audio.shape[1] == 11 + slots
     for window in plan.windows:
@@ -226,10 +226,11 @@ def test_progress_counts_the_steps_of_all_windows(pipeline: HuMoPipeline) -> Non
 
 
 def test_a_long_clip_may_end_early(pipeline: HuMoPipeline) -> None:
-    """What the second window has come to is the end of it."""
+    """The clean latents predicted in the second window are the end of the clip."""
     events: list[Event] = []
-    made = frames_of(pipeline, plan_of(pipeline, 41), callback=events.append, should_stop=lambda: events[-1].done == 4)
-    assert len(made) == 9 + 12, "the first window's finished frames, and the second's"
+    plan = plan_of(pipeline, 41)
+    frames = frames_of(pipeline, plan, callback=events.append, should_stop=lambda: events[-1].done == 4)
+    assert len(frames) == 9 + 12, "the first window's finished frames, and the second's"
 
 
 def test_an_interrupted_run_resumes_from_its_last_window(pipeline: HuMoPipeline, tmp_path: Path) -> None:
@@ -251,25 +252,25 @@ def test_an_interrupted_run_resumes_from_its_last_window(pipeline: HuMoPipeline,
     with pytest.raises(StoppedError):
         frames_of(pipeline, plan, callback=stop, window_cache=window_cache)
     assert len(list((tmp_path / "windows").iterdir())) == 2
-    went_on: list[Event] = []
-    again = frames_of(pipeline, plan, callback=went_on.append, window_cache=window_cache)
-    assert np.array_equal(again, whole)
-    assert next(event.done for event in went_on if event.phase == "denoise" and event.done) == 7
+    resumed_events: list[Event] = []
+    resumed = frames_of(pipeline, plan, callback=resumed_events.append, window_cache=window_cache)
+    assert np.array_equal(resumed, whole)
+    assert next(event.done for event in resumed_events if event.phase == "denoise" and event.done) == 7
     other = DiskWindowCache(tmp_path / "windows", "another clip")
-    assert other.get(0) is None, "windows of another clip are as good as none"
+    assert other.get(0) is None, "windows of another clip are ignored"
     (tmp_path / "windows" / "00000.safetensors").write_bytes(b"cut")
     assert window_cache.get(0) is None
     window_cache.clear()
     assert not (tmp_path / "windows").exists()
 
 
-def test_a_call_makes_long_clips_too(pipeline: HuMoPipeline) -> None:
+def test_a_pipeline_call_generates_long_clips_too(pipeline: HuMoPipeline) -> None:
     plan = plan_of(pipeline, 25)
     expected = frames_of(pipeline, plan)
     output = pipeline(
         "x",
         images=[RED],
-        audio=SOUND,
+        audio=AUDIO,
         width=WIDTH,
         height=HEIGHT,
         num_frames=25,

@@ -1,4 +1,4 @@
-"""LoRA files under every naming in use act on the network as they should."""
+"""LoRA files of every key naming in use change the network as intended."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NAMINGS: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def factors(pipeline: HuMoPipeline) -> dict[str, tuple[Tensor, Tensor]]:
-    """Random low-rank factors for each layer."""
+    """Return random low-rank factors for each layer."""
     generator = torch.Generator().manual_seed(0)
     made = {}
     for published, ours in LAYERS.items():
@@ -56,7 +56,7 @@ def factors(pipeline: HuMoPipeline) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def predict(pipeline: HuMoPipeline) -> Tensor:
-    """One pass on fixed input."""
+    """Return the output of one pass on a fixed input."""
     config = pipeline.transformer.config
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def predict(pipeline: HuMoPipeline) -> Tensor:
 
 
 def merged() -> Tensor:
-    """What the LoRA at full strength should give: its products added to the weights."""
+    """Return the expected output at full strength, with the products of the factors added to the weights."""
     pipeline = tiny_pipeline()
     for published, (down, up) in factors(pipeline).items():
         pipeline.transformer.get_submodule(LAYERS[published]).weight.data += up @ down
@@ -106,7 +106,7 @@ def test_alpha_scales_a_lora() -> None:
     assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
 
 
-def test_layers_that_humo_lacks_are_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_layers_that_humo_lacks_are_reported_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = tiny_pipeline()
     state: dict[str, Tensor] = {"diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight": torch.ones(RANK, 48)}
     for published, (down, up) in factors(pipeline).items():
@@ -114,7 +114,7 @@ def test_layers_that_humo_lacks_are_named_and_left_out(caplog: pytest.LogCapture
         state[f"diffusion_model.{published}.lora_B.weight"] = up
     pipeline.load_lora_weights(state, adapter_name="style")
     assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
-    assert "1 tensors are left out: the image encoder branch" in caplog.text
+    assert "1 tensors are ignored: the image encoder branch" in caplog.text
 
 
 def test_a_lora_of_another_model_is_refused() -> None:
@@ -122,7 +122,7 @@ def test_a_lora_of_another_model_is_refused() -> None:
         tiny_pipeline().load_lora_weights({"diffusion_model.double_blocks.0.img_attn.lora_A.weight": torch.ones(3, 3)})
 
 
-def test_a_lora_file_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_missing_or_damaged_lora_file(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     with pytest.raises(HuMoError, match="cannot be read"):
         pipeline.load_lora_weights(str(tmp_path / "missing.safetensors"))
@@ -132,7 +132,7 @@ def test_a_lora_file_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> No
 
 
 def test_a_file_saved_by_diffusers_keeps_its_alpha(tmp_path: Path) -> None:
-    """Rank 3 with alpha 12: the configuration lies in the file's header, not beside the factors."""
+    """Rank 3 with alpha 12: alpha is in the header's configuration, not in a tensor."""
     pipeline = tiny_pipeline()
     state: dict[str, Tensor] = {}
     for published, (down, up) in factors(pipeline).items():
@@ -147,7 +147,7 @@ def test_a_file_saved_by_diffusers_keeps_its_alpha(tmp_path: Path) -> None:
     assert torch.allclose(predict(pipeline), merged(), atol=1e-5)
 
 
-def test_fusing_equals_the_lora_beside_the_weights_and_can_be_undone() -> None:
+def test_fusing_equals_hooks_and_can_be_undone() -> None:
     pipeline = tiny_pipeline()
     plain = predict(pipeline)
     state: dict[str, Tensor] = {}
@@ -170,7 +170,7 @@ def test_fusing_equals_the_lora_beside_the_weights_and_can_be_undone() -> None:
     assert pipeline.get_list_adapters() == {}
 
 
-def test_a_file_that_does_not_fit_leaves_the_pipeline_as_it_was() -> None:
+def test_a_file_that_does_not_fit_leaves_the_pipeline_unchanged() -> None:
     pipeline = tiny_pipeline()
     plain = predict(pipeline)
     with pytest.raises(HuMoError):

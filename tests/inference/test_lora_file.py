@@ -1,4 +1,4 @@
-"""LoRA files of every kind and naming: the network computes what it would with the changes merged in float64."""
+"""LoRA files of every kind and naming: results equal those of changes that are merged in float64."""
 
 from __future__ import annotations
 
@@ -232,13 +232,13 @@ def test_a_convolution_takes_low_rank_and_whole_changes() -> None:
     assert torch.allclose(adapted(read(state)), merged({"patch_embedding.weight": lambda own: own + delta}), atol=1e-5)
 
 
-def test_a_patch_embedding_of_other_channels_is_left_out_and_said() -> None:
+def test_a_patch_embedding_of_other_channels_is_ignored_with_a_note() -> None:
     state, deltas = low_rank(lambda layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", ""))
     state["patch_embedding.lora_down.weight"] = _random(RANK, 36, 1, 2, 2)
     state["patch_embedding.lora_up.weight"] = _random(48, RANK, 1, 1, 1)
     lora = read(state)
     (line,) = describe_ignored(lora, "style.safetensors")
-    assert "2 tensors are left out" in line
+    assert "2 tensors are ignored" in line
     assert "patch_embedding" in line
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
 
@@ -337,11 +337,11 @@ IMAGE_BRANCH = [
 ]
 
 
-def test_keys_of_the_image_encoder_branch_are_left_out_and_counted_in_one_line() -> None:
+def test_keys_of_the_image_encoder_branch_are_ignored_and_counted_in_one_line() -> None:
     state, deltas = low_rank(lambda layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", ""))
     lora = read(state | dict.fromkeys(IMAGE_BRANCH, torch.ones(RANK, 48)))
     (line,) = describe_ignored(lora, "style.safetensors")
-    assert line.startswith(f"style.safetensors: {len(IMAGE_BRANCH)} tensors are left out: the image encoder branch")
+    assert line.startswith(f"style.safetensors: {len(IMAGE_BRANCH)} tensors are ignored: the image encoder branch")
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
 
 
@@ -357,13 +357,13 @@ def test_keys_of_the_image_encoder_branch_are_left_out_and_counted_in_one_line()
             {f"blocks.{n}.self_attn.q.{part}.weight": (3, 48) for n in range(40) for part in ("lora_A",)},
             "a network of 40 blocks",
         ),
-        ({"blocks.0.self_attn.q.lora_A.weight": (3, 48)}, "do not belong together"),
+        ({"blocks.0.self_attn.q.lora_A.weight": (3, 48)}, "do not fit together"),
         ({"blocks.0.self_attn.q.alpha": ()}, "changes no layer"),
-        ({"blocks.0.self_attn.q.dora_scale": (48,)}, "do not belong together"),
+        ({"blocks.0.self_attn.q.dora_scale": (48,)}, "do not fit together"),
     ],
     ids=["another model", "another width", "more blocks", "half a pair", "nothing", "magnitudes alone"],
 )
-def test_a_file_that_does_not_fit_is_one_line(state: dict[str, tuple[int, ...]], problem: str) -> None:
+def test_a_file_that_does_not_fit_is_reported_in_one_line(state: dict[str, tuple[int, ...]], problem: str) -> None:
     with pytest.raises(HuMoError, match=problem) as refused:
         read({key: torch.ones(shape) for key, shape in state.items()}, name="style.safetensors")
     assert "\n" not in str(refused.value)
@@ -390,7 +390,7 @@ def _every_kind(of: HuMoTransformer3DModel) -> State:
     return state
 
 
-def test_quantized_layers_take_every_kind_as_unpacked_ones_do() -> None:
+def test_quantized_layers_support_every_kind_of_change() -> None:
     packed, unpacked = quantized_files.network("humo-1.7b"), quantized_files.network("humo-1.7b")
     matrices = {name for name, _ in packed.named_parameters() if name.startswith("blocks") and ".attn1.to_" in name}
     matrices = {name for name in matrices if name.endswith(".weight")}
@@ -414,7 +414,7 @@ def test_quantized_layers_take_every_kind_as_unpacked_ones_do() -> None:
     assert not torch.allclose(expected, plain, atol=1e-2)
 
 
-def test_a_network_that_is_streamed_from_disk_takes_every_kind(tmp_path: Path) -> None:
+def test_a_network_streamed_from_disk_supports_every_kind_of_change(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "model", "humo-1.7b")
     streamed = load_streamed(folder, device="cpu", dtype=torch.float32)
     whole = load_pipeline(folder, device="cpu", dtype="float32")

@@ -1,4 +1,4 @@
-"""The path of the data: how many calls lie between a job and the network, and that every entry point shares them."""
+"""The call stack between a job and the network is short, and the same for every entry point."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_FRAMES = 8
 
 
 def stack_at_forward(pipeline: HuMoPipeline, run: Callable[[], object]) -> list[tuple[str, str]]:
-    """File and function of each frame on the stack when the network is called first, the hook's own left out."""
+    """Return file and function of each stack frame of the first network call, without those of the hook."""
     stacks: list[list[tuple[str, str]]] = []
 
     def record(*_: Any) -> None:

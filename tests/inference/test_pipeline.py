@@ -38,12 +38,12 @@ TWO: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_makes_a_clip_in_the_passes_that_the_plan_says(mode: Mode, pipeline: HuMoPipeline) -> None:
+def test_every_mode_runs_the_passes_of_its_plan(mode: Mode, pipeline: HuMoPipeline) -> None:
     fields: dict[str, Any] = {"prompt": "p", "steps": 4, "mode": mode, "frames": FRAMES}
     if "I" in mode:
         fields["images"] = ["picture"]
     if "A" in mode:
-        fields["audio"] = "sound"
+        fields["audio"] = "speech"
     plan = resolve(parse_request(fields), pipeline.preset, 640 * FRAMES if "A" in mode else None)
     latents, passes = counted(pipeline, **INPUTS[mode], num_inference_steps=4)
     assert passes == plan.passes
@@ -51,12 +51,12 @@ def test_every_mode_makes_a_clip_in_the_passes_that_the_plan_says(mode: Mode, pi
     assert torch.isfinite(latents).all()
 
 
-def test_an_insisted_mode_leaves_the_rest_out(pipeline: HuMoPipeline) -> None:
+def test_a_requested_mode_ignores_other_inputs(pipeline: HuMoPipeline) -> None:
     for mode in MODES:
         assert torch.equal(call(pipeline, mode=mode), call(pipeline, **INPUTS[mode])), mode
 
 
-def test_modes_make_different_clips(pipeline: HuMoPipeline) -> None:
+def test_modes_generate_different_clips(pipeline: HuMoPipeline) -> None:
     clips = [call(pipeline, mode=mode) for mode in MODES]
     for index, one in enumerate(clips):
         for other in clips[:index]:
@@ -64,20 +64,20 @@ def test_modes_make_different_clips(pipeline: HuMoPipeline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "frames", "pictures"),
+    ("width", "height", "frames", "references"),
     [(32, 48, 5, 1), (32, 32, 5, 2), (16, 16, 1, 1), (64, 16, 13, 3), (16, 80, 1, 0)],
-    ids=["portrait", "square", "one frame", "three pictures", "no picture"],
+    ids=["portrait", "square", "one frame", "three references", "no reference"],
 )
 def test_any_size_and_number_of_references_gives_a_clip(
-    width: int, height: int, frames: int, pictures: int, pipeline: HuMoPipeline
+    width: int, height: int, frames: int, references: int, pipeline: HuMoPipeline
 ) -> None:
-    images = [RED, BLUE, GREEN][:pictures] or None
+    images = [RED, BLUE, GREEN][:references] or None
     video = call(pipeline, width=width, height=height, num_frames=frames, images=images, output_type="np")
     assert video.shape == (1, frames, height, width, 3)
     assert np.isfinite(video).all()
 
 
-def test_a_clip_longer_than_the_published_blank_videos_is_made(large: HuMoPipeline) -> None:
+def test_a_clip_may_be_longer_than_the_published_blank_videos(large: HuMoPipeline) -> None:
     latents = call(large, width=16, height=16, num_frames=165, num_inference_steps=1)
     assert latents.shape == (1, LATENT_CHANNELS, 42, 2, 2)
     assert torch.isfinite(latents).all()
@@ -89,23 +89,24 @@ def test_the_length_follows_the_audio(small: HuMoPipeline) -> None:
 
 
 def test_audio_and_its_encoder_rows_give_the_same_clip(small: HuMoPipeline) -> None:
-    sound = tone(13)
-    plan = resolve(parse_request({"prompt": "p", "audio": "sound"}), small.preset, len(sound))
-    heard = small.encode_audio(sound, plan.geometry)
+    audio = tone(13)
+    plan = resolve(parse_request({"prompt": "p", "audio": "speech"}), small.preset, len(audio))
+    embeds = small.encode_audio(audio, plan.geometry)
     assert torch.equal(
-        call(small, audio_embeds=None, audio=sound, num_frames=13), call(small, audio_embeds=heard, num_frames=13)
+        call(small, audio_embeds=None, audio=audio, num_frames=13), call(small, audio_embeds=embeds, num_frames=13)
     )
 
 
-def test_prompts_and_their_embeddings_make_the_same_clip(small: HuMoPipeline) -> None:
-    given = {"prompt_embeds": small.encode_prompt("a man talks"), "negative_prompt_embeds": small.encode_prompt("dull")}
-    assert torch.equal(call(small, prompt=None, **given), call(small, negative_prompt="dull"))
+def test_prompts_and_their_embeddings_give_the_same_clip(small: HuMoPipeline) -> None:
+    prompt, negative = small.encode_prompt("a man talks"), small.encode_prompt("dull")
+    arguments = {"prompt_embeds": prompt, "negative_prompt_embeds": negative}
+    assert torch.equal(call(small, prompt=None, **arguments), call(small, negative_prompt="dull"))
 
 
-# -- what steers the clip ---------------------------------------------------------------------------------------------
+# -- inputs change the clip -------------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_makes_the_same_clip_and_another_another(pipeline: HuMoPipeline) -> None:
+def test_the_seed_determines_the_clip(pipeline: HuMoPipeline) -> None:
     assert torch.equal(call(pipeline), call(pipeline))
     assert distance(call(pipeline, generator=seeded(2)), call(pipeline)) > 0.1
 
@@ -134,7 +135,7 @@ def test_each_input_changes_the_clip(change: dict[str, Any], pipeline: HuMoPipel
     assert distance(call(pipeline, **change), call(pipeline)) > 1e-4
 
 
-def test_the_image_scale_steers_the_small_family_and_the_switch_the_large(
+def test_the_image_scale_affects_the_small_family_and_the_switch_the_large(
     small: HuMoPipeline, large: HuMoPipeline
 ) -> None:
     assert distance(call(small, scale_image=1.5), call(small)) > 1e-4
@@ -151,23 +152,23 @@ def test_a_reference_may_be_a_file_an_array_or_an_image(small: HuMoPipeline, tmp
     path = tmp_path / "face.png"
     RED.save(path)
     expected = call(small)
-    for picture in (path, str(path), np.asarray(RED), [RED], (path,), np.asarray(RED) / np.float32(255)):
-        assert torch.equal(call(small, images=picture), expected)
+    for image in (path, str(path), np.asarray(RED), [RED], (path,), np.asarray(RED) / np.float32(255)):
+        assert torch.equal(call(small, images=image), expected)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
 def test_two_requests_in_one_batch_equal_the_two_alone(pipeline: HuMoPipeline) -> None:
-    prompts, pictures, sounds = ["a man talks", "two women, singing"], [[RED], [BLUE]], [rows(), rows(7, seed=1)]
-    both = call(pipeline, prompt=prompts, images=pictures, audio_embeds=sounds, generator=[seeded(1), seeded(2)])
+    prompts, images, tracks = ["a man talks", "two women, singing"], [[RED], [BLUE]], [rows(), rows(7, seed=1)]
+    both = call(pipeline, prompt=prompts, images=images, audio_embeds=tracks, generator=[seeded(1), seeded(2)])
     assert both.shape[0] == 2
     for index in range(2):
         alone = call(
             pipeline,
             prompt=prompts[index],
-            images=pictures[index],
-            audio_embeds=sounds[index],
+            images=images[index],
+            audio_embeds=tracks[index],
             generator=seeded(index + 1),
         )
         assert distance(both[index : index + 1], alone) <= 1e-5
@@ -195,7 +196,7 @@ def test_passes_run_as_one_batch_give_the_same_clip(pipeline: HuMoPipeline) -> N
 
 
 @pytest.mark.parametrize(("short", "calls", "of_two"), [(23, 3, 3), (24, 1, 3), (48, 1, 1)])
-def test_short_passes_are_one_batch_by_themselves(
+def test_short_passes_run_as_one_batch_by_default(
     small: HuMoPipeline, short: int, calls: int, of_two: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", short)
@@ -205,14 +206,14 @@ def test_short_passes_are_one_batch_by_themselves(
     )
 
 
-def test_a_batch_may_batch_its_passes_too(pipeline: HuMoPipeline) -> None:
+def test_batch_passes_works_with_a_batch_of_clips(pipeline: HuMoPipeline) -> None:
     one_by_one = call(pipeline, **TWO, generator=[seeded(1), seeded(2)])
     at_once = call(pipeline, **TWO, generator=[seeded(1), seeded(2)], batch_passes=True)
     assert distance(at_once, one_by_one) <= 1e-5
 
 
 def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
-    """The one line such a call is refused with, before the network is run."""
+    """Return the error of a call that is refused before the network runs."""
     with pytest.raises(HuMoError) as refused:
         call(pipeline, **changes)
     assert isinstance(refused.value, RequestError)
@@ -220,7 +221,7 @@ def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_clips_of_different_lengths_or_numbers_of_references_are_no_batch(small: HuMoPipeline) -> None:
+def test_a_batch_of_different_lengths_or_numbers_of_references_is_refused(small: HuMoPipeline) -> None:
     pair = {"prompt": ["one", "two"], "generator": None}
     lengths = {"images": None, "audio_embeds": [rows(9), rows(17)], "num_frames": None}
     assert "must be alike" in refusal(small, **pair, **lengths)
@@ -273,25 +274,25 @@ def test_a_batch_whose_arguments_do_not_match_is_refused(
         ({"output_type": "mp4"}, "output_type"),
     ],
 )
-def test_an_argument_at_fault_is_named(changes: dict[str, Any], field: str, small: HuMoPipeline) -> None:
+def test_an_error_names_the_invalid_argument(changes: dict[str, Any], field: str, small: HuMoPipeline) -> None:
     assert refusal(small, **changes).startswith(f"{field}:")
 
 
 # -- steps and results ------------------------------------------------------------------------------------------------
 
 
-def test_the_callback_sees_every_step_with_its_timestep_and_latents(pipeline: HuMoPipeline) -> None:
-    seen: list[tuple[int, int, tuple[int, ...]]] = []
+def test_the_callback_gets_every_step_with_its_timestep_and_latents(pipeline: HuMoPipeline) -> None:
+    calls: list[tuple[int, int, tuple[int, ...]]] = []
 
-    def watch(caller: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def record(caller: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         assert caller is pipeline
-        seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
+        calls.append((step, int(timestep), tuple(tensors["latents"].shape)))
         return {}
 
-    watched = call(pipeline, num_inference_steps=4, callback_on_step_end=watch)
-    assert torch.equal(watched, call(pipeline, num_inference_steps=4))
+    observed = call(pipeline, num_inference_steps=4, callback_on_step_end=record)
+    assert torch.equal(observed, call(pipeline, num_inference_steps=4))
     plan = resolve(parse_request({"prompt": "p", "steps": 4}), pipeline.preset)
-    assert seen == [(step, time, (1, 16, 4, 4, 6)) for step, time in enumerate(plan.timesteps)]
+    assert calls == [(step, time, (1, 16, 4, 4, 6)) for step, time in enumerate(plan.timesteps)]
 
 
 def test_the_callback_may_replace_the_latents(small: HuMoPipeline) -> None:
@@ -301,7 +302,7 @@ def test_the_callback_may_replace_the_latents(small: HuMoPipeline) -> None:
     assert (call(small, callback_on_step_end=replace) == 0.25).all()
 
 
-def test_latents_replaced_early_steer_the_later_steps(small: HuMoPipeline) -> None:
+def test_latents_replaced_early_affect_later_steps(small: HuMoPipeline) -> None:
     def nudge(_: Any, step: int, __: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": tensors["latents"] + 1} if step == 0 else tensors
 
@@ -309,13 +310,13 @@ def test_latents_replaced_early_steer_the_later_steps(small: HuMoPipeline) -> No
 
 
 def test_the_callback_gets_only_the_tensors_it_asked_for(small: HuMoPipeline) -> None:
-    seen: list[dict[str, Tensor]] = []
+    calls: list[dict[str, Tensor]] = []
 
-    def watch(_: Any, __: int, ___: Tensor, tensors: dict[str, Tensor]) -> None:
-        seen.append(tensors)
+    def record(_: Any, __: int, ___: Tensor, tensors: dict[str, Tensor]) -> None:
+        calls.append(tensors)
 
-    call(small, callback_on_step_end=watch, callback_on_step_end_tensor_inputs=())
-    assert seen == [{}] * STEPS
+    call(small, callback_on_step_end=record, callback_on_step_end_tensor_inputs=())
+    assert calls == [{}] * STEPS
 
 
 def test_an_interrupt_ends_the_denoising_there_and_not_in_the_next_call(small: HuMoPipeline) -> None:
@@ -346,45 +347,45 @@ def test_every_output_type_holds_the_same_video(small: HuMoPipeline) -> None:
     assert np.abs(pixels - np.floor(array[0] * 255)).max() <= 1
 
 
-def test_without_a_dictionary_a_tuple_is_given(small: HuMoPipeline) -> None:
-    given: dict[str, Any] = {"prompt": "p", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1}
-    result = small(**given, output_type="latent", return_dict=False, generator=seeded())
+def test_without_return_dict_a_tuple_is_returned(small: HuMoPipeline) -> None:
+    arguments: dict[str, Any] = {"prompt": "p", "width": 16, "height": 16, "num_frames": 1, "num_inference_steps": 1}
+    result = small(**arguments, output_type="latent", return_dict=False, generator=seeded())
     assert isinstance(result, tuple)
-    assert torch.equal(result[0], small(**given, output_type="latent", generator=seeded()).frames)
+    assert torch.equal(result[0], small(**arguments, output_type="latent", generator=seeded()).frames)
 
 
-def test_the_blank_video_is_made_once_for_clips_of_one_size() -> None:
-    """Piece by piece: a frame, then four at a time."""
+def test_the_blank_video_is_encoded_once_for_clips_of_one_size() -> None:
+    """The blank video is encoded in pieces: one frame, then four at a time."""
     pipeline = tiny_pipeline("humo-17b")
     encoded: list[tuple[int, ...]] = []
     pipeline.vae.encoder.register_forward_pre_hook(lambda _, inputs: encoded.append(tuple(inputs[0].shape)))
-    given: dict[str, Any] = {"images": None, "num_inference_steps": 1}
-    first = call(pipeline, **given)
-    assert torch.equal(call(pipeline, **given), first)
+    arguments: dict[str, Any] = {"images": None, "num_inference_steps": 1}
+    first = call(pipeline, **arguments)
+    assert torch.equal(call(pipeline, **arguments), first)
     assert encoded == [(1, 3, frames, HEIGHT, WIDTH) for frames in (1, 4, 4, 4)]
-    call(pipeline, **given, width=32)
+    call(pipeline, **arguments, width=32)
     assert len(encoded) == 2 * 4
-    assert torch.equal(call(pipeline, **given), first)
+    assert torch.equal(call(pipeline, **arguments), first)
 
 
-def test_a_plan_is_run_to_the_frames_that_a_call_gives(pipeline: HuMoPipeline) -> None:
-    fields = {"prompt": "a man talks", "images": ["red", "blue"], "audio": "sound", "seed": 5, "steps": STEPS}
-    sound = tone(9)
-    plan = resolve(parse_request(fields | {"width": WIDTH, "height": HEIGHT}), pipeline.preset, len(sound))
+def test_generate_frames_yields_the_frames_of_a_call(pipeline: HuMoPipeline) -> None:
+    fields = {"prompt": "a man talks", "images": ["red", "blue"], "audio": "speech", "seed": 5, "steps": STEPS}
+    audio = tone(9)
+    plan = resolve(parse_request(fields | {"width": WIDTH, "height": HEIGHT}), pipeline.preset, len(audio))
     events: list[Event] = []
-    made = list(pipeline.generate_frames(GenerationInputs(plan, [RED, BLUE], sound), callback=events.append))
-    assert len(made) == FRAMES
-    assert {(frame.dtype, frame.shape) for frame in made} == {(np.dtype(np.uint8), (HEIGHT, WIDTH, 3))}
+    frames = list(pipeline.generate_frames(GenerationInputs(plan, [RED, BLUE], audio), callback=events.append))
+    assert len(frames) == FRAMES
+    assert {(frame.dtype, frame.shape) for frame in frames} == {(np.dtype(np.uint8), (HEIGHT, WIDTH, 3))}
     called = call(
         pipeline,
         images=[RED, BLUE],
         audio_embeds=None,
-        audio=sound,
+        audio=audio,
         num_frames=None,
         generator=seeded(5),
         output_type="pil",
     )
-    assert all(np.array_equal(frame, np.asarray(image)) for frame, image in zip(made, called[0], strict=True))
+    assert all(np.array_equal(frame, np.asarray(image)) for frame, image in zip(frames, called[0], strict=True))
     assert events == [
         *(Event("encode", done, 3) for done in range(4)),
         *(Event("denoise", done, STEPS) for done in range(STEPS + 1)),

@@ -1,4 +1,4 @@
-"""The pipeline run in diffusers' ways: saved, offloaded, in half precision, with other kernels, in training."""
+"""Features of diffusers: saving, offloading, half precision, other attention kernels, training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ for folder in folders:
 """
 
 
-def test_a_saved_pipeline_makes_the_same_clip_in_a_new_process(tmp_path: Path) -> None:
+def test_a_saved_pipeline_generates_the_same_clip_in_a_new_process(tmp_path: Path) -> None:
     pipelines = {family: tiny_pipeline(family) for family in FAMILIES}
     for family, pipeline in pipelines.items():
         pipeline.save_pretrained(str(tmp_path / family))
@@ -123,7 +123,7 @@ def test_weights_stored_in_eight_bits_give_nearly_the_same_clip() -> None:
 
 
 def gradients(family: str, *, checkpointing: bool) -> dict[str, Tensor | None]:
-    """Of every parameter, for one fixed input."""
+    """Return the gradient of every parameter for a fixed input."""
     transformer = tiny_pipeline(family).transformer.train()
     if checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -140,7 +140,7 @@ def gradients(family: str, *, checkpointing: bool) -> dict[str, Tensor | None]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_learns_and_checkpointing_changes_no_gradient(family: str) -> None:
+def test_every_parameter_has_a_gradient_and_checkpointing_changes_none(family: str) -> None:
     plain, checkpointed = gradients(family, checkpointing=False), gradients(family, checkpointing=True)
     for name, gradient in plain.items():
         again = checkpointed[name]

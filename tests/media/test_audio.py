@@ -200,8 +200,8 @@ def test_missing_empty_folder_foreign_and_silent_files_are_distinguished(tmp_pat
     silent_video(tmp_path / "silent.mp4")
     for name, said in [
         ("absent.wav", "no file"), (".", "folder"), ("empty.wav", "is empty"), ("letter.wav", "not audio"),
-        ("list.m3u8", "not audio"), ("list.txt", "not audio"), ("silent.mp4", "no sound"),
-        ("header.wav", "holds no sound"),
+        ("list.m3u8", "not audio"), ("list.txt", "not audio"), ("silent.mp4", "no audio stream"),
+        ("header.wav", "holds no samples"),
     ]:  # fmt: skip
         for read in (load_audio, probe_audio):
             with pytest.raises(MediaError, match=said) as caught:

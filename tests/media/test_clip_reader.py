@@ -167,5 +167,5 @@ def test_a_file_without_video_is_refused(tmp_path: Path) -> None:
         frame.sample_rate = RATE
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(MediaError, match="no video track"):
+    with pytest.raises(MediaError, match="no video stream"):
         read_clip(path)

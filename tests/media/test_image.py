@@ -147,8 +147,8 @@ def test_missing_empty_folder_and_foreign_files_are_distinguished(tmp_path: Path
     (tmp_path / "letter.png").write_text("Dear all,")
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     for name, said in [
-        ("absent.png", "no file"), (".", "folder"), ("empty.png", "is empty"), ("letter.png", "not a picture"),
-        ("drawing.eps", "not a picture"), ("no\0name", "cannot be opened"),
+        ("absent.png", "no file"), (".", "folder"), ("empty.png", "is empty"), ("letter.png", "not an image"),
+        ("drawing.eps", "not an image"), ("no\0name", "cannot be opened"),
     ]:  # fmt: skip
         with pytest.raises(MediaError, match=said) as caught:
             load_image(tmp_path / name, field="image")

@@ -8,8 +8,8 @@ import torch
 from humo.model.attention import ROPE_THETA, apply_rotary_emb, rotary_embedding
 
 
-def test_pairs_of_channels_are_turned_by_their_tokens_angle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the formula has it, in numbers of float64; with complex numbers, and with real ones as a compiler has them."""
+def test_pairs_of_channels_are_rotated_by_the_angle_of_their_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complex and real arithmetic (used by torch.compile) equal the formula in float64."""
     head_dim, frames, rows, columns = 24, 3, 2, 4
     rotary = rotary_embedding(head_dim, frames, rows, columns, torch.device("cpu"))
     x = torch.randn(2, frames * rows * columns, 5, head_dim)

@@ -1,4 +1,4 @@
-"""Caches of diffusers: what is run, what comes of it, that branches keep apart, what does not go together."""
+"""Step caches of diffusers: blocks that run, results, separate states of branches, refused combinations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLOCKS, STEPS = 4, 12
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def deep(request: pytest.FixtureRequest) -> HuMoPipeline:
-    """One of each family, of four blocks; tests do not change it."""
+    """Return a pipeline of each family with four blocks, which tests do not change."""
     pipeline = tiny_pipeline(request.param)
     pipeline.transformer = tiny_transformer(request.param, num_layers=BLOCKS)
     return pipeline
@@ -43,7 +43,7 @@ def deep(request: pytest.FixtureRequest) -> HuMoPipeline:
 
 @contextmanager
 def counting(pipeline: HuMoPipeline) -> Iterator[Counter[int]]:
-    """How often each block was run: its self-attention, as a cache stands in front of blocks themselves."""
+    """Count the runs of each block by its self-attention; a cache replaces the forward of the block itself."""
     runs: Counter[int] = Counter()
     hooks = [
         block.attn1.register_forward_pre_hook(lambda *_, number=number: runs.update([number]))
@@ -57,18 +57,18 @@ def counting(pipeline: HuMoPipeline) -> Iterator[Counter[int]]:
 
 
 def run(pipeline: HuMoPipeline, cache: CacheName, **changes: Any) -> tuple[Tensor, list[int]]:
-    """Latents, and the runs of each block."""
+    """Return latents and the number of runs of each block."""
     with counting(pipeline) as runs:  # pass by pass, with a cache or without
         latents = call(pipeline, cache=cache, num_inference_steps=STEPS, batch_passes=False, **changes)
     return latents, [runs[number] for number in range(BLOCKS)]
 
 
-def test_every_cache_of_a_request_is_there() -> None:
+def test_every_cache_of_a_request_exists() -> None:
     assert set(get_args(CacheName)) == {"none", *CACHES}
 
 
 @pytest.mark.parametrize("cache", NAMES)
-def test_fewer_blocks_are_run_and_the_clip_is_much_the_same(deep: HuMoPipeline, cache: CacheName) -> None:
+def test_fewer_blocks_run_and_the_clip_changes_little(deep: HuMoPipeline, cache: CacheName) -> None:
     exact, all_runs = run(deep, "none")
     assert len(set(all_runs)) == 1
     cached, runs = run(deep, cache)
@@ -79,7 +79,7 @@ def test_fewer_blocks_are_run_and_the_clip_is_much_the_same(deep: HuMoPipeline, 
 
 
 @pytest.mark.parametrize("cache", NAMES)
-def test_a_clip_without_a_cache_is_to_the_bit_what_it_was_before_one_with(deep: HuMoPipeline, cache: CacheName) -> None:
+def test_a_cache_leaves_no_state_for_the_next_clip(deep: HuMoPipeline, cache: CacheName) -> None:
     before, runs = run(deep, "none")
     first, fewer = run(deep, cache)
     again, same = run(deep, cache)
@@ -94,9 +94,9 @@ def test_a_clip_without_a_cache_is_to_the_bit_what_it_was_before_one_with(deep: 
 
 
 def conditions_of(pipeline: HuMoPipeline) -> Conditions:
-    """Of a short clip."""
-    asked = {"prompt": "p", "images": ["red"], "frames": 5, "width": 32, "height": 32}
-    plan = resolve(parse_request(asked), pipeline.preset)
+    """Return the conditions of a short clip."""
+    fields = {"prompt": "p", "images": ["red"], "frames": 5, "width": 32, "height": 32}
+    plan = resolve(parse_request(fields), pipeline.preset)
     from humo.inference.inputs import GenerationInputs
 
     return pipeline.prepare_conditions(GenerationInputs(plan, [RED]))
@@ -104,10 +104,10 @@ def conditions_of(pipeline: HuMoPipeline) -> Conditions:
 
 @pytest.mark.parametrize("speed", ["exact", "balanced", "fast"])
 @pytest.mark.parametrize("cache", NAMES)
-def test_each_branch_has_a_cache_of_its_own(
+def test_each_branch_has_its_own_cache_state(
     deep: HuMoPipeline, cache: CacheName, speed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every pass gives what it would give if its branch were alone; a step that spares it changes nothing."""
+    """The passes of a branch do not depend on other branches, nor on steps that skip the branch."""
     passes: list[tuple[str, Tensor, Tensor, PassInputs, Tensor]] = []
     run_pass = VelocityPredictor._run_pass
 
@@ -126,18 +126,20 @@ def test_each_branch_has_a_cache_of_its_own(
     with torch.no_grad():
         for branch in branches:
             with caches.caching(deep.transformer, cache):
-                for _, latents, timestep, seen, velocity in [one for one in passes if one[0] == branch]:
-                    assert torch.equal(predictor._run_pass(latents, timestep, seen), velocity)
+                for _, latents, timestep, inputs, velocity in [one for one in passes if one[0] == branch]:
+                    assert torch.equal(predictor._run_pass(latents, timestep, inputs), velocity)
         with caches.caching(deep.transformer, cache):
             shared = [
-                torch.equal(predictor._run_pass(latents, timestep, seen._replace(branch="one")), velocity)
-                for _, latents, timestep, seen, velocity in passes
+                torch.equal(predictor._run_pass(latents, timestep, inputs._replace(branch="one")), velocity)
+                for _, latents, timestep, inputs, velocity in passes
             ]
     assert not all(shared), "which shows that it matters"
 
 
 @pytest.mark.parametrize("cache", NAMES)
-def test_a_long_clip_begins_each_window_with_an_empty_cache(cache: CacheName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_window_of_a_long_clip_starts_with_an_empty_cache(
+    cache: CacheName, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = tiny_pipeline("humo-1.7b")
     pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=BLOCKS)
     windows: list[list[int]] = []
@@ -168,24 +170,24 @@ def test_a_cache_enabled_on_the_network_works_and_is_reset(deep: HuMoPipeline) -
             latents, same = run(deep, "none")
             assert torch.allclose(latents, expected, atol=1e-5)
             assert same == runs
-        with pytest.raises(RequestError, match="something else brings them one after another, or has a cache"):
+        with pytest.raises(RequestError, match="or with another cache"):
             run(deep, "taylorseer")
     finally:
         deep.transformer.disable_cache()
 
 
-def test_a_batch_of_clips_may_have_a_cache(deep: HuMoPipeline) -> None:
+def test_a_cache_works_with_a_batch_of_clips(deep: HuMoPipeline) -> None:
     inputs: dict[str, Any] = {"prompt": ["a", "b"], "images": [RED, RED], "audio_embeds": None}
     latents, runs = run(deep, "taylorseer", **inputs, generator=[seeded(1), seeded(2)])
     assert latents.shape[:2] == (2, LATENT_CHANNELS)
     assert runs[0] < run(deep, "none", **inputs, generator=[seeded(1), seeded(2)])[1][0]
 
 
-# -- what does not go together ----------------------------------------------------------------------------------------
+# -- combinations that are refused ------------------------------------------------------------------------------------
 
 
 def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
-    """The one line with which a cached clip is refused, before the network is run."""
+    """Return the error of a call with a cache that is refused before the network runs."""
     with counting(pipeline) as runs, pytest.raises(RequestError) as refused:
         call(pipeline, cache="first-block", **changes)
     assert not runs
@@ -193,17 +195,17 @@ def refusal(pipeline: HuMoPipeline, **changes: Any) -> str:
     return str(refused.value)
 
 
-def test_passes_made_as_one_batch_are_refused() -> None:
+def test_batched_passes_are_refused() -> None:
     assert refusal(tiny_pipeline(), batch_passes=True) == (
-        "cache: 'first-block' keeps what each pass of a step has made, and batch_passes makes them as one; "
-        "leave one of the two out"
+        "cache: 'first-block' needs separate passes and cannot be combined with batch_passes; "
+        "drop the cache, or batch_passes"
     )
 
 
 def test_several_processes_are_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(guidance_parallel=GuidanceParallel(0, 2))
-    expected = "cache: 'first-block' is for one process, and there are 2; leave it out, or start one process"
+    expected = "cache: 'first-block' is for one process, and there are 2; drop --cache, or start one process"
     assert refusal(pipeline) == expected
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(context_parallel=ContextParallel(0, 2))
@@ -214,11 +216,11 @@ def test_several_processes_are_refused() -> None:
         engine.resolve_runtime(plan)
 
 
-def test_blocks_that_come_one_after_another_are_refused() -> None:
+def test_streamed_blocks_are_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.execution = Execution(release_prefetch=lambda: None)
     expected = (
-        "cache: 'first-block' passes over blocks, and something else brings them one after another, or has a cache; "
+        "cache: 'first-block' cannot be combined with streamed blocks (--offload group or disk) or with another cache; "
         "use --offload none or --offload model, or drop --cache"
     )
     assert refusal(pipeline) == expected
@@ -229,13 +231,15 @@ def test_blocks_that_come_one_after_another_are_refused() -> None:
     apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
     assert refusal(pipeline) == expected
     plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "offload": "disk"}), pipeline.preset)
-    with pytest.raises(RequestError, match="brings them one after another"):
+    with pytest.raises(RequestError, match="cannot be combined with streamed blocks"):
         Engine().resolve_runtime(plan)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own code
 def test_compiled_blocks_are_refused() -> None:
-    expected = "cache: 'first-block' steps in between blocks, and these are compiled; leave one of the two out"
+    expected = (
+        "cache: 'first-block' cannot be combined with compiled blocks; drop the cache, or do not compile the network"
+    )
     pipeline = tiny_pipeline()
     pipeline.transformer.compile_repeated_blocks(backend="eager")
     assert refusal(pipeline) == expected
@@ -247,10 +251,10 @@ def test_compiled_blocks_are_refused() -> None:
 def test_a_network_of_one_block_is_refused() -> None:
     pipeline = tiny_pipeline()
     pipeline.transformer = tiny_transformer("humo-1.7b", num_layers=1)
-    assert refusal(pipeline) == ("cache: 'first-block' needs more blocks than the one of this network; leave it out")
+    assert refusal(pipeline) == "cache: 'first-block' needs more than the one block of this network; drop --cache"
 
 
-def test_without_a_cache_everything_goes_together() -> None:
+def test_without_a_cache_every_combination_is_allowed() -> None:
     check_cache("none", processes=4, batched=True, hooked=True, compiled=True, blocks=1)
 
 
@@ -265,13 +269,13 @@ def test_out_of_memory_in_a_cached_pass_is_reported(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestError) as refused:
         call(pipeline, cache="first-block")
     assert str(refused.value) == (
-        "memory: of the device ran out in a pass with a cache; "
-        "leave the cache out, and the weights are placed so that they take less"
+        "memory: the device ran out of memory in a pass with a step cache; "
+        "drop --cache, which lets weights be offloaded during the run"
     )
     assert not pipeline.transformer.is_cache_enabled
 
 
-def test_a_plan_keeps_the_cache_that_was_asked_for() -> None:
+def test_a_plan_keeps_the_requested_cache() -> None:
     plan = resolve(parse_request({"prompt": "p", "cache": "taylorseer"}), tiny_pipeline().preset)
     assert replace(plan).request.cache == "taylorseer"
     with pytest.raises(RequestError, match="cache: 'magcache' is not known"):

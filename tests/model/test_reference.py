@@ -1,4 +1,4 @@
-"""Reference pictures enter beside the latents or in place of the last of them."""
+"""Reference images are concatenated as channels, or replace the last latent frames."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BESIDE, OVERWRITE = ReferenceInjection.CHANNEL_CONCAT, ReferenceInjection.FRAME_
 
 
 def some(*shape: int, seed: int = 0) -> Tensor:
-    """Any tensor."""
+    """Return a random tensor."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_beside_the_latents_come_a_mask_and_image_latents(slots: int, batch: int) -> None:
+def test_channel_concatenation_has_a_mask_and_image_latents(slots: int, batch: int) -> None:
     references = some(batch, CHANNELS, slots, HEIGHT, WIDTH)
     blank = some(batch, CHANNELS, LATENTS, HEIGHT, WIDTH, seed=1)
     image = with_references(BESIDE, references, blank)
@@ -33,7 +33,7 @@ def test_beside_the_latents_come_a_mask_and_image_latents(slots: int, batch: int
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_without_references_the_mask_stays_and_the_blank_video_fills_the_slots(slots: int) -> None:
+def test_without_references_the_mask_stays_and_the_slots_are_blank(slots: int) -> None:
     references = some(1, CHANNELS, slots, HEIGHT, WIDTH)
     blank = some(1, CHANNELS, LATENTS, HEIGHT, WIDTH, seed=1)
     absent = without_references(BESIDE, references, blank)
@@ -41,7 +41,7 @@ def test_without_references_the_mask_stays_and_the_blank_video_fills_the_slots(s
     assert torch.equal(absent[:, MASK_CHANNELS:], blank)
 
 
-def test_overwriting_takes_the_clean_latents_or_zeros() -> None:
+def test_frame_replacement_uses_clean_latents_or_zeros() -> None:
     references = some(2, CHANNELS, 2, HEIGHT, WIDTH)
     assert torch.equal(with_references(OVERWRITE, references, None), references)
     absent = without_references(OVERWRITE, references, None)
@@ -49,7 +49,7 @@ def test_overwriting_takes_the_clean_latents_or_zeros() -> None:
     assert not absent.any()
 
 
-def test_the_network_is_given_latents_mask_and_image_latents_in_this_order() -> None:
+def test_the_input_channels_are_latents_mask_and_image_latents() -> None:
     latents = some(2, CHANNELS, LATENTS, HEIGHT, WIDTH)
     image = some(2, MASK_CHANNELS + CHANNELS, LATENTS, HEIGHT, WIDTH, seed=1)
     joined = network_input(BESIDE, latents, image)
@@ -59,7 +59,7 @@ def test_the_network_is_given_latents_mask_and_image_latents_in_this_order() -> 
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_the_last_latent_frames_are_overwritten_and_the_others_are_not(slots: int) -> None:
+def test_only_the_last_latent_frames_are_replaced(slots: int) -> None:
     latents = some(2, CHANNELS, LATENTS, HEIGHT, WIDTH)
     noisy = latents.clone()
     references = some(2, CHANNELS, slots, HEIGHT, WIDTH, seed=1)

@@ -1,4 +1,4 @@
-"""What is taken from the insides of libraries is there and does what we rely on; it is taken in one module only."""
+"""Private names of libraries exist and behave as expected, and are imported in one module only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ checks: dict[str, Callable[[Path], None]] = {}
 
 
 def checks_name(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    """Registers what a name of the adapter has to do."""
+    """Register the test of a name in `humo.model.upstream`."""
 
     def register(check: Callable[[Path], None]) -> Callable[[Path], None]:
         checks[name] = check
@@ -53,7 +53,7 @@ def checks_name(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path]
 
 
 def some(*shape: int, seed: int = 0) -> Tensor:
-    """Any tensor."""
+    """Return a random tensor."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -172,14 +172,14 @@ def _scales_lora_layers_by_a_keyword_of_the_call(_: Path) -> None:
 def _gives_its_embeddings_every_layer_and_the_normed_end(_: Path) -> None:
     encoder = tiny_audio_encoder()
     assert isinstance(encoder, upstream.WhisperEncoder)
-    seen: dict[str, Tensor] = {}
-    encoder.layer_norm.register_forward_hook(lambda module, inputs, output: seen.update(normed=output))
-    encoder.layers[0].register_forward_pre_hook(lambda module, inputs: seen.update(embedded=inputs[0]))
+    captured: dict[str, Tensor] = {}
+    encoder.layer_norm.register_forward_hook(lambda module, inputs, output: captured.update(normed=output))
+    encoder.layers[0].register_forward_pre_hook(lambda module, inputs: captured.update(embedded=inputs[0]))
     states = encoder(some(1, 80, 3000), output_hidden_states=True).hidden_states
     assert len(states) == encoder.config.encoder_layers + 1
     assert {state.shape for state in states} == {(1, 1500, encoder.config.d_model)}
-    assert torch.equal(states[0], seen["embedded"])
-    assert torch.equal(states[-1], seen["normed"])
+    assert torch.equal(states[0], captured["embedded"])
+    assert torch.equal(states[-1], captured["normed"])
 
 
 @checks_name("apply_group_offloading")
@@ -210,11 +210,11 @@ def _names_the_stream_of_a_block_for_caches(_: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(upstream.__all__))
-def test_a_private_name_does_what_we_rely_on(name: str, tmp_path: Path) -> None:
+def test_a_private_name_behaves_as_expected(name: str, tmp_path: Path) -> None:
     checks[name](tmp_path)
 
 
-def test_every_import_of_the_adapter_is_named_by_it_and_tested() -> None:
+def test_every_import_of_the_module_is_in_its_all_and_tested() -> None:
     taken = {name for _, _, name in imports(ADAPTER)}
     assert taken == set(upstream.__all__) == set(checks)
 
@@ -223,16 +223,16 @@ def imports(path: Path) -> Iterator[tuple[str, str, str]]:
     """(module, name, name here) of what a file takes from the libraries, deferred imports included."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found = [(node.module, alias.name, alias.asname or alias.name) for alias in node.names]
+            names = [(node.module, alias.name, alias.asname or alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
-            found = [(alias.name, "", alias.asname or alias.name) for alias in node.names]
+            names = [(alias.name, "", alias.asname or alias.name) for alias in node.names]
         else:
             continue
-        yield from (one for one in found if one[0].split(".")[0] in LIBRARIES)
+        yield from (one for one in names if one[0].split(".")[0] in LIBRARIES)
 
 
 def private(path: Path) -> list[str]:
-    """What a file takes from the libraries' insides, by import or through an attribute of a whole module."""
+    """Return the private names that a file uses, by import or as an attribute of a module."""
     taken = [f"{module}.{name}" for module, name, _ in imports(path) if module not in PUBLIC or name.startswith("_")]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Attribute):
@@ -243,14 +243,14 @@ def private(path: Path) -> list[str]:
     return taken
 
 
-def test_private_imports_are_made_in_the_adapter_alone() -> None:
+def test_private_names_are_imported_in_one_module_only() -> None:
     files = sorted(SOURCES.rglob("*.py"))
     assert len(files) > 20
-    found = {str(path.relative_to(SOURCES)): private(path) for path in files if path != ADAPTER}
-    assert {name: taken for name, taken in found.items() if taken} == {}
+    private_names = {str(path.relative_to(SOURCES)): private(path) for path in files if path != ADAPTER}
+    assert {name: used for name, used in private_names.items() if used} == {}
 
 
-def test_a_private_import_is_seen_wherever_it_hides(tmp_path: Path) -> None:
+def test_private_imports_of_every_form_are_detected(tmp_path: Path) -> None:
     file = tmp_path / "module.py"
     lines = {
         "from diffusers.models.attention import FeedForward": True,

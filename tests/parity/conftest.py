@@ -1,4 +1,4 @@
-"""The golden vectors as a fixture, and the report of the distances from them."""
+"""Fixture with the golden vectors, and a summary of the distances from them."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from tests.parity.published import MEASURED, Golden
 
 @pytest.fixture(scope="session")
 def published(golden: Path) -> Golden:
-    """The golden vectors and the models behind them."""
+    """Return the golden vectors and their models."""
     return Golden(golden)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """After a run in one process: the largest distance found for each thing compared."""
-    for what, (found, bound) in sorted(MEASURED.items()):
-        terminalreporter.write_line(f"{what:50} {found:8.1e}  at most {bound:.0e}")
+    """Print the largest distance of each comparison, after a run in one process."""
+    for what, (largest, bound) in sorted(MEASURED.items()):
+        terminalreporter.write_line(f"{what:50} {largest:8.1e}  at most {bound:.0e}")

@@ -1,4 +1,4 @@
-"""The published models on the golden weights, rebuilt from their tensors' names in our classes."""
+"""Models of this repository with the golden weights of the published ones, which follow from the tensors' names."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ FAMILIES = {"humo_17b": "humo-17b", "humo_1_7b": "humo-1.7b"}
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
-    """Relative L2."""
+    """Return the relative L2 distance."""
     assert ours.shape == theirs.shape
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
 MEASURED: dict[str, tuple[float, float]] = {}
-"""Largest distance found so far for each thing compared with a golden value, and its bound."""
+"""Largest distance and bound of each comparison with a golden value."""
 
 
 def within(bound: float, what: str, ours: Tensor, theirs: Tensor) -> bool:
-    """Whether the relative L2 is within a bound; it is kept for the report."""
-    found = distance(ours, theirs)
-    MEASURED[what] = max(found, MEASURED.get(what, (0.0, bound))[0]), bound
-    assert found <= bound, f"{what}: {found:.2e} is above {bound:.0e}"
+    """Return whether the relative L2 distance is within a bound, and record it for the summary."""
+    measured = distance(ours, theirs)
+    MEASURED[what] = max(measured, MEASURED.get(what, (0.0, bound))[0]), bound
+    assert measured <= bound, f"{what}: {measured:.2e} is above {bound:.0e}"
     return True
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A folder of golden vectors, and the models they were computed with."""
+    """Folder of golden vectors, and the models with which they were computed."""
 
     folder: Path
 
@@ -51,12 +51,12 @@ class Golden:
         return content
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """What a golden file holds."""
+        """Return the tensors of a golden file."""
         content: dict[str, Tensor] = load_file(self.folder / f"{name}.safetensors")
         return content
 
     def noise(self, name: str, *shape: int) -> Tensor:
-        """The input of that name."""
+        """Return the golden input of that name."""
         return noise(name, shape, self.meta["seed"])
 
     def _load(self, module: nn.Module, shapes: dict[str, Any], names: Any) -> Any:
@@ -100,22 +100,22 @@ class Golden:
 
     @cached_property
     def audio_encoder(self) -> SpeechEncoder:
-        """Weights by fill under transformers' names, except the sinusoidal positions."""
+        """Audio encoder whose weights, except the sinusoidal positions, are filled by name."""
         config = WhisperConfig(**self.meta["whisper"])
         encoder = SpeechEncoder(config)
         encoder.load_state_dict(WhisperModel(config).encoder.state_dict())
         for name, parameter in encoder.named_parameters():
             if name != "embed_positions.weight":
                 parameter.data.copy_(fill(name, tuple(parameter.shape), self.meta["seed"]))
-        whole: SpeechEncoder = encoder.eval()
-        return whole
+        model: SpeechEncoder = encoder.eval()
+        return model
 
     @cached_property
     def feature_extractor(self) -> WhisperFeatureExtractor:
         return WhisperFeatureExtractor(feature_size=self.meta["whisper"]["num_mel_bins"])
 
     def pipeline(self, family: str) -> HuMoPipeline:
-        """Network and autoencoder; prompts and sound are given as embeddings."""
+        """Return a pipeline with network and autoencoder; calls provide prompts and audio as embeddings."""
         scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
         transformer = self.transformer(family)
         pipeline = HuMoPipeline(transformer, self.vae, None, None, None, None, scheduler, FAMILIES[family])

@@ -1,4 +1,4 @@
-"""The video autoencoder equals the published one, normalisation included."""
+"""The video autoencoder equals the published one, normalization included."""
 
 import torch
 

@@ -12,16 +12,16 @@ RUNS = [(family, mode) for family in FAMILIES for mode in ("TIA", "TA")]
 
 
 def call(published: Golden, family: str, mode: str, config: Any) -> dict[str, Any]:
-    """The arguments of the golden generation."""
+    """Return the arguments of the golden generation."""
     run = published.meta[f"generate_{family}_{mode}"]
     scales = run["scales"]
     rows = published.noise("audio_emb", run["frames"] + 3, config.audio_bands, config.audio_width)
-    pictures = [str(published.folder / f"reference_{index}.png") for index in range(run["references"])]
+    images = [str(published.folder / f"reference_{index}.png") for index in range(run["references"])]
     return {
         "prompt_embeds": published.noise("context_pos", PROMPT_TOKENS, config.text_dim)[None],
         "negative_prompt_embeds": published.noise("context_neg", NEGATIVE_TOKENS, config.text_dim)[None],
         "audio_embeds": rows,
-        "images": pictures or None,
+        "images": images or None,
         "width": run["width"],
         "height": run["height"],
         "num_frames": run["frames"],
@@ -52,16 +52,16 @@ def test_a_generation_equals_the_published_one(published: Golden, family: str, m
 @pytest.mark.parametrize(("family", "mode"), RUNS)
 def test_the_initial_noise_is_the_published_one(published: Golden, family: str, mode: str) -> None:
     pipeline = published.pipeline(family)
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     pipeline.transformer.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs["hidden_states"]), with_kwargs=True
+        lambda _, args, kwargs: inputs.append(kwargs["hidden_states"]), with_kwargs=True
     )
     arguments = call(published, family, mode, pipeline.transformer.config)
     pipeline(**arguments)
     noise = published.tensors(f"generate_{family}_{mode}")["initial_noise"]
     slots = max(1, published.meta[f"generate_{family}_{mode}"]["references"])
-    untouched = noise.shape[1] - slots  # in the 1.7B family the last slots are overwritten before the network sees them
-    assert torch.equal(seen[0][0, : noise.shape[0], :untouched], noise[:, :untouched])
+    untouched = noise.shape[1] - slots  # in the 1.7B family the last slots are replaced before the first pass
+    assert torch.equal(inputs[0][0, : noise.shape[0], :untouched], noise[:, :untouched])
 
 
 @pytest.mark.parametrize(("family", "mode"), RUNS)
@@ -69,7 +69,7 @@ def test_passes_in_one_batch_give_the_same_clip(published: Golden, family: str, 
     pipeline = published.pipeline(family)
     vectors = published.tensors(f"generate_{family}_{mode}")
     sizes: list[int] = []
-    pipeline.transformer.register_forward_hook(lambda *given: sizes.append(len(given[2][0])))
+    pipeline.transformer.register_forward_hook(lambda *call: sizes.append(len(call[2][0])))
     arguments = call(published, family, mode, pipeline.transformer.config)
     latents = pipeline(**arguments, batch_passes=True).frames
     assert within(1e-5, f"generation, {family} {mode}, batched: latents", latents[0], vectors["latents"])

@@ -1,4 +1,4 @@
-"""Every tensor of the released files has its place in the real classes, by name and by shape, at full size."""
+"""Every tensor of the released files has a name and a shape in the real classes, at full size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def released(file: str) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]:
 
 
 def assert_same(names: list[TensorName], published: Shapes, module: nn.Module, tied: tuple[str, ...] = ()) -> None:
-    """Both ways equal: the released file's names and shapes on one side, the class's on the other."""
+    """Check that a released file and a class have the same names and shapes."""
     assert {name.published: name.shape for name in names} == dict(published)
     parameters = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items() if name not in tied}
     assert {name.diffusers: name.shape for name in names} == parameters

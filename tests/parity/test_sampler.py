@@ -1,4 +1,4 @@
-"""The sampler equals the published one: timesteps as integers, noise levels, and where it ends."""
+"""The sampler equals the published one: integer timesteps, noise levels and final latents."""
 
 from typing import Any
 

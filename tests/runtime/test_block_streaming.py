@@ -106,7 +106,7 @@ def test_rows_are_those_of_the_matrix(weights: Path) -> None:
 
 def test_missing_and_truncated_tensors_are_reported(weights: Path) -> None:
     store = WeightStore([weights])
-    with pytest.raises(CheckpointError, match=r"layers\.9\.weight: is in none of the files"):
+    with pytest.raises(CheckpointError, match=r"layers\.9\.weight: is in none of the weights files"):
         store.read("layers.9.weight")
     store.read_rows("layers.3.weight", [2])
     with weights.open("r+b") as file:
@@ -120,5 +120,8 @@ def test_missing_and_truncated_tensors_are_reported(weights: Path) -> None:
 def test_weights_of_eight_bits_are_not_streamed_yet(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, path)
-    with pytest.raises(CheckpointError, match="holds 'a' as F8_E4M3; convert it with humo convert --dtype bf16"):
+    with pytest.raises(
+        CheckpointError,
+        match="stores 'a' as F8_E4M3, which cannot be streamed; convert it with humo convert --dtype bf16",
+    ):
         WeightStore([path]).read("a")

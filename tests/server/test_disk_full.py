@@ -102,7 +102,7 @@ def test_a_full_disk_at_any_write_of_a_job_is_reported_and_leaves_no_file(disk: 
         if ends[-COMPLETED_IN_A_ROW:] == ["completed"] * COMPLETED_IN_A_ROW:
             break
     queue.close()
-    assert ends == sorted(ends)  # more space never makes it worse
+    assert ends == sorted(ends, reverse=True)  # more space never makes it worse
     # progress and previews, then the video, its metadata, its thumbnail
     assert [name for name, _ in itertools.groupby(unwritten)] == ["other", ".mp4", ".json", "other"]
 

@@ -156,7 +156,7 @@ def test_errors_are_shown(page: Page, tmp_path: Path) -> None:
     lie = tmp_path / "lie.png"
     lie.write_bytes(b"not an image")
     page.locator("#images input[type=file]").set_input_files(lie)
-    expect(page.locator("[role=alert]")).to_contain_text("is not a picture that can be read")
+    expect(page.locator("[role=alert]")).to_contain_text("is not an image that can be read")
     page.locator("#prompt textarea").fill("A woman speaks.")
     page.locator("#seconds textarea, #seconds input").fill("99999")
     expect(page.locator("#summary [role=alert]")).to_contain_text("seconds: '99999' is not allowed")

@@ -135,7 +135,7 @@ from humo.server import ray_workers
 from humo.server.settings import Settings
 address, folder = sys.argv[1:]
 ray_workers.connect(address, None)
-(Path(folder) / ray_workers.TOKEN).write_text("right")
+(Path(folder) / ray_workers.CLUSTER_TOKEN).write_text("right")
 config = {"version": ray_workers.__version__, "folder": folder, "token": "right", "models": {}, "database": "sqlite:///x"}
 for change in json.load(sys.stdin):
     try:

@@ -45,7 +45,7 @@ def test_audio_is_rewritten() -> None:
 
 def test_audio_above_the_limits_is_rejected() -> None:
     assert sanitize(wav(2.0), "audio", UploadLimits(audio_seconds=2.0))
-    with pytest.raises(MediaError, match="file: the sound is longer than 2 seconds"):
+    with pytest.raises(MediaError, match="file: is longer than 2 seconds"):
         sanitize(wav(2.1), "audio", UploadLimits(audio_seconds=2.0))
     with pytest.raises(MediaError, match="file: is larger than 1 MiB"):
         sanitize(bytes(MEGABYTE + 1), "audio", UploadLimits(audio_bytes=MEGABYTE))

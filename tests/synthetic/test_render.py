@@ -27,7 +27,7 @@ from humo.synthetic.person.identity import Person
 from humo.synthetic.render.render import render_clip
 from humo.synthetic.speech.face_track import FaceTrack
 person = Person.from_seed(3)
-frames, masks = render_clip(person, Look.from_seed(person, 1), FaceTrack.at_rest(2), 48)
+frames, masks = render_clip(person, Appearance.from_seed(person, 1), FaceTrack.at_rest(2), 48)
 print(hashlib.sha256(frames.tobytes() + masks.tobytes()).hexdigest())
 """
 

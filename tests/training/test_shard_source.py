@@ -165,8 +165,8 @@ def test_sigma_data_is_a_share_of_each_channel(tiny_model_folder: Path, tmp_path
     model = {"folder": str(tiny_model_folder), "preset": "humo-1.7b", "network": network}
     plan = recipe(tmp_path, tiny_model_folder, tmp_path / "out", model=model)
     encoders = FrozenEncoders(plan.model)
-    with pytest.raises(CheckpointError, match="deviations"):
-        encoders.network(0)
+    with pytest.raises(CheckpointError, match="channel_std"):
+        encoders.build_network(0)
     assert encoders._sigma_data({"channel_std": [2.0, 0.5, 0.0]}, 0.5) == [1.0, 0.25, 0.01]
     with pytest.raises(RequestError, match="sigma_data_ratio"):
         recipe(tmp_path, tiny_model_folder, tmp_path, model=model | {"network": network | {"prediction": "velocity"}})

@@ -1,4 +1,4 @@
-"""Every count follows from the published strides, for all sizes and lengths."""
+"""Counts follow from the published compression factors, for all sizes and lengths."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def test_fewer_than_five_frames_snap_to_one(frames: int) -> None:
 
 
 @given(width=sides, height=sides, frames=lengths, references=st.integers(0, 9))
-def test_a_clip_is_counted_alike_in_frames_latents_and_tokens(
-    width: int, height: int, frames: int, references: int
-) -> None:
+def test_frames_latent_frames_and_tokens_agree(width: int, height: int, frames: int, references: int) -> None:
     geometry = Geometry(width, height, frames, references)
     channels, latents, rows, columns = geometry.latent_shape(16)
     assert channels == 16
@@ -49,7 +47,7 @@ def test_a_clip_is_counted_alike_in_frames_latents_and_tokens(
     assert geometry.seconds == pytest.approx(frames / 25)
 
 
-def test_the_published_clip_is_counted_as_published() -> None:
+def test_the_published_clip_has_the_published_counts() -> None:
     geometry = Geometry(832, 480, 97, references=2)
     assert geometry.latent_shape(16) == (16, 27, 60, 104)
     assert geometry.video_latent_frames == 25
@@ -62,7 +60,7 @@ def test_no_reference_still_takes_one_slot() -> None:
 
 
 @given(side=st.integers(-64, 4096).filter(lambda side: side < 16 or side % 16))
-def test_a_size_that_the_network_cannot_have_is_refused(side: int) -> None:
+def test_an_unsupported_size_is_refused(side: int) -> None:
     with pytest.raises(ValueError, match="pixels"):
         Geometry(side, 64, 5)
     with pytest.raises(ValueError, match="pixels"):
@@ -70,7 +68,7 @@ def test_a_size_that_the_network_cannot_have_is_refused(side: int) -> None:
 
 
 @given(frames=st.integers(-9, 1000).filter(lambda frames: frames < 1 or frames % 4 != 1))
-def test_a_length_that_the_autoencoder_cannot_have_is_refused(frames: int) -> None:
+def test_an_unsupported_length_is_refused(frames: int) -> None:
     with pytest.raises(ValueError, match="frames"):
         Geometry(64, 64, frames)
 
@@ -88,12 +86,12 @@ def test_seconds_written_as_decimals_give_the_frames_they_came_from(frames: int)
 
 
 @given(frames=st.integers(0, 90_000), rest=st.integers(0, 639))
-def test_a_part_of_a_frame_of_audio_is_no_frame(frames: int, rest: int) -> None:
+def test_audio_of_a_partial_frame_is_not_counted(frames: int, rest: int) -> None:
     assert frames_of_samples(640 * frames + rest) == frames
 
 
 @given(samples=st.integers(0, 60_000_000))
-def test_the_encoder_gives_two_rows_a_frame_of_which_one_is_left(samples: int) -> None:
+def test_the_encoder_has_two_rows_per_frame_and_resampling_keeps_one(samples: int) -> None:
     fast = encoder_rows(samples)
     assert fast == 2 * (samples // 640)
     assert audio_rows(fast) == int(fast / 50.0 * 25)

@@ -1,4 +1,4 @@
-"""Each ladder is the published formula; passes that do not count are not run."""
+"""Each ladder equals the published formula; passes without weight are skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Formula = Callable[[V, float, float, float], Tensor]  # v, text, image and audio
 
 
 def predictions() -> V:
-    """Any eight tensors."""
+    """Return eight random tensors."""
     generator = torch.Generator().manual_seed(7)
     known = {
         on: torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
@@ -44,7 +44,7 @@ def predictions() -> V:
 
 
 def climb(ladder: Ladder, v: V) -> Tensor:
-    """The sum of passes that the pipeline runs."""
+    """Return the weighted sum of the passes."""
     total = torch.zeros_like(v(""))
     for rung, weight in pass_weights(ladder):
         total += weight * v(rung.keep)
@@ -85,12 +85,12 @@ def test_a_ladder_is_the_published_formula(
         torch.testing.assert_close(climb(guidance.at(timestep), v), expected, rtol=0, atol=1e-12)
 
 
-def test_every_mode_of_both_families_is_written_out_above() -> None:
+def test_every_mode_of_both_families_has_a_formula_above() -> None:
     assert set(FORMULAS) == {(family, mode, phase) for family in TABLES for mode in MODES for phase in TIMESTEPS}
 
 
 @given(switch=st.floats(0, 1000))
-def test_the_switch_is_passed_strictly_above_its_timestep(switch: float) -> None:
+def test_the_early_ladder_applies_strictly_above_the_switch(switch: float) -> None:
     guidance = TIME_ADAPTIVE["TIA"](GuidanceScales(text=5.0, audio=5.5, switch_timestep=switch))
     assert guidance.at(switch) is guidance.late
     assert guidance.at(switch + 0.5) is guidance.early
@@ -111,7 +111,7 @@ def test_the_weights_of_any_ladder_add_up_to_one(ladder: Ladder) -> None:
 
 
 @given(ladder=ladders)
-def test_the_weighted_passes_are_the_ladder_climbed_step_by_step(ladder: Ladder) -> None:
+def test_the_weighted_sum_equals_the_ladder_step_by_step(ladder: Ladder) -> None:
     v = predictions()
     total = v(ladder[0].keep).clone()
     for below, rung in pairwise(ladder):
@@ -119,7 +119,7 @@ def test_the_weighted_passes_are_the_ladder_climbed_step_by_step(ladder: Ladder)
     torch.testing.assert_close(climb(ladder, v), total, rtol=0, atol=1e-9)
 
 
-def test_a_rung_says_which_conditions_it_sees() -> None:
+def test_a_rung_has_the_conditions_of_its_letters() -> None:
     assert [(rung.text, rung.image, rung.audio) for rung in (Rung(""), Rung("T"), Rung("TA"), Rung("TIA"))] == [
         (False, False, False),
         (True, False, False),
@@ -129,7 +129,7 @@ def test_a_rung_says_which_conditions_it_sees() -> None:
 
 
 def kept(ladder: Ladder) -> list[str]:
-    """The passes that are run."""
+    """Return the passes that run."""
     return [rung.keep for rung, _ in pass_weights(ladder)]
 
 
@@ -164,7 +164,7 @@ def test_passes_are_counted_over_the_timesteps_of_a_run() -> None:
     assert constant(Rung("T")).passes(run) == 50
 
 
-def test_at_less_than_exact_speed_some_steps_run_their_last_pass_alone() -> None:
+def test_faster_speeds_run_only_the_last_pass_in_some_steps() -> None:
     ladder = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
     guidance = constant(*ladder)
     turns = guidance.plan_steps([900, 800, 700, 600, 500], GuidanceReuse(steps=1, guidance_above_timestep=600.0))
@@ -181,7 +181,7 @@ def test_at_less_than_exact_speed_some_steps_run_their_last_pass_alone() -> None
     assert [turn.rungs for turn in guidance.plan_steps([900, 100])] == [whole, whole]
 
 
-def test_a_difference_is_not_carried_over_from_one_ladder_to_another() -> None:
+def test_a_guidance_difference_is_not_reused_with_another_ladder() -> None:
     early, late = (Rung("I"), Rung("TI", 5.0)), (Rung(""), Rung("TI", 3.0))
     turns = Guidance(early, late, 750.0).plan_steps([900, 800, 700, 600], GuidanceReuse(steps=3))
     assert [turn.reuse_difference for turn in turns] == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""The package's front: light to import, its names found when asked for."""
+"""The package imports fast, and loads its public names lazily."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import humo
 
 
 def in_a_new_process(program: str) -> str:
-    """What the program prints."""
+    """Return the output of a program."""
     ran = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -26,7 +26,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not heavy & set(loaded)
 
 
-def test_the_words_of_a_request_come_without_torch() -> None:
+def test_requests_and_geometry_import_no_torch() -> None:
     program = "import json, sys; from humo import GenerateRequest, HuMoError; print(json.dumps(list(sys.modules)))"
     loaded = json.loads(in_a_new_process(program))
     assert "humo.request" in loaded
@@ -42,13 +42,13 @@ def test_importing_the_package_takes_less_than_half_a_second() -> None:
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-def test_every_public_name_is_there_and_listed_before_its_first_use() -> None:
+def test_every_public_name_exists_and_is_listed_before_its_first_use() -> None:
     assert set(json.loads(in_a_new_process("import json, humo; print(json.dumps(dir(humo)))"))) >= set(humo.__all__)
     for name in humo.__all__:
         assert getattr(humo, name) is not None
 
 
-def test_public_classes_are_the_modules_own() -> None:
+def test_public_classes_are_those_of_their_modules() -> None:
     from humo.errors import HuMoError
     from humo.inference.pipeline import HuMoPipeline
     from humo.request import GenerateRequest

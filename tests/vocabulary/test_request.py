@@ -1,4 +1,4 @@
-"""A request is checked, said what is wrong with in one line, and resolved to a plan with nothing left open."""
+"""Requests are checked, invalid ones are reported in one line, and valid ones are resolved to complete plans."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from humo.guidance import GuidanceScales
 from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset
 from humo.request import GenerateRequest, GenerationPlan, describe_limits, parse_request, resolve
 
-FRAME = 640  # samples of 16 kHz sound
+FRAME = 640  # samples of 16 kHz audio
 FAMILIES = [HUMO_17B, HUMO_1_7B]
 
 
-def plan_for(preset: Preset = HUMO_17B, *, sound_samples: int | None = None, **fields: Any) -> GenerationPlan:
-    """The plan of a request; a sound is given by its length."""
-    if sound_samples is not None:
+def plan_for(preset: Preset = HUMO_17B, *, audio_samples: int | None = None, **fields: Any) -> GenerationPlan:
+    """Return the plan of a request; ``audio_samples`` is the length of the audio at 16 kHz."""
+    if audio_samples is not None:
         fields["audio"] = "speech.wav"
-    return resolve(parse_request({"prompt": "a man talks"} | fields), preset, sound_samples)
+    return resolve(parse_request({"prompt": "a man talks"} | fields), preset, audio_samples)
 
 
 def refusal(**fields: Any) -> RequestError:
-    """How such a request is refused."""
+    """Return the error of an invalid request."""
     with pytest.raises(RequestError) as refused:
         parse_request({"prompt": "a man talks"} | fields)
     assert "\n" not in str(refused.value)
@@ -62,7 +62,7 @@ def refusal(**fields: Any) -> RequestError:
     }.items(),
     ids=lambda part: part if isinstance(part, str) else "",
 )
-def test_a_value_beyond_its_limits_is_refused_by_the_name_of_its_field(field: str, values: tuple[Any, ...]) -> None:
+def test_an_error_names_the_field_whose_value_is_beyond_its_limits(field: str, values: tuple[Any, ...]) -> None:
     for value in values:
         assert refusal(**{field: value}).field.split(".")[0] == field
 
@@ -82,12 +82,12 @@ def test_a_value_beyond_its_limits_is_refused_by_the_name_of_its_field(field: st
     }.items(),
     ids=lambda part: part if isinstance(part, str) else "",
 )
-def test_a_value_at_its_limits_is_taken(field: str, values: tuple[Any, ...]) -> None:
+def test_a_value_at_its_limits_is_accepted(field: str, values: tuple[Any, ...]) -> None:
     for value in values:
         assert getattr(parse_request({"prompt": "p", field: value}), field) == value
 
 
-def test_what_is_allowed_is_said() -> None:
+def test_limits_are_described() -> None:
     assert str(refusal(width=481)) == "width: 481 is not allowed; allowed: a whole number, 16 to 8192, a multiple of 16"
     assert str(refusal(scale_text=99)) == "scale_text: 99 is not allowed; allowed: a number, 0 to 50"
     assert str(refusal(seconds=math.nan)) == "seconds: nan is not allowed; allowed: a number, 0.04 to 3600"
@@ -95,7 +95,7 @@ def test_what_is_allowed_is_said() -> None:
     assert describe_limits("prompt") == "text, 1 to 10000 characters"
 
 
-def test_a_missing_prompt_is_named() -> None:
+def test_a_missing_prompt_is_reported() -> None:
     with pytest.raises(RequestError, match=r"^prompt: is missing"):
         parse_request({})
 
@@ -103,15 +103,15 @@ def test_a_missing_prompt_is_named() -> None:
 @pytest.mark.parametrize(
     ("word", "meant"), [("promt", "prompt"), ("image", "images"), ("scale_txt", "scale_text"), ("sed", "seed")]
 )
-def test_an_unknown_field_is_answered_with_the_nearest_one(word: str, meant: str) -> None:
+def test_the_error_of_an_unknown_field_has_the_nearest_one(word: str, meant: str) -> None:
     assert str(refusal(**{word: 1})) == f"{word}: is not a field of a request; did you mean {meant!r}?"
 
 
-def test_an_unknown_field_unlike_any_is_answered_with_all() -> None:
+def test_the_error_of_a_field_unlike_any_other_lists_all() -> None:
     assert "known are audio, cache, consent, device, dtype" in str(refusal(zzzzzz=1))
 
 
-def test_an_unknown_choice_is_answered_with_the_nearest_one() -> None:
+def test_the_error_of_an_unknown_choice_has_the_nearest_one() -> None:
     assert str(refusal(dtype="bfloat61")) == "dtype: 'bfloat61' is not known; did you mean 'bfloat16'?"
 
 
@@ -123,7 +123,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
     assert len(str(refusal(negative_prompt="x" * 20_000))) < 200
 
 
-def test_a_refusal_is_an_error_of_the_users() -> None:
+def test_an_invalid_request_is_a_humo_error() -> None:
     refused = refusal(width=1)
     assert isinstance(refused, HuMoError)
     assert refused.problem == "1 is not allowed"
@@ -136,38 +136,38 @@ def test_a_request_cannot_be_changed() -> None:
         request.prompt = "q"
 
 
-def test_one_image_may_be_given_without_a_list() -> None:
+def test_a_single_image_needs_no_list() -> None:
     assert parse_request({"prompt": "p", "images": "a.png"}).images == ("a.png",)
     assert parse_request({"prompt": "p", "images": ["a.png", "b.png"]}).images == ("a.png", "b.png")
 
 
-def test_a_request_survives_being_written_as_json() -> None:
+def test_a_request_can_be_stored_as_json() -> None:
     request = parse_request({"prompt": "ein „Mann“", "images": ["a.png"], "audio": "b.wav", "frames": 9, "shift": 3})
     assert GenerateRequest.model_validate_json(request.model_dump_json()) == request
 
 
 @pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
 @pytest.mark.parametrize(
-    ("mode", "given"),
+    ("mode", "inputs"),
     [
         ("T", {}),
         ("TI", {"images": ["a.png"]}),
-        ("TA", {"sound_samples": 9 * FRAME}),
-        ("TIA", {"images": ["a.png", "b.png"], "sound_samples": 9 * FRAME}),
+        ("TA", {"audio_samples": 9 * FRAME}),
+        ("TIA", {"images": ["a.png", "b.png"], "audio_samples": 9 * FRAME}),
     ],
 )
-def test_the_mode_follows_from_what_is_given(mode: str, given: dict[str, Any], preset: Preset) -> None:
-    plan = plan_for(preset, **given)
+def test_the_mode_follows_from_the_inputs(mode: str, inputs: dict[str, Any], preset: Preset) -> None:
+    plan = plan_for(preset, **inputs)
     assert plan.request.mode == mode
-    assert plan.geometry.references == len(given.get("images", ()))
+    assert plan.geometry.references == len(inputs.get("images", ()))
     assert plan.guidance == preset.guidance[plan.request.mode](preset.scales)
 
 
 @pytest.mark.parametrize(
     ("mode", "unused"), [("T", ("images", "audio")), ("TI", ("audio",)), ("TA", ("images",)), ("TIA", ())]
 )
-def test_an_insisted_mode_leaves_the_rest_unused_and_says_so(mode: str, unused: tuple[str, ...]) -> None:
-    plan = plan_for(images=["a.png"], sound_samples=9 * FRAME, mode=mode, vocal_separator="separator.onnx")
+def test_inputs_that_the_requested_mode_does_not_use_are_noted(mode: str, unused: tuple[str, ...]) -> None:
+    plan = plan_for(images=["a.png"], audio_samples=9 * FRAME, mode=mode, vocal_separator="separator.onnx")
     assert [note for note in plan.notes if "not used" in note] == [
         f"mode {mode}: {field} given but not used" for field in unused
     ]
@@ -180,41 +180,41 @@ def test_an_insisted_mode_leaves_the_rest_unused_and_says_so(mode: str, unused: 
 @pytest.mark.parametrize(
     ("mode", "missing"), [("TI", "images"), ("TA", "audio"), ("TIA", "images")], ids=["TI", "TA", "TIA"]
 )
-def test_an_insisted_mode_without_its_input_is_refused(mode: str, missing: str) -> None:
+def test_a_requested_mode_without_its_input_is_refused(mode: str, missing: str) -> None:
     with pytest.raises(RequestError, match=f"^mode: {mode} needs {missing}"):
         plan_for(mode=mode)
 
 
 def test_a_clip_is_as_long_as_its_audio() -> None:
-    plan = plan_for(sound_samples=61 * FRAME + 639)
+    plan = plan_for(audio_samples=61 * FRAME + 639)
     assert plan.geometry.frames == 61
     assert plan.notes == ()
 
 
 def test_audio_between_lengths_is_snapped_with_a_note() -> None:
-    plan = plan_for(sound_samples=63 * FRAME)
+    plan = plan_for(audio_samples=63 * FRAME)
     assert plan.geometry.frames == 61
     assert plan.notes == ("63 frames became 61: the model makes 4k + 1",)
 
 
 def test_a_clip_is_as_long_as_its_audio_and_notes_its_windows() -> None:
-    plan = plan_for(sound_samples=250 * FRAME)
+    plan = plan_for(audio_samples=250 * FRAME)
     assert plan.geometry.frames == 249
     assert plan.notes == (
         "250 frames became 249: the model makes 4k + 1",
         "249 frames are generated in 3 windows of 97, each sharing 16 with the next",
     )
-    assert plan.passes == 3 * plan_for(sound_samples=97 * FRAME).passes
+    assert plan.passes == 3 * plan_for(audio_samples=97 * FRAME).passes
 
 
 @pytest.mark.parametrize("samples", [0, 1, 639])
 def test_audio_shorter_than_a_frame_is_rejected(samples: int) -> None:
     with pytest.raises(RequestError, match=r"^audio: is shorter than one frame; give at least 0\.04 s"):
-        plan_for(sound_samples=samples)
+        plan_for(audio_samples=samples)
 
 
 def test_one_frame_of_audio_gives_one_frame() -> None:
-    assert plan_for(sound_samples=FRAME).geometry.frames == 1
+    assert plan_for(audio_samples=FRAME).geometry.frames == 1
 
 
 def test_without_audio_a_clip_has_the_trained_length() -> None:
@@ -223,7 +223,7 @@ def test_without_audio_a_clip_has_the_trained_length() -> None:
 
 
 @given(wanted=st.integers(1, 97))
-def test_asked_frames_are_snapped_and_said_so(wanted: int) -> None:
+def test_requested_frames_are_snapped_with_a_note(wanted: int) -> None:
     plan = plan_for(frames=wanted)
     assert plan.geometry.frames == plan.request.frames == (wanted - 1) // 4 * 4 + 1
     snapped = f"{wanted} frames became {plan.geometry.frames}: the model makes 4k + 1"
@@ -238,7 +238,7 @@ def test_seconds_become_frames() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("fields", "message"),
     [
         ({"window": 101}, r"^window: 101 frames are more than HuMo-1\.7B supports; use at most 97$"),
         ({"window": 50}, r"^window: 50 frames are not 4k \+ 1; use 49$"),
@@ -246,12 +246,12 @@ def test_seconds_become_frames() -> None:
         ({"overlap": 6}, r"^overlap: 6 is not allowed; allowed: .*a multiple of 4"),
     ],
 )
-def test_a_window_that_cannot_be_is_refused(given: dict[str, int], message: str) -> None:
+def test_an_unsupported_window_is_refused(fields: dict[str, int], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        plan_for(HUMO_1_7B, frames=161, **given)
+        plan_for(HUMO_1_7B, frames=161, **fields)
 
 
-def test_windows_may_be_shorter_than_the_model_knows() -> None:
+def test_windows_may_be_shorter_than_the_training_clips() -> None:
     plan = plan_for(HUMO_1_7B, frames=41, window=25, overlap=8)
     assert [(one.start, one.latent_frames, one.overlap) for one in plan.windows] == [(0, 7, 0), (4, 7, 2)]
     assert plan.window_geometry.frames == 25
@@ -262,41 +262,41 @@ def test_a_vocal_separator_without_audio_is_noted() -> None:
     assert plan_for(vocal_separator="voice.onnx", frames=5).notes == (
         "vocal_separator given but not used: there is no audio",
     )
-    assert plan_for(vocal_separator="voice.onnx", sound_samples=5 * FRAME).notes == ()
+    assert plan_for(vocal_separator="voice.onnx", audio_samples=5 * FRAME).notes == ()
 
 
 def test_a_clip_longer_than_its_audio_is_noted() -> None:
-    assert plan_for(frames=21, sound_samples=13 * FRAME).notes == (
+    assert plan_for(frames=21, audio_samples=13 * FRAME).notes == (
         "the audio ends after 13 frames; the rest of the clip is silent",
     )
 
 
 @pytest.mark.parametrize(
-    ("preset", "given", "field", "effective"),
+    ("preset", "fields", "field", "effective"),
     [
-        (HUMO_17B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "scale_image", False),
-        (HUMO_17B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "switch_timestep", True),
-        (HUMO_17B, {"sound_samples": 9 * FRAME}, "switch_timestep", False),
+        (HUMO_17B, {"images": ["a.png"], "audio_samples": 9 * FRAME}, "scale_image", False),
+        (HUMO_17B, {"images": ["a.png"], "audio_samples": 9 * FRAME}, "switch_timestep", True),
+        (HUMO_17B, {"audio_samples": 9 * FRAME}, "switch_timestep", False),
         (HUMO_17B, {"images": ["a.png"]}, "scale_audio", False),
         (HUMO_17B, {}, "scale_text", True),
-        (HUMO_1_7B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "scale_image", True),
-        (HUMO_1_7B, {"images": ["a.png"], "sound_samples": 9 * FRAME}, "switch_timestep", False),
-        (HUMO_1_7B, {"sound_samples": 9 * FRAME}, "scale_image", False),
-        (HUMO_1_7B, {"sound_samples": 9 * FRAME}, "scale_audio", True),
+        (HUMO_1_7B, {"images": ["a.png"], "audio_samples": 9 * FRAME}, "scale_image", True),
+        (HUMO_1_7B, {"images": ["a.png"], "audio_samples": 9 * FRAME}, "switch_timestep", False),
+        (HUMO_1_7B, {"audio_samples": 9 * FRAME}, "scale_image", False),
+        (HUMO_1_7B, {"audio_samples": 9 * FRAME}, "scale_audio", True),
     ],
 )
 def test_a_scale_without_effect_is_noted_and_one_with_effect_is_not(
-    preset: Preset, given: dict[str, Any], field: str, effective: bool
+    preset: Preset, fields: dict[str, Any], field: str, effective: bool
 ) -> None:
-    plan = plan_for(preset, **(given | {field: 3.0}))
-    said = f"{field} has no effect in mode {plan.request.mode} of {preset.title}"
-    assert (said in plan.notes) is not effective
+    plan = plan_for(preset, **(fields | {field: 3.0}))
+    note = f"{field} has no effect in mode {plan.request.mode} of {preset.title}"
+    assert (note in plan.notes) is not effective
     assert (plan.guidance != preset.guidance[plan.request.mode](preset.scales)) is effective  # type: ignore[index]
 
 
 @pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
-def test_what_is_left_open_is_the_presets(preset: Preset) -> None:
-    request = plan_for(preset, images=["a.png"], sound_samples=9 * FRAME).request
+def test_open_fields_get_the_values_of_the_preset(preset: Preset) -> None:
+    request = plan_for(preset, images=["a.png"], audio_samples=9 * FRAME).request
     assert (request.width, request.height, request.steps, request.shift, request.seed) == (832, 480, 50, 5.0, 666666)
     assert request.negative_prompt == NEGATIVE_PROMPT
     scales = GuidanceScales(
@@ -314,10 +314,10 @@ def test_the_published_defaults_are_those_of_the_published_configurations() -> N
     assert HUMO_1_7B.scales == GuidanceScales(text=7.5, audio=7.5, image=4.0)
 
 
-def test_zeros_are_values_and_not_gaps() -> None:
+def test_zero_is_a_value() -> None:
     request = plan_for(
         images=["a.png"],
-        sound_samples=9 * FRAME,
+        audio_samples=9 * FRAME,
         seed=0,
         scale_text=0,
         scale_audio=0,
@@ -336,23 +336,23 @@ def test_an_empty_negative_prompt_is_the_default_one_as_published(empty: str | N
 
 @pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
 def test_resolving_a_resolved_request_changes_nothing(preset: Preset) -> None:
-    plan = plan_for(preset, images=["a.png"], sound_samples=33 * FRAME, steps=7, height=64)
+    plan = plan_for(preset, images=["a.png"], audio_samples=33 * FRAME, steps=7, height=64)
     again = resolve(plan.request, preset, 33 * FRAME)
     assert again.request == plan.request
     assert (again.geometry, again.guidance) == (plan.geometry, plan.guidance)
 
 
 def test_a_plan_counts_its_timesteps_and_passes() -> None:
-    plan = plan_for(HUMO_1_7B, images=["a.png"], sound_samples=9 * FRAME, steps=10)
+    plan = plan_for(HUMO_1_7B, images=["a.png"], audio_samples=9 * FRAME, steps=10)
     assert len(plan.timesteps) == 10
     assert plan.timesteps[0] == 999
     assert plan.passes == 30
-    assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10).passes == 20
-    assert plan_for(HUMO_1_7B, sound_samples=9 * FRAME, steps=10, scale_text=7.0).passes == 30
+    assert plan_for(HUMO_1_7B, audio_samples=9 * FRAME, steps=10).passes == 20
+    assert plan_for(HUMO_1_7B, audio_samples=9 * FRAME, steps=10, scale_text=7.0).passes == 30
 
 
 @pytest.mark.parametrize("field", ["seed", "frames", "steps", "scale_text", "width"])
-def test_yes_is_not_taken_for_the_number_one(field: str) -> None:
+def test_a_boolean_is_not_a_number(field: str) -> None:
     with pytest.raises(RequestError, match=rf"{field}: True is not allowed; allowed: a (whole )?number"):
         parse_request({"prompt": "x", field: True})
 

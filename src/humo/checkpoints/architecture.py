@@ -15,7 +15,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape, under the published names or those of diffusers."""
 
 ConfigHints = Mapping[str, Any]
-"""The ``config.json`` beside the weights, or nothing: for sizes that no shape shows, such as the number of heads."""
+"""The ``config.json`` beside the weights, or empty. It has sizes that no shape shows, such as the number of heads."""
 
 _TAKE_UNCHANGED_FILE = "take the complete, unchanged file"
 
@@ -58,7 +58,7 @@ class TransformerArchitecture:
         return self.num_attention_heads * self.attention_head_dim
 
     def config(self) -> dict[str, Any]:
-        """Return the contents of ``config.json``, without what distillation adds, which no shape shows."""
+        """Return the contents of ``config.json``, except for the keys that distillation adds."""
         sizes = asdict(self) | {"patch_size": list(self.patch_size)}
         del sizes["scale_inputs"]
         return {"_class_name": "HuMoTransformer3DModel", **sizes}
@@ -215,7 +215,7 @@ def infer_transformer(
     return TransformerArchitecture(
         patch_size=(patch[0], patch[1], patch[2]),
         num_attention_heads=_divide_evenly(
-            width, head_dim, "channels into heads", "give the width of a head (--head-dim)"
+            width, head_dim, "channels into heads", "give the width of a head with --head-dim"
         ),
         attention_head_dim=head_dim,
         in_channels=in_channels,
@@ -255,16 +255,18 @@ def infer_autoencoder(shapes: Shapes, config_hints: ConfigHints) -> AutoencoderA
     widths: list[list[int]] = [[]]
     downsample: list[bool] = []
     for index in range(_count_indices(shapes, r"encoder\.(?:downsamples|down_blocks)\.(\d+)\.")):
-        steps = (f"encoder.downsamples.{index}", f"encoder.down_blocks.{index}")
-        if any(f"{step}.resample.1.weight" in shapes for step in steps):
-            downsample.append(any(f"{step}.time_conv.weight" in shapes for step in steps))
+        names = (f"encoder.downsamples.{index}", f"encoder.down_blocks.{index}")
+        if any(f"{name}.resample.1.weight" in shapes for name in names):
+            downsample.append(any(f"{name}.time_conv.weight" in shapes for name in names))
             widths.append([])
         else:
             widths[-1].append(
-                _shape_of_first(shapes, 5, f"{steps[0]}.residual.6.weight", f"{steps[1]}.conv2.weight")[0]
+                _shape_of_first(shapes, 5, f"{names[0]}.residual.6.weight", f"{names[1]}.conv2.weight")[0]
             )
     if not all(widths) or len({len(level) for level in widths}) != 1:
-        problem = f"its encoder has levels of {[len(level) for level in widths]} residual blocks"
+        problem = (
+            f"has an encoder whose levels have {[len(level) for level in widths]} residual blocks, not equally many"
+        )
         raise CheckpointError("vae", problem, "take Wan2.1's autoencoder")
     architecture = AutoencoderArchitecture(
         base_dim=base,
@@ -341,7 +343,8 @@ def _shape_of_first(shapes: Shapes, rank: int, *names: str) -> tuple[int, ...]:
     for name in names:
         if name in shapes:
             if len(shapes[name]) != rank:
-                raise CheckpointError(name, f"has shape {shapes[name]}, not {rank} dimensions", _TAKE_UNCHANGED_FILE)
+                problem = f"has shape {shapes[name]}, which has not {rank} dimensions"
+                raise CheckpointError(name, problem, _TAKE_UNCHANGED_FILE)
             return shapes[name]
     raise CheckpointError(names[0], "is missing from the weights", _TAKE_UNCHANGED_FILE)
 
@@ -351,8 +354,8 @@ def _count_indices(names: Iterable[str], pattern: str) -> int:
     return 1 + max((int(index[1]) for name in names if (index := re.match(pattern, name))), default=-1)
 
 
-def _divide_evenly(number: int, by: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:
+def _divide_evenly(number: int, divisor: int, what: str, remedy: str = _TAKE_UNCHANGED_FILE) -> int:
     """Return the quotient, or raise CheckpointError if there is a remainder."""
-    if by < 1 or number % by:
-        raise CheckpointError("weights", f"cannot divide {number} {what} of {by}", remedy)
-    return number // by
+    if divisor < 1 or number % divisor:
+        raise CheckpointError("weights", f"cannot divide {number} {what} of {divisor}", remedy)
+    return number // divisor

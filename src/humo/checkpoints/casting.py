@@ -1,7 +1,7 @@
 """Cast tensors of a file to the element type they are written in, chunk by chunk, and dequantize them on the way.
 
-GGUF blocks and fp8 with or without scales are supported. A file with scaled fp8 weights says so in one of three ways,
-all from ComfyUI: a tensor ``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant``
+GGUF blocks and fp8 with or without scales are supported. A file declares scaled fp8 weights in one of three ways, all
+of ComfyUI: a tensor ``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant``
 and ``NAME.weight_scale``; the same JSON for all layers in the file's metadata. In such a file an fp8 matrix without a
 scale is an error. Files without any scale are cast as they are.
 
@@ -37,8 +37,10 @@ SCALED_MARKER = re.compile(r"(^|\.)scaled_fp8$")
 """Tensor that marks a file of scaled fp8 weights."""
 
 COMFYUI_FORMAT_SUFFIX = ".comfy_quant"
+"""Suffix of the tensors in which ComfyUI's newer files describe a layer's quantization as JSON."""
+
 COMFYUI_METADATA_KEY = "_quantization_metadata"
-"""Key of the metadata, beside the tensor suffix above it, in which ComfyUI's newer files describe quantization."""
+"""Key of the metadata in which ComfyUI's newer files describe the quantization of all layers as JSON."""
 
 COMFYUI_FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 """ComfyUI's names of the formats that are supported; its other formats pack, rotate or scale by groups."""
@@ -46,7 +48,7 @@ COMFYUI_FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 GGML_CHUNK_BYTES = 2**20
 """Bytes of GGUF blocks that are dequantized at a time; the result is up to twelve times as large."""
 
-_TAKE_OTHERS = "give bf16, fp16, fp32, fp8 (scaled) or GGUF weights"
+_SUPPORTED_TYPES = "give bf16, fp16, fp32, fp8 (scaled) or GGUF weights"
 
 
 def parse_dtype(dtype: str | None) -> str | None:
@@ -88,16 +90,16 @@ def check_quantization(weights: WeightSet) -> None:
     scales = scale_names(weights.tensors)
     declared = _formats(weights)
     for layer, form in declared.items():
-        word = str(form.get("format"))
-        turned = " with rotated weights" if form.get("convrot") else ""
-        if word not in COMFYUI_FORMATS or turned:
-            problem = f"stores {layer!r} as {word}{turned}, a quantization that is not read here"
-            raise CheckpointError(str(weights.path), problem, _TAKE_OTHERS)
+        format_name = str(form.get("format"))
+        rotated = " with rotated weights" if form.get("convrot") else ""
+        if format_name not in COMFYUI_FORMATS or rotated:
+            problem = f"stores {layer!r} as {format_name}{rotated}, a quantization that is not supported"
+            raise CheckpointError(str(weights.path), problem, _SUPPORTED_TYPES)
     if not (scales or declared or any(SCALED_MARKER.search(name) for name in weights.tensors)):
         return
     for name, tensor in weights.tensors.items():
         if tensor.dtype in FP8_TYPES and len(tensor.shape) == 2 and name not in scales:
-            problem = f"is a file of scaled fp8 weights, and lacks the scale of {name!r}"
+            problem = f"has scaled fp8 weights but lacks the scale of {name!r}"
             raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
 
 
@@ -111,7 +113,7 @@ def _formats(weights: WeightSet) -> dict[str, dict[str, Any]]:
                 text = b"".join(bytes(chunk) for chunk in weights.chunks(name))
                 formats[name.removesuffix(COMFYUI_FORMAT_SUFFIX)] = dict(json.loads(text))
     except (ValueError, TypeError, AttributeError) as error:
-        problem = "does not say in a form that is known how it is quantized"
+        problem = "describes its quantization in an unknown form"
         raise CheckpointError(str(weights.path), problem, DOWNLOAD_AGAIN) from error
     return formats
 
@@ -123,7 +125,7 @@ class Cast:
     Args:
         weights: the files.
         name: of the tensor.
-        dtype: the type to write; None keeps what is stored, and makes bf16 of quantized weights.
+        dtype: the type to write; None keeps the stored type, and writes quantized weights in bf16.
         scale_name: name of the tensor that it is multiplied by, if any.
         shape: the shape to write, where the file stores another one.
 
@@ -140,13 +142,13 @@ class Cast:
     def __post_init__(self) -> None:
         stored = self.weights.tensors[self.name]
         if stored.dtype not in FLOATS | QUANT_TYPES.keys():
-            problem = f"stores {self.name!r} as {stored.dtype}, a quantization that is not read here"
-            raise CheckpointError(str(self.weights.path), problem, _TAKE_OTHERS)
+            problem = f"stores {self.name!r} as {stored.dtype}, a type that is not supported"
+            raise CheckpointError(str(self.weights.path), problem, _SUPPORTED_TYPES)
         if self.scale_name is not None:
             shape = self.weights.tensors[self.scale_name].shape
             if math.prod(shape) != 1 and (not stored.shape or shape not in {stored.shape[:1], (*stored.shape[:1], 1)}):
-                problem = f"scales {self.name!r} by {shape}, neither one number nor one a row"
-                raise CheckpointError(str(self.weights.path), problem, "give weights scaled by tensor")
+                problem = f"has scales of shape {shape} for {self.name!r}, neither one scale nor one for each row"
+                raise CheckpointError(str(self.weights.path), problem, "give weights with one scale for each tensor")
 
     @property
     def tensor(self) -> StoredTensor:

@@ -36,7 +36,7 @@ SCALE_SUFFIX = ".weight_scale"
 """Suffix of the scale of a weight that stays in fp8, in the diffusers layout."""
 
 SAMPLE_OF_NAMES = 3
-"""Tensors that a message names if it concerns many."""
+"""Number of tensors that a message names if it concerns many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +90,18 @@ class ComponentPlan:
 
 
 def family_of(architecture: TransformerArchitecture) -> str:
-    """The preset of a transformer.
+    """Return the name of a transformer's preset.
 
     Args:
-        structure: its sizes.
+        architecture: its sizes.
 
     Raises:
         CheckpointError: it takes another number of channels than either family.
     """
     if architecture.in_channels not in FAMILIES:
         expected = ", ".join(f"{preset.title} takes {channels}" for channels, preset in FAMILIES.items())
-        problem = f"takes {architecture.in_channels} channels; {expected}"
-        raise CheckpointError("transformer", problem, "give the weights of one of them")
+        problem = f"takes {architecture.in_channels} input channels, but {expected}"
+        raise CheckpointError("transformer", problem, "give the weights of HuMo-17B or HuMo-1.7B")
     return FAMILIES[architecture.in_channels].name
 
 
@@ -164,17 +164,17 @@ def plan_component(
     """
     component, weights = discovered.component, discovered.weights
     check_quantization(weights)
-    inside, dropped = _strip_prefix(component, weights)
-    stored = {name: weights.tensors[original].shape for name, original in inside.items()}
+    originals, dropped = _strip_prefix(component, weights)
+    stored = {name: weights.tensors[original].shape for name, original in originals.items()}
     scales = {weight: name for weight, name in scale_names(weights.tensors).items() if weight in weights.tensors}
-    scaling = set(scales.values())
-    shapes = {name: shape for name, shape in stored.items() if inside[name] not in scaling}
+    scale_tensors = set(scales.values())
+    shapes = {name: shape for name, shape in stored.items() if originals[name] not in scale_tensors}
     architecture = _infer_architecture(component, shapes, discovered.config, head_dim, str(weights.path))
     if isinstance(architecture, SpeechEncoderArchitecture) and (
         other := name_other_whisper(architecture, weights.tensors)
     ):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
-    matched = _match_names(component, weights, inside, shapes, list(tensor_names(architecture)), dropped)
+    matched = _match_names(component, weights, originals, shapes, list(tensor_names(architecture)), dropped)
     keep = keep_quantized and component is ComponentName.TRANSFORMER
     casts = [one for name, original in matched for one in _casts(name, original, weights, scales, dtype, keep)]
     return ComponentPlan(
@@ -203,12 +203,12 @@ def _casts(
     """
     stored, scale = weights.tensors[original].dtype, scales.get(original)
     if keep and can_stay_quantized(name.diffusers, name.shape, stored):
-        Cast(weights, original, None, scale)  # for its looking at the scale
+        Cast(weights, original, None, scale)  # checks the shape of the scale
         yield name, Cast(weights, original, stored, shape=name.shape)
         if scale is not None:
             count = math.prod(weights.tensors[scale].shape)
-            beside = name.diffusers.removesuffix(".weight") + SCALE_SUFFIX
-            yield TensorName(beside, beside, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
+            scale_name = name.diffusers.removesuffix(".weight") + SCALE_SUFFIX
+            yield TensorName(scale_name, scale_name, (count, 1)), Cast(weights, scale, "F32", shape=(count, 1))
         return
     exact = "F32" if keep and stored in QUANT_TYPES else None
     yield name, Cast(weights, original, dtype or exact, scale, name.shape)
@@ -221,77 +221,84 @@ def _strip_prefix(component: ComponentName, weights: WeightSet) -> tuple[dict[st
         problem = f"holds several models, under {', '.join(repr(prefix) for prefix in prefixes)}"
         raise CheckpointError(str(weights.path), problem, "give a file with one of them")
     if not prefixes:
-        problem = f"looks like the {component} but for its names' unknown prefix"
+        problem = f"has the tensors of the {component} under an unknown prefix"
         raise CheckpointError(str(weights.path), problem, "take the file as released, or report where it is from")
     chosen, others = prefixes[0], tuple(prefix for prefix in prefixes[1:] if prefix)
-    inside: dict[str, str] = {}
+    originals: dict[str, str] = {}
     dropped = [Dropped(weights.path, name, "a value, not a tensor") for name in weights.non_tensors]
-    strange: list[str] = []
+    unexpected: list[str] = []
     for name in weights.tensors:
         if name.startswith(chosen) and not name.startswith(others):
-            inside[name.removeprefix(chosen)] = name
+            originals[name.removeprefix(chosen)] = name
         elif reason := drop_reason(component, name):
             dropped.append(Dropped(weights.path, name, reason))
         elif len(prefixes) > 1 and (name.startswith(others) or "" in prefixes):
             dropped.append(Dropped(weights.path, name, "raw weights beside the averaged ones (EMA)"))
         else:
-            strange.append(name)
-    _refuse(weights, strange, "has no place in the model")
+            unexpected.append(name)
+    _refuse_unexpected(weights, unexpected)
     if (
         component is ComponentName.TEXT_ENCODER
-        and "shared.weight" not in inside
-        and "encoder.embed_tokens.weight" in inside
+        and "shared.weight" not in originals
+        and "encoder.embed_tokens.weight" in originals
     ):
-        inside["shared.weight"] = inside.pop("encoder.embed_tokens.weight")
-    return inside, dropped
+        originals["shared.weight"] = originals.pop("encoder.embed_tokens.weight")
+    return originals, dropped
 
 
 def _match_names(
     component: ComponentName,
     weights: WeightSet,
-    inside: Mapping[str, str],
+    originals: Mapping[str, str],
     shapes: Shapes,
     names: list[TensorName],
     dropped: list[Dropped],
 ) -> list[tuple[TensorName, str]]:
     """Return each tensor name of the architecture and the tensor in the file that it comes from."""
-    ours = {name.diffusers: name for name in names}
+    diffusers = {name.diffusers: name for name in names}
     published = {name.published: name for name in names}
-    known = ours if len(ours.keys() & shapes.keys()) >= len(published.keys() & shapes.keys()) else published
-    strange: list[str] = []
-    for name, original in inside.items():
+    known = diffusers if len(diffusers.keys() & shapes.keys()) >= len(published.keys() & shapes.keys()) else published
+    unexpected: list[str] = []
+    for name, original in originals.items():
         if name not in shapes:
             continue  # a scale
         if name not in known:
             if reason := drop_reason(component, original):
                 dropped.append(Dropped(weights.path, original, reason))
             else:
-                strange.append(original)
+                unexpected.append(original)
         elif not _fits(shapes[name], known[name].shape, weights):
-            problem = f"{original!r} has shape {shapes[name]}, not {known[name].shape} as its other tensors imply"
+            problem = f"has {original!r} of shape {shapes[name]}, not {known[name].shape} as its other tensors imply"
             raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
-    _refuse(weights, strange, "has no place in the model")
-    missing = [name for name in known if name not in inside]
-    _refuse(weights, missing, "is missing")
-    return [(known[name], inside[name]) for name in known]
+    _refuse_unexpected(weights, unexpected)
+    if missing := [name for name in known if name not in originals]:
+        raise CheckpointError(str(weights.path), f"lacks {_sample(missing)}", "take the complete, unchanged file")
+    return [(known[name], originals[name]) for name in known]
 
 
-def _fits(discovered: tuple[int, ...], wanted: tuple[int, ...], weights: WeightSet) -> bool:
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...], weights: WeightSet) -> bool:
     """Return whether a shape is the expected one; GGUF files lose leading sizes of 1."""
     if weights.path.suffix == GGUF_SUFFIX:
-        return _without_leading_ones(discovered) == _without_leading_ones(wanted)
-    return discovered == wanted
+        return _without_leading_ones(shape) == _without_leading_ones(expected)
+    return shape == expected
 
 
 def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[next((place for place, size in enumerate(shape) if size != 1), len(shape)) :]
+    return shape[next((axis for axis, size in enumerate(shape) if size != 1), len(shape)) :]
 
 
-def _refuse(weights: WeightSet, names: list[str], problem: str) -> None:
+def _refuse_unexpected(weights: WeightSet, names: list[str]) -> None:
+    """Raise CheckpointError if a file has tensors that the model does not have."""
     if names:
-        listed = ", ".join(sorted(names)[:SAMPLE_OF_NAMES])
-        more = f" and {len(names) - SAMPLE_OF_NAMES} more" if len(names) > SAMPLE_OF_NAMES else ""
-        raise CheckpointError(str(weights.path), f"{listed}{more} {problem}", "take the complete, unchanged file")
+        problem = f"has tensors that the model does not have: {_sample(names)}"
+        raise CheckpointError(str(weights.path), problem, "take the complete, unchanged file")
+
+
+def _sample(names: list[str]) -> str:
+    """Return the first names in alphabetical order, and how many there are beside them."""
+    listed = ", ".join(sorted(names)[:SAMPLE_OF_NAMES])
+    more = f" and {len(names) - SAMPLE_OF_NAMES} more" if len(names) > SAMPLE_OF_NAMES else ""
+    return f"{listed}{more}"
 
 
 def _infer_architecture(

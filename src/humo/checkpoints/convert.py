@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from humo.checkpoints.architecture import (
     AutoencoderArchitecture,
@@ -50,6 +50,30 @@ from humo.presets import PRESETS
 from humo.progress import Progress
 
 SourcePath = str | os.PathLike[str]
+"""Path of a file or folder to convert."""
+
+
+class ConversionOptions(TypedDict, total=False):
+    """Options of `convert`.
+
+    Args:
+        family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
+        naming: ``diffusers`` (default) for a model folder, ``published`` for the released names and tree (in
+            safetensors).
+        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; None keeps the stored type, and writes quantized weights
+            in bf16.
+        head_dim: channels of one of the transformer's attention heads, if it is not 128 and no configuration gives it.
+        keep_quantized: keep the matrices of the transformer's blocks quantized (GGUF, fp8 and its scales), in the file
+            and in memory.
+        shard_bytes: largest weights file (default 5 GB); None for one file for each component.
+    """
+
+    family: str | None
+    naming: str
+    dtype: str | None
+    head_dim: int | None
+    keep_quantized: bool
+    shard_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,64 +133,45 @@ def convert(
     source: SourcePath | Sequence[SourcePath],
     destination: SourcePath,
     *,
-    family: str | None = None,
-    naming: str = Naming.DIFFUSERS,
-    dtype: str | None = None,
-    head_dim: int | None = None,
-    keep_quantized: bool = False,
     overwrite: bool = False,
-    shard_bytes: int | None = SHARD_BYTES,
     progress: Progress = lambda component, done_bytes, total_bytes: None,
+    **options: Unpack[ConversionOptions],
 ) -> ConversionReport:
     """Convert all components of a model that the sources contain.
 
-    The layout of the sources is detected, so that a model folder is a source as well: to write it under the published
-    names, or in another type. A few chunks of 32 MiB are in memory at a time, whatever the size of the files.
+    The layout of the sources is detected. A model folder is a source as well: convert it to write it under the
+    published names, or in another type. A few chunks of 32 MiB are in memory at a time, whatever the size of the
+    files.
 
     Args:
         source: a folder, a file, or several of them. A transformer file that is named itself replaces the transformer
-            of a
-            folder, of which the other components are taken.
+            of a folder.
         destination: the folder to create.
-        family: ``humo-17b`` or ``humo-1.7b``, if the source holds both.
-        naming: ``diffusers`` for a model folder, ``published`` for the released names and tree (in safetensors).
-        dtype: ``bf16``, ``fp16`` or ``fp32`` for all weights; None keeps what is stored, and makes bf16 of quantized
-            weights.
-        head_dim: channels of one of the transformer's attention heads, if it is not 128 and no configuration gives it.
-        keep_quantized: keep the matrices of the transformer's blocks quantized (GGUF, fp8 and its scales), in the file
-            and
-            in memory.
         overwrite: replace a model folder that exists.
-        shard_bytes: largest weights file; None for one file for each component.
         progress: called with a component's name, bytes done and bytes in total.
+        options: see `ConversionOptions`.
 
     Raises:
         CheckpointError: the source is incomplete, damaged, or another model.
         StorageError: the destination exists already, cannot be written, or does not fit on the disk.
-        RequestError: dtype, family or naming is unknown; or weights are to stay quantized under the published names.
+        RequestError: dtype, family or naming is unknown; or weights would stay quantized under the published names.
     """
-    if naming not in set(Naming):
-        raise RequestError("naming", f"{naming!r} is not a layout", did_you_mean(naming, Naming))
-    if family is not None and family not in PRESETS:
-        raise RequestError("family", f"{family!r} is not a known family", did_you_mean(family, PRESETS))
-    if keep_quantized and naming != Naming.DIFFUSERS:
-        problem = "is for a model folder, and this is to be the published layout"
-        raise RequestError("keep_quantized", problem, "leave one of the two out")
-    word = parse_dtype(dtype)
+    naming, element_type = _check_options(options)
     sources = [Path(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
     target = Path(destination)
     _refuse_overlap(sources, target)
     discovery = discover_components(sources, skipped_folder=target)
-    plans = _choose(discovery, Naming(naming), word, head_dim, keep_quantized, family, sources)
+    plans = _plan_components(discovery, naming, element_type, options, sources)
     _check_fit(plans)
-    _check_prediction(plans, Naming(naming))
-    notes = _notes(discovery, plans, Naming(naming), keep_quantized)
+    _check_prediction(plans, naming)
+    notes = _notes(discovery, plans, naming, options.get("keep_quantized", False))
+    shard_bytes = options.get("shard_bytes", SHARD_BYTES)
     with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN_NAMES) as folder:
-        components = tuple(_write_part(folder, plan, Naming(naming), shard_bytes, progress) for plan in plans)
-        _write_companions(folder, discovery, plans, Naming(naming))
+        components = tuple(_write_component(folder, plan, naming, shard_bytes, progress) for plan in plans)
+        _write_companions(folder, discovery, plans, naming)
     return ConversionReport(
         destination=target,
-        naming=Naming(naming),
+        naming=naming,
         preset=_family(plans),
         components=components,
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
@@ -175,24 +180,33 @@ def convert(
     )
 
 
+def _check_options(options: ConversionOptions) -> tuple[Naming, str | None]:
+    """Return the layout, and the safetensors name of the type to write, or raise RequestError."""
+    naming, family = options.get("naming", Naming.DIFFUSERS), options.get("family")
+    if naming not in set(Naming):
+        raise RequestError("naming", f"{naming!r} is not a layout", did_you_mean(naming, Naming))
+    if family is not None and family not in PRESETS:
+        raise RequestError("family", f"{family!r} is not a known family", did_you_mean(family, PRESETS))
+    if options.get("keep_quantized") and naming != Naming.DIFFUSERS:
+        problem = "cannot be combined with the published layout, which has no quantized weights"
+        raise RequestError("keep_quantized", problem, "drop --keep-quantized, or use --to diffusers")
+    return Naming(naming), parse_dtype(options.get("dtype"))
+
+
 def _refuse_overlap(sources: Sequence[Path], target: Path) -> None:
     """Raise StorageError if the destination contains a source, which would be read and replaced at once."""
     for source in sources:
         if target.resolve() in (source.resolve(), *source.resolve().parents) and target.exists():
-            raise StorageError(str(target), f"holds the source {source}", "choose another destination")
+            raise StorageError(str(target), f"contains the source {source}", "choose another destination")
 
 
-def _choose(
-    discovery: Discovery,
-    naming: Naming,
-    dtype: str | None,
-    head_dim: int | None,
-    keep_quantized: bool,
-    family: str | None,
-    sources: Sequence[Path],
+def _plan_components(
+    discovery: Discovery, naming: Naming, dtype: str | None, options: ConversionOptions, sources: Sequence[Path]
 ) -> list[ComponentPlan]:
     """Return one plan for each component; the family decides between two transformers."""
-    where = ", ".join(str(source) for source in sources)
+    family, head_dim = options.get("family"), options.get("head_dim")
+    keep_quantized = options.get("keep_quantized", False)
+    source_names = ", ".join(str(source) for source in sources)
     plans: list[ComponentPlan] = []
     for component in ComponentName:
         planned: list[ComponentPlan] = []
@@ -205,17 +219,18 @@ def _choose(
                 failed = failed or error
         refused = failed or discovery.refused.get(component) or discovery.refused.get(None)
         if component is ComponentName.TRANSFORMER and failed and family is None:
-            raise failed  # never the other family in its stead
+            raise failed  # the other family must not replace it
         if component is ComponentName.TRANSFORMER and planned:
-            planned = _of_family(planned, family, where, discovery, refused)
+            planned = _select_family(planned, family, source_names, discovery, refused)
         if len(planned) > 1:
             files = " and ".join(str(plan.weights.path) for plan in planned[:2])
-            raise CheckpointError(where, f"holds the {component} more than once: {files}", "give the files themselves")
+            problem = f"contains the {component} more than once: {files}"
+            raise CheckpointError(source_names, problem, "give the files to convert instead of their folder")
         if not planned and refused:
             raise refused
         plans += planned
     if not plans:
-        raise CheckpointError(where, "holds no weights of HuMo", "give the downloaded folder or a weights file")
+        raise CheckpointError(source_names, "has no weights of HuMo", "give the downloaded folder or a weights file")
     return plans
 
 
@@ -227,20 +242,26 @@ def _discovered_as(discovery: Discovery, component: ComponentName) -> list[Disco
         return discovered
     for one in discovered:
         if not one.named_by_user:
-            discovery.ignored.append(Ignored(one.weights.path, "another transformer was named itself"))
+            discovery.ignored.append(Ignored(one.weights.path, "another transformer file was named as a source"))
     return named_by_user
 
 
-def _of_family(
-    planned: list[ComponentPlan], family: str | None, where: str, discovery: Discovery, refused: CheckpointError | None
+def _select_family(
+    planned: list[ComponentPlan],
+    family: str | None,
+    source_names: str,
+    discovery: Discovery,
+    refused: CheckpointError | None,
 ) -> list[ComponentPlan]:
-    """Return the transformers of the family that was asked for, or of the only one."""
+    """Return the transformers of the family that the options name, or of the only one."""
     families = sorted({plan.family or "" for plan in planned})
     if family is None and len(families) > 1:
-        raise CheckpointError(where, f"holds {' and '.join(families)}", "choose one as the family (--family)")
+        problem = f"contains both {' and '.join(families)}"
+        raise CheckpointError(source_names, problem, "choose one with --family")
     chosen = [plan for plan in planned if family in (None, plan.family)]
     if not chosen:
-        raise refused or CheckpointError(where, f"holds {families[0]}, not {family}", "choose the family that is there")
+        problem = f"contains {families[0]}, not {family}"
+        raise refused or CheckpointError(source_names, problem, f"use --family {families[0]}")
     for plan in planned:
         if plan not in chosen:
             discovery.ignored.append(Ignored(plan.weights.path, f"of the other family, {plan.family}"))
@@ -269,37 +290,39 @@ def _check_fit(plans: Sequence[ComponentPlan]) -> None:
             case _:
                 continue
         if width != expected:
-            problem = f"gives {width} channels where this transformer takes {expected}"
-            raise CheckpointError(str(plan.weights.path), problem, "take the parts of one model")
+            problem = f"has {width} channels, but this transformer takes {expected}"
+            raise CheckpointError(str(plan.weights.path), problem, "take all components from one model")
 
 
 def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
-    """Raise CheckpointError for networks that the published layout cannot represent, since its readers would not
-    notice."""
+    """Raise CheckpointError for networks that the published layout cannot represent.
+
+    Programs that read the published layout would use such a network wrongly.
+    """
     for plan in plans:
         if naming is Naming.PUBLISHED and plan.config_hints.get("distillation"):
-            problem = "is a student, and the published layout knows networks that are guided"
-            raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
+            problem = "is a distilled network, which the published layout cannot represent"
+            raise CheckpointError(str(plan.weights.path), problem, "use --to diffusers")
         predicted = (
             plan.config_hints.get("prediction", "velocity")
             if plan.component is ComponentName.TRANSFORMER
             else "velocity"
         )
         if naming is Naming.PUBLISHED and predicted != "velocity":
-            problem = f"predicts {predicted}, and the published layout knows networks that predict velocity"
-            raise CheckpointError(str(plan.weights.path), problem, "keep it as a model folder")
+            problem = f"predicts {predicted!r}, but networks in the published layout predict velocity"
+            raise CheckpointError(str(plan.weights.path), problem, "use --to diffusers")
 
 
 def _notes(
     discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming, keep_quantized: bool
 ) -> tuple[str, ...]:
     notes = [
-        f"{plan.component}: {plan.unscaled_fp8} fp8 weights came without a scale and were taken as they are"
+        f"{plan.component}: {plan.unscaled_fp8} fp8 weights have no scale and were converted without one"
         for plan in plans
         if plan.unscaled_fp8
     ]
     if keep_quantized and not any(plan.kept_quantized for plan in plans):
-        notes.append("nothing among the sources is quantized in a way that can be kept")
+        notes.append("the sources have no quantized weights that can be kept")
     components = {plan.component for plan in plans}
     missing = [str(component) for component in ComponentName if component not in components]
     if naming is Naming.DIFFUSERS and ComponentName.TEXT_ENCODER in components and discovery.tokenizer is None:
@@ -307,11 +330,11 @@ def _notes(
     if missing:
         notes.append(f"not among the sources: {', '.join(missing)}; convert again with their files as further sources")
     if naming is Naming.PUBLISHED and ComponentName.AUDIO_ENCODER in components:
-        notes.append("whisper-large-v3 holds the encoder alone: its decoder is not kept in a model folder")
+        notes.append("whisper-large-v3 has only the encoder: a model folder does not contain the decoder")
     return tuple(notes)
 
 
-def _write_part(
+def _write_component(
     folder: Path,
     plan: ComponentPlan,
     naming: Naming,
@@ -319,7 +342,7 @@ def _write_part(
     progress: Progress,
 ) -> ConvertedComponent:
     """Write weights and configuration of one component."""
-    place = component_path(plan.component, naming, plan.family)
+    location = component_path(plan.component, naming, plan.family)
     done = 0
 
     def on_bytes(count: int) -> None:
@@ -327,10 +350,10 @@ def _write_part(
         done += count
         progress(str(plan.component), done, plan.bytes)
 
-    limit = shard_bytes if place.sharded else None
-    files = write_weights(folder / place.folder, place.stem, plan.outputs, limit, on_bytes)
+    limit = shard_bytes if location.sharded else None
+    files = write_weights(folder / location.folder, location.stem, plan.outputs, limit, on_bytes)
     if (config := _config(plan, naming)) is not None:
-        write_json(folder / place.folder / "config.json", config)
+        write_json(folder / location.folder / "config.json", config)
     return ConvertedComponent(
         component=str(plan.component),
         source=plan.weights.path,
@@ -342,15 +365,15 @@ def _write_part(
 
 
 def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
-    """Return the configuration of a component: inferred sizes, and whatever else the source's own configuration has."""
+    """Return the configuration of a component: inferred sizes, and the other keys of the source's configuration."""
     architecture = plan.architecture
     if naming is Naming.PUBLISHED:
         if isinstance(architecture, TransformerArchitecture):
             return architecture.published_config()
         if not isinstance(architecture, SpeechEncoderArchitecture):
             return None
-    measured = architecture.config()
-    strangers = {
+    inferred = architecture.config()
+    dropped_keys = {
         "_name_or_path",
         "transformers_version",
         "torch_dtype",
@@ -358,8 +381,8 @@ def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
         "_diffusers_version",
         QUANTIZATION_CONFIG,
     }
-    kept_quantized = {} if {"num_heads", "dim"} <= plan.config_hints.keys() else plan.config_hints
-    config = {key: value for key, value in kept_quantized.items() if key not in strangers} | measured
+    source_config = {} if {"num_heads", "dim"} <= plan.config_hints.keys() else plan.config_hints
+    config = {key: value for key, value in source_config.items() if key not in dropped_keys} | inferred
     if plan.component in (ComponentName.TRANSFORMER, ComponentName.AUTOENCODER):
         config["_diffusers_version"] = library_version("diffusers")
     if plan.kept_quantized:
@@ -381,15 +404,15 @@ def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[Compon
         tokenizer.mkdir(parents=True)
         (tokenizer / "spiece.model").write_bytes(pieces)
         write_json(tokenizer / "tokenizer_config.json", tokenizer_config())
-    speech = next(
+    audio_encoder = next(
         (plan.architecture for plan in plans if isinstance(plan.architecture, SpeechEncoderArchitecture)), None
     )
     features = folder / FEATURE_FOLDER[naming] / FEATURE_FILE
     if discovery.feature_config is not None:
         features.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(discovery.feature_config, features)
-    elif speech is not None:
-        write_json(features, feature_config(speech.num_mel_bins))
+    elif audio_encoder is not None:
+        write_json(features, feature_config(audio_encoder.num_mel_bins))
     family = _family(plans)
     if naming is Naming.DIFFUSERS and family is not None:
         write_json(folder / SCHEDULER_FOLDER / "scheduler_config.json", scheduler_config())

@@ -23,8 +23,8 @@ FEATURE_FILE = "preprocessor_config.json"
 """File with the settings of Whisper's feature extractor."""
 
 NOT_NEEDED = (
-    (r"zero_vae.*\.pt", "latents of an empty video: the autoencoder makes them for any size"),
-    (r".*\.onnx", "the vocal separator, which is optional and used as it is"),
+    (r"zero_vae.*\.pt", "latents of an empty video, which the autoencoder computes for any size"),
+    (r".*\.onnx", "the vocal separator, which is optional and needs no conversion"),
     (r".*\.(msgpack|h5|ot|tflite)", "the same weights for another library"),
 )
 """Files of the published tree that are not converted: name, reason."""
@@ -37,7 +37,7 @@ class DiscoveredComponent:
     Args:
         component: its name.
         weights: its tensors.
-        config: its own ``config.json`` beside them, or nothing.
+        config: its own ``config.json`` beside them, or empty.
         named_by_user: the user named this file itself, and not a folder that contains it.
     """
 
@@ -103,12 +103,12 @@ def discover_components(sources: Iterable[Path], skipped_folder: Path | None = N
             for folder, files in _folders(source, skipped_folder):
                 _examine_folder(folder, files, discovery)
         else:
-            raise CheckpointError(str(source), "is not there", "give a file or folder that exists")
+            raise CheckpointError(str(source), "does not exist", "give a file or folder that exists")
     return discovery
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the contents of a ``config.json``; empty if it does not exist or is none.
+    """Return the contents of a ``config.json``; empty if it does not exist or is not a JSON object.
 
     Args:
         path: the file.
@@ -142,7 +142,7 @@ def _examine_folder(folder: Path, files: list[Path], discovery: Discovery) -> No
 
 
 def _examine_companions(folder: Path, names: set[str], discovery: Discovery) -> None:
-    """Look for the tokenizer and the feature extractor's settings, which have no weights."""
+    """Record the tokenizer and the feature extractor's settings of a folder, which have no weights."""
     if discovery.tokenizer is None and _is_t5_tokenizer(folder, names):
         discovery.tokenizer = folder
     if discovery.feature_config is None and FEATURE_FILE in names:
@@ -157,13 +157,15 @@ def _is_t5_tokenizer(folder: Path, names: set[str]) -> bool:
 
 
 def _weights(folder: Path, files: list[Path], discovery: Discovery) -> Iterator[Path]:
-    """Yield the weights files of a folder, each model once: an index for its shards, safetensors for the same in
-    .bin."""
+    """Yield the weights files of a folder, each model once.
+
+    An index replaces its shards, and safetensors files replace the same weights in ``.bin`` files.
+    """
     indexes = [path for path in files if path.name.endswith(".safetensors.index.json")]
     shards = {name for index in indexes for name in _shard_names(index)}
     suffixes = (".safetensors", GGUF_SUFFIX, *TORCH_SUFFIXES)
     weights = [path for path in files if path.suffix in suffixes and path.name not in shards]
-    whole = {path.name for path in weights}
+    names = {path.name for path in weights}
     for path in files:
         for pattern, reason in NOT_NEEDED:
             if re.fullmatch(pattern, path.name):
@@ -172,7 +174,7 @@ def _weights(folder: Path, files: list[Path], discovery: Discovery) -> Iterator[
     for path in weights:
         if any(re.fullmatch(pattern, path.name) for pattern, _ in NOT_NEEDED):
             continue
-        if path.name == "pytorch_model.bin" and (indexes or "model.safetensors" in whole):
+        if path.name == "pytorch_model.bin" and (indexes or "model.safetensors" in names):
             discovery.ignored.append(Ignored(path, "the same weights as in the safetensors beside it"))
         elif re.search(r"\.fp32-\d+-of-\d+\.", path.name):
             discovery.ignored.append(Ignored(path, "the same weights in float32"))
@@ -198,7 +200,7 @@ def _examine(path: Path, discovery: Discovery, named_by_user: bool) -> None:
         if signature is None:
             names = ", ".join(sorted(weights.tensors)[:2])
             remedy = "give HuMo's transformer, Wan2.1's autoencoder, umT5 or Whisper large-v3"
-            raise _OtherModelError(str(path), f"is not a part of HuMo (its tensors: {names}, ...)", remedy)
+            raise _OtherModelError(str(path), f"is not a component of HuMo (its tensors: {names}, ...)", remedy)
         if signature.component is None or not signature.fits:
             component = signature.component
             raise _OtherModelError(str(path), f"is {signature.title}", signature.remedy)
@@ -216,17 +218,17 @@ def _examine(path: Path, discovery: Discovery, named_by_user: bool) -> None:
 
 
 class _OtherModelError(CheckpointError):
-    """A file that is complete but belongs to another model."""
+    """Error for a file that is complete but belongs to another model."""
 
 
 def _own_config(component: ComponentName, path: Path) -> Mapping[str, Any]:
     """Return the configuration beside the weights, if it describes this component."""
     config = read_config(path.parent / "config.json")
-    own = {
+    describes = {
         ComponentName.TRANSFORMER: config.get("_class_name") == "HuMoTransformer3DModel"
         or {"num_heads", "dim"} <= config.keys(),
         ComponentName.AUTOENCODER: config.get("_class_name") == "AutoencoderKLWan",
         ComponentName.TEXT_ENCODER: config.get("model_type") == "umt5",
         ComponentName.AUDIO_ENCODER: config.get("model_type") == "whisper",
     }
-    return config if own[component] else {}
+    return config if describes[component] else {}

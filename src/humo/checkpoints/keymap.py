@@ -21,12 +21,12 @@ Shape = tuple[int, ...]
 
 
 class Naming(StrEnum):
-    """Names that a file uses."""
+    """Naming scheme of the tensors in a file."""
 
     PUBLISHED = "published"
-    """HuMo's, Wan2.1's and transformers' files as they were released; ComfyUI's HuMo and Wan files too."""
+    """Names in the released files of HuMo, Wan2.1 and Whisper, and in ComfyUI's HuMo and Wan files."""
     DIFFUSERS = "diffusers"
-    """diffusers' and transformers' classes; ComfyUI's umT5 files too."""
+    """Parameter names of the classes of diffusers and transformers, and names in ComfyUI's umT5 files."""
 
 
 class TensorName(NamedTuple):
@@ -95,7 +95,7 @@ def transformer_names(architecture: TransformerArchitecture) -> Iterator[TensorN
     yield from _layer("audio_proj.audio_proj_glob_norm.layer", "audio_proj.norm", (architecture.audio_token_dim,))
     for index in range(architecture.num_layers):
         yield from _transformer_block(f"blocks.{index}", architecture)
-    if architecture.scale_inputs:  # a student's; nothing is published of that kind
+    if architecture.scale_inputs:  # only distilled networks have it; none was published
         yield from _layer(
             "guidance_embedder.linear_1", "guidance_embedder.linear_1", (width, architecture.scale_inputs)
         )
@@ -105,7 +105,7 @@ def transformer_names(architecture: TransformerArchitecture) -> Iterator[TensorN
 
 
 def _transformer_block(block: str, architecture: TransformerArchitecture) -> Iterator[TensorName]:
-    """Self-attention, text cross-attention, audio cross-attention, feed-forward, modulation."""
+    """Yield the tensors of self-attention, text and audio cross-attention, feed-forward and modulation."""
     width, ffn = architecture.width, architecture.ffn_dim
     audio = f"{block}.audio_cross_attn_wrapper"
     yield TensorName(f"{block}.modulation", f"{block}.scale_shift_table", (1, 6, width))
@@ -133,9 +133,8 @@ def _attention(published: str, diffusers: str, width: int, key_width: int) -> It
 def autoencoder_names(architecture: AutoencoderArchitecture) -> Iterator[TensorName]:
     """Yield the tensors of Wan2.1's causal video autoencoder.
 
-    The encoder's layers have the same numbers under both names. The decoder's are a flat list in the published file,
-    and
-    levels of residual blocks and an upsampler in diffusers.
+    The encoder's layers have the same numbers under both names. The decoder's layers are a flat list in the published
+    file, and levels of residual blocks with an upsampler in diffusers.
 
     Args:
         architecture: its sizes.
@@ -222,12 +221,14 @@ def text_encoder_names(architecture: TextEncoderArchitecture) -> Iterator[Tensor
     for index in range(architecture.num_layers):
         block = f"blocks.{index}"
         attention, ffn_layer = f"encoder.block.{index}.layer.0", f"encoder.block.{index}.layer.1"
-        inside = f"{attention}.SelfAttention"
+        self_attention = f"{attention}.SelfAttention"
         yield TensorName(f"{block}.norm1.weight", f"{attention}.layer_norm.weight", (width,))
         for letter in "qkv":
-            yield TensorName(f"{block}.attn.{letter}.weight", f"{inside}.{letter}.weight", (inner, width))
-        yield TensorName(f"{block}.attn.o.weight", f"{inside}.o.weight", (width, inner))
-        yield TensorName(f"{block}.pos_embedding.embedding.weight", f"{inside}.relative_attention_bias.weight", buckets)
+            yield TensorName(f"{block}.attn.{letter}.weight", f"{self_attention}.{letter}.weight", (inner, width))
+        yield TensorName(f"{block}.attn.o.weight", f"{self_attention}.o.weight", (width, inner))
+        yield TensorName(
+            f"{block}.pos_embedding.embedding.weight", f"{self_attention}.relative_attention_bias.weight", buckets
+        )
         yield TensorName(f"{block}.norm2.weight", f"{ffn_layer}.layer_norm.weight", (width,))
         yield TensorName(f"{block}.ffn.gate.0.weight", f"{ffn_layer}.DenseReluDense.wi_0.weight", (ffn, width))
         yield TensorName(f"{block}.ffn.fc1.weight", f"{ffn_layer}.DenseReluDense.wi_1.weight", (ffn, width))

@@ -11,19 +11,20 @@ from humo.checkpoints.keymap import Naming
 from humo.checkpoints.signatures import ComponentName
 
 MODEL_INDEX = "model_index.json"
-"""File that makes a folder a model folder."""
+"""File that every model folder has: its preset, and the classes of its components."""
 
 MANIFEST = "manifest.json"
 """File of a model folder with the checksums of all others."""
 
 
 QUANTIZATION_CONFIG = "quantization_config"
-"""Key of a ``config.json`` for weights that are stored in another form than the class has them; diffusers reads it,
-too."""
+"""Key of a ``config.json`` that describes quantized weights; diffusers reads it, too."""
 
 HUMO_QUANTIZATION = {"quant_method": "humo"}
-"""Value of that key if `humo.quantization.linear` reads the blocks. diffusers knows no such method, so that it
-never loads the bytes as weights."""
+"""Value of that key if `humo.quantization.linear` reads the blocks.
+
+diffusers has no such method and refuses it, so that it never loads the bytes as weights.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,23 +17,29 @@ from humo.errors import CheckpointError
 from humo.files import hash_file
 from humo.progress import Progress
 
-Counted = Callable[[int], None]
+OnBytes = Callable[[int], None]
+"""Function that is called with the number of bytes of each chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A file that differs from the manifest: its path in the folder, and what is wrong with it."""
+    """A file that differs from the manifest.
+
+    Args:
+        path: its path in the folder.
+        problem: the difference.
+    """
 
     path: str
     problem: str
 
 
-def write_manifest(folder: Path, progress: Progress = lambda what, done, total: None) -> None:
+def write_manifest(folder: Path, progress: Progress = lambda phase, done, total: None) -> None:
     """Write the checksums of all files of a folder.
 
     Args:
         folder: a model folder.
-        progress: called with ``sums``, bytes done, bytes in total.
+        progress: called with ``checksums``, bytes done, bytes in total.
     """
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
     total, done = sum(path.stat().st_size for path in paths), 0
@@ -41,7 +47,7 @@ def write_manifest(folder: Path, progress: Progress = lambda what, done, total: 
     def on_bytes(count: int) -> None:
         nonlocal done
         done += count
-        progress("sums", done, total)
+        progress("checksums", done, total)
 
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path, on_bytes)}
@@ -50,7 +56,7 @@ def write_manifest(folder: Path, progress: Progress = lambda what, done, total: 
     write_json(folder / MANIFEST, {"files": files})
 
 
-def verify_manifest(folder: Path, on_bytes: Counted = lambda count: None) -> tuple[list[Mismatch], int]:
+def verify_manifest(folder: Path, on_bytes: OnBytes = lambda count: None) -> tuple[list[Mismatch], int]:
     """Compare every file of a folder with its manifest.
 
     Args:
@@ -71,9 +77,9 @@ def verify_manifest(folder: Path, on_bytes: Counted = lambda count: None) -> tup
         if name not in existing:
             mismatches.append(Mismatch(name, "is missing"))
         elif (size := path.stat().st_size) != one["bytes"]:
-            mismatches.append(Mismatch(name, f"has {size} bytes, and not {one['bytes']}"))
+            mismatches.append(Mismatch(name, f"has {size} bytes, not {one['bytes']}"))
         elif hash_file(path, on_bytes) != one["sha256"]:
-            mismatches.append(Mismatch(name, "holds other bytes than it should"))
+            mismatches.append(Mismatch(name, "has another checksum than the manifest"))
     return mismatches, len(recorded)
 
 
@@ -87,7 +93,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         files = json.loads((folder / MANIFEST).read_bytes())["files"]
         return {str(name): {"bytes": int(one["bytes"]), "sha256": str(one["sha256"])} for name, one in files.items()}
     except FileNotFoundError:
-        remedy = "`humo models import` writes one"
+        remedy = "import the model again with `humo models import`, which writes one"
         raise CheckpointError(str(folder), f"has no {MANIFEST} to compare with", remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(str(folder / MANIFEST), f"cannot be read: {error}", "import the model again") from error

@@ -41,14 +41,14 @@ PUBLISHED_FILES = (
     "Wan2.1_VAE.*",
     "models_t5_umt5-xxl-enc-bf16.*",
 )
-"""Files that identify the published layout, or a part of it."""
+"""Patterns of files that identify the published layout, or a component of it."""
 
 SETTINGS_FILES: Mapping[str, tuple[str, ...]] = {
     "tokenizer": ("spiece.model", "tokenizer.json"),
     "feature_extractor": (FEATURE_FILE,),
     "scheduler": ("scheduler_config.json",),
 }
-"""Component without weights -> files of which it must have one."""
+"""Component without weights -> files, at least one of which it must have."""
 
 INFER_ARCHITECTURE: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Architecture]] = {
     "transformer": infer_transformer,
@@ -59,7 +59,7 @@ INFER_ARCHITECTURE: Mapping[str, Callable[[Shapes, Mapping[str, Any]], Architect
 """Component with weights -> function that infers its architecture."""
 
 TIED_WEIGHTS = frozenset({"encoder.embed_tokens.weight"})
-"""Tensors that a file may hold a second time."""
+"""Tensors that a file may store a second time under this name."""
 
 BUILTIN_MODEL = Path(__file__).parents[1] / "assets" / "nano"
 """Model folder that is used if none is named."""
@@ -71,12 +71,12 @@ BUILTIN_MODELS = {"humo-nano": BUILTIN_MODEL, "humo-nano-teacher": BUILTIN_TEACH
 """Names of the built-in model folders."""
 
 NETWORK = "transformer"
-"""The component that a model folder with a base has of its own."""
+"""Component that a model folder with a base contains itself."""
 
 BASE = "base"
 """Key of a model folder's index: relative path of the folder that has its other components."""
 
-_CONVERT_AGAIN = "convert the released weights again, all parts among the sources"
+_CONVERT_AGAIN = "convert the released weights of all components again with humo convert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,8 @@ class ModelFolder:
     def architectures(self) -> Mapping[str, Architecture]:
         """Component with weights -> its architecture."""
         return {
-            name: measure(part.shapes, part.config)
-            for name, measure in INFER_ARCHITECTURE.items()
-            for part in (self.components[name],)
+            name: infer(self.components[name].shapes, self.components[name].config)
+            for name, infer in INFER_ARCHITECTURE.items()
         }
 
     @property
@@ -167,35 +166,36 @@ class ModelFolder:
 
 
 def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of a model: a path, the name of a model in `models_folder` or of a built-in model, or None
-    for the built-in model."""
+    """Return the folder of a model.
+
+    Args:
+        model: a path, the name of a model in `models_folder` or of a built-in model, or None for the built-in model.
+    """
     if model is None:
         return BUILTIN_MODEL
     folder = Path(model)
     if folder.parts != (folder.name,) or folder.name.startswith(".") or folder.exists():
         return folder
-    kept = BUILTIN_MODELS.get(folder.name) or models_folder() / folder
-    return kept if kept.is_dir() else folder
+    named = BUILTIN_MODELS.get(folder.name) or models_folder() / folder
+    return named if named.is_dir() else folder
 
 
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """Read a model folder's index and check that every component is complete.
 
-    Only headers are read, and torch is not imported. Folders that were opened last are not read again while their
-    files are
-    unchanged.
+    Only headers are read, and torch is not imported. The folders that were opened last are cached while their files
+    are unchanged.
 
     Args:
         path: a model folder, as ``humo convert`` writes it.
 
     Raises:
         CheckpointError: the folder does not exist, is not converted, or is of an unknown family; or a component is
-            missing
-            or damaged.
+            missing or damaged.
     """
     folder = Path(path)
     base = base_of(folder)
-    stamps = _stamp_files(folder, base)  # before anything is read: what changes meanwhile is read again next time
+    stamps = _stamp_files(folder, base)  # before any file is read: a file that changes meanwhile is read again
     cached = _OPENED.pop(folder, None)
     opened = cached[1] if cached is not None and cached[0] == stamps else _open(folder, base, str(path))
     _OPENED[folder] = stamps, opened
@@ -214,28 +214,30 @@ _OPENED: dict[Path, tuple[FileStamps, ModelFolder]] = {}
 
 
 def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
-    homes = [folder] if base is None else [folder, base]
+    folders = [folder] if base is None else [folder, base]
     stamps = []
-    for directory in (*homes, *(home / name for home in homes for name in COMPONENTS)):
+    for directory in (*folders, *(one / name for one in folders for name in COMPONENTS)):
         with suppress(OSError), os.scandir(directory) as entries:
-            stamps += [(entry.path, (is_now := entry.stat()).st_mtime_ns, is_now.st_size) for entry in entries]
+            stamps += [(entry.path, (status := entry.stat()).st_mtime_ns, status.st_size) for entry in entries]
     return tuple(sorted(stamps))
 
 
 def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
     if folder == BUILTIN_MODEL and not folder.is_dir():
-        raise CheckpointError("model", "is missing, and this installation has no embedded one", "give --model FOLDER")
+        problem = "is missing, and this installation has no built-in model"
+        raise CheckpointError("model", problem, "add --model FOLDER")
     if not folder.is_dir():
-        remedy = "give the model folder that `humo convert` made"
+        remedy = "give a model folder that `humo convert` wrote"
         if model in CATALOG:
-            remedy = f"`humo models get {model}` downloads it; or {remedy}"
+            remedy = f"download it with `humo models get {model}`, or {remedy}"
         raise CheckpointError(str(folder), "is not a folder", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
-    homes = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
-    indexes = {home: index if home == folder else _read_index(home) for home in homes.values()}
+    parents = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
+    indexes = {parent: index if parent == folder else _read_index(parent) for parent in parents.values()}
     components = {
-        name: _open_component(home / name, *_class_of(home, indexes[home], name)) for name, home in homes.items()
+        name: _open_component(parent / name, *_class_of(parent, indexes[parent], name))
+        for name, parent in parents.items()
     }
     for name, component in components.items():
         if name in INFER_ARCHITECTURE:
@@ -250,7 +252,7 @@ def base_of(path: str | os.PathLike[str]) -> Path | None:
         path: a model folder; None is returned for another folder.
 
     Raises:
-        CheckpointError: the base is no complete model folder.
+        CheckpointError: the base is not a complete model folder.
     """
     folder = Path(path)
     if not (folder / MODEL_INDEX).is_file():
@@ -260,7 +262,7 @@ def base_of(path: str | os.PathLike[str]) -> Path | None:
         return None
     base = folder / str(base_path)
     if not (base / MODEL_INDEX).is_file() or BASE in _read_index(base):
-        problem = f"names the base {base_path!r}, which is no complete model folder"
+        problem = f"names the base {base_path!r}, which is not a complete model folder"
         raise CheckpointError(str(folder / MODEL_INDEX), problem, f"set {BASE!r} to the relative path of one")
     return base
 
@@ -270,8 +272,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         if any(next(folder.rglob(pattern), None) for pattern in PUBLISHED_FILES):
             remedy = f"run `humo convert {folder} {folder}-converted` and give that folder"
-            raise CheckpointError(str(folder), "holds released weights that are not converted yet", remedy)
-        remedy = "give the model folder that `humo convert` made"
+            raise CheckpointError(str(folder), "contains released weights that are not converted yet", remedy)
+        remedy = "give a model folder that `humo convert` wrote"
         raise CheckpointError(str(folder), f"is not a model folder: it has no {MODEL_INDEX}", remedy)
     return _read_json(path)
 
@@ -289,69 +291,69 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _class_of(folder: Path, index: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Return library and class that the index gives a component."""
+    """Return the library and the class of a component that the index names."""
     entry = index.get(name)
-    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(word, str) for word in entry):
-        raise CheckpointError(str(folder / MODEL_INDEX), f"names no {name}", _CONVERT_AGAIN)
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(one, str) for one in entry):
+        raise CheckpointError(str(folder / MODEL_INDEX), f"does not list the {name}", _CONVERT_AGAIN)
     return entry[0], entry[1]
 
 
 def _open_component(folder: Path, library: str, class_name: str) -> Component:
     if not folder.is_dir():
-        raise CheckpointError(str(folder.parent), f"lacks its {folder.name}", _CONVERT_AGAIN)
+        raise CheckpointError(str(folder.parent), f"lacks the folder {folder.name}", _CONVERT_AGAIN)
     if files := SETTINGS_FILES.get(folder.name):
         if not any((folder / name).is_file() for name in files):
-            raise CheckpointError(str(folder), f"holds no {' or '.join(files)}", _CONVERT_AGAIN)
+            raise CheckpointError(str(folder), f"lacks {' or '.join(files)}", _CONVERT_AGAIN)
         settings = {path.name: _read_json(path) for path in folder.glob("*_config.json")}
         if folder.name == "scheduler" and not settings["scheduler_config.json"].get("use_flow_sigmas"):
-            raise CheckpointError(str(folder), "is not a sampler of flow models (use_flow_sigmas)", _CONVERT_AGAIN)
+            problem = "is not a scheduler of flow-matching models: use_flow_sigmas is not set"
+            raise CheckpointError(str(folder), problem, _CONVERT_AGAIN)
         return Component(folder, library, class_name, {}, (), {})
     config = _read_json(folder / "config.json")
-    stem = next(place.stem for place in DIFFUSERS_LAYOUT.values() if place.folder == folder.name)
+    stem = next(location.stem for location in DIFFUSERS_LAYOUT.values() if location.folder == folder.name)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file() and not single.is_file():
         if other := next(folder.glob("*.gguf"), None):
             remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantized` and give that"
             raise CheckpointError(str(other), "is not converted yet", remedy)
-        raise CheckpointError(str(folder), f"holds no {single.name}", _CONVERT_AGAIN)
+        raise CheckpointError(str(folder), f"lacks {single.name}", _CONVERT_AGAIN)
     weights = read_index(index) if index.is_file() else (single,)
     tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
     return Component(folder, library, class_name, config, weights, tensors)
 
 
 def _check_contents(
-    component: Component, measure: Callable[[Shapes, Mapping[str, Any]], Architecture], preset: Preset
+    component: Component, infer: Callable[[Shapes, Mapping[str, Any]], Architecture], preset: Preset
 ) -> None:
-    """Check that every tensor exists in the shape that ``config.json`` implies, and that the network is of its
-    family."""
+    """Check a component's tensors against its ``config.json``, and the network's family against the preset."""
     if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:  # by a library
         return
     shapes = component.shapes
-    architecture = measure(shapes, component.config)
-    needed = {name.diffusers: name.shape for name in tensor_names(architecture)}
-    for name in sorted(needed.keys() ^ shapes.keys()):
-        problem = f"{'lacks' if name in needed else 'holds an unknown'} {name}"
+    architecture = infer(shapes, component.config)
+    expected = {name.diffusers: name.shape for name in tensor_names(architecture)}
+    for name in sorted(expected.keys() ^ shapes.keys()):
+        problem = f"{'lacks' if name in expected else 'has the unknown tensor'} {name}"
         raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for name, shape in shapes.items():
-        if needed[name] != shape:
-            problem = f"{name} is {shape}, and the rest implies {needed[name]}"
+        if expected[name] != shape:
+            problem = f"has {name} of shape {shape}, not {expected[name]} as its other tensors imply"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for name, tensor in component.quantized.items():
         scale = component.scale_of(name)
         sizes = (1, 1) if scale is None else scale.shape
         if not can_stay_quantized(name, tensor.shape, tensor.dtype) or sizes not in ((1, 1), (tensor.shape[0], 1)):
-            problem = f"holds {name} as {tensor.dtype}, with {sizes} scales, which is not computed with"
+            problem = f"stores {name} as {tensor.dtype} with scales of shape {sizes}, which is not supported"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     for setting, value in asdict(architecture).items():
         configured = component.config.get(setting, value)
         if (tuple(configured) if isinstance(configured, list) else configured) != value:
-            problem = f"config.json says {setting} = {configured}, and the weights say {value}"
+            problem = f"sets {setting} = {configured} in config.json, but the weights have {value}"
             raise CheckpointError(str(component.folder), problem, _CONVERT_AGAIN)
     if isinstance(architecture, TransformerArchitecture):
         if bool(architecture.scale_inputs) is not (read_distillation(component.config) is not None):
-            problem = "takes guidance scales according to its weights alone, or its config.json alone"
-            raise CheckpointError(str(component.folder), problem, "distill it again")
-        beside = architecture.in_channels > architecture.out_channels
-        if beside is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):
-            problem = f"takes {architecture.in_channels} channels, which is not {preset.title}'s family"
-            raise CheckpointError(str(component.folder), problem, f"the {MODEL_INDEX} and the weights must be of one")
+            problem = "is distilled according to only one of its weights and its config.json"
+            raise CheckpointError(str(component.folder), problem, "distill it again with humo train")
+        concatenates = architecture.in_channels > architecture.out_channels
+        if concatenates is not (preset.reference_injection is ReferenceInjection.CHANNEL_CONCAT):
+            problem = f"takes {architecture.in_channels} input channels, which {preset.title} does not"
+            raise CheckpointError(str(component.folder), problem, f"set the preset in {MODEL_INDEX} to its family")

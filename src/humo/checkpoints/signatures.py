@@ -21,14 +21,14 @@ class ComponentName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A kind of file, and the tensor names that identify it.
+    """A known model, and the tensor names that identify its files.
 
     Args:
-        title: for people.
-        patterns: each must match the name of some tensor.
-        component: the component of HuMo that it is or resembles; None for a model of another kind.
+        title: name in messages.
+        patterns: regular expressions, each of which must match a tensor's name.
+        component: the component of HuMo that it is or resembles; None for another kind of model.
         fits: whether it is that component.
-        remedy: what to do if it is not.
+        remedy: remedy of the error if it is not.
     """
 
     title: str
@@ -45,9 +45,9 @@ _TAKE_SPEECH = "take openai/whisper-large-v3 in transformers format"
 
 SIGNATURES = (
     Signature(
-        "a LoRA, which is an addition to a model and not a model",
+        "a LoRA, which is not a model",
         (r"\.lora_(A|B|a|b|up|down)\b|\.diff(_b)?$",),
-        remedy="it needs no conversion",
+        remedy="do not convert it: a LoRA needs no conversion",
     ),
     Signature("Wan2.2 S2V", (r"(^|\.)casual_audio_encoder\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
     Signature("Wan2.1 VACE", (r"(^|\.)vace_(blocks|patch_embedding)\.",), ComponentName.TRANSFORMER, False, _TAKE_HUMO),
@@ -144,7 +144,7 @@ SIGNATURES = (
         True,
     ),
 )
-"""Kinds of files; the first one that matches identifies a file."""
+"""Known models; the first one that matches identifies a file."""
 
 ANCHORS: Mapping[ComponentName, str] = {
     ComponentName.TRANSFORMER: r"patch_embedding\.weight",
@@ -152,7 +152,7 @@ ANCHORS: Mapping[ComponentName, str] = {
     ComponentName.TEXT_ENCODER: r"(?:token_embedding|shared|encoder\.embed_tokens)\.weight",
     ComponentName.AUDIO_ENCODER: r"conv1\.weight",
 }
-"""Component -> a tensor that it has under any naming; what precedes its name is the file's prefix."""
+"""Component -> a tensor that it has under any naming; the text before its name is the file's prefix."""
 
 WRAPPERS = frozenset(
     {"model", "module", "state_dict", "params", "net", "generator", "ema", "ema_model", "model_ema"}
@@ -169,8 +169,8 @@ DROPPED: tuple[tuple[ComponentName | None, str, str], ...] = (
     ),
     (None, r"(^|\.)scaled_fp8$", "marks a file of scaled fp8 weights"),
     (None, r"\.(scale_input|input_scale)$", "scales activations for fp8 arithmetic, which is not used here"),
-    (None, r"\.comfy_quant$", "names the quantization, which is undone here"),
-    (ComponentName.TRANSFORMER, r"mask|predictor", "used in training only: it predicts where the face is"),
+    (None, r"\.comfy_quant$", "names the quantization, which conversion undoes"),
+    (ComponentName.TRANSFORMER, r"mask|predictor", "used in training only: it predicts the face mask"),
     (ComponentName.TEXT_ENCODER, r"(^|\.)encoder\.embed_tokens\.weight$", "the same table as the shared embedding"),
     (ComponentName.TEXT_ENCODER, r"(^|\.)(decoder\.|lm_head\.)", "T5's decoder is not used"),
     (ComponentName.TEXT_ENCODER, r"^spiece_model$", "the tokenizer: written into its own folder"),
@@ -191,7 +191,7 @@ OTHER_LARGE_WHISPERS = {2: "a distilled whisper-large", 4: "whisper-large-v3-tur
 
 
 def recognize(names: Iterable[str]) -> Signature | None:
-    """Return the kind of a file with these tensors; None if no known model resembles it.
+    """Return the known model that has these tensors; None if no known model resembles the file.
 
     Args:
         names: of all its tensors.
@@ -226,7 +226,9 @@ def drop_reason(component: ComponentName, name: str) -> str:
         component: what the file holds.
         name: of the tensor in the file.
     """
-    return next((why for of, pattern, why in DROPPED if of in (None, component) and re.search(pattern, name)), "")
+    return next(
+        (reason for owner, pattern, reason in DROPPED if owner in (None, component) and re.search(pattern, name)), ""
+    )
 
 
 def name_other_whisper(architecture: SpeechEncoderArchitecture, names: Iterable[str]) -> str:

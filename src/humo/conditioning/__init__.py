@@ -1,1 +1,1 @@
-"""From words, pictures and sound to the tensors that steer the network."""
+"""Encoding of prompts, images and audio to the condition tensors of the network."""

@@ -1,6 +1,6 @@
-"""From audio samples to the windows of encoder rows of each latent frame.
+"""Audio conditions: audio samples to encoder rows, and encoder rows to one window per latent frame.
 
-Shape suffixes: T audio rows, N bands of encoder states, D width, F latent frames, W rows a window.
+Shape suffixes: T audio rows, N bands of encoder states, D width, F latent frames, W rows per window.
 
 **Source:** ``humo/utils/audio_processor_whisper.py``, ``AudioProcessor.get_audio_feature`` and ``audio_emb_enc``;
 ``humo/generate.py``, ``Generator.get_audio_emb_window``.
@@ -40,15 +40,15 @@ def encode_audio(
         samples: (n,) mono, 16 kHz, in [-1, 1].
         extractor: Whisper's feature extractor.
         encoder: `SpeechEncoder`, on any device.
-        bands: N, into which the encoder's states are pooled.
-        rows: how many rows are wanted, default all; the rest of long audio is not encoded, and the rows are the
-            same as if it were.
+        bands: N, number of bands that the encoder's states are pooled to.
+        rows: number of rows to return, default all. Audio after them is not encoded; the rows equal those of the whole
+            audio.
     """
     fast = encoder_rows(len(samples))
     slow = audio_rows(fast)
     wanted = slow if rows is None else min(rows, slow)
     step = _step(fast, slow)
-    last = min(int(step * (wanted - 1)) + 1, fast - 1)  # the last of the fast rows that a wanted row is mixed from
+    last = min(int(step * (wanted - 1)) + 1, fast - 1)  # last fast row that the result depends on
     parts = [
         _encode_window(samples[start : start + ENCODER_WINDOW_SAMPLES], extractor, encoder, bands)
         for start in range(0, len(samples), ENCODER_WINDOW_SAMPLES)[: last // ENCODER_WINDOW_ROWS + 1]
@@ -57,18 +57,21 @@ def encode_audio(
 
 
 def _encode_window(samples: NDArray[np.float32], extractor: Any, encoder: Any, bands: int) -> Tensor:
-    """Up to 30 s of sound, padded to 30 s as Whisper was trained -> (1500, N, D), 50 rows a second."""
+    """Encode up to 30 s of audio, padded to 30 s as in Whisper's training, to rows (1500, N, D), 50 a second."""
     features = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
     states = encoder(features.to(encoder.device, encoder.dtype), output_hidden_states=True).hidden_states
     return pool_layers([state[0] for state in states], bands)
 
 
 def pool_layers(states: Sequence[Tensor], bands: int) -> Tensor:
-    """The encoder's states in bands: means of equal groups, and the last (normed) state alone; (T, N, D).
+    """Pool the encoder's states to bands (T, N, D): means of equal groups, and the last (normalized) state.
 
     Args:
         states: L + 1 of (T, D): the embeddings, then each layer's output, the last one after the final norm.
         bands: N; L must divide into N - 1 groups. For Whisper large, 32 layers in 5 bands: 0-7, 8-15, 16-23, 24-31, 32.
+
+    Raises:
+        ValueError: the layers do not divide into the groups.
     """
     layers, groups = len(states) - 1, bands - 1
     if layers % groups:
@@ -79,12 +82,12 @@ def pool_layers(states: Sequence[Tensor], bands: int) -> Tensor:
 
 
 def _step(fast: int, slow: int) -> np.float32:
-    """Fast rows per slow row, first and last rows aligned; float32, in which the published interpolation counts."""
+    """Return the fast rows per slow row, first and last rows aligned; float32 as in the published interpolation."""
     return np.float32(fast - 1) / np.float32(slow - 1) if slow > 1 else np.float32(0)
 
 
 def _resample(rows_TND: Tensor, step: np.float32, wanted: int) -> Tensor:
-    """Linear interpolation at multiples of ``step``: what torch's aligned-corners one gives for the whole sound."""
+    """Interpolate rows linearly at multiples of ``step``, as torch's interpolation with aligned corners does."""
     position = torch.arange(wanted, dtype=torch.float32) * float(step)
     below = position.long()
     fraction = (position - below).to(rows_TND.device).view(-1, 1, 1)

@@ -16,6 +16,7 @@ from humo.geometry import Window
 from humo.model.audio import null_audio_like
 
 Keep = bool | Tensor
+"""True keeps a condition, False replaces it by its null condition; a tensor (B,) has one boolean per item."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Conditions:
     """Conditions of the network, each with its null condition.
 
     Args:
-        text, null_text: (B, L, D) embeddings of the prompt and of the negative one, zeros after the true length.
+        text, null_text: (B, L, D) embeddings of the prompt and the negative prompt, zeros after the true length.
         image, null_image: the image condition with and without references (`model.reference`), equal in shape.
         audio: (B, F, W, N, D) windows of encoder rows, zeros on reference slots; the null condition is zeros.
     """
@@ -38,7 +39,7 @@ class Conditions:
         """Return the conditions with some replaced by their null conditions.
 
         Args:
-            text, image, audio: True keeps it, False replaces it; or one boolean for each of the batch, (B,).
+            text, image, audio: True keeps the condition, False replaces it; or one boolean per item of the batch, (B,).
         """
         length = max(self.text.shape[1], self.null_text.shape[1])
         return replace(
@@ -67,7 +68,7 @@ class Conditions:
         """
 
         def cut_image(image: Tensor) -> Tensor:
-            if image.shape[2] == slots:  # references alone
+            if image.shape[2] == slots:  # references only
                 return image
             return torch.cat([image[:, :, : window.latent_frames], image[:, :, -slots:]], dim=2)
 
@@ -80,19 +81,19 @@ class Conditions:
 
 
 def stack(conditions: Sequence[Conditions]) -> Conditions:
-    """Return several conditions as one batch: of several requests, or of several passes in one network call."""
-    length = max(text.shape[1] for one in conditions for text in (one.text, one.null_text))
+    """Join the conditions of several requests, or of several guidance passes, to one batch."""
+    length = max(text.shape[1] for item in conditions for text in (item.text, item.null_text))
     return Conditions(
-        text=torch.cat([pad_text(one.text, length) for one in conditions]),
-        null_text=torch.cat([pad_text(one.null_text, length) for one in conditions]),
-        image=torch.cat([one.image for one in conditions]),
-        null_image=torch.cat([one.null_image for one in conditions]),
-        audio=torch.cat([one.audio for one in conditions]),
+        text=torch.cat([pad_text(item.text, length) for item in conditions]),
+        null_text=torch.cat([pad_text(item.null_text, length) for item in conditions]),
+        image=torch.cat([item.image for item in conditions]),
+        null_image=torch.cat([item.null_image for item in conditions]),
+        audio=torch.cat([item.audio for item in conditions]),
     )
 
 
 def pad_text(text_BLD: Tensor, length: int) -> Tensor:
-    """Zeros added up to ``length`` positions; the network itself pads so, hence results do not change."""
+    """Pad text with zeros to ``length`` positions. The network pads in the same way, so results do not change."""
     return F.pad(text_BLD, (0, 0, 0, length - text_BLD.shape[1]))
 
 

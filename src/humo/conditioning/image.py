@@ -3,8 +3,8 @@
 Shape suffixes: B batch, C latent channels, F frames (latent or video), H, W size. Pixels are in [-1, 1].
 
 **Source:** ``humo/generate.py``, ``Generator.load_image_latent_ref_id``; ``humo/models/wan_modules/vae.py``,
-``WanVAE``. The autoencoder's mean is taken (nothing sampled), normalized by its published means and
-deviations.
+``WanVAE``. Latents are the means of the autoencoder's distribution (nothing is sampled), normalized by its published
+means and standard deviations.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from humo.model.autoencoder import StreamingEncoder
 
 
 def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Pixels (B, 3, F, H, W), F = 4k + 1 -> normalized latents (B, C, k + 1, H / 8, W / 8).
+    """Encode pixels (B, 3, 4k + 1, H, W) to normalized latents (B, C, k + 1, H / 8, W / 8).
 
     Args:
-        video_BCFHW: a whole video, or what an encoder goes on with.
+        video_BCFHW: a whole video, or its next frames if there is an encoder.
         vae: the autoencoder.
-        encoder: one that goes on where it left off, rather than encoding a whole video.
+        encoder: `StreamingEncoder` of a video that is encoded in pieces.
     """
     mean, scale = _statistics(vae, video_BCFHW)
     latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode() if encoder is None else encoder(video_BCFHW)
@@ -35,12 +35,12 @@ def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tens
 
 
 def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Normalised latents (B, C, k + 1, H, W) -> pixels (B, 3, 4k + 1, 8 H, 8 W).
+    """Decode normalized latents (B, C, k + 1, H, W) to pixels (B, 3, 4k + 1, 8 H, 8 W).
 
     Args:
-        latents_BCFHW: of a whole video, or what a decoder goes on with.
+        latents_BCFHW: latents of a whole video, or its next latent frames if there is a decoder.
         vae: the autoencoder.
-        decoder: one that goes on where it left off, rather than decoding a whole video.
+        decoder: `humo.model.autoencoder.StreamingDecoder` of a video that is decoded in pieces.
     """
     mean, scale = _statistics(vae, latents_BCFHW)
     latents = latents_BCFHW / scale + mean
@@ -49,30 +49,31 @@ def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Te
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and inverse deviations of the latent channels; the published code multiplies and divides by these."""
+    """Return means and inverse standard deviations of the latent channels, which the published code uses."""
     mean, deviation = like.new_tensor([vae.config.latents_mean, vae.config.latents_std]).view(2, 1, -1, 1, 1, 1)
     return mean, 1.0 / deviation
 
 
 @torch.no_grad()
-def encode_references(
-    pictures: Sequence[Image.Image], vae: Any, width: int, height: int, device: torch.device
-) -> Tensor:
-    """Encode reference images, letterboxed on white, each as a one-frame video -> (1, C, R, H, W), in order."""
-    latents = [
-        encode_video(
-            torch.from_numpy(to_pixels(letterbox(picture, width, height)))[None, :, None].to(device, vae.dtype), vae
-        )
-        for picture in pictures
-    ]
-    return torch.cat(latents, dim=2)
+def encode_references(images: Sequence[Image.Image], vae: Any, width: int, height: int, device: torch.device) -> Tensor:
+    """Encode reference images, letterboxed on white, each as a one-frame video, to (1, C, R, H, W).
+
+    Args:
+        images: R images, in order.
+        vae: the autoencoder.
+        width, height: pixels of the video.
+        device: of the autoencoder and the result.
+    """
+    pixels = (torch.from_numpy(to_pixels(letterbox(image, width, height))) for image in images)
+    frames = (frame[None, :, None].to(device, vae.dtype) for frame in pixels)
+    return torch.cat([encode_video(frame, vae) for frame in frames], dim=2)
 
 
 @torch.no_grad()
 def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
-    """Latents (1, C, L, H, W) of an all-zero (mid-gray) video of any length and size."""
+    """Encode an all-zero (mid-gray) video to latents (1, C, L, H, W), of any length and size."""
     size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
     encoder = StreamingEncoder(vae)
     lengths = [1, *[TEMPORAL_STRIDE] * (latents - 1)]
-    parts = (torch.zeros(1, 3, frames, *size, device=device, dtype=vae.dtype) for frames in lengths)
-    return torch.cat([encode_video(part, vae, encoder) for part in parts], dim=2)
+    chunks = (torch.zeros(1, 3, frames, *size, device=device, dtype=vae.dtype) for frames in lengths)
+    return torch.cat([encode_video(chunk, vae, encoder) for chunk in chunks], dim=2)

@@ -1,4 +1,4 @@
-"""From prompts to text embeddings: clean, tokenize, encode by umT5, cut at the true length.
+"""Text conditions: prompts are cleaned, tokenized, encoded by umT5 and cut at their true length.
 
 **Source:** ``humo/models/wan_modules/t5.py``, ``T5EncoderModel.__call__``; ``tokenizers.py``, ``HuggingfaceTokenizer``.
 Text embeddings are cut at the prompt's true length; the network pads with zeros.
@@ -15,13 +15,13 @@ from torch import Tensor
 
 
 def clean(prompt: str) -> str:
-    """A prompt with broken Unicode mended, HTML entities resolved (twice, as published) and white space collapsed."""
-    mended = ftfy.fix_text(prompt)
-    return " ".join(html.unescape(html.unescape(mended)).split())
+    """Repair broken Unicode, resolve HTML entities (twice, as published) and collapse white space."""
+    repaired = ftfy.fix_text(prompt)
+    return " ".join(html.unescape(html.unescape(repaired)).split())
 
 
 def tokenize(prompts: list[str], tokenizer: Any, length: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, both (B, L) with L the longest prompt's true length, at most ``length``."""
+    """Return token ids and mask, both (B, L), with L the true length of the longest prompt, at most ``length``."""
     batch = tokenizer(
         [clean(prompt) for prompt in prompts],
         padding="longest",
@@ -35,21 +35,21 @@ def tokenize(prompts: list[str], tokenizer: Any, length: int) -> tuple[Tensor, T
 
 
 def encode_tokens(ids_BL: Tensor, mask_BL: Tensor, encoder: Any) -> Tensor:
-    """Embeddings (B, L, D) of tokens, zero where the mask is."""
+    """Return the embeddings (B, L, D) of tokens, zero where the mask is zero."""
     hidden: Tensor = encoder(ids_BL, attention_mask=mask_BL).last_hidden_state
     return hidden * mask_BL.unsqueeze(-1)
 
 
 @torch.no_grad()
 def encode_text(prompts: list[str], tokenizer: Any, encoder: Any, length: int, device: torch.device) -> Tensor:
-    """Embeddings (B, L, D) of prompts, L at most ``length`` positions, zeros after each one's true length.
+    """Return the embeddings (B, L, D) of prompts, zeros after the true length of each.
 
     Args:
-        prompts: as written.
-        tokenizer: the text encoder's own.
+        prompts: prompts as the user wrote them.
+        tokenizer: tokenizer of the text encoder.
         encoder: `UMT5EncoderModel`.
-        length: longest text kept, in tokens; longer prompts are cut there, as published.
-        device: where the encoder is.
+        length: maximum length in tokens; longer prompts are truncated, as published.
+        device: device of the encoder.
     """
     ids, mask = tokenize(prompts, tokenizer, length)
     return encode_tokens(ids.to(device), mask.to(device), encoder)

@@ -15,11 +15,12 @@ from humo.distributed.process_group import ProcessGroup
 
 
 def shard(model: Any, precision: torch.dtype) -> None:
-    """Divide a learner's weights among all processes, block by block; its blocks compute in a precision.
+    """Shard the weights of a model under training among all processes, block by block.
 
     Args:
-        learner: a `humo.training.training_model.Learner` with float32 weights.
-        precision: of the blocks; the small layers at both ends compute in float32, gradients are summed in it.
+        model: module with float32 weights, whose ``transformer`` has ``blocks``.
+        precision: type that the blocks compute in. The small layers at both ends compute in float32, and gradients
+            are summed in it.
     """
     lowered = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     full = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -54,13 +55,15 @@ def broadcast_weights(weights: Sequence[Tensor], rank: int, group: ProcessGroup)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor that may be sharded as a whole; every process must call this."""
+    """Return a tensor unsharded; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def full_state_dict(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
-    """Return all tensors as a whole in the main process's memory, and none in the others; every process must call
-    this."""
+    """Return all tensors unsharded in the memory of the main process, and nothing in the others.
+
+    Every process must call this.
+    """
     full_tensors = {}
     for name, tensor in tensors.items():
         full = full_tensor(tensor.detach())
@@ -70,7 +73,7 @@ def full_state_dict(tensors: Mapping[str, Tensor], group: ProcessGroup) -> dict[
 
 
 def distribute_like(full: Tensor, other: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another one, and sharded like it."""
+    """Return an unsharded tensor on the device of another one, and sharded like it."""
     if isinstance(other, DTensor):
         return distribute_tensor(full.to(other.device), other.device_mesh, other.placements)
     return full.to(other.device)

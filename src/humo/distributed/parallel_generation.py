@@ -44,21 +44,20 @@ def choose_parallel_layout(parallel: str, size: int, num_passes: int) -> Paralle
         num_passes: guidance passes of most steps.
 
     Raises:
-        RequestError: ``parallel`` has another form, or its product is not the number of ranks.
+        RequestError: ``parallel`` has another form, or the product is not the number of ranks.
     """
     if parallel == "auto":
-        even = [count for count in range(1, size + 1) if size % count == 0]
-        branches = max(even, key=lambda count: (num_passes / (count * -(-num_passes // count)), count))
-        return ParallelLayout(branches, size // branches)
+        divisors = [count for count in range(1, size + 1) if size % count == 0]
+        guidance = max(divisors, key=lambda count: (num_passes / (count * -(-num_passes // count)), count))
+        return ParallelLayout(guidance, size // guidance)
     numbers = parallel.split("x")
     if len(numbers) != 2 or not all(number.isdecimal() and int(number) for number in numbers):
-        raise RequestError(
-            "--parallel", f"{parallel!r} is not a division of processes", "use auto, or guidance x context such as 2x4"
-        )
+        problem = f"{parallel!r} is not a division of processes"
+        raise RequestError("--parallel", problem, "use --parallel auto, or GUIDANCExCONTEXT such as --parallel 2x4")
     layout = ParallelLayout(*map(int, numbers))
     if layout.guidance * layout.context != size:
-        problem = f"{parallel!r} is for {layout.guidance * layout.context} processes, and {size} are running"
-        raise RequestError("--parallel", problem, f"use auto, or two numbers whose product is {size}")
+        problem = f"{parallel!r} needs {layout.guidance * layout.context} processes, but {size} are running"
+        raise RequestError("--parallel", problem, f"use --parallel auto, or two numbers whose product is {size}")
     return layout
 
 
@@ -80,16 +79,15 @@ class ParallelGeneration:
         """Return how this rank runs the network for a clip: its passes, and its tokens of each pass.
 
         Raises:
-            RequestError: the ranks cannot divide it.
+            RequestError: the ranks cannot divide the clip.
         """
         num_passes = max(len(step.rungs) for step in plan.guidance.plan_steps(plan.timesteps))
         layout = choose_parallel_layout(self._parallel, self.group.size, num_passes)
         tokens = plan.geometry.tokens_per_frame
         if layout.context > tokens:
             problem = f"{layout.context} processes cannot divide the {tokens} tokens of a frame"
-            raise RequestError(
-                "--parallel", problem, "start fewer, generate a larger video, or give more processes to guidance"
-            )
+            remedy = "start fewer processes, generate a larger video, or assign more processes to guidance"
+            raise RequestError("--parallel", problem, remedy)
         if layout == self._layout:
             return self._execution
         mesh = init_device_mesh(self.group.device_type, (layout.guidance, layout.context))
@@ -107,28 +105,26 @@ class ParallelGeneration:
 
         Raises:
             CheckpointError: as in `load_pipeline`.
-            RequestError: FSDP was asked for, and the network is stored quantized.
+            RequestError: the weights are to be sharded, but the network is stored quantized.
         """
         if self._fsdp and open_model_folder(folder).components["transformer"].quantized:
             problem = "cannot shard the weights of a network that is stored quantized"
-            raise RequestError(
-                "--fsdp", problem, "drop --fsdp; quantized weights are small enough for each process to hold"
-            )
+            raise RequestError("--fsdp", problem, "drop --fsdp")
         pipeline = load_pipeline(folder, device="cpu", dtype=dtype)
         if not self._fsdp:
             placed: HuMoPipeline = pipeline.to(self.group.device)
             return placed
         mesh = init_device_mesh(self.group.device_type, (self.group.size,))
         transformer, text_encoder = pipeline.transformer, pipeline.text_encoder
-        for part, blocks in ((transformer, transformer.blocks), (text_encoder, text_encoder.encoder.block)):
-            for module in (*blocks, part):
-                # the small float32 layers of a lower precision's blocks stay whole: one group has one type
-                other = {weight for weight in module.parameters() if weight.dtype != part.dtype}
+        for component, blocks in ((transformer, transformer.blocks), (text_encoder, text_encoder.encoder.block)):
+            for module in (*blocks, component):
+                # FSDP shards weights of one type together, so that float32 layers of lower-precision blocks stay whole
+                other = {weight for weight in module.parameters() if weight.dtype != component.dtype}
                 for weight in other:
                     weight.data = weight.data.to(self.group.device)
                 fully_shard(module, mesh=mesh, ignored_params=other)
-        for part in (pipeline.vae, pipeline.audio_encoder):
-            part.to(self.group.device)
+        for component in (pipeline.vae, pipeline.audio_encoder):
+            component.to(self.group.device)
         return pipeline
 
     def window_cache(self, window_cache: WindowCache) -> BroadcastWindowCache:

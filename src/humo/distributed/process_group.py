@@ -1,4 +1,4 @@
-"""The processes that torchrun started for one job: the number of this one, and what they exchange.
+"""Start the group of processes that torchrun started for one job, and exchange values among them.
 
 Without torchrun there is a single process, and torch.distributed is not initialized.
 """
@@ -21,7 +21,7 @@ from humo.runtime.device import choose_device
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """This process among all.
+    """The group of all processes, as this process sees it.
 
     Args:
         rank: number of this process.
@@ -40,7 +40,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """True for the process that writes files and reports."""
+        """True for the process with rank 0, which writes files and prints progress."""
         return self.rank == 0
 
     def local_slice(self, count: int) -> slice:
@@ -50,17 +50,17 @@ class ProcessGroup:
             RequestError: ``count`` is not a multiple of the number of processes.
         """
         if count % self.size:
-            problem = f"{count} samples a pass cannot be divided among {self.size} processes"
+            problem = f"{count} samples in a pass cannot be divided among {self.size} processes"
             raise RequestError("batch", problem, f"use a multiple of {self.size}, or start fewer processes")
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def gather(self, mine: Any) -> list[Any]:
-        """Return every process's value, by rank."""
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
         if self.size == 1:
-            return [mine]
+            return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, mine)
+        dist.all_gather_object(values, value)
         return values
 
     def all_reduce_mean(self, values: Tensor) -> Tensor:
@@ -70,9 +70,9 @@ class ProcessGroup:
             values /= self.size
         return values
 
-    def broadcast_flag(self, word: bool) -> bool:
+    def broadcast_flag(self, flag: bool) -> bool:
         """Return the main process's flag in every process."""
-        return bool(self.gather(word)[0])
+        return bool(self.gather(flag)[0])
 
     def barrier(self) -> None:
         """Wait until every process has called this."""
@@ -86,7 +86,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """Initialize torch.distributed if torchrun started this process, and yield the group.
+    """Yield the group of processes; torch.distributed is initialized if torchrun started this process.
 
     Args:
         device: as in a request or a recipe.

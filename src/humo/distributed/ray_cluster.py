@@ -17,13 +17,13 @@ import ray
 from humo.errors import RequestError
 
 LOCAL = "local"
-"""Address of a cluster that is started on this machine and stops with the process."""
+"""Address for a cluster that is started on this machine and stops with the process."""
 
 HEAD_TIMEOUT_SECONDS = 5.0
 """Seconds in which the head node of a cluster must answer."""
 
 OBJECT_STORE_BYTES = 80 * 2**20
-"""Bytes of Ray's shared memory, which is not used here; about the least that Ray accepts."""
+"""Bytes of Ray's shared memory, which this package does not use; about the minimum that Ray accepts."""
 
 
 def join(address: str, workers: int | None) -> None:
@@ -37,24 +37,24 @@ def join(address: str, workers: int | None) -> None:
         RequestError: no head node answers at the address, or this machine is not part of the cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
-    wanted: dict[str, Any] = {"address": address}
+    settings: dict[str, Any] = {"address": address}
     if address == LOCAL:
         processors = max(os.cpu_count() or 1, workers or 1)
-        wanted |= {"num_cpus": processors, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        settings |= {"num_cpus": processors, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     else:
         _check_head(address)
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**wanted, namespace="humo", logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(**settings, namespace="humo", logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise connection_error(address, error) from error
     finally:
-        signal.signal(signal.SIGTERM, before)  # Ray puts its own in place
+        signal.signal(signal.SIGTERM, handler)  # Ray replaces it
 
 
 def connection_error(address: str, error: Exception) -> RequestError:
-    """Return the error for a cluster that cannot be joined."""
-    remedy = "start it on a machine of the cluster: `ray start --address HOST:PORT` first, of the same version"
+    """Return the error to raise for a cluster that cannot be joined."""
+    remedy = "run `ray start --address HOST:PORT` on this machine first, with the same version of Ray"
     return RequestError("--ray", f"{address} cannot be joined ({first_line(error)})", remedy)
 
 
@@ -64,28 +64,29 @@ def _check_head(address: str) -> None:
         try:
             channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=HEAD_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            remedy = "give HOST:PORT of the cluster's head, as `ray start --head` prints it, or local"
+            remedy = "use --ray HOST:PORT with the address that `ray start --head` prints, or --ray local"
             raise RequestError("--ray", f"no Ray answers at {address} ({error.details()})", remedy) from error
 
 
 def usable_nodes() -> tuple[list[dict[str, Any]], str, int]:
-    """Return the nodes that can run a worker, the resource that a worker takes (``GPU`` or ``CPU``), and the number of
-    workers.
+    """Return the nodes that can run a worker, the resource of a worker, and the number of workers.
 
     There is one worker for each GPU if there are any, and otherwise one for each node with a free processor.
+
+    Returns:
+        nodes as Ray describes them; ``GPU`` or ``CPU``; number of workers.
 
     Raises:
         RequestError: no node can run a worker.
     """
     alive = [one for one in ray.nodes() if one["Alive"]]
-    for kind in ("GPU", "CPU"):
-        fit = [one for one in alive if one["Resources"].get(kind, 0) >= 1]
-        if fit:
-            each = sum(int(one["Resources"][kind]) for one in fit) if kind == "GPU" else len(fit)
-            return fit, kind, each
-    raise RequestError(
-        "--ray", "the cluster has no node with a free GPU or processor", "add one with `ray start --address HOST:PORT`"
-    )
+    for resource in ("GPU", "CPU"):
+        nodes = [one for one in alive if one["Resources"].get(resource, 0) >= 1]
+        if nodes:
+            workers = sum(int(one["Resources"][resource]) for one in nodes) if resource == "GPU" else len(nodes)
+            return nodes, resource, workers
+    problem = "the cluster has no node with a free GPU or processor"
+    raise RequestError("--ray", problem, "add one with `ray start --address HOST:PORT`")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""LoRAs at work: what they add to a network's layers, computed beside the layers at every pass.
+"""Application of LoRAs: forward hooks compute their changes beside the layers of a network at every pass.
 
-The network's own weights stay as they are, so that quantized, offloaded and streamed weights take a LoRA as plain ones
-do, and taking it away leaves nothing behind. Hooks add the changes: no module is replaced and no parameter renamed.
+The network's own weights do not change, so LoRAs work on quantized, offloaded and streamed weights too, and removing
+one restores the network exactly. No module is replaced and no parameter is renamed.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from humo.inference.lora_file import LayerChange, LoraFile
 from humo.quantization.linear import QuantizedLinear
 
 TABLE = "scale_shift_table"
-"""Modulation table of a block and of the head; its change is an attribute of the module that owns it."""
+"""Name of the modulation table of a block and of the head; the module has an attribute for its change."""
 
 
 @dataclass(eq=False)
 class _Adapter:
-    """A LoRA in a network and the strength it has."""
+    """A loaded LoRA and its strength."""
 
     file: LoraFile
     strength: float = 1.0
 
 
 class LoraAdapters:
-    """The LoRAs of one network, by name.
+    """LoRAs of one network, by name.
 
     Args:
-        network: its linear layers may be quantized; its blocks may be streamed or offloaded.
+        network: linear layers may be quantized, blocks may be streamed or offloaded.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -50,34 +50,38 @@ class LoraAdapters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all that are loaded, in the order of loading."""
+        """Names of the loaded LoRAs, in the order of loading."""
         return tuple(self._adapters)
 
     @property
     def strengths(self) -> Mapping[str, float]:
-        """Name -> strength, of those that change anything."""
+        """Name -> strength of each LoRA whose strength is not zero."""
         return {name: adapter.strength for name, adapter in self._adapters.items() if adapter.strength}
 
     def add(self, name: str, file: LoraFile, strength: float = 1.0) -> None:
-        """Load a LoRA under a name, in place of one that has it already (hot-swap)."""
+        """Load a LoRA under a name; it replaces a loaded LoRA of that name."""
         self._adapters[name] = _Adapter(file, strength)
         self._attach()
 
     def remove(self, name: str) -> None:
-        """Take a LoRA away."""
+        """Remove a LoRA.
+
+        Raises:
+            RequestError: the name is not loaded.
+        """
         del self._adapters[self._known(name)]
         self._attach()
 
     def clear(self) -> None:
-        """Take all LoRAs away."""
+        """Remove all LoRAs."""
         self._adapters.clear()
         self._attach()
 
     def set_strengths(self, strengths: Mapping[str, float]) -> None:
-        """Set how strongly each LoRA acts; those not named do not act.
+        """Set the strength of each LoRA; those that are not named become inactive.
 
         Raises:
-            RequestError: a name that is not loaded.
+            RequestError: a name is not loaded.
         """
         for name in strengths:
             self._known(name)
@@ -87,7 +91,7 @@ class LoraAdapters:
 
     @contextmanager
     def scaled(self, scale: float) -> Iterator[None]:
-        """Multiply every strength by ``scale`` meanwhile."""
+        """Multiply every strength by ``scale`` inside the ``with`` block."""
         before, self.call_scale = self.call_scale, self.call_scale * scale
         self._attach_tables()
         try:
@@ -98,7 +102,7 @@ class LoraAdapters:
 
     @property
     def enabled(self) -> bool:
-        """Whether the LoRAs act at all."""
+        """True if the LoRAs are active."""
         return self._enabled
 
     @enabled.setter
@@ -107,15 +111,15 @@ class LoraAdapters:
         self._attach()
 
     def fuse(self, scale: float = 1.0, *, check: bool = False, names: Sequence[str] | None = None) -> None:
-        """Add the LoRAs to the parameters themselves.
+        """Add the LoRAs to the network's parameters.
 
         Args:
             scale: multiplies every strength.
             check: refuse a result that is not finite.
-            names: which LoRAs; by default those that act.
+            names: LoRAs to fuse; by default the active ones.
 
         Raises:
-            RequestError: an unknown name, weights that are quantized or not in memory, or a result that is not finite.
+            RequestError: a name is unknown, a weight is quantized or not in memory, or a result is not finite.
         """
         self.unfuse()
         if names is not None:
@@ -127,7 +131,7 @@ class LoraAdapters:
                 parameter = parameters[name]
                 if not parameter.is_floating_point() or parameter.is_meta:
                     problem = f"{name} is quantized or not in memory"
-                    raise RequestError("fuse_lora", problem, "leave the LoRA beside the weights, which costs little")
+                    raise RequestError("fuse_lora", problem, "use the LoRA without fuse_lora, which costs little")
                 value = self.merged(name, parameter.data)
                 if check and not bool(torch.isfinite(value).all()):
                     raise RequestError("fuse_lora", f"{name} would not be finite", "lower the strength")
@@ -138,7 +142,7 @@ class LoraAdapters:
         self._attach()
 
     def unfuse(self) -> None:
-        """Restore the parameters from before `fuse`."""
+        """Restore the original parameters."""
         parameters = dict(self._network.named_parameters())
         for name, value in self._fused.items():
             parameters[name].data = value.to(parameters[name].device)
@@ -146,7 +150,12 @@ class LoraAdapters:
         self._attach()
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
-        """Return a parameter (float32) with all changes added at their strengths; `name` is the parameter's."""
+        """Return a parameter with the changes of all active LoRAs added, float32.
+
+        Args:
+            name: of the parameter.
+            weight: value of the parameter.
+        """
         total = weight.float()
         layer = name.removesuffix(".weight")
         for adapter, strength in self._active():
@@ -173,10 +182,11 @@ class LoraAdapters:
     def _active(self) -> list[tuple[_Adapter, float]]:
         if not self._enabled or self._fused:
             return []
-        return [(one, one.strength * self.call_scale) for one in self._adapters.values() if one.strength]
+        adapters = self._adapters.values()
+        return [(adapter, adapter.strength * self.call_scale) for adapter in adapters if adapter.strength]
 
     def _attach(self) -> None:
-        """Hook every layer that an active LoRA changes, and no other."""
+        """Register hooks on the layers that an active LoRA changes, and remove all others."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -198,7 +208,7 @@ class LoraAdapters:
             self._handles.append(module.register_forward_hook(_adding(sources)))
 
     def _swap(self, owner: str, kind: str, adapter: _Adapter, change: Tensor) -> None:
-        """Give a small module (norm, convolution) its changed parameter while it computes."""
+        """Register hooks that change a parameter of a small module (norm, convolution) during its forward pass."""
         module = self._network.get_submodule(owner)
         own: list[Tensor] = []
 
@@ -215,7 +225,7 @@ class LoraAdapters:
         self._handles.append(module.register_forward_hook(after, always_call=True))
 
     def _attach_tables(self) -> None:
-        """Give every module that owns a modulation table the change of it."""
+        """Set the change of each modulation table on its module."""
         for changed in self._tables:
             changed.scale_shift_change = None
         self._tables = []
@@ -230,7 +240,7 @@ class LoraAdapters:
 
 
 class _Source:
-    """What one LoRA adds to one linear layer; its factors follow the layer's input to its device."""
+    """Change of one linear layer by one LoRA; its factors are moved to the device of the layer's input."""
 
     def __init__(
         self,
@@ -246,7 +256,7 @@ class _Source:
         self._ratio: Tensor | None = None  # of DoRA: magnitude / norm
 
     def __call__(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
-        """Return what is added to ``output``."""
+        """Return the tensor to add to ``output``."""
         strength = self._adapter.strength * self._adapters.call_scale
         if self._device != x.device:
             self._change = self._change and LayerChange(
@@ -263,7 +273,11 @@ class _Source:
         return strength * self._decomposed(module, x, output)
 
     def _decomposed(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
-        """Return DoRA's change: the changed matrix with its rows or columns at the file's norms, less the own one."""
+        """Return DoRA's change of the output.
+
+        The changed matrix is scaled so that its rows or columns have the file's norms; the layer's own output is
+        subtracted.
+        """
         change = self._change
         assert change is not None
         assert change.magnitude is not None
@@ -281,7 +295,7 @@ class _Source:
 
 
 def _adding(sources: list[_Source]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """Return a hook that adds what several LoRAs add to one layer."""
+    """Return a forward hook that adds the changes of several LoRAs to the output of one layer."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = args[0].to(output.dtype)
@@ -294,12 +308,12 @@ def _adding(sources: list[_Source]) -> Callable[[nn.Module, tuple[Tensor, ...], 
 
 
 def _dense_weight(layer: nn.Linear) -> Tensor:
-    """Return a linear layer's matrix in float32, unpacked for the moment where it is quantized."""
+    """Return the weight matrix of a linear layer in float32, dequantized if needed."""
     return layer.dequantized_weight(torch.float32) if isinstance(layer, QuantizedLinear) else layer.weight.float()
 
 
 def _matrix_change(change: LayerChange, weight: Tensor) -> Tensor:
-    """Return what is added to a matrix (out, in), float32."""
+    """Return the change of a weight matrix (out, in), float32."""
     delta = change.delta.to(weight.device).matrix()
     if change.magnitude is None:
         return delta

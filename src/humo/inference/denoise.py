@@ -1,7 +1,7 @@
-"""The whole method: a guided walk from noise to clean latents.
+"""The denoising loop: from noise to clean latents, with classifier-free guidance.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), K latent
-frames that are known, H, W size.
+frames that are known, H, W size. Noise levels are 0 (data) to 1 (noise).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from humo.guidance import SPEEDS, Guidance, GuidanceReuse, Rung
 from humo.schedule import unshifted_sigmas
 
 Predictor = Callable[[Tensor, Tensor, tuple[Rung, ...]], list[Tensor]]
+"""Network: (latents (B, C, L, H, W), timestep, rungs) -> velocity of each rung's pass."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A step callback's wish to end the denoising.
+    """Return value of a step callback that ends the denoising.
 
     Args:
         latents: (B, C, L, H, W), the result.
@@ -34,16 +35,17 @@ class Stop:
 
 
 OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | Stop]
+"""Step callback: (step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
 
 
 @dataclass(frozen=True)
 class PrefixLatents:
-    """Latent frames at the beginning that are known already.
+    """Known latent frames at the start of a window.
 
     Args:
-        data: clean latents (B, C, K, H, W).
-        weight: (K,) how much of each is kept: 1 all of it, 0 nothing.
-        shown: the network was trained to go on from clean latent frames, and sees them so.
+        latents: clean latents (B, C, K, H, W).
+        weight: (K,) weights of the known latents in the blend with the predicted ones: 1 replaces the prediction.
+        clean_input: pass them to the network without noise, as it was trained to continue from them.
     """
 
     latents: Tensor
@@ -51,17 +53,17 @@ class PrefixLatents:
     clean_input: bool = False
 
     def replace_prefix(self, noisy_BCLHW: Tensor) -> Tensor:
-        """What the network sees in place of these noisy latents."""
+        """Return the network's input (B, C, L, H, W): noisy latents, with the known ones if ``clean_input``."""
         if not self.clean_input:
             return noisy_BCLHW
         return torch.cat([self.latents, noisy_BCLHW[:, :, self.latents.shape[2] :]], dim=2)
 
     def blend(self, velocity_BCLHW: Tensor, noisy_BCLHW: Tensor, level: Tensor) -> Tensor:
-        """The velocity whose clean latents are the known ones, as far as these are held.
+        """Return the velocity (B, C, L, H, W) whose clean latents are blended with the known ones.
 
         Args:
             velocity_BCLHW: predicted noise - data.
-            noisy_BCLHW: what it was predicted from.
+            noisy_BCLHW: noisy latents that the velocity was predicted from.
             level: noise level, above 0.
         """
         count = self.latents.shape[2]
@@ -73,14 +75,14 @@ class PrefixLatents:
 
 
 def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, euler: bool = False) -> Any:
-    """UniPC with its timesteps set.
+    """Return a UniPC scheduler with its timesteps set.
 
     Args:
-        config: settings of such a scheduler; None for the published ones.
-        steps: of the run.
+        config: settings of the scheduler; None for the published ones.
+        steps: denoising steps of the run.
         shift: of the noise schedule.
         device: of the latents.
-        straight: take straight steps (Euler's), as a student learns them, rather than lines through several.
+        euler: take Euler steps, which distilled networks are trained for, in place of multistep ones.
     """
     settings: dict[str, Any] = {"solver_order": 1, "disable_corrector": list(range(steps))} if euler else {}
     scheduler = UniPCMultistepScheduler.from_config(config or scheduler_config(), flow_shift=shift, **settings)
@@ -111,15 +113,15 @@ def denoise(
     prefix: PrefixLatents | None = None,
     on_step: OnStep | None = None,
 ) -> Denoised:
-    """Denoise latents from noise to data, with guidance: the whole method.
+    """Denoise latents from noise to data, with classifier-free guidance.
 
     Args:
-        predictor: the network: (latents, timestep, rungs) -> the velocity noise - data of each rung's pass.
+        predictor: the network: (latents, timestep, rungs) -> velocity (noise - data) of each rung's pass.
         guidance: the ladder of each timestep.
         scheduler: with its timesteps set.
         latents_BCLHW: initial noise.
         reuse: which steps reuse the guidance difference of an earlier step.
-        prefix: the first latent frames, where they are known already.
+        prefix: known first latent frames, or None.
         on_step: is called after each step with (step, timestep, latents, denoised). ``denoised`` are the predicted
             clean latents. It returns the latents to continue with, or `Stop`.
 

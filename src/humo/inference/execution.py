@@ -1,4 +1,4 @@
-"""How a pipeline runs its network on the devices at hand: one value, which a loader, an engine or a rank builds."""
+"""Settings with which a pipeline runs its network on its devices; a loader, an engine or a rank creates them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ SINGLE_PROCESS = GuidanceParallel()
 
 @dataclass(frozen=True)
 class Execution:
-    """How a pipeline runs its network.
+    """Settings with which a pipeline runs its network.
 
     Args:
-        release_prefetch: frees the weights that were read ahead, where blocks are streamed from the disk; else None.
+        release_prefetch: frees the prefetched weights of blocks that are streamed from the disk; else None.
         on_out_of_memory: is called when the device's memory runs out in a pass. True: memory was freed, run it again.
         guidance_parallel: divides the passes of a step among ranks.
         context_parallel: divides the tokens of a pass among ranks; None: each rank has all tokens.

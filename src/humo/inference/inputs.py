@@ -1,10 +1,10 @@
-"""Clips to make, each with its plan and what it is made from; and the arguments of a pipeline call read as clips."""
+"""Inputs of a clip to generate: its plan, images and audio; checks of the arguments of a pipeline call."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import SAMPLES_PER_FRAME
-from humo.media.audio import load_audio
+from humo.media.audio import AudioSamples, load_audio
 from humo.media.image import load_image
 from humo.media.video import to_uint8
 from humo.presets import Preset
@@ -22,21 +22,23 @@ from humo.request import MAX_FRAMES, GenerationPlan, parse_request, resolve
 
 logger = logging.getLogger(__name__)
 
-AudioSamples = NDArray[np.float32]
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES: tuple[str, ...] = get_args(OutputType)
+
+EMBEDDED_PROMPT = "given as embeddings"
+"""Prompt in the request of a clip whose prompt is given as embeddings."""
 
 
 @dataclass(frozen=True)
 class GenerationInputs:
-    """One clip to make: its plan and whatever it is made from, read and decoded.
+    """Decoded inputs of one clip.
 
     Args:
-        plan: what to make.
-        pictures: RGB, in order.
-        sound: (samples,) mono 16 kHz, or None.
-        text, no_text: (1, L, D) embeddings of the prompts, where they are already there.
-        audio_rows: (T, N, D) encoder rows, where they are already there.
+        plan: the resolved request.
+        images: reference images, RGB, in order.
+        audio: (samples,) mono 16 kHz, or None.
+        prompt_embeds, negative_prompt_embeds: (1, L, D) embeddings that replace the prompts, or None.
+        audio_embeds: (T, N, D) encoder rows that replace the audio, or None.
     """
 
     plan: GenerationPlan
@@ -52,156 +54,187 @@ def check_inputs(
     prompt: str | list[str] | None,
     images: Any,
     audio: Any,
-    text: Tensor | None,
-    no_text: Tensor | None,
-    audio_rows: Any,
+    prompt_embeds: Tensor | None,
+    negative_prompt_embeds: Tensor | None,
+    audio_embeds: Any,
     options: dict[str, Any],
 ) -> list[GenerationInputs]:
-    """The clips that a pipeline call asks for, checked and read; all of one geometry and guidance.
+    """Check and decode the arguments of a pipeline call; return the inputs of each clip of the batch.
 
     Args:
         preset: of the pipeline.
-        prompt, images, audio, text, no_text, audio_rows: as `HuMoPipeline.__call__` takes them.
-        options: further fields of the request; None is left out.
+        prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds: as in `HuMoPipeline.__call__`.
+        options: further fields of the request; a field that is None keeps its default.
 
     Raises:
-        RequestError, MediaError: an argument, a picture or a sound is at fault.
+        RequestError, MediaError: an argument, an image or an audio track is wrong, or the clips of the batch differ in
+            size, length or guidance.
     """
     if isinstance(prompt, list):
         prompts = prompt
     else:
-        prompts = [prompt or ("" if text is None else "given as embeddings")] * (1 if text is None else len(text))
+        default = "" if prompt_embeds is None else EMBEDDED_PROMPT
+        prompts = [prompt or default] * (1 if prompt_embeds is None else len(prompt_embeds))
         if len(prompts) == 1:
-            images, audio, audio_rows = [images], [audio], [audio_rows]
+            images, audio, audio_embeds = [images], [audio], [audio_embeds]
     if not prompts:
-        raise RequestError("prompt", "is an empty list", "give a prompt for each clip")
-    for field, embeddings in (("prompt_embeds", text), ("negative_prompt_embeds", no_text)):
+        raise RequestError("prompt", "the list is empty", "give one prompt per clip")
+    for field, embeddings in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
         if embeddings is not None and len(embeddings) != len(prompts):
-            raise RequestError(field, f"holds {len(embeddings)} for {len(prompts)} clips", "give one a clip")
-    given = {name: value for name, value in options.items() if value is not None}
-    clips = []
-    for index, words in enumerate(prompts):
-        pictures = _pictures(_item("images", images, index, len(prompts)))
-        rows = _item("audio_embeds", audio_rows, index, len(prompts))
-        source = _item("audio", audio, index, len(prompts)) if rows is None else None
-        sound = None if source is None else load_audio(source)
-        samples = None if sound is None else len(sound)
-        if rows is not None:
-            samples = len(rows) * SAMPLES_PER_FRAME
-        named = {
-            "prompt": words,
-            "images": [f"picture {number}" for number in range(len(pictures))],
-            "audio": None if samples is None else "sound",
-        }
-        plan = resolve(parse_request(given | named), preset, samples)
-        for note in plan.notes:
-            logger.warning("%s", note)
-        heard = plan.request.audio is not None
-        clips.append(
-            GenerationInputs(
-                plan=plan,
-                images=pictures if plan.request.images else (),
-                audio=sound if heard else None,
-                prompt_embeds=None if text is None else text[index : index + 1],
-                negative_prompt_embeds=None if no_text is None else no_text[index : index + 1],
-                audio_embeds=rows if heard else None,
-            )
+            problem = f"{len(embeddings)} embeddings do not fit a batch of {len(prompts)} clips"
+            raise RequestError(field, problem, "give one per clip")
+    fields = {name: value for name, value in options.items() if value is not None}
+    batch = []
+    for index, text in enumerate(prompts):
+        rows = _item("audio_embeds", audio_embeds, index, len(prompts))
+        track = _item("audio", audio, index, len(prompts)) if rows is None else None
+        references = _item("images", images, index, len(prompts))
+        inputs = _clip_inputs(preset, fields | {"prompt": text}, references, track, rows)
+        positive, negative = (
+            None if embeddings is None else embeddings[index : index + 1]
+            for embeddings in (prompt_embeds, negative_prompt_embeds)
         )
-    first = clips[0].plan
-    for clip in clips:
-        if (clip.plan.geometry, clip.plan.guidance) != (first.geometry, first.guidance):
-            raise RequestError(
-                "prompt",
-                f"the clips of one batch must be alike, and there are {first.geometry} and {clip.plan.geometry}",
-                "give num_frames, and each clip as many pictures",
-            )
-    return clips
+        batch.append(replace(inputs, prompt_embeds=positive, negative_prompt_embeds=negative))
+    _check_batch(batch)
+    return batch
 
 
-def check_tensors(clips: Sequence[GenerationInputs], latents: Tensor | None, config: Any) -> None:
-    """Refuse tensors that a pipeline call was given and that do not fit its network.
+def _clip_inputs(
+    preset: Preset, fields: dict[str, Any], images: Any, audio: Any, audio_embeds: Tensor | None
+) -> GenerationInputs:
+    """Decode the images and the audio of one clip, and resolve its request; audio embeddings replace the audio."""
+    decoded = _load_images(images)
+    track = None if audio is None else load_audio(audio)
+    if audio_embeds is not None:
+        samples: int | None = len(audio_embeds) * SAMPLES_PER_FRAME
+    else:
+        samples = None if track is None else len(track)
+    names = {
+        "images": [f"image {number}" for number in range(len(decoded))],
+        "audio": None if samples is None else "audio",
+    }
+    plan = resolve(parse_request(fields | names), preset, samples)
+    for note in plan.notes:
+        logger.warning("%s", note)
+    has_audio = plan.request.audio is not None
+    return GenerationInputs(
+        plan=plan,
+        images=decoded if plan.request.images else (),
+        audio=track if has_audio else None,
+        audio_embeds=audio_embeds if has_audio else None,
+    )
+
+
+def _check_batch(batch: Sequence[GenerationInputs]) -> None:
+    """Refuse clips that differ in size, length or guidance."""
+    first = batch[0].plan
+    for inputs in batch:
+        if (inputs.plan.geometry, inputs.plan.guidance) != (first.geometry, first.guidance):
+            problem = f"the clips of a batch must be alike, and there are {first.geometry} and {inputs.plan.geometry}"
+            raise RequestError("prompt", problem, "give num_frames, and the same number of images for each clip")
+
+
+def check_tensors(batch: Sequence[GenerationInputs], latents: Tensor | None, config: Any) -> None:
+    """Check that the embeddings and the initial noise of a pipeline call fit its network.
 
     Args:
-        clips: with the embeddings.
-        latents: initial noise, if given.
-        config: the transformer's.
+        batch: inputs of each clip, with the embeddings.
+        latents: initial noise, or None.
+        config: configuration of the transformer.
+
+    Raises:
+        RequestError: a tensor has another shape.
     """
     positions = range(1, config.text_length + 1)
-    for clip in clips:
-        for field, text in (
-            ("prompt_embeds", clip.prompt_embeds),
-            ("negative_prompt_embeds", clip.negative_prompt_embeds),
-        ):
-            _check_shape(field, text, (1, positions, config.text_dim))
-        _check_shape(
-            "audio_embeds", clip.audio_embeds, (range(1, MAX_FRAMES + 1), config.audio_bands, config.audio_width)
-        )
-    shape = clips[0].plan.window_geometry.latent_shape(config.out_channels)
-    _check_shape("latents", latents, (len(clips), *shape))
+    rows = range(1, MAX_FRAMES + 1)
+    for inputs in batch:
+        _check_shape("prompt_embeds", inputs.prompt_embeds, (1, positions, config.text_dim))
+        _check_shape("negative_prompt_embeds", inputs.negative_prompt_embeds, (1, positions, config.text_dim))
+        _check_shape("audio_embeds", inputs.audio_embeds, (rows, config.audio_bands, config.audio_width))
+    shape = batch[0].plan.window_geometry.latent_shape(config.out_channels)
+    _check_shape("latents", latents, (len(batch), *shape))
 
 
 def _check_shape(field: str, tensor: Tensor | None, allowed: Sequence[int | range]) -> None:
-    """A tensor's shape: numbers, or ranges of them."""
+    """Check the shape of a tensor, if there is one; ``allowed`` has a size or a range of sizes per dimension."""
     if tensor is None:
         return
     ranges = [size if isinstance(size, range) else range(size, size + 1) for size in allowed]
     if tensor.ndim != len(ranges) or any(size not in fit for size, fit in zip(tensor.shape, ranges, strict=True)):
         sizes = (str(fit[0]) if len(fit) == 1 else f"{fit[0]} to {fit[-1]}" for fit in ranges)
-        raise RequestError(
-            field, f"has the shape {tuple(tensor.shape)}", f"this model and clip take ({', '.join(sizes)})"
-        )
+        problem = f"the shape {tuple(tensor.shape)} does not fit this model and clip"
+        raise RequestError(field, problem, f"give ({', '.join(sizes)})")
 
 
 def check_choices(output_type: str, tensors: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse an output type, or a tensor asked for by a callback, that is not known."""
-    given = [("output_type", output_type, OUTPUT_TYPES)]
-    given += [("callback_on_step_end_tensor_inputs", name, tuple(known)) for name in tensors]
-    for field, word, choices in given:
-        if word not in choices:
-            raise RequestError(field, f"{word!r} is not known", did_you_mean(word, choices))
+    """Check the output type and the names of the tensors that a step callback is called with.
+
+    Args:
+        output_type: one of `OUTPUT_TYPES`.
+        tensors: names of tensors.
+        known: names that the pipeline has.
+
+    Raises:
+        RequestError: a name is not known.
+    """
+    names = [("output_type", output_type, OUTPUT_TYPES)]
+    names += [("callback_on_step_end_tensor_inputs", name, tuple(known)) for name in tensors]
+    for field, name, choices in names:
+        if name not in choices:
+            raise RequestError(field, f"{name!r} is not known", did_you_mean(name, choices))
 
 
-def _item(name: str, given: Any, index: int, size: int) -> Any:
-    """The part of a batch's argument that belongs to one clip."""
-    if given is None:
+def _item(field: str, items: Any, index: int, size: int) -> Any:
+    """Return the value for one clip of an argument that has one for each of ``size`` clips; None stays None."""
+    if items is None:
         return None
-    if not isinstance(given, list | tuple) or len(given) != size:
-        raise RequestError(name, f"does not hold one for each of {size} prompts", "give a list as long as the prompts")
-    return given[index]
+    if not isinstance(items, list | tuple) or len(items) != size:
+        raise RequestError(field, f"there is not one for each of {size} prompts", "give a list as long as the prompts")
+    return items[index]
 
 
-def _pictures(given: Any) -> list[Image.Image]:
-    """One picture or several, read."""
-    if given is None:
+def _load_images(images: Any) -> list[Image.Image]:
+    """Decode one image, several images, or none."""
+    if images is None:
         return []
-    several = given if isinstance(given, list | tuple) else [given]
-    return [load_image(picture, field=f"images[{index}]") for index, picture in enumerate(several)]
+    sources = images if isinstance(images, list | tuple) else [images]
+    return [load_image(source, field=f"images[{index}]") for index, source in enumerate(sources)]
 
 
 def postprocess_video(video_BCFHW: Tensor, output_type: OutputType) -> Any:
-    """Pixels in [-1, 1] as the caller wants them."""
+    """Convert pixels (B, 3, F, H, W) in [-1, 1] to the output type of a pipeline call.
+
+    Returns:
+        ``pil``: a list of PIL images per clip; ``np``: (B, F, H, W, 3) in [0, 1]; ``pt``: (B, F, 3, H, W) in [0, 1].
+    """
     if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in to_uint8(one)] for one in video_BCFHW.cpu().numpy()]
+        return [[Image.fromarray(frame) for frame in to_uint8(video)] for video in video_BCFHW.cpu().numpy()]
     unit = (video_BCFHW / 2 + 0.5).transpose(1, 2)
     return unit if output_type == "pt" else unit.permute(0, 1, 3, 4, 2).cpu().numpy()
 
 
 def to_frames(video_BCFHW: Tensor) -> Iterator[NDArray[np.uint8]]:
-    """The frames (H, W, 3) of a batch of one, in [-1, 1], one by one."""
+    """Yield the frames (H, W, 3), 8 bits a color, of pixels (1, 3, F, H, W) in [-1, 1]."""
     video = video_BCFHW[0].cpu().numpy()
     return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
 
 
-def prepare_generators(given: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
-    """One generator a clip; one given for several is drawn from in order, and none is one of the seed for each.
+def prepare_generators(generator: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
+    """Return one random generator per clip.
+
+    Args:
+        generator: a list of them; or one, from which all clips draw in order; or None for one of the seed per clip.
+        seed: of the generators, if there are none.
+        clips: number of clips.
 
     Raises:
-        RequestError: their number is another.
+        RequestError: the length of the list is not the number of clips.
     """
-    if given is None:
+    if generator is None:
         return [Generator().manual_seed(seed) for _ in range(clips)]
-    if isinstance(given, list):
-        if len(given) != clips:
-            raise RequestError("generator", f"there are {len(given)} for {clips} clips", "give one a clip")
-        return given
-    return [given] * clips
+    if isinstance(generator, list):
+        if len(generator) != clips:
+            problem = f"{len(generator)} generators do not fit a batch of {clips} clips"
+            raise RequestError("generator", problem, "give one per clip")
+        return generator
+    return [generator] * clips

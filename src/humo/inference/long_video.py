@@ -33,7 +33,7 @@ from humo.request import GenerationPlan
 
 @dataclass
 class Segment:
-    """A finished piece of a clip: a window without the latent frames that the next window generates again.
+    """Finished piece of a clip: a window without the latent frames that the next window generates again.
 
     Args:
         latents: (B, C, k, H, W), those after the segments before it.
@@ -45,7 +45,7 @@ class Segment:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """(B, 3, 4k, 8 H, 8 W) in [-1, 1]; of the first segment, 3 frames fewer."""
+        """Pixels (B, 3, 4k, 8 H, 8 W) in [-1, 1]; the first segment has 3 frames fewer."""
         return self.decode(self.latents)
 
 

@@ -1,6 +1,6 @@
-"""diffusers' LoRA methods on our pipeline: load, save, choose, scale, merge and unload LoRAs of every kind and naming.
+"""LoRA methods of the pipeline, as in diffusers: load, activate, scale, fuse and unload LoRAs of any key naming.
 
-`humo.inference.lora_file` reads the files, `humo.inference.adapters` computes what they add.
+`humo.inference.lora_file` reads the files, `humo.inference.adapters` applies them to the network.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ DISTILLATION_KEY = "distillation"
 logger = logging.getLogger(__name__)
 
 
-def distillation_tensors(student: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a distilled LoRA holds besides low-rank factors, by key.
+def distillation_tensors(distillation: Distillation, embedder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a distilled LoRA other than low-rank factors, by key.
 
     Args:
-        student: steps, shift and scales that it was distilled for.
+        distillation: steps, shift and scales that it was distilled for.
         embedder: weights of the transformer's ``guidance_embedder``.
     """
-    ends = [end for name in SCALE_NAMES for end in student.scales[name]]
-    learned = torch.tensor([float(student.steps), student.shift, *ends])
+    ends = [end for name in SCALE_NAMES for end in distillation.scales[name]]
+    settings = torch.tensor([float(distillation.steps), distillation.shift, *ends])
     return {
         DISTILLED_PREFIX + name: tensor.detach().cpu()
-        for name, tensor in {**embedder, DISTILLATION_KEY: learned}.items()
+        for name, tensor in {**embedder, DISTILLATION_KEY: settings}.items()
     }
 
 
@@ -52,16 +52,16 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
 
     _lora_loadable_modules = ["transformer"]
     _distilled_by: str | None = None
-    """Name of the LoRA that made the network a distilled one."""
+    """Name of the distilled LoRA that is loaded, or None."""
 
     @property
     def lora_adapters(self) -> LoraAdapters:
         """The LoRAs of the transformer."""
         transformer: Any = self.transformer
-        found: LoraAdapters | None = transformer.__dict__.get("_lora_adapters")
-        if found is None:
-            found = transformer.__dict__["_lora_adapters"] = LoraAdapters(transformer)
-        return found
+        adapters: LoraAdapters | None = transformer.__dict__.get("_lora_adapters")
+        if adapters is None:
+            adapters = transformer.__dict__["_lora_adapters"] = LoraAdapters(transformer)
+        return adapters
 
     def load_lora_weights(
         self,
@@ -81,8 +81,8 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             kwargs: as in diffusers (``weight_name``, ``subfolder``, ``token``, ...).
 
         Raises:
-            CheckpointError: it cannot be read, or is not for this transformer.
-            RequestError: the name is taken and ``hotswap`` is not set, or names nothing to swap.
+            CheckpointError: the file cannot be read, or is not for this transformer.
+            RequestError: the name is taken and ``hotswap`` is not set, or no LoRA of that name is loaded to replace.
         """
         source = pretrained_model_name_or_path_or_dict
         label = "LoRA" if isinstance(source, dict) else str(kwargs.get("weight_name") or Path(source).name)
@@ -106,35 +106,36 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
     def set_adapters(
         self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
     ) -> None:
-        """Set which LoRAs act, and how strongly; the others do not act.
+        """Set the active LoRAs and their strengths; the others become inactive.
 
         Args:
-            adapter_names: names that were given when they were loaded.
-            adapter_weights: a strength for all, or one each; 1 by default.
+            adapter_names: names under which the LoRAs were loaded.
+            adapter_weights: one strength for all, or one for each; 1 by default.
 
         Raises:
-            RequestError: an unknown name, or another number of strengths than of names.
+            RequestError: a name is unknown, or there are not as many strengths as names.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         weights = 1.0 if adapter_weights is None else adapter_weights
-        values = [float(weights)] * len(names) if isinstance(weights, int | float) else [float(one) for one in weights]
+        values = [float(weights)] * len(names) if isinstance(weights, int | float) else [*map(float, weights)]
         if len(values) != len(names):
-            raise RequestError("adapter_weights", f"{len(values)} for {len(names)} LoRAs", "give one a LoRA")
+            problem = f"{len(values)} strengths do not fit {len(names)} LoRAs"
+            raise RequestError("adapter_weights", problem, "give one per LoRA")
         self.lora_adapters.set_strengths(dict(zip(names, values, strict=True)))
 
     def get_active_adapters(self) -> list[str]:
-        """Return the names of the LoRAs that act."""
+        """Return the names of the active LoRAs."""
         return list(self.lora_adapters.strengths)
 
     def get_list_adapters(self) -> dict[str, list[str]]:
-        """Return component -> names of its LoRAs."""
+        """Return the names of the loaded LoRAs for each component that has any."""
         return {"transformer": list(self.lora_adapters.names)} if self.lora_adapters.names else {}
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
-        """Take LoRAs away.
+        """Remove LoRAs.
 
         Raises:
-            RequestError: an unknown name.
+            RequestError: a name is unknown.
         """
         for name in [adapter_names] if isinstance(adapter_names, str) else list(adapter_names):
             self.lora_adapters.remove(name)
@@ -142,22 +143,22 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
                 self._forget_distillation()
 
     def unload_lora_weights(self) -> None:
-        """Take all LoRAs away."""
+        """Remove all LoRAs."""
         self.lora_adapters.clear()
         if self._distilled_by is not None:
             self._forget_distillation()
 
     def disable_lora(self) -> None:
-        """Switch all LoRAs off; `enable_lora` switches them on again, at the strengths they had."""
+        """Deactivate all LoRAs; `enable_lora` activates them again with their strengths."""
         self.lora_adapters.enabled = False
 
     def enable_lora(self) -> None:
-        """Switch the LoRAs on again."""
+        """Activate the LoRAs again."""
         self.lora_adapters.enabled = True
 
     @contextmanager
     def scaled_loras(self, attention_kwargs: Mapping[str, Any] | None) -> Iterator[None]:
-        """Multiply every LoRA's strength by ``attention_kwargs["scale"]`` meanwhile, as diffusers' pipelines do."""
+        """Multiply every LoRA's strength by ``attention_kwargs["scale"]`` inside the block, as in diffusers."""
         with self.lora_adapters.scaled(float((attention_kwargs or {}).get("scale", 1.0))):
             yield
 
@@ -169,13 +170,13 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         adapter_names: Sequence[str] | None = None,
         **_: Any,
     ) -> None:
-        """Add the LoRAs to the network's weights; `unfuse_lora` restores these.
+        """Add the LoRAs to the network's weights; `unfuse_lora` restores the original weights.
 
         Args:
-            components: only the transformer takes LoRAs.
+            components: as in diffusers; only the transformer has LoRAs.
             lora_scale: multiplies every strength.
-            safe_fusing: check that the result has no NaN or infinite value first.
-            adapter_names: which LoRAs; by default those that act.
+            safe_fusing: check first that the result has no NaN or infinite value.
+            adapter_names: LoRAs to fuse; by default the active ones.
 
         Raises:
             RequestError: the weights are quantized or not in memory, or a result is not finite.
@@ -193,7 +194,7 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         return TransformerArchitecture(**(values | {"patch_size": tuple(values["patch_size"])}))
 
     def _apply_distillation(self, tensors: dict[str, Tensor]) -> None:
-        """Make the network the distilled one of its LoRA, which takes guidance scales as inputs."""
+        """Add the guidance embedder of a distilled LoRA, so that the network takes guidance scales as inputs."""
         steps, shift, *ends = tensors.pop(DISTILLATION_KEY).tolist()
         scales = dict(zip(SCALE_NAMES, zip(ends[::2], ends[1::2], strict=True), strict=True))
         self.transformer.enable_guidance_embedding({"steps": int(steps), "shift": shift, "scales": scales})
@@ -209,7 +210,7 @@ def _fetch(source: str | Path | dict[str, Tensor], kwargs: dict[str, Any]) -> tu
     """Return a LoRA's tensors and the adapter configuration of its header.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     names = ("cache_dir", "proxies", "local_files_only", "token", "revision", "subfolder", "weight_name")
     try:

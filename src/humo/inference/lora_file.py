@@ -1,10 +1,11 @@
-"""What a LoRA file changes: its keys under any naming in use, read as changes of our network's layers and parameters.
+"""Reader of LoRA files: translates keys of any naming in use to changes of the network's layers and parameters.
 
-Nothing is merged here. Factors keep the type they have in the file (fp8 ones are widened, without loss, to bfloat16),
-and alpha stays a number beside them: multiplied into an fp8 matrix it would be rounded with it.
+Nothing is merged here. Factors keep the dtype of the file; fp8 factors are converted to bfloat16, without loss. Alpha
+stays a separate number: multiplied into an fp8 matrix it would be rounded.
 
-**Source:** which key adds what: ComfyUI, `comfy/lora.py` and `comfy/weight_adapter/`; LyCORIS for LoHa and LoKr; peft
-for the names of DoRA's magnitudes and for adapter configurations.
+**Source:** meaning of the keys: ComfyUI (github.com/comfyanonymous/ComfyUI), ``comfy/lora.py`` and
+``comfy/weight_adapter/``; LyCORIS (github.com/KohakuBlueleaf/LyCORIS) for LoHa and LoKr; peft
+(github.com/huggingface/peft) for the names of DoRA's magnitudes and for adapter configurations.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ _PREFIXES = (
 )
 _NOT_OURS = {
     r"(^|[._])(k_img|v_img|norm_k_img|img_emb|add_k_proj|add_v_proj|norm_added_[kq]|image_embedder)([._]|$)": (
-        "the image encoder branch, which HuMo has not"
+        "the image encoder branch, which HuMo does not have"
     ),
     r"^(lora_te\d?_|text_encoder\.|text_encoders\.|te\.)": "a text encoder, which HuMo's LoRAs do not change",
 }
-_PARTS = {  # the end of a key -> its part
+_PARTS = {  # suffix of a key -> part of the change
     "lora_A.weight": "down",
     "lora_down.weight": "down",
     "lora.down.weight": "down",
@@ -67,14 +68,14 @@ _KEY = re.compile(rf"(.+?)[._]?({'|'.join(sorted(map(re.escape, _PARTS), key=len
 
 
 class Delta(Protocol):
-    """A change of a matrix (out, in), as factors."""
+    """Change of a weight matrix (out, in), stored as factors."""
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return (..., out): the change's product with ``x`` (..., in)."""
+        """Return the product (..., out) of the change with ``x`` (..., in)."""
         ...
 
     def matrix(self) -> Tensor:
-        """Return the whole change (out, in), float32."""
+        """Return the full change (out, in), float32."""
         ...
 
     def shape(self) -> tuple[int, int]:
@@ -82,7 +83,7 @@ class Delta(Protocol):
         ...
 
     def to(self, device: torch.device) -> Delta:
-        """Return the same with its factors on a device."""
+        """Return a copy with its factors on a device."""
         ...
 
 
@@ -113,7 +114,7 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """``scale * weight``, (out, in): a difference of whole weights, or what has no cheaper form (LoHa)."""
+    """``scale * weight``, (out, in): a difference of full weights, or a change without a cheaper form (LoHa)."""
 
     weight: Tensor
     scale: float = 1.0
@@ -167,11 +168,11 @@ class Kronecker:
 
 @dataclass(frozen=True, eq=False)
 class LayerChange:
-    """A change of one linear layer.
+    """Change of one linear layer.
 
     Attributes:
-        delta: what is added to its matrix.
-        magnitude: of DoRA, (out, 1) or (1, in): the norms that rows or columns have afterwards; None without DoRA.
+        delta: added to the weight matrix.
+        magnitude: DoRA's norms of the rows (out, 1) or columns (1, in) of the changed matrix; None without DoRA.
     """
 
     delta: Delta
@@ -180,12 +181,12 @@ class LayerChange:
 
 @dataclass(frozen=True, eq=False)
 class LoraFile:
-    """A LoRA under our network's names.
+    """LoRA under the names of the network.
 
     Attributes:
-        layers: name of a linear layer -> change of its matrix.
-        parameters: name of a parameter (bias, norm, modulation table, convolution) -> what is added, float32.
-        ignored: reason -> keys of the file that change nothing here.
+        layers: name of a linear layer -> change of its weight matrix.
+        parameters: name of a parameter (bias, norm, modulation table, convolution) -> tensor to add, float32.
+        ignored: reason -> keys of the file without effect on this network.
     """
 
     layers: Mapping[str, LayerChange] = field(default_factory=dict)
@@ -203,13 +204,13 @@ def read_lora(
     """Read a LoRA's tensors as changes of a network.
 
     Args:
-        state: tensors of the file by their keys, of any naming that LoRAs of Wan2.1 and HuMo have.
-        architecture: the network's sizes.
-        name: the file, for messages.
+        state: tensors of the file by key, in any naming in use for LoRAs of Wan2.1 and HuMo.
+        architecture: sizes of the network.
+        name: name of the file, for messages.
         config: adapter configuration of the file's header, as diffusers saves it: ``r``, ``lora_alpha``, patterns.
 
     Raises:
-        CheckpointError: the file is of another network, of another size, or damaged.
+        CheckpointError: the file is for another network or another size, or damaged.
     """
     names = _Names(architecture)
     parts, ignored = _sort_keys(state, names, name)
@@ -224,7 +225,7 @@ def read_lora(
         except _OtherSizeError as error:
             raise CheckpointError(name, f"is for a network of another size ({error})", REMEDY) from error
         except (RuntimeError, ValueError, KeyError) as error:
-            problem = f"the tensors of {layer} do not belong together ({error})"
+            problem = f"the tensors of {layer} do not fit together ({error})"
             raise CheckpointError(name, problem, "download the file again, or give another one") from error
     if not layers and not parameters:
         raise CheckpointError(name, "changes no layer of this network", REMEDY)
@@ -232,20 +233,20 @@ def read_lora(
 
 
 def describe_ignored(lora: LoraFile, name: str) -> list[str]:
-    """Return one line for each reason for which keys of a file are left out, with their number."""
-    return [f"{name}: {len(keys)} tensors are left out: {reason}" for reason, keys in lora.ignored.items()]
+    """Return one line for each reason why tensors of a file are ignored, with their number."""
+    return [f"{name}: {len(keys)} tensors are ignored: {reason}" for reason, keys in lora.ignored.items()]
 
 
 class _UnfitError(Exception):
-    """A change that has no place in this network, and may be left out."""
+    """Raised for a change whose parameter this network does not have; the change is ignored."""
 
 
 class _OtherSizeError(Exception):
-    """A matrix of another size than the network's: the file is for another network."""
+    """Raised for a matrix whose size differs from the network's: the file is for another network."""
 
 
 class _Names:
-    """The network's layers and parameters by every name that a LoRA may give them."""
+    """Layers and parameters of the network, by each name that a LoRA file may use for them."""
 
     def __init__(self, architecture: TransformerArchitecture) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -266,7 +267,7 @@ class _Names:
 
 
 def _owner(parameter: str) -> str:
-    """Return the layer that a parameter belongs to, empty for the network itself."""
+    """Return the name of the layer that has a parameter; empty for the network itself."""
     layer, _, kind = parameter.rpartition(".")
     assert kind in ("weight", "bias", "modulation", "scale_shift_table"), parameter
     return layer
@@ -275,8 +276,8 @@ def _owner(parameter: str) -> str:
 def _sort_keys(
     state: Mapping[str, Tensor], names: _Names, file: str
 ) -> tuple[dict[str, dict[str, tuple[str, Tensor]]], dict[str, list[str]]]:
-    """Return our layer -> part -> (key, tensor), and reason -> keys that have no place here."""
-    found: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    """Return layer -> part -> (key, tensor), and reason -> keys that are ignored."""
+    parts: dict[str, dict[str, tuple[str, Tensor]]] = {}
     ignored: dict[str, list[str]] = {}
     unknown: list[str] = []
     for key, tensor in state.items():
@@ -288,22 +289,22 @@ def _sort_keys(
         elif match is None or match[1] not in names.layers:
             unknown.append(key)
         else:
-            found.setdefault(names.layers[match[1]], {})[_PARTS[match[2]]] = (key, tensor)
+            parts.setdefault(names.layers[match[1]], {})[_PARTS[match[2]]] = (key, tensor)
     if unknown:
         raise CheckpointError(file, _describe_unknown(unknown, state), REMEDY)
-    return found, ignored
+    return parts, ignored
 
 
 def _strip(key: str) -> str:
-    """Return a key without prefixes, and without peft's name of an adapter inside."""
+    """Return a key without prefixes, and without peft's adapter name ``default``."""
     bare = key.replace(".default.", ".").removesuffix(".default")
-    while prefix := next((one for one in _PREFIXES if bare.startswith(one)), ""):
+    while prefix := next((prefix for prefix in _PREFIXES if bare.startswith(prefix)), ""):
         bare = bare.removeprefix(prefix)
     return bare
 
 
 def _describe_unknown(unknown: list[str], state: Mapping[str, Tensor]) -> str:
-    """Return what is wrong with a file of which some keys belong to no layer."""
+    """Describe a file of which some keys belong to no layer of the network."""
     blocks = {int(number) for key in state for number in re.findall(r"blocks[._](\d+)", key)}
     beyond = [key for key in unknown if re.search(r"blocks[._]\d+", key)]
     if len(beyond) == len(unknown) and len(unknown) < len(state):
@@ -312,7 +313,7 @@ def _describe_unknown(unknown: list[str], state: Mapping[str, Tensor]) -> str:
 
 
 def _scale(layer: str, rank: int, alpha: float | None, config: Mapping[str, Any]) -> float:
-    """Return alpha / rank: of the layer's own alpha, else of the configuration, else 1."""
+    """Return alpha / rank, with the alpha of the layer, else of the adapter configuration; 1 without an alpha."""
     if alpha is None and "lora_alpha" in config:
         patterns = config.get("alpha_pattern") or {}
         own = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), None)
@@ -330,7 +331,7 @@ def _read_layer(
     layers: dict[str, LayerChange],
     parameters: dict[str, Tensor],
 ) -> None:
-    """Add what a file says of one layer to ``layers`` and ``parameters``."""
+    """Read the tensors of one layer, and add its changes to ``layers`` and ``parameters``."""
     tensors = {part: _widen(tensor) for part, (_, tensor) in parts.items()}
     alpha = float(tensors.pop("alpha")) if "alpha" in tensors else None
     for part, kind in (("diff_bias", "bias"), ("bias_up", "bias"), ("diff_modulation", "scale_shift_table")):
@@ -343,13 +344,13 @@ def _read_layer(
     deltas = [delta for delta in (_dense(tensors), _factored(layer, tensors, alpha, config)) if delta is not None]
     if not deltas:
         if magnitude is not None:
-            raise ValueError("magnitudes of DoRA and no factors")
+            raise ValueError("there are DoRA magnitudes but no factors")
         return
     target = names.parameter(layer, "weight")
     if target is None:
-        raise _UnfitError(f"{layer} has no weight here")
+        raise _UnfitError(f"{layer} has no weight in this network")
     shape = names.shapes[target]
-    if len(shape) != 2 or len(deltas) > 1:  # norms and convolutions are small: their change is added as it is
+    if len(shape) != 2 or len(deltas) > 1:  # norms and convolutions are small: their change is added as a full tensor
         total = sum((delta.matrix() for delta in deltas[1:]), deltas[0].matrix())
         if len(shape) == 2:
             _check_shape(layer, tuple(total.shape), shape)
@@ -364,12 +365,12 @@ def _read_layer(
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """Return an fp8 tensor as bfloat16, which holds all its values; others as they are."""
+    """Convert an fp8 tensor to bfloat16, which represents all its values; return other tensors unchanged."""
     return tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _dense(tensors: dict[str, Tensor]) -> Delta | None:
-    """Return a difference of whole weights."""
+    """Return a difference of full weights, or None."""
     diff = tensors.pop("diff", None)
     if diff is None:
         return None
@@ -377,11 +378,11 @@ def _dense(tensors: dict[str, Tensor]) -> Delta | None:
 
 
 def _factored(layer: str, tensors: dict[str, Tensor], alpha: float | None, config: Mapping[str, Any]) -> Delta | None:
-    """Return a low-rank change, LoHa or LoKr."""
+    """Return a low-rank, LoHa or LoKr change, or None."""
     if "down" in tensors or "up" in tensors:
         down, up = tensors["down"], tensors["up"]
         rank = down.shape[0]
-        if "mid" in tensors:  # a factor between the two (rank, rank, 1, 1), of convolutions cut in three
+        if "mid" in tensors:  # a third factor (rank, rank, 1, 1) between the two, for convolutions
             mid = tensors["mid"].float()
             down = (mid.reshape(mid.shape[0], mid.shape[1], -1).sum(-1) @ down.float().flatten(1)).to(down.dtype)
         return LowRank(down.flatten(1), up.flatten(1), _scale(layer, rank, alpha, config))
@@ -393,7 +394,7 @@ def _factored(layer: str, tensors: dict[str, Tensor], alpha: float | None, confi
 
 
 def _hadamard(tensors: Mapping[str, Tensor], alpha: float | None) -> Delta:
-    """Return LoHa's change: the elementwise product of two low-rank matrices."""
+    """Return a LoHa change: the elementwise product of two low-rank matrices."""
     sides = []
     for side in "12":
         first, second = tensors[f"hada_w{side}_a"].float(), tensors[f"hada_w{side}_b"].float()
@@ -407,7 +408,7 @@ def _hadamard(tensors: Mapping[str, Tensor], alpha: float | None) -> Delta:
 
 
 def _kronecker(tensors: Mapping[str, Tensor], alpha: float | None) -> Delta:
-    """Return LoKr's change: the Kronecker product of two matrices, each whole or of low rank."""
+    """Return a LoKr change: the Kronecker product of two matrices, each full or low-rank."""
     rank: int | None = None
     sides = []
     for side in "12":
@@ -426,7 +427,7 @@ def _kronecker(tensors: Mapping[str, Tensor], alpha: float | None) -> Delta:
 
 
 def _magnitude(magnitude: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
-    """Return DoRA's norms as (out, 1) or (1, in): a column is of rows where both would fit."""
+    """Return DoRA's norms as (out, 1) or (1, in); norms that fit both rows and columns are taken as those of rows."""
     if magnitude is None:
         return None
     out, into = shape
@@ -435,14 +436,14 @@ def _magnitude(magnitude: Tensor | None, shape: tuple[int, ...]) -> Tensor | Non
         return values.reshape(out, 1)
     if values.numel() == into:
         return values.reshape(1, into)
-    raise ValueError(f"magnitudes of DoRA of shape {_dims(magnitude.shape)} for a layer of {_dims(shape)}")
+    raise ValueError(f"DoRA magnitudes of shape {_dims(magnitude.shape)} do not fit a layer of {_dims(shape)}")
 
 
 def _add_parameter(layer: str, kind: str, change: Tensor, names: _Names, parameters: dict[str, Tensor]) -> None:
-    """Add a change of a whole parameter, if the network has it in this size."""
+    """Add a change of a parameter, if the network has the parameter in this size."""
     target = names.parameter(layer, kind)
     if target is None:
-        raise _UnfitError(f"{layer} has no {kind} here")
+        raise _UnfitError(f"{layer} has no {kind} in this network")
     if change.numel() != math.prod(names.shapes[target]):
         sizes = f"{_dims(change.shape)} for {_dims(names.shapes[target])}"
         raise _UnfitError(f"{target} is of another size in this network ({sizes})")
@@ -450,9 +451,9 @@ def _add_parameter(layer: str, kind: str, change: Tensor, names: _Names, paramet
     parameters[target] = parameters[target] + change if target in parameters else change
 
 
-def _check_shape(layer: str, given: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    if given != tuple(shape):
-        raise _OtherSizeError(f"{layer} is {_dims(given)} in the file, {_dims(shape)} here")
+def _check_shape(layer: str, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if size != tuple(shape):
+        raise _OtherSizeError(f"{layer} is {_dims(size)} in the file and {_dims(shape)} in this network")
 
 
 def _dims(shape: tuple[int, ...] | torch.Size) -> str:

@@ -1,4 +1,4 @@
-"""Inference, the whole story: inputs to conditions, noise to latents by guided denoising, latents to video frames.
+"""The main module of inference: inputs to conditions, noise to latents by guided denoising, latents to video frames.
 
     frames = pipeline.generate_frames(GenerationInputs(plan, images, audio))    one clip, frames as they are finished
     video = pipeline(prompt=..., images=..., audio=...).frames                      a batch of clips, as in diffusers
@@ -35,7 +35,6 @@ from humo.guidance import SPEEDS, Mode, SpeedName
 from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise, make_scheduler
 from humo.inference.execution import Execution
 from humo.inference.inputs import (
-    AudioSamples,
     GenerationInputs,
     OutputType,
     check_choices,
@@ -49,6 +48,7 @@ from humo.inference.long_video import Segment, WindowSequence
 from humo.inference.lora import HuMoLoraLoaderMixin
 from humo.inference.predictor import VelocityPredictor, batch_guidance_passes, check_execution
 from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
+from humo.media.audio import AudioSamples
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import StreamingDecoder
 from humo.model.caches import caching
@@ -59,7 +59,7 @@ from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import CacheName, GenerationPlan
 
 OnWindowStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor | Stop]
-"""(window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
+"""Step callback: (window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         audio_encoder: SpeechEncoder | None,
         feature_extractor: Any,
         scheduler: Any,
-        preset: str = HUMO_17B.name,  # a default makes it a setting, for diffusers, and not a component
+        preset: str = HUMO_17B.name,  # diffusers: an argument with a default is a setting, not a component
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -118,15 +118,15 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         )
         self.register_to_config(preset=preset)
         if text_encoder is not None:
-            text_encoder.set_attn_implementation("eager")  # the one that equals the published encoder exactly
+            text_encoder.set_attn_implementation("eager")  # equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
         self.execution = Execution()
-        """How the network is run unless a call is given another value; a loader that streams weights sets it."""
+        """Default way to run the network, unless a call has its own; a loader that streams weights sets it."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **settings: Any) -> HuMoPipeline:
-        """Load a pipeline. A folder that names a ``base`` in its index has only a network; the rest is the base's.
+        """Load a pipeline. A folder whose index names a ``base`` holds only a network; the base has the rest.
 
         Raises:
             CheckpointError: the base is not a complete model folder.
@@ -235,12 +235,12 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             plan: of the clip.
             conditions: of the clip.
             noise: (B, C, L, H, W), reference slots included.
-            prefix: the first latent frames, where they are known already.
+            prefix: known first latent frames, or None.
             on_step: as in `humo.inference.denoise.denoise`.
             execution: how the network is run; default: the pipeline's.
 
         Raises:
-            RequestError: the request's step cache does not go with how the network is run.
+            RequestError: the request's step cache cannot be used with ``execution``.
         """
         check_execution(self.transformer, plan.request.cache, execution or self.execution)
         with caching(self.transformer, plan.request.cache):

@@ -1,4 +1,4 @@
-"""The network as the denoising loop sees it: noisy latents and guidance passes in, a velocity for each pass out.
+"""Predictor of the denoising loop: runs the network for the guidance passes of a step.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence (references at the end), H, W size.
 """
@@ -39,7 +39,7 @@ def check_execution(transformer: HuMoTransformer3DModel, cache: CacheName, execu
     """Check that a network can use a step cache with the way it is run.
 
     Raises:
-        RequestError: the cache does not go with batched passes, several processes, or streamed or compiled blocks.
+        RequestError: the cache cannot be used with batched passes, several processes, or streamed or compiled blocks.
     """
     blocks = transformer.blocks
     check_cache(
@@ -186,8 +186,8 @@ class VelocityPredictor:
                 return velocity
             except torch.OutOfMemoryError as failure:
                 if network.is_cache_enabled:
-                    problem = "of the device ran out in a pass with a cache"
-                    remedy = "leave the cache out, and the weights are placed so that they take less"
+                    problem = "the device ran out of memory in a pass with a step cache"
+                    remedy = "drop --cache, which lets weights be offloaded during the run"
                     raise RequestError("memory", problem, remedy) from failure
                 if not self._execution.on_out_of_memory():
                     raise

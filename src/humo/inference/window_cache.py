@@ -74,7 +74,7 @@ class DiskWindowCache:
                 save_file({LATENTS: latents.contiguous().cpu()}, str(part), {KEY: self._key})
         except (SafetensorError, OSError) as error:
             problem = f"finished windows cannot be kept in {str(self._folder)!r} ({os_error_text(error)})"
-            raise StorageError("output", problem, "make room on that disk") from error
+            raise StorageError("output", problem, "free some space on that disk") from error
 
     def clear(self) -> None:
         """Delete the folder: the clip is finished."""

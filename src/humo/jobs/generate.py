@@ -187,11 +187,11 @@ def generate(
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
     plan = engine.resolve_runtime(job.plan)
     request, geometry = plan.request, plan.geometry
+    inputs = job.inputs or load_inputs(request)
     record = make_record(plan, keep_paths=keep_paths)
     output = Path(request.output)
     key = f"{content_digest(record)} {request.device} {request.dtype}"
     window_cache = DiskWindowCache(windows or window_folder(output), key)
-    inputs = job.inputs or load_inputs(request)
     frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache)
     frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:

@@ -54,7 +54,7 @@ class Credentials:
         problems: C2PA's codes of failed validations, that of an unknown signer included.
         generator: name and version of the program that signed.
         signer: name in the certificate.
-        generated: whether they say that a trained model made it.
+        is_ai_generated: whether they declare that a trained model generated it.
         assertion: HuMo's own assertion; empty in videos of other programs.
     """
 

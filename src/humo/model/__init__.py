@@ -1,1 +1,1 @@
-"""The network: transformer, audio layers, and how a reference picture enters."""
+"""The network: transformer, audio layers, injection of reference images, autoencoder."""

@@ -1,4 +1,4 @@
-"""Attention with normed queries and keys, and rotary positions in three dimensions.
+"""Attention with normalized queries and keys, and rotary positions in three dimensions.
 
 Shape suffixes: B batch, S video tokens, D width, L context positions, N attention heads.
 
@@ -20,15 +20,16 @@ from humo.model.upstream import AttentionModuleMixin, dispatch_attention_fn
 ROPE_THETA = 10_000.0
 
 KeyValue = tuple[Tensor, Tensor]
+"""Keys and values, (B, L, N, D / N) each."""
 
 
 class RotaryEmbedding(NamedTuple):
-    """Where the tokens at hand are in the sequence, and how to reach those that are not.
+    """Rotary positions of the tokens of this rank, and the exchange of keys and values with other ranks.
 
     Args:
-        cos, sin: (S, 1, head_dim / 2) of each token's rotary positions, float32.
-        turn: the two as one complex number.
-        others: gives everybody's keys and values for one's own, where the tokens lie on several ranks.
+        cos, sin: (S, 1, head_dim / 2) of each token's angles, float32.
+        cis: cos + i sin, complex64.
+        gather_kv: returns the keys and values of all ranks for those of this one; None without context parallelism.
     """
 
     cos: Tensor
@@ -38,10 +39,15 @@ class RotaryEmbedding(NamedTuple):
 
 
 def rotary_embedding(head_dim: int, frames: int, rows: int, columns: int, device: torch.device) -> RotaryEmbedding:
-    """The 3-D rotary positions of all tokens of a sequence.
+    """Return the 3-D rotary positions of all tokens of a sequence.
 
-    A head is split into head_dim - 4 * (head_dim // 6) for time and 2 * (head_dim // 6) each for height and width.
-    Reference frames simply carry on the time index.
+    A head is split into head_dim - 4 * (head_dim // 6) channels for time and 2 * (head_dim // 6) each for height and
+    width. Reference frames continue the time index.
+
+    Args:
+        head_dim: channels per attention head.
+        frames, rows, columns: tokens along each axis.
+        device: of the result.
     """
     across = 2 * (head_dim // 6)
     cosines: list[Tensor] = []
@@ -58,11 +64,11 @@ def rotary_embedding(head_dim: int, frames: int, rows: int, columns: int, device
 
 
 def apply_rotary_emb(x_BSND: Tensor, rotary: RotaryEmbedding) -> Tensor:
-    """Turn each pair of neighbouring channels by its token's angle."""
-    cos, sin, turn, _ = rotary
+    """Rotate each pair of neighboring channels of (B, S, N, D / N) by the angle of its token."""
+    cos, sin, cis, _ = rotary
     pairs = x_BSND.unflatten(-1, (-1, 2))
-    if not torch.compiler.is_compiling():  # a compiler joins real numbers to one loop, and knows no complex ones
-        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2)
+    if not torch.compiler.is_compiling():  # torch.compile fuses real operations, and does not support complex ones
+        return torch.view_as_real(torch.view_as_complex(pairs) * cis).flatten(-2)
     even, odd = pairs.unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
@@ -76,7 +82,7 @@ class AttentionProcessor:
     def __call__(
         self, attn: Attention, query: Tensor, context: Tensor | KeyValue, rotary: RotaryEmbedding | None = None
     ) -> Tensor:
-        """(B, S, D) queries over (B, L, D') context -> (B, S, D)."""
+        """Attend from queries (B, S, D) to a context (B, L, D'), or to its keys and values; return (B, S, D)."""
         q = attn.norm_q(attn.to_q(query).float()).unflatten(2, (attn.heads, -1))
         k, v = attn.key_value(context) if isinstance(context, Tensor) else context
         if rotary is not None:
@@ -90,16 +96,16 @@ class AttentionProcessor:
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer computed in float32 whatever its weights are stored in: for the few tokens of a context."""
+    """Linear layer that computes in float32 in any dtype of its weights; used for the few tokens of a context."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(..., in) of any precision -> (..., out) float32."""
+        """Map (..., in) of any dtype to (..., out), float32."""
         bias = None if self.bias is None else self.bias.float()
         return F.linear(input.float(), self.weight.float(), bias)
 
 
 class Attention(nn.Module, AttentionModuleMixin):
-    """Attention with RMS-normed queries and keys (over the whole width, before the heads are split)."""
+    """Attention with RMS-normalized queries and keys (over the full width, before the heads are split)."""
 
     _default_processor_cls = AttentionProcessor
     _available_processors = [AttentionProcessor]
@@ -113,16 +119,16 @@ class Attention(nn.Module, AttentionModuleMixin):
         project = Float32Linear if self.is_cross_attention else nn.Linear
         self.to_k = project(context_dim or dim, dim)
         self.to_v = project(context_dim or dim, dim)
-        self.to_out = nn.Sequential(nn.Linear(dim, dim))  # named to_out.0, as LoRAs know it
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))  # the name to_out.0 is that of diffusers and of LoRA files
         self.norm_q = nn.RMSNorm(dim, eps=eps)
         self.norm_k = nn.RMSNorm(dim, eps=eps)
         self.processor = AttentionProcessor()
 
     def key_value(self, context: Tensor) -> KeyValue:
-        """What a context (B, L, D') offers to queries: (B, L, N, D / N) each, before any rotation."""
+        """Return the keys and values (B, L, N, D / N) of a context (B, L, D'), without rotary positions."""
         keys = self.norm_k(self.to_k(context).float()).unflatten(2, (self.heads, -1))
         return keys, self.to_v(context).unflatten(2, (self.heads, -1))
 
     def forward(self, query: Tensor, context: Tensor | KeyValue, rotary: RotaryEmbedding | None = None) -> Tensor:
-        """(B, S, D) queries over a context (B, L, D'), or over its keys and values -> (B, S, D)."""
+        """Attend from queries (B, S, D) to a context (B, L, D'), or to its keys and values; return (B, S, D)."""
         return self.processor(self, query, context, rotary)

@@ -12,12 +12,12 @@ from transformers import PreTrainedModel
 
 from humo.model.upstream import FP32LayerNorm, WhisperEncoder
 
-# diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
+# diffusers requires the base class in the module of a pipeline component that is not its own
 __all__ = ["AudioProjection", "PreTrainedModel", "SpeechEncoder", "null_audio_like"]
 
 
 class SpeechEncoder(WhisperEncoder):
-    """Whisper's encoder as a model of its own: its folder holds the encoder alone, under its own names."""
+    """Whisper's encoder as a separate model; its folder has the encoder's weights only."""
 
 
 class AudioProjection(nn.Module):
@@ -25,8 +25,8 @@ class AudioProjection(nn.Module):
 
     Args:
         window, bands, width: encoder rows per latent frame, bands of encoder states, width of a row.
-        hidden_dim: of the two hidden layers.
-        tokens, token_dim: audio tokens a latent frame, and their width.
+        hidden_dim: width of the two hidden layers.
+        tokens, token_dim: audio tokens per latent frame, and their width.
 
     **Source:** ``humo/models/audio/audio_proj.py``, ``AudioProjModel``.
     """
@@ -40,7 +40,7 @@ class AudioProjection(nn.Module):
         self.norm = FP32LayerNorm(token_dim)
 
     def forward(self, audio_BFWND: Tensor) -> Tensor:
-        """(B, F, W, N, D) windows of encoder rows -> (B, F, K, E) tokens."""
+        """Project windows of encoder rows (B, F, W, N, D) to audio tokens (B, F, K, E)."""
         hidden = F.relu(self.proj_1(audio_BFWND.flatten(2)))
         hidden = F.relu(self.proj_2(hidden))
         tokens: Tensor = self.norm(self.proj_3(hidden).unflatten(2, (self.tokens, self.token_dim)))

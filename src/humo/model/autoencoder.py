@@ -1,8 +1,8 @@
-"""A small video autoencoder: Wan2.1's convolutions beside a linear code of whole blocks of pixels.
+"""A small video autoencoder: the sum of Wan2.1's convolutions and of a linear map between pixel blocks and latents.
 
-The linear code (4 x 8 x 8 pixels to a latent; back from a latent and its neighbours) carries most of the picture from
-the first step of training on; the convolutions learn what it misses. Geometry, causality and settings are those of
-`AutoencoderKLWan`.
+The linear encoder maps a block of 4 x 8 x 8 pixels to a latent. The linear decoder maps a latent and its neighbors to a
+block. Both represent most of the image from the first training step on; the convolutions learn the rest. Geometry,
+causality and settings are those of `AutoencoderKLWan`.
 
 Shape suffixes: B batch, C latent channels, F frames (latent or video), H, W size, P values of a block (3 * 4 * 8 * 8).
 Pixels are in [-1, 1].
@@ -23,7 +23,7 @@ from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, VALUES_PER_LATENT
 from humo.model.deblocking import deblock_latent_frames
 from humo.model.upstream import DecoderOutput
 
-# diffusers looks for the base class beside the class when it loads a component of a pipeline from outside itself
+# diffusers requires the base class in the module of a pipeline component that is not its own
 __all__ = [
     "ModelMixin",
     "ShortcutAutoencoder",
@@ -36,23 +36,23 @@ __all__ = [
 ]
 
 CONTEXT = 3
-"""Latents a side that a block of pixels is decoded from, itself in the middle; in time it is the last of them."""
+"""Side in latents of the neighborhood that a pixel block is decoded from: centered in space, causal in time."""
 
 PATCH = 2
-"""Pixels a side that the first convolution sees as one."""
+"""Side in pixels of the patches that are the input of the first convolution."""
 
 
 class ShortcutAutoencoder(AutoencoderKLWan):
     """`AutoencoderKLWan` on patches of 2 x 2 pixels, with a linear encoder and decoder added to its own.
 
-    Its settings are those of `AutoencoderKLWan`, under the same names, with the defaults of a small one.
+    The arguments are those of `AutoencoderKLWan`, with smaller defaults, and two more.
 
     Args:
-        base_dim, decoder_base_dim: widths at the largest scale.
+        base_dim, decoder_base_dim: widths at full resolution.
         z_dim: latent channels.
         dim_mult: widths of the three scales, as multiples.
-        num_res_blocks: residual blocks a scale (one more in the decoder).
-        latents_mean, latents_std: of the channels, for those who want them of unit size.
+        num_res_blocks: residual blocks per scale (one more in the decoder).
+        latents_mean, latents_std: mean and standard deviation of each channel, for normalization.
         channel_std: standard deviation of each channel of the normalized latents, if measured; source of sigma_data.
         deblocking: (small, large) steps between latent frames for `deblock_latent_frames`: smoothed up to small, kept
             from large on; None switches deblocking off.
@@ -102,77 +102,84 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         self.linear_decoder = nn.Conv3d(z_dim, VALUES_PER_LATENT, CONTEXT)
 
     def _encode(self, x: Tensor) -> Tensor:
-        """(B, 3, 4k + 1, 8 H, 8 W) -> means and log variances (B, 2 C, k + 1, H, W)."""
+        """Encode pixels (B, 3, 4k + 1, 8 H, 8 W) to means and log variances (B, 2 C, k + 1, H, W)."""
         return StreamingEncoder(self).moments(x)
 
     def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """(B, C, k + 1, H, W) -> (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
+        """Decode latents (B, C, k + 1, H, W) to pixels (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
         video = StreamingDecoder(self)(z)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        """As `decode`, but neither clipped nor joined: training sees by how much a value is out of range."""
+        """Decode latents without clipping and deblocking, so that a training loss depends on values out of range."""
         return StreamingDecoder(self).unclipped(z)
 
     def linear(self, z: Tensor, before: Tensor | None = None) -> Tensor:
-        """What the linear decoder makes of latents; ``before`` are those (at least `CONTEXT` - 1) before them."""
+        """Return the linear decoder's pixels (B, 3, 4k, 8 H, 8 W) of latents.
+
+        Args:
+            z: latents (B, C, k, H, W).
+            before: latents before them, at least `CONTEXT` - 1; None at the start of a video, whose result has 3 frames
+                fewer.
+        """
         blocks = self.linear_decoder(with_context(z, before)).movedim(1, -1)
-        return from_blocks(blocks, begins=before is None)
+        return from_blocks(blocks, is_start=before is None)
 
 
 class StreamingEncoder:
-    """Encodes frames as they come: the first alone, then four at a time, whatever the calls they come in.
+    """Encodes a video piece by piece: each call continues after the frames of the call before.
 
-    Memory does not depend on how many have come. The latents are those of encoding all frames at once.
+    The latents equal those of encoding all frames at once. Memory does not depend on the length of the video.
 
     Args:
-        vae: `AutoencoderKLWan`, or a `ShortcutAutoencoder`.
+        vae: `AutoencoderKLWan` or `ShortcutAutoencoder`.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self._vae = vae
         self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["encoder"]
-        self._begins = True
+        self._is_start = True
 
     def __call__(self, video: Tensor) -> Tensor:
-        """(B, 3, 4k, 8 H, 8 W), the first time 4k - 3 frames -> latents (B, C, k, H, W): the means."""
+        """Encode pixels (B, 3, 4k, 8 H, 8 W), in the first call 4k - 3 frames, to mean latents (B, C, k, H, W)."""
         return self.moments(video).chunk(2, dim=1)[0]
 
     def moments(self, video: Tensor) -> Tensor:
-        """As a call, with the log variances: (B, 2 C, k, H, W)."""
-        vae, begins, self._begins = self._vae, self._begins, False
+        """Encode pixels as a call does; return means and log variances (B, 2 C, k, H, W)."""
+        vae, is_start, self._is_start = self._vae, self._is_start, False
         onload(vae)
         if not isinstance(vae, ShortcutAutoencoder):
-            return self._convolved(video, begins)
-        blocks = to_blocks(video) if begins else to_blocks(torch.cat([video[:, :, :1], video], dim=2))[:, 1:]
+            return self._convolve(video, is_start)
+        blocks = to_blocks(video) if is_start else to_blocks(torch.cat([video[:, :, :1], video], dim=2))[:, 1:]
         linear = vae.linear_encoder(blocks).movedim(-1, 1)
         last: Any = vae.encoder.conv_out
         if is_zero(last):
-            nothing: Tensor = last.bias.view(1, -1, 1, 1, 1).expand(len(video), -1, *linear.shape[2:])
-            moments = vae.quant_conv(nothing)
+            bias: Tensor = last.bias.view(1, -1, 1, 1, 1).expand(len(video), -1, *linear.shape[2:])
+            moments = vae.quant_conv(bias)
         else:
-            moments = self._convolved(video, begins)
+            moments = self._convolve(video, is_start)
         mean, log_variance = moments.chunk(2, dim=1)
         return torch.cat([mean + linear, log_variance], dim=1)
 
-    def _convolved(self, video: Tensor, begins: bool) -> Tensor:
-        """What the convolutions make of frames."""
+    def _convolve(self, video: Tensor, is_start: bool) -> Tensor:
+        """Return the moments (B, 2 C, k, H, W) that the convolutions compute from pixels."""
         vae = self._vae
         pixels = video if vae.config.patch_size is None else _patch(video)
-        alone = [1] if begins else []
-        lengths = alone + [TEMPORAL_STRIDE] * ((pixels.shape[2] - sum(alone)) // TEMPORAL_STRIDE)
-        parts = [vae.encoder(part, feat_cache=self._features, feat_idx=[0]) for part in pixels.split(lengths, dim=2)]
-        moments: Tensor = vae.quant_conv(torch.cat(parts, dim=2))
+        first = [1] if is_start else []  # the first latent frame stands for one frame
+        lengths = first + [TEMPORAL_STRIDE] * ((pixels.shape[2] - sum(first)) // TEMPORAL_STRIDE)
+        chunks = pixels.split(lengths, dim=2)
+        hidden = [vae.encoder(chunk, feat_cache=self._features, feat_idx=[0]) for chunk in chunks]
+        moments: Tensor = vae.quant_conv(torch.cat(hidden, dim=2))
         return moments
 
 
 class StreamingDecoder:
-    """Decodes latent frames as they come, each seeing those before it, whatever the calls they come in.
+    """Decodes a video piece by piece: each call continues after the latent frames of the call before.
 
-    Memory does not depend on how many have come. The frames are those of decoding all latents at once.
+    The frames equal those of decoding all latents at once. Memory does not depend on the length of the video.
 
     Args:
-        vae: `AutoencoderKLWan`, or a `ShortcutAutoencoder`.
+        vae: `AutoencoderKLWan` or `ShortcutAutoencoder`.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
@@ -182,7 +189,7 @@ class StreamingDecoder:
         self._last: Tensor | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
-        """(B, C, k, H, W) -> (B, 3, 4k, 8 H, 8 W), the first time 3 frames fewer; clipped to [-1, 1]."""
+        """Decode latents (B, C, k, H, W) to pixels (B, 3, 4k, 8 H, 8 W), in the first call 3 frames fewer."""
         video = self.unclipped(z).clamp(-1.0, 1.0)
         deblocking = self._vae.config.get("deblocking")
         if deblocking is not None:
@@ -192,8 +199,8 @@ class StreamingDecoder:
         return video
 
     def unclipped(self, z: Tensor) -> Tensor:
-        """As a call, but neither clipped nor joined."""
-        vae, begins = self._vae, self._before is None
+        """Decode latents as a call does, without clipping to [-1, 1] and without deblocking."""
+        vae, is_start = self._vae, self._before is None
         onload(vae)
         video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
@@ -203,42 +210,50 @@ class StreamingDecoder:
                 patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))
                 video = video + patch
             else:
-                video = video + self._convolved(z, begins)
+                video = video + self._convolve(z, is_start)
         else:
-            video = self._convolved(z, begins)
-        # fewer than the linear decoder looks back at, and it sees what stands for none before them
-        known = z if self._before is None else torch.cat([self._before, z], dim=2)
-        self._before = F.pad(known, (0, 0, 0, 0, max(0, CONTEXT - 1 - known.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
+            video = self._convolve(z, is_start)
+        # zeros stand for latents before the start of the video
+        decoded = z if self._before is None else torch.cat([self._before, z], dim=2)
+        self._before = F.pad(decoded, (0, 0, 0, 0, max(0, CONTEXT - 1 - decoded.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
         return video
 
-    def _convolved(self, z: Tensor, begins: bool) -> Tensor:
-        """What the convolutions make of latents."""
+    def _convolve(self, z: Tensor, is_start: bool) -> Tensor:
+        """Return the pixels that the convolutions compute from latents."""
         vae = self._vae
         hidden = vae.post_quant_conv(z)
-        parts = []
+        chunks = []
         for frame in range(z.shape[2]):
-            part = hidden[:, :, frame : frame + 1]
-            first = begins and frame == 0
-            parts.append(vae.decoder(part, feat_cache=self._features, feat_idx=[0], first_chunk=first))
-        video = torch.cat(parts, dim=2)
+            latent_frame = hidden[:, :, frame : frame + 1]
+            first = is_start and frame == 0
+            chunks.append(vae.decoder(latent_frame, feat_cache=self._features, feat_idx=[0], first_chunk=first))
+        video = torch.cat(chunks, dim=2)
         return video if vae.config.patch_size is None else _unpatch(video)
 
 
 def onload(vae: AutoencoderKLWan) -> None:
-    """Bring weights that are offloaded to their device, as `AutoencoderKLWan` does when it is called as a whole."""
+    """Move offloaded weights to their device, as calling the `AutoencoderKLWan` does."""
     hook = getattr(vae, "_hf_hook", None)
     if hook is not None:
         hook.pre_forward(vae)
 
 
 def is_zero(last: nn.Module) -> bool:
-    """Whether what leads up to a last convolution counts for nothing, and nobody asks for its gradient."""
+    """Return whether a last convolution is zero and needs no gradient; all convolutions can then be skipped."""
     weight: Any = last.weight
     return not weight.is_meta and not (torch.is_grad_enabled() and weight.requires_grad) and not bool(weight.any())
 
 
 def with_context(z_BCFHW: Tensor, before_BCFHW: Tensor | None = None) -> Tensor:
-    """Latents with what the linear decoder sees around them: zero (the mean) beyond borders and before the first."""
+    """Pad latents with their neighborhood for the linear decoder: zeros, the mean, at borders and before the start.
+
+    Args:
+        z_BCFHW: latents.
+        before_BCFHW: latents before them; None at the start of a video.
+
+    Returns:
+        (B, C, F + 2, H + 2, W + 2).
+    """
     side, back = CONTEXT // 2, CONTEXT - 1
     if before_BCFHW is None:
         return F.pad(z_BCFHW, (side, side, side, side, back, 0))
@@ -246,7 +261,10 @@ def with_context(z_BCFHW: Tensor, before_BCFHW: Tensor | None = None) -> Tensor:
 
 
 def to_blocks(video_BCFHW: Tensor) -> Tensor:
-    """(B, 3, 4k + 1, 8 H, 8 W) -> (B, k + 1, H, W, P): each latent's pixels; the first frame fills a block alone."""
+    """Split pixels (B, 3, 4k + 1, 8 H, 8 W) into blocks (B, k + 1, H, W, P), one per latent.
+
+    The first block in time repeats the first frame four times.
+    """
     first = video_BCFHW[:, :, :1].expand(-1, -1, TEMPORAL_STRIDE, -1, -1)
     video = torch.cat([first, video_BCFHW[:, :, 1:]], dim=2)
     blocks = video.unflatten(4, (-1, SPATIAL_STRIDE)).unflatten(3, (-1, SPATIAL_STRIDE))
@@ -254,36 +272,41 @@ def to_blocks(video_BCFHW: Tensor) -> Tensor:
     return ordered.flatten(4)
 
 
-def from_blocks(blocks_BFHWP: Tensor, *, begins: bool = True) -> Tensor:
-    """The inverse of `to_blocks`: where a video begins, the first frame is the mean of its block's four."""
+def from_blocks(blocks_BFHWP: Tensor, *, is_start: bool = True) -> Tensor:
+    """Join blocks to pixels, the inverse of `to_blocks`.
+
+    Args:
+        blocks_BFHWP: blocks.
+        is_start: the first block is the first one of a video; its four frames are averaged to one.
+    """
     shape = (3, TEMPORAL_STRIDE, SPATIAL_STRIDE, SPATIAL_STRIDE)
     blocks = blocks_BFHWP.unflatten(4, shape).permute(0, 4, 1, 5, 2, 6, 3, 7)
     video = blocks.flatten(6, 7).flatten(4, 5)
-    if begins:
+    if is_start:
         first = video[:, :, :1].mean(dim=3)
         return torch.cat([first, video[:, :, 1:].flatten(2, 3)], dim=2)
-    whole: Tensor = video.flatten(2, 3)
-    return whole
+    pixels: Tensor = video.flatten(2, 3)
+    return pixels
 
 
 def _patch(video_BCFHW: Tensor) -> Tensor:
-    """(B, 3, F, 2 H, 2 W) -> (B, 12, F, H, W), in the order in which diffusers cuts patches."""
+    """Split pixels (B, 3, F, 2 H, 2 W) into patches (B, 12, F, H, W), in the order of diffusers."""
     patches: Tensor = video_BCFHW.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))
     return patches.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)  # channel, column, row
 
 
 def _unpatch(patches_BCFHW: Tensor) -> Tensor:
-    """(B, 12, F, H, W) -> (B, 3, F, 2 H, 2 W), in the order in which diffusers cuts patches."""
+    """Join patches (B, 12, F, H, W) to pixels (B, 3, F, 2 H, 2 W), in the order of diffusers."""
     patches: Tensor = patches_BCFHW.unflatten(1, (3, PATCH, PATCH))  # channel, column, row
     return patches.permute(0, 1, 4, 5, 3, 6, 2).flatten(5).flatten(3, 4)
 
 
 def open_autoencoder(folder: str) -> AutoencoderKLWan:
-    """The autoencoder of a model folder: Wan2.1's, or a small one.
+    """Load the autoencoder of a model folder: `AutoencoderKLWan` or `ShortcutAutoencoder`.
 
     Args:
-        folder: holds its ``config.json`` and weights.
+        folder: has the autoencoder's ``config.json`` and weights.
     """
     is_small = AutoencoderKLWan.load_config(folder).get("_class_name") == ShortcutAutoencoder.__name__
-    opened: AutoencoderKLWan = (ShortcutAutoencoder if is_small else AutoencoderKLWan).from_pretrained(folder)
-    return opened
+    vae: AutoencoderKLWan = (ShortcutAutoencoder if is_small else AutoencoderKLWan).from_pretrained(folder)
+    return vae

@@ -1,7 +1,7 @@
-"""Caches of diffusers: passes that run fewer blocks, by what the passes of the same branch made in the steps before.
+"""Step caches of diffusers: a pass reuses outputs that blocks had in earlier steps, and runs fewer blocks.
 
-Each branch of guidance has a state of its own, under the name that is told by ``cache_context``; a step that spares a
-branch a pass leaves its state as it is. What each costs in quality: docs/speed.md.
+Each guidance branch has its own cache state, whose name is set by ``cache_context``. A step that skips the pass of a
+branch does not change the branch's state. docs/speed.md has the effect on quality.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from humo.model.transformer import HuMoTransformer3DModel
 from humo.request import CacheName
 
 FIRST_BLOCK_THRESHOLD = 0.1
-"""Relative change of what the first block adds, below which the other blocks add what they added before."""
+"""Relative change of the first block's residual below which the other blocks' last residuals are reused."""
 
 TAYLORSEER_WARM_UP, TAYLORSEER_INTERVAL = 4, 2
-"""Passes of a branch that are made in full at the beginning; and of those after, one in so many."""
+"""Number of full passes of a branch at the start, and interval of full passes after them."""
 
 
 def _first_block() -> FirstBlockCacheConfig:
@@ -29,10 +29,10 @@ def _first_block() -> FirstBlockCacheConfig:
 
 
 def _taylorseer() -> TaylorSeerCacheConfig:
-    """The last layer's output goes on in a straight line; what leads up to it is not run.
+    """Return the configuration that extrapolates the last layer's output linearly and skips the blocks.
 
-    diffusers' own choice of layers finds none in this network (its patterns miss ``blocks.0.attn1``), and the state of
-    every attention would take more memory than the weights.
+    diffusers' default patterns match no layer of this network (such as ``blocks.0.attn1``), and the state of every
+    attention layer would take more memory than the weights.
     """
     return TaylorSeerCacheConfig(
         cache_interval=TAYLORSEER_INTERVAL,
@@ -44,16 +44,16 @@ def _taylorseer() -> TaylorSeerCacheConfig:
 
 
 CACHES: Mapping[CacheName, Callable[[], Any]] = {"first-block": _first_block, "taylorseer": _taylorseer}
-"""Name -> diffusers' configuration."""
+"""Name of a cache -> function that returns diffusers' configuration of it."""
 
 
 @contextmanager
 def caching(transformer: HuMoTransformer3DModel, cache: CacheName) -> Iterator[None]:
-    """Run a network with a cache that begins empty, and is gone afterwards.
+    """Enable a step cache on a network inside the ``with`` block; it starts empty.
 
     Args:
-        transformer: has none yet.
-        cache: as in a request; with ``none``, one that was enabled on the network itself begins anew.
+        transformer: a network without a cache.
+        cache: as in a request. ``none`` resets a cache that was enabled on the network itself.
     """
     if cache == "none":
         if transformer.is_cache_enabled:
@@ -76,45 +76,45 @@ def check_cache(
     compiled: bool = False,
     blocks: int | None = None,
 ) -> None:
-    """Whether a network can be run with a cache.
+    """Check that a network can run with a step cache.
 
     Args:
         cache: as in a request.
-        processes: that work on a clip together.
-        batched: the passes of a step are made as one batch.
-        hooked: something else steps in between blocks: blocks that are streamed (offload group or disk), another cache.
+        processes: number of processes that generate a clip together.
+        batched: the passes of a step run as one batch.
+        hooked: blocks have hooks, as streamed blocks (offload group or disk) and blocks with another cache do.
         compiled: the network, or its blocks, are compiled.
-        blocks: of the network, if they are known.
+        blocks: number of blocks of the network, if known.
 
     Raises:
-        RequestError: it cannot.
+        RequestError: the cache cannot be used.
     """
     if cache == "none":
         return
     if processes > 1:
         problem = f"{cache!r} is for one process, and there are {processes}"
-        raise RequestError("cache", problem, "leave it out, or start one process")
+        raise RequestError("cache", problem, "drop --cache, or start one process")
     if batched:
-        problem = f"{cache!r} keeps what each pass of a step has made, and batch_passes makes them as one"
-        raise RequestError("cache", problem, "leave one of the two out")
+        problem = f"{cache!r} needs separate passes and cannot be combined with batch_passes"
+        raise RequestError("cache", problem, "drop the cache, or batch_passes")
     if hooked:
-        problem = f"{cache!r} passes over blocks, and something else brings them one after another, or has a cache"
+        problem = f"{cache!r} cannot be combined with streamed blocks (--offload group or disk) or with another cache"
         raise RequestError("cache", problem, "use --offload none or --offload model, or drop --cache")
     if compiled:
-        problem = f"{cache!r} steps in between blocks, and these are compiled"
-        raise RequestError("cache", problem, "leave one of the two out")
+        problem = f"{cache!r} cannot be combined with compiled blocks"
+        raise RequestError("cache", problem, "drop the cache, or do not compile the network")
     if blocks == 1:
-        raise RequestError("cache", f"{cache!r} needs more blocks than the one of this network", "leave it out")
+        raise RequestError("cache", f"{cache!r} needs more than the one block of this network", "drop --cache")
 
 
 def is_hooked(module: torch.nn.Module) -> bool:
-    """Whether a hook of diffusers stands before a module; one that was removed leaves its empty registry there."""
+    """Return whether a module has a hook of diffusers. The empty registry of a removed hook does not count."""
     registry: Any = getattr(module, "_diffusers_hook", None)
     return registry is not None and bool(registry.hooks)
 
 
 def is_compiled(transformer: HuMoTransformer3DModel) -> bool:
-    """Whether the network, or a part of it, is compiled."""
+    """Return whether the network, or a module of it, is compiled."""
     return hasattr(transformer, "_orig_mod") or any(
-        part._compiled_call_impl is not None for part in transformer.modules()
+        module._compiled_call_impl is not None for module in transformer.modules()
     )

@@ -22,16 +22,16 @@ MIN_RANGE = 1e-3
 
 
 def time_sinusoid(timestep_B: Tensor, dim: int) -> Tensor:
-    """[cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64, given in float32."""
+    """Return [cos, sin] of t * 10000^(-i / (dim / 2)), (B, dim), computed in float64 and returned in float32."""
     half = dim // 2
-    place = torch.device("cpu") if timestep_B.device.type == "mps" else timestep_B.device  # MPS has no float64
-    exponent = torch.arange(half, device=place, dtype=torch.float64) / half
-    angle = torch.outer(timestep_B.to(place).double(), TIME_MAX_PERIOD**-exponent)
+    device = torch.device("cpu") if timestep_B.device.type == "mps" else timestep_B.device  # MPS has no float64
+    exponent = torch.arange(half, device=device, dtype=torch.float64) / half
+    angle = torch.outer(timestep_B.to(device).double(), TIME_MAX_PERIOD**-exponent)
     return torch.cat([angle.cos(), angle.sin()], dim=1).float().to(timestep_B.device)
 
 
 class ConditionEmbedder(nn.Module):
-    """Time and text embeddings, under diffusers' names."""
+    """Time and text embeddings; parameter names are those of diffusers."""
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class ConditionEmbedder(nn.Module):
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
 
     def text_embedding(self, text_BLD: Tensor) -> Tensor:
-        """Text (B, L, D') -> (B, L, D)."""
+        """Project text embeddings (B, L, D') to the network's width (B, L, D)."""
         embedded: Tensor = self.text_embedder(text_BLD.to(self.text_embedder.linear_1.weight.dtype))
         return embedded
 
     def forward(self, timestep_B: Tensor, guidance_BD: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the time embedding (B, D), guidance added, and six modulations (B, 6, D), both float32."""
+        """Return the time embedding (B, D), guidance included, and six modulations (B, 6, D), both float32."""
         sinusoid = time_sinusoid(timestep_B, self.freq_dim).to(self.time_embedder.linear_1.weight.dtype)
         time_BD = self.time_embedder(sinusoid)
         if guidance_BD is not None:
@@ -59,7 +59,7 @@ class GuidanceEmbedder(nn.Module):
     """Embeds guidance scales as a change of the time embedding of a distilled network.
 
     Args:
-        dim: of the time embedding.
+        dim: width of the time embedding.
         ranges: lowest and highest value of each scale, normalized to 0 and 1.
     """
 
@@ -70,7 +70,7 @@ class GuidanceEmbedder(nn.Module):
         self.linear_2 = nn.Linear(dim, dim)
 
     def forward(self, scales_BK: Tensor) -> Tensor:
-        """(B, K) scales -> (B, D)."""
+        """Embed guidance scales (B, K) as (B, D)."""
         low, high = scales_BK.new_tensor(self.ranges).unbind(dim=1)
         normalized = (scales_BK - low) / (high - low).clamp(min=MIN_RANGE)
         embedded: Tensor = self.linear_2(F.silu(self.linear_1(normalized.to(self.linear_1.weight.dtype))))

@@ -1,7 +1,7 @@
 """Injection of reference images into the network's input: beside the noisy latents, or in place of the last frames.
 
-Both families turn "with image" and "without image" into one tensor each, so that guidance and training dropout only
-choose between two tensors, and one function joins the chosen one to the latents.
+For both families, the conditions with and without references are one tensor each. Guidance and training dropout select
+one of the two, and `network_input` joins it with the latents.
 
 Shape suffixes: B batch, C latent channels, L latent frames of the whole sequence, R reference slots, H, W latent size.
 
@@ -17,20 +17,21 @@ from torch import Tensor
 from humo.presets import ReferenceInjection
 
 MASK_CHANNELS = 4
+"""Channels of the mask of ``CHANNEL_CONCAT``, one for each frame of a latent frame."""
 
 
-def with_references(entry: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
-    """The image condition with references.
+def with_references(injection: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
+    """Return the image condition with references.
 
     Args:
-        entry: how they enter.
+        injection: how references enter the network's input.
         references_BCRHW: clean reference latents.
-        blank_BCLHW: latents of a mid-grey video as long as the whole sequence; ``CHANNELS`` alone needs them.
+        blank_BCLHW: latents of a mid-gray video as long as the whole sequence; only ``CHANNEL_CONCAT`` needs them.
 
     Returns:
-        ``CHANNELS``: (B, 4 + C, L, H, W), mask and image latents; ``OVERWRITE``: (B, C, R, H, W).
+        ``CHANNEL_CONCAT``: (B, 4 + C, L, H, W), mask and image latents; ``FRAME_REPLACE``: (B, C, R, H, W).
     """
-    if entry is ReferenceInjection.FRAME_REPLACE:
+    if injection is ReferenceInjection.FRAME_REPLACE:
         return references_BCRHW
     assert blank_BCLHW is not None
     slots = references_BCRHW.shape[2]
@@ -38,30 +39,30 @@ def with_references(entry: ReferenceInjection, references_BCRHW: Tensor, blank_B
     return torch.cat([_mask(image, slots), image], dim=1)
 
 
-def without_references(entry: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
-    """The image condition without references, of the same shape: the slots and their mask stay.
+def without_references(injection: ReferenceInjection, references_BCRHW: Tensor, blank_BCLHW: Tensor | None) -> Tensor:
+    """Return the image condition without references, in the same shape; the slots and their mask stay.
 
-    Args and shapes as `with_references`; of the references only their number counts.
+    Args and shapes as `with_references`; only the shape of the references is used.
     """
-    if entry is ReferenceInjection.FRAME_REPLACE:
+    if injection is ReferenceInjection.FRAME_REPLACE:
         return torch.zeros_like(references_BCRHW)
     assert blank_BCLHW is not None
     return torch.cat([_mask(blank_BCLHW, references_BCRHW.shape[2]), blank_BCLHW], dim=1)
 
 
-def network_input(entry: ReferenceInjection, latents_BCLHW: Tensor, image: Tensor) -> Tensor:
-    """Noisy latents joined with an image condition: what the transformer takes.
+def network_input(injection: ReferenceInjection, latents_BCLHW: Tensor, image: Tensor) -> Tensor:
+    """Return the transformer's input: noisy latents joined with an image condition.
 
     Returns:
-        ``CHANNELS``: (B, C + 4 + C, L, H, W); ``OVERWRITE``: (B, C, L, H, W).
+        ``CHANNEL_CONCAT``: (B, C + 4 + C, L, H, W); ``FRAME_REPLACE``: (B, C, L, H, W).
     """
-    if entry is ReferenceInjection.CHANNEL_CONCAT:
+    if injection is ReferenceInjection.CHANNEL_CONCAT:
         return torch.cat([latents_BCLHW, image], dim=1)
     return torch.cat([latents_BCLHW[:, :, : -image.shape[2]], image], dim=2)
 
 
 def _mask(image_BCLHW: Tensor, slots: int) -> Tensor:
-    """0 on video frames, 1 on reference slots."""
+    """Return a mask (B, 4, L, H, W): 0 on video frames, 1 on reference slots."""
     batch, _, latents, height, width = image_BCLHW.shape
     mask = image_BCLHW.new_zeros(batch, MASK_CHANNELS, latents, height, width)
     mask[:, :, latents - slots :] = 1

@@ -1,10 +1,10 @@
-"""The HuMo transformer: Wan2.1's, with an audio cross-attention in every block.
+"""HuMo's transformer: the one of Wan2.1 with an audio cross-attention in every block.
 
 Shape suffixes: B batch, C channels, F latent frames, H, W latent size, S video tokens (F * h * w), D width,
 L text positions, K audio tokens a frame, E audio token width, N attention heads.
 
-The residual stream and the small layers at both ends are float32 in every precision. The blocks compute in the dtype of
-the text embeddings. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
+The residual stream and the small layers at both ends are always float32. The blocks compute in the dtype of the text
+embeddings. Parameter names are those of diffusers' Wan transformer, so that its LoRAs fit.
 
 **Source:** ``humo/models/wan_modules/model_humo.py``: ``WanAttentionBlock``, ``AudioCrossAttentionWrapper``, ``Head``.
 """
@@ -49,11 +49,11 @@ FLOAT32_PARTS = frozenset(
         *("norm1", "norm2", "norm3", "norm_audio", "norm_q", "norm_k", "proj_out"),
     )
 )
-"""Parts of the names of weights that stay float32 in every precision: norms, small layers, both ends."""
+"""Parts of the names of weights that are always float32: norms, small layers, the first and the last layer."""
 
 
 def _velocity_from_preconditioned(
-    output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor, sigma_data: float | Sequence[float] = SIGMA_DATA
+    output_BCFHW: Tensor, noisy_BCFHW: Tensor, timestep_B: Tensor, sigma_data: float | Sequence[float] | None = None
 ) -> Tensor:
     """Return the velocity (B, C, F, H, W) of a network whose last layer predicts clean data.
 
@@ -62,21 +62,22 @@ def _velocity_from_preconditioned(
     Then velocity = (noisy - data) / s, simplified so that nothing is divided by zero.
 
     Args:
-        output_BCFHW: of the last layer.
-        noisy_BCFHW: the noisy latents that the network was given.
+        output_BCFHW: output of the last layer.
+        noisy_BCFHW: noisy latents in the network's input.
         timestep_B: 0..1000.
-        sigma_data: of all channels, or one for each.
+        sigma_data: one for all channels, or one per channel; default: `SIGMA_DATA`.
 
     **Source:** preconditioning of EDM (Karras et al. 2022, arXiv 2206.00364, table 1), up to the factor d in c_out.
     """
+    sigma_data = SIGMA_DATA if sigma_data is None else sigma_data
     level_B = (timestep_B / TRAIN_TIMESTEPS).view(-1, 1, 1, 1, 1)
     sigma_C = torch.as_tensor(sigma_data, dtype=torch.float32, device=level_B.device).view(1, -1, 1, 1, 1)
-    spread_BC = sigma_C.square() + level_B.square()
-    return noisy_BCFHW * level_B / spread_BC - output_BCFHW / spread_BC.sqrt()
+    variance_BC = sigma_C.square() + level_B.square()
+    return noisy_BCFHW * level_B / variance_BC - output_BCFHW / variance_BC.sqrt()
 
 
 def modulation_table(module: Any) -> Tensor:
-    """Return the modulation table of a block or of the head, with what LoRAs add to it."""
+    """Return the modulation table of a block or of the head, with the changes of LoRAs."""
     table: Tensor = module.scale_shift_table
     if module.scale_shift_change is not None:
         module.scale_shift_change = module.scale_shift_change.to(table.device)
@@ -181,11 +182,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         out_channels: latent channels.
         text_dim, text_length: width of the text encoder, and the positions its embeddings are padded to with zeros.
         freq_dim: width of the time sinusoid.
-        ffn_dim, num_layers, eps: of the blocks.
+        ffn_dim, num_layers, eps: inner width of the feed-forward layers, number of blocks, epsilon of the norms.
         audio_window, audio_bands, audio_width: encoder rows per latent frame, bands, width of the audio encoder.
-        audio_hidden_dim, audio_tokens, audio_token_dim: of the audio projection.
+        audio_hidden_dim, audio_tokens, audio_token_dim: arguments of `AudioProjection`.
         prediction: output of the last layer: ``velocity``, as published, or ``sample``, the clean data, from which the
-            velocity follows. Clean data is easier to predict for a narrow network.
+            velocity is computed. Clean data is easier to predict for a narrow network.
         sigma_data: standard deviation of the data in the preconditioning of ``sample``, for all channels or for each;
             default: `SIGMA_DATA`. Half of a channel's deviation works well.
         continuation: the network was trained to continue from clean first latent frames.
@@ -225,6 +226,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         distillation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if prediction not in ("velocity", "sample"):
+            raise ValueError(f"prediction: {prediction!r} is not known; known are velocity, sample")
         dim = num_attention_heads * attention_head_dim
         self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.condition_embedder = ConditionEmbedder(dim, freq_dim, text_dim)
@@ -266,10 +269,10 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         self.guidance_embedder = None
 
     def cross_attention_kv(self, encoder_hidden_states: Tensor, audio_hidden_states: Tensor) -> CrossAttentionKV:
-        """Return the cross-attention keys and values of text and audio, which no timestep changes.
+        """Return the cross-attention keys and values of text and audio, which do not depend on the timestep.
 
         Args:
-            encoder_hidden_states, audio_hidden_states: as in a pass.
+            encoder_hidden_states, audio_hidden_states: as in `forward`.
         """
         dtype = encoder_hidden_states.dtype
         return CrossAttentionKV(self.text_kv(encoder_hidden_states), self.audio_kv(audio_hidden_states, dtype), dtype)
@@ -289,13 +292,13 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         return tuple((keys.to(dtype), values.to(dtype)) for keys, values in pairs)
 
     def _padded(self, text_BLD: Tensor) -> Tensor:
-        spare = self.config.text_length - text_BLD.shape[1]
-        if spare < 0:
+        padding = self.config.text_length - text_BLD.shape[1]
+        if padding < 0:
             raise ValueError(f"{text_BLD.shape[1]} text positions; at most {self.config.text_length}")
-        return F.pad(text_BLD, (0, 0, 0, spare))
+        return F.pad(text_BLD, (0, 0, 0, padding))
 
     def _audio_tokens(self, audio_BFWND: Tensor) -> Tensor:
-        """(B * F, K, E)."""
+        """Return the audio tokens (B * F, K, E) of audio windows."""
         tokens: Tensor = self.audio_proj(audio_BFWND.to(self.audio_proj.proj_1.weight.dtype))
         return tokens.flatten(0, 1)
 
@@ -310,6 +313,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         text = self.condition_embedder.text_embedding(self._padded(text_BLD))
         count = len(self.blocks)
         return [text] * count, [self._audio_tokens(audio_BFWND)] * count, text_BLD.dtype
+
+    def _unpatchify(self, patches_BSD: Tensor, frames: int, rows: int, columns: int) -> Tensor:
+        """Arrange the patches of all tokens as latents (B, out_channels, F, H, W)."""
+        grid = patches_BSD.view(len(patches_BSD), frames, rows, columns, *self.config.patch_size, -1)
+        return grid.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -339,13 +347,11 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         Returns:
             (B, out_channels, F, H, W), float32.
         """
-        batch, _, frames, height, width = hidden_states.shape
+        _, _, frames, height, width = hidden_states.shape
         p_f, p_h, p_w = self.config.patch_size
         frames, rows, columns = frames // p_f, height // p_h, width // p_w
-        embedder = self.guidance_embedder
-        time_BD, modulation_B6D = self.condition_embedder(
-            timestep, None if embedder is None or guidance is None else embedder(guidance)
-        )
+        guidance_BD = None if self.guidance_embedder is None or guidance is None else self.guidance_embedder(guidance)
+        time_BD, modulation_B6D = self.condition_embedder(timestep, guidance_BD)
         texts, audios, dtype = self._contexts(encoder_hidden_states, audio_hidden_states, cross_attention_kv)
         rotary = rotary_embedding(self.config.attention_head_dim, frames, rows, columns, hidden_states.device)
 
@@ -368,10 +374,8 @@ class HuMoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMix
         patches = self.proj_out(out_BSD.to(self.proj_out.weight.dtype)).float()
         if context_parallel is not None:
             patches = context_parallel.gather_tokens(patches, frames, rows * columns)
-        patches = patches.view(batch, frames, rows, columns, p_f, p_h, p_w, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
-        velocity = patches.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        velocity = self._unpatchify(patches, frames, rows, columns)
         if self.config.prediction == "sample":
-            noisy, sigma_data = hidden_states[:, : self.config.out_channels], self.config.sigma_data
-            sigma_data = SIGMA_DATA if sigma_data is None else sigma_data
-            velocity = _velocity_from_preconditioned(velocity, noisy, timestep, sigma_data)
+            noisy = hidden_states[:, : self.config.out_channels]
+            velocity = _velocity_from_preconditioned(velocity, noisy, timestep, self.config.sigma_data)
         return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)

@@ -1,6 +1,6 @@
-"""Every import from the insides of diffusers and transformers: names their makers do not promise to keep.
+"""All imports of private or unstable names of diffusers and transformers.
 
-A test imports and exercises each, so that a new release that moves one fails there first.
+A test imports and uses each of them, so that it fails first if a new release moves one.
 """
 
 from diffusers.hooks import apply_group_offloading

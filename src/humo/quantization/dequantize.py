@@ -21,19 +21,19 @@ WEIGHTS_PER_SLICE = 2**22
 """Weights that are dequantized at a time, which bounds the temporary memory."""
 
 FP8_DTYPES = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
-"""fp8 type of the safetensors format -> torch's."""
+"""Name of an fp8 type in the safetensors format -> torch's type."""
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """Values of the sixteen codes of IQ4 (ggml's ``kvalues_iq4nl``)."""
 
 
-def _read_float16(blocks: Tensor, at: int) -> Tensor:
+def _read_float16(blocks: Tensor, offset: int) -> Tensor:
     """Return the float16 at a byte offset of each block as float32, (n, 1)."""
-    return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
+    return blocks[:, offset : offset + 2].contiguous().view(torch.float16).float()
 
 
 def _unpack_bits(packed: Tensor, bits: int) -> Tensor:
-    """Unpack numbers of a few bits, (..., k) bytes -> (..., 8 / bits, k): the lowest bits of all bytes first."""
+    """Unpack numbers of 1, 2 or 4 bits, (..., k) bytes -> (..., 8 / bits, k): the lowest bits of all bytes first."""
     mask = (1 << bits) - 1
     return torch.stack([(packed >> shift) & mask for shift in range(0, 8, bits)], dim=-2)
 
@@ -163,14 +163,14 @@ def unpack(stored: Tensor, quant_type: str) -> Tensor:
 def dequantize(
     stored: Tensor, quant_type: str, columns: int, dtype: torch.dtype, scale: Tensor | None = None
 ) -> Tensor:
-    """Dequantize a matrix; it is computed in float32 and then rounded.
+    """Dequantize a matrix in float32, and round it to a type.
 
     Args:
         stored: (R, bytes of a row) uint8.
         quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
         columns: C of the matrix.
         dtype: type of the result.
-        scale: one number, or (R, 1); float32.
+        scale: one number, or (R, 1), in float32; None if the type has no separate scale.
 
     Returns:
         (R, C).

@@ -1,8 +1,7 @@
-"""Types that quantized weights are stored in: weights and bytes of a block of each.
+"""Define the types of quantized weights, with the number of weights and the bytes of a block.
 
-**Source:** ggml (https://github.com/ggml-org/ggml): ``docs/gguf.md`` for the numbers of the types, ``src/ggml-
-common.h``
-for the layout of their blocks.
+**Source:** ggml (https://github.com/ggml-org/ggml): ``docs/gguf.md`` for the numbers of the types,
+``src/ggml-common.h`` for the layout of their blocks.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ class QuantType(NamedTuple):
     """Size of a block, the unit of weights that are quantized together.
 
     Args:
-        block_size: weights of a block.
-        type_size: bytes of a block, its scales included.
+        block_size: number of weights of a block.
+        type_size: bytes of a block with its scales.
     """
 
     block_size: int
@@ -24,7 +23,7 @@ class QuantType(NamedTuple):
 
 
 FP8_TYPES: Mapping[str, QuantType] = {"F8_E4M3": QuantType(1, 1), "F8_E5M2": QuantType(1, 1)}
-"""Eight-bit floats, stored with or without a scale beside them; names of the safetensors format."""
+"""Eight-bit floats, stored with or without a scale, under their names in the safetensors format."""
 
 GGML_TYPES: Mapping[str, QuantType] = {
     "Q4_0": QuantType(32, 18),
@@ -40,7 +39,7 @@ GGML_TYPES: Mapping[str, QuantType] = {
     "Q6_K": QuantType(256, 210),
     "IQ4_XS": QuantType(256, 136),
 }
-"""GGUF types that can be read, by ggml's names."""
+"""GGUF types that can be read, under ggml's names."""
 
 QUANT_TYPES: Mapping[str, QuantType] = {**FP8_TYPES, **GGML_TYPES}
 """All types that a network's weights may be stored in."""

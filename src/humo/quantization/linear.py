@@ -13,8 +13,7 @@ from humo.quantization.dequantize import dequantize
 from humo.quantization.formats import row_bytes
 
 QuantTypes = Mapping[str, tuple[str, int]]
-"""Name of a quantized weight -> its type (key of `humo.quantization.formats.QUANT_TYPES`) and the number of its
-scales."""
+"""Name of a quantized weight -> its type (key of `humo.quantization.formats.QUANT_TYPES`) and number of scales."""
 
 
 def replace_with_quantized_linear(module: nn.Module, quant_types: QuantTypes) -> None:
@@ -22,7 +21,7 @@ def replace_with_quantized_linear(module: nn.Module, quant_types: QuantTypes) ->
 
     Args:
         module: parent of the layers.
-        quant_types: of the weights; names without a linear layer are ignored.
+        quant_types: types of the weights; names without a linear layer are ignored.
     """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and f"{name}.weight" in quant_types:
@@ -32,10 +31,10 @@ def replace_with_quantized_linear(module: nn.Module, quant_types: QuantTypes) ->
 class QuantizedLinear(nn.Linear):
     """A linear layer with a quantized matrix; it computes in the precision of its input.
 
-    ``weight`` holds bytes, so that casting the network leaves it unchanged.
+    ``weight`` has type uint8, so that casting the network leaves it unchanged.
 
     Args:
-        layer: the layer that is replaced.
+        layer: the layer to replace.
         quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
         num_scales: number of scales beside the weights: 0, 1, or one for each row.
     """
@@ -50,7 +49,7 @@ class QuantizedLinear(nn.Linear):
             self.out_features, row_bytes(quant_type, self.in_features), dtype=torch.uint8, device=device
         )
         self.weight = nn.Parameter(stored, requires_grad=False)
-        self.bias = layer.bias  # before the scale: diffusers takes the first float it finds for a network's precision
+        self.bias = layer.bias  # before the scale: diffusers takes a network's precision from its first float
         self.weight_scale: nn.Parameter | None = None
         if num_scales:
             self.weight_scale = nn.Parameter(torch.empty(num_scales, 1, device=device), requires_grad=False)
@@ -61,5 +60,5 @@ class QuantizedLinear(nn.Linear):
         return F.linear(x, self.dequantized_weight(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def dequantized_weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the matrix (out, in), unpacked."""
+        """Return the dequantized matrix (out, in)."""
         return dequantize(self.weight, self.quant_type, self.in_features, dtype, self.weight_scale)

@@ -1,4 +1,4 @@
-"""Quantize weights to small integers in blocks with a scale each: the two simplest GGUF types.
+"""Quantize weights to blocks of small integers with one scale each: the GGUF types Q8_0 and Q4_0.
 
 **Source:** ggml (https://github.com/ggml-org/ggml), ``src/ggml-quants.c`` (``quantize_row_q8_0_ref``,
 ``quantize_row_q4_0_ref``), as restated in its Python package ``gguf``, against which a test compares.
@@ -35,7 +35,8 @@ def _q8_0(blocks: Tensor) -> Tensor:
 def _q4_0(blocks: Tensor) -> Tensor:
     sizes, width = blocks.abs(), blocks.shape[1]
     positions = torch.arange(width, device=blocks.device).expand_as(blocks)
-    first = positions.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)  # argmax takes any
+    # the first of the largest values; argmax may return any of them
+    first = positions.masked_fill(sizes < sizes.amax(1, keepdim=True), width).amin(1, keepdim=True)
     scale = blocks.gather(1, first) / -8
     quantized_values = (blocks * _reciprocal_or_zero(scale) + 8.5).to(torch.uint8).clamp(0, 15)
     low, high = quantized_values.chunk(2, dim=1)
@@ -58,6 +59,6 @@ def quantize(weight: Tensor, quant_type: str) -> Tensor:
     block = GGML_TYPES[quant_type]
     blocks = weight.reshape(-1, block.block_size)
     quantized_slices = [
-        _QUANTIZERS[quant_type](some.float()) for some in blocks.split(WEIGHTS_PER_SLICE // block.block_size)
+        _QUANTIZERS[quant_type](one.float()) for one in blocks.split(WEIGHTS_PER_SLICE // block.block_size)
     ]
     return torch.cat(quantized_slices).view(len(weight), -1)

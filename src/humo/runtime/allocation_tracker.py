@@ -1,6 +1,7 @@
 """Track the memory that a computation would allocate, by running it on torch's meta device.
 
-Tensors there have shapes and no data, so that any size takes seconds. The tracked code is the code that generates.
+Tensors on the meta device have shapes and no data, so that any size takes seconds. The tracked code is the code that
+generates videos.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class _AllocationTracker(TorchDispatchMode):
     def __init__(self, allocated: AllocationStats, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._allocated = allocated
-        self._kept = [tensor.untyped_storage() for tensor in known]
-        self._known = {id(storage) for storage in self._kept}
+        self._known_storages = [tensor.untyped_storage() for tensor in known]  # an object's id is unique while it lives
+        self._counted = {id(storage) for storage in self._known_storages}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -52,23 +53,25 @@ class _AllocationTracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self._see(tensor.untyped_storage())
+                self._count(tensor.untyped_storage())
         return out
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        if id(storage) not in self._known:
-            self._known.add(id(storage))
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self._counted:
+            self._counted.add(id(storage))
             self._allocated.add(storage.nbytes())
-            weakref.finalize(storage, self._forget, id(storage), storage.nbytes())
+            weakref.finalize(storage, self._release, id(storage), storage.nbytes())
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _release(self, key: int, size: int) -> None:
+        self._counted.discard(key)
         self._allocated.add(-size)
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Function mode in which attention allocates its result alone, as fused kernels do; the meta device would allocate
-    all scores."""
+    """Function mode in which attention allocates only its result, as fused kernels do.
+
+    Without it the meta device would also allocate the attention scores.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -85,7 +88,7 @@ def track_allocations(*existing: Iterable[Tensor]) -> Iterator[AllocationStats]:
     """Track allocations within the block.
 
     Args:
-        existing: tensors that are not counted, because they are allocated before: weights, inputs.
+        existing: tensors that are not counted, because they exist already: weights, inputs.
     """
     allocated = AllocationStats()
     with (

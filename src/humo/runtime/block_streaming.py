@@ -1,8 +1,8 @@
 """Stream the weights of a module from disk, one block at a time; memory for two blocks is enough.
 
-While one block computes, a thread reads the next one in its stored precision. It is cast once the previous one is
-freed.
-Weights outside the blocks stay in memory; of a token embedding only the rows of the prompt are read.
+While one block computes, a thread reads the next one in its stored precision. The next block is cast after the
+previous one is freed. Weights outside the blocks stay in memory. Of a token embedding only the rows of the prompt are
+read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F64": torch.float64,
 }
-"""safetensors name of an element type -> torch's."""
+"""Name of an element type in the safetensors format -> torch's type."""
 
 Cast = Callable[[str, Tensor], Tensor]
 """Function of a weight's name and its stored tensor that returns the tensor to compute with, on the device."""
@@ -50,7 +50,7 @@ class WeightStore:
         """Return a tensor as it is stored.
 
         Raises:
-            CheckpointError: no file holds it, its element type is not supported, or its file is truncated.
+            CheckpointError: no file has it, its element type is not supported, or its file is truncated.
         """
         file, dtype, shape = self._locate(name)
         raw = torch.empty(file.tensors[name].bytes, dtype=torch.uint8)
@@ -60,12 +60,12 @@ class WeightStore:
             done += len(chunk)
         return raw.view(dtype).view(shape)
 
-    def read_rows(self, name: str, wanted: Sequence[int]) -> Tensor:
+    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         """Return some rows of a matrix as they are stored.
 
         Args:
-            name: of the matrix, (R, C).
-            wanted: N row numbers.
+            name: name of the matrix, (R, C).
+            rows: N row numbers.
 
         Returns:
             (N, C).
@@ -76,22 +76,21 @@ class WeightStore:
         file, dtype, (_, width) = self._locate(name)
         size = width * dtype.itemsize
         row_tensors = [
-            torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in wanted
+            torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in rows
         ]
         return torch.stack(row_tensors)
 
     def _locate(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
         if name not in self._files:
-            raise CheckpointError(name, "is in none of the files", "convert the model again with humo convert")
+            raise CheckpointError(name, "is in none of the weights files", "convert the model again with humo convert")
         file = self._files[name]
         stored = file.tensors[name]
         if name in self._quantized:
             rows, columns = stored.shape
             return file, torch.uint8, (rows, row_bytes(stored.dtype, columns))
         if stored.dtype not in DTYPES:
-            raise CheckpointError(
-                str(file.path), f"holds {name!r} as {stored.dtype}", "convert it with humo convert --dtype bf16"
-            )
+            problem = f"stores {name!r} as {stored.dtype}, which cannot be streamed"
+            raise CheckpointError(str(file.path), problem, "convert it with humo convert --dtype bf16")
         return file, DTYPES[stored.dtype], stored.shape
 
 
@@ -102,7 +101,7 @@ class BlockStream:
         blocks: prefix of a block's names in the store -> block; their weights are on the meta device.
         store: the weights.
         cast: converts a stored tensor to the tensor to compute with.
-        cyclic: prefetch the first block after the last one, because many passes follow each other.
+        cyclic: prefetch the first block after the last one, for modules that run many passes in succession.
     """
 
     def __init__(self, blocks: Mapping[str, nn.Module], store: WeightStore, cast: Cast, *, cyclic: bool) -> None:
@@ -121,7 +120,7 @@ class BlockStream:
             one.result()
 
     def cancel_prefetch(self) -> None:
-        """Drop what was prefetched, because no pass follows for now."""
+        """Drop the prefetched block; call this when no pass follows."""
         for one in self._prefetched.values():
             one.cancel()
         self._prefetched.clear()

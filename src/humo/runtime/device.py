@@ -5,19 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from humo.errors import DependencyError
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
     """Pause garbage collection in a block or function.
 
-    Importing large libraries creates many objects that all stay, so that collecting them is wasted time.
+    Importing large libraries creates many objects and frees few of them, so that collection only takes time.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -29,7 +25,7 @@ def gc_paused() -> Iterator[None]:
 
 
 def choose_device(device: str) -> str:
-    """Return ``cuda``, ``mps`` or ``cpu``: the device that was asked for, or the fastest one that is available.
+    """Return ``cuda``, ``mps`` or ``cpu``: the requested device, or the fastest one that is available.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -45,12 +41,12 @@ def choose_device(device: str) -> str:
         return available[0]
     if device not in available:
         problem = f"{device!r} is not available on this machine"
-        raise DependencyError("device", problem, f"use {' or '.join(available)}, or leave it at auto")
+        raise DependencyError("device", problem, f"use --device {' or '.join(available)}, or --device auto")
     return device
 
 
 def choose_dtype(dtype: str, device: str) -> str:
-    """Return the precision of the network: bfloat16 on a GPU (as published), float32 on a CPU, unless it is given.
+    """Return the precision of the network. ``auto`` is bfloat16 on a GPU, as published, and float32 on a CPU.
 
     Args:
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.

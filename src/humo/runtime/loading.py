@@ -40,14 +40,14 @@ def load_pipeline(
 ) -> HuMoPipeline:
     """Load the pipeline of a model folder onto a device.
 
-    The transformer and the text encoder take ``dtype``. The autoencoder and the audio encoder stay float32, as
+    The transformer and the text encoder use ``dtype``. The autoencoder and the audio encoder stay in float32, as
     published.
 
     Args:
         folder: a model folder, as `humo convert` writes it.
         device, dtype: as in a request.
-        offload, quantize: as in a request; here ``auto`` means ``none``, because no clip is known whose memory could
-            be estimated.
+        offload, quantize: as in a request; ``auto`` means ``none``, because there is no clip whose memory could be
+            estimated.
 
     Raises:
         CheckpointError: the folder is incomplete, or its weights do not match its configuration.
@@ -60,25 +60,26 @@ def load_pipeline(
         "none" if offload == "auto" else offload,
         "none" if quantize == "auto" else quantize,
     )
-    chosen = choose_device(device)
+    device = choose_device(device)
     check_quantized(placement.quantize, model)
-    check_placement(placement.offload, placement.quantize, chosen)
-    precision = getattr(torch, choose_dtype(dtype, chosen))
+    check_placement(placement.offload, placement.quantize, device)
+    precision = getattr(torch, choose_dtype(dtype, device))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
     if placement.offload == "disk":
-        return load_streamed(folder, device=chosen, dtype=precision)
+        return load_streamed(folder, device=device, dtype=precision)
     quantized = placement.quant_type is not None or model.components["transformer"].quantized
-    parts = {"transformer": load_quantized(model, precision, placement.quant_type)} if quantized else {}
+    modules = {"transformer": load_quantized(model, precision, placement.quant_type)} if quantized else {}
     try:
-        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), dtype=dtypes, local_files_only=True, **parts)
-    except (OSError, ValueError, RuntimeError, KeyError) as failure:
-        raise CheckpointError(
-            str(folder), f"does not load: {failure}", "convert it again with humo convert"
-        ) from failure
-    apply_placement(pipeline, placement, chosen, precision)
+        pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(
+            str(folder), dtype=dtypes, local_files_only=True, **modules
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        remedy = "convert the model again with humo convert"
+        raise CheckpointError(str(folder), f"cannot be loaded: {error}", remedy) from error
+    apply_placement(pipeline, placement, device, precision)
     return pipeline
 
 
@@ -87,8 +88,8 @@ def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipel
 
     Args:
         folder: a model folder.
-        device: where the pipeline computes.
-        dtype: of the transformer and the text encoder; the other components are float32, as published.
+        device: device that the pipeline computes on.
+        dtype: precision of the transformer and the text encoder; the other components are float32, as published.
 
     Raises:
         CheckpointError: the folder is incomplete, or stored in a form that cannot be streamed.
@@ -105,8 +106,8 @@ def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipel
     _stream_blocks(text_encoder, "encoder.block", stores["text_encoder"], cast_to(device, dtype))
     _stream_blocks(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
     network = _stream_blocks(transformer, "blocks", stores["transformer"], cast_network(device, dtype), cyclic=True)
-    parts = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
-    pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **parts)
+    modules = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
+    pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **modules)
     pipeline.vae.to(device)
     pipeline.execution = Execution(release_prefetch=network.cancel_prefetch)
     return pipeline
@@ -122,8 +123,10 @@ def cast_to(device: str, dtype: torch.dtype) -> Cast:
 
 
 def cast_network(device: str, dtype: torch.dtype) -> Cast:
-    """Return a `Cast` for the transformer: one type, but for quantized weights, scales and the layers that stay
-    float32."""
+    """Return a `Cast` that converts the transformer's tensors to one type.
+
+    Quantized weights keep their bytes. Scales and the layers in `FLOAT32_PARTS` are converted to float32.
+    """
 
     def cast(name: str, stored: Tensor) -> Tensor:
         if not stored.is_floating_point():
@@ -138,13 +141,12 @@ def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | Non
 
     Args:
         model: the model folder.
-        dtype: of the weights that are not quantized.
+        dtype: precision of the weights that are not quantized.
         quant_type: as in `humo.quantization.quantize.quantize`, for a transformer that is stored unquantized; None for
-            one
-            that is stored quantized.
+            one that is stored quantized.
 
     Raises:
-        CheckpointError: its weights are stored in a form that is not supported.
+        CheckpointError: its weights are stored in a type that is not supported.
     """
     component, architecture = model.components["transformer"], model.architectures["transformer"]
     assert isinstance(architecture, TransformerArchitecture)
@@ -180,8 +182,8 @@ def _build_on_meta(
     """
     component = model.components[name]
     if component.config.get(QUANTIZATION_CONFIG, HUMO_QUANTIZATION) != HUMO_QUANTIZATION:
-        problem = "holds weights that another library quantized, which are not supported"
-        raise CheckpointError(str(component.folder), problem, "convert the released weights again")
+        problem = "has weights that another library quantized, which are not supported"
+        raise CheckpointError(str(component.folder), problem, "convert the released weights again with humo convert")
     config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
     with torch.device("meta"):
         module = build(config).eval().requires_grad_(False)
@@ -192,11 +194,12 @@ def _build_on_meta(
 
 
 def _stream_blocks(module: Any, blocks: str, store: WeightStore, cast: Cast, *, cyclic: bool = False) -> BlockStream:
-    """Stream a module's blocks; its other weights are loaded now."""
-    listed = module.get_submodule(blocks)
-    cancel_prefetch = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
-    module.load_state_dict({name: cast(name, store.read(name)) for name in cancel_prefetch}, strict=False, assign=True)
-    return BlockStream({f"{blocks}.{number}": block for number, block in enumerate(listed)}, store, cast, cyclic=cyclic)
+    """Load a module's weights outside its blocks, and stream its blocks."""
+    block_list = module.get_submodule(blocks)
+    outside_blocks = [name for name in module.state_dict() if not name.startswith(f"{blocks}.")]
+    module.load_state_dict({name: cast(name, store.read(name)) for name in outside_blocks}, strict=False, assign=True)
+    named_blocks = {f"{blocks}.{number}": block for number, block in enumerate(block_list)}
+    return BlockStream(named_blocks, store, cast, cyclic=cyclic)
 
 
 def _token_embedding(store: WeightStore) -> str:

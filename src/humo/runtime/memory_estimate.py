@@ -1,6 +1,6 @@
 """Estimate the memory of a clip by component and phase; no weights are needed.
 
-    peak = weights in memory + activations, in the phase where that is most
+    peak = the largest sum of weights in memory and activations over all phases
 
 Activations are measured by running the code that generates on the meta device (`humo.runtime.allocation_tracker`); the
 bytes of weights follow from their shapes.
@@ -46,6 +46,7 @@ BLOCK_PREFIX = re.compile(r"^(blocks|encoder\.block|layers)\.\d+\.")
 
 TOKEN_EMBEDDING = "shared.weight"
 """Name of the text encoder's token embedding."""
+
 MAX_PROMPT_TOKENS = 512
 """Tokens of the longest prompt."""
 
@@ -78,8 +79,7 @@ class WeightBytes:
 
     @property
     def streaming(self) -> int:
-        """Bytes in memory while blocks are streamed: the block that computes, and the prefetched one as it is
-        stored."""
+        """Bytes in memory while blocks are streamed: the block that computes, and the prefetched one as stored."""
         return self.block + self.prefetched
 
 
@@ -93,7 +93,7 @@ class MemoryEstimate:
         activations: phase -> peak of activations; ``denoise`` without ``kv_cache``.
         kv_cache: cross-attention keys and values of text and audio, computed once for all steps.
         quantized: whether the network is stored quantized, so that no placement quantizes it.
-        step_cache: what a step cache (``cache`` of a request) keeps between steps.
+        step_cache: tensors that a step cache (``cache`` of a request) keeps between steps.
     """
 
     weights: Mapping[str, WeightBytes]
@@ -113,9 +113,9 @@ COMPONENT_OF_PHASE = {
 }
 """Phase -> the component that computes in it."""
 
-
 NOT_QUANTIZED: QuantTypes = {}
-"""No quantized weights."""
+"""Empty mapping for a network without quantized weights."""
+
 SCALE_BYTES = 4
 """Bytes of a float32 scale."""
 
@@ -133,13 +133,13 @@ def estimate_memory(
 
     Args:
         architectures: component -> its architecture.
-        geometry: of the clip.
+        geometry: geometry of the clip.
         injection: how reference images enter the network.
-        dtype: of the transformer and the text encoder; the other components are float32.
-        num_passes: different guidance passes. Text and audio are either given or not, so at most two ``kv_cache``
-            exist.
-        cache: as in a request; it is kept for each pass.
-        quant_types: of the transformer's quantized weights.
+        dtype: precision of the transformer and the text encoder; the other components are float32.
+        num_passes: number of different guidance passes. Text and audio are conditions of a pass together or not at
+            all, so that at most two ``kv_cache`` exist.
+        cache: as in a request; each pass has one.
+        quant_types: types of the transformer's quantized weights.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
     quant_types_of = {"transformer": quant_types}
@@ -178,8 +178,8 @@ def estimate_quantized(
     """Return the estimate for a transformer whose blocks are quantized while they are loaded.
 
     Args:
-        estimate: of the clip, with a transformer that is stored unquantized.
-        architecture: of the transformer.
+        estimate: estimate of the clip with a transformer that is stored unquantized.
+        architecture: architecture of the transformer.
         geometry, dtype, cache: as in `estimate_memory`.
         quant_type: as in `humo.quantization.quantize.quantize`.
     """
@@ -197,7 +197,7 @@ def estimate_quantized(
 def weight_bytes(
     architecture: Architecture, dtype: torch.dtype, quant_types: QuantTypes = NOT_QUANTIZED
 ) -> WeightBytes:
-    """Return the bytes of a component's weights in a precision; quantized weights and float32 layers keep theirs."""
+    """Return the bytes of a component's weights in a precision, which quantized weights and float32 layers ignore."""
     float32_parts = FLOAT32_PARTS if isinstance(architecture, TransformerArchitecture) else frozenset()
     outside_blocks, embedding = 0, 0
     blocks: dict[str, int] = {}
@@ -218,11 +218,12 @@ def weight_bytes(
 
 
 def stored_dtype(architecture: Architecture) -> torch.dtype:
-    """Return the precision of a component's weights on the disk: bfloat16 for the two large ones, float32 for the
-    others."""
-    return (
-        torch.bfloat16 if isinstance(architecture, TransformerArchitecture | TextEncoderArchitecture) else torch.float32
-    )
+    """Return the precision of a component's weights on the disk.
+
+    The transformer and the text encoder are stored in bfloat16, the other components in float32.
+    """
+    is_large = isinstance(architecture, TransformerArchitecture | TextEncoderArchitecture)
+    return torch.bfloat16 if is_large else torch.float32
 
 
 def _build_on_meta(build: Callable[[], Any]) -> Any:
@@ -235,7 +236,7 @@ def _denoise(
 ) -> tuple[int, int, int]:
     """Return the bytes of activations of a pass, of its `kv_cache`, and of its step cache."""
     assert isinstance(architecture, TransformerArchitecture)
-    num_layers = min(2, architecture.num_layers)  # blocks compute one after another: two show the peak
+    num_layers = min(2, architecture.num_layers)  # blocks compute one after another: two have the same peak as all
     network = _build_on_meta(
         lambda: HuMoTransformer3DModel.from_config(architecture.config() | {"num_layers": num_layers})
     )
@@ -267,28 +268,28 @@ def _autoencoder(architecture: Architecture, geometry: Geometry, injection: Refe
     vae = _build_on_meta(lambda: build.from_config({**architecture.config(), "_class_name": build.__name__}))
     height, width = geometry.latent_height, geometry.latent_width
 
-    def encode(latents: int) -> int:
+    def encode(latent_frames: int) -> int:
         with track_allocations(vae.parameters()) as stats:
-            encode_blank(latents, height, width, vae, torch.device("meta"))
+            encode_blank(latent_frames, height, width, vae, torch.device("meta"))
         return stats.peak
 
-    def decode(latents: int) -> int:
-        video = torch.empty(1, architecture.z_dim, latents, height, width, device="meta")
+    def decode(latent_frames: int) -> int:
+        video = torch.empty(1, architecture.z_dim, latent_frames, height, width, device="meta")
         with track_allocations(vae.parameters(), (video,)) as stats:
             decode_video(video, vae, StreamingDecoder(vae))
         return stats.peak
 
-    encoded = geometry.latent_frames if injection is ReferenceInjection.CHANNEL_CONCAT else 1
-    return _extrapolate(encode, encoded), _extrapolate(decode, geometry.video_latent_frames)
+    encoded_frames = geometry.latent_frames if injection is ReferenceInjection.CHANNEL_CONCAT else 1
+    return _extrapolate(encode, encoded_frames), _extrapolate(decode, geometry.video_latent_frames)
 
 
-def _extrapolate(measure: Callable[[int], int], latents: int) -> int:
-    """Return ``measure(latents)``, extrapolated from few latent frames: it grows linearly once there are a few."""
+def _extrapolate(measure: Callable[[int], int], latent_frames: int) -> int:
+    """Return ``measure(latent_frames)``, extrapolated from 3 and 5 latent frames, from which on it grows linearly."""
     few, more = 3, 5
-    if latents <= more:
-        return measure(latents)
+    if latent_frames <= more:
+        return measure(latent_frames)
     at_few, at_more = measure(few), measure(more)
-    return at_few + (at_more - at_few) * (latents - few) // (more - few)
+    return at_few + (at_more - at_few) * (latent_frames - few) // (more - few)
 
 
 def _text_encoder(architecture: Architecture, dtype: torch.dtype) -> int:
@@ -298,7 +299,7 @@ def _text_encoder(architecture: Architecture, dtype: torch.dtype) -> int:
     encoder.set_attn_implementation("eager")
     ids = torch.ones(1, MAX_PROMPT_TOKENS, dtype=torch.long, device="meta")
     with track_allocations(encoder.parameters(), (ids,)) as stats:
-        encoder(ids)  # without a mask: its values would be read, and the meta device has none
+        encoder(ids)  # without a mask, whose values would be read: tensors on the meta device have none
     return stats.peak
 
 

@@ -17,9 +17,9 @@ def apply_placement(pipeline: HuMoPipeline, placement: Placement, device: str, d
 
     Args:
         pipeline: as loaded.
-        placement: any whose ``offload`` is not ``disk``; for that see `humo.runtime.loading.load_streamed`.
-        device: where the pipeline computes.
-        dtype: of the network.
+        placement: any whose ``offload`` is not ``disk``, which `humo.runtime.loading.load_streamed` applies.
+        device: device that the pipeline computes on.
+        dtype: precision of the network.
     """
     if placement.quantize == "fp8":
         pipeline.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
@@ -44,16 +44,16 @@ def _offload(pipeline: HuMoPipeline, offload: OffloadName, device: str) -> None:
 
 
 FALLBACKS: Mapping[OffloadName, OffloadName] = {"none": "model", "model": "group"}
-"""``offload`` -> the value that takes its place when the device runs out of memory."""
+"""``offload`` -> the value that replaces it when the device runs out of memory."""
 
 
 def fall_back(pipeline: HuMoPipeline, placement: Placement, device: str) -> Placement | None:
-    """Move a pipeline's weights to the next placement that takes less of the device's memory, in the middle of a clip.
+    """Move a pipeline's weights to the next placement that needs less device memory, in the middle of a clip.
 
     Args:
         pipeline: placed by `apply_placement`.
-        placement: the present one.
-        device: where the pipeline computes.
+        placement: the current placement.
+        device: device that the pipeline computes on.
 
     Returns:
         the new placement; None if there is none.

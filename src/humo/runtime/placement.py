@@ -1,5 +1,4 @@
-"""Decide where weights are kept during generation: which placements exist, how much memory each needs, and the fastest
-that fits."""
+"""List the placements of weights during generation, estimate the memory of each, and choose the fastest that fits."""
 
 from __future__ import annotations
 
@@ -23,18 +22,19 @@ from humo.runtime.memory_estimate import (
 )
 
 NO_ESTIMATES: Mapping[str, MemoryEstimate] = {}
-"""The default of `estimate_placements`: no estimates of quantized networks."""
+"""Default of `estimate_placements`: no estimates of quantized networks."""
 
 PROCESS_BYTES = 560 * 2**20
 """Bytes of the interpreter, the libraries and a small video's frames; measured on Linux with torch for CPUs."""
 
 CONTEXT_BYTES = 600 * 2**20
-"""Bytes that CUDA reserves for itself; an assumption that was not measured here."""
+"""Bytes that CUDA reserves for itself; an assumption that was not measured."""
 
 MEMORY_MAPPED = "vae"
-"""Component that computes with its weights as they are stored; on a CPU its file is memory-mapped and counts from its
-first use."""
+"""Component that computes with its weights as they are stored.
 
+On a CPU its file is memory-mapped, and its bytes count from its first use.
+"""
 
 QUANT_TYPE_OF: Mapping[str, str] = {"int8": "Q8_0", "int4": "Q4_0"}
 """Value of ``quantize`` -> the GGUF type that the network's blocks are quantized to while they are loaded."""
@@ -61,7 +61,7 @@ QUANTIZE_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A combination of ``offload`` and ``quantize``: where weights wait, and how the network's blocks are stored.
+    """A combination of ``offload`` and ``quantize``: where idle weights are stored, and how the network is quantized.
 
     Args:
         offload: ``none``, ``model``, ``group`` or ``disk``, as in a request.
@@ -72,13 +72,13 @@ class Placement:
     quantize: QuantizeName = "none"
 
     def __str__(self) -> str:
-        """Return the command-line options that ask for it."""
+        """Return the command-line options that select it."""
         quantize = "" if self.is_exact else f" --quantize {self.quantize}"
         return f"--offload {self.offload}{quantize}"
 
     @property
     def title(self) -> str:
-        """Description for people."""
+        """Description in plain English."""
         return ", ".join(filter(None, (OFFLOAD_TITLES[self.offload], QUANTIZE_TITLES[self.quantize])))
 
     @property
@@ -108,8 +108,8 @@ class Placement:
         """Return the peak memory of the device in each phase.
 
         Args:
-            estimate: of the clip.
-            shared_memory: the device's memory is the host's, so that components that do not compute count as well.
+            estimate: estimate of the clip.
+            shared_memory: the device's memory is the host's, so that idle components count as well.
 
         Returns:
             phase -> bytes.
@@ -125,21 +125,21 @@ class Placement:
                 weights = outside_blocks + estimate.weights[component].streaming
             else:
                 components = estimate.weights if self.offload == "none" or shared_memory else (component,)
-                weights = sum(self._all(name, estimate.weights[name]) for name in components)
+                weights = sum(self._weight_bytes(name, estimate.weights[name]) for name in components)
             kv_cache = estimate.kv_cache if phase == "denoise" and not self.is_streamed else 0
             step_cache = estimate.step_cache if phase == "denoise" else 0
             bytes_of_phase[phase] = weights + estimate.activations[phase] + kv_cache + step_cache
         return bytes_of_phase
 
     def host_bytes(self, estimate: MemoryEstimate) -> int:
-        """Return the bytes of weights in the host's memory, beside a device with a memory of its own."""
+        """Return the bytes of weights in the host's memory, for a device with its own memory."""
         if self.offload == "none":
             return 0
         if self.offload == "disk":
             return max(one.streaming for one in estimate.weights.values())
-        return sum(self._all(name, one) for name, one in estimate.weights.items())
+        return sum(self._weight_bytes(name, one) for name, one in estimate.weights.items())
 
-    def _all(self, component: str, weights: WeightBytes) -> int:
+    def _weight_bytes(self, component: str, weights: WeightBytes) -> int:
         share = FP8_SHARE if component == "transformer" and self.quantize == "fp8" else 1.0
         return weights.outside_blocks + round(weights.block * weights.blocks * share)
 
@@ -153,8 +153,10 @@ GPU_PLACEMENTS = (
     Placement("model", "int4"),
     Placement("disk"),
 )
-"""Placements among which ``auto`` chooses on a GPU, the fastest first; exact ones come before lossy ones of any speed,
-but for the disk."""
+"""Placements among which ``auto`` chooses on a GPU, in the order of preference.
+
+Exact placements come before lossy ones, and faster before slower ones. Streaming from the disk comes last.
+"""
 
 CPU_PLACEMENTS = (Placement("none"), Placement("none", "int8"), Placement("none", "int4"), Placement("disk"))
 """Placements among which ``auto`` chooses where the device's memory is the host's, the fastest first."""
@@ -170,8 +172,8 @@ class PlacementEstimate:
     Args:
         placement: the placement.
         device, host: peak bytes; on a CPU ``host`` counts all and ``device`` is 0.
-        phase: the phase in which the device holds the most.
-        fits: whether both fit into the memory that is available.
+        phase: the phase with the peak memory of the device.
+        fits: whether both fit into the available memory.
     """
 
     placement: Placement
@@ -191,8 +193,8 @@ def estimate_quantized_placements(
     """Estimate a clip's memory for each value of ``quantize`` that quantizes the network while it is loaded.
 
     Args:
-        estimate: of the clip with the network as it is stored.
-        architecture: of the network.
+        estimate: estimate of the clip with the network as it is stored.
+        architecture: architecture of the network.
         geometry, dtype, cache: as in `estimate_memory`.
 
     Returns:
@@ -209,16 +211,16 @@ def estimate_quantized_placements(
 def candidate_placements(
     device_type: str, offload: OffloadName = "auto", quantize: QuantizeName = "auto"
 ) -> list[Placement]:
-    """Placements that a request allows on a device, the fastest first.
+    """Return the placements that a request allows on a device, the fastest first.
 
     Args:
         device_type: ``cuda``, ``mps`` or ``cpu``.
         offload, quantize: as in a request; ``auto`` allows any.
     """
-    ladder = GPU_PLACEMENTS if device_type == "cuda" else CPU_PLACEMENTS
+    placements = GPU_PLACEMENTS if device_type == "cuda" else CPU_PLACEMENTS
     if offload != "auto" and quantize != "auto":
         return [Placement(offload, quantize)]
-    return [one for one in ladder if one.satisfies(offload, quantize)]
+    return [one for one in placements if one.satisfies(offload, quantize)]
 
 
 def estimate_placements(
@@ -233,11 +235,11 @@ def estimate_placements(
     """Estimate the memory of each placement, the fastest first.
 
     Args:
-        estimate: of the clip with the network as it is stored.
+        estimate: estimate of the clip with the network as it is stored.
         device_type: ``cuda`` or ``cpu``.
-        device_memory, host_memory: bytes that are available; on a CPU only ``host_memory`` counts.
-        quantized: result of `estimate_quantized_placements`; placements that need it are left out without it.
-        candidates: placements to estimate; all that ``auto`` chooses among by default.
+        device_memory, host_memory: available bytes; on a CPU only ``host_memory`` counts.
+        quantized: result of `estimate_quantized_placements`; placements whose estimate it lacks are omitted.
+        candidates: placements to estimate; by default all that ``auto`` chooses among.
     """
     estimates = []
     for placement in candidate_placements(device_type) if candidates is None else candidates:
@@ -245,14 +247,14 @@ def estimate_placements(
             continue
         if placement.quant_type is not None and placement.quantize not in quantized:
             continue
-        its = quantized.get(placement.quantize, estimate)
-        phases = placement.device_bytes(its, shared_memory=device_type == "cpu")
+        clip = quantized.get(placement.quantize, estimate)
+        phases = placement.device_bytes(clip, shared_memory=device_type == "cpu")
         phase = max(phases, key=lambda one: phases[one])
         if device_type == "cpu":
             device, host = 0, PROCESS_BYTES + phases[phase]
             fits = host <= host_memory
         else:
-            device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(its)
+            device, host = CONTEXT_BYTES + phases[phase], PROCESS_BYTES + placement.host_bytes(clip)
             fits = device <= device_memory and host <= host_memory
         estimates.append(PlacementEstimate(placement, device, host, phase, fits))
     return estimates
@@ -267,7 +269,7 @@ def fastest_placement(
     quantized: Mapping[str, MemoryEstimate] = NO_ESTIMATES,
     candidates: Sequence[Placement] | None = None,
 ) -> PlacementEstimate:
-    """Return the fastest placement that fits into the memory that is available.
+    """Return the fastest placement that fits into the available memory.
 
     Args:
         estimate, device_type, device_memory, host_memory, quantized, candidates: as in `estimate_placements`.
@@ -275,13 +277,13 @@ def fastest_placement(
     Raises:
         RequestError: no placement fits.
     """
-    bytes_of_phase = estimate_placements(
+    estimates = estimate_placements(
         estimate, device_type, device_memory, host_memory, quantized=quantized, candidates=candidates
     )
-    for one in bytes_of_phase:
+    for one in estimates:
         if one.fits:
             return one
-    least = min(bytes_of_phase, key=lambda one: (one.device, one.host))
+    least = min(estimates, key=lambda one: (one.device, one.host))
     needed = _format_sizes(device_type, least.device, least.host)
     available = _format_sizes(device_type, device_memory, host_memory)
     problem = f"{available} is too little because even {least.placement} needs {needed}"
@@ -298,7 +300,7 @@ def _format_sizes(device_type: str, device: int, host: int) -> str:
 
 
 def check_placement(offload: OffloadName, quantize: QuantizeName, device: str) -> None:
-    """Raise RequestError unless a device supports these two, and the two can be combined.
+    """Raise RequestError unless a device supports both values, and they can be combined.
 
     Args:
         offload, quantize: as in a request.
@@ -335,15 +337,15 @@ def check_quantized(quantize: QuantizeName, model: ModelFolder) -> None:
 
 
 def choose_placement(plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> Placement:
-    """Return the placement that a request asks for, or the fastest one that it allows and that fits into memory.
+    """Return the fastest placement that a request allows and that fits into memory.
 
     Args:
-        plan: of the clip.
+        plan: plan of the clip.
         model: the model folder.
         device, dtype: as chosen by `choose_device` and `choose_dtype`.
 
     Raises:
-        RequestError: the device does not support what was asked for, or no placement fits.
+        RequestError: the device does not support the request's placement, or no placement fits.
     """
     request = plan.request
     check_placement(request.offload, request.quantize, device)

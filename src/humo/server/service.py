@@ -235,7 +235,7 @@ class Service:
     def finish(self, job: Job) -> Job:
         """Ask the worker to end denoising after the current step, and to decode what there is."""
         if not job.state.has_ended:
-            write_file(self.store.running_path(job.id, FINISH_REQUESTED), b"")
+            write_file(self.store.running_path(job.id, FINISH_REQUESTED), b"finish\n")
         return job
 
     def rerun(self, job: Job, changes: Mapping[str, Any]) -> Video:

@@ -115,8 +115,8 @@ def compile_blocks(transformer: HuMoTransformer3DModel) -> None:
     """Compile each block before and after its last norm; `capture_activations` reads the input of that norm."""
     block: Any
     for block in transformer.blocks:
-        block.attend = torch.compile(block.attend)
-        block.feed = torch.compile(block.feed)
+        block.attention_layers = torch.compile(block.attention_layers)
+        block.feed_forward = torch.compile(block.feed_forward)
 
 
 def _select(model: TrainingModel, names: set[str]) -> dict[str, Tensor]:

@@ -22,21 +22,20 @@ DTYPE_BYTES = {
 }  # fmt: skip
 """Bytes of an element, by the safetensors name of its type."""
 
-
 CHUNK_BYTES = 32 * 2**20
 """Bytes that are read at a time."""
 
-
 GIT_LFS_START = b"version https://git-lfs"
-
+"""First bytes of a Git LFS pointer."""
 
 DOWNLOAD_AGAIN = "download it again"
-
+"""Remedy for damaged files."""
 
 CHECK_PATH = "check the path and its permissions"
-
+"""Remedy for files that cannot be opened."""
 
 SUPPORTED_DTYPES = "give bf16, fp16, fp32 or fp8 weights"
+"""Remedy for element types that are not supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class StoredTensor:
 
     @property
     def unit_bytes(self) -> int:
-        """Bytes that belong together: an element, or a block of quantized weights."""
+        """Bytes of an element, or of a block of quantized weights."""
         return GGML_TYPES[self.dtype].type_size if self.dtype in GGML_TYPES else DTYPE_BYTES[self.dtype]
 
     @property
@@ -82,9 +81,9 @@ class WeightFile(Protocol):
     def metadata(self) -> Mapping[str, str]: ...
 
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
-        """The raw little-endian bytes of a tensor, a whole number of elements at a time.
+        """Yield the raw little-endian bytes of a tensor, a whole number of elements at a time.
 
-        A chunk is valid until the next one is asked for.
+        A chunk is valid until the next one is requested.
         """
         ...
 
@@ -94,27 +93,27 @@ def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) 
 
     Args:
         path: the file.
-        offset: where the tensor starts in the file, in bytes.
+        begin: offset of the tensor in the file, in bytes.
         tensor: the tensor.
         chunk_bytes: bytes to read at a time.
 
     Raises:
         CheckpointError: the file ends before the tensor does.
     """
-    left = tensor.bytes
-    most = max(chunk_bytes // tensor.unit_bytes, 1) * tensor.unit_bytes
+    remaining = tensor.bytes
+    chunk_bytes = max(chunk_bytes // tensor.unit_bytes, 1) * tensor.unit_bytes
     with path.open("rb", buffering=0) as file:
         file.seek(begin)
-        buffer = memoryview(bytearray(min(left, most)))
-        while left:
-            read = file.readinto(buffer[: min(left, most)]) or 0
+        buffer = memoryview(bytearray(min(remaining, chunk_bytes)))
+        while remaining:
+            read = file.readinto(buffer[: min(remaining, chunk_bytes)]) or 0
             while read % tensor.unit_bytes or not read:  # a short read inside an element, or the end
                 more = file.readinto(buffer[read : read + tensor.unit_bytes - read % tensor.unit_bytes]) or 0
                 if not more:
                     raise CheckpointError(str(path), "ended while it was being read", DOWNLOAD_AGAIN)
                 read += more
             yield buffer[:read]
-            left -= read
+            remaining -= read
 
 
 def check_not_lfs_pointer(path: Path, start: bytes) -> None:

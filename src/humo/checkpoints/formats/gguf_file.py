@@ -3,16 +3,18 @@
     "GGUF"  version  number of tensors  number of values  |  values: name, type, value  |  tensors: name, sizes, type,
     offset  |  padding  |  the tensors' bytes, aligned
 
-Names are those of the file that was quantized, HuMo's published ones. What is stored otherwise than there:
-- sizes stand in reverse order;
-- leading sizes of 1 are lost where llama.cpp's own tool has written the file (`plan` gives them back);
-- a matrix whose rows are no whole number of blocks may be stored flat, its sizes in ``comfy.gguf.orig_shape.NAME``.
+Tensors have the names of the file that was quantized, which are HuMo's published ones. Shapes differ in three ways:
+- sizes are stored in reverse order;
+- files that llama.cpp's tool wrote lack leading sizes of 1, which `humo.checkpoints.conversion_plan` restores;
+- a matrix whose rows are not a whole number of blocks may be stored flat, with its sizes in
+  ``comfy.gguf.orig_shape.NAME``.
 
-What the file says of its architecture (``wan``; ``pig`` in calcuis's files) is not read: its tensors identify it.
+The architecture that a file declares (``wan``; ``pig`` in calcuis's files) is not read: its tensors identify it.
 
-**Source:** the format: ggml's ``docs/gguf.md``. ComfyUI-GGUF (city96): ``loader.py`` (reverse order, ``orig_shape``,
-prefix ``model.diffusion_model.``, architectures), ``tools/convert.py`` (names kept as they are),
-``tools/fix_5d_tensors.py`` (the patch embedding's five sizes, which ggml itself cannot have), issue 136 (lost sizes).
+**Source:** the format: ``docs/gguf.md`` of ggml (https://github.com/ggml-org/ggml). ComfyUI-GGUF
+(https://github.com/city96/ComfyUI-GGUF): ``loader.py`` (reverse order, ``orig_shape``, prefix
+``model.diffusion_model.``, architectures), ``tools/convert.py`` (unchanged names), ``tools/fix_5d_tensors.py`` (five
+sizes of the patch embedding, which ggml does not support), issue 136 (missing sizes).
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ from humo.errors import CheckpointError
 from humo.quantization.formats import GGML_TYPES
 
 GGUF_SUFFIX = ".gguf"
+"""Suffix of GGUF files."""
+
 MAGIC = b"GGUF"
+"""First bytes of a GGUF file."""
+
 VERSIONS = (2, 3)
 """Versions that can be read; version 1 counted in 32 bits and is older than any video model."""
 
@@ -43,6 +49,7 @@ ALIGNMENT = 32
 """Default alignment of tensors in bytes."""
 
 MAX_DIMENSIONS = 8
+"""Most dimensions of a tensor; more mean a damaged header."""
 
 TYPES: Mapping[int, str] = {
     0: "F32", 1: "F16", 30: "BF16",
@@ -55,7 +62,7 @@ UNSUPPORTED_TYPES: Mapping[int, str] = {
     9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
     24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
 }  # fmt: skip
-"""Other types, by name, for messages."""
+"""ggml's number of a type that is not supported -> its name in messages."""
 
 SCALARS: Mapping[int, str] = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -63,9 +70,13 @@ SCALARS: Mapping[int, str] = {
 """Number of a value's type -> its `struct` format."""
 
 STRING, ARRAY = 8, 9
+"""Numbers of the types of strings and arrays."""
+
 INTEGERS = "BbHhIiQq"
+"""`struct` formats of integers."""
 
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+"""Prefix of the values that have the sizes of a tensor stored flat."""
 
 
 class GgufFile:
@@ -75,9 +86,8 @@ class GgufFile:
         path: the file.
 
     Raises:
-        CheckpointError: the file does not exist, has another format, is damaged or truncated, or holds a type that is
-            not
-            supported.
+        CheckpointError: the file does not exist, has another format, is damaged or truncated, or has a type that is
+            not supported.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,25 +123,25 @@ class _HeaderReader:
         start = self._file.read(8)
         check_not_lfs_pointer(self._path, start)
         if len(start) < 8 or not start.startswith(MAGIC):
-            raise CheckpointError(str(self._path), "is not a whole GGUF file", DOWNLOAD_AGAIN)
+            raise CheckpointError(str(self._path), "is not a complete GGUF file", DOWNLOAD_AGAIN)
         version = int.from_bytes(start[4:], "little")
         if version not in VERSIONS:
-            problem = f"is of GGUF's version {version}, or for processors of another byte order"
-            raise CheckpointError(str(self._path), problem, "take one of version 2 or 3, little-endian")
+            problem = f"has GGUF version {version}, or another byte order"
+            raise CheckpointError(str(self._path), problem, "take a little-endian file of version 2 or 3")
         tensors, values = self._number("Q"), self._number("Q")
         alignment, shapes = self._values(values)
         entries = [self._entry() for _ in range(tensors)]
         data = -(-self._file.tell() // alignment) * alignment
         stored_tensors: dict[str, StoredTensor] = {}
         offsets: dict[str, int] = {}
-        for name, shape, kind, offset in entries:
-            stored_tensors[name] = self._tensor(name, shapes.get(name, shape), shape, kind)
+        for name, shape, type_number, offset in entries:
+            stored_tensors[name] = self._tensor(name, shapes.get(name, shape), shape, type_number)
             offsets[name] = data + offset
             if (end := offsets[name] + stored_tensors[name].bytes) > self._size:
-                problem = f"is cut short: {self._size} bytes, and {name!r} ends at {end}"
+                problem = f"is truncated: it has {self._size} bytes, but {name!r} ends at {end}"
                 raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
         if len(stored_tensors) < len(entries):
-            raise CheckpointError(str(self._path), "holds two tensors of one name", DOWNLOAD_AGAIN)
+            raise CheckpointError(str(self._path), "has two tensors of one name", DOWNLOAD_AGAIN)
         return stored_tensors, offsets
 
     def _values(self, count: int) -> tuple[int, dict[str, tuple[int, ...]]]:
@@ -147,22 +157,22 @@ class _HeaderReader:
                 shapes[name.removeprefix(ORIGINAL_SHAPE)] = value
         return alignment, shapes
 
-    def _value(self, kind: int) -> tuple[int, ...]:
+    def _value(self, type_number: int) -> tuple[int, ...]:
         """Return a value's numbers if they are integers; other values are skipped."""
-        if kind == STRING:
+        if type_number == STRING:
             self._take(self._number("Q"))
             return ()
-        if kind == ARRAY:
-            kind, count = self._number("I"), self._number("Q")
-            if kind == STRING:
+        if type_number == ARRAY:
+            type_number, count = self._number("I"), self._number("Q")
+            if type_number == STRING:
                 for _ in range(count):
                     self._take(self._number("Q"))
                 return ()
         else:
             count = 1
-        if kind not in SCALARS:
+        if type_number not in SCALARS:
             raise self._damaged()
-        letter = SCALARS[kind]
+        letter = SCALARS[type_number]
         raw = self._take(count * struct.calcsize(f"<{letter}"))
         return struct.unpack(f"<{count}{letter}", raw) if letter in INTEGERS and count <= MAX_DIMENSIONS else ()
 
@@ -174,16 +184,18 @@ class _HeaderReader:
         sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
         return name, tuple(reversed(sizes)), self._number("I"), self._number("Q")
 
-    def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], kind: int) -> StoredTensor:
-        if kind not in TYPES:
-            type_name = UNSUPPORTED_TYPES.get(kind, "a type that is not known")
-            problem = f"holds {name!r} as {type_name} (ggml's number {kind}), which is not read"
+    def _tensor(self, name: str, shape: tuple[int, ...], stored: tuple[int, ...], type_number: int) -> StoredTensor:
+        if type_number not in TYPES:
+            type_name = UNSUPPORTED_TYPES.get(type_number, "an unknown type")
+            problem = f"stores {name!r} as {type_name} (number {type_number} of ggml), which is not supported"
             remedy = f"take a file of {', '.join(GGML_TYPES)}, F16 or BF16"
             raise CheckpointError(str(self._path), problem, remedy)
-        type_name = TYPES[kind]
-        whole = type_name not in GGML_TYPES or (bool(stored) and stored[-1] % GGML_TYPES[type_name].block_size == 0)
-        if not whole or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
-            problem = f"gives {name!r} sizes {shape}, which {type_name} of sizes {stored} cannot have"
+        type_name = TYPES[type_number]
+        whole_blocks = type_name not in GGML_TYPES or (
+            bool(stored) and stored[-1] % GGML_TYPES[type_name].block_size == 0
+        )
+        if not whole_blocks or math.prod(shape) != math.prod(stored) or min(shape, default=1) < 1:
+            problem = f"gives {name!r} the shape {shape}, which {type_name} stored as {stored} cannot have"
             raise CheckpointError(str(self._path), problem, DOWNLOAD_AGAIN)
         return StoredTensor(type_name, shape)
 
@@ -204,4 +216,4 @@ class _HeaderReader:
         return self._file.read(count)
 
     def _damaged(self) -> CheckpointError:
-        return CheckpointError(str(self._path), "has a damaged GGUF header, or is cut short in it", DOWNLOAD_AGAIN)
+        return CheckpointError(str(self._path), "has a damaged or truncated GGUF header", DOWNLOAD_AGAIN)

@@ -28,7 +28,7 @@ class WeightSet:
     """One or more files that together hold the tensors of one model.
 
     Args:
-        path: stands for them in messages: the only file, or the index.
+        path: their name in messages: the only file, or the index.
         files: the files.
 
     Raises:
@@ -45,7 +45,7 @@ class WeightSet:
         for file in files:
             for name, tensor in file.tensors.items():
                 if name in self._file:
-                    problem = f"{name!r} lies in {self._file[name].path.name} and in {file.path.name}"
+                    problem = f"has {name!r} in both {self._file[name].path.name} and {file.path.name}"
                     raise CheckpointError(str(path), problem, "keep the shards of one model in one folder")
                 self.tensors[name] = tensor
                 self._file[name] = file
@@ -55,7 +55,7 @@ class WeightSet:
         return self._file[name].chunks(name, chunk_bytes)
 
     def load(self, name: str) -> torch.Tensor:
-        """Return a whole tensor, for scales and other small ones."""
+        """Return a tensor; use it for scales and other small tensors."""
         import torch
 
         data = bytearray().join(self.chunks(name))
@@ -70,7 +70,7 @@ def read_index(path: Path) -> tuple[Path, ...]:
         path: the index.
 
     Raises:
-        CheckpointError: the file is no index, or a shard is missing.
+        CheckpointError: the file is not an index, or a shard is missing.
     """
     try:
         table = json.loads(path.read_bytes())["weight_map"]
@@ -82,7 +82,7 @@ def read_index(path: Path) -> tuple[Path, ...]:
     shards = tuple(path.parent / Path(name).name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        problem = f"names {len(shards)} files, of which {len(missing)} are not there: {', '.join(missing[:3])}"
+        problem = f"names {len(shards)} files, of which {len(missing)} do not exist: {', '.join(missing[:3])}"
         raise CheckpointError(str(path), problem, "download the missing ones into the same folder")
     return shards
 

@@ -20,7 +20,6 @@ from humo.errors import CheckpointError
 QUANT_TYPES_KEY = "humo.blocks"
 """Metadata key of this package's safetensors files for tensors of bytes that are GGUF blocks: {name: [type, shape]}."""
 
-
 MAX_HEADER_BYTES = 100 * 2**20
 """Longest header that the safetensors format allows."""
 
@@ -45,7 +44,7 @@ class SafetensorsFile:
         return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
     def read_bytes(self, name: str, begin: int, length: int) -> bytes:
-        """Return some of a tensor's bytes.
+        """Return ``length`` bytes of a tensor, from byte ``begin`` of it on.
 
         Raises:
             CheckpointError: the file ends before them.
@@ -67,7 +66,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
             length = int.from_bytes(start, "little")
             check_not_lfs_pointer(path, start)
             if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise CheckpointError(str(path), "is not a whole safetensors file", DOWNLOAD_AGAIN)
+                raise CheckpointError(str(path), "is not a complete safetensors file", DOWNLOAD_AGAIN)
             header = json.loads(file.read(length))
             metadata = header.pop("__metadata__", None) or {}
             blocks = json.loads(metadata.get(QUANT_TYPES_KEY, "{}"))
@@ -85,7 +84,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
             begin, end = entry["data_offsets"]
             fits = end - begin == tensor.bytes and begin >= 0
         except (KeyError, TypeError, ValueError) as error:
-            problem = f"holds {name!r} in a form that is not known ({entry!r:.80})"
+            problem = f"stores {name!r} in an unknown form ({entry!r:.80})"
             raise CheckpointError(str(path), problem, SUPPORTED_DTYPES) from error
         if not fits:
             raise CheckpointError(str(path), f"gives {name!r} a size that its shape contradicts", DOWNLOAD_AGAIN)
@@ -93,6 +92,6 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], d
         offsets[name] = 8 + length + begin
         end_of_data = max(end_of_data, 8 + length + end)
     if size < end_of_data:
-        problem = f"is cut short: {size} bytes of {end_of_data}"
+        problem = f"is truncated: it has {size} of {end_of_data} bytes"
         raise CheckpointError(str(path), problem, DOWNLOAD_AGAIN)
     return tensors, offsets, metadata

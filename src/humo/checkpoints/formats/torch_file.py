@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MAPPED_BYTES = 128 * 2**20
 """Bytes that are read from a mapped file before it is mapped again; pages stay resident until then."""
 
-
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+"""Suffixes of torch files."""
 
 
 class TorchFile:
@@ -54,7 +54,7 @@ class TorchFile:
         dtype_names = _dtype_names()
         for name, tensor in self._mapped.items():
             if tensor.dtype not in dtype_names:
-                problem = f"holds {name!r} as {tensor.dtype}, which is not supported"
+                problem = f"stores {name!r} as {tensor.dtype}, which is not supported"
                 raise CheckpointError(str(path), problem, SUPPORTED_DTYPES)
             self.tensors[name] = StoredTensor(dtype_names[tensor.dtype], tuple(tensor.shape))
         self.non_tensors = tuple(non_tensors)
@@ -76,7 +76,7 @@ class TorchFile:
             yield piece.contiguous().view(torch.uint8).numpy().data
 
     def _map(self) -> list[str]:
-        """Map the file, and return the names of values that are no tensors."""
+        """Map the file, and return the names of values that are not tensors."""
         non_tensors: list[str] = []
         self._mapped = dict(_flatten(_torch_load(self.path), "", non_tensors))
         return non_tensors
@@ -98,10 +98,10 @@ def _torch_load(path: Path) -> Any:
         return torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        problem = "holds pickled code" + (f" ({named[1]})" if named else "") + ", which is never run"
+        problem = "contains pickled code" + (f" ({named[1]})" if named else "") + ", which is never run"
         raise CheckpointError(str(path), problem, "ask its author for a safetensors file") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(str(path), "is a damaged torch file or one cut short", DOWNLOAD_AGAIN) from error
+        raise CheckpointError(str(path), "is a damaged or truncated torch file", DOWNLOAD_AGAIN) from error
 
 
 def _flatten(value: Any, name: str, non_tensors: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -121,4 +121,4 @@ def _flatten(value: Any, name: str, non_tensors: list[str]) -> Iterator[tuple[st
 
 
 def _dtype_names() -> dict[torch.dtype, str]:
-    return {dtype: word for word, dtype in torch_dtypes().items()}
+    return {dtype: name for name, dtype in torch_dtypes().items()}

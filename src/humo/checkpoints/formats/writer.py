@@ -14,7 +14,7 @@ from humo.checkpoints.formats.safetensors_file import QUANT_TYPES_KEY
 from humo.quantization.formats import GGML_TYPES
 
 SHARD_BYTES = 5 * 10**9
-"""Largest file before weights are split, as in diffusers and transformers."""
+"""Largest weights file in bytes; larger components are split into shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _write_file(path: Path, outputs: Iterable[TensorToWrite], on_bytes: Callable
                 count += chunk.nbytes
                 on_bytes(chunk.nbytes)
             if count != output.tensor.bytes:
-                raise AssertionError(f"{output.name}: {count} bytes came of {output.tensor.bytes}")
+                raise AssertionError(f"{output.name}: {count} bytes were written instead of {output.tensor.bytes}")
         os.fsync(file.fileno())
 
 

@@ -27,7 +27,7 @@ class Repository:
     Args:
         repository: owner/name on Hugging Face.
         files: patterns of the files that are needed.
-        license: of these files.
+        license: license of these files.
         modelscope: owner/name on ModelScope; None if there is no known copy.
     """
 
@@ -146,7 +146,7 @@ def _transformer(heads: int, ffn_dim: int, layers: int, in_channels: int) -> Tra
     )
 
 
-def _parts(transformer: TransformerArchitecture) -> Mapping[str, Architecture]:
+def _components(transformer: TransformerArchitecture) -> Mapping[str, Architecture]:
     return {
         "transformer": transformer,
         "vae": WAN_AUTOENCODER,
@@ -156,7 +156,7 @@ def _parts(transformer: TransformerArchitecture) -> Mapping[str, Architecture]:
 
 
 RELEASED_ARCHITECTURES: Mapping[str, Mapping[str, Architecture]] = {
-    "humo-17b": _parts(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=36)),
-    "humo-1.7b": _parts(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=16)),
+    "humo-17b": _components(_transformer(heads=40, ffn_dim=13_824, layers=40, in_channels=36)),
+    "humo-1.7b": _components(_transformer(heads=12, ffn_dim=8960, layers=30, in_channels=16)),
 }
 """Model -> component -> its architecture."""

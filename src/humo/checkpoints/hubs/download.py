@@ -1,8 +1,7 @@
 """Download a published model: fetch its files, compare their checksums with the hub's, and convert them.
 
-Files that arrived stay when a run is interrupted, and the next run resumes. A model appears only after the last file
-was
-compared.
+An interrupted download keeps its files, and the next run resumes it. The model folder is created only after all files
+were compared.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ from humo.progress import Progress
 DOWNLOADS = ".downloads"
 """Folder beside the models for downloads in progress."""
 
-"""Called with what is done, bytes done, bytes in total."""
-
 
 class Hub(Protocol):
     """A hub of published files: `huggingface.HuggingFace` or `modelscope.ModelScope`."""
@@ -42,21 +39,21 @@ def list_files(entry: CatalogEntry, hub: Hub) -> list[RemoteFile]:
     Raises:
         CheckpointError: the hub cannot be reached, or has no such files.
     """
-    return [file for repository_files in entry.repositories for file in _of_origin(repository_files, hub)]
+    return [file for repository_files in entry.repositories for file in _matching_files(repository_files, hub)]
 
 
-def _of_origin(repository_files: Repository, hub: Hub) -> list[RemoteFile]:
+def _matching_files(repository_files: Repository, hub: Hub) -> list[RemoteFile]:
+    """Return the files of a repository that the model needs."""
     existing = hub.files(repository_files.repository)
     for pattern in repository_files.files:
         if not any(fnmatchcase(one.name, pattern) for one in existing):
-            remedy = "it is not this model's, or it has changed; report this if it is the published one"
-            raise CheckpointError(repository_files.repository, f"holds no {pattern}", remedy)
+            remedy = "use another --endpoint, or report it if this is the published repository"
+            raise CheckpointError(repository_files.repository, f"has no file {pattern}", remedy)
     matching = [one for one in existing if any(fnmatchcase(one.name, pattern) for pattern in repository_files.files)]
     for one in matching:
         if PurePosixPath(one.name).is_absolute() or ".." in PurePosixPath(one.name).parts or "\\" in one.name:
-            raise CheckpointError(
-                repository_files.repository, f"names a file outside of itself: {one.name!r}", "do not trust it"
-            )
+            problem = f"lists the file {one.name!r}, which lies outside the repository"
+            raise CheckpointError(repository_files.repository, problem, "use another --endpoint")
     return matching
 
 
@@ -67,17 +64,18 @@ def download_model(
     *,
     hub: Hub,
     keep: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda phase, done, total: None,
 ) -> ConversionReport:
     """Download a model, compare checksums, convert it to a model folder, and write its manifest.
 
     Args:
-        name: of the folder to create in ``models``.
+        name: name of the folder to create in ``models``.
         entry: the model's repositories.
         models: the folder of all models.
         hub: where the files come from.
-        keep_downloads: keep the downloaded files.
-        progress: called with what is being done, bytes done, bytes in total.
+        keep: keep the downloaded files.
+        progress: called with the phase (``download``, a component's name, or ``checksums``), bytes done, bytes in
+            total.
 
     Raises:
         CheckpointError: the hub cannot be reached, or a checksum differs.
@@ -85,7 +83,7 @@ def download_model(
     """
     target = models / name
     if target.exists():
-        raise StorageError(name, f"is there already, in {str(target)!r}", f"`humo models remove {name}` first")
+        raise StorageError(name, f"exists already, in {str(target)!r}", f"run `humo models remove {name}` first")
     folder = models / DOWNLOADS / name
     files = list_files(entry, hub)
     total = sum(file.bytes for file in files)
@@ -95,11 +93,11 @@ def download_model(
     for file in files:
 
         def on_bytes(count: int, before: int = done) -> None:
-            progress("get", before + count, total)
+            progress("download", before + count, total)
 
         _download(file, folder / file.repository, hub, on_bytes)
         done += file.bytes
-        progress("get", done, total)
+        progress("download", done, total)
     report = convert(
         sorted(folder / repository_files.repository for repository_files in entry.repositories),
         target,
@@ -118,8 +116,9 @@ def _download(file: RemoteFile, folder: Path, hub: Hub, on_bytes: Callable[[int]
     path = hub.download(file, folder, on_bytes)
     if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()
-        remedy = "it was removed; run the same again, or try another --endpoint"
-        raise CheckpointError(f"{file.repository}/{file.name}", "is not the file that the hub describes", remedy)
+        remedy = "run the command again, or use another --endpoint"
+        problem = "has another checksum than the hub lists, and was removed"
+        raise CheckpointError(f"{file.repository}/{file.name}", problem, remedy)
 
 
 def _check_space(models: Path, needed: int) -> None:
@@ -127,7 +126,8 @@ def _check_space(models: Path, needed: int) -> None:
         models.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(models).free
     except OSError as error:
-        raise StorageError(str(models), f"cannot be made: {error.strerror}", "set HUMO_MODELS") from error
+        remedy = "set HUMO_MODELS to another folder"
+        raise StorageError(str(models), f"cannot be created ({error.strerror})", remedy) from error
     if free < needed:
-        problem = f"has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB are needed to download and to convert"
-        raise StorageError(str(models), problem, "free some space, or name another folder in HUMO_MODELS")
+        problem = f"has {free / 1e9:.1f} GB free, but download and conversion need {needed / 1e9:.1f} GB"
+        raise StorageError(str(models), problem, "free some space, or set HUMO_MODELS to another folder")

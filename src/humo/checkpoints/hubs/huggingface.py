@@ -42,10 +42,10 @@ class HuggingFace:
         Args:
             file: from `files`.
             folder: local folder of its repository.
-            on_bytes: called with the number of bytes that have arrived.
+            on_bytes: called with the number of bytes downloaded so far.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or the connection was cut.
+            CheckpointError: the hub cannot be reached, or the connection was interrupted.
         """
         from huggingface_hub import hf_hub_download
 
@@ -62,11 +62,11 @@ class HuggingFace:
 
 
 def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
-    """Return a tqdm class that prints nothing and reports the bytes that have arrived."""
+    """Return a tqdm class that prints nothing and passes the number of downloaded bytes on."""
     from tqdm import tqdm
 
-    class Listener(tqdm):
-        """Bytes of one file."""
+    class ProgressBar(tqdm):
+        """Progress of one file."""
 
         def __init__(self, *args: Any, **settings: Any) -> None:
             settings.pop("name", None)
@@ -74,27 +74,28 @@ def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
             self.n = settings.get("initial", 0)
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Some bytes more."""
+            """Count ``n`` more bytes."""
             self.n += n or 0
             on_bytes(int(self.n))
             return None
 
-    return Listener
+    return ProgressBar
 
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Turn every error of the hub into a CheckpointError of one line."""
+    """Convert every error of the hub to a CheckpointError of one line."""
     from huggingface_hub import errors
 
-    unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of whichever HTTP library it stands on
+    unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of the HTTP library that it uses
     try:
         yield
     except errors.OfflineModeIsEnabled as error:
-        problem = "is not here, and HF_HUB_OFFLINE forbids to look"
-        raise CheckpointError(repository, problem, "unset it, or `humo models import` what you have") from error
+        problem = "is not available locally, and HF_HUB_OFFLINE forbids downloads"
+        remedy = "unset HF_HUB_OFFLINE, or run `humo models import FOLDER`"
+        raise CheckpointError(repository, problem, remedy) from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, unreachable) as error:
-        remedy = "what has arrived is kept: run the same again, or name a mirror with --endpoint"
+        remedy = "run the command again, which resumes the download, or use a mirror with --endpoint"
         raise CheckpointError(repository, f"cannot be downloaded: {_first_line(error)}", remedy) from error
 
 

@@ -1,4 +1,4 @@
-"""Audio features and windows equal the published ones; a part of a long sound is encoded as within the whole."""
+"""Audio features and windows equal the published ones; the rows of a short clip equal those of the whole audio."""
 
 import numpy as np
 import pytest
@@ -16,9 +16,9 @@ BANDS = 5
 def test_features_and_windows_equal_the_published_ones(published: Golden) -> None:
     vectors = published.tensors("audio")
     for seconds in published.meta["audio_seconds"]:
-        sound = load_audio(published.folder / f"sound_{seconds}s.wav")
+        audio = load_audio(published.folder / f"sound_{seconds}s.wav")
         bands = vectors[f"features_{seconds}s"].shape[1]
-        rows = encode_audio(sound, published.feature_extractor, published.audio_encoder, bands)
+        rows = encode_audio(audio, published.feature_extractor, published.audio_encoder, bands)
         assert within(1e-6, f"audio features, {seconds} s", rows, vectors[f"features_{seconds}s"])
         prefix = f"window_{seconds}s_"
         names = [name for name in vectors if name.startswith(prefix)]
@@ -30,13 +30,13 @@ def test_features_and_windows_equal_the_published_ones(published: Golden) -> Non
             assert within(1e-6, f"audio {name}", windows[..., : vectors[name].shape[-1]], vectors[name])
 
 
-def test_the_part_of_a_sound_that_a_clip_hears_is_encoded_as_within_the_whole(published: Golden) -> None:
+def test_the_rows_of_a_short_clip_equal_those_of_the_whole_audio(published: Golden) -> None:
     seconds = max(published.meta["audio_seconds"])
-    sound = load_audio(published.folder / f"sound_{seconds}s.wav")
-    whole = encode_audio(sound, published.feature_extractor, published.audio_encoder, BANDS)
+    audio = load_audio(published.folder / f"sound_{seconds}s.wav")
+    whole = encode_audio(audio, published.feature_extractor, published.audio_encoder, BANDS)
     for frames in (1, 13, 97, len(whole) - 40):
         rows = audio_rows_needed(frames)
-        part = encode_audio(sound, published.feature_extractor, published.audio_encoder, BANDS, rows)
+        part = encode_audio(audio, published.feature_extractor, published.audio_encoder, BANDS, rows)
         assert torch.equal(part, whole[:rows])
 
 
@@ -50,12 +50,12 @@ def test_resampling_is_torchs_interpolation_with_aligned_corners(samples: int) -
     assert torch.allclose(ours.flatten(1), expected, rtol=0, atol=2e-6)
 
 
-def test_reference_slots_and_what_lies_outside_the_sound_are_silent() -> None:
+def test_reference_slots_and_rows_outside_the_audio_are_zero() -> None:
     rows = torch.ones(20, BANDS, 2)
     windows = audio_windows(rows, latents=6, slots=2)
     assert windows.shape == (8, 8, BANDS, 2)
-    heard = windows[:, :, 0, 0].numpy()
-    assert np.array_equal(heard[0], [0, 0, 0, 0, 0, 1, 1, 1])
-    assert np.array_equal(heard[1], [0, 1, 1, 1, 1, 1, 1, 1])
-    assert np.array_equal(heard[5], [1, 1, 1, 1, 1, 0, 0, 0])
-    assert not heard[6:].any()
+    mask = windows[:, :, 0, 0].numpy()
+    assert np.array_equal(mask[0], [0, 0, 0, 0, 0, 1, 1, 1])
+    assert np.array_equal(mask[1], [0, 1, 1, 1, 1, 1, 1, 1])
+    assert np.array_equal(mask[5], [1, 1, 1, 1, 1, 0, 0, 0])
+    assert not mask[6:].any()
