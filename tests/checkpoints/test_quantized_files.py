@@ -159,7 +159,12 @@ PACKED = {"_quantization_metadata": json.dumps({"layers": {Q: {"format": "nvfp4"
             "describes its quantization in an unknown form",
         ),
         ("kijai", lambda one: None, PACKED, f"stores '{Q}' as nvfp4, a quantization that is not supported"),
-        ("comfy", lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}), None, r"of shape \(7,\).* neither one scale"),
+        (
+            "comfy",
+            lambda one: one.update({f"{Q}.weight_scale": torch.ones(7)}),
+            None,
+            r"of shape \(7,\).* neither one scale",
+        ),
     ],
 )
 def test_an_fp8_file_that_cannot_be_read_is_refused_in_a_line(
