@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,9 @@ def test_a_full_disk_at_any_write_of_a_job_is_reported_and_leaves_no_file(disk: 
             break
     queue.close()
     assert ends == sorted(ends, reverse=True)  # more space never makes it worse
-    # progress and previews, then the video, its metadata, its thumbnail
-    assert [name for name, _ in itertools.groupby(unwritten)] == ["other", ".mp4", ".json", "other"]
+    # progress and previews, then the video, its metadata, its thumbnail; how many previews there are depends on time
+    assert list(dict.fromkeys(unwritten)) == ["other", ".mp4", ".json"]
+    assert unwritten[-1] == "other"
 
 
 def fill_disk_during_a_job(running: Running, disk: SmallDisk, pages: int) -> None:
