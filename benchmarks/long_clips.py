@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from humo.analysis.face_mesh import FaceMesh
+from humo.analysis.lip_sync import correlation, jaw_from_audio
+from humo.analysis.mesh_track import track_faces
 from humo.checkpoints.model_folder import BUILTIN_MODEL
-from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.lip_sync import jaw_from_audio
-from humo.evaluation.metrics import correlation, track_faces
 from humo.geometry import FRAMES_PER_SECOND, SAMPLE_RATE, TEMPORAL_STRIDE
 from humo.inference.inputs import GenerationInputs
 from humo.media.audio import AudioTrack

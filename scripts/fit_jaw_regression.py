@@ -1,4 +1,4 @@
-"""Fit the jaw regression of `humo.evaluation.lip_sync` to encoded clips and print its correlation on the test splits.
+"""Fit the jaw regression of `humo.analysis.lip_sync` to encoded clips and print its correlation on the test splits.
 
 python scripts/fit_jaw_regression.py recipes/nano.toml src/humo/assets/faces/jaw.safetensors
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from humo.evaluation.lip_sync import JawRegression, audio_features, jaw_from_audio
-from humo.evaluation.metrics import MIN_JAW_STD, correlation
+from humo.analysis.lip_sync import MIN_JAW_STD, JawRegression, audio_features, correlation, jaw_from_audio
 from humo.training.dataset import ClipFiles, clips_of_split, read_truth, scan_corpus
 from humo.training.frozen_encoders import FrozenEncoders
 from humo.training.latent_cache import LatentCache, load_tensors

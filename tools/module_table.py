@@ -20,6 +20,7 @@ PURPOSES = {
     "distributed": "process group, one clip on several GPUs, FSDP, Ray",
     "runtime": "device, precision, estimated memory, placement, offloading",
     "inference": "from inputs to frames; long video; LoRA",
+    "analysis": "measurements of videos: faces, lip sync, stability",
     "checkpoints": "conversion, model folders, file formats, downloads",
     "conditioning": "text, images and audio to `Conditions`",
     "synthetic": "rendered talking people",

@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 import torch
 
+from humo.analysis.face_mesh import FaceMesh
+from humo.analysis.lip_sync import (
+    AUDIO_BAND,
+    CONTEXT_ROWS,
+    JawRegression,
+    audio_features,
+    correlation,
+    correlation_by_lag,
+)
+from humo.analysis.mesh_track import track_faces
+from humo.analysis.stability import temporal_flicker
 from humo.errors import RequestError
 from humo.evaluation.attribute_classifier import ATTRIBUTES, AttributeClassifier, load_classifier, save_classifier
-from humo.evaluation.benchmark import Evaluator, Sample, load_samples
-from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.lip_sync import AUDIO_BAND, CONTEXT_ROWS, JawRegression, audio_features
-from humo.evaluation.metrics import correlation, correlation_by_lag, psnr, temporal_flicker, track_faces
+from humo.evaluation.benchmark import Evaluator, Sample, load_samples, psnr
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from humo.evaluation.face_mesh import FACE_MODELS
+from humo.analysis.face_mesh import FACE_MODELS
 from humo.model.seeding import seeded_generator
 from humo.training.dataset import ClipFiles
 from humo.training.tensor_files import write_tensors

@@ -20,23 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from humo.analysis.face_mesh import FaceMesh
+from humo.analysis.lip_sync import MIN_JAW_STD, correlation, correlation_by_lag
+from humo.analysis.mesh_track import Frames, MeshTrack, track_faces
+from humo.analysis.stability import temporal_flicker
 from humo.errors import RequestError
 from humo.evaluation.attribute_classifier import (
     ATTRIBUTES,
     AttributeClassifier,
     attribute_value,
     load_classifier,
-)
-from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.metrics import (
-    MIN_JAW_STD,
-    Frames,
-    MeshTrack,
-    correlation,
-    correlation_by_lag,
-    psnr,
-    temporal_flicker,
-    track_faces,
 )
 from humo.geometry import snap_frames
 from humo.inference.pipeline import HuMoPipeline
@@ -186,6 +179,12 @@ def evaluate(
             indices = [number for number, sample in enumerate(samples) if group in (sample.group, "all")]
             report[row][group] = mean_and_std([evaluator.metrics(row, clips, indices) for clips in measured])
     return report
+
+
+def psnr(a: Frames, b: Frames) -> float:
+    """Return the peak signal-to-noise ratio of two clips in dB."""
+    error = np.square(a.astype(np.float64) - b).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def mean_and_std(runs: Sequence[Metrics]) -> Metrics:

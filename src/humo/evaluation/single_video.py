@@ -6,24 +6,18 @@ Lip sync is measured against the video's own audio, identity against a reference
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from humo.checkpoints.model_folder import BUILTIN_MODEL
-from humo.conditioning.audio import encode_audio
-from humo.errors import CheckpointError, MediaError
-from humo.evaluation.face_mesh import FaceMesh
-from humo.evaluation.lip_sync import jaw_from_audio
-from humo.evaluation.metrics import MIN_JAW_STD, correlation, correlation_by_lag, track_faces
+from humo.analysis.face_mesh import FaceMesh
+from humo.analysis.lip_sync import MIN_JAW_STD, correlation, correlation_by_lag, predict_jaw
+from humo.analysis.mesh_track import track_faces
+from humo.errors import MediaError
 from humo.geometry import FRAMES_PER_SECOND
 from humo.media.audio import load_audio
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import has_audio, read_video
-
-AUDIO_BANDS = 5
-"""Number of audio bands that the built-in model's hidden states are averaged into."""
 
 
 def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]:
@@ -52,7 +46,7 @@ def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]
     metrics: dict[str, float] = {"face_detection_rate": round(track.detection_rate, 4)}
     mouth = track.mouth_aspect
     if has_audio(path, field="FILE") and mouth is not None:
-        jaw = jaw_from_audio(_encode_audio(load_audio(path, field="FILE")))[: len(mouth)]
+        jaw = predict_jaw(load_audio(path, field="FILE"))[: len(mouth)]
         if jaw.std() > MIN_JAW_STD:
             lags = correlation_by_lag(mouth, jaw)
             metrics["mouth_jaw_corr"] = round(correlation(mouth, jaw), 4)
@@ -66,20 +60,3 @@ def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]
         if in_video is not None:
             metrics["id_distance"] = round(float(np.linalg.norm(in_video - in_reference)), 4)
     return metrics
-
-
-def _encode_audio(samples: Any) -> Any:
-    """Encode audio samples with the built-in model's audio encoder."""
-    from transformers import WhisperFeatureExtractor
-    from transformers.utils import logging
-
-    from humo.model.audio import SpeechEncoder
-
-    logging.disable_progress_bar()
-    try:
-        encoder: Any = SpeechEncoder.from_pretrained(str(BUILTIN_MODEL / "audio_encoder")).float().eval()
-        extractor = WhisperFeatureExtractor.from_pretrained(str(BUILTIN_MODEL / "feature_extractor"))
-    except OSError as error:
-        remedy = "pip install --force-reinstall humo-video"
-        raise CheckpointError("model", "the built-in model's audio encoder is missing", remedy) from error
-    return encode_audio(samples, extractor, encoder, AUDIO_BANDS)

@@ -9,7 +9,9 @@ Shape suffixes: T audio rows (25 a second), N audio bands, D width.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +20,25 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from humo.evaluation.face_mesh import FACE_MODELS
+from humo.analysis.face_mesh import FACE_MODELS
+from humo.analysis.mesh_track import Curve
+from humo.checkpoints.model_folder import BUILTIN_MODEL
+from humo.conditioning.audio import encode_audio
+from humo.errors import CheckpointError
+from humo.media.audio import AudioSamples
+from humo.model.audio import SpeechEncoder
 
 JAW_WEIGHTS = FACE_MODELS / "jaw.safetensors"
 """Weights of the regression that ships."""
+
+MAX_LAG = 4
+"""Largest offset in frames between mouth and jaw, in both directions, that `correlation_by_lag` measures."""
+
+MIN_JAW_STD = 0.02
+"""Standard deviation of a jaw curve (0..1) below which a clip is left out of lip metrics: nobody speaks in it."""
+
+AUDIO_BANDS = 5
+"""Number of audio bands that the built-in model's hidden states are averaged into."""
 
 AUDIO_BAND = 3
 """Index of the audio band that is read: of all bands it predicts the jaw best."""
@@ -73,3 +90,50 @@ def jaw_from_audio(rows_TND: Tensor, path: Path = JAW_WEIGHTS) -> NDArray[np.flo
     """
     jaw: Tensor = audio_features(rows_TND) @ load_file(path)["jaw"].float()
     return jaw.numpy().astype(np.float64)
+
+
+def predict_jaw(samples: AudioSamples) -> NDArray[np.float64]:
+    """Predict the jaw curve (T,) from mono audio (n,) at 16 kHz with the built-in model's audio encoder.
+
+    Raises:
+        CheckpointError: the built-in model is incomplete.
+    """
+    extractor, encoder = _builtin_encoder()
+    rows: Tensor = encode_audio(samples, extractor, encoder, AUDIO_BANDS)
+    return jaw_from_audio(rows)
+
+
+@cache
+def _builtin_encoder() -> tuple[Any, Any]:
+    """Return feature extractor and audio encoder of the built-in model."""
+    from transformers import WhisperFeatureExtractor
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        encoder: Any = SpeechEncoder.from_pretrained(str(BUILTIN_MODEL / "audio_encoder")).float().eval()
+        extractor = WhisperFeatureExtractor.from_pretrained(str(BUILTIN_MODEL / "feature_extractor"))
+    except OSError as error:
+        remedy = "pip install --force-reinstall humo-video"
+        raise CheckpointError("model", "the built-in model's audio encoder is missing", remedy) from error
+    return extractor, encoder
+
+
+def correlation(a: Curve, b: Curve) -> float:
+    """Return Pearson's correlation over the shorter length; 0 if one of the curves is constant."""
+    length = min(len(a), len(b))
+    a, b = a[:length], b[:length]
+    if a.std() < 1e-6 or b.std() < 1e-6:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def correlation_by_lag(mouth: Curve, jaw: Curve) -> dict[int, float]:
+    """Return the correlation of mouth and jaw at each lag from -`MAX_LAG` to `MAX_LAG` frames.
+
+    At a positive lag the mouth is late.
+    """
+    correlations = {}
+    for lag in range(-MAX_LAG, MAX_LAG + 1):
+        correlations[lag] = correlation(mouth[max(0, lag) :], jaw[max(0, -lag) :])
+    return correlations

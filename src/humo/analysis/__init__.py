@@ -1,0 +1,1 @@
+"""Measurements of videos as functions of frames and audio: faces, lip sync, identity, stability."""
