@@ -13,4 +13,4 @@ from humo.training.train import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(parse_recipe(json.loads(Path(sys.argv[1]).read_text())))
+    train(parse_recipe(json.loads(Path(sys.argv[1]).read_text())), resume="--resume" in sys.argv)
