@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from humo.cli.main import build_parser, main
 from humo.cli.serve import _settings
 from humo.cli.train import DISTILL
-from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
+from humo.training.component_config import AutoencoderRecipe, ComponentRecipe, DecoderRecipe, TextEncoderRecipe
 from humo.training.config import Recipe
 from humo.training.recipe_file import read_table
 from tests.docs.blocks import ROOT, is_usage
@@ -71,8 +71,9 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
 def _reads_its_recipe(words: list[str]) -> None:
     options, rest = build_parser("train").parse_with_rest(words[1:])
     given = [*options.recipe, *rest]
-    kinds: dict[str, type[Recipe | AutoencoderRecipe | TextEncoderRecipe]] = {
+    kinds: dict[str, type[Recipe | ComponentRecipe]] = {
         "vae": AutoencoderRecipe,
+        "decoder": DecoderRecipe,
         "text": TextEncoderRecipe,
     }
     kind = kinds.get(given[0], Recipe)

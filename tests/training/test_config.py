@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from humo.errors import RequestError
-from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
+from humo.training.component_config import AutoencoderRecipe, DecoderRecipe, TextEncoderRecipe
 from humo.training.config import PUBLISHED_STAGES, Recipe, RecipeTable
 from humo.training.recipe_file import parse_recipe, read_recipe, read_table
 from tests.training.small_dataset import values
@@ -125,5 +125,9 @@ def test_overrides_of_unknown_fields_are_refused(tmp_path: Path, word: str) -> N
     "path", sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")), ids=lambda path: path.name
 )
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
-    kinds: dict[str, type[RecipeTable]] = {"nano-vae": AutoencoderRecipe, "nano-text": TextEncoderRecipe}
+    kinds: dict[str, type[RecipeTable]] = {
+        "nano-vae": AutoencoderRecipe,
+        "nano-decoder": DecoderRecipe,
+        "nano-text": TextEncoderRecipe,
+    }
     assert read_table(path, kinds.get(path.stem, Recipe))

@@ -12,20 +12,29 @@ from humo.cli.options import Parser
 from humo.errors import RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from humo.training.component_config import ComponentRecipe
     from humo.training.config import Recipe
 
 SUMMARY = "train a network from a recipe"
 
-PARTS = {"vae": "a video autoencoder", "text": "a text encoder and its tokenizer"}
+PARTS = {
+    "vae": "a video autoencoder",
+    "decoder": "a convolutional decoder of an autoencoder",
+    "text": "a text encoder and its tokenizer",
+}
 """Components that can be trained besides the network, by the argument before the recipe."""
 
 DISTILL = "distill"
-"""Argument before a recipe that is_distillation a model."""
+"""Argument before a recipe that distills a model."""
 
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo train``."""
-    parser.usage = "humo train [distill | vae | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
+    parser.usage = (
+        "humo train [distill | vae | decoder | text] RECIPE.toml [--resume] [--dry-run] [table.field=value ...]"
+    )
     parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument(
         "recipe",
@@ -78,29 +87,37 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 
 def _train_part(part: str, arguments: list[str], options: argparse.Namespace, console: Quiet) -> int:
-    """Train an autoencoder or a text encoder."""
-    from humo.training.component_config import AutoencoderRecipe, TextEncoderRecipe
+    """Train a component besides the network."""
     from humo.training.recipe_file import read_table
 
     if not arguments:
         raise RequestError("recipe", "is missing", f"humo train {part} recipes/nano-{part}.toml")
-    path, changes = Path(arguments[0]), arguments[1:]
-    kind: type[AutoencoderRecipe] | type[TextEncoderRecipe] = AutoencoderRecipe if part == "vae" else TextEncoderRecipe
-    recipe: AutoencoderRecipe | TextEncoderRecipe = read_table(path, kind, changes)
+    kind, train = _part(part)
+    recipe = read_table(Path(arguments[0]), kind, arguments[1:])
     if options.dry_run:
         console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
         return 0
-    if isinstance(recipe, AutoencoderRecipe):
-        from humo.training.train_autoencoder import train_autoencoder
-
-        path = train_autoencoder(recipe, resume=options.resume, progress=console.step, note=console.note)
-    else:
-        from humo.training.train_text_encoder import train_text_encoder
-
-        path = train_text_encoder(recipe, resume=options.resume, progress=console.step, note=console.note)
+    path = train(recipe, resume=options.resume, progress=console.step, note=console.note)
     if os.environ.get("RANK", "0") == "0":
         console.result(f"{PARTS[part]}: {path}", {"path": str(path), "steps": recipe.steps})
     return 0
+
+
+def _part(part: str) -> tuple[type[ComponentRecipe], Callable[..., Path]]:
+    """Return the class of a component's recipes, and the function that trains it."""
+    from humo.training.component_config import AutoencoderRecipe, DecoderRecipe, TextEncoderRecipe
+
+    if part == "vae":
+        from humo.training.train_autoencoder import train_autoencoder
+
+        return AutoencoderRecipe, train_autoencoder
+    if part == "decoder":
+        from humo.training.train_decoder import train_decoder
+
+        return DecoderRecipe, train_decoder
+    from humo.training.train_text_encoder import train_text_encoder
+
+    return TextEncoderRecipe, train_text_encoder
 
 
 def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]], str]:

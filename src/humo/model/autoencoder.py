@@ -1,4 +1,4 @@
-"""A small video autoencoder: the sum of Wan2.1's convolutions and of a linear map between pixel blocks and latents.
+"""A small video autoencoder: a linear map between pixel blocks and latents, and convolutions added to it.
 
 The linear encoder maps a block of 4 x 8 x 8 pixels to a latent. The linear decoder maps a latent and its neighbors to a
 block. Both represent most of the image from the first training step on; the convolutions learn the rest. Geometry,
@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, VALUES_PER_LATENT
+from humo.model.convolutional_decoder import ConvolutionalDecoder
 from humo.model.deblocking import deblock_latent_frames
 from humo.model.upstream import DecoderOutput
 
@@ -54,6 +55,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         num_res_blocks: residual blocks per scale (one more in the decoder).
         latents_mean, latents_std: mean and standard deviation of each channel, for normalization.
         channel_std: standard deviation of each channel of the normalized latents, if measured; source of sigma_data.
+        decoder_widths: channels of a `ConvolutionalDecoder` at its three resolutions; by default there is none.
         deblocking: (small, large) steps between latent frames for `deblock_latent_frames`: smoothed up to small, kept
             from large on; None switches deblocking off.
     """
@@ -79,6 +81,7 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         scale_factor_spatial: int = SPATIAL_STRIDE,
         deblocking: Sequence[float] | None = None,
         channel_std: Sequence[float] | None = None,
+        decoder_widths: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             base_dim=base_dim,
@@ -100,6 +103,9 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         )
         self.linear_encoder = nn.Linear(VALUES_PER_LATENT, z_dim)
         self.linear_decoder = nn.Conv3d(z_dim, VALUES_PER_LATENT, CONTEXT)
+        self.convolutional_decoder = (
+            None if decoder_widths is None else ConvolutionalDecoder(z_dim, decoder_widths, context=CONTEXT)
+        )
 
     def _encode(self, x: Tensor) -> Tensor:
         """Encode pixels (B, 3, 4k + 1, 8 H, 8 W) to means and log variances (B, 2 C, k + 1, H, W)."""
@@ -124,6 +130,15 @@ class ShortcutAutoencoder(AutoencoderKLWan):
         """
         blocks = self.linear_decoder(with_context(z, before)).movedim(1, -1)
         return from_blocks(blocks, is_start=before is None)
+
+    def draw(self, z: Tensor, before: Tensor | None = None) -> Tensor | float:
+        """Return the convolutional decoder's pixels for the arguments of `linear`; 0 if there is none."""
+        if self.convolutional_decoder is None:
+            return 0.0
+        side = CONTEXT // 2
+        padded = with_context(z, before)[..., side:-side, side:-side]
+        pixels: Tensor = self.convolutional_decoder(padded, is_start=before is None)
+        return pixels
 
 
 class StreamingEncoder:
@@ -204,7 +219,7 @@ class StreamingDecoder:
         onload(vae)
         video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
-            video = vae.linear(z, self._before)
+            video = vae.linear(z, self._before) + vae.draw(z, self._before)
             last: Any = vae.decoder.conv_out
             if is_zero(last):
                 patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))

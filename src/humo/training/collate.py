@@ -59,6 +59,7 @@ class Batch:
         kept_conditions: letters of the conditions that are not dropped, of each sample.
         guidance: guidance scales (B, 3) of a student's sample.
         eye_mask: as ``mouth_mask``, for a band at the eyes; None if not known.
+        pixels: the video (B, 3, 4F - 3, 8 H, 8 W) in [-1, 1]; None if only its latents are stored.
     """
 
     data: Tensor
@@ -74,6 +75,7 @@ class Batch:
     kept_conditions: tuple[str, ...]
     guidance: Tensor | None = None
     eye_mask: Tensor | None = None
+    pixels: Tensor | None = None
 
     @property
     def is_prefix(self) -> Tensor:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from humo.geometry import SPATIAL_STRIDE, snap_frames
 from humo.training.config import (
+    CONDITION_PROBS,
     CheckpointConfig,
     ComputeConfig,
+    ConditionSet,
     DataConfig,
     Fraction,
     LossWeight,
+    ModelConfig,
     OptimizerConfig,
+    Recipe,
     RecipeTable,
     Seed,
+    Stage,
     ValidationConfig,
 )
+
+Width = Annotated[int, Field(ge=4, multiple_of=4)]
 
 
 class AutoencoderConfig(RecipeTable):
@@ -114,6 +122,78 @@ class AutoencoderRecipe(ComponentRecipe):
         if snap_frames(frames) != frames:
             raise ValueError(f"{frames} is not 4k + 1; give {snap_frames(frames)} or {snap_frames(frames) + 4}")
         return frames
+
+
+class DecoderLoss(RecipeTable):
+    """Terms of a convolutional decoder's loss besides the weighted absolute error.
+
+    Args:
+        gradient: weight of the absolute error of differences between neighboring pixels.
+        adversarial: weight of the adversarial term; 0 for none.
+        adversarial_start: step from which on discriminator and adversarial term are trained.
+        face, mouth, eyes: added to the loss weight (1) of a pixel on a face, on a mouth, in a band at the eyes.
+    """
+
+    gradient: LossWeight = 1.0
+    adversarial: LossWeight = 0.08
+    adversarial_start: int = Field(default=1000, ge=0)
+    face: LossWeight = 0.0
+    mouth: LossWeight = 0.0
+    eyes: LossWeight = 0.0
+
+
+class DecoderRecipe(ComponentRecipe):
+    """A run of ``humo train decoder``: a convolutional decoder for the latents that a network predicts.
+
+    Args:
+        model: model folder with the network and the autoencoder.
+        widths: channels at the three resolutions of the decoder, the coarsest first.
+        discriminator_width: channels of the discriminator's first layer.
+        noise_levels: range from which the noise level of a sample is drawn.
+        audio_prob, condition_probs, frames: as in `humo.training.config.Stage`.
+    """
+
+    model: ModelConfig
+    widths: tuple[Width, Width, Width] = (96, 64, 32)
+    discriminator_width: Width = 32
+    noise_levels: tuple[Fraction, Fraction] = (0.05, 0.8)
+    audio_prob: Fraction = 0.7
+    condition_probs: Mapping[ConditionSet, Fraction] = Field(default_factory=lambda: dict(CONDITION_PROBS))
+    frames: tuple[int, ...] = Field(default=(1,), min_length=1)
+    loss: DecoderLoss = DecoderLoss()
+
+    @field_validator("noise_levels")
+    @classmethod
+    def _is_a_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"{value[0]:g} is above {value[1]:g}; give the smaller value first")
+        return value
+
+    @property
+    def stage(self) -> Stage:
+        """Settings that batches are drawn with."""
+        return self.network_recipe.stages[0]
+
+    @property
+    def network_recipe(self) -> Recipe:
+        """Recipe of a network that would be trained on the same data."""
+        stage = {
+            "name": "decoder",
+            "steps": max(1, self.steps),
+            "train": "output",
+            "audio_prob": (self.audio_prob, self.audio_prob),
+            "condition_probs": self.condition_probs,
+            "frames": self.frames,
+            "batch_size": self.batch_size,
+        }
+        return Recipe(
+            output=self.output,
+            seed=self.seed,
+            model=self.model,
+            data=self.data,
+            stages=(Stage.model_validate(stage),),
+            compute=self.compute,
+        )
 
 
 class TextEncoderConfig(RecipeTable):

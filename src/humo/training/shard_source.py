@@ -211,7 +211,7 @@ class ShardSource:
         rows = [self._sample(geometry, spec) for spec in specs]
         stacked = {name: torch.stack([row[name] for row, _, _ in rows]) for name in rows[0][0]}
         kept = tuple(kept for _, kept, _ in rows)
-        pixels, references = stacked.pop("pixels"), stacked.pop("reference")
+        pixels, references = stacked["pixels"], stacked.pop("reference")
         encoders = self._encoders
         data = encode_video(pixels.to(encoders.device), encoders.vae).float().cpu()
         reference = encode_video(references.to(encoders.device), encoders.vae).float().cpu()

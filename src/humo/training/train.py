@@ -117,7 +117,7 @@ def train(
         encoders = FrozenEncoders(recipe.model, run.dtype, run.group.device)
         if is_shard_folder(recipe.data):
             with rendering(recipe.data, run.group, run.progress):
-                return _train_stages(run, _prepare_shards(run, encoders))
+                return _train_stages(run, prepare_shards(run, encoders))
         return _train_stages(run, _prepare_clips(run, encoders))
 
 
@@ -164,7 +164,7 @@ def _prepare_clips(run: TrainingRun[Recipe], encoders: FrozenEncoders) -> Traini
     return data if recipe.distill is None else replace(data, trajectories=_sample_trajectories(run, data))
 
 
-def _prepare_shards(run: TrainingRun[Recipe], encoders: FrozenEncoders) -> TrainingData:
+def prepare_shards(run: TrainingRun[Recipe], encoders: FrozenEncoders) -> TrainingData:
     """Open the folder of shards and encode its speeches."""
     recipe, group = run.recipe, run.group
     folder, cache, max_speeches = Path(recipe.data.folder), LatentCache(recipe, encoders), recipe.data.max_speeches
@@ -241,7 +241,7 @@ def _train_stage(
     recipe, stage = run.recipe, run.recipe.stages[number]
     state, saved = run.read_checkpoint()
     stage_model = build_stage_model(data.encoders, recipe, stage, saved.get("weights", {}), run.group)
-    source = _open_source(run, data, stage)
+    source = open_source(run, data, stage)
     task = TrainingTask(
         schedule=stage,
         model=stage_model.model,
@@ -260,7 +260,7 @@ def _train_stage(
     return stage_model, fit(run, task, state, saved, logger)
 
 
-def _open_source(run: TrainingRun[Recipe], data: TrainingData, stage: Stage) -> BatchSource:
+def open_source(run: TrainingRun[Recipe], data: TrainingData, stage: Stage) -> BatchSource:
     """Return the source of a stage's batches."""
     collate = replace(data.collate, condition_probs=stage.condition_probs)
     if data.trajectories is not None:
