@@ -150,6 +150,11 @@ def snap_frames(frames: int) -> int:
     return max(0, frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
 
 
+def round_up_frames(frames: int) -> int:
+    """Return the smallest 4k + 1 that is not below ``frames``."""
+    return snap_frames(frames + TEMPORAL_STRIDE - 1)
+
+
 def latent_frames_of(frames: int) -> int:
     """Return the number of latent frames of ``frames`` (4k + 1) video frames."""
     return (frames - 1) // TEMPORAL_STRIDE + 1
@@ -158,6 +163,11 @@ def latent_frames_of(frames: int) -> int:
 def frames_of_samples(samples: int) -> int:
     """Return the number of whole frames in ``samples`` of 16 kHz audio."""
     return samples // SAMPLES_PER_FRAME
+
+
+def frames_to_hold(samples: int) -> int:
+    """Return the smallest 4k + 1 frames whose duration holds ``samples`` of 16 kHz audio."""
+    return round_up_frames(-(-samples // SAMPLES_PER_FRAME))
 
 
 def frames_of_seconds(seconds: float) -> int:

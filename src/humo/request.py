@@ -25,6 +25,7 @@ from pydantic import (
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import (
     FRAMES_PER_SECOND,
+    SAMPLES_PER_FRAME,
     SIZE_MULTIPLE,
     TEMPORAL_STRIDE,
     Geometry,
@@ -32,6 +33,7 @@ from humo.geometry import (
     frames_of_samples,
     frames_of_seconds,
     latent_frames_of,
+    round_up_frames,
     snap_frames,
     split_into_windows,
 )
@@ -390,15 +392,18 @@ def _resolve_frames(request: GenerateRequest, preset: Preset, audio_samples: int
     if audio_frames == 0:
         raise RequestError("audio", "is shorter than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
     if request.frames is not None:
-        requested = request.frames
+        requested, frames = request.frames, snap_frames(request.frames)
     elif request.seconds is not None:
         requested = frames_of_seconds(request.seconds)
+        frames = round_up_frames(requested)
+    elif audio_samples is not None:
+        requested = -(-audio_samples // SAMPLES_PER_FRAME)
+        frames = round_up_frames(requested)  # so that the end of the speech is not cut
     else:
-        requested = audio_frames or preset.trained_frames
-    frames = snap_frames(requested)
+        requested = frames = preset.trained_frames
     if frames != requested:
         notes.append(f"{requested} frames became {frames}: the model makes 4k + 1")
-    if audio_frames is not None and audio_frames < frames and (request.frames or request.seconds):
+    if audio_frames is not None and audio_frames + TEMPORAL_STRIDE < frames and (request.frames or request.seconds):
         notes.append(f"the audio ends after {audio_frames} frames; the rest of the clip is silent")
     return frames
 

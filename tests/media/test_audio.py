@@ -14,7 +14,7 @@ import pytest
 import soxr
 
 from humo.errors import MediaError
-from humo.media.audio import AudioTrack, load_audio, load_audio_track, pad_or_trim, probe_audio
+from humo.media.audio import LAYOUTS, AudioTrack, load_audio, load_audio_track, mix, pad_or_trim, probe_audio
 from tests.media.media_files import Array, to_int16, tone, write_audio
 
 
@@ -61,10 +61,10 @@ def test_float_audio_at_16_khz_is_returned_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 37_800, 44_100, 48_000, 96_000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_other_rates_and_channels_equal_the_mean_resampled_in_one_go(tmp_path: Path, rate: int, channels: int) -> None:
+def test_other_rates_and_channels_equal_the_mix_resampled_in_one_go(tmp_path: Path, rate: int, channels: int) -> None:
     samples = noise(0.8, rate, channels)
     path = write_audio(tmp_path / "a.wav", samples, rate, codec="pcm_f32le")
-    expected = resampled_whole(samples.mean(axis=0), rate)
+    expected = resampled_whole(samples.mean(axis=0) if channels < 3 else mix(samples, 1)[0], rate)
     assert np.array_equal(load_audio(path), expected)
     assert np.array_equal(load_audio((samples, rate)), expected)
     assert np.array_equal(load_audio((samples.T, rate)), expected)
@@ -101,7 +101,7 @@ def test_compressed_audio_comes_back_in_time_and_loudness(
     loaded = load_audio(path)
     assert probe_audio(path).num_samples == len(loaded)
     assert abs(len(loaded) / 16_000 - 2.0) < 0.08
-    expected = resampled_whole(samples.mean(axis=0), rate)
+    expected = resampled_whole(mix(samples, 1)[0], rate)
     common = min(len(loaded), len(expected))
     lags = range(-1200, 1201)
     inner = expected[2000 : common - 2000]
@@ -144,11 +144,11 @@ def test_an_array_that_is_no_audio_is_refused(source: Array | tuple[Array, int],
         load_audio(source)
 
 
-def test_a_track_keeps_its_rate_and_up_to_two_channels_and_has_the_wanted_length(tmp_path: Path) -> None:
-    for channels, kept in [(1, 1), (2, 2), (6, 1)]:
+def test_a_track_keeps_its_rate_and_channels_and_has_the_wanted_length(tmp_path: Path) -> None:
+    for channels, kept in [(1, 1), (2, 2), (6, 6)]:
         samples = noise(1.0, 44_100, channels)
         path = write_audio(tmp_path / "a.wav", samples, 44_100, codec="pcm_f32le")
-        expected = samples if channels <= 2 else samples.mean(axis=0, keepdims=True)
+        expected = samples
         for seconds in (0.5, 1.0, 1.48):
             track = load_audio_track(path, seconds=seconds)
             length = round(seconds * 44_100)
@@ -223,7 +223,9 @@ def test_a_file_with_samples_that_are_not_numbers_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mp3", "libmp3lame"), ("a.m4a", "aac"), ("a.flac", "flac"), ("a.opus", "libopus")]
 )
-def test_damaged_files_give_their_audio_or_one_line(tmp_path: Path, name: str, codec: str) -> None:
+def test_damaged_files_give_their_audio_or_one_line(
+    tmp_path: Path, name: str, codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
     rate = 48_000
     samples = tone(1.0, rate)
     kind = "s16" in {f.name for f in av.Codec(codec, "w").audio_formats or []}
@@ -243,7 +245,7 @@ def test_damaged_files_give_their_audio_or_one_line(tmp_path: Path, name: str, c
             assert "\n" not in str(error)  # noqa: PT017
         else:
             assert probe_audio(path).num_samples == num_samples
-    assert refused
+    assert refused or "damaged packets" in caplog.text
 
 
 def test_tags_that_are_not_text_do_not_matter(tmp_path: Path) -> None:
@@ -270,4 +272,74 @@ def test_nothing_is_printed_whatever_is_read(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert (ran.returncode, ran.stdout) == (0, b"")
-    assert ran.stderr.replace(b"audio: the end of a.mp3 is damaged and is ignored\n", b"") == b""
+    assert ran.stderr.replace(b"audio: 1 damaged packets of a.mp3 are left out\n", b"") == b""
+
+
+def loudness(samples: Array) -> float:
+    """Root mean square in decibels of full scale."""
+    return float(20 * np.log10(np.sqrt(np.square(samples).mean()) + 1e-12))
+
+
+@pytest.mark.parametrize("channels", [3, 4, 5, 6, 7, 8])
+def test_speech_in_the_center_keeps_its_level(channels: int) -> None:
+    samples = np.zeros((channels, 16_000), np.float32)
+    name = {3: "FR", 4: "FC", 5: "FC", 6: "FC", 7: "FC", 8: "FC"}[channels]
+    samples[[c.name for c in av.AudioLayout(LAYOUTS[channels]).channels].index(name)] = tone(1.0, 16_000)[0]
+    lost = loudness(tone(1.0, 16_000)) - loudness(load_audio((samples, 16_000)))
+    assert lost == pytest.approx(6.02 if name == "FR" else 3.01, abs=0.01)
+    assert mix(samples, 2).shape == (2, 16_000)
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("leak", [0.0, 0.05])
+def test_channels_of_opposite_phase_are_subtracted_with_a_warning(
+    rate: int, leak: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    voice = hum(1.0, rate, 1)[0]
+    opposite = load_audio((np.stack([voice, (leak - 1) * voice]), rate))
+    assert "cancel each other out" in caplog.text
+    caplog.clear()
+    alone = load_audio((voice, rate))
+    assert loudness(opposite) == pytest.approx(loudness(alone), abs=0.3)
+    load_audio((np.stack([voice, 0.5 * voice]), rate))
+    load_audio((np.zeros((2, rate), np.float32), rate))
+    load_audio((hum(1.0, rate, 2), rate))
+    assert not caplog.text
+
+
+def test_a_damaged_packet_is_left_out_and_the_rest_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pieces = [
+        write_audio(tmp_path / f"{name}.mp3", to_int16(tone(2.0, 44_100, hertz=hertz)), 44_100, codec="libmp3lame")
+        for name, hertz in (("a", 440.0), ("b", 880.0))
+    ]
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes(pieces[0].read_bytes() + b"\0" * 700 + pieces[1].read_bytes())
+    loaded = load_audio(joined)
+    assert len(loaded) / 16_000 == pytest.approx(4.0, abs=0.15)
+    assert loudness(loaded[-16_000:]) == pytest.approx(loudness(loaded[:16_000]), abs=1.0)
+    assert probe_audio(joined).num_samples == len(loaded)
+
+
+def test_pieces_of_other_formats_are_converted_to_the_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = write_audio(tmp_path / "a.mp3", to_int16(tone(2.0, 44_100, 2)), 44_100, codec="libmp3lame")
+    second = write_audio(tmp_path / "b.mp3", to_int16(tone(2.0, 22_050, 1)), 22_050, codec="libmp3lame")
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    loaded = load_audio(joined)
+    assert len(loaded) / 16_000 == pytest.approx(4.0, abs=0.2)
+    assert loudness(loaded[-16_000:-4_000]) > -20
+    assert "changes its format" in caplog.text
+
+
+def test_the_default_track_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
+        streams[0].disposition, streams[1].disposition = 0, av.stream.Disposition.default
+        for stream, samples in zip(streams, (np.zeros((1, 16_000)), tone(1.0, 16_000)), strict=True):
+            frame = av.AudioFrame.from_ndarray(to_int16(samples), format="s16", layout="mono")
+            frame.sample_rate = 16_000
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    assert loudness(load_audio(path)) > -20
+    assert "track 2 of two.mkv is used, its default one" in caplog.text

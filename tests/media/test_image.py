@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from humo.errors import MediaError
 from humo.limits import MAX_IMAGE_PIXELS
@@ -21,10 +22,11 @@ def gradient(width: int = 40, height: int = 24) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "tolerance"), [("png", 0), ("bmp", 0), ("tiff", 0), ("webp", 0), ("ppm", 0), ("jpg", 6)]
+    ("suffix", "tolerance"), [("png", 0), ("bmp", 0), ("tiff", 0), ("webp", 0), ("ppm", 0), ("jpg", 6), ("heic", 8)]
 )
 def test_a_file_of_each_common_format_gives_its_pixels(tmp_path: Path, suffix: str, tolerance: int) -> None:
     path = tmp_path / f"picture.{suffix}"
+    register_heif_opener()
     gradient().save(path, lossless=True, quality=98, subsampling=0)
     loaded = load_image(str(path))
     assert loaded.mode == "RGB"

@@ -186,23 +186,32 @@ def test_a_requested_mode_without_its_input_is_refused(mode: str, missing: str) 
 
 
 def test_a_clip_is_as_long_as_its_audio() -> None:
-    plan = plan_for(audio_samples=61 * FRAME + 639)
+    plan = plan_for(audio_samples=61 * FRAME)
     assert plan.geometry.frames == 61
     assert plan.notes == ()
 
 
-def test_audio_between_lengths_is_snapped_with_a_note() -> None:
-    plan = plan_for(audio_samples=63 * FRAME)
-    assert plan.geometry.frames == 61
-    assert plan.notes == ("63 frames became 61: the model makes 4k + 1",)
+@pytest.mark.parametrize("samples", [61 * FRAME + 1, 62 * FRAME, 63 * FRAME - 5, 65 * FRAME])
+def test_a_clip_holds_the_whole_audio(samples: int) -> None:
+    plan = plan_for(audio_samples=samples)
+    assert plan.geometry.frames == 65
+    lasts = -(-samples // FRAME)
+    assert plan.notes == ((f"{lasts} frames became 65: the model makes 4k + 1",) if lasts < 65 else ())
+
+
+def test_seconds_are_rounded_up_and_frames_down() -> None:
+    assert plan_for(seconds=8).geometry.frames == 201
+    assert plan_for(seconds=8, audio_samples=200 * FRAME).geometry.frames == 201
+    assert plan_for(seconds=3.88).geometry.frames == 97
+    assert plan_for(frames=200).geometry.frames == 197
 
 
 def test_a_clip_is_as_long_as_its_audio_and_notes_its_windows() -> None:
     plan = plan_for(audio_samples=250 * FRAME)
-    assert plan.geometry.frames == 249
+    assert plan.geometry.frames == 253
     assert plan.notes == (
-        "250 frames became 249: the model makes 4k + 1",
-        "249 frames are generated in 3 windows of 97, each sharing 16 with the next",
+        "250 frames became 253: the model makes 4k + 1",
+        "253 frames are generated in 3 windows of 97, each sharing 16 with the next",
     )
     assert plan.passes == 3 * plan_for(audio_samples=97 * FRAME).passes
 

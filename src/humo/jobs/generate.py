@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import MediaError, RequestError
-from humo.geometry import FRAMES_PER_SECOND, frames_of_samples
+from humo.geometry import FRAMES_PER_SECOND, frames_to_hold
 from humo.jobs.engine import Engine
 from humo.jobs.inputs import JobInputs, check_separator, load_inputs
 from humo.jobs.phase_timer import PhaseTimer
@@ -106,8 +106,8 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
         return request  # the length of a clip with audio is that of the audio unless another is given
     from humo.media.audio import probe_audio
 
-    frames = frames_of_samples(probe_audio(request.audio, field="audio").num_samples)
-    return request.model_copy(update={"frames": max(1, frames)})
+    frames = frames_to_hold(probe_audio(request.audio, field="audio").num_samples)
+    return request.model_copy(update={"frames": frames})
 
 
 def prepare_job(request: GenerateRequest) -> PreparedJob:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from humo.errors import DependencyError
-from humo.geometry import FRAMES_PER_SECOND, frames_of_seconds
+from humo.geometry import FRAMES_PER_SECOND, frames_of_seconds, round_up_frames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,10 +53,10 @@ class JobInputs:
         if self.audio is None or separator is None:
             return None if self.audio is None else self.audio.samples
         from humo.conditioning.vocal_separation import VocalSeparator
-        from humo.media.audio import load_audio
+        from humo.media.audio import load_audio, mix
 
         track = self.audio.track
-        vocals = VocalSeparator(separator).separate(track.samples, track.sample_rate)
+        vocals = VocalSeparator(separator).separate(mix(track.samples, 2), track.sample_rate)
         return load_audio((vocals, track.sample_rate), field="audio")
 
     def video_audio(self, seconds: float) -> AudioTrack | None:
@@ -105,7 +105,7 @@ def _track_seconds(request: GenerateRequest) -> float:
     if request.frames is not None:
         return request.frames / FRAMES_PER_SECOND
     if request.seconds is not None:
-        return frames_of_seconds(request.seconds) / FRAMES_PER_SECOND
+        return round_up_frames(frames_of_seconds(request.seconds)) / FRAMES_PER_SECOND
     return math.inf
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import wave
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,15 @@ OPEN_OPTIONS = {"format_whitelist": CONTAINERS, "skip_frame": "all"}
 
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 """Value of 1.0 in integer sample formats. 24-bit audio is decoded into the upper bits of 32."""
+
+LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+"""FFmpeg's usual channel layout for a number of channels above two."""
+
+TRACK_CHANNELS = (1, 2, 6)
+"""Numbers of channels that a finished video keeps; others are mixed down to stereo."""
+
+CANCELLATION = 0.01
+"""Energy of the mean of two channels, in units of theirs, below which they are taken to cancel each other out."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +72,7 @@ class AudioTrack:
     """Audio of a finished video.
 
     Args:
-        samples: (1 or 2, n) float32.
+        samples: (1, 2 or 6, n) float32; six channels are FFmpeg's layout 5.1.
         sample_rate: Hz.
     """
 
@@ -119,8 +128,9 @@ def probe_audio(path: str | Path, *, field: str = "audio", max_seconds: float = 
 def load_audio(source: AudioSource, *, field: str = "audio", max_seconds: float = MAX_AUDIO_SECONDS) -> AudioSamples:
     """Read audio as mono 16 kHz.
 
-    The first audio stream of a file is read from its first sample on, whatever its start time. Memory is that of the
-    result, whatever the source's rate and channels.
+    The default audio stream of a file is read from its first sample on, whatever its start time. Memory is that of the
+    result, whatever the source's rate and channels. Two channels of opposite phase, whose mean is silent, are
+    subtracted instead, with a warning.
 
     Args:
         source: an audio file, a video file with audio, an array (n,) at 16 kHz, or an array and its rate in Hz.
@@ -134,10 +144,11 @@ def load_audio(source: AudioSource, *, field: str = "audio", max_seconds: float 
     Raises:
         MediaError: missing, empty, damaged, without audio, with values that are not finite, or too long.
 
-    **Source:** ``librosa.load(path, sr=16000)`` as the published code calls it: the mean of the channels, soxr's
-    "HQ" filter, and a length of ceil(n * 16000 / rate).
+    **Source:** ``librosa.load(path, sr=16000)`` as the published code calls it: the mean of two channels, soxr's "HQ"
+    filter, and a length of ceil(n * 16000 / rate). More channels are mixed as `mix` says; their mean would be too
+    quiet, because speech is in one of them.
     """
-    mono = _Resampler()
+    mono = _Resampler(field)
     for chunk, rate in _check_duration(_stream(source, field), field, max_seconds):
         mono.add(chunk, rate)
     return mono.finish()
@@ -146,7 +157,7 @@ def load_audio(source: AudioSource, *, field: str = "audio", max_seconds: float 
 def load_audio_track(source: AudioSource, *, seconds: float, field: str = "audio") -> AudioTrack:
     """Read audio at its own rate, cut or padded with silence to a length.
 
-    Audio of more than two channels becomes mono.
+    Audio keeps its channels if it has one of `TRACK_CHANNELS`, and otherwise becomes stereo.
 
     Args:
         source: as for `load_audio`.
@@ -176,7 +187,7 @@ def decode_audio(path: str | Path, *, track_seconds: float = math.inf, field: st
     Raises:
         MediaError: as `load_audio`.
     """
-    mono, track = _Resampler(), _TrackCollector(track_seconds)
+    mono, track = _Resampler(field), _TrackCollector(track_seconds)
     for chunk, rate in _check_duration(_decode(Path(path), field), field, MAX_AUDIO_SECONDS):
         mono.add(chunk, rate)
         if not track.is_complete:
@@ -199,33 +210,91 @@ def wav_length(path: Path, *, field: str = "audio") -> int:
         return _resampled_length(file.getnframes(), file.getframerate())
 
 
-class _Resampler:
-    """Mixes chunks down to mono and resamples them to 16 kHz."""
+def mix(samples: AudioSamples, channels: int) -> AudioSamples:
+    """Mix samples (c, n) down to (1, n) or (2, n); the levels of speech in the center stay as they are in stereo.
 
-    def __init__(self) -> None:
-        self._parts: list[AudioSamples] = []
-        self._resampler: soxr.ResampleStream | None = None
+    Args:
+        samples: of one channel or more; above two in the order of `LAYOUTS`.
+        channels: 1 or 2, at most c.
+
+    **Source:** ITU-R BS.775, downward mixing: center and surround channels at -3 dB in left and right, no LFE.
+    """
+    if len(samples) > 2:
+        layout = av.AudioLayout(LAYOUTS[len(samples)]) if len(samples) in LAYOUTS else None
+        names = [channel.name for channel in layout.channels] if layout else ["FL", "FR"] * len(samples)
+        weights = [[_mix_weight(name, side) for name in names[: len(samples)]] for side in "LR"]
+        samples = np.asarray(weights, np.float32) @ samples
+    if channels == 2 or len(samples) == 1:
+        return samples
+    mono: AudioSamples = samples.mean(axis=0, keepdims=True)
+    return mono
+
+
+def _mix_weight(name: str, side: str) -> float:
+    """Return the weight of a channel, by FFmpeg's name of it, in the left (L) or right (R) channel of stereo."""
+    if name == f"F{side}":
+        return 1.0
+    if name in {"FC", f"B{side}", f"S{side}"}:
+        return math.sqrt(0.5)
+    return 0.5 if name == "BC" else 0.0
+
+
+class _Resampler:
+    """Mixes chunks down to mono and resamples them to 16 kHz.
+
+    Args:
+        field: name of the input in warnings.
+    """
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._mean, self._difference = _ChannelResampler(), _ChannelResampler()
+        self._energy = 0.0
         self._count = self._rate = 0
 
     def add(self, chunk: AudioSamples, rate: int) -> None:
         """Take a chunk (channels, n) at a rate in Hz, the same for all chunks."""
-        mono = chunk.mean(axis=0) if len(chunk) > 1 else chunk[0]
-        self._count, self._rate = self._count + len(mono), rate
-        if rate != SAMPLE_RATE:
-            if self._resampler is None:
-                self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-            mono = self._resampler.resample_chunk(mono)
-        self._parts.append(mono)
+        self._count, self._rate = self._count + chunk.shape[1], rate
+        self._mean.add(mix(chunk, 1)[0], rate)
+        if len(chunk) == 2:
+            self._difference.add((chunk[0] - chunk[1]) / 2, rate)
+            self._energy += float(np.square(chunk, dtype=np.float64).sum()) / 2
 
     def finish(self) -> AudioSamples:
         """Return the samples (n,) at 16 kHz."""
+        voice = self._mean
+        if self._mean.energy < CANCELLATION * self._energy:
+            logger.warning("%s: the two channels cancel each other out; their difference is used", self._field)
+            voice = self._difference
+        return pad_or_trim(voice.finish(), _resampled_length(self._count, self._rate))
+
+
+class _ChannelResampler:
+    """Resamples one channel to 16 kHz chunk by chunk; ``energy`` is the sum of its squares before."""
+
+    def __init__(self) -> None:
+        self._parts: list[AudioSamples] = []
+        self._resampler: soxr.ResampleStream | None = None
+        self.energy = 0.0
+
+    def add(self, samples: AudioSamples, rate: int) -> None:
+        """Take samples (n,) at a rate in Hz, the same in all calls."""
+        self.energy += float(np.square(samples, dtype=np.float64).sum())
+        if rate != SAMPLE_RATE:
+            if self._resampler is None:
+                self._resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+            samples = self._resampler.resample_chunk(samples)
+        self._parts.append(samples)
+
+    def finish(self) -> AudioSamples:
+        """Return the samples at 16 kHz."""
         if self._resampler is not None:
             self._parts.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        return pad_or_trim(np.concatenate(self._parts), _resampled_length(self._count, self._rate))
+        return np.concatenate(self._parts)
 
 
 class _TrackCollector:
-    """Keeps chunks at their own rate, of one or two channels, until there are enough.
+    """Keeps chunks at their own rate until there are enough.
 
     Args:
         seconds: enough.
@@ -239,7 +308,7 @@ class _TrackCollector:
 
     def add(self, chunk: AudioSamples, rate: int) -> None:
         """Take a chunk (channels, n) at a rate in Hz, the same for all chunks."""
-        self._parts.append(chunk if len(chunk) <= 2 else chunk.mean(axis=0, keepdims=True))
+        self._parts.append(chunk if len(chunk) in TRACK_CHANNELS else mix(chunk, 2))
         self._count, self._rate = self._count + chunk.shape[1], rate
         self.is_complete = not math.isinf(self._seconds) and self._count >= round(self._seconds * rate)
 
@@ -303,33 +372,63 @@ def _check_duration(chunks: AudioChunks, field: str, max_seconds: float) -> Audi
         yield chunk, rate
 
 
+def default_audio_stream(container: InputContainer) -> av.AudioStream:
+    """Return the audio track that players choose: the first one marked as default, else the first one."""
+    streams = container.streams.audio
+    marked = (stream for stream in streams if stream.disposition & av.stream.Disposition.default)
+    return next(marked, streams[0])
+
+
 def _decode(path: Path, field: str) -> AudioChunks:
-    """Yield chunks (channels, n) of a file's first audio stream and their common rate; at least one chunk."""
-    layout: tuple[int, int] | None = None
-    damaged: av.error.FFmpegError | None = None
+    """Yield chunks (channels, n) of a file's default audio stream and their common rate; at least one chunk.
+
+    Damaged packets are left out, as players do. Where the format changes, in files that are joined of pieces, samples
+    are converted to the first format. What is lost or changed is logged.
+    """
+    first: av.AudioFrame | None = None
+    decoded, damaged, converters = 0, 0, dict[tuple[int, int], av.AudioResampler]()
     with open_media(path, field) as container:
         if not container.streams.audio:
             raise MediaError(field, f"{path.name!r} has no audio stream", "give a file with audio")
-        for packet in container.demux(container.streams.audio[0]):
+        stream = default_audio_stream(container)
+        if stream is not container.streams.audio[0]:
+            number = container.streams.audio.index(stream) + 1
+            logger.warning("%s: track %d of %s is used, its default one", field, number, path.name)
+        for packet in container.demux(stream):
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError as error:
-                damaged = damaged or error
+            except av.error.InvalidDataError:
+                damaged += 1
                 continue
+            decoded += 1
             for frame in frames:
-                if damaged:
-                    raise damaged
+                first = first or frame
                 samples = planar_samples(frame)
-                if layout not in (None, (len(samples), frame.sample_rate)):
-                    problem = f"{path.name!r} changes its channels or sample rate midway"
-                    raise MediaError(field, problem, "convert it to one WAV file")
-                layout = (len(samples), frame.sample_rate)
+                if (changed := _format_of(frame)) != _format_of(first):
+                    if changed not in converters:
+                        converters[changed] = av.AudioResampler("fltp", first.layout, first.sample_rate)
+                    samples = _join(converters[changed].resample(frame), first.layout.nb_channels)
                 _check_finite(samples, field, repr(path.name))
-                yield samples, frame.sample_rate
-    if layout is None:
+                yield samples, first.sample_rate
+    if first is None:
         raise MediaError(field, f"{path.name!r} holds no samples", "give another file; this one may be cut short")
+    if damaged > decoded:
+        problem = f"{path.name!r} is damaged: {damaged} of {damaged + decoded} packets cannot be decoded"
+        raise MediaError(field, problem, "convert it again from its original")
     if damaged:
-        logger.warning("%s: the end of %s is damaged and is ignored", field, path.name)
+        logger.warning("%s: %d damaged packets of %s are left out", field, damaged, path.name)
+    if converters:
+        logger.warning("%s: %s changes its format; all of it is converted to the first", field, path.name)
+
+
+def _format_of(frame: av.AudioFrame) -> tuple[int, int]:
+    """Return number of channels and sample rate."""
+    return frame.layout.nb_channels, frame.sample_rate
+
+
+def _join(frames: Sequence[av.AudioFrame], channels: int) -> AudioSamples:
+    """Join the samples of frames, which may be none at all."""
+    return np.concatenate([np.zeros((channels, 0), np.float32), *map(planar_samples, frames)], axis=1)
 
 
 def _from_array(array: npt.NDArray[np.generic], rate: int, field: str) -> AudioChunks:

@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 
 from humo.errors import MediaError
 from humo.geometry import FRAMES_PER_SECOND
-from humo.media.audio import AudioSamples, AudioTrack, open_media, planar_samples
+from humo.media.audio import AudioSamples, AudioTrack, default_audio_stream, open_media, planar_samples
 from humo.media.video import SCALER_FLAGS, Frame
 
 HELD_SECONDS = 0.1
@@ -263,10 +263,3 @@ def _timed_audio(path: Path, field: str, start: Fraction, seconds: Fraction) -> 
         samples[:, first : first + part.shape[1]] = part
         end = max(end, position + piece.shape[1])
     return AudioTrack(samples, rate), pieces[0][0] / rate, gaps / rate
-
-
-def default_audio_stream(container: InputContainer) -> av.AudioStream:
-    """Return the audio track that players choose: the first one marked as default, else the first one."""
-    streams = container.streams.audio
-    marked = (stream for stream in streams if stream.disposition & av.stream.Disposition.default)
-    return next(marked, streams[0])

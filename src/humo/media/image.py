@@ -1,4 +1,4 @@
-"""Read images with Pillow as upright RGB, letterbox them on white and scale them for the network."""
+"""Read images with Pillow, HEIC among them, as upright RGB, letterbox them on white and scale them for the network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
 from humo.errors import MediaError
 from humo.files import check_file
@@ -53,6 +54,7 @@ def load_image(source: ImageSource, *, field: str = "image", max_pixels: int = M
     check_file(path, field)
     with _no_pillow_warnings(), _media_errors(field, name, max_pixels):
         Image.init()
+        register_heif_opener()
         with Image.open(path, formats=[known for known in Image.ID if known not in _EXTERNAL_FORMATS]) as image:
             return _decode(image, field, name, max_pixels)
 

@@ -346,7 +346,7 @@ class _Mp4Encoder:
         self._track = track and _resample_for_aac(track)
         if self._track:
             channels, sample_rate = len(self._track.samples), self._track.sample_rate
-            self._layout = "stereo" if channels == 2 else "mono"
+            self._layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
             self._audio = self._container.add_stream(
                 "aac", rate=sample_rate, layout=self._layout, options={"aac_coder": AAC_CODER}
             )

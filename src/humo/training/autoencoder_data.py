@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from humo.geometry import snap_frames
-from humo.media.video import read_video
 from humo.training.component_config import AutoencoderLoss
-from humo.training.dataset import ClipFiles, GroundTruth, read_truth
+from humo.training.dataset import ClipFiles, GroundTruth, read_training_clip, read_truth
 from humo.training.latent_cache import estimate_mouth_mask
 
 EYES = (0.28, 0.55)
@@ -54,7 +53,7 @@ def read_segment(
     Raises:
         MediaError: the clip or its ground truth cannot be read.
     """
-    video = read_video(clip.video, field="video").frames
+    video = read_training_clip(clip).frames
     count = snap_frames(len(video)) if frames is None else min(frames, snap_frames(len(video)))
     start = _draw_offset(len(video) - count, generator)
     window = slice(start, start + count)

@@ -27,11 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from humo.errors import DependencyError, MediaError, RequestError
+from humo.media.clip_reader import TimedClip, read_clip
 from humo.media.corpus_layout import ATTRIBUTES, CAPTIONS, ID, PARAPHRASES, REFERENCES, SPLIT, TRUTH, VIDEOS
 from humo.training.config import DataConfig
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif")
 """Suffixes of reference images."""
+
+MAX_HELD_FRACTION = 0.25
+"""Largest fraction of a clip's frames that may fill gaps in the file by standing still."""
 
 _FORMAT_REMEDY = "arrange the folder as docs/data.md describes"
 
@@ -235,6 +239,19 @@ def _attributes(data: DataConfig, columns: Sequence[str]) -> tuple[Path, dict[st
             problem = f"{path.name} has no column {column!r}"
             raise RequestError("attributes", problem, f"choose among {', '.join(table)}")
     return path, table
+
+
+def read_training_clip(clip: ClipFiles) -> TimedClip:
+    """Read a clip's frames and audio by their timestamps.
+
+    Raises:
+        MediaError: it cannot be read, or has long gaps between frames.
+    """
+    timed = read_clip(clip.video)
+    if timed.timing.held_fraction > MAX_HELD_FRACTION:
+        problem = f"{timed.timing.held_fraction:.0%} of its frames fill gaps, where the image stands still"
+        raise MediaError("video", problem, "cut the clip at the gaps")
+    return timed
 
 
 def read_truth(path: Path) -> GroundTruth:

@@ -26,27 +26,26 @@ from humo.conditioning.audio import encode_audio
 from humo.conditioning.image import encode_blank, encode_references, encode_video
 from humo.conditioning.text import encode_text
 from humo.errors import CheckpointError, MediaError
-from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry, frames_of_samples
+from humo.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_STRIDE, TEMPORAL_STRIDE, Geometry
 from humo.media.audio import load_audio
 from humo.media.face_identity import EMBEDDING_SIZE, FaceIdentity
 from humo.media.image import load_image, to_pixels
-from humo.media.video import has_audio, read_video
+from humo.media.video import has_audio
 from humo.model.seeding import seeded_generator
 from humo.progress import Progress
 from humo.training.config import Recipe
-from humo.training.dataset import BadClip, ClipFiles, GroundTruth, read_truth
+from humo.training.dataset import BadClip, ClipFiles, GroundTruth, read_training_clip, read_truth
 from humo.training.frozen_encoders import FrozenEncoders
 from humo.training.preprocessing import (
     augment_reference,
     center_crop_box,
     cut_out_faces,
     nearest_size,
-    resample_frames,
     resize_and_center_crop,
 )
 from humo.training.tensor_files import FileDigests, digest, read_tensors, read_values, write_tensors
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Version of the files' contents; files of another version are not used."""
 
 CACHE_DTYPE = torch.float16
@@ -195,8 +194,7 @@ class LatentCache:
     def _encode_video(self, clip: ClipFiles) -> Encoded:
         """Encode the clip's segments and its reference image; add masks and mouth curve of each segment."""
         vae, device = self.encoders.vae, self.encoders.device
-        video = read_video(clip.video, field="video")
-        frames = resample_frames(video.frames, video.frames_per_second)
+        frames = read_training_clip(clip).frames
         length = max((length for length in self.lengths if length <= len(frames)), default=0)
         if not length:
             problem = f"has {len(frames)} frames at {FRAMES_PER_SECOND} a second, fewer than {self.lengths[0]}"
@@ -254,8 +252,7 @@ class LatentCache:
         truth = GroundTruth() if clip.truth is None else read_truth(clip.truth)
         if truth.face is None:
             return {"own": torch.zeros(0)}, {"self_references": 0}
-        video = read_video(clip.video, field="video")
-        frames, encoders = resample_frames(video.frames, video.frames_per_second), self.encoders
+        frames, encoders = read_training_clip(clip).frames, self.encoders
         _check_length(clip, len(truth.face), len(frames))
         size = nearest_size(frames.shape[2], frames.shape[1], self.data.resolutions)
         images = cut_out_faces(
@@ -302,8 +299,10 @@ def load_clip_audio(clip: ClipFiles) -> NDArray[np.float32] | None:
     """
     if not has_audio(clip.video, field="video"):
         return None
-    samples = load_audio(clip.video, field="audio")
-    return samples if frames_of_samples(len(samples)) > 1 else None
+    track = read_training_clip(clip).audio
+    if track is None or track.seconds * FRAMES_PER_SECOND < 2:
+        return None
+    return load_audio((track.samples, track.sample_rate), field="audio")
 
 
 def _read_or_remove(path: Path) -> dict[str, Any] | None:

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from humo.geometry import FRAMES_PER_SECOND
-
 ZOOM_BOX = (0.075, 0.04, 0.925, 0.89)
 """Left, top, right, bottom of a zoomed reference, as fractions of the image; heads are above its center."""
 
@@ -28,21 +26,6 @@ MAX_SHIFT = 0.1
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
-
-
-def resample_frames(frames: NDArray[np.uint8], rate: float) -> NDArray[np.uint8]:
-    """Return the frames nearest to those of 25 frames a second.
-
-    Args:
-        frames: (F, ...).
-        rate: frames a second.
-    """
-    if rate == FRAMES_PER_SECOND:
-        return frames
-    count = max(1, round(len(frames) / rate * FRAMES_PER_SECOND))
-    nearest = np.round(np.arange(count) * rate / FRAMES_PER_SECOND).astype(int)
-    resampled: NDArray[np.uint8] = frames[np.minimum(nearest, len(frames) - 1)]
-    return resampled
 
 
 def nearest_size(width: int, height: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

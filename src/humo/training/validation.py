@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from humo.errors import MediaError
 from humo.inference.inputs import GenerationInputs
 from humo.inference.pipeline import HuMoPipeline
-from humo.media.audio import load_audio, load_audio_track
+from humo.media.audio import load_audio
 from humo.media.image import load_image
 from humo.media.video import VideoFormat, write_video
 from humo.model.reference import network_input
@@ -18,7 +17,7 @@ from humo.model.transformer import HuMoTransformer3DModel
 from humo.request import parse_request, resolve
 from humo.training.collate import Batch, Collator
 from humo.training.config import Recipe, Stage
-from humo.training.dataset import ClipFiles
+from humo.training.dataset import ClipFiles, read_training_clip
 from humo.training.flow_matching import add_noise, timestep_of_level, velocity_loss
 from humo.training.latent_cache import CachedClip
 from humo.training.preprocessing import nearest_size
@@ -49,10 +48,8 @@ def generate_videos(
     paths = []
     for clip in clips:
         reference = load_image(clip.reference)
-        try:
-            audio = load_audio(clip.video, field="audio")
-        except MediaError:
-            audio = None  # the clip has no audio
+        track = read_training_clip(clip).audio
+        audio = None if track is None else load_audio((track.samples, track.sample_rate))
         width, height = nearest_size(reference.width, reference.height, recipe.data.resolutions)
         fields = {
             "prompt": clip.captions[0],
@@ -67,7 +64,7 @@ def generate_videos(
         request = parse_request(fields)
         plan = resolve(request, pipeline.preset, None if audio is None else len(audio))
         frames = list(pipeline.generate_frames(GenerationInputs(plan, [reference], audio)))
-        track = None if audio is None else load_audio_track(clip.video, seconds=plan.geometry.seconds)
+        track = None if track is None else track.fit(plan.geometry.seconds)
         path = folder / f"{clip.name}.mp4"
         folder.mkdir(parents=True, exist_ok=True)
         write_video(path, frames, VideoFormat(width, height), metadata={"title": clip.name}, track=track)
