@@ -85,7 +85,7 @@ def test_a_clip_may_be_longer_than_the_published_blank_videos(large: HuMoPipelin
 
 def test_the_length_follows_the_audio(small: HuMoPipeline) -> None:
     latents = call(small, audio_embeds=None, audio=tone(14.5), num_frames=None, num_inference_steps=1)
-    assert latents.shape[2] == 4  # 14 whole frames, hence 13
+    assert latents.shape[2] == 5  # 14.5 frames need 17
 
 
 def test_audio_and_its_encoder_rows_give_the_same_clip(small: HuMoPipeline) -> None:
