@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,6 +17,7 @@ from humo.checkpoints.architecture import (
     TransformerArchitecture,
 )
 from humo.checkpoints.casting import parse_dtype
+from humo.checkpoints.contents import ContentCheck
 from humo.checkpoints.conversion_plan import ComponentPlan, Dropped, plan_component
 from humo.checkpoints.discovery import (
     FEATURE_FILE,
@@ -26,7 +27,7 @@ from humo.checkpoints.discovery import (
     Ignored,
     discover_components,
 )
-from humo.checkpoints.formats.writer import SHARD_BYTES, write_json, write_weights
+from humo.checkpoints.formats.writer import SHARD_BYTES, TensorToWrite, write_json, write_weights
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
@@ -167,7 +168,12 @@ def convert(
     notes = _notes(discovery, plans, naming, options.get("keep_quantized", False))
     shard_bytes = options.get("shard_bytes", SHARD_BYTES)
     with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN_NAMES) as folder:
-        components = tuple(_write_component(folder, plan, naming, shard_bytes, progress) for plan in plans)
+        checks = [ContentCheck(str(plan.weights.path)) for plan in plans]
+        components = tuple(
+            _write_component(folder, plan, naming, shard_bytes, progress, check.watch)
+            for plan, check in zip(plans, checks, strict=True)
+        )
+        zeros = tuple(note for check in checks if (note := check.finish()) is not None)
         _write_companions(folder, discovery, plans, naming)
     return ConversionReport(
         destination=target,
@@ -176,7 +182,7 @@ def convert(
         components=components,
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
         ignored=tuple(discovery.ignored),
-        notes=notes,
+        notes=notes + zeros,
     )
 
 
@@ -340,8 +346,9 @@ def _write_component(
     naming: Naming,
     shard_bytes: int | None,
     progress: Progress,
+    watch: Callable[[TensorToWrite], TensorToWrite],
 ) -> ConvertedComponent:
-    """Write weights and configuration of one component."""
+    """Write weights and configuration of one component; ``watch`` wraps each tensor that is written."""
     location = component_path(plan.component, naming, plan.family)
     done = 0
 
@@ -351,7 +358,9 @@ def _write_component(
         progress(str(plan.component), done, plan.bytes)
 
     limit = shard_bytes if location.sharded else None
-    files = write_weights(folder / location.folder, location.stem, plan.outputs, limit, on_bytes)
+    files = write_weights(
+        folder / location.folder, location.stem, [watch(output) for output in plan.outputs], limit, on_bytes
+    )
     if (config := _config(plan, naming)) is not None:
         write_json(folder / location.folder / "config.json", config)
     return ConvertedComponent(
