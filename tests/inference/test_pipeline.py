@@ -174,6 +174,34 @@ def test_two_requests_in_one_batch_equal_the_two_alone(pipeline: HuMoPipeline) -
         assert distance(both[index : index + 1], alone) <= 1e-5
 
 
+def test_a_long_clip_of_a_batch_equals_itself_alone_in_every_window(pipeline: HuMoPipeline) -> None:
+    long: dict[str, Any] = {"images": None, "audio_embeds": None, "num_frames": 33, "window": 13, "overlap": 4}
+    for seeds in ([5, 9], [5, 5]):
+        both = call(pipeline, **long, prompt=["a", "b"], generator=[seeded(seed) for seed in seeds])
+        for number, prompt in enumerate("ab"):
+            alone = call(pipeline, **long, prompt=prompt, generator=seeded(seeds[number]))
+            assert distance(both[number : number + 1], alone) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "tensor with a channel", "tensor and rate"])
+def test_audio_may_be_an_array_or_a_tensor(kind: str, small: HuMoPipeline) -> None:
+    samples = tone(13)
+    sources: dict[str, Any] = {
+        "array": samples,
+        "tensor": torch.from_numpy(samples),
+        "tensor with a channel": torch.from_numpy(samples)[None],
+        "tensor and rate": (torch.from_numpy(samples), 16_000),
+    }
+    assert torch.equal(
+        call(small, audio_embeds=None, audio=sources[kind]), call(small, audio_embeds=None, audio=samples)
+    )
+
+
+def test_one_audio_for_two_prompts_is_refused(small: HuMoPipeline) -> None:
+    with pytest.raises(RequestError, match=r"^audio: there is not one for each of 2 prompts"):
+        call(small, prompt=["a", "b"], images=None, audio_embeds=None, audio=(tone(13), 16_000))
+
+
 def test_one_generator_for_a_batch_is_drawn_from_in_order(small: HuMoPipeline) -> None:
     generator = seeded(1)
     inputs: dict[str, Any] = {"images": [RED, RED], "audio_embeds": [rows(), rows()]}

@@ -104,7 +104,7 @@ def _clip_inputs(
 ) -> GenerationInputs:
     """Decode the images and the audio of one clip, and resolve its request; audio embeddings replace the audio."""
     decoded = _load_images(images)
-    track = None if audio is None else load_audio(audio)
+    track = None if audio is None else load_audio(_as_array(audio))
     if audio_embeds is not None:
         samples: int | None = len(audio_embeds) * SAMPLES_PER_FRAME
     else:
@@ -188,9 +188,19 @@ def _item(field: str, items: Any, index: int, size: int) -> Any:
     """Return the value for one clip of an argument that has one for each of ``size`` clips; None stays None."""
     if items is None:
         return None
-    if not isinstance(items, list | tuple) or len(items) != size:
+    is_single_audio = isinstance(items, tuple) and size > 1 and len(items) > 1 and isinstance(items[1], int)
+    if not isinstance(items, list | tuple) or len(items) != size or is_single_audio:
         raise RequestError(field, f"there is not one for each of {size} prompts", "give a list as long as the prompts")
     return items[index]
+
+
+def _as_array(audio: Any) -> Any:
+    """Return an audio source with NumPy arrays in place of tensors, alone or with their sample rate."""
+    if isinstance(audio, Tensor):
+        return audio.detach().cpu().float().numpy() if audio.is_floating_point() else audio.cpu().numpy()
+    if isinstance(audio, tuple) and len(audio) == 2:
+        return _as_array(audio[0]), audio[1]
+    return audio
 
 
 def _load_images(images: Any) -> list[Image.Image]:

@@ -517,7 +517,8 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         generators = prepare_generators(generator, self.preset.seed, len(batch))
         if latents is None:
             latents = torch.cat([self.prepare_latents(plan.window_geometry, one) for one in generators])
-        seeds = [(one.initial_seed(), number) for number, one in enumerate(generators)]
+        # a clip with a generator of its own equals itself generated alone; clips that share one are numbered
+        seeds = [(one.initial_seed(), generators[:number].count(one)) for number, one in enumerate(generators)]
         noise = latents.to(self._execution_device)
         self._interrupt = False
         with self.progress_bar(total=len(plan.timesteps) * len(plan.windows)) as bar:
