@@ -194,3 +194,23 @@ def test_each_kind_of_file_is_made(humo: Humo, desk: Path, tiny_model_folder: Pa
     said = humo("batch", name, "--model", tiny_model_folder, "--width", 96, "--height", 64, "--steps", 1, "--quiet")
     assert (said.code, said.out, said.err) == (0, "", "")
     assert len(read_record(Path("one.json")).request["images"]) == 2
+
+
+@pytest.mark.parametrize("output", ["../escaped.mp4", "sub/../../escaped.mp4", "/tmp/escaped.mp4"])
+def test_a_row_cannot_write_outside_the_output_folder(
+    output: str, humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
+    rows = put("rows.json", [{"prompt": "a", "output": output}, {"prompt": "b", "output": "sub/inside.mp4"}])
+    said = humo("batch", rows, "--model", tiny_model_folder, *SMALL, "--output-dir", "made/here", "--dry-run", "--json")
+    assert statuses(said.events) == {1: "failed", 2: "ready"}
+    assert any("is outside the output folder" in json.dumps(event) for event in said.events)
+
+
+def test_a_name_that_is_too_long_for_its_windows_is_refused_before_any_work(
+    humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
+    for length, code in ((242, 0), (243, 2)):
+        name = "\u7535" * (length // 3) + "x" * (length % 3) + ".mp4"
+        said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", name, "--dry-run")
+        assert said.code == code, said.err
+    assert "output: its name has 247 bytes; give a name of at most 246 bytes" in said.err

@@ -221,7 +221,7 @@ def test_a_place_to_write_is_tried_before_the_work(tmp_path: Path) -> None:
         (tmp_path / "a", 0, "end in .mp4"),
         (tmp_path / "film.mp4", 0, "is a folder"),
         (tmp_path / "file" / "a.mp4", 0, "cannot be written"),
-        (tmp_path / ("x" * 300 + ".mp4"), 0, "cannot be written"),
+        (tmp_path / ("x" * 300 + ".mp4"), 0, "its name has 304 bytes"),
         (tmp_path / "a\0b.mp4", 0, "cannot be written"),
         (tmp_path / "a.mp4", 10**18, "MB free"),
     ]:

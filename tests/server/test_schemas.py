@@ -124,6 +124,17 @@ def test_data_urls_are_decoded_and_limited() -> None:
     assert decode_data_url(url, 256, "audio") == content
     with pytest.raises(RequestError, match="larger than 0 MiB"):
         decode_data_url(url, 100, "audio")
+    text = base64.b64encode(content).decode()
+    lines = "".join(f"{text[start : start + 76]}\r\n" for start in range(0, len(text), 76))
+    for head in (
+        "data:;base64",
+        "DATA:audio/wav;BASE64",
+        'data:audio/webm;codecs="opus";base64',
+        "data:audio/ogg; codecs=opus;base64",
+        "data:image/png;name=foto%201.png;base64",
+    ):
+        for body in (text, lines, text + "\n", text.rstrip("="), text.replace("+", "%2B").replace("=", "%3D")):
+            assert decode_data_url(f"{head},{body}", 256, "audio") == content
     for wrong in ("data:audio/wav,abc", "data:;base64,ä", "http://a", "data:;base64,a"):
         with pytest.raises(RequestError):
             decode_data_url(wrong, 256, "audio")

@@ -168,6 +168,8 @@ def prepare_row(
     else:
         name = str(row_output)
     output = Path(name) if output_folder is None else output_folder / name
+    if output_folder is not None and not output.resolve().is_relative_to(output_folder.resolve()):
+        raise RequestError("output", f"{name!r} is outside the output folder", f"give a name inside {output_folder}")
     first = outputs.setdefault(output.resolve(), row)
     if first is not row:
         raise RequestError("output", f"{str(output)!r} is the output of row {first.number} too", "give another name")

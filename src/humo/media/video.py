@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -57,6 +58,9 @@ FRAGMENTED_MP4 = "+frag_keyframe+empty_moov+default_base_moof"
 
 SCALER_FLAGS = 0x2 | 0x40000 | 0x80000
 """swscale flags bilinear, accurate rounding, bit exact: the same colors with and without vector instructions."""
+
+MAX_NAME_BYTES = 255 - len("..windows")
+"""Largest name of a video in bytes: file systems allow 255, and the folder of its windows has a longer name."""
 
 _MAX_BYTES_PER_PIXEL = 0.75
 """Upper bound of bytes per pixel at `CRF`; random noise, the worst case, takes 0.67."""
@@ -138,6 +142,8 @@ def check_writable(path: Path, *, bytes_needed: int, field: str = "output") -> N
     Raises:
         StorageError: not a .mp4 name, a folder's name, a folder that cannot be created or written, or too little space.
     """
+    if (length := len(os.fsencode(path.name))) > MAX_NAME_BYTES:
+        raise StorageError(field, f"its name has {length} bytes", f"give a name of at most {MAX_NAME_BYTES} bytes")
     if path.suffix.lower() != ".mp4":
         raise StorageError(field, f"{path.name!r} does not end in .mp4", "give a name that ends in .mp4")
     folder = path.parent

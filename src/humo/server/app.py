@@ -297,6 +297,7 @@ async def read_body(request: Request) -> RawFields:
                 return [
                     (name, await value.read() if isinstance(value, UploadFile) else value)
                     for name, value in form.multi_items()
+                    if value != ""  # browsers and forms send fields that were left blank
                 ]
         except (MultiPartException, HTTPException) as error:
             raise RequestError(

@@ -134,7 +134,7 @@ class Service:
 
     def _read_url(self, url: str, kind: MediaKind, field: str) -> bytes:
         max_bytes = self.settings.limits.file_bytes(kind)
-        if url.startswith("data:"):
+        if url[:5].lower() == "data:":
             return decode_data_url(url, max_bytes, field)
         if not self.settings.fetch_hosts:
             raise RequestError(field, "is a URL, and this service fetches none", "upload the file itself")

@@ -13,7 +13,6 @@ import binascii
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from humo.errors import HuMoError, MediaError, RequestError, StorageError
 from humo.files import storage_error
@@ -31,8 +31,6 @@ MediaKind = Literal["image", "audio"]
 
 SANITIZED_SUFFIXES: dict[MediaKind, str] = {"image": ".png", "audio": ".wav"}
 """Suffix of the newly written file."""
-
-_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w=.+-]+)*;base64,", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +196,7 @@ def _error_of_reply(reply: bytes, field: str) -> HuMoError:
 
 
 def decode_data_url(url: str, max_bytes: int, field: str) -> bytes:
-    """Return the content of a ``data:...;base64,...`` URL.
+    """Return the content of a ``data:...;base64,...`` URL, with any parameters, in lines or in one, padded or not.
 
     Args:
         url: the URL.
@@ -208,13 +206,15 @@ def decode_data_url(url: str, max_bytes: int, field: str) -> bytes:
     Raises:
         RequestError: it is not such a URL, or its content is too large.
     """
-    head = _DATA_URL.match(url)
-    if head is None:
+    head, comma, text = url.partition(",")
+    scheme, *parameters = head.split(";")
+    if not comma or scheme[:5].lower() != "data:" or not parameters or parameters[-1].strip().lower() != "base64":
         remedy = "upload the file, or send data:...;base64,..."
         raise RequestError(field, "is not a data: URL in base64", remedy)
-    if (len(url) - head.end()) * 3 // 4 > max_bytes + 2:
+    text = "".join(unquote(text).split())  # clients wrap lines, and some encode + and / for an address
+    if len(text) * 3 // 4 > max_bytes + 2:
         raise RequestError(field, f"is larger than {max_bytes // 2**20} MiB", "send a smaller file")
     try:
-        return base64.b64decode(url[head.end() :], validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise RequestError(field, "is not valid base64", "encode the file again") from None
