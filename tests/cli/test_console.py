@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -102,3 +105,16 @@ def test_the_console_is_chosen_by_what_was_asked_and_where_it_goes() -> None:
 
 def test_a_table_is_two_columns() -> None:
     assert table({"a": 1, "long": "x\ny"}) == "a     1\nlong  x y"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "gbk", "cp437", "ascii", "ascii:strict", "utf-16"])
+def test_json_is_json_in_every_encoding(encoding: str) -> None:
+    name = "ß-é-\U0001f600-说"
+    ran = subprocess.run(
+        [sys.executable, "-m", "humo", "generate", "--json", "--prompt", "a", "--dry-run", "--model", name],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
+    assert ran.returncode == 2
+    [line] = ran.stdout.decode(encoding.partition(":")[0]).splitlines()
+    assert name in json.dumps(json.loads(line), ensure_ascii=False)

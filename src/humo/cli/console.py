@@ -216,7 +216,8 @@ def _share(done: int, total: int, unit: str) -> str:
 
 
 def _write(values: dict[str, Any], stream: TextIO) -> None:
-    print(json.dumps(values, ensure_ascii=False), file=stream, flush=True)
+    encoding = (stream.encoding or "").lower().replace("-", "")
+    print(json.dumps(values, ensure_ascii=encoding != "utf8"), file=stream, flush=True)  # JSON in every encoding
 
 
 def _one_line(text: str) -> str:
