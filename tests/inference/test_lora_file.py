@@ -13,7 +13,7 @@ from torch import Tensor
 from humo import HuMoError, HuMoTransformer3DModel
 from humo.checkpoints.architecture import TransformerArchitecture
 from humo.inference.adapters import LoraAdapters
-from humo.inference.lora_file import LoraFile, describe_ignored, read_lora
+from humo.inference.lora_file import LoraFile, read_lora
 from humo.quantization.linear import replace_with_quantized_linear
 from humo.quantization.quantize import quantize
 from humo.runtime.loading import load_pipeline, load_streamed
@@ -237,7 +237,7 @@ def test_a_patch_embedding_of_other_channels_is_ignored_with_a_note() -> None:
     state["patch_embedding.lora_down.weight"] = _random(RANK, 36, 1, 2, 2)
     state["patch_embedding.lora_up.weight"] = _random(48, RANK, 1, 1, 1)
     lora = read(state)
-    (line,) = describe_ignored(lora, "style.safetensors")
+    (line,) = lora.layout.describe_ignored("style.safetensors")
     assert "2 tensors are ignored" in line
     assert "patch_embedding" in line
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
@@ -340,7 +340,7 @@ IMAGE_BRANCH = [
 def test_keys_of_the_image_encoder_branch_are_ignored_and_counted_in_one_line() -> None:
     state, deltas = low_rank(lambda layer: (f"{layer}.lora_A.weight", f"{layer}.lora_B.weight", ""))
     lora = read(state | dict.fromkeys(IMAGE_BRANCH, torch.ones(RANK, 48)))
-    (line,) = describe_ignored(lora, "style.safetensors")
+    (line,) = lora.layout.describe_ignored("style.safetensors")
     assert line.startswith(f"style.safetensors: {len(IMAGE_BRANCH)} tensors are ignored: the image encoder branch")
     assert torch.allclose(adapted(lora), merged(plus(deltas)), atol=1e-5)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from humo.checkpoints.architecture import TransformerArchitecture
 from humo.errors import CheckpointError, RequestError
 from humo.inference.adapters import LoraAdapters
-from humo.inference.lora_file import describe_ignored, read_lora
+from humo.inference.lora_file import read_lora
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
 
@@ -96,7 +96,7 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         distilled = {key.removeprefix(DISTILLED_PREFIX): state[key] for key in of_distillation}
         plain = {key: tensor for key, tensor in state.items() if key not in of_distillation}
         file = read_lora(plain, self._architecture(), name=label, config=config)
-        for line in describe_ignored(file, label):
+        for line in file.layout.describe_ignored(label):
             logger.warning("%s", line)
         self.lora_adapters.add(adapter_name, file)
         if distilled:

@@ -1,11 +1,10 @@
-"""Reader of LoRA files: translates keys of any naming in use to changes of the network's layers and parameters.
+"""Reader of LoRA files: the changes of a network's layers and parameters that the tensors of a file contain.
 
 Nothing is merged here. Factors keep the dtype of the file; fp8 factors are converted to bfloat16, without loss. Alpha
-stays a separate number: multiplied into an fp8 matrix it would be rounded.
+stays a separate number: multiplied into an fp8 matrix it would be rounded. `humo.inference.lora_keys` reads the keys.
 
-**Source:** meaning of the keys: ComfyUI (github.com/comfyanonymous/ComfyUI), ``comfy/lora.py`` and
-``comfy/weight_adapter/``; LyCORIS (github.com/KohakuBlueleaf/LyCORIS) for LoHa and LoKr; peft
-(github.com/huggingface/peft) for the names of DoRA's magnitudes and for adapter configurations.
+**Source:** ``comfy/weight_adapter/`` of ComfyUI (github.com/comfyanonymous/ComfyUI); LyCORIS
+(github.com/KohakuBlueleaf/LyCORIS) for LoHa and LoKr; peft (github.com/huggingface/peft) for adapter configurations.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,48 +22,7 @@ from torch import Tensor
 from humo.checkpoints.architecture import TransformerArchitecture
 from humo.checkpoints.keymap import tensor_names
 from humo.errors import CheckpointError
-
-REMEDY = "give a LoRA of HuMo or of Wan2.1, of the same size"
-
-_PREFIXES = (
-    "base_model.model.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "lora_unet__",
-    "lora_unet_",
-    "pipe.dit.",
-    "transformer.",
-)
-_NOT_OURS = {
-    r"(^|[._])(k_img|v_img|norm_k_img|img_emb|add_k_proj|add_v_proj|norm_added_[kq]|image_embedder)([._]|$)": (
-        "the image encoder branch, which HuMo does not have"
-    ),
-    r"^(lora_te\d?_|text_encoder\.|text_encoders\.|te\.)": "a text encoder, which HuMo's LoRAs do not change",
-}
-_PARTS = {  # suffix of a key -> part of the change
-    "lora_A.weight": "down",
-    "lora_down.weight": "down",
-    "lora.down.weight": "down",
-    "lora_linear_layer.down.weight": "down",
-    "lora_B.weight": "up",
-    "lora_up.weight": "up",
-    "lora.up.weight": "up",
-    "lora_linear_layer.up.weight": "up",
-    "lora_mid.weight": "mid",
-    "lora_B.bias": "bias_up",
-    "alpha": "alpha",
-    "dora_scale": "magnitude",
-    "lora_magnitude_vector.weight": "magnitude",
-    "lora_magnitude_vector": "magnitude",
-    "diff": "diff",
-    "w_norm": "diff",
-    "diff_b": "diff_bias",
-    "b_norm": "diff_bias",
-    "diff_m": "diff_modulation",
-    **{name: name for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
-    **{name: name for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
-}
-_KEY = re.compile(rf"(.+?)[._]?({'|'.join(sorted(map(re.escape, _PARTS), key=len, reverse=True))})")
+from humo.inference.lora_keys import LoraLayout, match_keys
 
 
 class Delta(Protocol):
@@ -76,10 +34,6 @@ class Delta(Protocol):
 
     def matrix(self) -> Tensor:
         """Return the full change (out, in), float32."""
-        ...
-
-    def shape(self) -> tuple[int, int]:
-        """Return (out, in)."""
         ...
 
     def to(self, device: torch.device) -> Delta:
@@ -103,10 +57,6 @@ class LowRank:
         """See `Delta`."""
         return self.scale * (self.up.float() @ self.down.float())
 
-    def shape(self) -> tuple[int, int]:
-        """See `Delta`."""
-        return self.up.shape[0], self.down.shape[1]
-
     def to(self, device: torch.device) -> LowRank:
         """See `Delta`."""
         return LowRank(self.down.to(device), self.up.to(device), self.scale)
@@ -126,10 +76,6 @@ class Dense:
     def matrix(self) -> Tensor:
         """See `Delta`."""
         return self.scale * self.weight.float()
-
-    def shape(self) -> tuple[int, int]:
-        """See `Delta`."""
-        return self.weight.shape[0], self.weight.shape[1]
 
     def to(self, device: torch.device) -> Dense:
         """See `Delta`."""
@@ -153,13 +99,6 @@ class Kronecker:
     def matrix(self) -> Tensor:
         """See `Delta`."""
         return self.scale * torch.kron(self.first.float(), self.second.float())
-
-    def shape(self) -> tuple[int, int]:
-        """See `Delta`."""
-        return (
-            self.first.shape[0] * self.second.shape[0],
-            self.first.shape[1] * self.second.shape[1],
-        )
 
     def to(self, device: torch.device) -> Kronecker:
         """See `Delta`."""
@@ -186,12 +125,12 @@ class LoraFile:
     Attributes:
         layers: name of a linear layer -> change of its weight matrix.
         parameters: name of a parameter (bias, norm, modulation table, convolution) -> tensor to add, float32.
-        ignored: reason -> keys of the file without effect on this network.
+        layout: keys of the file.
     """
 
-    layers: Mapping[str, LayerChange] = field(default_factory=dict)
-    parameters: Mapping[str, Tensor] = field(default_factory=dict)
-    ignored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layers: Mapping[str, LayerChange]
+    parameters: Mapping[str, Tensor]
+    layout: LoraLayout
 
 
 def read_lora(
@@ -212,104 +151,26 @@ def read_lora(
     Raises:
         CheckpointError: the file is for another network or another size, or damaged.
     """
-    names = _Names(architecture)
-    parts, ignored = _sort_keys(state, names, name)
+    layout = match_keys({key: tuple(tensor.shape) for key, tensor in state.items()}, architecture, name=name)
+    shapes = {tensor.diffusers: tensor.shape for tensor in tensor_names(architecture)}
     scales = {key.removeprefix("transformer."): value for key, value in (config or {}).items()}
     layers: dict[str, LayerChange] = {}
     parameters: dict[str, Tensor] = {}
-    for layer, tensors in parts.items():
+    for layer, keys in layout.weights.items():
         try:
-            _read_layer(layer, tensors, names, scales, layers, parameters)
-        except _UnfitError as unfit:
-            ignored[str(unfit)] = [*ignored.get(str(unfit), []), *(key for key, _ in tensors.values())]
-        except _OtherSizeError as error:
-            raise CheckpointError(name, f"is for a network of another size ({error})", REMEDY) from error
+            tensors = {part: _widen(state[key]) for part, key in keys.items()}
+            change = _read_layer(layer, tensors, shapes[f"{layer}.weight"], scales)
         except (RuntimeError, ValueError, KeyError) as error:
             problem = f"the tensors of {layer} do not fit together ({error})"
             raise CheckpointError(name, problem, "download the file again, or give another one") from error
-    if not layers and not parameters:
-        raise CheckpointError(name, "changes no layer of this network", REMEDY)
-    return LoraFile(layers, parameters, {reason: tuple(keys) for reason, keys in ignored.items()})
-
-
-def describe_ignored(lora: LoraFile, name: str) -> list[str]:
-    """Return one line for each reason why tensors of a file are ignored, with their number."""
-    return [f"{name}: {len(keys)} tensors are ignored: {reason}" for reason, keys in lora.ignored.items()]
-
-
-class _UnfitError(Exception):
-    """Raised for a change whose parameter this network does not have; the change is ignored."""
-
-
-class _OtherSizeError(Exception):
-    """Raised for a matrix whose size differs from the network's: the file is for another network."""
-
-
-class _Names:
-    """Layers and parameters of the network, by each name that a LoRA file may use for them."""
-
-    def __init__(self, architecture: TransformerArchitecture) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.layers: dict[str, str] = {}
-        for published, ours, shape in tensor_names(architecture):
-            self.shapes[ours] = shape
-            for own in (published, ours):
-                self.layers.setdefault(_owner(own), _owner(ours))
-        self.layers |= {
-            name.removesuffix(".0"): layer for name, layer in self.layers.items() if name.endswith("to_out.0")
-        }
-        self.layers |= {name.replace(".", "_"): layer for name, layer in self.layers.items()}
-
-    def parameter(self, layer: str, kind: str) -> str | None:
-        """Return the name of a layer's ``weight``, ``bias`` or ``scale_shift_table``; None if it has none."""
-        name = f"{layer}.{kind}" if layer else kind
-        return name if name in self.shapes else None
-
-
-def _owner(parameter: str) -> str:
-    """Return the name of the layer that has a parameter; empty for the network itself."""
-    layer, _, kind = parameter.rpartition(".")
-    assert kind in ("weight", "bias", "modulation", "scale_shift_table"), parameter
-    return layer
-
-
-def _sort_keys(
-    state: Mapping[str, Tensor], names: _Names, file: str
-) -> tuple[dict[str, dict[str, tuple[str, Tensor]]], dict[str, list[str]]]:
-    """Return layer -> part -> (key, tensor), and reason -> keys that are ignored."""
-    parts: dict[str, dict[str, tuple[str, Tensor]]] = {}
-    ignored: dict[str, list[str]] = {}
-    unknown: list[str] = []
-    for key, tensor in state.items():
-        bare = _strip(key)
-        reason = next((why for pattern, why in _NOT_OURS.items() if re.search(pattern, bare)), None)
-        match = _KEY.fullmatch(bare)
-        if reason is not None:
-            ignored.setdefault(reason, []).append(key)
-        elif match is None or match[1] not in names.layers:
-            unknown.append(key)
+        if isinstance(change, LayerChange):
+            layers[layer] = change
         else:
-            parts.setdefault(names.layers[match[1]], {})[_PARTS[match[2]]] = (key, tensor)
-    if unknown:
-        raise CheckpointError(file, _describe_unknown(unknown, state), REMEDY)
-    return parts, ignored
-
-
-def _strip(key: str) -> str:
-    """Return a key without prefixes, and without peft's adapter name ``default``."""
-    bare = key.replace(".default.", ".").removesuffix(".default")
-    while prefix := next((prefix for prefix in _PREFIXES if bare.startswith(prefix)), ""):
-        bare = bare.removeprefix(prefix)
-    return bare
-
-
-def _describe_unknown(unknown: list[str], state: Mapping[str, Tensor]) -> str:
-    """Describe a file of which some keys belong to no layer of the network."""
-    blocks = {int(number) for key in state for number in re.findall(r"blocks[._](\d+)", key)}
-    beyond = [key for key in unknown if re.search(r"blocks[._]\d+", key)]
-    if len(beyond) == len(unknown) and len(unknown) < len(state):
-        return f"is for a network of {max(blocks) + 1} blocks, more than this one has"
-    return f"{unknown[0]!r} and {len(unknown) - 1} more belong to no layer of this network"
+            parameters[f"{layer}.weight"] = change
+    for target, keys in layout.parameters.items():
+        tensors = {part: _widen(state[key]) for part, key in keys.items()}
+        parameters[target] = _read_parameter(target, tensors, scales).reshape(shapes[target])
+    return LoraFile(layers, parameters, layout)
 
 
 def _scale(layer: str, rank: int, alpha: float | None, config: Mapping[str, Any]) -> float:
@@ -324,44 +185,26 @@ def _scale(layer: str, rank: int, alpha: float | None, config: Mapping[str, Any]
 
 
 def _read_layer(
-    layer: str,
-    parts: Mapping[str, tuple[str, Tensor]],
-    names: _Names,
-    config: Mapping[str, Any],
-    layers: dict[str, LayerChange],
-    parameters: dict[str, Tensor],
-) -> None:
-    """Read the tensors of one layer, and add its changes to ``layers`` and ``parameters``."""
-    tensors = {part: _widen(tensor) for part, (_, tensor) in parts.items()}
+    layer: str, tensors: dict[str, Tensor], shape: tuple[int, ...], config: Mapping[str, Any]
+) -> LayerChange | Tensor:
+    """Return the change of a matrix, or the full tensor to add to the weight of a norm or a convolution."""
     alpha = float(tensors.pop("alpha")) if "alpha" in tensors else None
-    for part, kind in (("diff_bias", "bias"), ("bias_up", "bias"), ("diff_modulation", "scale_shift_table")):
-        if part in tensors:
-            change = tensors.pop(part).float()
-            if part == "bias_up":
-                change = change * _scale(layer, tensors["down"].shape[0], alpha, config)
-            _add_parameter(layer, kind, change, names, parameters)
     magnitude = tensors.pop("magnitude", None)
     deltas = [delta for delta in (_dense(tensors), _factored(layer, tensors, alpha, config)) if delta is not None]
-    if not deltas:
-        if magnitude is not None:
-            raise ValueError("there are DoRA magnitudes but no factors")
-        return
-    target = names.parameter(layer, "weight")
-    if target is None:
-        raise _UnfitError(f"{layer} has no weight in this network")
-    shape = names.shapes[target]
-    if len(shape) != 2 or len(deltas) > 1:  # norms and convolutions are small: their change is added as a full tensor
-        total = sum((delta.matrix() for delta in deltas[1:]), deltas[0].matrix())
-        if len(shape) == 2:
-            _check_shape(layer, tuple(total.shape), shape)
-            layers[layer] = LayerChange(Dense(total), _magnitude(magnitude, shape))
-            return
-        if total.numel() != math.prod(shape):
-            raise _UnfitError(f"{layer} is of another size in this network ({_dims(total.shape)} for {_dims(shape)})")
-        _add_parameter(layer, "weight", total.reshape(shape), names, parameters)
-        return
-    _check_shape(layer, deltas[0].shape(), shape)
-    layers[layer] = LayerChange(deltas[0], _magnitude(magnitude, shape))
+    if len(shape) == 2 and len(deltas) == 1:
+        return LayerChange(deltas[0], _magnitude(magnitude, shape))
+    total = sum((delta.matrix() for delta in deltas[1:]), deltas[0].matrix())
+    return LayerChange(Dense(total), _magnitude(magnitude, shape)) if len(shape) == 2 else total.reshape(shape)
+
+
+def _read_parameter(target: str, tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Tensor:
+    """Return the tensor to add to a bias or a modulation table, float32."""
+    if "bias_up" in tensors:
+        alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+        scale = _scale(target.removesuffix(".bias"), tensors["down"].shape[0], alpha, config)
+        tensors["bias_up"] = tensors["bias_up"].float() * scale
+    changes = [tensors[part].float() for part in ("diff_bias", "bias_up", "diff_modulation") if part in tensors]
+    return sum(changes[1:], changes[0])
 
 
 def _widen(tensor: Tensor) -> Tensor:
@@ -436,25 +279,4 @@ def _magnitude(magnitude: Tensor | None, shape: tuple[int, ...]) -> Tensor | Non
         return values.reshape(out, 1)
     if values.numel() == into:
         return values.reshape(1, into)
-    raise ValueError(f"DoRA magnitudes of shape {_dims(magnitude.shape)} do not fit a layer of {_dims(shape)}")
-
-
-def _add_parameter(layer: str, kind: str, change: Tensor, names: _Names, parameters: dict[str, Tensor]) -> None:
-    """Add a change of a parameter, if the network has the parameter in this size."""
-    target = names.parameter(layer, kind)
-    if target is None:
-        raise _UnfitError(f"{layer} has no {kind} in this network")
-    if change.numel() != math.prod(names.shapes[target]):
-        sizes = f"{_dims(change.shape)} for {_dims(names.shapes[target])}"
-        raise _UnfitError(f"{target} is of another size in this network ({sizes})")
-    change = change.float().reshape(names.shapes[target])
-    parameters[target] = parameters[target] + change if target in parameters else change
-
-
-def _check_shape(layer: str, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    if size != tuple(shape):
-        raise _OtherSizeError(f"{layer} is {_dims(size)} in the file and {_dims(shape)} in this network")
-
-
-def _dims(shape: tuple[int, ...] | torch.Size) -> str:
-    return "x".join(map(str, shape))
+    raise ValueError(f"DoRA magnitudes of shape {tuple(magnitude.shape)} do not fit a layer of {shape}")
