@@ -31,7 +31,8 @@ from humo.media.audio import AudioTrack
 from humo.media.face_identity import FaceIdentity
 from humo.media.image import load_image
 from humo.media.video import VideoFormat, write_video
-from humo.request import GenerationPlan, parse_request, resolve
+from humo.plan import GenerationPlan, resolve
+from humo.request import parse_request
 from humo.runtime.loading import load_pipeline
 from humo.synthetic.speech.synthesis import installed_voices, synthesize
 

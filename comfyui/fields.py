@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -37,7 +37,7 @@ def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         values: values of widgets by field; None if a widget has no value.
     """
-    return {field: value for field, value in values.items() if value is not None and value != open_value(field)}
+    return {field: value for field, value in values.items() if value not in (None, AUTO) and value != open_value(field)}
 
 
 def widget(field: str, *, default: str = "the model's default", **settings: Any) -> io.Input:
@@ -60,6 +60,18 @@ def widget(field: str, *, default: str = "the model's default", **settings: Any)
         settings |= {"default": float(empty), "min": float(empty), "max": schema["maximum"]}
         return io.Float.Input(field, step=STEP, round=ROUND, **settings)
     return io.String.Input(field, **settings)
+
+
+def names_widget(field: str, names: Iterable[str], default: str) -> io.Input:
+    """Return the widget of a field whose values are names; it may be left open.
+
+    Args:
+        field: a field of `GenerateRequest`.
+        names: its values.
+        default: what applies if it is left open, for the tooltip.
+    """
+    tooltip = f"{description(field)}; {AUTO}: {default}"
+    return io.Combo.Input(field, options=[AUTO, *names], default=AUTO, optional=True, tooltip=tooltip)
 
 
 def description(field: str) -> str:

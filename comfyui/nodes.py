@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import ComfyExtension, io
 
 from humo.errors import HuMoError, RequestError
 from humo.geometry import FRAMES_PER_SECOND
+from humo.loras import MAX_STRENGTH, LoraChoice
 from humo.request import parse_request
+from humo.request_presets import request_presets
 
-from .fields import description, filled_in, widget
+from .fields import description, filled_in, names_widget, widget
+from .loras import lora_files
 from .progress import progress_bar
 from .values import Audio, AudioDict, Latents, Prompts, audio_track, from_audio, from_images, to_audio, to_images
 
@@ -32,6 +36,7 @@ PipelineModel = io.Custom("HUMO_MODEL")
 Prompt = io.Custom("HUMO_TEXT")
 ReferenceImages = io.Custom("HUMO_IMAGES")
 VoiceAudio = io.Custom("HUMO_AUDIO")
+Loras = io.Custom("HUMO_LORAS")
 VideoLatents = io.Custom("HUMO_LATENTS")
 
 
@@ -168,6 +173,37 @@ class PrepareAudio(io.ComfyNode):
         return io.NodeOutput(from_audio(audio))
 
 
+class AddLora(io.ComfyNode):
+    """Choose a LoRA; chain nodes for several. HUMO_LORAS is a tuple of `NAME:STRENGTH`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HuMo_LoRA",
+            display_name="HuMo LoRA",
+            category=CATEGORY,
+            description="Adds a LoRA of HuMo or of Wan2.1, of ComfyUI's folder or installed with `humo models`.",
+            inputs=[
+                io.Combo.Input("lora", options=[*lora_files()], tooltip="a LoRA for the network of the chosen model"),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="multiplies the LoRA's changes; 1 as trained",
+                ),
+                Loras.Input("earlier", optional=True, tooltip="LoRAs that are used as well"),
+            ],
+            outputs=[Loras.Output("humo_loras", display_name="loras")],
+        )
+
+    @classmethod
+    def execute(cls, lora: str, strength: float, earlier: tuple[str, ...] = ()) -> io.NodeOutput:
+        return io.NodeOutput((*earlier, str(LoraChoice(lora, strength))))
+
+
 class Sampler(io.ComfyNode):
     """Resolve a request and generate its latents."""
 
@@ -183,6 +219,8 @@ class Sampler(io.ComfyNode):
                 Prompt.Input("text"),
                 ReferenceImages.Input("images", optional=True),
                 VoiceAudio.Input("audio", optional=True),
+                Loras.Input("loras", optional=True, tooltip=description("loras")),
+                names_widget("preset", request_presets(), "none"),
                 widget("width"),
                 widget("height"),
                 widget("frames", default=AUDIO_LENGTH),
@@ -190,6 +228,10 @@ class Sampler(io.ComfyNode):
                 widget("steps"),
                 widget("seed", control_after_generate=True),
                 widget("shift"),
+                widget("sampler"),
+                widget("spacing"),
+                widget("sigmas", default="the steps and the spacing"),
+                widget("guidance", default="published"),
                 widget("scale_text"),
                 widget("scale_audio"),
                 widget("scale_image"),
@@ -222,13 +264,19 @@ class Sampler(io.ComfyNode):
         text: Prompts,
         images: tuple[Image, ...] = (),
         audio: Audio | None = None,
+        loras: tuple[str, ...] = (),
         **settings: float | str | None,
     ) -> io.NodeOutput:
         from humo.inference.inputs import check_inputs
+        from humo.jobs.loras import locate_loras, preset_with_loras, strengths_of
 
-        options = filled_in({**settings, "negative_prompt": text.negative_prompt})
+        files = lora_files()
+        options = filled_in({**settings, "negative_prompt": text.negative_prompt}) | {"loras": loras}
         samples = None if audio is None else audio.mono_16k
-        (inputs,) = check_inputs(model.preset, text.prompt, images or None, samples, None, None, None, options)
+        preset = preset_with_loras(model.base_preset, loras, files)
+        (inputs,) = check_inputs(preset, text.prompt, images or None, samples, None, None, None, options)
+        inputs = replace(inputs, plan=locate_loras(inputs.plan, model.transformer_architecture, files))
+        model.use_loras(strengths_of(inputs.plan.request))
         latents = model.generate_latents(inputs, progress_bar())
         track = None
         if audio is not None and inputs.audio is not None:
@@ -266,7 +314,7 @@ class Decode(io.ComfyNode):
     def execute(cls, model: HuMoPipeline, latents: Latents, watermark: bool = True) -> io.NodeOutput:
         from humo.media.watermark import embed_watermark
 
-        if latents.plan.preset != model.preset:
+        if latents.plan.preset.name != model.preset.name:
             problem = f"is {model.preset.title}, and the latents come from {latents.plan.preset.title}"
             raise RequestError("model", problem, "connect the same model as at the sampler")
         frames = model.decode_frames(latents.samples, progress_bar())
@@ -295,7 +343,7 @@ class HuMoExtension(ComfyExtension):
     """The nodes of this package."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, TextPrompt, CollectImages, PrepareAudio, Sampler, Decode]
+        return [LoadModel, TextPrompt, CollectImages, PrepareAudio, AddLora, Sampler, Decode]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from humo.media.audio import AudioTrack
-    from humo.request import GenerationPlan
+    from humo.plan import GenerationPlan
 
     Frame = npt.NDArray[np.uint8]
 

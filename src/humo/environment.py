@@ -8,11 +8,25 @@ from pathlib import Path
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8848
 """Default address of `humo serve`."""
 
+LORAS_FOLDER = "loras"
+"""Folder of LoRAs beside the models; no model has this name."""
+
 
 def models_folder() -> Path:
     """Return the folder of downloaded and imported models: ``HUMO_MODELS``, or a folder in the user's cache."""
     own = os.environ.get("HUMO_MODELS")
     return Path(own).expanduser() if own else Path.home() / ".cache" / "humo" / "models"
+
+
+def loras_folder() -> Path:
+    """Return the folder of downloaded and imported LoRAs, inside that of the models."""
+    return models_folder() / LORAS_FOLDER
+
+
+def presets_file() -> Path:
+    """Return the TOML file of the user's own presets: ``HUMO_PRESETS``, or a file in the user's configuration."""
+    own = os.environ.get("HUMO_PRESETS")
+    return Path(own).expanduser() if own else Path.home() / ".config" / "humo" / "presets.toml"
 
 
 def identity_folder() -> Path:

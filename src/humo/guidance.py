@@ -153,19 +153,33 @@ def constant(*ladder: Rung) -> Guidance:
     return Guidance(early=ladder, late=ladder)
 
 
+def switched(early: Ladder, late: Ladder, switch_timestep: float) -> Guidance:
+    """Return guidance that switches from one ladder to another.
+
+    With all scales 1 there is no guidance: every step runs the last pass alone. The offset of the late text scale would
+    otherwise bring all passes back.
+    """
+    if all(rung.scale == 1.0 for rung in early):
+        return constant(early[-1])
+    return Guidance(early, late, switch_timestep)
+
+
 LATE_TEXT_OFFSET = -2.0  # added to the text scale at late timesteps (published constant)
 
 GuidanceTable = Mapping[Mode, Callable[[GuidanceScales], Guidance]]
 
+GuidanceName = Literal["published", "comfy"]
+"""Whose guidance, references and null conditions; the field ``guidance``."""
+
 TIME_ADAPTIVE: GuidanceTable = {
     "T": lambda s: constant(Rung(""), Rung("T", s.text)),
     "TA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio)),
-    "TI": lambda s: Guidance(
+    "TI": lambda s: switched(
         early=(Rung("I"), Rung("TI", s.text)),
         late=(Rung(""), Rung("TI", s.text + LATE_TEXT_OFFSET)),
         switch_timestep=s.switch_timestep,
     ),
-    "TIA": lambda s: Guidance(
+    "TIA": lambda s: switched(
         early=(Rung("I"), Rung("TI", s.text), Rung("TIA", s.audio)),
         late=(Rung(""), Rung("TI", s.text + LATE_TEXT_OFFSET), Rung("TIA", s.audio)),
         switch_timestep=s.switch_timestep,
@@ -180,6 +194,14 @@ CONSTANT: GuidanceTable = {
     "TIA": lambda s: constant(Rung(""), Rung("T", s.text), Rung("TA", s.audio), Rung("TIA", s.image)),
 }
 """HuMo-1.7B: one rung per condition, the image on top."""
+
+
+def _two_passes(mode: Mode) -> Callable[[GuidanceScales], Guidance]:
+    return lambda scales: constant(Rung(""), Rung(mode, scales.text))
+
+
+TWO_PASSES: GuidanceTable = {mode: _two_passes(mode) for mode in MODES}
+"""ComfyUI: one pass with all conditions, one with none, and one scale (``cfg``), that of the text."""
 
 
 def _one_pass(mode: Mode) -> Callable[[GuidanceScales], Guidance]:

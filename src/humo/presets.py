@@ -7,8 +7,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from humo.errors import CheckpointError, did_you_mean
-from humo.guidance import CONSTANT, DISTILLED, TIME_ADAPTIVE, GuidanceScales, GuidanceTable
+from humo.errors import CheckpointError, RequestError, did_you_mean
+from humo.guidance import (
+    CONSTANT,
+    DISTILLED,
+    TIME_ADAPTIVE,
+    TWO_PASSES,
+    GuidanceName,
+    GuidanceScales,
+    GuidanceTable,
+)
+from humo.schedule import SamplerName
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
@@ -29,6 +38,8 @@ class ReferenceInjection(StrEnum):
     """As extra channels (mask and image latents) beside the noisy latents: HuMo-17B."""
     FRAME_REPLACE = "overwrite"
     """In place of the last noisy latent frames: HuMo-1.7B."""
+    CLEAN_CHANNEL_CONCAT = "clean-channels"
+    """As ``CHANNEL_CONCAT``, with zeros in place of noise on the reference slots: HuMo-17B in ComfyUI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +92,11 @@ class Preset:
         overlap: frames that neighboring windows share; not published.
         steps: denoising steps.
         shift: of the noise schedule; larger spends more steps at high noise.
+        sampler: solver of the denoising steps.
         seed: of the initial noise.
         negative_prompt: prompt of passes without text.
         distillation: settings of a distilled network, else None.
+        guidance_name: whose guidance, references and null conditions.
     """
 
     name: str
@@ -98,9 +111,11 @@ class Preset:
     overlap: int = 16
     steps: int = 50
     shift: float = 5.0
+    sampler: SamplerName = "unipc"
     seed: int = 666666
     negative_prompt: str = NEGATIVE_PROMPT
     distillation: Distillation | None = None
+    guidance_name: GuidanceName = "published"
 
     def distilled(self, distillation: Distillation | None) -> Preset:
         """Return the preset for this family's networks with that distillation; self for None."""
@@ -115,8 +130,23 @@ class Preset:
             scales=replace(self.scales, **clamped),
             steps=distillation.steps,
             shift=distillation.shift,
+            sampler="euler",
             distillation=distillation,
         )
+
+    def guided(self, name: GuidanceName) -> Preset:
+        """Return the preset with the guidance of that name; self for the published one.
+
+        Raises:
+            RequestError: the network was distilled, and takes its guidance scales as inputs.
+        """
+        if name == self.guidance_name:
+            return self
+        if self.distillation is not None:
+            raise RequestError("guidance", f"{name!r} needs a network that was not distilled", "drop it")
+        channels = self.reference_injection is ReferenceInjection.CHANNEL_CONCAT
+        injection = ReferenceInjection.CLEAN_CHANNEL_CONCAT if channels else self.reference_injection
+        return replace(self, guidance=TWO_PASSES, reference_injection=injection, guidance_name=name)
 
 
 HUMO_17B = Preset(

@@ -1,17 +1,18 @@
-"""Requests: the description of a job, its limits, and its resolution into a plan.
+"""Requests: the description of a job and its limits. `humo.plan` resolves a request to a plan.
 
 The command line, request files, the HTTP schema, the web form and the metadata inside every video are derived from
-`GenerateRequest`. `resolve` fills in the fields that a preset and the audio determine.
+`GenerateRequest`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,26 +22,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import (
     FRAMES_PER_SECOND,
-    SAMPLES_PER_FRAME,
     SIZE_MULTIPLE,
     TEMPORAL_STRIDE,
-    Geometry,
-    Window,
-    frames_of_samples,
-    frames_of_seconds,
-    latent_frames_of,
-    round_up_frames,
-    snap_frames,
-    split_into_windows,
 )
-from humo.guidance import MAX_SCALE, MODES, SPEEDS, Guidance, GuidanceScales, Mode, SpeedName
+from humo.guidance import MAX_SCALE, GuidanceName, Mode, SpeedName
 from humo.limits import MAX_AUDIO_SECONDS
-from humo.presets import Distillation, Preset
-from humo.schedule import timesteps
+from humo.loras import parse_lora
+from humo.schedule import SamplerName, SpacingName
 
 MAX_SIDE = 8192  # pixels
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
@@ -50,6 +43,43 @@ FileName = Annotated[str, Field(min_length=1)]
 Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda paths: (paths,) if isinstance(paths, str) else paths)]
 Scale = Annotated[float, Field(ge=0.0, le=MAX_SCALE)]
 
+
+def _lora_text(text: str) -> str:
+    """Return ``NAME:STRENGTH`` of ``NAME[:STRENGTH]``."""
+    try:
+        return str(parse_lora(text))
+    except ValueError as error:
+        raise _invalid(str(error)) from None
+
+
+def _falling(sigmas: tuple[float, ...]) -> tuple[float, ...]:
+    """Check that noise levels fall, and leave out a 0 at the end."""
+    if any(after >= before for before, after in itertools.pairwise(sigmas)):
+        levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
+        raise _invalid(f"{levels} do not fall; each must be lower than the one before it")
+    kept = sigmas[:-1] if sigmas and sigmas[-1] == 0 else sigmas
+    if not kept:
+        raise _invalid("there is no level above 0; give one for each step, such as 1,0.9,0.6")
+    return kept
+
+
+def _invalid(message: str) -> PydanticCustomError:
+    """Return the error of a value whose message is the problem and the remedy."""
+    return PydanticCustomError(ONE_LINE, "{message}", {"message": message})
+
+
+ONE_LINE = "one_line"
+"""Type of pydantic errors whose message is ``problem; remedy``."""
+
+Loras = Annotated[
+    tuple[Annotated[FileName, AfterValidator(_lora_text)], ...],
+    BeforeValidator(lambda loras: (loras,) if isinstance(loras, str) else loras),
+]
+Sigmas = Annotated[
+    tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
+    BeforeValidator(lambda sigmas: sigmas.replace(",", " ").split() if isinstance(sigmas, str) else sigmas),
+    AfterValidator(_falling),
+]
 
 OffloadName = Literal["auto", "none", "model", "group", "disk"]
 """Storage of weights until they are needed: ``none`` on the device, ``model`` and ``group`` in the host's memory (whole
@@ -67,6 +97,12 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: FileName | None = Field(None, description="model folder (default: the built-in model, HuMo nano)")
+    preset: FileName | None = Field(
+        None, description="named settings to start from, such as lightx2v; fields of the request replace them"
+    )
+    loras: Loras = Field(
+        (), description="LoRA of HuMo or Wan2.1: a file or an installed name, and :STRENGTH; several are added up"
+    )
     prompt: str = Field(
         min_length=1, max_length=10_000, pattern=r"\S", description="text prompt that describes the scene"
     )
@@ -92,8 +128,21 @@ class GenerateRequest(BaseModel):
     )
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
     shift: float | None = Field(None, ge=0.1, le=100.0, description="timestep shift of the flow-matching schedule")
+    sampler: SamplerName | None = Field(
+        None, description="solver of the steps; unipc is the published one, comfy-unipc is ComfyUI's uni_pc"
+    )
+    spacing: SpacingName | None = Field(
+        None, description="spacing of the noise levels; simple is ComfyUI's (default: published)"
+    )
+    sigmas: Sigmas | None = Field(
+        None, description="noise levels of the steps, falling from 1, in place of steps, shift and spacing"
+    )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of the initial noise")
     negative_prompt: str | None = Field(None, max_length=10_000, description="text prompt of what to avoid")
+    guidance: GuidanceName | None = Field(
+        None,
+        description="comfy: two passes, one scale, one cropped reference, as ComfyUI's HuMo node (default: published)",
+    )
     scale_text: Scale | None = Field(None, description="guidance scale of the text")
     scale_audio: Scale | None = Field(None, description="guidance scale of the audio")
     scale_image: Scale | None = Field(None, description="guidance scale of the images")
@@ -156,6 +205,9 @@ def _in_one_line(failure: ValidationError) -> RequestError:
         return RequestError(field, "is not a field of a request", did_you_mean(field, GenerateRequest.model_fields))
     if kind == "missing":
         return RequestError(field, "is missing", "give it")
+    if kind == ONE_LINE:
+        problem, _, remedy = error["msg"].partition("; ")
+        return RequestError(str(error["loc"][0]), problem, remedy)
     if kind == "value_error" and not field:
         problem, _, remedy = str(error["ctx"]["error"]).partition("; ")
         return RequestError("frames and seconds", problem, remedy)
@@ -199,7 +251,7 @@ def describe_limits(field: str) -> str:
         "integer": "a whole number",
         "number": "a number",
         "string": "text",
-        "array": "a list of file names",
+        "array": "falling numbers from 0 to 1" if field == "sigmas" else "a list of names",
         "boolean": "yes or no",
     }
     parts = [types.get(schema.get("type", ""), "")]
@@ -216,209 +268,3 @@ def describe_limits(field: str) -> str:
     elif schema.get("minLength") or schema.get("items", {}).get("minLength"):
         parts.append("not empty")
     return ", ".join(part for part in parts if part)
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationPlan:
-    """A resolved request, and the values that follow from it.
-
-    Args:
-        request: the request without open fields.
-        preset: preset of the model's family.
-        geometry: sizes in every unit.
-        guidance: guidance ladders.
-        notes: decisions that the user should know, one sentence each.
-    """
-
-    request: GenerateRequest
-    preset: Preset
-    geometry: Geometry
-    guidance: Guidance
-    notes: tuple[str, ...] = ()
-
-    @property
-    def timesteps(self) -> list[int]:
-        """Timesteps (0 to 1000) of the run."""
-        assert self.request.steps is not None
-        assert self.request.shift is not None
-        return timesteps(self.request.steps, self.request.shift)
-
-    @property
-    def windows(self) -> tuple[Window, ...]:
-        """Windows that the clip is generated in."""
-        assert self.request.window is not None
-        assert self.request.overlap is not None
-        window, overlap = latent_frames_of(self.request.window), self.request.overlap // TEMPORAL_STRIDE
-        return split_into_windows(self.geometry.video_latent_frames, window, overlap)
-
-    @property
-    def window_geometry(self) -> Geometry:
-        """Geometry of the first window, which is the longest."""
-        assert self.request.window is not None
-        return replace(self.geometry, frames=min(self.geometry.frames, self.request.window))
-
-    @property
-    def passes(self) -> int:
-        """Number of network passes of the run."""
-        return self.guidance.passes(self.timesteps, SPEEDS[self.request.speed]) * len(self.windows)
-
-
-def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None = None) -> GenerationPlan:
-    """Fill in the fields that a request leaves open.
-
-    Args:
-        request: the request.
-        preset: preset of the model's family.
-        audio_samples: length of the audio in samples at 16 kHz; None if there is no audio.
-
-    Raises:
-        RequestError: the mode needs an input that is missing, or the audio is shorter than one frame.
-
-    **Source:** defaults as published (`presets`); the length follows the audio, as with the published ``frames: -1``.
-    """
-    notes: list[str] = []
-    mode = _resolve_mode(request, notes)
-    images = request.images if "I" in mode else ()
-    audio = request.audio if "A" in mode else None
-
-    scales = GuidanceScales(
-        text=_default(request.scale_text, preset.scales.text),
-        audio=_default(request.scale_audio, preset.scales.audio),
-        image=_default(request.scale_image, preset.scales.image),
-        switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
-    )
-    guidance = preset.guidance[mode](scales)
-    notes += _note_ineffective(request, preset, mode, scales)
-
-    frames = _resolve_frames(request, preset, audio_samples if audio else None, notes)
-    window, overlap = _resolve_window(request, preset)
-    width, height = request.width or preset.width, request.height or preset.height
-    resolved = request.model_copy(
-        update={
-            "mode": mode,
-            "images": images,
-            "audio": audio,
-            "vocal_separator": request.vocal_separator if audio else None,
-            "width": width,
-            "height": height,
-            "frames": frames,
-            "seconds": None,
-            "window": window,
-            "overlap": overlap,
-            "steps": request.steps or preset.steps,
-            "shift": _default(request.shift, preset.shift),
-            "seed": request.seed if request.seed is not None else preset.seed,
-            # the published code reads its default for an empty negative prompt
-            "negative_prompt": request.negative_prompt or preset.negative_prompt,
-            "scale_text": scales.text,
-            "scale_audio": scales.audio,
-            "scale_image": scales.image,
-            "switch_timestep": scales.switch_timestep,
-        }
-    )
-    plan = GenerationPlan(resolved, preset, Geometry(width, height, frames, len(images)), guidance)
-    if (pieces := len(plan.windows)) > 1:
-        notes.append(
-            f"{frames} frames are generated in {pieces} windows of {window}, each sharing {overlap} with the next"
-        )
-    return replace(plan, notes=tuple(notes))
-
-
-def _resolve_mode(request: GenerateRequest, notes: list[str]) -> Mode:
-    """Return the mode of a request, by default that of its inputs; add notes about inputs that it does not use."""
-    mode = request.mode or MODES[(1 if request.images else 0) + (2 if request.audio else 0)]
-    for letter, field, value in (("I", "images", request.images), ("A", "audio", request.audio)):
-        if letter in mode and not value:
-            raise RequestError("mode", f"{mode} needs {field}, and there are none", f"give {field}, or another mode")
-        if letter not in mode and value:
-            notes.append(f"mode {mode}: {field} given but not used")
-    if request.vocal_separator is not None and request.audio is None:
-        notes.append("vocal_separator given but not used: there is no audio")
-    return mode
-
-
-SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", "switch_timestep": "switch_timestep"}
-
-
-def _note_ineffective(request: GenerateRequest, preset: Preset, mode: Mode, scales: GuidanceScales) -> Iterator[str]:
-    """Check the request against the distillation of the preset; yield a note for each field without effect."""
-    distillation = preset.distillation
-    if distillation is not None:
-        _check_distillation(request, distillation)
-        if request.steps not in (None, distillation.steps):
-            best = f"this model was distilled for {distillation.steps}, which work best"
-            yield f"steps {request.steps}: {best}"
-    for field, name in SCALES.items():
-        if getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
-            yield f"{field} has no effect in mode {mode} of {preset.title}"
-    if distillation is not None:
-        if request.negative_prompt:
-            yield "negative_prompt has no effect: a distilled model runs no pass without the prompt"
-        if request.speed != "exact":
-            yield "speed has no effect: a distilled model runs one pass per step"
-
-
-def _is_idle(preset: Preset, mode: Mode, scales: GuidanceScales, name: str) -> bool:
-    """Return whether a scale has no effect."""
-    if preset.distillation is not None:
-        variable = [scale for scale, (low, high) in preset.distillation.scales.items() if low < high]
-        return name not in variable or name[0].upper() not in mode
-    return preset.guidance[mode](replace(scales, **{name: getattr(scales, name) + 1})) == preset.guidance[mode](scales)
-
-
-def _check_distillation(request: GenerateRequest, distillation: Distillation) -> None:
-    """Check that a request fits a distilled model.
-
-    Raises:
-        RequestError: the shift differs from the distillation's, or a scale is outside its range.
-    """
-    if request.shift not in (None, distillation.shift):
-        problem = f"{request.shift:g} is not the shift that this model was distilled with"
-        raise RequestError("shift", problem, f"drop it, or use {distillation.shift:g}")
-    for name, (low, high) in distillation.scales.items():
-        value = getattr(request, f"scale_{name}")
-        if value is not None and low < high and not low <= value <= high:
-            problem = f"{value:g} is outside the range that this model was distilled for"
-            raise RequestError(f"scale_{name}", problem, f"allowed: {low:g} to {high:g}")
-
-
-def _default(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
-def _resolve_frames(request: GenerateRequest, preset: Preset, audio_samples: int | None, notes: list[str]) -> int:
-    """Return the length of the clip in frames, and add notes about it."""
-    audio_frames = None if audio_samples is None else frames_of_samples(audio_samples)
-    if audio_frames == 0:
-        raise RequestError("audio", "is shorter than one frame", f"give at least {1 / FRAMES_PER_SECOND:g} s of audio")
-    if request.frames is not None:
-        requested, frames = request.frames, snap_frames(request.frames)
-    elif request.seconds is not None:
-        requested = frames_of_seconds(request.seconds)
-        frames = round_up_frames(requested)
-    elif audio_samples is not None:
-        requested = -(-audio_samples // SAMPLES_PER_FRAME)
-        frames = round_up_frames(requested)  # so that the end of the speech is not cut
-    else:
-        requested = frames = preset.trained_frames
-    if frames != requested:
-        notes.append(f"{requested} frames became {frames}: the model makes 4k + 1")
-    if audio_frames is not None and audio_frames + TEMPORAL_STRIDE < frames and (request.frames or request.seconds):
-        notes.append(f"the audio ends after {audio_frames} frames; the rest of the clip is silent")
-    return frames
-
-
-def _resolve_window(request: GenerateRequest, preset: Preset) -> tuple[int, int]:
-    """Return the frames of a window and of its overlap."""
-    longest = preset.trained_frames
-    window = longest if request.window is None else request.window
-    if window > longest:
-        raise RequestError("window", f"{window} frames are more than {preset.title} supports", f"use at most {longest}")
-    if window != snap_frames(window):
-        raise RequestError("window", f"{window} frames are not 4k + 1", f"use {snap_frames(window)}")
-    largest_overlap = max(0, window - 1 - TEMPORAL_STRIDE)
-    overlap = min(preset.overlap, largest_overlap) if request.overlap is None else request.overlap
-    if overlap > largest_overlap:
-        problem = f"{overlap} frames leave no new frames in windows of {window}"
-        raise RequestError("overlap", problem, f"use at most {largest_overlap}")
-    return window, overlap

@@ -19,7 +19,7 @@ STUB = Path(__file__).parent / "stub"
 @pytest.fixture(scope="session")
 def comfy() -> Iterator[Comfy]:
     """ComfyUI with HuMo's nodes; its modules are removed after the tests of this folder."""
-    stub_modules = ("comfy", "comfy_api", "comfyui")
+    stub_modules = ("comfy", "comfy_api", "comfyui", "folder_paths")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [str(STUB), *sys.path])
         extension = asyncio.run(importlib.import_module("comfyui").comfy_entrypoint())

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from comfy_api.latest import io
 
 FOLDER = REPOSITORY / "comfyui"
-IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Images", "HuMo_Audio", "HuMo_Sampler", "HuMo_Decode"}
+IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Images", "HuMo_Audio", "HuMo_LoRA", "HuMo_Sampler", "HuMo_Decode"}
 """Workflow files name nodes by these IDs, which therefore do not change after a release."""
 
 ELSEWHERE = {
     "images": "HuMo_Images",
     "audio": "HuMo_Audio",
+    "loras": "HuMo_LoRA",
     "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",

@@ -14,8 +14,9 @@ from humo.distributed.parallel_generation import ParallelGeneration
 from humo.distributed.process_group import process_group
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
+from humo.plan import GenerationPlan, resolve
 from humo.presets import find_preset
-from humo.request import GenerationPlan, parse_request, resolve
+from humo.request import parse_request
 from tests.calls import RED, tone
 
 SOUND = tone(30)

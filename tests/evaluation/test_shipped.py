@@ -14,7 +14,8 @@ from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_TEACHER, find_m
 from humo.cli.main import main
 from humo.evaluation.benchmark import evaluate, load_samples
 from humo.media.video import read_video
-from humo.request import parse_request, resolve
+from humo.plan import resolve
+from humo.request import parse_request
 from humo.runtime.loading import load_pipeline
 from humo.synthetic.clip_plan import CorpusConfig
 from humo.synthetic.corpus import write_corpus

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from humo.guidance import SPEEDS, GuidanceReuse, Rung, SpeedName, constant
 from humo.inference.denoise import denoise
-from humo.schedule import unshifted_sigmas
+from humo.inference.samplers import make_scheduler
+from humo.schedule import published_schedule
 
 STEPS = 8
 LADDER = (Rung(""), Rung("T", 2.0), Rung("TA", 3.0))
@@ -27,9 +24,7 @@ def denoised(reuse: GuidanceReuse = SPEEDS["exact"], slope: float = 0.0) -> tupl
         offsets = [float(rung.text) + float(rung.audio) * (1 + slope * timestep / 1000) for rung in rungs]
         return [0.1 * latents + offset for offset in offsets]
 
-    scheduler: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(STEPS)))
-    scheduler.set_begin_index(0)
+    scheduler = make_scheduler(None, published_schedule(STEPS, 3.0), "cpu")
     noise = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     return denoise(predictor, constant(*LADDER), scheduler, noise, reuse=reuse).latents, len(passes)
 

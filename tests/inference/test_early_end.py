@@ -7,8 +7,9 @@ import torch
 
 from humo import HuMoPipeline
 from humo.inference.inputs import GenerationInputs
+from humo.plan import resolve
 from humo.progress import Event
-from humo.request import parse_request, resolve
+from humo.request import parse_request
 from tests.calls import FRAMES, HEIGHT, WIDTH
 
 

@@ -25,8 +25,9 @@ from humo.inference.long_video import overlap_weights, window_noise
 from humo.inference.predictor import VelocityPredictor
 from humo.inference.window_cache import DiskWindowCache
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, StreamingEncoder, to_blocks
+from humo.plan import GenerationPlan, resolve
 from humo.progress import Event
-from humo.request import GenerationPlan, parse_request, resolve
+from humo.request import parse_request
 from tests.calls import HEIGHT, RED, WIDTH, tone
 
 

@@ -15,7 +15,8 @@ from humo.inference import predictor
 from humo.inference.inputs import GenerationInputs
 from humo.jobs import generate as jobs
 from humo.jobs.engine import Engine
-from humo.request import parse_request, resolve
+from humo.plan import resolve
+from humo.request import parse_request
 from tests.calls import HEIGHT, WIDTH, call
 from tests.tiny import save_tiny_model
 

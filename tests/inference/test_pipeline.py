@@ -15,8 +15,9 @@ from humo.errors import HuMoError, RequestError
 from humo.guidance import MODES, Mode
 from humo.inference import predictor
 from humo.inference.inputs import GenerationInputs
+from humo.plan import resolve
 from humo.progress import PHASES, Event
-from humo.request import parse_request, resolve
+from humo.request import parse_request
 from tests.calls import BLUE, FRAMES, GREEN, HEIGHT, RED, STEPS, WIDTH, call, counted, distance, rows, seeded, tone
 from tests.tiny import AUDIO_WIDTH, LATENT_CHANNELS, TEXT_LENGTH, TEXT_WIDTH, tiny_pipeline
 

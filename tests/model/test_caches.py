@@ -25,7 +25,8 @@ from humo.jobs.engine import Engine
 from humo.model import caches
 from humo.model.caches import CACHES, check_cache
 from humo.model.context_parallel import ContextParallel
-from humo.request import CacheName, parse_request, resolve
+from humo.plan import resolve
+from humo.request import CacheName, parse_request
 from tests.calls import FAMILIES, RED, call, distance, seeded
 from tests.tiny import LATENT_CHANNELS, tiny_pipeline, tiny_transformer
 

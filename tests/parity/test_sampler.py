@@ -3,21 +3,18 @@
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from humo.schedule import timesteps, unshifted_sigmas
+from humo.inference.samplers import make_scheduler
+from humo.schedule import published_schedule, unshifted_sigmas
 from tests.parity.published import Golden, within
-from tests.tiny import tiny_scheduler
 
 
 def scheduler_for(steps: int, shift: float) -> Any:
-    scheduler = type(tiny_scheduler()).from_config(tiny_scheduler().config, flow_shift=shift)
-    scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)))
-    scheduler.set_begin_index(0)
-    return scheduler
+    return make_scheduler(None, published_schedule(steps, shift), "cpu")
 
 
 def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Golden) -> None:
@@ -27,7 +24,11 @@ def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Gol
     for run in runs:
         steps, shift = int(run.split("_")[0]), float(run.split("_")[1])
         scheduler = scheduler_for(steps, shift)
-        assert scheduler.timesteps.tolist() == vectors[f"timesteps_{run}"].long().tolist() == timesteps(steps, shift)
+        assert (
+            scheduler.timesteps.tolist()
+            == vectors[f"timesteps_{run}"].long().tolist()
+            == list(published_schedule(steps, shift).timesteps)
+        )
         assert within(1e-6, "sampler: noise levels", scheduler.sigmas, vectors[f"sigmas_{run}"])
         shape = vectors[f"final_{run}"].shape
         latents, target = published.noise("sched", *shape), published.noise("target", *shape)
@@ -40,6 +41,9 @@ def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Gol
 
 @settings(max_examples=60, deadline=None)
 @given(steps=st.integers(1, 300), shift=st.floats(0.5, 20))
-def test_the_planned_timesteps_are_the_ones_the_scheduler_takes(steps: int, shift: float) -> None:
-    taken = scheduler_for(steps, shift).timesteps.tolist()
-    assert taken == pytest.approx(timesteps(steps, shift), abs=0)
+def test_noise_levels_are_those_that_diffusers_makes_of_the_unshifted_ones(steps: int, shift: float) -> None:
+    taken = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift)
+    taken.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)))
+    made = scheduler_for(steps, shift)
+    assert made.timesteps.tolist() == taken.timesteps.tolist()
+    assert torch.equal(made.sigmas, taken.sigmas)

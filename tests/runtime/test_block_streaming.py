@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from humo import HuMoPipeline
 from humo.errors import CheckpointError
 from humo.inference.inputs import GenerationInputs
-from humo.request import GenerationPlan, parse_request, resolve
+from humo.plan import GenerationPlan, resolve
+from humo.request import parse_request
 from humo.runtime.block_streaming import BlockStream, DiskEmbedding, WeightStore
 from humo.runtime.loading import cast_to, load_pipeline, load_streamed
 from tests.calls import HEIGHT, RED, WIDTH, tone

@@ -24,8 +24,9 @@ from humo.inference.execution import Execution
 from humo.inference.inputs import GenerationInputs
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
+from humo.plan import GenerationPlan, resolve
 from humo.presets import ReferenceInjection
-from humo.request import GenerationPlan, OffloadName, QuantizeName, parse_request, resolve
+from humo.request import OffloadName, QuantizeName, parse_request
 from humo.runtime.allocation_tracker import track_allocations
 from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import MemoryEstimate, WeightBytes, estimate_memory, weight_bytes

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import open_model_folder
 from humo.errors import CheckpointError, HuMoError, RequestError
-from humo.inference.denoise import make_scheduler
+from humo.inference.samplers import make_scheduler
+from humo.plan import resolve
 from humo.presets import HUMO_1_7B, HUMO_17B, Distillation, read_distillation
-from humo.request import parse_request, resolve
+from humo.request import parse_request
+from humo.schedule import published_schedule
 from humo.training.distillation import STATES, TrajectoryDataset, mode_of_conditions
 from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_recipe
@@ -73,7 +75,7 @@ def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrajectoryDataset, "__call__", look)
         train(recipe_)
-    scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
+    scheduler = make_scheduler(None, published_schedule(3, 5.0), "cpu", "euler")
     for steps, batch, levels in seen:
         for number, step in enumerate(steps):
             states = read_tensors(step.trajectory.path)[STATES]
@@ -82,7 +84,7 @@ def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
             level = levels[step.step]
             assert float(batch.noise_level[number]) == pytest.approx(level)
             torch.testing.assert_close((1 - level) * data + level * noise, states[step.step], atol=1e-4, rtol=0)
-            scheduler = make_scheduler(None, 3, 5.0, "cpu", euler=True)
+            scheduler = make_scheduler(None, published_schedule(3, 5.0), "cpu", "euler")
             scheduler.set_begin_index(step.step)
             stepped = scheduler.step(noise - data, scheduler.timesteps[step.step], states[step.step])[0]
             torch.testing.assert_close(stepped, states[step.step + 1], atol=1e-4, rtol=0)

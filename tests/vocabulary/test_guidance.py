@@ -16,18 +16,20 @@ from humo.guidance import (
     MODES,
     SPEEDS,
     TIME_ADAPTIVE,
+    TWO_PASSES,
     Guidance,
     GuidanceReuse,
     GuidanceScales,
     GuidanceStep,
     GuidanceTable,
     Ladder,
+    Mode,
     Rung,
     constant,
     pass_weights,
 )
 from humo.presets import HUMO_1_7B, HUMO_17B
-from humo.schedule import timesteps
+from humo.schedule import published_schedule
 
 V = Callable[[str], Tensor]  # conditions that are on -> what the network predicts; the letters in the order T, I, A
 Formula = Callable[[V, float, float, float], Tensor]  # v, text, image and audio scale -> guided velocity
@@ -80,9 +82,25 @@ def test_a_ladder_is_the_published_formula(
 ) -> None:
     guidance = TABLES[family][mode](GuidanceScales(text=text, audio=audio, image=image))  # type: ignore[index]
     v = predictions()
-    expected = FORMULAS[family, mode, phase](v, text, image, audio)
+    unguided = family == "17B" and "I" in mode and (text, audio if "A" in mode else 1.0) == (1.0, 1.0)
+    expected = v(mode) if unguided else FORMULAS[family, mode, phase](v, text, image, audio)
     for timestep in TIMESTEPS[phase]:
         torch.testing.assert_close(climb(guidance.at(timestep), v), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("table", [*TABLES.values(), TWO_PASSES])
+def test_with_all_scales_one_each_step_runs_one_pass(table: GuidanceTable, mode: Mode) -> None:
+    guidance = table[mode](GuidanceScales(text=1.0, audio=1.0, image=1.0))
+    assert guidance.passes(published_schedule(6, 8.0).timesteps) == 6
+    assert [rung.keep for rung, _ in pass_weights(guidance.at(500.0))] == [mode]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_comfyuis_guidance_has_one_pass_with_all_conditions_and_one_with_none(mode: Mode) -> None:
+    v = predictions()
+    guided = climb(TWO_PASSES[mode](GuidanceScales(text=4.0, audio=9.0, image=9.0)).at(500.0), v)
+    torch.testing.assert_close(guided, v("") + 4.0 * (v(mode) - v("")), rtol=0, atol=1e-12)
 
 
 def test_every_mode_of_both_families_has_a_formula_above() -> None:
@@ -154,7 +172,7 @@ def test_scales_of_one_take_a_single_pass() -> None:
 
 
 def test_passes_are_counted_over_the_timesteps_of_a_run() -> None:
-    run = timesteps(50, 5.0)
+    run = published_schedule(50, 5.0).timesteps
     assert HUMO_1_7B.guidance["TIA"](HUMO_1_7B.scales).passes(run) == 3 * 50
     assert HUMO_17B.guidance["TIA"](HUMO_17B.scales).passes(run) == 3 * 50
     adaptive = Guidance(early=(Rung("I"), Rung("TI", 5.0)), late=(Rung("TI"),), switch_timestep=980.0)

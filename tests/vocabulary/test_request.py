@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from humo.errors import HuMoError, RequestError
 from humo.guidance import GuidanceScales
+from humo.plan import GenerationPlan, resolve
 from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset
-from humo.request import GenerateRequest, GenerationPlan, describe_limits, parse_request, resolve
+from humo.request import GenerateRequest, describe_limits, parse_request
 
 FRAME = 640  # samples of 16 kHz audio
 FAMILIES = [HUMO_17B, HUMO_1_7B]
@@ -315,7 +316,13 @@ def test_open_fields_get_the_values_of_the_preset(preset: Preset) -> None:
         switch_timestep=request.switch_timestep or 0,
     )
     assert scales == preset.scales
-    assert not {name for name, value in request if value is None} - {"model", "seconds", "vocal_separator"}
+    assert not {name for name, value in request if value is None} - {
+        "model",
+        "preset",
+        "seconds",
+        "sigmas",
+        "vocal_separator",
+    }
 
 
 def test_the_published_defaults_are_those_of_the_published_configurations() -> None:

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.cli.console import BYTES
+from humo.cli.model_loras import get_lora, import_lora, is_lora, list_loras, remove_lora, verify_lora
 from humo.cli.options import Parser
+from humo.environment import LORAS_FOLDER
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
 
 if TYPE_CHECKING:
-    from humo.checkpoints.hubs.catalog import CatalogEntry
+    from humo.checkpoints.hubs.catalog import Repository
     from humo.checkpoints.hubs.download import Hub
     from humo.cli.console import Quiet
 
-SUMMARY = "list, download, verify, remove and import models"
+SUMMARY = "list, download, verify, remove and import models and LoRAs"
 
 HUBS = ("huggingface", "modelscope")
 
@@ -82,6 +84,7 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
         if name not in local:
             text = f"{name:17} remote      {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
             console.result(text, {"name": name, "state": "remote", "gigabytes": entry.gigabytes}, kind="model")
+    list_loras(console)
     models = models_folder()
     existing = models if models.is_dir() else models.parent if models.parent.is_dir() else Path.home()
     free = shutil.disk_usage(existing).free
@@ -97,8 +100,14 @@ def _local_models() -> Iterator[tuple[str, Path]]:
     yield from BUILTIN_MODELS.items()
     if models_folder().is_dir():
         for folder in sorted(models_folder().iterdir()):
-            if folder.is_dir() and not folder.name.startswith("."):
+            if folder.is_dir() and not folder.name.startswith(".") and folder.name != LORAS_FOLDER:
                 yield folder.name, folder
+
+
+def _local_names() -> list[str]:
+    from humo.checkpoints.lora_store import installed_loras
+
+    return [*dict(_local_models()), *installed_loras()]
 
 
 def _describe(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -118,14 +127,20 @@ def _describe(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _get(options: argparse.Namespace, console: Quiet) -> int:
-    from humo.checkpoints.hubs.catalog import CATALOG
+    from humo.checkpoints.hubs.catalog import CATALOG, LORAS
     from humo.checkpoints.hubs.download import download_model
     from humo.environment import models_folder
 
     name = _single_name(options)
+    if name in LORAS:
+        (repository,), hub = _hub(options, (LORAS[name].repository,))
+        get_lora(name, LORAS[name], repository, hub, _progress(console), console)
+        return INTACT
     if name not in CATALOG:
-        raise RequestError("NAME", f"{name!r} cannot be downloaded", did_you_mean(name, CATALOG))
-    entry, hub = _hub(options, CATALOG[name])
+        raise RequestError("NAME", f"{name!r} cannot be downloaded", did_you_mean(name, [*CATALOG, *LORAS]))
+    entry = CATALOG[name]
+    repositories, hub = _hub(options, entry.repositories)
+    entry = replace(entry, repositories=repositories)
     console.note(
         f"{entry.title} needs {entry.requirements}; "
         f"licenses: {', '.join(sorted({one.license for one in entry.repositories}))}"
@@ -135,8 +150,8 @@ def _get(options: argparse.Namespace, console: Quiet) -> int:
     return INTACT
 
 
-def _hub(options: argparse.Namespace, entry: CatalogEntry) -> tuple[CatalogEntry, Hub]:
-    """Return the hub to download from, and the model with its repositories as that hub names them."""
+def _hub(options: argparse.Namespace, published: tuple[Repository, ...]) -> tuple[tuple[Repository, ...], Hub]:
+    """Return the hub to download from, and the repositories as that hub names them."""
     from huggingface_hub import constants
 
     from humo.checkpoints.hubs.huggingface import HuggingFace
@@ -151,18 +166,18 @@ def _hub(options: argparse.Namespace, entry: CatalogEntry) -> tuple[CatalogEntry
         field = "--source" if options.source else "HUMO_HUB"
         raise RequestError(field, f"{source!r} is unknown", did_you_mean(source, HUBS))
     hub: Hub = HuggingFace(options.endpoint)
-    names: list[str | None] = [one.repository for one in entry.repositories]
+    names: list[str | None] = [one.repository for one in published]
     if source == "modelscope":
         hub = ModelScope(options.endpoint or modelscope_endpoint(), offline=constants.HF_HUB_OFFLINE)
-        names = [one.modelscope for one in entry.repositories]
+        names = [one.modelscope for one in published]
     names[0] = own or names[0]
     repositories = []
-    for repository_files, repository in zip(entry.repositories, names, strict=True):
+    for repository_files, repository in zip(published, names, strict=True):
         if repository is None:
             problem = f"is missing: no copy of {repository_files.repository} on ModelScope is known here"
             raise RequestError("--repository", problem, "add --repository OWNER/NAME of a copy that you trust")
         repositories.append(replace(repository_files, repository=repository))
-    return replace(entry, repositories=tuple(repositories)), hub
+    return tuple(repositories), hub
 
 
 def _import(options: argparse.Namespace, console: Quiet) -> int:
@@ -173,6 +188,9 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
 
     if not options.names:
         raise RequestError("SOURCE", "is missing", "humo models import FOLDER [FOLDER ...] --name NAME")
+    if len(options.names) == 1 and is_lora(Path(options.names[0])):
+        import_lora(Path(options.names[0]), options.name and _check_name(options.name), console)
+        return INTACT
     name = options.name or options.family
     if name is None:
         raise RequestError("--name", "is missing", "add --name NAME")
@@ -194,9 +212,13 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
 
 
 def _verify(options: argparse.Namespace, console: Quiet) -> int:
+    from humo.checkpoints.lora_store import installed_loras
     from humo.checkpoints.manifest import read_manifest, verify_manifest
 
-    folder = _model_path(_single_name(options))
+    name = _single_name(options)
+    if name in installed_loras():
+        return INTACT if verify_lora(name, console) else DAMAGED
+    folder = _model_path(name)
     total = sum(one["bytes"] for one in read_manifest(folder).values())
     done = 0
 
@@ -215,14 +237,16 @@ def _verify(options: argparse.Namespace, console: Quiet) -> int:
 
 def _remove(options: argparse.Namespace, console: Quiet) -> int:
     from humo.checkpoints.hubs.download import DOWNLOADS
+    from humo.checkpoints.lora_store import installed_loras
     from humo.environment import models_folder
 
     name = _check_name(_single_name(options))
+    if name in installed_loras():
+        remove_lora(name, console)
+        return INTACT
     folders = [folder for folder in (models_folder() / name, models_folder() / DOWNLOADS / name) if folder.is_dir()]
     if not folders:
-        raise RequestError(
-            "NAME", f"{name!r} is not a model on this machine", did_you_mean(name, dict(_local_models()))
-        )
+        raise RequestError("NAME", f"{name!r} is not a model on this machine", did_you_mean(name, _local_names()))
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     for folder in folders:
         shutil.rmtree(folder)
@@ -245,7 +269,7 @@ def _check_name(name: str) -> str:
     """
     from humo.checkpoints.model_folder import BUILTIN_MODELS
 
-    if Path(name).parts != (name,) or name.startswith(".") or name in BUILTIN_MODELS:
+    if Path(name).parts != (name,) or name.startswith(".") or name in (*BUILTIN_MODELS, LORAS_FOLDER):
         problem = f"{name!r} is not allowed"
         raise RequestError(
             "NAME", problem, f"give a plain name, other than those of the built-in models ({', '.join(BUILTIN_MODELS)})"
@@ -258,9 +282,7 @@ def _model_path(name: str) -> Path:
 
     folder = find_model_folder(name)
     if not folder.is_dir():
-        raise RequestError(
-            "NAME", f"{name!r} is not a model on this machine", did_you_mean(name, dict(_local_models()))
-        )
+        raise RequestError("NAME", f"{name!r} is not a model on this machine", did_you_mean(name, _local_names()))
     return folder
 
 

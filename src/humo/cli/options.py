@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from humo.cli.console import Quiet
     from humo.jobs.request_files import RequestFile
 
-REPEATABLE = {"images": "image"}
+REPEATABLE = {"images": "image", "loras": "lora"}
 """Fields that hold several values, and the option that adds one."""
+
+
+METAVARS = {
+    "prompt": "TEXT",
+    "negative_prompt": "TEXT",
+    "model": "FOLDER",
+    "preset": "NAME",
+    "loras": "FILE_OR_NAME[:STRENGTH]",
+    "sigmas": "N,N,...",
+}
+"""Field -> what help shows as its value, if that is not a file, a number or a choice."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +82,7 @@ def add_request_options(parser: Parser) -> None:
         if field.annotation is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
         elif name in REPEATABLE:
-            group.add_argument(flag, action="append", metavar="FILE", **settings)
+            group.add_argument(flag, action="append", metavar=_metavar(name, limits), **settings)
         else:
             group.add_argument(flag, metavar=_metavar(name, limits), **settings)
 
@@ -86,9 +97,9 @@ def given_fields(options: argparse.Namespace) -> dict[str, Any]:
 def _metavar(name: str, limits: str) -> str:
     if limits.startswith("one of "):
         return "{" + limits.removeprefix("one of ").replace(", ", ",") + "}"
-    if "number" in limits:
-        return "N"
-    return {"prompt": "TEXT", "negative_prompt": "TEXT", "model": "FOLDER"}.get(name, "FILE")
+    if name in METAVARS:
+        return METAVARS[name]
+    return "N" if "number" in limits else "FILE"
 
 
 def _values(name: str, default: object, limits: str) -> str:

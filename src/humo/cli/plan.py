@@ -67,7 +67,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
     import torch
 
-    from humo.request import parse_request, resolve
+    from humo.plan import resolve
+    from humo.request import parse_request
     from humo.runtime.device import available_memory, choose_dtype
     from humo.runtime.memory_estimate import estimate_memory
     from humo.runtime.placement import estimate_placements, estimate_quantized_placements, fastest_placement

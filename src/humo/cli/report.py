@@ -9,7 +9,7 @@ from humo.cli.console import table
 from humo.geometry import AUDIO_WINDOW
 from humo.guidance import SPEEDS
 from humo.jobs.generate import Result
-from humo.request import GenerationPlan
+from humo.plan import GenerationPlan
 
 if TYPE_CHECKING:
     from humo.checkpoints.convert import ConversionReport

@@ -63,6 +63,12 @@ def _add_settings(parser: Parser) -> None:
         "--model", action="append", metavar="NAME", help="a model to serve; repeatable (default: all on this machine)"
     )
     parser.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE_OR_NAME",
+        help="a LoRA that requests may name; repeatable (default: all on this machine)",
+    )
+    parser.add_argument(
         "--retention-days", default="7", metavar="X", help="days until finished jobs are deleted (default 7)"
     )
     parser.add_argument(
@@ -168,6 +174,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         ray_address=options.ray,
         replicas=replicas,
         models=_models(options.model),
+        loras=_loras(options.lora),
         retention_seconds=days * SECONDS_PER_DAY,
         allowed_hosts=tuple(options.allowed_host or ()),
         fetch_hosts=tuple(options.fetch_host or ()),
@@ -208,3 +215,17 @@ def _models(names: list[str] | None) -> dict[str, str | None]:
         label = name if name in BUILTIN_MODELS else folder.name
         folders[label] = None if folder == BUILTIN_MODEL else str(folder.absolute())
     return folders
+
+
+def _loras(names: list[str] | None) -> dict[str, str]:
+    """Return the names of the LoRAs to serve -> their files."""
+    from humo.checkpoints.lora_store import find_lora, installed_loras, open_lora
+
+    paths = [find_lora(name) for name in names] if names is not None else list(installed_loras().values())
+    files: dict[str, str] = {}
+    for path in paths:
+        open_lora(path)
+        if files.setdefault(path.stem, str(path.absolute())) != str(path.absolute()):
+            problem = f"{path.stem!r} is the name of two files, {files[path.stem]!r} and {str(path)!r}"
+            raise RequestError("--lora", problem, "rename one of them")
+    return files

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -70,6 +71,26 @@ def encode_references(images: Sequence[Image.Image], vae: Any, width: int, heigh
 
 
 @torch.no_grad()
+def encode_cropped(image: Image.Image, vae: Any, width: int, height: int, device: torch.device) -> Tensor:
+    """Encode a reference image, cropped at its center and scaled, as a one-frame video, to (1, C, 1, H, W).
+
+    **Source:** ComfyUI, ``comfy/utils.py``, ``common_upscale`` with ``bilinear`` and ``center``.
+    """
+    shape, wanted = image.width / image.height, width / height
+    x = round((image.width - image.width * (wanted / shape)) / 2) if shape > wanted else 0
+    y = round((image.height - image.height * (shape / wanted)) / 2) if shape < wanted else 0
+    cropped = torch.from_numpy(to_pixels(image.crop((x, y, image.width - x, image.height - y))))
+    scaled = F.interpolate(cropped[None], size=(height, width), mode="bilinear")
+    return encode_video(scaled[:, :, None].to(device, vae.dtype), vae)
+
+
+def normalized_zeros(like: Tensor, vae: Any) -> Tensor:
+    """Return zeros in the autoencoder's own scale, normalized: ComfyUI's null reference, shaped like ``like``."""
+    mean, scale = _statistics(vae, like)
+    return (torch.zeros_like(like) - mean) * scale
+
+
+@torch.no_grad()
 def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
     """Encode an all-zero (mid-gray) video to latents (1, C, L, H, W), of any length and size."""
     size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
@@ -77,3 +98,23 @@ def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, 
     lengths = [1, *[TEMPORAL_STRIDE] * (latents - 1)]
     chunks = (torch.zeros(1, 3, frames, *size, device=device, dtype=vae.dtype) for frames in lengths)
     return torch.cat([encode_video(chunk, vae, encoder) for chunk in chunks], dim=2)
+
+
+COMFY_BLANK = (
+    (0.8660, -0.4326, -0.0017, -0.4884, -0.5283, 0.9207, -0.9896, 0.4433,
+     -0.5543, -0.0113, 0.5753, -0.6000, -0.8346, -0.3497, -0.1926, -0.6938),
+    (1.0869, -1.2370, 0.0206, -0.4357, -0.6411, 2.0307, -1.5972, 1.2659,
+     -0.8595, -0.4654, 0.9638, -1.6330, -1.4310, -0.1098, -0.3856, -1.4583),
+    (0.8642, -1.8583, 0.1577, 0.1350, -0.3641, 2.5863, -1.9670, 1.6065,
+     -1.0475, -0.8678, 1.1734, -1.8138, -1.5933, -0.7721, -0.3289, -1.3745),
+)  # fmt: skip
+"""Latents of a mid-gray video that ComfyUI uses everywhere: of the first latent frame, the second, and all others.
+
+**Source:** ComfyUI, ``comfy/model_base.py``, ``WAN21_HuMo.extra_conds``.
+"""
+
+
+def comfy_blank(latents: int, latent_height: int, latent_width: int, device: torch.device) -> Tensor:
+    """Return ComfyUI's latents (1, C, L, H, W) of a mid-gray video."""
+    frames = torch.tensor([COMFY_BLANK[min(frame, len(COMFY_BLANK) - 1)] for frame in range(latents)], device=device)
+    return frames.T[None, :, :, None, None].expand(-1, -1, -1, latent_height, latent_width).contiguous()

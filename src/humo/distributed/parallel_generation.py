@@ -18,7 +18,7 @@ from humo.inference.execution import Execution, GuidanceParallel
 from humo.inference.pipeline import HuMoPipeline
 from humo.inference.window_cache import WindowCache
 from humo.model.context_parallel import ContextParallel
-from humo.request import GenerationPlan
+from humo.plan import GenerationPlan
 from humo.runtime.loading import load_pipeline
 
 

@@ -10,14 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
-from humo.checkpoints.layout import scheduler_config
 from humo.guidance import SPEEDS, Guidance, GuidanceReuse, Rung
-from humo.schedule import unshifted_sigmas
 
 Predictor = Callable[[Tensor, Tensor, tuple[Rung, ...]], list[Tensor]]
 """Network: (latents (B, C, L, H, W), timestep, rungs) -> velocity of each rung's pass."""
@@ -72,23 +68,6 @@ class PrefixLatents:
             noisy - level * velocity, self.latents, self.weight.view(1, 1, -1, 1, 1).expand_as(self.latents)
         )
         return torch.cat([(noisy - denoised) / level, velocity_BCLHW[:, :, count:]], dim=2)
-
-
-def make_scheduler(config: Any, steps: int, shift: float, device: torch.device | str, *, euler: bool = False) -> Any:
-    """Return a UniPC scheduler with its timesteps set.
-
-    Args:
-        config: settings of the scheduler; None for the published ones.
-        steps: denoising steps of the run.
-        shift: of the noise schedule.
-        device: of the latents.
-        euler: take Euler steps, which distilled networks are trained for, in place of multistep ones.
-    """
-    settings: dict[str, Any] = {"solver_order": 1, "disable_corrector": list(range(steps))} if euler else {}
-    scheduler = UniPCMultistepScheduler.from_config(config or scheduler_config(), flow_shift=shift, **settings)
-    scheduler.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)), device=device)
-    scheduler.set_begin_index(0)
-    return scheduler
 
 
 class Denoised(NamedTuple):

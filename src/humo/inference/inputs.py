@@ -17,8 +17,9 @@ from humo.geometry import SAMPLES_PER_FRAME
 from humo.media.audio import AudioSamples, load_audio
 from humo.media.image import load_image
 from humo.media.video import to_uint8
+from humo.plan import GenerationPlan, resolve
 from humo.presets import Preset
-from humo.request import MAX_FRAMES, GenerationPlan, parse_request, resolve
+from humo.request import MAX_FRAMES, parse_request
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from humo.conditioning.conditions import Conditions
 from humo.geometry import Window
 from humo.inference.denoise import PrefixLatents
 from humo.model.seeding import seeded_generator
-from humo.request import GenerationPlan
+from humo.plan import GenerationPlan
 
 
 @dataclass

@@ -17,17 +17,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from humo.checkpoints.architecture import TransformerArchitecture
+from humo.checkpoints.lora_store import DISTILLATION_KEY, DISTILLED_PREFIX
 from humo.errors import CheckpointError, RequestError
 from humo.inference.adapters import LoraAdapters
-from humo.inference.lora_file import read_lora
+from humo.inference.lora_file import LoraFile, read_lora
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
-
-DISTILLED_PREFIX = "transformer.guidance_embedder."
-"""Prefix of the keys of a distilled LoRA's other tensors."""
-
-DISTILLATION_KEY = "distillation"
-"""Key of a tensor (8,) after `DISTILLED_PREFIX`: steps, shift, then the lowest and the highest of each scale."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +79,20 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             CheckpointError: the file cannot be read, or is not for this transformer.
             RequestError: the name is taken and ``hotswap`` is not set, or no LoRA of that name is loaded to replace.
         """
-        source = pretrained_model_name_or_path_or_dict
+        file, label = self._load(pretrained_model_name_or_path_or_dict, adapter_name, hotswap, kwargs)
+        for line in file.layout.describe_ignored(label):
+            logger.warning("%s", line)
+
+    def _load(
+        self, source: str | Path | dict[str, Tensor], adapter_name: str | None, hotswap: bool, kwargs: dict[str, Any]
+    ) -> tuple[LoraFile, str]:
+        """Load a LoRA as `load_lora_weights`; return its contents, and the name of the file."""
         label = "LoRA" if isinstance(source, dict) else str(kwargs.get("weight_name") or Path(source).name)
-        adapter_name = adapter_name or f"default_{len(self.lora_adapters.names)}"
-        if hotswap != (adapter_name in self.lora_adapters.names):
+        names = self.lora_adapters.names
+        adapter_name = adapter_name or next(
+            f"default_{n}" for n in range(len(names) + 1) if f"default_{n}" not in names
+        )
+        if hotswap != (adapter_name in names):
             problem = "is not loaded" if hotswap else "is loaded already"
             remedy = "load it without hotswap" if hotswap else "choose another adapter_name, or set hotswap=True"
             raise RequestError("adapter_name", f"{adapter_name!r} {problem}", remedy)
@@ -95,13 +100,17 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         of_distillation = [key for key in state if key.startswith(DISTILLED_PREFIX)]
         distilled = {key.removeprefix(DISTILLED_PREFIX): state[key] for key in of_distillation}
         plain = {key: tensor for key, tensor in state.items() if key not in of_distillation}
-        file = read_lora(plain, self._architecture(), name=label, config=config)
-        for line in file.layout.describe_ignored(label):
-            logger.warning("%s", line)
-        self.lora_adapters.add(adapter_name, file)
+        file = read_lora(plain, self.transformer_architecture, name=label, config=config)
         if distilled:
-            self._apply_distillation(distilled)
+            try:
+                self._apply_distillation(distilled)
+            except (RuntimeError, ValueError, KeyError) as error:
+                self._forget_distillation()
+                problem = f"has a guidance embedder that does not fit ({error})"
+                raise CheckpointError(label, problem, "distill it again with humo train") from error
             self._distilled_by = adapter_name
+        self.lora_adapters.add(adapter_name, file)
+        return file, label
 
     def set_adapters(
         self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
@@ -122,6 +131,28 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             problem = f"{len(values)} strengths do not fit {len(names)} LoRAs"
             raise RequestError("adapter_weights", problem, "give one per LoRA")
         self.lora_adapters.set_strengths(dict(zip(names, values, strict=True)))
+
+    def use_loras(self, strengths: Mapping[Path, float]) -> None:
+        """Make these files the loaded LoRAs. Files that are loaded already, and did not change, are not read again.
+
+        Tensors that a file has and the network lacks are ignored without a warning: a plan has notes about them.
+
+        Args:
+            strengths: safetensors file -> strength.
+
+        Raises:
+            CheckpointError: a file cannot be read, or is not for this transformer; the LoRAs are then as before.
+        """
+        wanted = {_file_version(path): path for path in strengths}
+        new = [name for name in wanted if name not in self.lora_adapters.names]
+        try:
+            for name in new:
+                self._load(wanted[name], name, hotswap=False, kwargs={})
+        except CheckpointError:
+            self.delete_adapters([name for name in new if name in self.lora_adapters.names])
+            raise
+        self.delete_adapters([name for name in self.lora_adapters.names if name not in wanted])
+        self.lora_adapters.set_strengths({name: strengths[path] for name, path in wanted.items()})
 
     def get_active_adapters(self) -> list[str]:
         """Return the names of the active LoRAs."""
@@ -187,7 +218,9 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
         """Restore the weights from before `fuse_lora`."""
         self.lora_adapters.unfuse()
 
-    def _architecture(self) -> TransformerArchitecture:
+    @property
+    def transformer_architecture(self) -> TransformerArchitecture:
+        """Sizes of the transformer."""
         config = self.transformer.config
         names = TransformerArchitecture.__dataclass_fields__.keys() & config.keys()
         values = {name: config[name] for name in names}
@@ -204,6 +237,12 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
     def _forget_distillation(self) -> None:
         self.transformer.disable_guidance_embedding()
         self._distilled_by = None
+
+
+def _file_version(path: Path) -> str:
+    """Return a name for a file with its present content."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def _fetch(source: str | Path | dict[str, Tensor], kwargs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from humo.checkpoints.architecture import Shapes, TransformerArchitecture
@@ -117,6 +117,11 @@ def match_keys(shapes: Shapes, architecture: TransformerArchitecture, *, name: s
     if not weights and not parameters:
         raise CheckpointError(name, "changes no layer of this network", REMEDY)
     return LoraLayout(weights, parameters, {reason: tuple(keys) for reason, keys in ignored.items()})
+
+
+def has_lora_keys(keys: Iterable[str]) -> bool:
+    """Return whether a file with these keys holds changes of a network, rather than a network."""
+    return any((match := _KEY.fullmatch(key)) is not None and match[2] != "alpha" for key in keys)
 
 
 class _UnfitError(Exception):

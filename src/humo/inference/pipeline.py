@@ -12,13 +12,14 @@ H, W size. Pixels are in [-1, 1].
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
@@ -28,11 +29,19 @@ from torch import Tensor
 from humo.checkpoints.model_folder import base_of
 from humo.conditioning.audio import audio_windows, encode_audio, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
-from humo.conditioning.image import decode_video, encode_blank, encode_references, encode_video
+from humo.conditioning.image import (
+    comfy_blank,
+    decode_video,
+    encode_blank,
+    encode_cropped,
+    encode_references,
+    encode_video,
+    normalized_zeros,
+)
 from humo.conditioning.text import encode_text
 from humo.geometry import Geometry, audio_rows_needed
-from humo.guidance import SPEEDS, Mode, SpeedName
-from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise, make_scheduler
+from humo.guidance import SPEEDS, GuidanceName, Mode, SpeedName
+from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise
 from humo.inference.execution import Execution
 from humo.inference.inputs import (
     GenerationInputs,
@@ -47,6 +56,7 @@ from humo.inference.inputs import (
 from humo.inference.long_video import Segment, WindowSequence
 from humo.inference.lora import HuMoLoraLoaderMixin
 from humo.inference.predictor import VelocityPredictor, batch_guidance_passes, check_execution
+from humo.inference.samplers import make_scheduler
 from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
 from humo.media.audio import AudioSamples
 from humo.model.audio import SpeechEncoder
@@ -54,9 +64,11 @@ from humo.model.autoencoder import StreamingDecoder
 from humo.model.caches import caching
 from humo.model.reference import with_references, without_references
 from humo.model.transformer import HuMoTransformer3DModel
+from humo.plan import GenerationPlan
 from humo.presets import HUMO_17B, SCALE_NAMES, Preset, ReferenceInjection, find_preset, read_distillation
 from humo.progress import Event, ProgressCallback, never_stop, no_progress
-from humo.request import CacheName, GenerationPlan
+from humo.request import CacheName
+from humo.schedule import SamplerName, SpacingName
 
 OnWindowStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor | Stop]
 """Step callback: (window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
@@ -149,6 +161,11 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         family = find_preset(self.config.preset)
         return family if self.transformer is None else family.distilled(read_distillation(self.transformer.config))
 
+    @property
+    def base_preset(self) -> Preset:
+        """The preset of the network without its LoRAs, one of which may have brought a distillation."""
+        return find_preset(self.config.preset) if self._distilled_by is not None else self.preset
+
     def prepare_conditions(self, inputs: GenerationInputs, callback: ProgressCallback = no_progress) -> Conditions:
         """Encode the inputs of one clip: its whole audio, and images as long as a window, as a batch of one."""
         plan, geometry = inputs.plan, inputs.plan.geometry
@@ -162,7 +179,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         if rows is None and inputs.audio is not None:
             rows = self.encode_audio(inputs.audio, geometry)
         callback(Event("encode", 2, 3))
-        image, null_image = self.encode_images(inputs.images, plan.window_geometry)
+        image, null_image = self.encode_images(inputs.images, plan.window_geometry, plan.preset)
         callback(Event("encode", 3, 3))
         return Conditions(
             text=text.to(device, dtype),
@@ -192,9 +209,20 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             windows = audio_windows(rows, geometry.video_latent_frames, geometry.reference_slots)
         return windows[None].to(self._execution_device, torch.float32)
 
-    def encode_images(self, images: Sequence[Image.Image], geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Return the image condition with and without references, each (1, ...), as in `humo.model.reference`."""
-        injection, device = self.preset.reference_injection, self._execution_device
+    def encode_images(
+        self, images: Sequence[Image.Image], geometry: Geometry, preset: Preset | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the image condition with and without references, each (1, ...), as in `humo.model.reference`.
+
+        Args:
+            images: references, in order.
+            geometry: of the clip.
+            preset: of the plan; by default the pipeline's.
+        """
+        preset = preset or self.preset
+        if preset.guidance_name == "comfy":
+            return self._encode_as_comfy(images, geometry, preset.reference_injection)
+        injection, device = preset.reference_injection, self._execution_device
         blank = self.blank_video(geometry).to(device) if injection is ReferenceInjection.CHANNEL_CONCAT else None
         if not images:
             size = (geometry.reference_slots, geometry.latent_height, geometry.latent_width)
@@ -203,6 +231,21 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             return null_image, null_image
         references = encode_references(images, self.vae, geometry.width, geometry.height, device).float()
         return with_references(injection, references, blank), without_references(injection, references, blank)
+
+    def _encode_as_comfy(
+        self, images: Sequence[Image.Image], geometry: Geometry, injection: ReferenceInjection
+    ) -> tuple[Tensor, Tensor]:
+        """Return the image condition with and without the reference, as ComfyUI's HuMo node makes them."""
+        size, device = (1, geometry.latent_height, geometry.latent_width), self._execution_device
+        slot = torch.zeros(1, self.transformer.config.out_channels, *size, device=device)
+        null_reference = normalized_zeros(slot, self.vae)
+        reference = null_reference
+        if images:
+            reference = encode_cropped(images[0], self.vae, geometry.width, geometry.height, device).float()
+        blank = None
+        if injection is not ReferenceInjection.FRAME_REPLACE:
+            blank = comfy_blank(geometry.latent_frames, geometry.latent_height, geometry.latent_width, device)
+        return with_references(injection, reference, blank), with_references(injection, null_reference, blank)
 
     def blank_video(self, geometry: Geometry) -> Tensor:
         """Return latents (1, C, L, H, W) of a mid-gray video as long as the sequence; the last result is kept."""
@@ -213,11 +256,18 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
 
     # -- denoising: noise to latents ----------------------------------------------------------------------------------
 
-    def prepare_latents(self, geometry: Geometry, generator: torch.Generator) -> Tensor:
-        """Draw initial noise (1, C, L, H, W) on the generator's device; a CPU generator gives the same everywhere."""
-        shape = (1, *geometry.latent_shape(self.transformer.config.out_channels))
+    def prepare_latents(
+        self, geometry: Geometry, generator: torch.Generator, guidance: GuidanceName = "published"
+    ) -> Tensor:
+        """Draw initial noise (1, C, L, H, W) on the generator's device; a CPU generator gives the same everywhere.
+
+        ComfyUI draws noise for the video alone; its noise is followed by zeros on the reference slots.
+        """
+        channels, frames, *size = geometry.latent_shape(self.transformer.config.out_channels)
+        drawn = geometry.video_latent_frames if guidance == "comfy" else frames
+        shape = (1, channels, drawn, *size)
         noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
-        return noise.to(self._execution_device)
+        return F.pad(noise, (0, 0, 0, 0, 0, frames - drawn)).to(self._execution_device)
 
     def denoise(
         self,
@@ -311,17 +361,15 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         return VelocityPredictor(
             self.transformer,
             conditions,
-            self.preset.reference_injection,
+            plan.preset.reference_injection,
             guidance=guidance_of(plan),
             execution=execution,
             batch_passes=batch_guidance_passes(self.transformer, plan.request.cache, execution, noise),
         )
 
     def _scheduler(self, plan: GenerationPlan, device: torch.device) -> Any:
-        steps, shift, euler = plan.request.steps, plan.request.shift, plan.preset.distillation is not None
-        assert steps is not None
-        assert shift is not None
-        return make_scheduler(self.scheduler.config, steps, shift, device, euler=euler)
+        assert plan.request.sampler is not None
+        return make_scheduler(self.scheduler.config, plan.schedule, device, plan.request.sampler)
 
     # -- decoding: latents to frames ----------------------------------------------------------------------------------
 
@@ -418,7 +466,9 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         assert seed is not None
         check_execution(self.transformer, plan.request.cache, execution)
         conditions = self.prepare_conditions(inputs, callback)
-        noise = self.prepare_latents(plan.window_geometry, torch.Generator().manual_seed(seed))
+        noise = self.prepare_latents(
+            plan.window_geometry, torch.Generator().manual_seed(seed), plan.preset.guidance_name
+        )
         steps = len(plan.timesteps)
         total = steps * len(plan.windows)
         callback(Event("denoise", 0, total))
@@ -451,6 +501,10 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         scale_audio: float | None = None,
         scale_image: float | None = None,
         switch_timestep: float | None = None,
+        guidance: GuidanceName | None = None,
+        sampler: SamplerName | None = None,
+        spacing: SpacingName | None = None,
+        sigmas: Sequence[float] | None = None,
         speed: SpeedName | None = None,
         cache: CacheName | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -458,6 +512,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         audio_embeds: Tensor | list[Tensor] | None = None,
+        attention_kwargs: Mapping[str, Any] | None = None,
         batch_passes: bool | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -472,12 +527,13 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             audio: an audio track (path, (samples,) at 16 kHz, or (samples, rate)); for a batch, a list.
             mode: T, TI, TA or TIA; default: the inputs that are given.
             negative_prompt, width, height, num_frames, window, overlap, num_inference_steps, shift, scale_text,
-            scale_audio, scale_image, switch_timestep, speed, cache: as in `GenerateRequest`; default: the preset's
-                published values, and the length of the audio.
+            scale_audio, scale_image, switch_timestep, guidance, sampler, spacing, sigmas, speed, cache: as in
+                `GenerateRequest`; default: the preset's published values, and the length of the audio.
             generator: of the initial noise; default: one on the CPU with the preset's seed. For a batch, a list.
             latents: initial noise (B, C, L, H, W) in place of the generator's.
             prompt_embeds, negative_prompt_embeds: (B, L, D) in place of prompts.
             audio_embeds: (T, N, D) encoder rows in place of audio; for a batch, a list.
+            attention_kwargs: ``{"scale": x}`` multiplies the strength of every LoRA for this call.
             batch_passes: run the passes of a step as one batch; default: only where a pass has few tokens.
             output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
                 ``latent`` (B, C, k + 1, H, W).
@@ -503,6 +559,10 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             "scale_audio": scale_audio,
             "scale_image": scale_image,
             "switch_timestep": switch_timestep,
+            "guidance": guidance,
+            "sampler": sampler,
+            "spacing": spacing,
+            "sigmas": sigmas,
             "speed": speed,
             "cache": cache,
         }
@@ -516,12 +576,14 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         conditions = stack([self.prepare_conditions(inputs) for inputs in batch])
         generators = prepare_generators(generator, self.preset.seed, len(batch))
         if latents is None:
-            latents = torch.cat([self.prepare_latents(plan.window_geometry, one) for one in generators])
+            geometry, guidance = plan.window_geometry, plan.preset.guidance_name
+            latents = torch.cat([self.prepare_latents(geometry, one, guidance) for one in generators])
         # a clip with a generator of its own equals itself generated alone; clips that share one are numbered
         seeds = [(one.initial_seed(), generators[:number].count(one)) for number, one in enumerate(generators)]
         noise = latents.to(self._execution_device)
         self._interrupt = False
-        with self.progress_bar(total=len(plan.timesteps) * len(plan.windows)) as bar:
+        total = len(plan.timesteps) * len(plan.windows)
+        with self.scaled_loras(attention_kwargs), self.progress_bar(total=total) as bar:
 
             def step_end(_: int, step: int, timestep: Tensor, latents: Tensor, __: Tensor) -> Tensor | Stop:
                 bar.update()

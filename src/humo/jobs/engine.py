@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from humo.errors import RequestError
+from humo.jobs.loras import strengths_of
+from humo.plan import GenerationPlan
 from humo.progress import Event, ProgressCallback, no_progress
-from humo.request import GenerateRequest, GenerationPlan
+from humo.request import GenerateRequest
 from humo.runtime.device import gc_paused
 
 if TYPE_CHECKING:
@@ -83,14 +85,14 @@ class Engine:
 
     @gc_paused()
     def pipeline(self, request: GenerateRequest, callback: ProgressCallback = no_progress) -> HuMoPipeline:
-        """Return the pipeline of a request; it is loaded unless it was the last one.
+        """Return the pipeline of a request with its LoRAs; it is loaded unless it was the last one.
 
         Args:
             request: resolved by `resolve_runtime`.
             callback: called when loading starts and ends.
 
         Raises:
-            CheckpointError: the folder's weights cannot be used.
+            CheckpointError: the folder's weights, or a LoRA, cannot be used.
         """
         from humo.checkpoints.model_folder import find_model_folder
         from humo.runtime.loading import load_pipeline
@@ -110,6 +112,7 @@ class Engine:
                 self._pipeline = self.parallel.load(folder, dtype)
             self._key = key
             callback(Event("load", 1, 1))
+        self._pipeline.use_loras(strengths_of(request))
         return self._pipeline
 
     def execution(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> Execution:

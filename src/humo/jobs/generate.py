@@ -18,12 +18,14 @@ from humo.errors import MediaError, RequestError
 from humo.geometry import FRAMES_PER_SECOND, frames_to_hold
 from humo.jobs.engine import Engine
 from humo.jobs.inputs import JobInputs, check_separator, load_inputs
+from humo.jobs.loras import locate_loras, preset_with_loras
 from humo.jobs.phase_timer import PhaseTimer
 from humo.jobs.replay import make_record
 from humo.media.provenance import GenerationRecord, content_digest, to_metadata, watermark_payload, write_sidecar
+from humo.plan import GenerationPlan, resolve
 from humo.presets import Preset
 from humo.progress import ProgressCallback, never_stop, no_progress
-from humo.request import GenerateRequest, GenerationPlan, parse_request, resolve
+from humo.request import GenerateRequest, parse_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,43 +112,56 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
     return request.model_copy(update={"frames": frames})
 
 
-def prepare_job(request: GenerateRequest) -> PreparedJob:
+def prepare_job(request: GenerateRequest, loras: Mapping[str, str] | None = None) -> PreparedJob:
     """Decode the input files of a request, make its plan and check its output, without loading a model.
+
+    Args:
+        request: what to generate.
+        loras: name -> file of the only LoRAs that the request may use; by default any file and installed LoRA.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
-    read_preset(request)  # a wrong model folder is reported before files are decoded
+    read_preset(request, loras)  # a wrong model folder is reported before files are decoded
     inputs = load_inputs(request)
-    return PreparedJob(plan_job(request, inputs.num_audio_samples), inputs)
+    return PreparedJob(plan_job(request, inputs.num_audio_samples, loras), inputs)
 
 
-def plan_job(request: GenerateRequest, num_audio_samples: int | None) -> GenerationPlan:
+def plan_job(
+    request: GenerateRequest, num_audio_samples: int | None, loras: Mapping[str, str] | None = None
+) -> GenerationPlan:
     """Make the plan of a request and check its output, without opening image or audio files.
 
     Args:
         request: what to generate.
         num_audio_samples: length of the audio in samples at 16 kHz, if the mode uses audio.
+        loras: as for `prepare_job`.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
-    plan = resolve(request, read_preset(request), num_audio_samples)
+    from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+
+    plan = resolve(request, read_preset(request, loras), num_audio_samples)
+    if plan.request.loras:
+        model = open_model_folder(find_model_folder(request.model))
+        plan = locate_loras(plan, model.architectures["transformer"], loras)
     if plan.request.vocal_separator is not None:
         check_separator(plan.request.vocal_separator)
     check_output(plan)
     return plan
 
 
-def read_preset(request: GenerateRequest) -> Preset:
-    """Return the preset of the model folder that a request names.
+def read_preset(request: GenerateRequest, loras: Mapping[str, str] | None = None) -> Preset:
+    """Return the preset of the model folder and the LoRAs that a request names. Args as `prepare_job`.
 
     Raises:
-        CheckpointError: it is not a model folder.
+        CheckpointError: it is not a model folder, or a LoRA is missing or damaged.
     """
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
-    return open_model_folder(find_model_folder(request.model)).preset
+    preset = open_model_folder(find_model_folder(request.model)).preset
+    return preset_with_loras(preset, request.loras, loras)
 
 
 def generate(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo import __version__
+from humo.checkpoints.lora_store import installed_loras
 from humo.checkpoints.model_folder import find_model_folder
 from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
+from humo.loras import parse_lora
 from humo.media.provenance import DEVICE_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
-from humo.request import GenerateRequest, GenerationPlan, parse_request
+from humo.plan import GenerationPlan
+from humo.request import GenerateRequest, parse_request
 
 if TYPE_CHECKING:
     from humo.media.provenance import GenerationRecord
@@ -21,8 +25,11 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "diffusers", "transformers")
 """Libraries whose version can change the frames; the record has their versions."""
 
-FILE_FIELDS = ("images", "audio", "vocal_separator")
+FILE_FIELDS = ("images", "audio", "vocal_separator", "loras")
 """Fields of a request that name input files."""
+
+OPTIONS = {"images": "--image", "loras": "--lora"}
+"""Field that holds several files -> the option that adds one."""
 
 
 def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationRecord:
@@ -41,6 +48,7 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
     paths |= {
         name: shown_path(path) for name in ("audio", "vocal_separator", "output") if (path := getattr(request, name))
     }
+    paths["loras"] = [str(replace(lora, name=shown_path(lora.name))) for lora in map(parse_lora, request.loras)]
     if request.model is not None:  # the folder itself, since a name may stand for another folder later
         paths["model"] = shown_path(str(model))
     return GenerationRecord(
@@ -84,12 +92,12 @@ def read_request(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     request = parse_request(record.request)
     for name in FILE_FIELDS:
         if name not in overrides:
-            value = getattr(request, name)
-            for file in [value] if isinstance(value, str) else value or ():
+            for file in _files(request, name):
                 _check_unchanged(file, record, path, name)
     if "model" not in overrides:
         _check_weights(request, record, path)
     fields = request.model_dump(exclude_none=True)
+    fields["loras"] = [str(replace(lora, name=_find_again(lora.name))) for lora in map(parse_lora, request.loras)]
     return {**fields, "output": str(path.with_name(f"{path.stem}-again.mp4"))}
 
 
@@ -119,15 +127,22 @@ def same_request(output: Path, plan: GenerationPlan) -> bool:
 
 
 def _content_fields(request: GenerateRequest) -> dict[str, Any]:
-    return request.model_dump(exclude=set(NOT_CONTENT_FIELDS))
+    strengths = [lora.strength for lora in map(parse_lora, request.loras)]
+    return {**request.model_dump(exclude=set(NOT_CONTENT_FIELDS)), "loras": strengths}
 
 
 def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str) -> None:
-    remedy = f"give the file with --{'image' if field == 'images' else field.replace('_', '-')}"
-    if not Path(file).is_file():
+    remedy = f"give the file with {OPTIONS.get(field, '--' + field.replace('_', '-'))}"
+    existing = _find_again(file) if field == "loras" else file
+    if not Path(existing).is_file():
         raise MediaError(field, f"{file!r}, an input of {path.name}, is missing", remedy)
-    if record.inputs.get(absolute_path(file)) != hash_file(file):
+    if record.inputs.get(file, record.inputs.get(absolute_path(file))) != hash_file(existing):
         raise MediaError(field, f"{file!r} has changed since {path.name} was generated", remedy)
+
+
+def _find_again(lora: str) -> str:
+    """Return the file of a recorded LoRA: at its place, or installed here under the same name."""
+    return lora if Path(lora).is_file() else str(installed_loras().get(Path(lora).stem, lora))
 
 
 def _check_weights(request: GenerateRequest, record: GenerationRecord, path: Path) -> None:
@@ -165,5 +180,12 @@ def _file_name(path: str) -> str:
 
 
 def _input_files(request: GenerateRequest) -> list[str]:
-    files = [*request.images, request.audio, request.vocal_separator]
-    return [file for file in files if file is not None]
+    return [file for field in FILE_FIELDS for file in _files(request, field)]
+
+
+def _files(request: GenerateRequest, field: str) -> list[str]:
+    """Return the files that a field of a request names."""
+    value = getattr(request, field)
+    if field == "loras":
+        return [parse_lora(lora).name for lora in value]
+    return [value] if isinstance(value, str) else list(value or ())

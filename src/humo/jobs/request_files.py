@@ -10,11 +10,14 @@ from typing import Any
 from humo.config_files import InvalidLine, read_config_file
 from humo.errors import RequestError, did_you_mean
 from humo.jobs.published_files import is_item, is_published, item_fields, parse_overrides, read_published_config
+from humo.loras import parse_lora
 from humo.request import GenerateRequest
 
-IMAGE_SEPARATOR = ";"
-"""Separates the images in one cell of a CSV file."""
-INPUT_FIELDS = ("images", "audio", "vocal_separator", "model")
+LIST_SEPARATOR = ";"
+"""Separates the images, or the LoRAs, in one cell of a CSV file."""
+LIST_FIELDS = ("images", "loras")
+"""Fields that hold several names."""
+INPUT_FIELDS = ("images", "audio", "vocal_separator", "model", "loras")
 """Fields that name files which must exist."""
 
 
@@ -116,11 +119,25 @@ def resolve_paths(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     resolved = dict(fields)
     for name in INPUT_FIELDS:
         value = resolved.get(name)
+        locate = _locate_lora if name == "loras" else _locate_text
         if isinstance(value, str):
-            resolved[name] = str(_locate(Path(value), path))
+            resolved[name] = locate(value, path)
         elif isinstance(value, list):
-            resolved[name] = [str(_locate(Path(entry), path)) if isinstance(entry, str) else entry for entry in value]
+            resolved[name] = [locate(entry, path) if isinstance(entry, str) else entry for entry in value]
     return resolved
+
+
+def _locate_text(name: str, path: Path) -> str:
+    return str(_locate(Path(name), path))
+
+
+def _locate_lora(text: str, path: Path) -> str:
+    """Return ``FILE[:STRENGTH]`` with the file located; the name of an installed LoRA stays as it is."""
+    try:
+        choice = parse_lora(text)
+    except ValueError:
+        return text  # the check of the request reports it
+    return str(replace(choice, name=_locate_text(choice.name, path)))
 
 
 def _locate(name: Path, path: Path) -> Path:
@@ -148,6 +165,7 @@ def _row(number: int, name: str | None, values: object, path: Path) -> Row:
     published = is_item(values)
     if published:
         fields = item_fields(fields)
-    if path.suffix.lower() == ".csv" and isinstance(fields.get("images"), str):
-        fields["images"] = [part.strip() for part in fields["images"].split(IMAGE_SEPARATOR) if part.strip()]
+    for name in LIST_FIELDS:
+        if path.suffix.lower() == ".csv" and isinstance(fields.get(name), str):
+            fields[name] = [part.strip() for part in fields[name].split(LIST_SEPARATOR) if part.strip()]
     return replace(row, fields=resolve_paths(fields, path), published=published)

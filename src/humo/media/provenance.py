@@ -11,6 +11,7 @@ from typing import Any
 
 from humo.errors import MediaError, StorageError
 from humo.files import atomic_write, check_file, os_error_text
+from humo.loras import parse_lora
 from humo.media.video import read_metadata
 
 RECORD_VERSION = 1
@@ -38,6 +39,7 @@ WEIGHTS_KEY = "weights"
 NOT_CONTENT_FIELDS = frozenset(
     {
         "model",
+        "preset",
         "images",
         "audio",
         "vocal_separator",
@@ -188,6 +190,9 @@ def content_digest(record: GenerationRecord) -> str:
     stored = {name: old for old, name in RENAMED_FIELDS.items()}
     fields = record.request.items()
     content = {stored.get(name, name): value for name, value in fields if name not in NOT_CONTENT_FIELDS}
+    if loras := content.pop("loras", ()):  # files have their checksum in place of the name
+        choices = [parse_lora(lora) for lora in loras]
+        content["loras"] = sorted((str(record.inputs.get(choice.name)), choice.strength) for choice in choices)
     content_json = json.dumps(
         [content, sorted(record.inputs.values()), record.environment.get(WEIGHTS_KEY)], sort_keys=True
     )

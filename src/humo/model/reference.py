@@ -26,10 +26,10 @@ def with_references(injection: ReferenceInjection, references_BCRHW: Tensor, bla
     Args:
         injection: how references enter the network's input.
         references_BCRHW: clean reference latents.
-        blank_BCLHW: latents of a mid-gray video as long as the whole sequence; only ``CHANNEL_CONCAT`` needs them.
+        blank_BCLHW: latents of a mid-gray video as long as the whole sequence; ``FRAME_REPLACE`` needs none.
 
     Returns:
-        ``CHANNEL_CONCAT``: (B, 4 + C, L, H, W), mask and image latents; ``FRAME_REPLACE``: (B, C, R, H, W).
+        channels: (B, 4 + C, L, H, W), mask and image latents; ``FRAME_REPLACE``: (B, C, R, H, W).
     """
     if injection is ReferenceInjection.FRAME_REPLACE:
         return references_BCRHW
@@ -54,11 +54,13 @@ def network_input(injection: ReferenceInjection, latents_BCLHW: Tensor, image: T
     """Return the transformer's input: noisy latents joined with an image condition.
 
     Returns:
-        ``CHANNEL_CONCAT``: (B, C + 4 + C, L, H, W); ``FRAME_REPLACE``: (B, C, L, H, W).
+        channels: (B, C + 4 + C, L, H, W); ``FRAME_REPLACE``: (B, C, L, H, W).
     """
-    if injection is ReferenceInjection.CHANNEL_CONCAT:
-        return torch.cat([latents_BCLHW, image], dim=1)
-    return torch.cat([latents_BCLHW[:, :, : -image.shape[2]], image], dim=2)
+    if injection is ReferenceInjection.FRAME_REPLACE:
+        return torch.cat([latents_BCLHW[:, :, : -image.shape[2]], image], dim=2)
+    if injection is ReferenceInjection.CLEAN_CHANNEL_CONCAT:
+        latents_BCLHW = latents_BCLHW * (1 - image[:, :1])  # the mask is 1 on reference slots
+    return torch.cat([latents_BCLHW, image], dim=1)
 
 
 def _mask(image_BCLHW: Tensor, slots: int) -> Tensor:

@@ -11,7 +11,8 @@ from humo.checkpoints.architecture import Architecture
 from humo.checkpoints.model_folder import ModelFolder
 from humo.errors import RequestError
 from humo.geometry import Geometry
-from humo.request import CacheName, GenerationPlan, OffloadName, QuantizeName
+from humo.plan import GenerationPlan
+from humo.request import CacheName, OffloadName, QuantizeName
 from humo.runtime.device import available_memory
 from humo.runtime.memory_estimate import (
     COMPONENT_OF_PHASE,

@@ -25,7 +25,7 @@ from humo.server.api_keys import ApiKeys
 from humo.server.job_queue import Job
 from humo.server.metrics import prometheus_text
 from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response, request_owner
-from humo.server.schemas import DeletedVideo, ErrorResponse, Model, ModelList, RawFields, Video, VideoList, body_schema
+from humo.server.schemas import DeletedVideo, ErrorResponse, ModelList, RawFields, Video, VideoList, body_schema
 from humo.server.service import ConflictError, NotFoundError, QueueFullError, Service
 from humo.server.supervisor import WorkerPool
 
@@ -241,8 +241,8 @@ def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
 
 @router.get("/v1/models", response_model=ModelList, responses=_error_responses(), summary="List the served models")
 def models(service: CurrentService) -> ModelList:
-    """Return the served models. The first is the default."""
-    return ModelList(data=[Model(id=name) for name in service.settings.models])
+    """Return the served models, each with its LoRAs and presets. The first is the default."""
+    return ModelList(data=service.models())
 
 
 @router.get("/health", summary="Check that the service is up")

@@ -87,7 +87,7 @@ def check_machine(config: Mapping[str, Any]) -> list[str]:
     """Check that the machine that runs this can run workers of a service.
 
     Args:
-        config: ``version``, ``folder``, ``token``, ``database`` and ``models`` of the service.
+        config: ``version``, ``folder``, ``token``, ``database``, ``models`` and ``loras`` of the service.
 
     Returns:
         field, problem and remedy; empty if there is no problem.
@@ -112,6 +112,9 @@ def check_machine(config: Mapping[str, Any]) -> list[str]:
     for name, model in config["models"].items():
         if model is not None and not (Path(model) / MODEL_INDEX).is_file():
             return ["--model", f"{name} is missing at {model!r}", "copy it there, or share the folder HUMO_MODELS"]
+    for name, lora in config["loras"].items():
+        if not Path(lora).is_file():
+            return ["--lora", f"{name} is missing at {lora!r}", "copy it there, or share the folder HUMO_MODELS"]
     if config["database"].startswith("postgresql:"):
         try:
             timeout = int(ray_cluster.HEAD_TIMEOUT_SECONDS)
@@ -190,6 +193,7 @@ class RayWorkers:
             "token": secrets.token_hex(16),
             "database": self._database,
             "models": dict(self._settings.models),
+            "loras": dict(self._settings.loras),
             "device": "cuda" if kind == "GPU" else "cpu",
         }
         write_file(self._token, config["token"].encode())

@@ -31,8 +31,12 @@ ALIASES: Mapping[str, str] = {
     "num_inference_steps": "steps",
     "guidance_scale": "scale_text",
     "flow_shift": "shift",
+    "lora": "loras",
 }
 """Names that other APIs have for fields -> the field."""
+
+LIST_FIELDS = ("loras",)
+"""Fields of a client with several values."""
 
 FILE_FIELDS: Mapping[str, MediaKind] = {
     "input_reference": "image",
@@ -93,6 +97,9 @@ def parse_fields(raw: RawFields) -> ParsedRequest:
             raise _unknown(full_name)
         elif name in CLIENT_FIELDS or name in ALIASES:
             field = ALIASES.get(name, name)
+            if field in LIST_FIELDS:  # a form repeats the name
+                fields[field] = [*fields.get(field, []), *(value if isinstance(value, list) else [value])]
+                continue
             if field in fields:
                 raise RequestError(name, "is given twice", "give it once")
             fields[field] = value
@@ -240,6 +247,8 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "humo"
+    loras: list[str] = Field(default_factory=list, description="values of the field loras that fit this model")
+    presets: list[str] = Field(default_factory=list, description="values of the field preset that fit this model")
 
 
 class ModelList(BaseModel):

@@ -12,13 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humo.errors import HuMoError, RequestError
+from humo.checkpoints.model_folder import ModelFolder, find_model_folder, open_model_folder
+from humo.errors import CheckpointError, HuMoError, RequestError
 from humo.jobs.generate import build_request, plan_job
 from humo.jobs.inputs import stored_audio_length
-from humo.request import GenerationPlan
+from humo.jobs.loras import check_lora, strengths_of
+from humo.loras import LoraChoice, parse_lora
+from humo.plan import GenerationPlan
+from humo.request_presets import RequestPreset, request_presets
 from humo.server.file_store import FINISH_REQUESTED, FileStore, is_job_id, write_file
 from humo.server.job_queue import Job, JobQueue, JSONObject
-from humo.server.schemas import SERVER_FIELDS, ParsedRequest, RawFields, Video, file_url, parse_fields, video_from_job
+from humo.server.schemas import (
+    SERVER_FIELDS,
+    Model,
+    ParsedRequest,
+    RawFields,
+    Video,
+    file_url,
+    parse_fields,
+    video_from_job,
+)
 from humo.server.settings import Settings
 from humo.server.upload_sanitizer import SANITIZED_SUFFIXES, MediaKind, UploadSanitizer, decode_data_url
 from humo.server.url_fetch import fetch_url
@@ -160,7 +173,7 @@ class Service:
             stored["audio"] = inputs.audio
         output = str(self.store.output_path(job_id))
         request = build_request(self.store.resolve_inputs(stored) | {"output": output})
-        plan = plan_job(request, stored_audio_length(request))
+        plan = plan_job(request, stored_audio_length(request), self.settings.loras)
         self._check_size(plan)
         return stored, plan
 
@@ -169,8 +182,11 @@ class Service:
         fields, plan = self._resolve(parsed.fields, model, inputs, job_id)
         resolved = plan.request.model_dump(mode="json", exclude=set(SERVER_FIELDS))
         resolved |= {name: fields[name] for name in ("images", "audio") if name in fields}
+        loras = self._used_loras(plan)
+        resolved["loras"] = [str(LoraChoice(name, strengths_of(plan.request)[Path(loras[name])])) for name in loras]
         payload = {
             "fields": fields,
+            "loras": loras,
             "request": resolved,
             "notes": list(plan.notes),
             "passes": plan.passes,
@@ -187,6 +203,33 @@ class Service:
             problem = "was already used for a different request"
             raise ConflictError("Idempotency-Key", problem, "use a new key for a new request")
         return self.to_video(job)
+
+    def _used_loras(self, plan: GenerationPlan) -> dict[str, str]:
+        """Return name -> file of the LoRAs of a plan."""
+        used = {str(path) for path in strengths_of(plan.request)}
+        return {name: file for name, file in self.settings.loras.items() if file in used}
+
+    def models(self) -> list[Model]:
+        """Return the served models, each with the LoRAs and presets that fit it."""
+        return [
+            Model(id=name, loras=self.loras(name), presets=[preset.name for preset in self.presets(name)])
+            for name in self.settings.models
+        ]
+
+    def loras(self, model: str) -> list[str]:
+        """Return the names of the served LoRAs that fit a served model."""
+        folder = open_model_folder(find_model_folder(self.settings.models[model]))
+        return [name for name, file in self.settings.loras.items() if _fits(Path(file), folder)]
+
+    def presets(self, model: str) -> list[RequestPreset]:
+        """Return the presets for a served model, whose LoRAs are all served."""
+        family = open_model_folder(find_model_folder(self.settings.models[model])).preset
+        loras = set(self.loras(model))
+        return [
+            preset
+            for preset in request_presets().values()
+            if preset.suits(family) and {parse_lora(lora).name for lora in preset.fields.get("loras", ())} <= loras
+        ]
 
     # -- existing jobs ------------------------------------------------------------------------------------------------
 
@@ -284,6 +327,14 @@ def stored_inputs(job: Job) -> StoredInputs:
 
 def _input_names(fields: Mapping[str, Any]) -> list[str]:
     return [*fields.get("images", ()), *([fields["audio"]] if "audio" in fields else [])]
+
+
+def _fits(lora: Path, model: ModelFolder) -> bool:
+    try:
+        check_lora(lora, model.architectures["transformer"])
+    except CheckpointError:
+        return False
+    return True
 
 
 def _is_true(value: Any) -> bool:

@@ -24,6 +24,7 @@ class Settings:
         ray_address: Ray cluster that runs the workers: ``HOST:PORT``, or ``local`` to start one on this machine.
         replicas: workers in the cluster; by default one for each GPU, or one for each machine if there is no GPU.
         models: model folder of each served name; None is the built-in model. The first is the default.
+        loras: file of each LoRA that clients may name.
         limits: upper limits of uploads.
         retention_seconds: how long ended jobs and their files are kept.
         max_waiting_jobs: unfinished jobs above which new ones are rejected.
@@ -41,6 +42,7 @@ class Settings:
     ray_address: str | None = None
     replicas: int | None = None
     models: dict[str, str | None] = field(default_factory=lambda: {"humo-nano": None})
+    loras: dict[str, str] = field(default_factory=dict)
     limits: UploadLimits = field(default_factory=UploadLimits)
     retention_seconds: float = 7 * SECONDS_PER_DAY
     max_waiting_jobs: int = 1000

@@ -139,7 +139,7 @@ class Worker:
             "sidecar": True,
             "device": self._device,
         }
-        job = prepare_job(build_request(fields))
+        job = prepare_job(build_request(fields), payload.get("loras", {}))
         reporter = JobReporter(self._store, self._queue, job_id)
         result = generate(
             job,

@@ -28,12 +28,14 @@ from torch import Tensor
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import RequestError
 from humo.guidance import MODES, GuidanceScales, Mode
-from humo.inference.denoise import PrefixLatents, denoise, make_scheduler
+from humo.inference.denoise import PrefixLatents, denoise
 from humo.inference.pipeline import HuMoPipeline
 from humo.inference.predictor import VelocityPredictor, fits_one_batch
+from humo.inference.samplers import make_scheduler
 from humo.model.seeding import seeded_generator
 from humo.presets import SCALE_NAMES, Distillation, Preset
 from humo.progress import Progress
+from humo.schedule import published_schedule
 from humo.training.collate import Batch, Collator
 from humo.training.config import DistillConfig, Recipe, Stage
 from humo.training.frozen_encoders import FrozenEncoders
@@ -193,7 +195,7 @@ class TrajectoryDataset:
     def _scheduler(self, config: Any, device: torch.device) -> Any:
         """Return the teacher's scheduler, with ``teacher_steps`` steps for each step of the student."""
         steps = self.student.steps * self.settings.teacher_steps_per_step
-        return make_scheduler(config, steps, self.student.shift, device)
+        return make_scheduler(config, published_schedule(steps, self.student.shift), device)
 
     # -- a source of batches ------------------------------------------------------------------------------------------
 
@@ -234,9 +236,7 @@ class TrajectoryDataset:
     @property
     def noise_levels(self) -> list[float]:
         """Noise levels of the student's steps, and 0 for clean latents."""
-        scheduler = make_scheduler(None, self.student.steps, self.student.shift, torch.device("cpu"))
-        levels: list[float] = scheduler.sigmas.tolist()
-        return levels
+        return [*published_schedule(self.student.steps, self.student.shift).sigmas, 0.0]
 
 
 def _line_ends(states: Tensor, step: int, levels: Sequence[float]) -> tuple[Tensor, Tensor]:

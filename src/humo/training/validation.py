@@ -14,7 +14,8 @@ from humo.media.image import load_image
 from humo.media.video import VideoFormat, write_video
 from humo.model.reference import network_input
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.request import parse_request, resolve
+from humo.plan import resolve
+from humo.request import parse_request
 from humo.training.collate import Batch, Collator
 from humo.training.config import Recipe, Stage
 from humo.training.dataset import ClipFiles, read_training_clip

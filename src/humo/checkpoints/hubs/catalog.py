@@ -103,6 +103,45 @@ CATALOG: Mapping[str, CatalogEntry] = {
 }
 """Name -> model; the names are those of the presets."""
 
+
+@dataclass(frozen=True, slots=True)
+class LoraEntry:
+    """A LoRA that can be downloaded.
+
+    Args:
+        title: for people.
+        family: name of the preset whose network it fits.
+        repository: where it is; its only pattern is the file.
+        bytes, sha256: size and checksum that it is known to have.
+    """
+
+    title: str
+    family: str
+    repository: Repository
+    bytes: int
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file, without its folder."""
+        return self.repository.files[0].rpartition("/")[2]
+
+
+LORAS: Mapping[str, LoraEntry] = {
+    "lightx2v": LoraEntry(
+        "lightx2v: steps and guidance distilled, rank 64",
+        HUMO_17B.name,
+        Repository(
+            "Kijai/WanVideo_comfy",
+            ("Lightx2v/lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors",),
+            "Apache-2.0",
+        ),
+        738_005_744,
+        "85c4a61c30e0497aa44b91d93a893b624708461a56fe5485183b28fa07e2dfb3",
+    ),
+}
+"""Name -> LoRA. Size and checksum are those of public lists of files, and are compared with the hub's."""
+
 WHISPER_LARGE_V3 = SpeechEncoderArchitecture(
     d_model=1280,
     encoder_layers=32,

@@ -95,7 +95,7 @@ def download_model(
         def on_bytes(count: int, before: int = done) -> None:
             progress("download", before + count, total)
 
-        _download(file, folder / file.repository, hub, on_bytes)
+        download_file(file, folder / file.repository, hub, on_bytes)
         done += file.bytes
         progress("download", done, total)
     report = convert(
@@ -111,14 +111,19 @@ def download_model(
     return report
 
 
-def _download(file: RemoteFile, folder: Path, hub: Hub, on_bytes: Callable[[int], None]) -> None:
-    """Download one file and compare its checksum; a file that exists already is compared as well."""
+def download_file(file: RemoteFile, folder: Path, hub: Hub, on_bytes: Callable[[int], None]) -> Path:
+    """Download one file, compare its checksum, and return its path; a file that exists already is compared as well.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, or the checksum differs.
+    """
     path = hub.download(file, folder, on_bytes)
     if file.sha256 is not None and hash_file(path) != file.sha256:
         path.unlink()
         remedy = "run the command again, or use another --endpoint"
         problem = "has another checksum than the hub lists, and was removed"
         raise CheckpointError(f"{file.repository}/{file.name}", problem, remedy)
+    return path
 
 
 def _check_space(models: Path, needed: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from humo.request import GenerationPlan
+from humo.plan import GenerationPlan
 from humo.server.job_queue import Job, JobState
 from humo.server.schemas import Video
 

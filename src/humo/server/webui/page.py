@@ -50,7 +50,7 @@ HISTORY_VIDEOS = 24
 ESTIMATE_JOBS = 20
 """Latest jobs from which time and memory of the next one are estimated."""
 
-MAIN_SETTINGS = ("seconds", "seed", "steps")
+MAIN_SETTINGS = ("seconds", "seed", "steps", "preset")
 """Settings that are always visible."""
 
 PLACED_ELSEWHERE = frozenset({"prompt", "consent", "frames", *MAIN_SETTINGS})
@@ -145,11 +145,13 @@ class Page:
     def _build_settings(self) -> None:
         models = list(self._service.settings.models)
         preset = read_preset(parse_request({"prompt": "-", "model": self._service.settings.models[models[0]]}))
+        presets = {one.name: None for model in models for one in self._service.presets(model)}
+        names = {"preset": list(presets), "loras": list(self._service.settings.loras)}
         with gr.Row():
-            self.settings = {name: widget(name, preset) for name in MAIN_SETTINGS}
+            self.settings = {name: widget(name, preset, names.get(name, ())) for name in MAIN_SETTINGS}
         with gr.Accordion("More settings", open=False):
             self.model = gr.Dropdown(label="model", choices=models, value=models[0], visible=len(models) > 1)
-            self.settings |= {name: widget(name, preset) for name in MORE_SETTINGS}
+            self.settings |= {name: widget(name, preset, names.get(name, ())) for name in MORE_SETTINGS}
         self.summary = gr.HTML(elem_id="summary")
 
     def _build_output(self) -> None:
@@ -266,7 +268,9 @@ class Page:
     def _read_form(self, form: Sequence[Any]) -> tuple[list[tuple[str, Any]], StoredInputs]:
         prompt, inputs, consent, model, *values = form
         fields = [("prompt", prompt), ("consent", bool(consent)), ("model", model)]
-        fields += [(name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "")]
+        fields += [
+            (name, value) for name, value in zip(self.settings, values, strict=True) if value not in (None, "", [])
+        ]
         return fields, StoredInputs(tuple(inputs["images"]), inputs["audio"])
 
     async def _generate(self, request: gr.Request, *form: Any) -> AsyncIterator[Updates]:
@@ -389,12 +393,14 @@ class Page:
     def _fill(self, fields: Mapping[str, Any], inputs: dict[str, Any], model: str | None) -> Updates:
         updates: Updates = {self.prompt: fields["prompt"], **self._show_inputs(inputs)}
         updates |= {self.consent: gr.update(value=bool(fields.get("consent")), visible=bool(inputs["images"]))}
-        updates |= {field: _as_input(fields.get(name, field.value)) for name, field in self.settings.items()}
+        updates |= {field: _as_input(fields.get(name, field.value), field) for name, field in self.settings.items()}
         return updates | ({} if model is None else {self.model: model})
 
 
-def _as_input(value: Any) -> Any:
+def _as_input(value: Any, component: Any) -> Any:
     """Return a field's value as its component takes it."""
+    if isinstance(value, list):
+        return value if isinstance(component, gr.Dropdown) else ",".join(map(str, value))
     return value if isinstance(value, bool | str) else str(value)
 
 

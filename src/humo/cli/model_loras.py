@@ -1,0 +1,151 @@
+"""``humo models`` for LoRAs and presets: list them; download, import, verify and remove LoRAs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from humo.errors import CheckpointError, StorageError
+
+if TYPE_CHECKING:
+    from humo.checkpoints.hubs.catalog import LoraEntry, Repository
+    from humo.checkpoints.hubs.download import Hub
+    from humo.cli.console import Quiet
+
+Progress = Callable[[str, int, int], None]
+
+
+def list_loras(console: Quiet) -> None:
+    """List the LoRAs of this machine, those that can be downloaded, and the presets."""
+    from humo.checkpoints.hubs.catalog import LORAS
+    from humo.checkpoints.lora_store import installed_loras
+    from humo.request_presets import request_presets
+
+    local = installed_loras()
+    for name, path in local.items():
+        values: dict[str, Any] = {"name": name, "state": "local", "file": str(path), "bytes": path.stat().st_size}
+        console.result(f"{name:17} LoRA        {values['bytes'] / 1e9:7.2f} GB; {path}", values, kind="lora")
+    for name, entry in LORAS.items():
+        if name not in local:
+            text = f"{name:17} LoRA, remote{entry.bytes / 1e9:7.2f} GB to download; {entry.title}, for {entry.family}"
+            console.result(text, {"name": name, "state": "remote", "bytes": entry.bytes}, kind="lora")
+    for name, preset in request_presets().items():
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in preset.fields.items()}
+        settings = ", ".join(f"{key} {_shown(value)}" for key, value in fields.items())
+        family = "any model" if preset.family is None else preset.family
+        text = f"{name:17} preset      {family}: {preset.description or 'your own'} ({settings})"
+        values = {"name": name, "family": preset.family, "description": preset.description, "fields": fields}
+        console.result(text, values, kind="preset")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def get_lora(name: str, entry: LoraEntry, repository: Repository, hub: Hub, progress: Progress, console: Quiet) -> None:
+    """Download a LoRA of the catalog.
+
+    Args:
+        name: its name.
+        entry: the LoRA.
+        repository: where the file is on the hub.
+        hub: where the file comes from.
+        progress: is called with the phase, bytes done, bytes in total.
+        console: where the result is reported.
+
+    Raises:
+        CheckpointError: the hub cannot be reached, lacks the file, or has another one.
+        StorageError: the LoRA exists already, or the disk is too small.
+    """
+    from humo.checkpoints.hubs.download import DOWNLOADS, download_file
+    from humo.checkpoints.lora_store import lora_path
+    from humo.environment import models_folder
+
+    target = lora_path(name)
+    if target.exists():
+        raise StorageError(name, f"exists already, in {str(target)!r}", f"run `humo models remove {name}` first")
+    console.note(f"{entry.title}: {entry.bytes / 1e9:.2f} GB, for {entry.family}; license: {repository.license}")
+    source = repository.repository
+    file = next((one for one in hub.files(source) if PurePosixPath(one.name).name == entry.file), None)
+    if file is None:
+        remedy = "use another --endpoint, or --repository OWNER/NAME of a copy that you trust"
+        raise CheckpointError(source, f"has no file {entry.file}", remedy)
+    if file.bytes != entry.bytes or file.sha256 not in (None, entry.sha256):
+        problem = f"has another {entry.file} than the one that is known"
+        raise CheckpointError(source, problem, "download it yourself, and import it with `humo models import FILE`")
+    folder = models_folder() / DOWNLOADS / name
+    path = download_file(file, folder, hub, lambda count: progress("download", count, file.bytes))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+    shutil.rmtree(folder, ignore_errors=True)
+    _report(name, target, console)
+
+
+def import_lora(source: Path, name: str | None, console: Quiet) -> None:
+    """Make a LoRA's file one of this machine.
+
+    Args:
+        source: the file.
+        name: its name; by default that of the catalog, or the file's.
+        console: where the result is reported.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        StorageError: the name is taken, or the disk is full.
+    """
+    from humo.checkpoints.lora_store import catalog_name, install_lora
+
+    name = name or catalog_name(source) or source.stem
+    _report(name, install_lora(source, name), console)
+
+
+def verify_lora(name: str, console: Quiet) -> bool:
+    """Check a LoRA of this machine: its header and size, and the checksum of one that the catalog has.
+
+    Returns:
+        whether it is intact.
+    """
+    from humo.checkpoints.hubs.catalog import LORAS
+    from humo.checkpoints.lora_store import installed_loras, open_lora
+    from humo.files import hash_file
+
+    path = installed_loras()[name]
+    try:
+        open_lora(path)
+    except CheckpointError as error:
+        console.error(str(error), path=str(path))
+        return False
+    entry = LORAS.get(name)
+    if entry is not None and path.stat().st_size == entry.bytes and hash_file(path) != entry.sha256:
+        console.error(f"{path}: has another checksum than the published file", path=str(path))
+        return False
+    console.result(f"{path}: is intact", {"name": name, "file": str(path)})
+    return True
+
+
+def remove_lora(name: str, console: Quiet) -> None:
+    """Remove a LoRA of this machine; a file that was linked stays in its other place."""
+    from humo.checkpoints.lora_store import installed_loras
+
+    path = installed_loras()[name]
+    size = path.stat().st_size
+    path.unlink()
+    console.result(f"{name} removed, {size / 1e9:.2f} GB", {"name": name, "bytes": size})
+
+
+def is_lora(source: Path) -> bool:
+    """Return whether a file holds a LoRA and no network."""
+    from humo.checkpoints.lora_store import open_lora
+    from humo.inference.lora_keys import has_lora_keys
+
+    return source.suffix == ".safetensors" and source.is_file() and has_lora_keys(open_lora(source).tensors)
+
+
+def _report(name: str, path: Path, console: Quiet) -> None:
+    values = {"name": name, "file": str(path), "bytes": path.stat().st_size}
+    console.result(f"{name}: {values['bytes'] / 1e9:.2f} GB in {path}; use it with --lora {name}", values)
