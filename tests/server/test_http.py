@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from humo.errors import RequestError
 from humo.request import GenerateRequest
 from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
+from humo.server.file_store import FileStore
+from humo.server.job_queue import JobQueue
 from humo.server.schemas import CLIENT_FIELDS
 from humo.server.service import Service
 from humo.server.settings import Settings, is_loopback
 from humo.server.upload_sanitizer import UploadLimits
+from tests.lora_files import write_lora
 from tests.server.conftest import EXAMPLES
+from tests.tiny import save_tiny_model
 
 SMALL = {"prompt": "a person speaks", "frames": 5, "steps": 1}
 
@@ -329,3 +334,72 @@ def test_the_openapi_document_is_complete(client: TestClient) -> None:
         if name in body["properties"] and name in CLIENT_FIELDS:
             assert body["properties"][name]["description"] == text
     assert json.dumps(document)
+
+
+# -- LoRAs and presets -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lora_client(settings: Settings, tmp_path: Path) -> Iterator[tuple[TestClient, Service]]:
+    """A service of two tiny models with two LoRAs, one for each model."""
+    models = {name: str(save_tiny_model(tmp_path / name, name)) for name in ("humo-17b", "humo-1.7b")}
+    loras = {
+        "lightx2v": str(write_lora(tmp_path / "secret" / "some.safetensors", "humo-17b")),
+        "style": str(write_lora(tmp_path / "secret" / "style.safetensors", "humo-1.7b", num_attention_heads=2)),
+    }
+    served = dataclasses.replace(settings, models=models, loras=loras)
+    store = FileStore(served.folder)
+    store.prepare()
+    queue = JobQueue(store.database)
+    service = Service(served, store, queue)
+    with TestClient(make_app(service, ApiKeys(served.keys_file)), base_url="http://127.0.0.1") as test_client:
+        yield test_client, service
+    queue.close()
+
+
+def test_models_list_the_loras_and_presets_that_fit(lora_client: tuple[TestClient, Service]) -> None:
+    models = {one["id"]: one for one in lora_client[0].get("/v1/models").json()["data"]}
+    assert models["humo-17b"]["loras"] == ["lightx2v", "style"]
+    assert models["humo-17b"]["presets"] == ["lightx2v"]
+    assert models["humo-1.7b"]["presets"] == []
+
+
+def test_a_request_names_served_loras_and_never_sees_a_path(lora_client: tuple[TestClient, Service]) -> None:
+    client, service = lora_client
+    job = submit(client, model="humo-17b", width=96, height=64, loras=["style:0.5", "lightx2v"])
+    assert job["humo"]["request"]["loras"] == ["lightx2v:1", "style:0.5"]
+    assert "secret" not in json.dumps(job)
+    payload = service.find_job(job["id"], "local").payload
+    assert payload["fields"]["loras"] == ["style:0.5", "lightx2v"]
+    assert payload["loras"] == service.settings.loras
+    form = {"prompt": "x", "frames": "5", "model": "humo-17b", "lora": ["style:0.5", "lightx2v:1"]}
+    sent = client.post("/v1/videos", data=form)
+    assert sent.json()["humo"]["request"]["loras"] == ["lightx2v:1", "style:0.5"]
+
+
+def test_a_preset_brings_its_served_lora(lora_client: tuple[TestClient, Service]) -> None:
+    job = submit(lora_client[0], model="humo-17b", preset="lightx2v", steps=6)
+    request = job["humo"]["request"]
+    assert (request["loras"], request["steps"], request["scale_text"]) == (["lightx2v:1"], 6, 1.0)
+    other = lora_client[0].post("/v1/videos", json=SMALL | {"model": "humo-1.7b", "preset": "lightx2v"})
+    assert other.status_code == 400
+    assert other.json()["error"]["param"] == "preset"
+
+
+def test_a_preset_whose_lora_is_not_served_is_refused(client: TestClient, service: Service, tmp_path: Path) -> None:
+    settings = service.settings
+    settings.models["large"] = str(save_tiny_model(tmp_path / "large", "humo-17b"))
+    response = client.post("/v1/videos", json=SMALL | {"model": "large", "preset": "lightx2v"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "loras: 'lightx2v' is not served; this service has none"
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "SECRET", "some", "stylee", "style:200", ""])
+def test_paths_and_unknown_names_of_loras_are_refused(
+    name: str, lora_client: tuple[TestClient, Service], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "secret" / "style.safetensors") if name == "SECRET" else name
+    response = lora_client[0].post("/v1/videos", json=SMALL | {"model": "humo-17b", "loras": [path]})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"].startswith("loras")
+    assert lora_client[0].get("/v1/videos").json()["data"] == []

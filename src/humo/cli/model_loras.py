@@ -147,5 +147,6 @@ def is_lora(source: Path) -> bool:
 
 
 def _report(name: str, path: Path, console: Quiet) -> None:
-    values = {"name": name, "file": str(path), "bytes": path.stat().st_size}
-    console.result(f"{name}: {values['bytes'] / 1e9:.2f} GB in {path}; use it with --lora {name}", values)
+    size = path.stat().st_size
+    text = f"{name}: {size / 1e9:.2f} GB in {path}; use it with --lora {name}"
+    console.result(text, {"name": name, "file": str(path), "bytes": size})
