@@ -169,7 +169,7 @@ LATE_TEXT_OFFSET = -2.0  # added to the text scale at late timesteps (published 
 GuidanceTable = Mapping[Mode, Callable[[GuidanceScales], Guidance]]
 
 GuidanceName = Literal["published", "comfy"]
-"""Whose guidance, references and null conditions; the field ``guidance``."""
+"""Value of the field ``guidance``: as published, or as ComfyUI's HuMo node."""
 
 TIME_ADAPTIVE: GuidanceTable = {
     "T": lambda s: constant(Rung(""), Rung("T", s.text)),

@@ -96,7 +96,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
 
     **Source:** defaults as published (`presets`); the length follows the audio, as with the published ``frames: -1``.
     """
-    given = request.model_fields_set
+    explicit = request.model_fields_set
     request, notes = apply_preset(request, preset)
     preset = preset.guided(request.guidance or "published")
     mode = _resolve_mode(request, notes)
@@ -110,7 +110,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
         switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
     )
     guidance = preset.guidance[mode](scales)
-    notes += _note_ineffective(request, given, preset, mode, scales)
+    notes += _note_ineffective(request, explicit, preset, mode, scales)
 
     frames = _resolve_frames(request, preset, audio_samples if audio else None, notes)
     window, overlap = _resolve_window(request, preset)
@@ -180,13 +180,13 @@ def apply_preset(request: GenerateRequest, preset: Preset) -> tuple[GenerateRequ
         elif name not in request.model_fields_set or own is None:
             update[name] = value
         elif own != value:
-            notes.append(f"{name} {_shown(own)} replaces {_shown(value)} of the preset {chosen.name}")
+            notes.append(f"{name} {_value_text(own)} replaces {_value_text(value)} of the preset {chosen.name}")
     return request.model_copy(update=update), notes
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(map(_shown, value))
+        return ",".join(map(_value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -230,9 +230,9 @@ SCALES = {"scale_text": "text", "scale_audio": "audio", "scale_image": "image", 
 
 
 def _note_ineffective(
-    request: GenerateRequest, given: Set[str], preset: Preset, mode: Mode, scales: GuidanceScales
+    request: GenerateRequest, explicit: Set[str], preset: Preset, mode: Mode, scales: GuidanceScales
 ) -> Iterator[str]:
-    """Check the request against the distillation of the preset; yield a note for each given field without effect."""
+    """Check the request against the distillation of the preset; yield a note for each explicit field without effect."""
     distillation = preset.distillation
     if distillation is not None:
         _check_distillation(request, distillation)
@@ -240,7 +240,7 @@ def _note_ineffective(
             best = f"this model was distilled for {distillation.steps}, which work best"
             yield f"steps {request.steps}: {best}"
     for field, name in SCALES.items():
-        if field in given and getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
+        if field in explicit and getattr(request, field) is not None and _is_idle(preset, mode, scales, name):
             yield f"{field} has no effect in mode {mode} of {preset.title}"
     if distillation is not None:
         if request.negative_prompt:

@@ -60,8 +60,8 @@ def published_schedule(steps: int, shift: float, sampler: SamplerName = "unipc")
 def simple_schedule(steps: int, shift: float, sampler: SamplerName = "unipc") -> NoiseSchedule:
     """Return ComfyUI's spacing ``simple`` for a sampler."""
     pieces = steps + 1 if sampler in DROPS_LAST_LEVEL else steps
-    stride = TRAIN_TIMESTEPS / pieces
-    levels = [(TRAIN_TIMESTEPS - int(step * stride)) / TRAIN_TIMESTEPS for step in range(steps)]
+    spacing = TRAIN_TIMESTEPS / pieces
+    levels = [(TRAIN_TIMESTEPS - int(step * spacing)) / TRAIN_TIMESTEPS for step in range(steps)]
     return explicit_schedule([shifted(level, shift) for level in levels])
 
 

@@ -342,7 +342,8 @@ def test_the_openapi_document_is_complete(client: TestClient) -> None:
 @pytest.fixture
 def lora_client(settings: Settings, tmp_path: Path) -> Iterator[tuple[TestClient, Service]]:
     """A service of two tiny models with two LoRAs, one for each model."""
-    models = {name: str(save_tiny_model(tmp_path / name, name)) for name in ("humo-17b", "humo-1.7b")}
+    families = ("humo-17b", "humo-1.7b")
+    models: dict[str, str | None] = {name: str(save_tiny_model(tmp_path / name, name)) for name in families}
     loras = {
         "lightx2v": str(write_lora(tmp_path / "secret" / "some.safetensors", "humo-17b")),
         "style": str(write_lora(tmp_path / "secret" / "style.safetensors", "humo-1.7b", num_attention_heads=2)),

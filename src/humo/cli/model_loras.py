@@ -34,16 +34,16 @@ def list_loras(console: Quiet) -> None:
             console.result(text, {"name": name, "state": "remote", "bytes": entry.bytes}, kind="lora")
     for name, preset in request_presets().items():
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in preset.fields.items()}
-        settings = ", ".join(f"{key} {_shown(value)}" for key, value in fields.items())
+        settings = ", ".join(f"{key} {_value_text(value)}" for key, value in fields.items())
         family = "any model" if preset.family is None else preset.family
         text = f"{name:17} preset      {family}: {preset.description or 'your own'} ({settings})"
         values = {"name": name, "family": preset.family, "description": preset.description, "fields": fields}
         console.result(text, values, kind="preset")
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(map(_shown, value))
+        return " ".join(map(_value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
