@@ -85,7 +85,7 @@ def test_sigmas_that_do_not_fall_or_lie_outside_are_refused(sigmas: list[Any]) -
 def test_every_spacing_falls_from_near_one_to_above_zero(steps: int, shift: float) -> None:
     for spacing in SPACINGS.values():
         for sampler in ("unipc", "comfy-unipc"):
-            sigmas = spacing(steps, shift, sampler).sigmas  # type: ignore[arg-type]
+            sigmas = spacing(steps, shift, sampler).sigmas
             assert len(sigmas) == steps
             assert 0.98 < sigmas[0] <= 1
             assert all(before > after > 0 for before, after in pairwise(sigmas))
