@@ -39,6 +39,7 @@ from humo.server.settings import Settings
 from tests.cli.published_files import published_configuration, write_yaml
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, words_of
 from tests.docs.lines import CHECKED, HANDLERS, SIDE, check_usage, do, lookup, parser
+from tests.lora_files import write_lora
 from tests.tiny import save_tiny_model
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -69,6 +70,8 @@ def work_folder(model_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """The current folder: models, weights, images, audio and request files under the names that the pages use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models here"))
+    monkeypatch.setenv("HUMO_PRESETS", str(tmp_path / "presets.toml"))
+    write_lora(tmp_path / "models here" / "loras" / "lightx2v.safetensors", "humo-17b")
     shutil.copytree(model_files, tmp_path, dirs_exist_ok=True)
     shutil.copytree(model_files / "weights", tmp_path, dirs_exist_ok=True)
     for name in ("examples", "recipes", "docker"):
