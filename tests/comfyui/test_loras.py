@@ -1,0 +1,83 @@
+"""The LoRA node stacks; the sampler uses exactly the LoRAs of its inputs and of its preset."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from humo import HuMoPipeline
+from humo.checkpoints.hubs.catalog import LORAS
+from humo.errors import CheckpointError
+from tests.comfyui.executor import Comfy
+from tests.lora_files import write_lora
+from tests.tiny import tiny_pipeline
+
+SHORT: dict[str, Any] = {"width": 96, "height": 64, "frames": 5}
+
+
+@pytest.fixture
+def large() -> HuMoPipeline:
+    """A tiny pipeline of the 17B family, as the output of HuMo Load Model."""
+    return tiny_pipeline("humo-17b")
+
+
+@pytest.fixture
+def files(comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Files in ComfyUI's folder: a style, and the LoRA of the preset under its published name."""
+    monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
+    published = LORAS["lightx2v"].file
+    names = {"style.safetensors": 1, f"wan/{published}": 2}
+    listed = {name: str(write_lora(tmp_path / name, "humo-17b", seed)) for name, seed in names.items()}
+    write_lora(tmp_path / "models" / "loras" / "own.safetensors", "humo-17b", 3)
+    monkeypatch.setitem(importlib.import_module("folder_paths").FILES, "loras", {**listed, "old.pt": "old.pt"})
+    return listed
+
+
+def sample(comfy: Comfy, model: HuMoPipeline, **settings: Any) -> Any:
+    (text,) = comfy.run("HuMo_Text", prompt="a woman speaks", negative_prompt="")
+    (latents,) = comfy.run("HuMo_Sampler", model=model, text=text, **SHORT, **settings)
+    return latents
+
+
+def test_the_node_lists_comfyuis_files_and_installed_loras(comfy: Comfy, files: dict[str, str]) -> None:
+    options = vars(comfy.inputs("HuMo_LoRA")["lora"])["options"]
+    assert options == [*files, "lightx2v", "own"]
+
+
+def test_loras_stack_and_leave_no_trace(comfy: Comfy, files: dict[str, str], large: HuMoPipeline) -> None:
+    (first,) = comfy.run("HuMo_LoRA", lora="style.safetensors", strength=0.5)
+    (both,) = comfy.run("HuMo_LoRA", lora="own", strength=-1.0, earlier=first)
+    assert both == ("style.safetensors:0.5", "own:-1")
+    plain = sample(comfy, large, steps=1)
+    one = sample(comfy, large, steps=1, loras=first)
+    two = sample(comfy, large, steps=1, loras=both)
+    assert not torch.equal(one.samples, plain.samples)
+    assert not torch.equal(two.samples, one.samples)
+    assert torch.equal(sample(comfy, large, steps=1).samples, plain.samples)
+    other = tiny_pipeline("humo-17b")
+    other.load_lora_weights(files["style.safetensors"], "style")
+    other.set_adapters("style", 0.5)
+    expected = other("a woman speaks", width=96, height=64, num_frames=5, num_inference_steps=1, output_type="latent")
+    torch.testing.assert_close(one.samples, expected.frames, atol=1e-5, rtol=1e-5)
+
+
+def test_a_preset_finds_its_lora_in_comfyuis_folder(comfy: Comfy, files: dict[str, str], large: HuMoPipeline) -> None:
+    latents = sample(comfy, large, preset="lightx2v")
+    request = latents.plan.request
+    assert request.loras == (f"{files['wan/' + LORAS['lightx2v'].file]}:1",)
+    assert (request.steps, latents.plan.passes) == (6, 6)
+    replaced = sample(comfy, large, preset="lightx2v", steps=2)
+    assert "steps 2 replaces 6 of the preset lightx2v" in replaced.plan.notes
+
+
+def test_a_lora_of_another_network_is_one_line(comfy: Comfy, large: HuMoPipeline, files: dict[str, str]) -> None:
+    write_lora(Path(files["style.safetensors"]), "humo-17b", num_attention_heads=4)
+    (loras,) = comfy.run("HuMo_LoRA", lora="style.safetensors", strength=1.0)
+    with pytest.raises(CheckpointError, match=r"style.safetensors: is for a network of another size") as refused:
+        sample(comfy, large, loras=loras)
+    assert "\n" not in str(refused.value)
+    assert not large.lora_adapters.names
