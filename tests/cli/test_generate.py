@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from humo.cli.options import REPEATABLE
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.audio import load_audio_track
@@ -303,7 +304,7 @@ def test_help_names_every_field_with_its_range_and_published_defaults(humo: Humo
     said = humo("generate", "--help")
     text = " ".join(said.out.split())
     for field in GenerateRequest.model_fields:
-        assert f"--{'image' if field == 'images' else field.replace('_', '-')}" in text
+        assert f"--{REPEATABLE.get(field, field).replace('_', '-')} " in text or f"--{field.replace('_', '-')}," in text
     assert "16 to 8192, a multiple of 16; default 832" in text
     assert "default 5 (HuMo-17B), 7.5 (HuMo-1.7B)" in text
     assert "default 666666" in text
