@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from humo import HuMoPipeline
 from humo.files import hash_file
+from humo.inference.lora import distillation_tensors
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.presets import HUMO_17B
+from humo.presets import HUMO_17B, Distillation
 from tests.cli.conftest import SMALL, Humo
-from tests.lora_files import write_lora
+from tests.lora_files import lora_tensors, write_lora
+from tests.tiny import tiny_transformer
 
 INPUTS = ["--prompt", "a man speaks", "--image", "face.png", "--audio", "a.wav"]
 FEW = ["--width", "96", "--height", "64", "--frames", "5"]
@@ -173,6 +176,22 @@ def test_loras_are_imported_listed_verified_and_removed(humo: Humo, desk: Path) 
     assert source.exists()
 
 
+def test_a_distilled_lora_brings_its_steps_and_its_single_pass(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+    network = tiny_transformer("humo-1.7b")
+    scales: dict[Any, tuple[float, float]] = {"text": (1, 5), "audio": (2, 2), "image": (3, 3)}
+    distillation = Distillation(3, 5.0, scales)
+    network.enable_guidance_embedding({"steps": 3, "shift": 5.0, "scales": scales})
+    assert network.guidance_embedder is not None
+    further = distillation_tensors(distillation, network.guidance_embedder.state_dict())
+    save_file(lora_tensors("humo-1.7b") | further, desk / "student.safetensors")
+    options = ["--model", tiny_model_folder, *INPUTS, *FEW, "--lora", "student.safetensors"]
+    (plan,) = humo("generate", *options, "--dry-run", "--json").only("plan")
+    assert plan["passes"] == {"steps": 3, "per_step": [1], "total": 3}
+    assert plan["request"]["sampler"] == "euler"
+    assert humo("generate", *options).code == 0
+    assert "allowed: 1 to 5" in humo("generate", *options, "--scale-text", "9").err
+
+
 WRONG = {
     "a name that no catalog has": (["--lora", "lightxv"], "loras: 'lightxv' is neither a file nor a LoRA of"),
     "a LoRA that can be downloaded": (["--lora", "lightx2v"], "run `humo models get lightx2v`, or `humo models import"),
@@ -205,8 +224,6 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     (desk / "cut.safetensors").write_bytes(style.read_bytes()[:-50])
     (desk / "old.pt").write_bytes(b"\x80\x02")
     tensors = {"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(2, 4)}
-    from safetensors.torch import save_file
-
     save_file(tensors, desk / "other.safetensors")
     before = sorted(desk.rglob("*"))
     said = humo("generate", "--model", tiny_model_folder, *INPUTS, *FEW, *options)

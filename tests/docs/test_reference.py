@@ -35,6 +35,7 @@ def test_no_message_is_missing(known_messages: tuple[Message, ...]) -> None:
     }
     passed_on = {
         ("request", "RequestError('frames and seconds'"),
+        ("request", "RequestError(str(error['loc'][0]), problem, remedy)"),
         ("training.recipe_file", "RequestError(field, problem, remedy)"),
         ("server.upload_sanitizer", "MediaError(field, str(message['problem'])"),
         ("checkpoints.conversion_plan", "CheckpointError(field, f'{error.field} {error.problem}'"),
@@ -113,5 +114,5 @@ def test_every_public_name_is_listed_with_its_signature() -> None:
         assert f"humo.{name}" in page or name == "__version__"
     assert "def " not in page
     assert "    num_inference_steps: int | None = None,\n" in page
-    assert "prepare_job(request: GenerateRequest" in page
+    assert "prepare_job(\n    request: GenerateRequest," in page
     assert f"| `scale_audio` | a number, 0 to 50 | {GenerateRequest.model_fields['scale_audio'].description} |" in page

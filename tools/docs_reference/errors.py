@@ -16,7 +16,17 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "A request": (
         "Fields of a request, wherever it comes from: options, job files, HTTP, the web page, Python.",
-        ("request", "presets", "jobs.generate", "jobs.engine", "inference.inputs", "environment", "runtime.device"),
+        (
+            "request",
+            "plan",
+            "presets",
+            "request_presets",
+            "jobs.generate",
+            "jobs.engine",
+            "inference.inputs",
+            "environment",
+            "runtime.device",
+        ),
     ),
     "Reading images, audio and video": (
         "`‹field›` is the field or option that named the file, such as `images` or `--audio`.",
@@ -43,8 +53,16 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("checkpoints", "quantization"),
     ),
     "LoRA": (
-        "`pipe.load_lora_weights`.",
-        ("inference.lora", "inference.lora_file", "inference.adapters"),
+        "`--lora`, `humo models` for LoRAs, and `pipe.load_lora_weights`.",
+        (
+            "inference.lora",
+            "inference.lora_file",
+            "inference.lora_keys",
+            "inference.adapters",
+            "checkpoints.lora_store",
+            "jobs.loras",
+            "cli.model_loras",
+        ),
     ),
     "The service and the web page": (
         "Starting the service (`humo serve`, `humo ui`), and its error responses. Over HTTP the message is "

@@ -13,7 +13,17 @@ from tools.docs_reference.sources import Function, parameters, syntax_tree, top_
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "The pipeline": ("inference.pipeline", "inference.inputs", "conditioning.conditions", "progress", "inference.lora"),
-    "Requests and plans": ("request", "jobs.generate", "geometry", "guidance", "presets", "schedule"),
+    "Requests and plans": (
+        "request",
+        "plan",
+        "jobs.generate",
+        "geometry",
+        "guidance",
+        "presets",
+        "request_presets",
+        "loras",
+        "schedule",
+    ),
     "Images, audio, video": ("media.image", "media.audio", "media.video", "media.watermark", "media.verification"),
     "Models and weights": (
         "model.transformer",

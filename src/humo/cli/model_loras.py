@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from humo.errors import CheckpointError, StorageError
+from humo.files import SPARE_BYTES
 
 if TYPE_CHECKING:
     from humo.checkpoints.hubs.catalog import LoraEntry, Repository
@@ -79,11 +80,21 @@ def get_lora(name: str, entry: LoraEntry, repository: Repository, hub: Hub, prog
         problem = f"has another {entry.file} than the one that is known"
         raise CheckpointError(source, problem, "download it yourself, and import it with `humo models import FILE`")
     folder = models_folder() / DOWNLOADS / name
+    _check_space(models_folder(), file.bytes)
     path = download_file(file, folder, hub, lambda count: progress("download", count, file.bytes))
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, target)
     shutil.rmtree(folder, ignore_errors=True)
     _report(name, target, console)
+
+
+def _check_space(models: Path, needed: int) -> None:
+    """Refuse a download that the disk has no room for, before it starts."""
+    existing = next(folder for folder in (models, *models.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed + SPARE_BYTES:
+        problem = f"has {free / 1e9:.1f} GB free, and the download needs {needed / 1e9:.1f} GB"
+        raise StorageError(str(models), problem, "free some space, or set HUMO_MODELS to another folder")
 
 
 def import_lora(source: Path, name: str | None, console: Quiet) -> None:

@@ -175,8 +175,8 @@ class LoraAdapters:
 
     def _known(self, name: str) -> str:
         if name not in self._adapters:
-            problem = f"{name!r} is not loaded{did_you_mean(name, self._adapters)}"
-            raise RequestError("lora", problem, f"loaded are: {', '.join(self._adapters) or 'none'}")
+            remedy = did_you_mean(name, self._adapters) if self._adapters else "load it with load_lora_weights"
+            raise RequestError("lora", f"{name!r} is not loaded", remedy)
         return name
 
     def _active(self) -> list[tuple[_Adapter, float]]:
