@@ -335,7 +335,8 @@ def test_the_default_track_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as output:
         streams = [output.add_stream("pcm_s16le", rate=16_000, layout="mono") for _ in range(2)]
-        streams[0].disposition, streams[1].disposition = 0, av.stream.Disposition.default
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
         for stream, samples in zip(streams, (np.zeros((1, 16_000)), tone(1.0, 16_000)), strict=True):
             frame = av.AudioFrame.from_ndarray(to_int16(samples), format="s16", layout="mono")
             frame.sample_rate = 16_000
