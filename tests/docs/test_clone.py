@@ -17,7 +17,9 @@ from tests.outside import is_beside
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OWN = frozenset({"humo", "tests", "tools", "comfy", "comfy_api"} | {path.stem for path in REPOSITORY.glob("*/*.py")})
+OWN = frozenset(
+    {"humo", "tests", "tools", "comfy", "comfy_api", "folder_paths"} | {path.stem for path in REPOSITORY.glob("*/*.py")}
+)
 """Modules of the repository, and of ComfyUI, which the nodes run in."""
 DISTRIBUTIONS = {**packages_distributions(), "dlib": ["dlib-bin"]}
 """Import name -> distributions; the file of dlib-bin is a compiled module that no list names."""
