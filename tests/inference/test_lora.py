@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from humo import HuMoError, HuMoPipeline
+from tests.calls import call
+from tests.lora_files import write_lora
 from tests.tiny import tiny_pipeline
 
 RANK = 3
@@ -177,3 +180,65 @@ def test_a_file_that_does_not_fit_leaves_the_pipeline_unchanged() -> None:
         pipeline.load_lora_weights({"blocks.0.self_attn.q.lora_A.weight": torch.ones(3, 7)}, adapter_name="bad")
     assert pipeline.get_list_adapters() == {}
     assert torch.equal(predict(pipeline), plain)
+
+
+def test_attention_kwargs_scale_every_lora_for_one_call(tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "style.safetensors", "humo-1.7b")
+    pipeline = tiny_pipeline()
+    plain = call(pipeline)
+    pipeline.load_lora_weights(str(path), "style")
+    whole = call(pipeline)
+    half = call(pipeline, attention_kwargs={"scale": 0.5})
+    assert torch.equal(call(pipeline, attention_kwargs={"scale": 0.0}), plain)
+    assert torch.equal(call(pipeline), whole), "the scale is that of one call"
+    pipeline.set_adapters("style", 0.5)
+    torch.testing.assert_close(half, call(pipeline), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(half, whole, atol=1e-4)
+
+
+def test_the_loras_in_use_are_exactly_those_that_are_named(tmp_path: Path) -> None:
+    first, second = (write_lora(tmp_path / f"{seed}.safetensors", "humo-1.7b", seed) for seed in (1, 2))
+    pipeline = tiny_pipeline()
+    plain = predict(pipeline)
+    pipeline.use_loras({first: 0.5, second: 1.0})
+    both = predict(pipeline)
+    pipeline.use_loras({first: 0.5})
+    one = predict(pipeline)
+    assert not torch.equal(one, both)
+    pipeline.use_loras({second: 1.0, first: 0.5})
+    torch.testing.assert_close(predict(pipeline), both, atol=1e-6, rtol=1e-6)
+    pipeline.use_loras({})
+    assert torch.equal(predict(pipeline), plain)
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = write_lora(tmp_path / "style.safetensors", "humo-1.7b", 1)
+    pipeline = tiny_pipeline()
+    pipeline.use_loras({path: 1.0})
+    before = predict(pipeline)
+    path.unlink()
+    write_lora(path, "humo-1.7b", 2)
+    os.utime(path, ns=(0, 0))
+    pipeline.use_loras({path: 1.0})
+    assert not torch.equal(predict(pipeline), before)
+
+
+def test_of_several_files_one_that_does_not_fit_leaves_the_pipeline_unchanged(tmp_path: Path) -> None:
+    good, other = (write_lora(tmp_path / f"{seed}.safetensors", "humo-1.7b", seed) for seed in (1, 2))
+    bad = write_lora(tmp_path / "bad.safetensors", "humo-1.7b", num_attention_heads=4)
+    pipeline = tiny_pipeline()
+    pipeline.use_loras({good: 1.0})
+    before = predict(pipeline)
+    with pytest.raises(HuMoError, match="another size"):
+        pipeline.use_loras({other: 1.0, bad: 1.0})
+    assert torch.equal(predict(pipeline), before)
+
+
+def test_names_of_loras_are_not_used_twice(tmp_path: Path) -> None:
+    path = str(write_lora(tmp_path / "style.safetensors", "humo-1.7b"))
+    pipeline = tiny_pipeline()
+    for _ in range(2):
+        pipeline.load_lora_weights(path)
+    pipeline.delete_adapters("default_0")
+    pipeline.load_lora_weights(path)
+    assert pipeline.get_list_adapters() == {"transformer": ["default_1", "default_0"]}
