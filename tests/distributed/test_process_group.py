@@ -18,10 +18,12 @@ from humo.cli.main import main
 from humo.distributed.parallel_generation import ParallelLayout, choose_parallel_layout
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
+from humo.jobs.loras import strengths_of
 from humo.media.video import read_video
 from humo.runtime.loading import load_pipeline
 from tests.calls import RED
 from tests.distributed.work import SOUND, plan_of
+from tests.lora_files import write_lora
 from tests.tiny import save_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +60,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for preset in PRESETS:
         save_tiny_model(folder / preset, preset)
+        write_lora(folder / f"{preset}.safetensors", preset)
     return folder
 
 
 def alone(models: Path, case: dict[str, Any]) -> torch.Tensor:
     pipeline = load_pipeline(models / case["preset"], device="cpu", dtype=case.get("dtype", "float32"))
-    return pipeline.generate_latents(GenerationInputs(plan_of(case["preset"], case["fields"]), [RED], SOUND))
+    plan = plan_of(case["preset"], case["fields"])
+    pipeline.use_loras(strengths_of(plan.request))
+    return pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND))
+
+
+def lora_of(models: Path, preset: str) -> dict[str, Any]:
+    return {"loras": [f"{models / preset}.safetensors:0.7"]}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,8 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
         {"preset": "humo-1.7b", "parallel": f"1x{size}", "fields": ODD, "fsdp": True},
         {"preset": "humo-17b", "parallel": f"{size}x1", "fields": ODD, "fsdp": True},
         {"preset": "humo-1.7b", "parallel": f"{size}x1", "fields": ODD, "fsdp": True, "dtype": "bfloat16"},
+        {"preset": "humo-17b", "parallel": f"1x{size}", "fields": ODD | lora_of(models, "humo-17b"), "fsdp": True},
+        {"preset": "humo-1.7b", "parallel": f"{size}x1", "fields": ODD | lora_of(models, "humo-1.7b")},
         {
             "preset": "humo-1.7b",
             "parallel": "auto" if size == 2 else "1x4",

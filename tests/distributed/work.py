@@ -14,6 +14,7 @@ from humo.distributed.parallel_generation import ParallelGeneration
 from humo.distributed.process_group import process_group
 from humo.errors import RequestError
 from humo.inference.inputs import GenerationInputs
+from humo.jobs.loras import strengths_of
 from humo.plan import GenerationPlan, resolve
 from humo.presets import find_preset
 from humo.request import parse_request
@@ -36,8 +37,9 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
     with process_group("cpu") as group:
         for number, case in enumerate(cases):
             plan = plan_of(case["preset"], case["fields"])
-            crew = ParallelGeneration(group, case["parallel"], fsdp=case.get("shard", False))
+            crew = ParallelGeneration(group, case["parallel"], fsdp=case.get("fsdp", False))
             pipeline = crew.load(folder / case["preset"], case.get("dtype", "float32"))
+            pipeline.use_loras(strengths_of(plan.request))
             try:
                 execution = crew.configure(plan)
             except RequestError as error:
