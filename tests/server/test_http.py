@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from humo.errors import RequestError
+from humo.files import hash_file
+from humo.media.provenance import read_record
+from humo.media.video import read_video
 from humo.request import GenerateRequest
 from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
@@ -25,6 +29,7 @@ from humo.server.schemas import CLIENT_FIELDS
 from humo.server.service import Service
 from humo.server.settings import Settings, is_loopback
 from humo.server.upload_sanitizer import UploadLimits
+from humo.server.worker import Worker
 from tests.lora_files import write_lora
 from tests.server.conftest import EXAMPLES
 from tests.tiny import save_tiny_model
@@ -376,6 +381,33 @@ def test_a_request_names_served_loras_and_never_sees_a_path(lora_client: tuple[T
     form = {"prompt": "x", "frames": "5", "model": "humo-17b", "lora": ["style:0.5", "lightx2v:1"]}
     sent = client.post("/v1/videos", data=form)
     assert sent.json()["humo"]["request"]["loras"] == ["lightx2v:1", "style:0.5"]
+
+
+def test_a_worker_uses_the_lora_and_records_no_path(lora_client: tuple[TestClient, Service]) -> None:
+    client, service = lora_client
+    size = {"model": "humo-17b", "width": 96, "height": 64}
+    jobs = [submit(client, **size), submit(client, **size, loras=["style:0.5"])]
+    worker = Worker(service.store, service.queue, "cpu")
+    for job in jobs:
+        result = worker.run_job(job["id"], service.find_job(job["id"], "local").payload)
+        assert "video" in result, result
+    plain, styled = (service.store.output_path(job["id"]) for job in jobs)
+    assert not np.array_equal(read_video(plain).frames, read_video(styled).frames)
+    record = read_record(styled)
+    assert record.request["loras"] == ["style.safetensors:0.5"]
+    assert record.inputs == {"style.safetensors": hash_file(service.settings.loras["style"])}
+
+
+def test_a_lora_that_does_not_fit_the_model_is_refused_at_once(
+    lora_client: tuple[TestClient, Service], tmp_path: Path
+) -> None:
+    client, service = lora_client
+    service.settings.loras["large"] = str(write_lora(tmp_path / "secret/l.safetensors", "humo-17b", ffn_dim=96))
+    response = client.post("/v1/videos", json=SMALL | {"model": "humo-17b", "loras": ["large"]})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "l.safetensors: is for a network of another size" in message
+    assert "secret" not in message
 
 
 def test_a_preset_brings_its_served_lora(lora_client: tuple[TestClient, Service]) -> None:
