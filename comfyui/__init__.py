@@ -2,4 +2,7 @@
 
 from .nodes import comfy_entrypoint
 
-__all__ = ["comfy_entrypoint"]
+WEB_DIRECTORY = "./web"
+"""Folder with the extension of ComfyUI's page, which fills in a preset's values."""
+
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,13 +1,18 @@
-"""Widgets derived from the fields of `GenerateRequest`, which has their limits, descriptions and defaults."""
+"""Widgets derived from the fields of `GenerateRequest`, which has their limits and descriptions, and from presets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
-from humo.request import describe_limits, field_schema
+from humo.checkpoints.model_folder import BUILTIN_MODELS, open_model_folder
+from humo.errors import HuMoError
+from humo.plan import resolve
+from humo.presets import HUMO_1_7B, HUMO_17B, Preset, find_preset
+from humo.request import GenerateRequest, describe_limits, field_schema, parse_request
+from humo.request_presets import BUILTIN_PRESETS, RequestPreset, request_presets
 
 AUTO = "auto"
 """Choice that leaves a field open."""
@@ -15,71 +20,132 @@ AUTO = "auto"
 STEP, ROUND = 0.1, 0.01
 """Increment of a number widget's arrows, and its smallest difference between two values."""
 
+DEFAULT_PRESET = "humo-nano"
+"""Preset whose values a new node shows: that of the built-in model."""
 
-def open_value(field: str) -> int | str:
-    """Return the value of a widget that leaves its field open.
+PRESET_FIELDS = (
+    "width",
+    "height",
+    "steps",
+    "shift",
+    "sampler",
+    "spacing",
+    "guidance",
+    "scale_text",
+    "scale_audio",
+    "scale_image",
+    "switch_timestep",
+    "window",
+    "overlap",
+    "negative_prompt",
+)
+"""Fields whose values a preset decides."""
 
-    It is ``""`` for text and ``auto`` for a choice. A number widget cannot be empty; its value is 0, or -1 if 0 is a
-    valid number.
+
+class PresetCombo(io.Combo.Input):
+    """A menu that gives ComfyUI's page a table of values for its choices.
 
     Args:
-        field: a field of `GenerateRequest`.
+        id, options, settings: as of `io.Combo.Input`.
+        table: choice -> what the page fills in.
     """
-    schema = field_schema(field)
-    if "minimum" in schema:
-        return 0 if schema["minimum"] > 0 else -1
-    return AUTO if "enum" in schema else ""
+
+    def __init__(self, id: str, options: list[str], table: Mapping[str, Any], **settings: Any) -> None:
+        super().__init__(id, options=options, **settings)
+        self._table = dict(table)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the description of the widget for the page."""
+        return {**super().as_dict(), "humo": self._table}
+
+
+def model_presets() -> dict[str, Preset]:
+    """Return the presets of models: of the published families and of the built-in models."""
+    builtin = {name: open_model_folder(folder).preset for name, folder in BUILTIN_MODELS.items() if folder.is_dir()}
+    return {HUMO_17B.name: HUMO_17B, HUMO_1_7B.name: HUMO_1_7B, **builtin}
+
+
+def named_presets() -> Mapping[str, RequestPreset]:
+    """Return the presets of requests; the built-in ones alone if the user's file is not valid."""
+    try:
+        return request_presets()
+    except HuMoError:  # a request that names a preset of the file shows the error
+        return BUILTIN_PRESETS
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Return the values of the fields that a preset decides.
+
+    Args:
+        name: of a preset of models or of requests.
+    """
+    model = model_presets().get(name)
+    if model is not None:
+        request = resolve(parse_request({"prompt": "any"}), model).request
+    else:
+        family = find_preset(named_presets()[name].family or HUMO_17B.name)
+        request = resolve(parse_request({"prompt": "any", "preset": name}), family).request
+    return {field: getattr(request, field) for field in PRESET_FIELDS}
+
+
+def all_preset_values() -> dict[str, dict[str, Any]]:
+    """Return the values of every preset by name; a preset of the user with a wrong value is left out."""
+    values = {}
+    for name in (*model_presets(), *named_presets()):
+        try:
+            values[name] = preset_values(name)
+        except HuMoError:
+            continue
+    return values
+
+
+SIGMAS_REPLACE = ("steps", "shift", "spacing")
+"""Fields that explicit noise levels decide."""
 
 
 def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not left open.
+    """Return the fields of a request among values of widgets, without those that are left open.
 
     Args:
-        values: values of widgets by field; None if a widget has no value.
+        values: values of widgets by name; None if a widget is linked or has no value, ``auto``, empty text and 0
+            frames are open. ``preset`` is not among the fields.
     """
-    return {field: value for field, value in values.items() if value not in (None, AUTO) and value != open_value(field)}
+    fields = {
+        field: value
+        for field, value in values.items()
+        if field in GenerateRequest.model_fields
+        and field != "preset"
+        and value not in (None, AUTO, "")
+        and (field, value) != ("frames", 0)
+    }
+    return {field: value for field, value in fields.items() if "sigmas" not in fields or field not in SIGMAS_REPLACE}
 
 
-def widget(field: str, *, default: str = "the model's default", **settings: Any) -> io.Input:
-    """Return the widget of a field, which may be left open.
+def widget(field: str, default: Any, *, note: str = "", **settings: Any) -> io.Input:
+    """Return the widget of a field.
 
     Args:
         field: a field of `GenerateRequest`: a number, a choice or text.
-        default: what applies if it is left open, for the tooltip.
+        default: the value that a new node shows.
+        note: what else the tooltip says.
         settings: further arguments of the input.
     """
-    schema, empty = field_schema(field), open_value(field)
-    settings = {"optional": True, "default": empty, "tooltip": _tooltip(field, default), **settings}
+    schema = field_schema(field)
+    limits = f" ({describe_limits(field)})" if "minimum" in schema else ""
+    tooltip = f"{description(field)}{limits}{'; ' if note else ''}{note}"
+    settings = {"optional": True, "default": default, "tooltip": tooltip, **settings}
     if "enum" in schema:
-        return io.Combo.Input(field, options=list(dict.fromkeys([AUTO, *schema["enum"]])), **settings)
+        options = [*schema["enum"]] if default in schema["enum"] else [default, *schema["enum"]]
+        return io.Combo.Input(field, options=options, **settings)
     if schema["type"] == "integer":
-        step = schema.get("multipleOf", 1) if empty == 0 else 1  # steps that start at -1 would miss the multiples
-        settings |= {"min": empty, "max": schema["maximum"], "step": step}
+        settings = {"min": schema["minimum"], "max": schema["maximum"], "step": schema.get("multipleOf", 1), **settings}
         return io.Int.Input(field, **settings)
     if schema["type"] == "number":
-        settings |= {"default": float(empty), "min": float(empty), "max": schema["maximum"]}
+        settings |= {"default": float(default), "min": float(schema["minimum"]), "max": schema["maximum"]}
         return io.Float.Input(field, step=STEP, round=ROUND, **settings)
     return io.String.Input(field, **settings)
-
-
-def names_widget(field: str, names: Iterable[str], default: str) -> io.Input:
-    """Return the widget of a field whose values are names; it may be left open.
-
-    Args:
-        field: a field of `GenerateRequest`.
-        names: its values.
-        default: what applies if it is left open, for the tooltip.
-    """
-    tooltip = f"{description(field)}; {AUTO}: {default}"
-    return io.Combo.Input(field, options=[AUTO, *names], default=AUTO, optional=True, tooltip=tooltip)
 
 
 def description(field: str) -> str:
     """Return the request's description of a field."""
     return str(field_schema(field)["description"])
-
-
-def _tooltip(field: str, default: str) -> str:
-    limits = f" ({describe_limits(field)})" if "minimum" in field_schema(field) else ""
-    empty = open_value(field)
-    return f"{description(field)}{limits}; {'empty' if empty == '' else empty}: {default}"

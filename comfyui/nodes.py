@@ -1,4 +1,4 @@
-"""The nodes: load a model, prepare text, images and audio, sample latents, decode frames."""
+"""The nodes: load a model, sample latents from text, images and audio, decode frames."""
 
 from __future__ import annotations
 
@@ -8,36 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import ComfyExtension, io
 
-from humo.errors import HuMoError, RequestError
-from humo.geometry import FRAMES_PER_SECOND
+from humo.checkpoints.signatures import ComponentName
+from humo.errors import RequestError
+from humo.geometry import FRAMES_PER_SECOND, SIZE_MULTIPLE
 from humo.loras import MAX_STRENGTH, LoraChoice
+from humo.plan import resolve
+from humo.presets import Preset, find_preset
 from humo.request import parse_request
-from humo.request_presets import request_presets
+from humo.request_presets import find_request_preset
 
-from .fields import description, filled_in, names_widget, widget
+from .fields import (
+    AUTO,
+    DEFAULT_PRESET,
+    PresetCombo,
+    all_preset_values,
+    description,
+    filled_in,
+    model_presets,
+    preset_values,
+    widget,
+)
 from .loras import lora_files
+from .models import COMPANIONS, files, find_model, model_choices, preset_of
 from .progress import progress_bar
-from .values import Audio, AudioDict, Latents, Prompts, audio_track, from_audio, from_images, to_audio, to_images
+from .values import AudioDict, LatentDict, cut, from_images, from_latent, mono_16k, to_images, to_latent, to_video
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from humo import HuMoPipeline
     from humo.request import OffloadName, QuantizeName
 
 CATEGORY = "HuMo"
-IMAGE_SOCKETS = 4
-"""Image sockets of one node; chain nodes for more."""
+IMAGE_SOCKETS = tuple(f"image_{number}" for number in range(1, 5))
+"""Image sockets of the sampler; each takes a batch of any number of images."""
 
-AUDIO_LENGTH = "the length of the audio"
+AUDIO_LENGTH = "0: as long as the audio, or without audio as the clips of the model's training"
 
 PipelineModel = io.Custom("HUMO_MODEL")
-Prompt = io.Custom("HUMO_TEXT")
-ReferenceImages = io.Custom("HUMO_IMAGES")
-VoiceAudio = io.Custom("HUMO_AUDIO")
 Loras = io.Custom("HUMO_LORAS")
-VideoLatents = io.Custom("HUMO_LATENTS")
 
 
 class LoadModel(io.ComfyNode):
@@ -45,132 +54,77 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        choices = model_choices()
         return io.Schema(
             node_id="HuMo_LoadModel",
             display_name="HuMo Load Model",
             category=CATEGORY,
-            description="Loads a model folder that `humo models get` or `humo convert` created.",
+            description="Loads a built-in model, one of `humo models`, or a file of ComfyUI's diffusion_models.",
             inputs=[
-                widget("model", default="the built-in model", placeholder="humo-1.7b, or a folder"),
-                widget("device", default="the fastest available"),
-                widget("dtype", default="bfloat16 on a GPU, float32 on the CPU"),
-                widget("offload", default="none; the clip's size is not known when the model is loaded"),
-                widget("quantize", default="none; the clip's size is not known when the model is loaded"),
+                PresetCombo(
+                    "model",
+                    choices,
+                    {name: preset_of(name) for name in choices},
+                    default=choices[0],
+                    optional=True,
+                    tooltip="a built-in model, a model of `humo models`, or a HuMo file in diffusion_models or unet",
+                ),
+                *(
+                    io.Combo.Input(
+                        str(component),
+                        options=[AUTO, *files(component)],
+                        default=AUTO,
+                        optional=True,
+                        tooltip=f"{title} to use with a file; auto: the smallest that fits",
+                    )
+                    for component, title in zip(
+                        COMPANIONS, ("umT5", "Whisper large-v3", "Wan2.1's autoencoder"), strict=True
+                    )
+                ),
+                widget("device", AUTO, note="auto: the fastest available"),
+                widget("dtype", AUTO, note="auto: bfloat16 on a GPU, float32 on the CPU"),
+                widget("offload", AUTO, note="auto is none: the clip's size is not known when the model is loaded"),
+                widget("quantize", AUTO, note="auto is none: the clip's size is not known when the model is loaded"),
             ],
             outputs=[PipelineModel.Output("humo_model", display_name="model")],
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None = None) -> bool | str:
-        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
-
-        try:
-            open_model_folder(find_model_folder(model or None))
-        except HuMoError as error:
-            return str(error)
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Raise the first error; ComfyUI shows an error that is returned once for each input, and one raised once."""
+        parse_request({"prompt": "not used", **filled_in(_without_model(values))})
+        if values.get("model") is not None:
+            find_model(values["model"], _companions(values))
         return True
 
     @classmethod
-    def fingerprint_inputs(
-        cls,
-        model: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
-        offload: str | None = None,
-        quantize: str | None = None,
-    ) -> str:
-        from humo.checkpoints.model_folder import find_model_folder
+    def fingerprint_inputs(cls, model: str | None = None, **values: Any) -> str:
         from humo.jobs.replay import weights_fingerprint
 
-        return weights_fingerprint(find_model_folder(model or None))
+        return weights_fingerprint(find_model(model or "", _companions(values)))
 
     @classmethod
     def execute(
         cls,
         model: str = "",
-        device: str = "auto",
-        dtype: str = "auto",
+        device: str = AUTO,
+        dtype: str = AUTO,
         offload: OffloadName = "auto",
         quantize: QuantizeName = "auto",
+        **companions: str,
     ) -> io.NodeOutput:
-        from humo.checkpoints.model_folder import find_model_folder
         from humo.runtime.loading import load_pipeline
 
-        folder = find_model_folder(model or None)
+        folder = find_model(model, _companions(companions))
         return io.NodeOutput(load_pipeline(folder, device=device, dtype=dtype, offload=offload, quantize=quantize))
 
 
-class TextPrompt(io.ComfyNode):
-    """Collect prompt and negative prompt. The sampler encodes them, because it has the model."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HuMo_Text",
-            display_name="HuMo Text",
-            category=CATEGORY,
-            inputs=[
-                io.String.Input("prompt", multiline=True, default="", tooltip=description("prompt")),
-                widget("negative_prompt", multiline=True),
-            ],
-            outputs=[Prompt.Output("humo_text", display_name="text")],
-        )
-
-    @classmethod
-    def validate_inputs(cls, prompt: str | None = None) -> bool | str:
-        return True if prompt is None else _problem({"prompt": prompt})
-
-    @classmethod
-    def execute(cls, prompt: str, negative_prompt: str = "") -> io.NodeOutput:
-        parse_request({"prompt": prompt, "negative_prompt": negative_prompt})
-        return io.NodeOutput(Prompts(prompt, negative_prompt))
+def _without_model(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "model"}
 
 
-class CollectImages(io.ComfyNode):
-    """Collect reference images in order. The encoder fits each on white to the video's aspect ratio."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        sockets = [
-            io.Image.Input(f"image_{number}", optional=number > 1, tooltip=description("images"))
-            for number in range(1, IMAGE_SOCKETS + 1)
-        ]
-        earlier = ReferenceImages.Input("earlier", optional=True, tooltip="images that come before these")
-        return io.Schema(
-            node_id="HuMo_Images",
-            display_name="HuMo Reference Images",
-            category=CATEGORY,
-            description="Images of the people or objects in the scene, of any size. They are padded with white.",
-            inputs=[*sockets, earlier],
-            outputs=[ReferenceImages.Output("humo_images", display_name="images")],
-        )
-
-    @classmethod
-    def execute(cls, earlier: tuple[Image, ...] = (), **images: Tensor | None) -> io.NodeOutput:
-        collected = list(earlier)
-        for number in range(1, IMAGE_SOCKETS + 1):
-            batch = images.get(f"image_{number}")
-            if batch is not None:
-                collected += from_images(batch, f"image_{number}")
-        return io.NodeOutput(tuple(collected))
-
-
-class PrepareAudio(io.ComfyNode):
-    """Prepare audio for the model, and keep it at its own sample rate for the video."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HuMo_Audio",
-            display_name="HuMo Audio",
-            category=CATEGORY,
-            inputs=[io.Audio.Input("audio", tooltip=description("audio"))],
-            outputs=[VoiceAudio.Output("humo_audio", display_name="audio")],
-        )
-
-    @classmethod
-    def execute(cls, audio: AudioDict) -> io.NodeOutput:
-        return io.NodeOutput(from_audio(audio))
+def _companions(values: dict[str, Any]) -> dict[ComponentName, str]:
+    return {component: values.get(str(component)) or AUTO for component in COMPANIONS}
 
 
 class AddLora(io.ComfyNode):
@@ -209,79 +163,131 @@ class Sampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        values = all_preset_values()
+        defaults = values[DEFAULT_PRESET]
+        sockets = [io.Image.Input(name, optional=True, tooltip=description("images")) for name in IMAGE_SOCKETS]
         return io.Schema(
             node_id="HuMo_Sampler",
             display_name="HuMo Sampler",
             category=CATEGORY,
-            description="Generates the latents of a clip. Open settings have the model's published defaults.",
+            description="Generates the latents of a clip. Choosing a preset fills in its published values.",
             inputs=[
                 PipelineModel.Input("model"),
-                Prompt.Input("text"),
-                ReferenceImages.Input("images", optional=True),
-                VoiceAudio.Input("audio", optional=True),
+                *sockets,
+                io.Audio.Input("audio", optional=True, tooltip=description("audio")),
                 Loras.Input("loras", optional=True, tooltip=description("loras")),
-                names_widget("preset", request_presets(), "none"),
-                widget("width"),
-                widget("height"),
-                widget("frames", default=AUDIO_LENGTH),
-                widget("seconds", default=AUDIO_LENGTH),
-                widget("steps"),
-                widget("seed", control_after_generate=True),
-                widget("shift"),
-                widget("sampler"),
-                widget("spacing"),
-                widget("sigmas", default="the steps and the spacing"),
-                widget("guidance", default="published"),
-                widget("scale_text"),
-                widget("scale_audio"),
-                widget("scale_image"),
-                widget("switch_timestep"),
-                widget("mode", default="the mode of the connected inputs"),
-                widget("window", default="the length the model was trained on"),
-                widget("overlap"),
-                widget("speed", default="exact"),
-                widget("cache", default="none"),
+                io.String.Input("prompt", multiline=True, default="", tooltip=description("prompt")),
+                widget("negative_prompt", defaults["negative_prompt"], multiline=True, note="empty: the preset's"),
+                PresetCombo(
+                    "preset",
+                    list(values),
+                    values,
+                    default=DEFAULT_PRESET,
+                    optional=True,
+                    tooltip="values of the widgets below: those of the model, or a preset of requests with its LoRAs",
+                ),
+                widget("width", defaults["width"], step=SIZE_MULTIPLE),
+                widget("height", defaults["height"], step=SIZE_MULTIPLE),
+                widget("frames", 0, min=0, note=AUDIO_LENGTH),
+                widget("steps", defaults["steps"]),
+                widget("seed", model_presets()[DEFAULT_PRESET].seed, control_after_generate=True),
+                widget("shift", defaults["shift"]),
+                widget("sampler", defaults["sampler"]),
+                widget("spacing", defaults["spacing"]),
+                widget("sigmas", "", note="if given, they replace steps, shift and spacing"),
+                widget("guidance", defaults["guidance"]),
+                widget("scale_text", defaults["scale_text"]),
+                widget("scale_audio", defaults["scale_audio"]),
+                widget("scale_image", defaults["scale_image"]),
+                widget("switch_timestep", defaults["switch_timestep"]),
+                widget("mode", AUTO, note="auto: what is connected"),
+                widget("window", defaults["window"]),
+                widget("overlap", defaults["overlap"]),
+                widget("speed", "exact"),
+                widget("cache", "none"),
             ],
-            outputs=[VideoLatents.Output("humo_latents", display_name="latents")],
+            outputs=[
+                io.Latent.Output("latent", display_name="LATENT"),
+                io.Audio.Output("clip_audio", display_name="AUDIO", tooltip="the audio, cut to the length of the clip"),
+            ],
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        width: int | None = None,
-        height: int | None = None,
-        frames: int | None = None,
-        seconds: float | None = None,
-    ) -> bool | str:
-        # ComfyUI checks ranges itself; these fields have further rules
-        sizes = filled_in({"width": width, "height": height, "frames": frames, "seconds": seconds})
-        return _problem({"prompt": "checked by HuMo Text", **sizes})
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Raise the first error; ComfyUI shows an error that is returned once for each input, and one raised once.
+
+        A linked input is None here, and is checked when the node runs.
+        """
+        fields = filled_in({name: value for name, value in values.items() if name not in SOCKETS})
+        if values.get("prompt") is None:
+            fields["prompt"] = "linked"
+        fields["images"] = tuple(name for name in IMAGE_SOCKETS if name in values)
+        if "audio" in values:
+            fields["audio"] = "linked"
+        if (name := values.get("preset")) is not None:
+            family, preset_fields = _preset(name)
+            request = parse_request(fields | preset_fields)
+            if family is not None:
+                resolve(request, family)
+        else:
+            parse_request(fields)
+        return True
 
     @classmethod
     def execute(
         cls,
         model: HuMoPipeline,
-        text: Prompts,
-        images: tuple[Image, ...] = (),
-        audio: Audio | None = None,
+        prompt: str,
+        preset: str | None = None,
+        audio: AudioDict | None = None,
         loras: tuple[str, ...] = (),
-        **settings: float | str | None,
+        **inputs: Any,
     ) -> io.NodeOutput:
         from humo.inference.inputs import check_inputs
         from humo.jobs.loras import locate_loras, preset_with_loras, strengths_of
 
-        files = lora_files()
-        options = filled_in({**settings, "negative_prompt": text.negative_prompt}) | {"loras": loras}
-        samples = None if audio is None else audio.mono_16k
-        preset = preset_with_loras(model.base_preset, loras, files)
-        (inputs,) = check_inputs(preset, text.prompt, images or None, samples, None, None, None, options)
-        inputs = replace(inputs, plan=locate_loras(inputs.plan, model.transformer_architecture, files))
-        model.use_loras(strengths_of(inputs.plan.request))
-        latents = model.generate_latents(inputs, progress_bar())
-        track = None
-        if audio is not None and inputs.audio is not None:
-            track = audio_track(audio, inputs.plan.geometry.seconds)
-        return io.NodeOutput(Latents(latents, inputs.plan, track))
+        images = [image for name in IMAGE_SOCKETS for image in _images(inputs.pop(name, None), name)]
+        values = {name: value for name, value in inputs.items() if value is not None}
+        preset_fields: dict[str, str] = {}
+        if preset is not None:
+            family, preset_fields = _preset(preset)
+            if family is not None and family.name != model.preset.name:
+                problem = f"{preset!r} is not of the model, which is {model.preset.title}"
+                raise RequestError("preset", problem, f"choose {model.preset.name}")
+            values = values if preset_fields else preset_values(preset) | values
+        options = filled_in(values) | {"loras": loras, **preset_fields}
+        samples, files = None if audio is None else mono_16k(audio), lora_files()
+        base = preset_with_loras(model.base_preset, loras, files)
+        (checked,) = check_inputs(base, prompt, images or None, samples, None, None, None, options)
+        checked = replace(checked, plan=locate_loras(checked.plan, model.transformer_architecture, files))
+        model.use_loras(strengths_of(checked.plan.request))
+        latents = model.generate_latents(checked, progress_bar())
+        used = audio is not None and checked.audio is not None
+        track = cut(audio, checked.plan.geometry.seconds) if audio is not None and used else None
+        return io.NodeOutput(to_latent(latents, model), track)
+
+
+SOCKETS = ("model", "audio", "loras")
+"""Inputs of the sampler that are linked, beside images."""
+
+
+def _images(batch: Tensor | None, field: str) -> list[Any]:
+    return [] if batch is None else from_images(batch, field)
+
+
+def _preset(name: str) -> tuple[Preset | None, dict[str, str]]:
+    """Return the preset of the model that a name stands for, and the fields that it adds to a request.
+
+    The first is None for a preset of requests that is for every model.
+
+    Raises:
+        RequestError: there is no such preset.
+    """
+    models = model_presets()
+    if name in models:
+        return models[name], {}
+    family = find_request_preset(name).family
+    return None if family is None else find_preset(family), {"preset": name}
 
 
 class Decode(io.ComfyNode):
@@ -295,7 +301,8 @@ class Decode(io.ComfyNode):
             category=CATEGORY,
             inputs=[
                 PipelineModel.Input("model"),
-                VideoLatents.Input("latents"),
+                io.Latent.Input("latent"),
+                io.Audio.Input("audio", optional=True, tooltip="audio of the video; the sampler's has its length"),
                 io.Boolean.Input(
                     "watermark",
                     optional=True,
@@ -304,46 +311,36 @@ class Decode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("images", display_name="images"),
-                io.Audio.Output("audio", display_name="audio", tooltip="the audio, cut to the length of the clip"),
+                io.Image.Output("images", display_name="IMAGE"),
+                io.Video.Output("video", display_name="VIDEO", tooltip="frames and audio, 25 frames per second"),
                 io.Float.Output("fps", display_name="fps", tooltip="frames per second"),
             ],
         )
 
     @classmethod
-    def execute(cls, model: HuMoPipeline, latents: Latents, watermark: bool = True) -> io.NodeOutput:
+    def execute(
+        cls, model: HuMoPipeline, latent: LatentDict, audio: AudioDict | None = None, watermark: bool = True
+    ) -> io.NodeOutput:
         from humo.media.watermark import embed_watermark
 
-        if latents.plan.preset.name != model.preset.name:
-            problem = f"is {model.preset.title}, and the latents come from {latents.plan.preset.title}"
-            raise RequestError("model", problem, "connect the same model as at the sampler")
-        frames = model.decode_frames(latents.samples, progress_bar())
+        frames = model.decode_frames(from_latent(latent, model), progress_bar())
         if watermark:
-            frames = embed_watermark(frames, latents_watermark(latents))
-        audio = None if latents.track is None else to_audio(latents.track)
-        return io.NodeOutput(to_images(frames), audio, float(FRAMES_PER_SECOND))
+            frames = embed_watermark(frames, latent_watermark(latent))
+        images = to_images(frames)
+        return io.NodeOutput(images, to_video(images, audio), float(FRAMES_PER_SECOND))
 
 
-def latents_watermark(latents: Latents) -> int:
+def latent_watermark(latent: LatentDict) -> int:
     """Return the watermark's payload, 0 to 65,535, derived from the latents."""
-    content = latents.samples.float().cpu().contiguous().numpy().tobytes()
+    content = latent["samples"].float().cpu().contiguous().numpy().tobytes()
     return int.from_bytes(hashlib.sha256(content).digest()[:2], "big")
-
-
-def _problem(fields: dict[str, Any]) -> bool | str:
-    """Return True, or the error of a request's fields in one line."""
-    try:
-        parse_request(fields)
-    except HuMoError as error:
-        return str(error)
-    return True
 
 
 class HuMoExtension(ComfyExtension):
     """The nodes of this package."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, TextPrompt, CollectImages, PrepareAudio, AddLora, Sampler, Decode]
+        return [LoadModel, AddLora, Sampler, Decode]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -49,3 +49,8 @@ def hub_name() -> str:
 def modelscope_endpoint() -> str | None:
     """Return the address of ModelScope in ``MODELSCOPE_ENDPOINT``, the variable of ModelScope's own client; or None."""
     return os.environ.get("MODELSCOPE_ENDPOINT") or None
+
+
+def modelscope_token() -> str | None:
+    """Return the access token in ``MODELSCOPE_API_TOKEN``, the variable of ModelScope's own client; or None."""
+    return os.environ.get("MODELSCOPE_API_TOKEN") or None

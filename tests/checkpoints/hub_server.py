@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+WEIGHTS = (".pth", ".safetensors", ".gguf")
+"""Suffixes of files that a hub stores apart."""
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -35,6 +38,20 @@ class Hub(ThreadingHTTPServer):
         """Paths that a list names beside its own."""
         self.ranges: list[str] = []
         """What was asked for in part."""
+        self.portal: str | None = None
+        """How a captive portal answers everything: with a ``page``, or a ``redirect`` to one."""
+        self.token: str | None = None
+        """Token without which everything is answered by ``refusal``."""
+        self.refusal = 401
+        self.shortened: set[str] = set()
+        """Names of files of which fewer bytes are sent than the list says, as a whole answer."""
+        self.redirects = False
+        """Whether weights come from another host name, which must not be sent the token."""
+        self.downloaded: list[str] = []
+        """Names of files that were sent."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a client that went away."""
 
     @property
     def address(self) -> str:
@@ -53,10 +70,31 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         """Of a file: its size and sum."""
-        self._file(with_body=False)
+        if not self._turned_away(body=False):
+            self._file(with_body=False)
+
+    def _turned_away(self, body: bool = True) -> bool:
+        """Answer as a captive portal, or refuse who has no token."""
+        page, html = b"<html>Welcome to the hotel. Please log in.</html>", {"Content-Type": "text/html; charset=utf-8"}
+        if self.server.portal == "redirect" and not self.path.startswith("/login"):
+            self._send(302, b"", {"Location": f"{self.server.address}/login"}, body=body)
+        elif self.server.portal is not None:
+            self._send(200, page, html, body=body)
+        elif self.path.startswith("/cdn/"):
+            assert "Authorization" not in self.headers, "the token was sent to another host"
+            return False
+        elif self.server.token is not None and self.headers["Authorization"] != f"Bearer {self.server.token}":
+            self._send(
+                self.server.refusal, b"{}", {"X-Error-Message": "Access to this repository is restricted."}, body
+            )
+        else:
+            return False
+        return True
 
     def do_GET(self) -> None:
         """A list of files, or a file."""
+        if self._turned_away():
+            return
         asked = urlsplit(self.path)
         if self.path.startswith("/api/models/"):
             self._list()
@@ -108,13 +146,13 @@ class Answer(BaseHTTPRequestHandler):
                     "size": size,
                     "blobId": digest[:40],
                 }
-                if path.suffix in (".pth", ".safetensors"):
+                if path.suffix in WEIGHTS:
                     one["lfs"] = {"sha256": digest, "size": size, "pointerSize": 130}
                 siblings.append(one)
         self._send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
 
     def _file(self, with_body: bool) -> None:
-        owner, name, _, _, *rest = self.path.partition("?")[0].strip("/").split("/")
+        owner, name, _, _, *rest = self.path.removeprefix("/cdn").partition("?")[0].strip("/").split("/")
         self._send_file(self.server.root / owner / name / "/".join(rest), with_body)
 
     def _send_file(self, path: Path, with_body: bool) -> None:
@@ -123,18 +161,28 @@ class Answer(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if self.server.redirects and path.suffix in WEIGHTS and not self.path.startswith("/cdn"):
+            headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": headers["ETag"]}
+            here = self.server.address.replace("127.0.0.1", "localhost")
+            file = path.relative_to(self.server.root).parts
+            headers["Location"] = f"{here}/cdn/{'/'.join((*file[:2], 'resolve', 'main', *file[2:]))}"
+            self._send(302, b"", headers, with_body)
+            return
         if path.name in self.server.altered:
             data = data[:-1] + bytes([data[-1] ^ 1])
         if not with_body:
             self._send(200, data, headers, body=False)
             return
+        self.server.downloaded.append(path.name)
+        if path.name in self.server.shortened:
+            data = data[: len(data) // 2]
         code = 200
         if (asked := self.headers.get("Range")) is not None:
             self.server.ranges.append(f"{path.name} {asked}")
             start = int(asked.removeprefix("bytes=").split("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             data, code = data[start:], 206
-        self._send(code, data, headers, cut=path.suffix in (".pth", ".safetensors"))
+        self._send(code, data, headers, cut=path.suffix in WEIGHTS)
 
     def _send(
         self, code: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True, cut: bool = False

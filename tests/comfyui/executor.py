@@ -25,11 +25,6 @@ Workflow = dict[str, Any]
 STOCK: dict[str, dict[str, Any]] = {
     "LoadImage": {"inputs": {}, "outputs": ["IMAGE", "MASK"], "widgets": ["image", "upload"]},
     "LoadAudio": {"inputs": {}, "outputs": ["AUDIO"], "widgets": ["audio", "audioUI", "upload"]},
-    "CreateVideo": {
-        "inputs": {"images": "IMAGE", "audio": "AUDIO", "fps": "FLOAT"},
-        "outputs": ["VIDEO"],
-        "widgets": ["fps"],
-    },
     "SaveVideo": {"inputs": {"video": "VIDEO"}, "outputs": [], "widgets": ["filename_prefix", "format", "codec"]},
 }
 """ComfyUI's own nodes in the workflows: linkable sockets, outputs, and widgets in the order of a file."""
@@ -82,11 +77,14 @@ class Comfy:
     def check(self, node_id: str, **values: Any) -> list[str]:
         """Return the errors that ComfyUI reports before it runs anything, one line each: its own and the node's.
 
-        ComfyUI does not check inputs that the node's ``validate_inputs`` names.
+        ComfyUI does not check inputs that the node's ``validate_inputs`` takes, which are all of them if it takes
+        ``**values``. It reports an error that is returned once for each of them, and one that is raised once.
         """
         node = self.nodes[node_id]
         own = "validate_inputs" in vars(node)
-        named = list(inspect.signature(node.validate_inputs).parameters) if own else []
+        parameters = inspect.signature(node.validate_inputs).parameters.values() if own else []
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        named = list(self.inputs(node_id)) if takes_all else [one.name for one in parameters]
         errors: list[str] = []
         for name, one in self.inputs(node_id).items():
             if name not in values:
@@ -104,8 +102,11 @@ class Comfy:
                 errors.append(f"{name}: {value!r} not in {options}")
         if own:
             checked = {name: None if values[name] is LINK else values[name] for name in named if name in values}
-            answer = node.validate_inputs(**checked)
-            errors += [] if answer is True else [str(answer)]
+            try:
+                answer = node.validate_inputs(**checked)
+            except Exception as error:  # noqa: BLE001 - as ComfyUI does
+                return [str(error)]
+            errors += [] if answer is True else [f"{name} - {answer}" for name in checked]
         return errors
 
     def run(self, node_id: str, **values: Any) -> tuple[Any, ...]:
@@ -118,7 +119,7 @@ class Comfy:
         return result
 
     def run_workflow(self, workflow: Workflow) -> list[Any]:
-        """Execute a workflow, and return the videos that it saves, each {images, audio, fps}."""
+        """Execute a workflow, and return the videos that it saves."""
         saved: list[Any] = []
         results: dict[int, tuple[Any, ...]] = {}
         for node in sorted(workflow["nodes"], key=lambda one: int(one["order"])):
@@ -144,8 +145,6 @@ class Comfy:
             return image, torch.zeros(1, *image.shape[1:3])
         if node_type == "LoadAudio":
             return (load_audio(values["audio"]),)
-        if node_type == "CreateVideo":
-            return (values,)
         assert node_type == "SaveVideo"
         saved.append(values["video"])
         return ()

@@ -12,6 +12,8 @@ import torch
 from humo import HuMoPipeline
 from humo.checkpoints.hubs.catalog import LORAS
 from humo.errors import CheckpointError
+from humo.inference.inputs import GenerationInputs
+from humo.plan import GenerationPlan
 from tests.comfyui.executor import Comfy
 from tests.lora_files import write_lora
 from tests.tiny import tiny_pipeline
@@ -37,10 +39,10 @@ def files(comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     return listed
 
 
-def sample(comfy: Comfy, model: HuMoPipeline, **settings: Any) -> Any:
-    (text,) = comfy.run("HuMo_Text", prompt="a woman speaks", negative_prompt="")
-    (latents,) = comfy.run("HuMo_Sampler", model=model, text=text, **SHORT, **settings)
-    return latents
+def sample(comfy: Comfy, model: HuMoPipeline, **settings: Any) -> torch.Tensor:
+    latent, _ = comfy.run("HuMo_Sampler", model=model, prompt="a woman speaks", **{**SHORT, **settings})
+    samples: torch.Tensor = latent["samples"]
+    return samples
 
 
 def test_the_node_lists_comfyuis_files_and_installed_loras(comfy: Comfy, files: dict[str, str]) -> None:
@@ -55,23 +57,36 @@ def test_loras_stack_and_leave_no_trace(comfy: Comfy, files: dict[str, str], lar
     plain = sample(comfy, large, steps=1)
     one = sample(comfy, large, steps=1, loras=first)
     two = sample(comfy, large, steps=1, loras=both)
-    assert not torch.equal(one.samples, plain.samples)
-    assert not torch.equal(two.samples, one.samples)
-    assert torch.equal(sample(comfy, large, steps=1).samples, plain.samples)
+    assert not torch.equal(one, plain)
+    assert not torch.equal(two, one)
+    assert torch.equal(sample(comfy, large, steps=1), plain)
     other = tiny_pipeline("humo-17b")
     other.load_lora_weights(files["style.safetensors"], "style")
     other.set_adapters("style", 0.5)
     expected = other("a woman speaks", width=96, height=64, num_frames=5, num_inference_steps=1, output_type="latent")
-    torch.testing.assert_close(one.samples, expected.frames, atol=1e-5, rtol=1e-5)
+    normalized = importlib.import_module("comfyui.values").from_latent({"samples": one}, large)
+    torch.testing.assert_close(normalized, expected.frames, atol=1e-5, rtol=1e-5)
 
 
-def test_a_preset_finds_its_lora_in_comfyuis_folder(comfy: Comfy, files: dict[str, str], large: HuMoPipeline) -> None:
-    latents = sample(comfy, large, preset="lightx2v")
-    request = latents.plan.request
-    assert request.loras == (f"{files['wan/' + LORAS['lightx2v'].file]}:1",)
-    assert (request.steps, latents.plan.passes) == (6, 6)
-    replaced = sample(comfy, large, preset="lightx2v", steps=2)
-    assert "steps 2 replaces 6 of the preset lightx2v" in replaced.plan.notes
+def test_a_preset_finds_its_lora_in_comfyuis_folder(
+    comfy: Comfy, files: dict[str, str], large: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[GenerationPlan] = []
+    generate = HuMoPipeline.generate_latents
+
+    def record(self: HuMoPipeline, inputs: GenerationInputs, *arguments: Any) -> torch.Tensor:
+        plans.append(inputs.plan)
+        return generate(self, inputs, *arguments)
+
+    monkeypatch.setattr(HuMoPipeline, "generate_latents", record)
+    filled = comfy.inputs("HuMo_Sampler")["preset"].as_dict()["humo"]["lightx2v"]
+    sample(comfy, large, preset="lightx2v")
+    sample(comfy, large, **{**filled, "preset": "lightx2v", **SHORT})
+    assert plans[0].request == plans[1].request
+    assert plans[0].request.loras == (f"{files['wan/' + LORAS['lightx2v'].file]}:1",)
+    assert (plans[0].request.steps, plans[0].passes) == (6, 6)
+    sample(comfy, large, preset="lightx2v", steps=2)
+    assert "steps 2 replaces 6 of the preset lightx2v" in plans[2].notes
 
 
 def test_a_lora_of_another_network_is_one_line(comfy: Comfy, large: HuMoPipeline, files: dict[str, str]) -> None:

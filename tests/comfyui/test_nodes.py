@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from humo import HuMoPipeline
 from humo.checkpoints.model_folder import BUILTIN_MODEL
@@ -23,28 +24,61 @@ from humo.jobs.replay import weights_fingerprint
 from humo.media import audio as media_audio
 from humo.media.watermark import detect_watermark
 from humo.presets import HUMO_NANO
+from humo.request import GenerateRequest
 from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, saved_bytes
+from tests.comfyui_files import save_comfyui_models
 
 PROMPT = "A woman speaks by the sea."
 SHORT: dict[str, Any] = {"frames": 5, "steps": 2}
 
 
+Decoded = tuple[torch.Tensor, Any, float]
+
+
 def sample(comfy: Comfy, model: HuMoPipeline, inputs: Mode = "T", negative: str = "", **settings: Any) -> Any:
-    """Return HUMO_LATENTS from the example's image and audio, as far as `inputs` has their letters."""
-    (text,) = comfy.run("HuMo_Text", prompt=PROMPT, negative_prompt=negative)
-    inputs_by_name: dict[str, Any] = {"model": model, "text": text, **SHORT, **settings}
-    if "I" in inputs and "images" not in inputs_by_name:
-        (inputs_by_name["images"],) = comfy.run("HuMo_Images", image_1=load_image("woman.png"))
+    """Return LATENT and AUDIO from the example's image and audio, as far as `inputs` has their letters."""
+    inputs_by_name: dict[str, Any] = {
+        "model": model,
+        "prompt": PROMPT,
+        "negative_prompt": negative,
+        **SHORT,
+        **settings,
+    }
+    if "I" in inputs and "image_1" not in inputs_by_name:
+        inputs_by_name["image_1"] = load_image("woman.png")
     if "A" in inputs and "audio" not in inputs_by_name:
-        (inputs_by_name["audio"],) = comfy.run("HuMo_Audio", audio=load_audio("woman.wav"))
-    (latents,) = comfy.run("HuMo_Sampler", **inputs_by_name)
-    return latents
+        inputs_by_name["audio"] = load_audio("woman.wav")
+    return comfy.run("HuMo_Sampler", **inputs_by_name)
 
 
-def decode(comfy: Comfy, model: HuMoPipeline, latents: Any, **settings: Any) -> tuple[torch.Tensor, Any, float]:
-    """Return IMAGE, AUDIO and the frame rate."""
-    images, audio, rate = comfy.run("HuMo_Decode", model=model, latents=latents, **settings)
-    return images, audio, rate
+def decode(comfy: Comfy, model: HuMoPipeline, sampled: Any, **settings: Any) -> Decoded:
+    """Return IMAGE, the audio of VIDEO, and the frame rate."""
+    latent, audio = sampled
+    images, video, rate = comfy.run("HuMo_Decode", model=model, latent=latent, audio=audio, **settings)
+    components = video.get_components()
+    assert components.images is images
+    assert components.frame_rate == rate
+    return images, components.audio, rate
+
+
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[GenerateRequest]:
+    """Return a list that the resolved requests of later runs are appended to."""
+    seen: list[GenerateRequest] = []
+    generate = HuMoPipeline.generate_latents
+
+    def record(self: HuMoPipeline, inputs: GenerationInputs, *arguments: Any) -> torch.Tensor:
+        seen.append(inputs.plan.request)
+        return generate(self, inputs, *arguments)
+
+    monkeypatch.setattr(HuMoPipeline, "generate_latents", record)
+    return seen
+
+
+def apart(images: torch.Tensor, expected: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+    """Check that frames differ by one level at most, and return the share of values that differ."""
+    difference = np.abs(saved_bytes(images).astype(int) - expected.astype(int))
+    assert difference.max() <= 1
+    return float((difference > 0).mean())
 
 
 # -- equal to the other entry points -----------------------------------------------------------------------------------
@@ -63,16 +97,12 @@ def test_frames_and_audio_equal_those_of_a_job(mode: Mode, comfy: Comfy, model: 
     samples = job.inputs.network_audio(None)
     expected = np.stack(list(model.generate_frames(GenerationInputs(job.plan, job.inputs.images, samples))))
 
-    latents = sample(comfy, model, mode, **settings)
-    images, audio, rate = decode(comfy, model, latents, watermark=False)
-    assert latents.plan.request.mode == mode
+    images, audio, rate = decode(comfy, model, sample(comfy, model, mode, **settings), watermark=False)
     assert images.dtype == torch.float32
     assert images.shape == (5, 112, 80, 3)
     assert 0.0 <= float(images.min()) < float(images.max()) <= 1.0
-    # decoded in other chunks, which may round differently
-    apart = np.abs(saved_bytes(images).astype(int) - expected.astype(int))
-    assert apart.max() <= 1
-    assert (apart > 0).mean() < 1e-4
+    # decoded in other chunks, and from LATENT's form, which may round differently
+    assert apart(images, expected) < 1e-4
     assert rate == 25.0
     assert isinstance(rate, float)
     if track is None:
@@ -94,18 +124,21 @@ def test_frames_equal_those_of_the_python_api(comfy: Comfy, model: HuMoPipeline)
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(3),
     ).frames[0]
-    assert np.array_equal(saved_bytes(images), np.stack([np.asarray(frame) for frame in expected_frames]))
+    assert apart(images, np.stack([np.asarray(frame) for frame in expected_frames])) < 1e-4
 
 
-def test_open_settings_have_the_presets_defaults(comfy: Comfy, model: HuMoPipeline) -> None:
-    empty = {
-        name: vars(one)["default"] for name, one in comfy.inputs("HuMo_Sampler").items() if hasattr(one, "default")
-    }
-    left_open = sample(comfy, model, "TIA", **{**empty, "frames": 5, "steps": 1})
+def test_shown_values_are_those_of_the_preset_and_inputs_that_are_left_out_as_well(
+    comfy: Comfy, model: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = requests(monkeypatch)
+    table = comfy.inputs("HuMo_Sampler")["preset"].as_dict()["humo"]["humo-nano-teacher"]
+    filled = sample(comfy, model, "TIA", **{**table, "preset": "humo-nano-teacher", "seed": 0, "steps": 1})
     left_out = sample(comfy, model, "TIA", steps=1)
-    request = left_open.plan.request
-    assert request == left_out.plan.request
-    assert left_open.samples.equal(left_out.samples)
+    named = sample(comfy, model, "TIA", preset="humo-nano-teacher", steps=1)
+    assert seen[0] == seen[1] == seen[2]
+    assert filled[0]["samples"].equal(left_out[0]["samples"])
+    assert named[0]["samples"].equal(left_out[0]["samples"])
+    request = seen[0]
     assert (request.width, request.height, request.shift, request.seed) == (96, 96, HUMO_NANO.shift, HUMO_NANO.seed)
     assert (request.scale_text, request.scale_audio) == (HUMO_NANO.scales.text, HUMO_NANO.scales.audio)
     assert (request.scale_image, request.mode) == (HUMO_NANO.scales.image, "TIA")
@@ -120,81 +153,75 @@ def test_open_settings_have_the_presets_defaults(comfy: Comfy, model: HuMoPipeli
         {"scale_image": 0.0},
         {"switch_timestep": 0.0},
         {"shift": 0.1},
-        {"seconds": 0.2, "frames": 0},
+        {"frames": 9},
         {"mode": "TA"},
         {"width": 16},
     ],
     ids=lambda setting: next(iter(setting)),
 )
 def test_every_setting_reaches_the_request_also_zero(
-    setting: dict[str, Any], comfy: Comfy, model: HuMoPipeline
+    setting: dict[str, Any], comfy: Comfy, model: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = sample(comfy, model, "TIA", **{"steps": 1, **setting}).plan.request
-    for name, value in setting.items():
-        expected = {"seconds": None, "frames": 5}.get(name, value)
-        assert getattr(request, name) == expected
+    [seen] = [requests(monkeypatch)]
+    sample(comfy, model, "TIA", **{"steps": 1, **setting})
+    [(name, value)] = setting.items()
+    assert getattr(seen[0], name) == value
 
 
-def test_without_a_length_a_clip_is_as_long_as_its_audio(comfy: Comfy, model: HuMoPipeline) -> None:
-    audio = {"waveform": 0.1 * torch.randn(1, 1, 640 * 9), "sample_rate": 16_000}
-    (audio,) = comfy.run("HuMo_Audio", audio=audio)
-    assert sample(comfy, model, "TA", audio=audio, frames=0, steps=1).plan.request.frames == 9
-
-
-def test_a_length_beyond_the_trained_one_is_made_in_windows_and_said(
-    comfy: Comfy, model: HuMoPipeline, caplog: pytest.LogCaptureFixture
-) -> None:
-    latents = sample(comfy, model, "T", frames=29, steps=1, width=16, height=16, overlap=4)
-    assert latents.samples.shape[2] == 8
-    assert "29 frames are generated in 2 windows of 25, each sharing 4 with the next" in caplog.text
+def test_latents_are_those_that_comfyuis_autoencoder_decodes(comfy: Comfy, model: HuMoPipeline) -> None:
+    latent, _ = sample(comfy, model, "T", steps=1)
+    generated = model(PROMPT, num_frames=5, num_inference_steps=1, output_type="latent").frames
+    mean, deviation = (
+        torch.tensor(model.vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std")
+    )
+    assert torch.allclose(latent["samples"], generated * deviation + mean, atol=1e-5)
+    images, _, _ = decode(comfy, model, ({"samples": latent["samples"]}, None), watermark=False)
+    assert images.equal(decode(comfy, model, (latent, None), watermark=False)[0])
 
 
 # -- images and audio ----------------------------------------------------------------------------------------------
 
 
-def test_images_keep_their_order_and_size_across_batches_sockets_and_nodes(comfy: Comfy) -> None:
-    shades = [torch.full((1, 4, 6, 3), value / 255) for value in range(5)]
-    (earlier,) = comfy.run("HuMo_Images", image_1=shades[0])
-    (images,) = comfy.run(
-        "HuMo_Images", image_1=torch.cat(shades[1:3]), image_3=shades[4], image_2=shades[3], earlier=earlier
-    )
-    assert [image.getpixel((0, 0))[0] for image in images] == [0, 1, 2, 3, 4]
-    assert {image.size for image in images} == {(6, 4)}
-
-
-def test_images_of_any_shape_are_fitted_by_the_encoder(comfy: Comfy, model: HuMoPipeline) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 30, 50, 3), dtype=np.uint8)
+def test_images_keep_their_order_across_batches_and_sockets_and_are_fitted_by_the_encoder(
+    comfy: Comfy, model: HuMoPipeline
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 30, 50, 3), dtype=np.uint8)
     batch = torch.from_numpy(pixels.astype(np.float32) / 255)
-    (images,) = comfy.run("HuMo_Images", image_1=batch)
-    frames, _, _ = decode(comfy, model, sample(comfy, model, "TI", images=images), watermark=False)
+    frames, _, _ = decode(
+        comfy, model, sample(comfy, model, "TI", image_1=batch[:2], image_3=batch[2:]), watermark=False
+    )
     expected_frames = model(
         PROMPT, images=[Image.fromarray(image) for image in pixels], num_frames=5, num_inference_steps=2
     ).frames[0]
-    assert np.array_equal(saved_bytes(frames), np.stack([np.asarray(frame) for frame in expected_frames]))
+    assert apart(frames, np.stack([np.asarray(frame) for frame in expected_frames])) < 1e-4
 
 
 def test_transparency_is_laid_over_white(comfy: Comfy) -> None:
-    (images,) = comfy.run("HuMo_Images", image_1=torch.zeros(1, 4, 4, 4))
-    assert images[0].getpixel((0, 0)) == (255, 255, 255)
+    [image] = importlib.import_module("comfyui.values").from_images(torch.zeros(1, 4, 4, 4), "image_1")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_values_a_little_outside_of_0_to_1_are_clipped(comfy: Comfy) -> None:
+    upscaled = torch.full((1, 4, 4, 3), 1.02)
+    upscaled[..., 0] = -0.03
+    [image] = importlib.import_module("comfyui.values").from_images(upscaled, "image_1")
+    assert image.getpixel((0, 0)) == (0, 255, 255)
 
 
 def test_stereo_audio_is_mixed_for_the_model_and_kept_for_the_video(comfy: Comfy, model: HuMoPipeline) -> None:
     samples = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 44_100)).astype(np.float32)
-    (audio,) = comfy.run("HuMo_Audio", audio={"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100})
-    assert np.array_equal(audio.mono_16k, media_audio.load_audio((samples, 44_100)))
-    latents = sample(comfy, model, "TA", audio=audio, steps=1)
-    expected_frames = model(
-        PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent"
-    ).frames
-    assert latents.samples.equal(expected_frames)
-    _, audio, _ = decode(comfy, model, latents)
-    assert audio["sample_rate"] == 44_100
-    assert np.array_equal(audio["waveform"][0].numpy(), samples[:, : 44_100 // 5])
+    audio = {"waveform": torch.from_numpy(samples)[None], "sample_rate": 44_100}
+    sampled = sample(comfy, model, "TA", audio=audio, steps=1)
+    expected = model(PROMPT, audio=(samples, 44_100), num_frames=5, num_inference_steps=1, output_type="latent").frames
+    normalized = importlib.import_module("comfyui.values").from_latent(sampled[0], model)
+    assert torch.allclose(normalized, expected, atol=1e-5)
+    _, track, _ = decode(comfy, model, sampled)
+    assert track["sample_rate"] == 44_100
+    assert np.array_equal(track["waveform"][0].numpy(), samples[:, : 44_100 // 5])
 
 
 def test_audio_shorter_than_the_clip_is_padded_with_silence(comfy: Comfy, model: HuMoPipeline) -> None:
     audio = {"waveform": torch.full((1, 1, 1600), 0.25), "sample_rate": 16_000}
-    (audio,) = comfy.run("HuMo_Audio", audio=audio)
     _, track, _ = decode(comfy, model, sample(comfy, model, "TA", audio=audio, steps=1))
     assert np.array_equal(
         track["waveform"][0].numpy(), media_audio.load_audio_track((np.full(1600, 0.25), 16_000), seconds=0.2).samples
@@ -203,48 +230,61 @@ def test_audio_shorter_than_the_clip_is_padded_with_silence(comfy: Comfy, model:
 
 
 def test_audio_that_the_mode_does_not_use_is_not_in_the_clip(comfy: Comfy, model: HuMoPipeline) -> None:
-    latents = sample(comfy, model, "TIA", mode="TI", steps=1)
-    assert latents.track is None
-    assert latents.samples.equal(sample(comfy, model, "TI", steps=1).samples)
+    latent, track = sample(comfy, model, "TIA", mode="TI", steps=1)
+    assert track is None
+    assert latent["samples"].equal(sample(comfy, model, "TI", steps=1)[0]["samples"])
 
 
 # -- watermark, progress, cancelling, models ---------------------------------------------------------------------------
 
 
 def test_frames_have_the_watermark_unless_it_is_disabled(comfy: Comfy, model: HuMoPipeline) -> None:
-    latents = sample(comfy, model, "TIA")
-    marked, _, _ = decode(comfy, model, latents)
-    unmarked, _, _ = decode(comfy, model, latents, watermark=False)
-    number = importlib.import_module("comfyui.nodes").latents_watermark(latents)
-    assert detect_watermark(iter(saved_bytes(marked))).payload == number
+    sampled = sample(comfy, model, "TIA")
+    marked, _, _ = decode(comfy, model, sampled)
+    unmarked, _, _ = decode(comfy, model, sampled, watermark=False)
+    payload = importlib.import_module("comfyui.nodes").latent_watermark
+    assert detect_watermark(iter(saved_bytes(marked))).payload == payload(sampled[0])
     assert detect_watermark(iter(saved_bytes(unmarked))).payload is None
     assert (marked - unmarked).abs().max() <= 20 / 255
-    other = sample(comfy, model, "TIA", seed=1)
-    assert importlib.import_module("comfyui.nodes").latents_watermark(other) != number
+    assert payload(sample(comfy, model, "TIA", seed=1)[0]) != payload(sampled[0])
 
 
 def test_the_progress_bar_shows_encoding_steps_and_decoding(
     comfy: Comfy, model: HuMoPipeline, bar_values: list[tuple[float, float]]
 ) -> None:
-    latents = sample(comfy, model, "TIA", steps=3)
+    sampled = sample(comfy, model, "TIA", steps=3)
     assert bar_values == [*((done, 3) for done in range(4)), *((done, 3) for done in range(4))]
     bar_values.clear()
-    decode(comfy, model, latents)
+    decode(comfy, model, sampled)
     assert bar_values == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("method", "count"), [("Auto", 3), ("NoPreviews", 0)])
+def test_each_step_has_a_preview_where_the_user_wants_them(
+    comfy: Comfy, model: HuMoPipeline, method: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, utils = importlib.import_module("comfy.cli_args"), importlib.import_module("comfy.utils")
+    monkeypatch.setattr(arguments.args, "preview_method", arguments.LatentPreviewMethod[method])
+    utils.PREVIEWS.clear()
+    sample(comfy, model, "TIA", steps=3)
+    assert len(utils.PREVIEWS) == count
+    for kind, image, side in utils.PREVIEWS:
+        assert (kind, image.size, side) == ("JPEG", (96, 96), 512)
+        assert np.asarray(image).std() > 1
 
 
 def test_a_cancelled_run_ends_before_its_next_step(
     comfy: Comfy, model: HuMoPipeline, bar_values: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     management = importlib.import_module("comfy.model_management")
-    latest = importlib.import_module("comfy_api.latest")
+    utils = importlib.import_module("comfy.utils")
     stopped: type[BaseException] = management.InterruptProcessingException
 
-    def press_cancel(_: Any, value: float, max_value: float) -> None:
-        bar_values.append((value, max_value))
-        management.interrupt_current_processing((value, max_value) == (1, 9))
+    def press_cancel(_: Any, value: float, total: float, preview: Any = None) -> None:
+        bar_values.append((value, total))
+        management.interrupt_current_processing((value, total) == (1, 9))
 
-    monkeypatch.setattr(latest._Execution, "set_progress", press_cancel)
+    monkeypatch.setattr(utils.ProgressBar, "update_absolute", press_cancel)
     with pytest.raises(stopped):
         sample(comfy, model, steps=9)
     assert bar_values.pop() == (1, 9)
@@ -256,7 +296,7 @@ def test_nodes_keep_no_state(comfy: Comfy, model: HuMoPipeline) -> None:
     first = sample(comfy, model, "TIA", steps=1)
     decode(comfy, model, first)
     assert {node_id: dict(vars(node)) for node_id, node in comfy.nodes.items()} == before
-    assert first.samples.equal(sample(comfy, model, "TIA", steps=1).samples)
+    assert first[0]["samples"].equal(sample(comfy, model, "TIA", steps=1)[0]["samples"])
 
 
 def test_a_model_folder_of_another_family_is_loaded(comfy: Comfy, tiny_model_folder_17b: Any) -> None:
@@ -267,17 +307,71 @@ def test_a_model_folder_of_another_family_is_loaded(comfy: Comfy, tiny_model_fol
     assert pipeline.transformer.dtype == torch.bfloat16
 
 
+@pytest.fixture
+def comfy_files(comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ComfyUI's folder of models with a HuMo network and its companions."""
+    paths = importlib.import_module("folder_paths").folder_names_and_paths
+    models = save_comfyui_models(tmp_path / "models")
+    (models / "loras").mkdir()
+    for name in ("diffusion_models", "text_encoders", "audio_encoders", "vae"):
+        monkeypatch.setitem(paths, name, ([str(models / name), str(models / "unet")], {".safetensors"}))
+    monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "humo"))
+    return models
+
+
+def test_files_of_comfyuis_folders_are_offered_and_read_where_they_are(comfy: Comfy, comfy_files: Path) -> None:
+    (comfy_files / "diffusion_models" / "sub").mkdir()
+    (comfy_files / "diffusion_models" / "sub" / "other.gguf").write_bytes(b"GGUF")
+    choices = vars(comfy.inputs("HuMo_LoadModel")["model"])["options"]
+    assert choices == ["humo-nano", "humo-nano-teacher", "humo_1.7B_fp16.safetensors", "sub/other.gguf"]
+    assert comfy.inputs("HuMo_LoadModel")["model"].as_dict()["humo"]["humo_1.7B_fp16.safetensors"] == "humo-1.7b"
+    chosen = {"model": "humo_1.7B_fp16.safetensors", "text_encoder": "auto", "vae": "wan_2.1_vae.safetensors"}
+    assert comfy.check("HuMo_LoadModel", **chosen) == []
+    (pipeline,) = comfy.run("HuMo_LoadModel", **chosen, device="cpu")
+    assert pipeline.preset.name == "humo-1.7b"
+    node = comfy.nodes["HuMo_LoadModel"]
+    before = node.fingerprint_inputs(**chosen)
+    assert node.fingerprint_inputs(**chosen) == before
+    network = comfy_files / "diffusion_models" / "humo_1.7B_fp16.safetensors"
+    save_file({**load_file(network)}, network, metadata={"another": "file"})
+    assert node.fingerprint_inputs(**chosen) != before
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"model": "sub/x.gguf"}, "model: 'sub/x.gguf' is not in ComfyUI's folder diffusion_models; known are humo"),
+        ({"vae": "wan_2.1_vea.safetensors"}, "vae: 'wan_2.1_vea.safetensors' is not in ComfyUI's folder vae; did you"),
+        ({"vae": "missing"}, "vae: 'missing' is not in ComfyUI's folder vae"),
+    ],
+)
+def test_a_file_that_is_not_there_is_one_error_before_anything_runs(
+    chosen: dict[str, str], message: str, comfy: Comfy, comfy_files: Path
+) -> None:
+    (line,) = comfy.check("HuMo_LoadModel", **{"model": "humo_1.7B_fp16.safetensors", **chosen})
+    assert line.startswith(message)
+
+
+def test_a_network_without_a_companion_is_one_error_before_anything_runs(comfy: Comfy, comfy_files: Path) -> None:
+    next((comfy_files / "vae").iterdir()).unlink()
+    (line,) = comfy.check("HuMo_LoadModel", model="humo_1.7B_fp16.safetensors")
+    assert line.startswith("vae: is needed beside humo_1.7B_fp16.safetensors, and ComfyUI's folder vae has none; ")
+
+
 def test_latents_must_be_decoded_by_the_model_that_generated_them(
     comfy: Comfy, model: HuMoPipeline, tiny_model_folder: Any
 ) -> None:
     (other,) = comfy.run("HuMo_LoadModel", model=str(tiny_model_folder), device="cpu")
-    with pytest.raises(RequestError, match=r"^model: is HuMo-1\.7B, and the latents come from HuMo nano; connect"):
-        decode(comfy, other, sample(comfy, model, steps=1))
+    latent, _ = sample(comfy, model, steps=1)
+    with pytest.raises(RequestError, match=r"^model: is HuMo-1\.7B, and the latents come from humo-nano; connect"):
+        decode(comfy, other, (latent, None))
+    with pytest.raises(RequestError, match=r"^latent: has the shape \(1, 48, .*, and the model decodes \(1, 16,"):
+        decode(comfy, other, ({"samples": latent["samples"]}, None))
 
 
 def test_a_model_is_reloaded_when_the_weights_in_its_folder_change(comfy: Comfy, tiny_model_folder: Any) -> None:
     node = comfy.nodes["HuMo_LoadModel"]
-    embedded = node.fingerprint_inputs(model="", device="auto", dtype="auto")
+    embedded = node.fingerprint_inputs(model="humo-nano", device="auto", dtype="auto")
     assert embedded == weights_fingerprint(BUILTIN_MODEL)
     assert embedded != node.fingerprint_inputs(model=str(tiny_model_folder), device="auto", dtype="auto")
 
@@ -289,36 +383,42 @@ def test_a_model_is_reloaded_when_the_weights_in_its_folder_change(comfy: Comfy,
     ("node_id", "values", "message"),
     [
         ("HuMo_LoadModel", {"model": "nowhere"}, "nowhere"),
-        ("HuMo_LoadModel", {"dtype": "int3"}, "dtype"),
-        ("HuMo_Text", {"prompt": ""}, "prompt: '' is not allowed"),
-        ("HuMo_Text", {}, "prompt"),
+        ("HuMo_LoadModel", {"dtype": "int3"}, "dtype: 'int3' is not known"),
+        ("HuMo_Sampler", {"prompt": ""}, "prompt: '' is not allowed"),
         ("HuMo_Sampler", {"width": 40}, "width: 40 is not allowed; allowed: a whole number, 16 to 8192"),
         ("HuMo_Sampler", {"height": 8208}, "height: 8208 is not allowed"),
-        ("HuMo_Sampler", {"frames": 5, "seconds": 0.2}, "give frames or seconds, not both"),
-        ("HuMo_Sampler", {"seconds": 0.02}, "seconds: 0.02 is not allowed"),
-        ("HuMo_Sampler", {"steps": 1001}, "steps: 1001 bigger"),
-        ("HuMo_Sampler", {"scale_text": -1.5}, "scale_text: -1.5 smaller"),
-        ("HuMo_Sampler", {"mode": "I"}, "mode: 'I' not in"),
+        ("HuMo_Sampler", {"frames": -1}, "frames: -1 is not allowed"),
+        ("HuMo_Sampler", {"steps": 1001}, "steps: 1001 is not allowed"),
+        ("HuMo_Sampler", {"steps": 0}, "steps: 0 is not allowed"),
+        ("HuMo_Sampler", {"scale_text": -0.5}, "scale_text: -0.5 is not allowed; allowed: a number, 0 to 50"),
+        ("HuMo_Sampler", {"overlap": 10}, "overlap: 10 is not allowed"),
+        ("HuMo_Sampler", {"overlap": 24}, "overlap: 24 frames leave no new frames in windows of 25; use at most 20"),
+        ("HuMo_Sampler", {"window": 24}, "window: 24 frames are not 4k + 1"),
+        ("HuMo_Sampler", {"window": 97}, "window: 97 frames are more than HuMo nano supports"),
+        ("HuMo_Sampler", {"mode": "I"}, "mode: 'I' is not known"),
+        ("HuMo_Sampler", {"mode": "TIA"}, "mode: TIA needs images, and there are none"),
+        ("HuMo_Sampler", {"mode": "TIA", "image_2": LINK}, "mode: TIA needs audio, and there are none"),
+        ("HuMo_Sampler", {"preset": "humo-18b"}, "preset: 'humo-18b' is not known; choose one of humo-17b"),
     ],
 )
-def test_wrong_values_are_reported_before_anything_runs(
+def test_wrong_values_are_reported_once_and_before_anything_runs(
     node_id: str, values: dict[str, Any], message: str, comfy: Comfy
 ) -> None:
+    shown = {name: vars(one)["default"] for name, one in comfy.inputs(node_id).items() if hasattr(one, "default")}
     if node_id == "HuMo_Sampler":
-        values = {"model": LINK, "text": LINK, **values}
-    (line,) = comfy.check(node_id, **values)
+        shown |= {"model": LINK, "prompt": PROMPT}
+    (line,) = comfy.check(node_id, **{**shown, **values})
     assert message in line
     assert "\n" not in line
 
 
 def test_linked_values_are_not_checked_before_they_exist(comfy: Comfy) -> None:
-    assert comfy.check("HuMo_Text", prompt=LINK) == []
     assert comfy.check("HuMo_LoadModel", model=LINK) == []
-    sizes = dict.fromkeys(["width", "height", "frames", "seconds"], LINK)
-    assert comfy.check("HuMo_Sampler", model=LINK, text=LINK, **sizes) == []
+    linked = dict.fromkeys(["prompt", "width", "height", "frames", "window", "preset", "mode"], LINK)
+    assert comfy.check("HuMo_Sampler", model=LINK, **linked) == []
 
 
-def _scale_between(comfy: Comfy, model: HuMoPipeline) -> None:
+def _linked_scale(comfy: Comfy, model: HuMoPipeline) -> None:
     sample(comfy, model, scale_text=-0.5)
 
 
@@ -330,29 +430,28 @@ def _mode_without_input(comfy: Comfy, model: HuMoPipeline) -> None:
     sample(comfy, model, mode="TIA")
 
 
-def _empty_prompt(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Text", prompt=" ")
+def _preset_of_another_model(comfy: Comfy, model: HuMoPipeline) -> None:
+    sample(comfy, model, preset="humo-17b")
 
 
 def _too_short_audio(comfy: Comfy, model: HuMoPipeline) -> None:
-    (audio,) = comfy.run("HuMo_Audio", audio={"waveform": torch.zeros(1, 1, 600), "sample_rate": 16_000})
-    sample(comfy, model, audio=audio)
+    sample(comfy, model, audio={"waveform": torch.zeros(1, 1, 600), "sample_rate": 16_000})
 
 
 def _two_audio_clips(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Audio", audio={"waveform": torch.zeros(2, 1, 600), "sample_rate": 16_000})
+    sample(comfy, model, audio={"waveform": torch.zeros(2, 1, 600), "sample_rate": 16_000})
 
 
 def _audio_with_nan(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Audio", audio={"waveform": torch.full((1, 1, 600), math.nan), "sample_rate": 16_000})
+    sample(comfy, model, audio={"waveform": torch.full((1, 1, 600), math.nan), "sample_rate": 16_000})
 
 
-def _image_above_one(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Images", image_1=torch.ones(1, 4, 4, 3), image_2=torch.full((1, 4, 4, 3), 1.5))
+def _image_with_nan(comfy: Comfy, model: HuMoPipeline) -> None:
+    sample(comfy, model, image_1=torch.ones(1, 4, 4, 3), image_2=torch.full((1, 4, 4, 3), math.nan))
 
 
 def _empty_image_batch(comfy: Comfy, model: HuMoPipeline) -> None:
-    comfy.run("HuMo_Images", image_1=torch.ones(0, 4, 4, 3))
+    sample(comfy, model, image_1=torch.ones(0, 4, 4, 3))
 
 
 def _missing_model(comfy: Comfy, model: HuMoPipeline) -> None:
@@ -362,14 +461,14 @@ def _missing_model(comfy: Comfy, model: HuMoPipeline) -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "message"),
     [
-        (_scale_between, RequestError, "scale_text: -0.5 is not allowed; allowed: a number, 0 to 50"),
+        (_linked_scale, RequestError, "scale_text: -0.5 is not allowed; allowed: a number, 0 to 50"),
         (_linked_width, RequestError, "width: 40 is not allowed"),
         (_mode_without_input, RequestError, "mode: TIA needs images"),
-        (_empty_prompt, RequestError, "prompt: ' ' is not allowed"),
+        (_preset_of_another_model, RequestError, "preset: 'humo-17b' is not of the model, which is HuMo nano"),
         (_too_short_audio, RequestError, "audio: is shorter than one frame"),
         (_two_audio_clips, MediaError, "audio: has the shape (2, 1, 600)"),
         (_audio_with_nan, MediaError, "audio: the given array has samples that are not numbers"),
-        (_image_above_one, MediaError, "image_2[0]: the given array has values 1.5..1.5"),
+        (_image_with_nan, MediaError, "image_2[0]: the given array has values nan..nan"),
         (_empty_image_batch, MediaError, "image_1: has the shape (0, 4, 4, 3)"),
         (_missing_model, CheckpointError, "nowhere"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from comfy_api.latest import io
 
 FOLDER = REPOSITORY / "comfyui"
-IDS = {"HuMo_LoadModel", "HuMo_Text", "HuMo_Images", "HuMo_Audio", "HuMo_LoRA", "HuMo_Sampler", "HuMo_Decode"}
+IDS = {"HuMo_LoadModel", "HuMo_LoRA", "HuMo_Sampler", "HuMo_Decode"}
 """Workflow files name nodes by these IDs, which therefore do not change after a release."""
 
 ELSEWHERE = {
-    "images": "HuMo_Images",
-    "audio": "HuMo_Audio",
+    "images": "sockets of HuMo_Sampler",
+    "audio": "a socket of HuMo_Sampler",
     "loras": "HuMo_LoRA",
+    "seconds": "frames",
     "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",
@@ -96,21 +99,50 @@ def test_every_field_of_a_request_has_a_widget_or_a_node(comfy: Comfy) -> None:
     assert not widgets(comfy).keys() & ELSEWHERE.keys()
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name not in ELSEWHERE])
 def test_number_limits_come_from_the_request(name: str, comfy: Comfy) -> None:
     one, limits = widgets(comfy)[name], number_schema(name)
     low, high, step, default = (getattr(one, key) for key in ("min", "max", "step", "default"))
     assert high == limits["maximum"]
     assert accepts(name, high)
     assert accepts(name, limits["minimum"])
-    # one value below the range stands for an open field
-    assert low == default < limits["minimum"]
-    assert not accepts(name, low)
     assert one.io_type == {"integer": "INT", "number": "FLOAT"}[limits["type"]]
-    if limits["type"] == "integer":
-        assert step in (limits.get("multipleOf", 1), 1)
-        assert accepts(name, max(limits["minimum"], low + step)), "one step above the open value is valid"
-        assert (limits["minimum"] - low) % step == 0  # steps from the open value reach valid values only
+    assert (low, default) == (0, 0) if name == "frames" else (low == limits["minimum"] and accepts(name, default))
+    if limits["type"] == "integer" and name != "frames":
+        assert accepts(name, default + step), "one step from the shown value is valid"
+
+
+@pytest.mark.parametrize("name", ["humo-17b", "humo-1.7b", "humo-nano", "humo-nano-teacher"])
+def test_the_page_fills_in_the_values_of_the_chosen_preset(name: str, comfy: Comfy) -> None:
+    sampler = comfy.inputs("HuMo_Sampler")
+    table = sampler["preset"].as_dict()["humo"]
+    preset = importlib.import_module("comfyui.fields").model_presets()[name]
+    assert set(table) == set(vars(sampler["preset"])["options"])
+    assert (table[name]["width"], table[name]["steps"], table[name]["shift"]) == (
+        preset.width,
+        preset.steps,
+        preset.shift,
+    )
+    assert (table[name]["window"], table[name]["scale_text"]) == (preset.trained_frames, preset.scales.text)
+    assert set(table[name]) <= set(sampler), "each value has a widget"
+
+
+def test_a_preset_of_requests_fills_in_its_values_as_well(comfy: Comfy) -> None:
+    values = comfy.inputs("HuMo_Sampler")["preset"].as_dict()["humo"]["lightx2v"]
+    assert (values["steps"], values["shift"], values["scale_text"], values["spacing"]) == (6, 8.0, 1.0, "simple")
+
+
+def test_a_new_node_shows_the_values_of_the_built_in_model(comfy: Comfy) -> None:
+    sampler = comfy.inputs("HuMo_Sampler")
+    shown = {name: vars(one)["default"] for name, one in sampler.items() if hasattr(one, "default")}
+    assert sampler["preset"].as_dict()["humo"][shown["preset"]].items() <= shown.items()
+    assert vars(comfy.inputs("HuMo_LoadModel")["model"])["default"] == "humo-nano"
+
+
+def test_the_page_script_names_nodes_and_widgets_that_exist(comfy: Comfy) -> None:
+    script = (FOLDER / "web" / "humo.js").read_text()
+    for node_id, name in re.findall(r"(HuMo_\w+): \"(\w+)\"", script):
+        assert "humo" in comfy.inputs(node_id)[name].as_dict()
 
 
 def test_sizes_step_by_the_networks_multiple(comfy: Comfy) -> None:
@@ -131,14 +163,10 @@ def test_the_mode_is_one_of_the_four_or_open(comfy: Comfy) -> None:
 
 def test_tooltips_contain_the_requests_descriptions(comfy: Comfy) -> None:
     for name, one in widgets(comfy).items():
+        if name == "model":  # a menu, not a path
+            continue
         assert one.tooltip is not None
         assert str(GenerateRequest.model_fields[name].description) in one.tooltip, name
-
-
-def test_tooltips_name_the_open_value(comfy: Comfy) -> None:
-    for name in NUMBERS:
-        one = vars(widgets(comfy)[name])
-        assert f"; {one['default']:g}: " in one["tooltip"], one["tooltip"]
 
 
 def test_only_the_prompt_is_required(comfy: Comfy) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from humo import HuMoPipeline
+from humo.checkpoints.formats.safetensors_file import SafetensorsFile
 from humo.errors import CheckpointError
 from humo.inference.inputs import GenerationInputs
 from humo.plan import GenerationPlan, resolve
@@ -52,7 +53,7 @@ class Counting(WeightStore):
     """Knows what was read."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__([path])
+        super().__init__([SafetensorsFile(path)])
         self.read_names: list[str] = []
 
     def read(self, name: str) -> Tensor:
@@ -93,20 +94,22 @@ def test_one_block_is_read_ahead_and_none_stays(weights: Path, cyclic: bool) -> 
 def test_what_a_block_leaves_when_it_fails_is_nothing(weights: Path) -> None:
     with torch.device("meta"):
         layer = nn.Linear(3, 3)
-    BlockStream({"layers.0": layer}, WeightStore([weights]), cast_to("cpu", torch.float32), cyclic=False)
+    BlockStream(
+        {"layers.0": layer}, WeightStore([SafetensorsFile(weights)]), cast_to("cpu", torch.float32), cyclic=False
+    )
     with pytest.raises(RuntimeError):
         layer(torch.ones(1, 7))
     assert layer.weight.is_meta
 
 
 def test_rows_are_those_of_the_matrix(weights: Path) -> None:
-    embedding = DiskEmbedding(WeightStore([weights]), "layers.2.weight", cast_to("cpu", torch.float64))
+    embedding = DiskEmbedding(WeightStore([SafetensorsFile(weights)]), "layers.2.weight", cast_to("cpu", torch.float64))
     indices = torch.tensor([[2, 0, 2], [1, 1, 0]])
     assert embedding(indices).equal(load_file(weights)["layers.2.weight"].double()[indices])
 
 
 def test_missing_and_truncated_tensors_are_reported(weights: Path) -> None:
-    store = WeightStore([weights])
+    store = WeightStore([SafetensorsFile(weights)])
     with pytest.raises(CheckpointError, match=r"layers\.9\.weight: is in none of the weights files"):
         store.read("layers.9.weight")
     store.read_rows("layers.3.weight", [2])
@@ -125,4 +128,4 @@ def test_weights_of_eight_bits_are_not_streamed_yet(tmp_path: Path) -> None:
         CheckpointError,
         match="stores 'a' as F8_E4M3, which cannot be streamed; convert it with humo convert --dtype bf16",
     ):
-        WeightStore([path]).read("a")
+        WeightStore([SafetensorsFile(path)]).read("a")

@@ -46,7 +46,14 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Models": (
         "`--model` and `humo models`: model folders, downloads, checksums.",
-        ("checkpoints.model_folder", "checkpoints.manifest", "checkpoints.hubs", "cli.models"),
+        (
+            "checkpoints.model_folder",
+            "checkpoints.manifest",
+            "checkpoints.hubs",
+            "checkpoints.comfyui",
+            "inference.pipeline",
+            "cli.models",
+        ),
     ),
     "Converting weights": (
         "`humo convert` and `humo models import`. [Formats that can be read](../conversion.md).",

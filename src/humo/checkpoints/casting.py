@@ -17,12 +17,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from humo.checkpoints.formats.base import CHUNK_BYTES, DOWNLOAD_AGAIN, StoredTensor, torch_dtypes
 from humo.checkpoints.formats.open import WeightSet
 from humo.errors import CheckpointError, RequestError, did_you_mean
 from humo.quantization.formats import FP8_TYPES, GGML_TYPES, QUANT_TYPES
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 """Element types that can be asked for -> their names in the safetensors format."""
@@ -165,22 +168,43 @@ class Cast:
             return self.weights.chunks(self.name)
         return self._cast(stored)
 
+    def read_bytes(self, begin: int, length: int) -> bytes:
+        """Return ``length`` bytes in the new type, from byte ``begin`` on; both are whole elements or blocks."""
+        stored = self.weights.tensors[self.name]
+        if stored.dtype == self.tensor.dtype and self.scale_name is None:
+            return self.weights.read_bytes(self.name, begin, length)
+        block = GGML_TYPES[stored.dtype].block_size if stored.dtype in GGML_TYPES else 1
+        first, count = begin // self.tensor.unit_bytes, length // self.tensor.unit_bytes  # elements
+        units, offset = count // block * stored.unit_bytes, first // block * stored.unit_bytes
+        chunk = memoryview(bytearray(self.weights.read_bytes(self.name, offset, units)))
+        return bytes(self._convert(chunk, stored, self._load_scale(), first))
+
     def _cast(self, stored: StoredTensor) -> Iterator[memoryview]:
+        scale = self._load_scale()
+        done = 0  # elements
+        for chunk in self.weights.chunks(
+            self.name, GGML_CHUNK_BYTES if stored.dtype in GGML_TYPES else CHUNK_BYTES // 4
+        ):
+            converted = self._convert(chunk, stored, scale, done)
+            done += converted.nbytes // self.tensor.unit_bytes
+            yield converted
+
+    def _load_scale(self) -> torch.Tensor | None:
+        return None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)
+
+    def _convert(self, chunk: memoryview, stored: StoredTensor, scale: torch.Tensor | None, first: int) -> memoryview:
+        """Return bytes of the stored type in the new type; ``first`` is the number of their first element."""
         import torch
 
         from humo.quantization.dequantize import unpack  # torch alone, without diffusers
 
         dtypes = torch_dtypes()
-        scale = None if self.scale_name is None else self.weights.load(self.scale_name).float().reshape(-1)
-        row = math.prod(stored.shape[1:])  # elements
-        done = 0  # elements
-        in_blocks = stored.dtype in GGML_TYPES
-        for chunk in self.weights.chunks(self.name, GGML_CHUNK_BYTES if in_blocks else CHUNK_BYTES // 4):
-            piece = torch.frombuffer(chunk, dtype=torch.uint8)
-            piece = unpack(piece, stored.dtype) if in_blocks else piece.view(dtypes[stored.dtype]).float()
-            if scale is not None and scale.numel() == 1:
-                piece *= scale
-            elif scale is not None:
-                piece *= scale[torch.arange(done, done + piece.numel()) // row]
-            done += piece.numel()
-            yield piece.to(dtypes[self.tensor.dtype]).view(torch.uint8).numpy().data
+        raw = torch.frombuffer(chunk, dtype=torch.uint8)
+        values = unpack(raw, stored.dtype) if stored.dtype in GGML_TYPES else raw.view(dtypes[stored.dtype]).float()
+        if scale is not None and scale.numel() == 1:
+            values *= scale
+        elif scale is not None:
+            row = math.prod(stored.shape[1:])  # elements
+            values *= scale[torch.arange(first, first + values.numel()) // row]
+        converted: memoryview = values.to(dtypes[self.tensor.dtype]).view(torch.uint8).numpy().data
+        return converted

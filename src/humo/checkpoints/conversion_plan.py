@@ -63,7 +63,7 @@ class ComponentPlan:
         weights: the source.
         architecture: its sizes.
         config_hints: its own configuration in the source, or nothing.
-        outputs: its tensors under the new names.
+        casts: its tensors under the new names.
         dropped: tensors that are not converted.
         unscaled_fp8: number of fp8 weights without a scale.
         kept_quantized: number of weights that stay quantized.
@@ -73,15 +73,20 @@ class ComponentPlan:
     weights: WeightSet
     architecture: Architecture
     config_hints: Mapping[str, Any]
-    outputs: tuple[TensorToWrite, ...]
+    casts: Mapping[str, Cast]
     dropped: tuple[Dropped, ...]
     unscaled_fp8: int
     kept_quantized: int
 
     @property
+    def outputs(self) -> tuple[TensorToWrite, ...]:
+        """Its tensors, to be written into a file."""
+        return tuple(TensorToWrite(name, cast.tensor, cast.chunks) for name, cast in self.casts.items())
+
+    @property
     def bytes(self) -> int:
-        """Bytes of the weights that are written."""
-        return sum(output.tensor.bytes for output in self.outputs)
+        """Bytes of the weights under the new names."""
+        return sum(cast.tensor.bytes for cast in self.casts.values())
 
     @property
     def family(self) -> str | None:
@@ -182,10 +187,7 @@ def plan_component(
         weights=weights,
         architecture=architecture,
         config_hints=discovered.config,
-        outputs=tuple(
-            TensorToWrite(name.diffusers if naming is Naming.DIFFUSERS else name.published, cast.tensor, cast.chunks)
-            for name, cast in casts
-        ),
+        casts={name.diffusers if naming is Naming.DIFFUSERS else name.published: cast for name, cast in casts},
         dropped=tuple(dropped),
         unscaled_fp8=sum(
             weights.tensors[original].dtype in FP8_TYPES and original not in scales for _, original in matched

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -31,6 +31,7 @@ from humo.checkpoints.formats.writer import SHARD_BYTES, TensorToWrite, write_js
 from humo.checkpoints.keymap import Naming
 from humo.checkpoints.layout import (
     FEATURE_FOLDER,
+    FILES,
     HUMO_QUANTIZATION,
     MODEL_INDEX,
     QUANTIZATION_CONFIG,
@@ -67,6 +68,7 @@ class ConversionOptions(TypedDict, total=False):
         keep_quantized: keep the matrices of the transformer's blocks quantized (GGUF, fp8 and its scales), in the file
             and in memory.
         shard_bytes: largest weights file (default 5 GB); None for one file for each component.
+        link: leave the weights in their files, quantized as they are, and let the model folder point to them.
     """
 
     family: str | None
@@ -75,6 +77,7 @@ class ConversionOptions(TypedDict, total=False):
     head_dim: int | None
     keep_quantized: bool
     shard_bytes: int | None
+    link: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class ConvertedComponent:
     Args:
         component: its folder in the diffusers layout.
         source: the file or index it came from.
-        files: the weights files, relative to the destination.
+        files: the weights files, relative to the destination; the source where it is linked.
         tensors: number of tensors.
         bytes: their size.
         dtypes: element type as the safetensors format names it -> number of tensors.
@@ -157,6 +160,9 @@ def convert(
         StorageError: the destination exists already, cannot be written, or does not fit on the disk.
         RequestError: dtype, family or naming is unknown; or weights would stay quantized under the published names.
     """
+    link = options.get("link", False)
+    if link:
+        options = {**options, "keep_quantized": True}
     naming, element_type = _check_options(options)
     sources = [Path(path) for path in ([source] if isinstance(source, str | os.PathLike) else source)]
     target = Path(destination)
@@ -165,16 +171,17 @@ def convert(
     plans = _plan_components(discovery, naming, element_type, options, sources)
     _check_fit(plans)
     _check_prediction(plans, naming)
-    notes = _notes(discovery, plans, naming, options.get("keep_quantized", False))
+    notes = _notes(discovery, plans, naming, options)
     shard_bytes = options.get("shard_bytes", SHARD_BYTES)
-    with new_folder(target, sum(plan.bytes for plan in plans), overwrite, WRITTEN_NAMES) as folder:
+    with new_folder(target, 0 if link else sum(plan.bytes for plan in plans), overwrite, WRITTEN_NAMES) as folder:
+        links = {str(plan.component): _link_weights(folder, target, plan) for plan in plans} if link else {}
         checks = [ContentCheck(str(plan.weights.path)) for plan in plans]
         components = tuple(
-            _write_component(folder, plan, naming, shard_bytes, progress, check.watch)
+            _write_component(folder, plan, naming, shard_bytes, progress, check.watch, links)
             for plan, check in zip(plans, checks, strict=True)
         )
         zeros = tuple(note for check in checks if (note := check.finish()) is not None)
-        _write_companions(folder, discovery, plans, naming)
+        _write_companions(folder, discovery, plans, naming, links)
     return ConversionReport(
         destination=target,
         naming=naming,
@@ -320,14 +327,15 @@ def _check_prediction(plans: Sequence[ComponentPlan], naming: Naming) -> None:
 
 
 def _notes(
-    discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming, keep_quantized: bool
+    discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming, options: ConversionOptions
 ) -> tuple[str, ...]:
+    link = options.get("link", False)
     notes = [
         f"{plan.component}: {plan.unscaled_fp8} fp8 weights have no scale and were converted without one"
         for plan in plans
-        if plan.unscaled_fp8
+        if plan.unscaled_fp8 and not link
     ]
-    if keep_quantized and not any(plan.kept_quantized for plan in plans):
+    if options.get("keep_quantized") and not link and not any(plan.kept_quantized for plan in plans):
         notes.append("the sources have no quantized weights that can be kept")
     components = {plan.component for plan in plans}
     missing = [str(component) for component in ComponentName if component not in components]
@@ -340,6 +348,31 @@ def _notes(
     return tuple(notes)
 
 
+def _link_weights(folder: Path, target: Path, plan: ComponentPlan) -> str:
+    """Create a symbolic link to a component's file, and return the path that the index names.
+
+    Args:
+        folder: the folder to write into.
+        target: its final name.
+        plan: of the component.
+
+    Returns:
+        the link; or the file, if it is an index of several or the file system has no links.
+    """
+    source = Path(os.path.abspath(plan.weights.path))
+    link = folder / str(plan.component) / source.name
+    inside = source.is_relative_to(Path(os.path.abspath(target.parent)))
+    try:
+        if source.suffix == ".json":
+            return str(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        # relative within the folder of all models, which can be moved as a whole
+        link.symlink_to(os.path.relpath(source, target / str(plan.component)) if inside else source)
+    except OSError:
+        return str(source)
+    return f"{plan.component}/{source.name}"
+
+
 def _write_component(
     folder: Path,
     plan: ComponentPlan,
@@ -347,8 +380,9 @@ def _write_component(
     shard_bytes: int | None,
     progress: Progress,
     watch: Callable[[TensorToWrite], TensorToWrite],
+    links: Mapping[str, str],
 ) -> ConvertedComponent:
-    """Write weights and configuration of one component; ``watch`` wraps each tensor that is written."""
+    """Write configuration and, unless they are linked, weights; ``watch`` wraps each tensor that is written."""
     location = component_path(plan.component, naming, plan.family)
     done = 0
 
@@ -358,15 +392,17 @@ def _write_component(
         progress(str(plan.component), done, plan.bytes)
 
     limit = shard_bytes if location.sharded else None
-    files = write_weights(
-        folder / location.folder, location.stem, [watch(output) for output in plan.outputs], limit, on_bytes
-    )
+    files: tuple[Path, ...] = (plan.weights.path,)
+    if str(plan.component) not in links:
+        outputs = [watch(output) for output in plan.outputs]
+        written = write_weights(folder / location.folder, location.stem, outputs, limit, on_bytes)
+        files = tuple(path.relative_to(folder) for path in written)
     if (config := _config(plan, naming)) is not None:
         write_json(folder / location.folder / "config.json", config)
     return ConvertedComponent(
         component=str(plan.component),
         source=plan.weights.path,
-        files=tuple(path.relative_to(folder) for path in files),
+        files=files,
         tensors=len(plan.outputs),
         bytes=plan.bytes,
         dtypes=dict(Counter(output.tensor.dtype for output in plan.outputs)),
@@ -401,7 +437,9 @@ def _config(plan: ComponentPlan, naming: Naming) -> dict[str, Any] | None:
     return config
 
 
-def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming) -> None:
+def _write_companions(
+    folder: Path, discovery: Discovery, plans: Sequence[ComponentPlan], naming: Naming, links: Mapping[str, str]
+) -> None:
     """Write tokenizer, feature extractor, scheduler and index, which have no weights."""
     tokenizer = folder / TOKENIZER_FOLDER[naming]
     if discovery.tokenizer is not None:
@@ -425,7 +463,7 @@ def _write_companions(folder: Path, discovery: Discovery, plans: Sequence[Compon
     family = _family(plans)
     if naming is Naming.DIFFUSERS and family is not None:
         write_json(folder / SCHEDULER_FOLDER / "scheduler_config.json", scheduler_config())
-        write_json(folder / MODEL_INDEX, model_index(family))
+        write_json(folder / MODEL_INDEX, model_index(family) | ({FILES: dict(links)} if links else {}))
 
 
 def _embedded_pieces(plans: Sequence[ComponentPlan]) -> bytes:

@@ -13,6 +13,9 @@ from humo.checkpoints.signatures import ComponentName
 MODEL_INDEX = "model_index.json"
 """File that every model folder has: its preset, and the classes of its components."""
 
+FILES = "files"
+"""Key of a model folder's index: component -> path of the file with its weights, which is read as it is."""
+
 MANIFEST = "manifest.json"
 """File of a model folder with the checksums of all others."""
 

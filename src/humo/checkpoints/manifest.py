@@ -6,13 +6,14 @@ A safetensors file with a flipped bit loads without an error; its checksum shows
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from humo.checkpoints.discovery import read_config
 from humo.checkpoints.formats.writer import write_json
-from humo.checkpoints.layout import MANIFEST
+from humo.checkpoints.layout import FILES, MANIFEST, MODEL_INDEX
 from humo.errors import CheckpointError
 from humo.files import hash_file
 from humo.progress import Progress
@@ -34,15 +35,20 @@ class Mismatch:
     problem: str
 
 
-def write_manifest(folder: Path, progress: Progress = lambda phase, done, total: None) -> None:
-    """Write the checksums of all files of a folder.
+def write_manifest(
+    folder: Path,
+    progress: Progress = lambda phase, done, total: None,
+    known: Mapping[Path, str] | None = None,
+) -> None:
+    """Write the checksums of all files of a folder, and of those that it points to.
 
     Args:
         folder: a model folder.
         progress: called with ``checksums``, bytes done, bytes in total.
+        known: resolved path -> checksum, for files that need not be read again.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
-    total, done = sum(path.stat().st_size for path in paths), 0
+    paths, known = _model_files(folder), known or {}
+    total, done = sum(path.stat().st_size for path in paths.values() if path.resolve() not in known), 0
 
     def on_bytes(count: int) -> None:
         nonlocal done
@@ -50,10 +56,22 @@ def write_manifest(folder: Path, progress: Progress = lambda phase, done, total:
         progress("checksums", done, total)
 
     files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": hash_file(path, on_bytes)}
-        for path in paths
+        name: {"bytes": path.stat().st_size, "sha256": known.get(path.resolve()) or hash_file(path, on_bytes)}
+        for name, path in paths.items()
     }
     write_json(folder / MANIFEST, {"files": files})
+
+
+def _model_files(folder: Path) -> dict[str, Path]:
+    """Return the path as the manifest names it -> file, for a folder's files and those that its index names."""
+    inside = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST]
+    linked = read_config(folder / MODEL_INDEX).get(FILES, {})
+    paths = [*inside, *(folder / str(path) for path in (linked.values() if isinstance(linked, dict) else ()))]
+    return {
+        (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(): path
+        for path in paths
+        if path.is_file()
+    }
 
 
 def verify_manifest(folder: Path, on_bytes: OnBytes = lambda count: None) -> tuple[list[Mismatch], int]:
@@ -70,8 +88,8 @@ def verify_manifest(folder: Path, on_bytes: OnBytes = lambda count: None) -> tup
         CheckpointError: there is no manifest, or it cannot be read.
     """
     recorded = read_manifest(folder)
-    existing = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    mismatches = [Mismatch(name, "is not in the manifest") for name in sorted(existing - recorded.keys())]
+    existing = _model_files(folder)
+    mismatches = [Mismatch(name, "is not in the manifest") for name in sorted(existing.keys() - recorded.keys())]
     for name, one in sorted(recorded.items()):
         path = folder / name
         if name not in existing:

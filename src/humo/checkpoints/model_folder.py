@@ -21,12 +21,21 @@ from humo.checkpoints.architecture import (
 )
 from humo.checkpoints.conversion_plan import SCALE_SUFFIX, can_stay_quantized
 from humo.checkpoints.discovery import FEATURE_FILE
-from humo.checkpoints.formats.base import StoredTensor
+from humo.checkpoints.formats.base import StoredTensor, WeightFile
 from humo.checkpoints.formats.open import read_index
 from humo.checkpoints.formats.safetensors_file import SafetensorsFile
 from humo.checkpoints.hubs.catalog import CATALOG
 from humo.checkpoints.keymap import tensor_names
-from humo.checkpoints.layout import COMPONENTS, DIFFUSERS_LAYOUT, HUMO_QUANTIZATION, MODEL_INDEX, QUANTIZATION_CONFIG
+from humo.checkpoints.layout import (
+    COMPONENTS,
+    DIFFUSERS_LAYOUT,
+    FILES,
+    HUMO_QUANTIZATION,
+    MODEL_INDEX,
+    QUANTIZATION_CONFIG,
+)
+from humo.checkpoints.mapped_file import MappedFile, open_mapped
+from humo.checkpoints.signatures import ComponentName
 from humo.environment import models_folder
 from humo.errors import CheckpointError
 from humo.presets import Preset, ReferenceInjection, find_preset, read_distillation
@@ -76,6 +85,8 @@ NETWORK = "transformer"
 BASE = "base"
 """Key of a model folder's index: relative path of the folder that has its other components."""
 
+_IMPORT_AGAIN = "import the model again with humo models import"
+
 _CONVERT_AGAIN = "convert the released weights of all components again with humo convert"
 
 
@@ -88,7 +99,7 @@ class Component:
         library: library of its class.
         class_name: its class.
         config: its ``config.json``; empty for a component without weights.
-        weights: its weights files.
+        files: its weights files.
         tensors: their tensors; empty for a component without weights.
     """
 
@@ -96,8 +107,18 @@ class Component:
     library: str
     class_name: str
     config: Mapping[str, Any]
-    weights: tuple[Path, ...]
+    files: tuple[WeightFile, ...]
     tensors: Mapping[str, StoredTensor]
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """Paths of its weights files."""
+        return tuple(file.path for file in self.files)
+
+    @property
+    def is_mapped(self) -> bool:
+        """True if the weights are read from a file that is not in the layout of model folders."""
+        return any(isinstance(file, MappedFile) for file in self.files)
 
     @property
     def bytes(self) -> int:
@@ -195,7 +216,7 @@ def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:
     """
     folder = Path(path)
     base = base_of(folder)
-    stamps = _stamp_files(folder, base)  # before any file is read: a file that changes meanwhile is read again
+    stamps = _stamp_files(folder, base)  # before any file is read: one that changes meanwhile is read again
     cached = _OPENED.pop(folder, None)
     opened = cached[1] if cached is not None and cached[0] == stamps else _open(folder, base, str(path))
     _OPENED[folder] = stamps, opened
@@ -216,6 +237,9 @@ _OPENED: dict[Path, tuple[FileStamps, ModelFolder]] = {}
 def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
     folders = [folder] if base is None else [folder, base]
     stamps = []
+    for path in (file for one in folders for file in mapped_files(one).values()):
+        with suppress(OSError):
+            stamps.append((str(path), (status := path.stat()).st_mtime_ns, status.st_size))
     for directory in (*folders, *(one / name for one in folders for name in COMPONENTS)):
         with suppress(OSError), os.scandir(directory) as entries:
             stamps += [(entry.path, (status := entry.stat()).st_mtime_ns, status.st_size) for entry in entries]
@@ -236,7 +260,7 @@ def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
     parents = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}
     indexes = {parent: index if parent == folder else _read_index(parent) for parent in parents.values()}
     components = {
-        name: _open_component(parent / name, *_class_of(parent, indexes[parent], name))
+        name: _open_component(parent / name, *_class_of(parent, indexes[parent], name), mapped_files(parent).get(name))
         for name, parent in parents.items()
     }
     for name, component in components.items():
@@ -265,6 +289,25 @@ def base_of(path: str | os.PathLike[str]) -> Path | None:
         problem = f"names the base {base_path!r}, which is not a complete model folder"
         raise CheckpointError(str(folder / MODEL_INDEX), problem, f"set {BASE!r} to the relative path of one")
     return base
+
+
+def mapped_files(path: str | os.PathLike[str]) -> dict[str, Path]:
+    """Return component -> file with its weights, for the components whose files the index names.
+
+    Args:
+        path: a model folder; the result is empty for another folder.
+
+    Raises:
+        CheckpointError: the index names files in another form.
+    """
+    folder = Path(path)
+    if not (folder / MODEL_INDEX).is_file():
+        return {}
+    files = _read_index(folder).get(FILES, {})
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        problem = f"has {FILES} = {files!r:.80}, which is not a table of components and paths"
+        raise CheckpointError(str(folder / MODEL_INDEX), problem, _IMPORT_AGAIN)
+    return {str(name): folder / file for name, file in files.items()}
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -298,7 +341,7 @@ def _class_of(folder: Path, index: Mapping[str, Any], name: str) -> tuple[str, s
     return entry[0], entry[1]
 
 
-def _open_component(folder: Path, library: str, class_name: str) -> Component:
+def _open_component(folder: Path, library: str, class_name: str, mapped: Path | None) -> Component:
     if not folder.is_dir():
         raise CheckpointError(str(folder.parent), f"lacks the folder {folder.name}", _CONVERT_AGAIN)
     if files := SETTINGS_FILES.get(folder.name):
@@ -310,6 +353,12 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
             raise CheckpointError(str(folder), problem, _CONVERT_AGAIN)
         return Component(folder, library, class_name, {}, (), {})
     config = _read_json(folder / "config.json")
+    if mapped is not None:
+        if not mapped.is_file():
+            problem = f"reads its weights from {str(mapped.resolve())!r}, which does not exist"
+            raise CheckpointError(str(folder), problem, f"restore that file, or {_IMPORT_AGAIN}")
+        opened = open_mapped(ComponentName(folder.name), mapped, config)
+        return Component(folder, library, class_name, config, (opened,), opened.tensors)
     stem = next(location.stem for location in DIFFUSERS_LAYOUT.values() if location.folder == folder.name)
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if not index.is_file() and not single.is_file():
@@ -317,8 +366,8 @@ def _open_component(folder: Path, library: str, class_name: str) -> Component:
             remedy = f"run `humo convert {other} {folder.parent} {folder.parent}-new --keep-quantized` and give that"
             raise CheckpointError(str(other), "is not converted yet", remedy)
         raise CheckpointError(str(folder), f"lacks {single.name}", _CONVERT_AGAIN)
-    weights = read_index(index) if index.is_file() else (single,)
-    tensors = {name: tensor for file in weights for name, tensor in SafetensorsFile(file).tensors.items()}
+    weights = tuple(SafetensorsFile(path) for path in (read_index(index) if index.is_file() else (single,)))
+    tensors = {name: tensor for file in weights for name, tensor in file.tensors.items()}
     return Component(folder, library, class_name, config, weights, tensors)
 
 

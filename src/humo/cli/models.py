@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,10 @@ INTACT, DAMAGED = 0, 1
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo models``."""
-    parser.usage = "humo models {list, get NAME, verify NAME, remove NAME, import SOURCE [SOURCE ...] --name NAME}"
+    parser.usage = (
+        "humo models {list, get NAME, verify NAME, remove NAME, import SOURCE [SOURCE ...] --name NAME, "
+        "import --comfyui FOLDER}"
+    )
     parser.add_argument("verb", metavar="{list,get,verify,remove,import}", help="what to do")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="name of a model; for import, files or folders with its weights"
@@ -47,8 +51,18 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--repository", metavar="OWNER/NAME", help="get: repository of HuMo's own weights (default: the published one)"
     )
-    parser.add_argument("--keep", action="store_true", help="get: keep the downloaded files as well")
-    parser.add_argument("--name", metavar="NAME", help="import: name of the model (default: its family)")
+    parser.add_argument(
+        "--keep",
+        metavar="DIR",
+        help="get: folder for the downloaded files, such as ComfyUI's; files that it has are used, not downloaded",
+    )
+    parser.add_argument("--name", metavar="NAME", help="import: name of the model (default: its family or file)")
+    parser.add_argument(
+        "--comfyui", metavar="FOLDER", help="import: use the weights that ComfyUI has there; nothing is copied"
+    )
+    parser.add_argument(
+        "--link", action="store_true", help="import: leave the weights in their files, and point to them"
+    )
     parser.add_argument(
         "--keep-quantized", action="store_true", help="import: keep the transformer blocks quantized (GGUF, fp8)"
     )
@@ -128,7 +142,7 @@ def _describe(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
 
 def _get(options: argparse.Namespace, console: Quiet) -> int:
     from humo.checkpoints.hubs.catalog import CATALOG, LORAS
-    from humo.checkpoints.hubs.download import download_model
+    from humo.checkpoints.hubs.download import download_model, plan_download
     from humo.environment import models_folder
 
     name = _single_name(options)
@@ -145,15 +159,22 @@ def _get(options: argparse.Namespace, console: Quiet) -> int:
         f"{entry.title} needs {entry.requirements}; "
         f"licenses: {', '.join(sorted({one.license for one in entry.repositories}))}"
     )
-    download_model(name, entry, models_folder(), hub=hub, keep=options.keep, progress=_progress(console))
+    keep = None if options.keep is None else Path(options.keep).expanduser()
+    download = plan_download(name, entry, models_folder(), hub=hub, keep=keep)
+    for file in download.files:
+        existing = f", exists in {file.path.parent}" if file.exists else ""
+        console.note(f"{_gigabytes(file.remote.bytes)}  {file.remote.repository}/{file.remote.name}{existing}")
+    place = keep or models_folder()
+    free = _gigabytes(shutil.disk_usage(place).free)
+    missing = f"{_gigabytes(download.missing_bytes)} of {_gigabytes(download.total_bytes)} are downloaded"
+    console.note(f"{missing}; {place} has {free} free")
+    download_model(download, hub=hub, progress=_progress(console))
     _report_model(name, models_folder() / name, console)
     return INTACT
 
 
 def _hub(options: argparse.Namespace, published: tuple[Repository, ...]) -> tuple[tuple[Repository, ...], Hub]:
     """Return the hub to download from, and the repositories as that hub names them."""
-    from huggingface_hub import constants
-
     from humo.checkpoints.hubs.huggingface import HuggingFace
     from humo.checkpoints.hubs.modelscope import ModelScope
     from humo.environment import hub_name, modelscope_endpoint
@@ -168,24 +189,26 @@ def _hub(options: argparse.Namespace, published: tuple[Repository, ...]) -> tupl
     hub: Hub = HuggingFace(options.endpoint)
     names: list[str | None] = [one.repository for one in published]
     if source == "modelscope":
-        hub = ModelScope(options.endpoint or modelscope_endpoint(), offline=constants.HF_HUB_OFFLINE)
+        hub = ModelScope(options.endpoint or modelscope_endpoint())
         names = [one.modelscope for one in published]
     names[0] = own or names[0]
     repositories = []
-    for repository_files, repository in zip(published, names, strict=True):
+    for number, (repository_files, repository) in enumerate(zip(published, names, strict=True)):
         if repository is None:
             problem = f"is missing: no copy of {repository_files.repository} on ModelScope is known here"
             raise RequestError("--repository", problem, "add --repository OWNER/NAME of a copy that you trust")
-        repositories.append(replace(repository_files, repository=repository))
+        files = repository_files.files
+        if source == "modelscope":
+            files = repository_files.modelscope_files or files
+        known = {} if own and number == 0 else repository_files.known  # the user's repository may have other files
+        repositories.append(replace(repository_files, repository=repository, files=files, known=known))
     return tuple(repositories), hub
 
 
 def _import(options: argparse.Namespace, console: Quiet) -> int:
-    """Convert weights of any known layout to a model on this machine."""
-    from humo.checkpoints.convert import convert
-    from humo.checkpoints.manifest import write_manifest
-    from humo.environment import models_folder
-
+    """Make a model on this machine of weights of any known layout: converted, or read where they are."""
+    if options.comfyui is not None:
+        return _import_comfyui(options, console)
     if not options.names:
         raise RequestError("SOURCE", "is missing", "humo models import FOLDER [FOLDER ...] --name NAME")
     if len(options.names) == 1 and is_lora(Path(options.names[0])):
@@ -194,21 +217,77 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
     name = options.name or options.family
     if name is None:
         raise RequestError("--name", "is missing", "add --name NAME")
+    _import_files(name, [Path(name) for name in options.names], options, console)
+    return INTACT
+
+
+def _import_comfyui(options: argparse.Namespace, console: Quiet) -> int:
+    """Import every network of HuMo in ComfyUI's folders; those that are imported already are left as they are."""
+    from humo.checkpoints.comfyui import find_models
+    from humo.environment import models_folder
+
+    if options.names:
+        problem = "is not an argument of import --comfyui"
+        raise RequestError(options.names[0], problem, "give the folder alone, or the files without --comfyui")
+    models = find_models(Path(options.comfyui).expanduser(), options.family)
+    if options.name is not None and len(models) > 1:
+        networks = ", ".join(model.network.name for model in models)
+        problem = f"{options.name!r} is one name, but there are {len(models)} networks: {networks}"
+        raise RequestError("--name", problem, "drop --name, or add --family")
+    options.link = True
+    for model in models:
+        name = options.name or _name_of_file(model.network, model.family)
+        if options.name is None and _reads(models_folder() / name, model.network):
+            _report_model(name, models_folder() / name, console)
+            continue
+        for file in model.others:
+            console.note(
+                f"{file.name} is not used: a smaller file fits as well; import the files that you want by name"
+            )
+        _import_files(name, list(model.files), options, console)
+    return INTACT
+
+
+def _name_of_file(network: Path, family: str) -> str:
+    """Return a name for the model of a network's file: that of the catalog, or the file's."""
+    from humo.checkpoints.hubs.catalog import CATALOG
+
+    for name, entry in CATALOG.items():
+        patterns = [Path(pattern).name for pattern in entry.repositories[0].files]
+        if entry.is_linked and entry.family == family and any(fnmatchcase(network.name, one) for one in patterns):
+            return name
+    return network.stem.lower()
+
+
+def _reads(folder: Path, network: Path) -> bool:
+    """Return whether a model folder exists and reads its network from that file."""
+    from humo.checkpoints.model_folder import NETWORK, mapped_files
+
+    file = mapped_files(folder).get(NETWORK)
+    return file is not None and file.resolve() == network.resolve()
+
+
+def _import_files(name: str, sources: list[Path], options: argparse.Namespace, console: Quiet) -> None:
+    """Create the model NAME of weights files or folders."""
+    from humo.checkpoints.convert import convert
+    from humo.checkpoints.manifest import write_manifest
+    from humo.environment import models_folder
+
     target = models_folder() / _check_name(name)
     if target.exists():
         raise StorageError(name, f"exists already, in {str(target)!r}", f"run `humo models remove {name}` first")
     report = convert(
-        [Path(name) for name in options.names],
+        sources,
         target,
         family=options.family,
         keep_quantized=options.keep_quantized,
+        link=options.link,
         progress=_progress(console),
     )
     for note in report.notes:
         console.note(note)
     write_manifest(target, _progress(console))
     _report_model(name, target, console)
-    return INTACT
 
 
 def _verify(options: argparse.Namespace, console: Quiet) -> int:
@@ -236,8 +315,9 @@ def _verify(options: argparse.Namespace, console: Quiet) -> int:
 
 
 def _remove(options: argparse.Namespace, console: Quiet) -> int:
-    from humo.checkpoints.hubs.download import DOWNLOADS
+    from humo.checkpoints.hubs.download import DOWNLOADS, remove_unused_files
     from humo.checkpoints.lora_store import installed_loras
+    from humo.checkpoints.model_folder import mapped_files
     from humo.environment import models_folder
 
     name = _check_name(_single_name(options))
@@ -247,9 +327,12 @@ def _remove(options: argparse.Namespace, console: Quiet) -> int:
     folders = [folder for folder in (models_folder() / name, models_folder() / DOWNLOADS / name) if folder.is_dir()]
     if not folders:
         raise RequestError("NAME", f"{name!r} is not a model on this machine", did_you_mean(name, _local_names()))
-    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    size = sum(path.stat().st_size for path in files)
     for folder in folders:
         shutil.rmtree(folder)
+    used = {file.resolve() for _, folder in _local_models() for file in mapped_files(folder).values()}
+    size += remove_unused_files(models_folder(), used)
     console.result(f"{name} removed, {size / 1e9:.2f} GB", {"name": name, "bytes": size})
     return INTACT
 
@@ -289,6 +372,10 @@ def _model_path(name: str) -> Path:
 def _report_model(name: str, folder: Path, console: Quiet) -> None:
     text, values = _describe(name, folder)
     console.result(f"{text}; use it with --model {name}", values)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
 
 
 def _progress(console: Quiet) -> Callable[[str, int, int], None]:

@@ -104,19 +104,22 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
 
 def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str, tuple[str, int]]]:
     """Return the title, preset, architectures and quantization of a released model or of a model folder."""
-    from humo.checkpoints.hubs.catalog import RELEASED_ARCHITECTURES
-    from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+    from humo.checkpoints.architecture import TransformerArchitecture
+    from humo.checkpoints.conversion_plan import quant_types_for
+    from humo.checkpoints.hubs.catalog import CATALOG, RELEASED_ARCHITECTURES
+    from humo.checkpoints.model_folder import NETWORK, find_model_folder, open_model_folder
     from humo.presets import find_preset
 
     folder = find_model_folder(name)
-    if name in RELEASED_ARCHITECTURES and not folder.is_dir():
-        preset = find_preset(name)
-        return preset.title, preset, RELEASED_ARCHITECTURES[name], {}
+    if name in CATALOG and not folder.is_dir():
+        entry = CATALOG[name]
+        architectures, network = RELEASED_ARCHITECTURES[entry.family], RELEASED_ARCHITECTURES[entry.family][NETWORK]
+        assert isinstance(network, TransformerArchitecture)
+        quant_types = {} if entry.quant_type is None else quant_types_for(network, *entry.quant_type)
+        return entry.title, find_preset(entry.family), architectures, quant_types
     if not Path(folder).exists():
         raise RequestError(
-            "--model",
-            f"{name!r} is neither a model folder nor a known name",
-            did_you_mean(name, RELEASED_ARCHITECTURES),
+            "--model", f"{name!r} is neither a model folder nor a known name", did_you_mean(name, CATALOG)
         )
     model = open_model_folder(folder)
     return model.preset.title, model.preset, model.architectures, model.components["transformer"].quant_types

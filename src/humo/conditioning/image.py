@@ -30,9 +30,8 @@ def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tens
         vae: the autoencoder.
         encoder: `StreamingEncoder` of a video that is encoded in pieces.
     """
-    mean, scale = _statistics(vae, video_BCFHW)
     latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode() if encoder is None else encoder(video_BCFHW)
-    return (latents - mean) * scale
+    return normalize_latents(latents, vae)
 
 
 def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -43,10 +42,21 @@ def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Te
         vae: the autoencoder.
         decoder: `humo.model.autoencoder.StreamingDecoder` of a video that is decoded in pieces.
     """
-    mean, scale = _statistics(vae, latents_BCFHW)
-    latents = latents_BCFHW / scale + mean
+    latents = denormalize_latents(latents_BCFHW, vae)
     video: Tensor = vae.decode(latents, return_dict=False)[0] if decoder is None else decoder(latents)
     return video
+
+
+def normalize_latents(latents_BCFHW: Tensor, vae: Any) -> Tensor:
+    """Return the autoencoder's own latents in the form that the network computes with: mean 0, deviation 1."""
+    mean, scale = _statistics(vae, latents_BCFHW)
+    return (latents_BCFHW - mean) * scale
+
+
+def denormalize_latents(latents_BCFHW: Tensor, vae: Any) -> Tensor:
+    """Return latents of the network in the form that the autoencoder decodes; the inverse of `normalize_latents`."""
+    mean, scale = _statistics(vae, latents_BCFHW)
+    return latents_BCFHW / scale + mean
 
 
 def _statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from humo.checkpoints.model_folder import base_of
+from humo.checkpoints.model_folder import base_of, mapped_files
 from humo.conditioning.audio import audio_windows, encode_audio, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import (
@@ -39,6 +39,7 @@ from humo.conditioning.image import (
     normalized_zeros,
 )
 from humo.conditioning.text import encode_text
+from humo.errors import CheckpointError
 from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import SPEEDS, GuidanceName, Mode, SpeedName
 from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise
@@ -141,10 +142,14 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         """Load a pipeline. A folder whose index names a ``base`` holds only a network; the base has the rest.
 
         Raises:
-            CheckpointError: the base is not a complete model folder.
+            CheckpointError: the base is not a complete model folder; or the index names files that only
+                `humo.runtime.loading.load_pipeline` reads.
         """
         path = pretrained_model_name_or_path
         base = base_of(path)
+        if missing := sorted(mapped_files(base or path).keys() - settings.keys()):
+            problem = f"reads the {missing[0]} from a file that diffusers cannot load"
+            raise CheckpointError(os.fspath(path), problem, "use humo.runtime.loading.load_pipeline")
         if base is not None and "transformer" not in settings:
             dtypes = settings.get("dtype", settings.get("torch_dtype"))
             dtype = dtypes.get("transformer", dtypes.get("default")) if isinstance(dtypes, dict) else dtypes

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "diffusers", "transformers")
 """Libraries whose version can change the frames; the record has their versions."""
 
+LONGEST_HEADER_BYTES = 2**26
+"""Most bytes of a weights file that its fingerprint covers; only safetensors files state the length of their header."""
+
 FILE_FIELDS = ("images", "audio", "vocal_separator", "loras")
 """Fields of a request that name input files."""
 
@@ -164,8 +167,9 @@ def weights_fingerprint(folder: str | Path) -> str:
     for name, component in sorted(open_model_folder(folder).components.items()):
         for path in component.weights:
             with path.open("rb") as stream:
-                length = stream.read(8)  # safetensors: the header's length, then the header
-                header = stream.read(int.from_bytes(length, "little"))
+                length = 8 + int.from_bytes(stream.read(8), "little")  # safetensors: the header's length, the header
+                stream.seek(0)
+                header = stream.read(min(length, LONGEST_HEADER_BYTES))
             digest.update(f"{name}/{path.name} {path.stat().st_size} ".encode() + header)
     return digest.hexdigest()
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from humo.checkpoints.formats.safetensors_file import SafetensorsFile
+from humo.checkpoints.formats.base import WeightFile
 from humo.errors import CheckpointError
 from humo.quantization.formats import row_bytes
 
@@ -32,16 +31,16 @@ Cast = Callable[[str, Tensor], Tensor]
 
 
 class WeightStore:
-    """The weights of a module in its safetensors files.
+    """The weights of a module in its files.
 
     Args:
-        paths: the files.
+        files: the files.
         quantized: names of the weights that are read as bytes, (R, bytes of a row) uint8.
     """
 
-    def __init__(self, paths: Sequence[Path], quantized: Collection[str] = ()) -> None:
+    def __init__(self, files: Sequence[WeightFile], quantized: Collection[str] = ()) -> None:
         self._quantized = quantized
-        self._files = {name: file for file in map(SafetensorsFile, paths) for name in file.tensors}
+        self._files = {name: file for file in files for name in file.tensors}
 
     def __contains__(self, name: str) -> bool:
         return name in self._files
@@ -80,7 +79,7 @@ class WeightStore:
         ]
         return torch.stack(row_tensors)
 
-    def _locate(self, name: str) -> tuple[SafetensorsFile, torch.dtype, tuple[int, ...]]:
+    def _locate(self, name: str) -> tuple[WeightFile, torch.dtype, tuple[int, ...]]:
         if name not in self._files:
             raise CheckpointError(name, "is in none of the weights files", "convert the model again with humo convert")
         file = self._files[name]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLWan
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel, WhisperConfig
@@ -70,8 +71,12 @@ def load_pipeline(
         library.set_verbosity_error()
     if placement.offload == "disk":
         return load_streamed(folder, device=device, dtype=precision)
-    quantized = placement.quant_type is not None or model.components["transformer"].quantized
-    modules = {"transformer": load_quantized(model, precision, placement.quant_type)} if quantized else {}
+    modules: dict[str, Any] = {}
+    for name, component in model.components.items():
+        if name == "transformer" and (placement.quant_type or component.quantized or component.is_mapped):
+            modules[name] = load_quantized(model, precision, placement.quant_type)
+        elif component.is_mapped:
+            modules[name] = load_mapped(model, name, dtypes.get(name, torch.float32))
     try:
         pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(
             str(folder), dtype=dtypes, local_files_only=True, **modules
@@ -95,11 +100,9 @@ def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipel
         CheckpointError: the folder is incomplete, or stored in a form that cannot be streamed.
     """
     model = open_model_folder(folder)
-    transformer = _build_on_meta(model, "transformer", HuMoTransformer3DModel.from_config, dtype)
-    text_encoder = _build_on_meta(model, "text_encoder", lambda config: UMT5EncoderModel(UMT5Config(**config)), dtype)
-    audio_encoder = _build_on_meta(
-        model, "audio_encoder", lambda config: SpeechEncoder(WhisperConfig(**config)), torch.float32
-    )
+    transformer = _build_on_meta(model, "transformer", dtype)
+    text_encoder = _build_on_meta(model, "text_encoder", dtype)
+    audio_encoder = _build_on_meta(model, "audio_encoder", torch.float32)
     stores = {name: _open_store(model.components[name]) for name in STREAMED_COMPONENTS}
     vocabulary = DiskEmbedding(stores["text_encoder"], _token_embedding(stores["text_encoder"]), cast_to(device, dtype))
     text_encoder.shared = text_encoder.encoder.embed_tokens = vocabulary
@@ -107,11 +110,21 @@ def load_streamed(folder: Path, *, device: str, dtype: torch.dtype) -> HuMoPipel
     _stream_blocks(audio_encoder, "layers", stores["audio_encoder"], cast_to(device, torch.float32))
     network = _stream_blocks(transformer, "blocks", stores["transformer"], cast_network(device, dtype), cyclic=True)
     modules = {"transformer": transformer, "text_encoder": text_encoder, "audio_encoder": audio_encoder}
+    if model.components["vae"].is_mapped:
+        modules["vae"] = load_mapped(model, "vae", torch.float32)
     pipeline: HuMoPipeline = HuMoPipeline.from_pretrained(str(folder), local_files_only=True, **modules)
     pipeline.vae.to(device)
     pipeline.execution = Execution(release_prefetch=network.cancel_prefetch)
     return pipeline
 
+
+BUILDERS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+    "transformer": HuMoTransformer3DModel.from_config,
+    "vae": AutoencoderKLWan.from_config,
+    "text_encoder": lambda config: UMT5EncoderModel(UMT5Config(**config)),
+    "audio_encoder": lambda config: SpeechEncoder(WhisperConfig(**config)),
+}
+"""Component with weights -> function that creates it from its configuration."""
 
 STREAMED_COMPONENTS = ("transformer", "text_encoder", "audio_encoder")
 """Components whose blocks are streamed; the autoencoder is small."""
@@ -151,9 +164,7 @@ def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | Non
     component, architecture = model.components["transformer"], model.architectures["transformer"]
     assert isinstance(architecture, TransformerArchitecture)
     quant_types = component.quant_types if quant_type is None else quant_types_for(architecture, quant_type)
-    network: HuMoTransformer3DModel = _build_on_meta(
-        model, "transformer", HuMoTransformer3DModel.from_config, dtype, quant_types
-    )
+    network: HuMoTransformer3DModel = _build_on_meta(model, "transformer", dtype, quant_types)
     store, cast = _open_store(component), cast_network("cpu", dtype)
 
     def weight(name: str) -> Tensor:
@@ -164,14 +175,32 @@ def load_quantized(model: ModelFolder, dtype: torch.dtype, quant_type: str | Non
     return network
 
 
+def load_mapped(model: ModelFolder, name: str, dtype: torch.dtype) -> Any:
+    """Load a component whose weights are in a file of another layout into the host's memory.
+
+    Args:
+        model: the model folder.
+        name: of the component.
+        dtype: precision of its weights.
+
+    Raises:
+        CheckpointError: its file is truncated.
+    """
+    module, store = _build_on_meta(model, name, dtype), _open_store(model.components[name])
+    stored = [key for key in module.state_dict() if key in store]
+    module.load_state_dict({key: store.read(key).to(dtype) for key in stored}, strict=False, assign=True)
+    if name == "text_encoder":  # the file has one of the two names of its embedding
+        module.tie_weights()
+    return module
+
+
 def _open_store(component: Component) -> WeightStore:
-    return WeightStore(component.weights, component.quantized)
+    return WeightStore(component.files, component.quantized)
 
 
 def _build_on_meta(
     model: ModelFolder,
     name: str,
-    build: Callable[[dict[str, Any]], Any],
     dtype: torch.dtype,
     quant_types: QuantTypes | None = None,
 ) -> Any:
@@ -186,7 +215,7 @@ def _build_on_meta(
         raise CheckpointError(str(component.folder), problem, "convert the released weights again with humo convert")
     config = {key: value for key, value in component.config.items() if key != QUANTIZATION_CONFIG}
     with torch.device("meta"):
-        module = build(config).eval().requires_grad_(False)
+        module = BUILDERS[name](config).eval().requires_grad_(False)
     for weight in module.parameters():
         weight.data = weight.data.to(dtype)
     replace_with_quantized_linear(module, component.quant_types if quant_types is None else quant_types)

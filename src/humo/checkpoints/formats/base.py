@@ -87,6 +87,14 @@ class WeightFile(Protocol):
         """
         ...
 
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
+        """Return ``length`` bytes of a tensor, from byte ``begin`` of it on.
+
+        Raises:
+            CheckpointError: the file ends before them.
+        """
+        ...
+
 
 def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) -> Iterator[memoryview]:
     """Yield a tensor's bytes, a whole number of elements or blocks at a time.
@@ -114,6 +122,20 @@ def read_chunks(path: Path, begin: int, tensor: StoredTensor, chunk_bytes: int) 
                 read += more
             yield buffer[:read]
             remaining -= read
+
+
+def read_bytes(path: Path, begin: int, length: int) -> bytes:
+    """Return ``length`` bytes of a file, from byte ``begin`` on.
+
+    Raises:
+        CheckpointError: the file ends before them.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        data = file.read(length)
+    if len(data) < length:
+        raise CheckpointError(str(path), "ended while it was being read", DOWNLOAD_AGAIN)
+    return data
 
 
 def check_not_lfs_pointer(path: Path, start: bytes) -> None:

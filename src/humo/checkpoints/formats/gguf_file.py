@@ -31,6 +31,7 @@ from humo.checkpoints.formats.base import (
     DOWNLOAD_AGAIN,
     StoredTensor,
     check_not_lfs_pointer,
+    read_bytes,
     read_chunks,
 )
 from humo.errors import CheckpointError
@@ -104,6 +105,10 @@ class GgufFile:
     def chunks(self, name: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[memoryview]:
         """See `WeightFile.chunks`."""
         return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
+
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
+        """See `WeightFile.read_bytes`."""
+        return read_bytes(self.path, self._offsets[name] + begin, length)
 
 
 class _HeaderReader:

@@ -54,6 +54,10 @@ class WeightSet:
         """See `WeightFile.chunks`."""
         return self._file[name].chunks(name, chunk_bytes)
 
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
+        """See `WeightFile.read_bytes`."""
+        return self._file[name].read_bytes(name, begin, length)
+
     def load(self, name: str) -> torch.Tensor:
         """Return a tensor; use it for scales and other small tensors."""
         import torch

@@ -13,6 +13,7 @@ from humo.checkpoints.formats.base import (
     SUPPORTED_DTYPES,
     StoredTensor,
     check_not_lfs_pointer,
+    read_bytes,
     read_chunks,
 )
 from humo.errors import CheckpointError
@@ -44,17 +45,8 @@ class SafetensorsFile:
         return read_chunks(self.path, self._offsets[name], self.tensors[name], chunk_bytes)
 
     def read_bytes(self, name: str, begin: int, length: int) -> bytes:
-        """Return ``length`` bytes of a tensor, from byte ``begin`` of it on.
-
-        Raises:
-            CheckpointError: the file ends before them.
-        """
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(self._offsets[name] + begin)
-            data = file.read(length)
-        if len(data) < length:
-            raise CheckpointError(str(self.path), "ended while it was being read", DOWNLOAD_AGAIN)
-        return data
+        """See `WeightFile.read_bytes`."""
+        return read_bytes(self.path, self._offsets[name] + begin, length)
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, int], dict[str, str]]:

@@ -75,6 +75,15 @@ class TorchFile:
             self._read += piece.numel() * piece.element_size()
             yield piece.contiguous().view(torch.uint8).numpy().data
 
+    def read_bytes(self, name: str, begin: int, length: int) -> bytes:
+        """See `WeightFile.read_bytes`."""
+        import torch
+
+        if not self._mapped:
+            self._map()
+        values = self._mapped[name].detach().reshape(-1).contiguous().view(torch.uint8)
+        return values[begin : begin + length].numpy().tobytes()
+
     def _map(self) -> list[str]:
         """Map the file, and return the names of values that are not tensors."""
         non_tensors: list[str] = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from humo.checkpoints.hubs.catalog import RemoteFile
-from humo.errors import CheckpointError
+from humo.checkpoints.hubs.connection import hub_errors
+
+TOKEN_VARIABLE = "HF_TOKEN"
+"""Environment variable of the access token; `hf auth login` stores one as well."""
 
 
 class HuggingFace:
@@ -29,7 +31,7 @@ class HuggingFace:
         """
         from huggingface_hub import HfApi
 
-        with _hub_errors(repository):
+        with hub_errors(repository, TOKEN_VARIABLE):
             siblings = HfApi(endpoint=self._endpoint).model_info(repository, files_metadata=True).siblings or []
         return [
             RemoteFile(repository, one.rfilename, one.size or 0, None if one.lfs is None else one.lfs.sha256)
@@ -49,7 +51,7 @@ class HuggingFace:
         """
         from huggingface_hub import hf_hub_download
 
-        with _hub_errors(file.repository):
+        with hub_errors(f"{file.repository}/{file.name}", TOKEN_VARIABLE):
             return Path(
                 hf_hub_download(
                     file.repository,
@@ -80,24 +82,3 @@ def _progress_bar_class(on_bytes: Callable[[int], None]) -> Any:
             return None
 
     return ProgressBar
-
-
-@contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
-    """Convert every error of the hub to a CheckpointError of one line."""
-    from huggingface_hub import errors
-
-    unreachable: Any = getattr(errors, "HTTPError", errors.HfHubHTTPError)  # of the HTTP library that it uses
-    try:
-        yield
-    except errors.OfflineModeIsEnabled as error:
-        problem = "is not available locally, and HF_HUB_OFFLINE forbids downloads"
-        remedy = "unset HF_HUB_OFFLINE, or run `humo models import FOLDER`"
-        raise CheckpointError(repository, problem, remedy) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, unreachable) as error:
-        remedy = "run the command again, which resumes the download, or use a mirror with --endpoint"
-        raise CheckpointError(repository, f"cannot be downloaded: {_first_line(error)}", remedy) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,19 +1,18 @@
 """List and download files of a ModelScope repository with two calls of its HTTP interface.
 
-ModelScope's own client would add requests, urllib3 and setuptools as dependencies.
+ModelScope's own client would add requests, urllib3 and setuptools as dependencies. The requests go through
+huggingface_hub's HTTP client, which knows proxies.
 
 **Source:** modelscope-hub 0.5.1 (https://pypi.org/project/modelscope-hub/0.5.1), ``_legacy_api.py``. It lists a
 repository with ``GET /api/v1/models/OWNER/NAME/repo/files?Revision=&Recursive=``, which returns ``{"Code", "Data":
 {"Files": [{"Path", "Type", "Size", "Sha256"}]}, "Message", "Success"}`` and silently at most 3000 entries. It fetches a
-file with ``GET /api/v1/models/OWNER/NAME/repo?Revision=&FilePath=``, which supports ``Range``.
+file with ``GET /api/v1/models/OWNER/NAME/repo?Revision=&FilePath=``, which supports ``Range``. A token is sent as
+``Authorization: Bearer`` and as the cookie ``m_session_id``.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from humo.checkpoints.hubs.catalog import RemoteFile
+from humo.checkpoints.hubs.connection import ShortBodyError, WebPageError, hub_errors
+from humo.environment import modelscope_token
 from humo.errors import CheckpointError
 
 ENDPOINT = "https://modelscope.cn"
@@ -32,14 +33,17 @@ REVISION = "master"
 TIMEOUT_SECONDS = 60.0
 """Seconds without data after which a connection fails."""
 
-CHUNK_BYTES = 2**20
-"""Bytes that are written at a time."""
-
 LIST_LIMIT = 3000
 """Most entries of a list; longer ones are truncated silently."""
 
 PARTIAL_SUFFIX = ".part"
 """Suffix of a file that is still being downloaded."""
+
+TOKEN_VARIABLE = "MODELSCOPE_API_TOKEN"
+"""Environment variable of the access token, as in ModelScope's own client."""
+
+PARTIAL_CONTENT = 206
+"""HTTP status of an answer that starts where the request's ``Range`` does."""
 
 
 class ModelScope:
@@ -47,11 +51,10 @@ class ModelScope:
 
     Args:
         endpoint: its address; modelscope.cn by default.
-        offline: raise an error instead of using the network.
     """
 
-    def __init__(self, endpoint: str | None = None, *, offline: bool = False) -> None:
-        self._endpoint, self._offline = (endpoint or ENDPOINT).rstrip("/"), offline
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._endpoint = (endpoint or ENDPOINT).rstrip("/")
 
     def files(self, repository: str) -> list[RemoteFile]:
         """Return all files of a repository.
@@ -59,13 +62,15 @@ class ModelScope:
         Raises:
             CheckpointError: the hub cannot be reached, or has no such repository.
         """
-        with self._request(repository, "repo/files", {"Recursive": "True"}) as response:
+        with self._request(repository, repository, "repo/files", {"Recursive": "True"}) as response:
             payload = json.loads(response.read())
             if not payload.get("Success", True) or not isinstance(payload.get("Data"), dict):
-                raise _download_error(repository, str(payload.get("Message", "the response has an unknown form")))
+                problem = str(payload.get("Message", "the response has an unknown form"))
+                raise CheckpointError(repository, f"cannot be downloaded: {problem}", "use another --endpoint")
             entries = payload["Data"].get("Files") or []
             if len(entries) >= LIST_LIMIT:
-                raise _download_error(repository, f"it has more than the {LIST_LIMIT} files that can be listed")
+                problem = f"has more than the {LIST_LIMIT} files that can be listed"
+                raise CheckpointError(repository, problem, "use another --repository")
             return [
                 RemoteFile(repository, one["Path"], int(one["Size"]), one.get("Sha256") or None)
                 for one in entries
@@ -93,41 +98,41 @@ class ModelScope:
             arrived = 0
         if arrived < file.bytes or not partial_path.is_file():
             headers = {"Range": f"bytes={arrived}-"} if arrived else {}
-            with self._request(file.repository, "repo", {"FilePath": file.name}, headers) as response:
-                arrived = arrived if response.status == http.client.PARTIAL_CONTENT else 0
+            name = f"{file.repository}/{file.name}"
+            with self._request(name, file.repository, "repo", {"FilePath": file.name}, headers) as response:
+                if response.headers.get("Content-Type", "").startswith("text/html"):
+                    raise WebPageError
+                arrived = arrived if response.status_code == PARTIAL_CONTENT else 0
                 with partial_path.open("ab" if arrived else "wb") as stream:
-                    while piece := response.read1(CHUNK_BYTES):
+                    for piece in response.iter_raw():
                         stream.write(piece)
                         arrived += len(piece)
                         on_bytes(arrived)
-        if arrived != file.bytes:
-            raise _download_error(f"{file.repository}/{file.name}", f"{arrived} of {file.bytes} bytes arrived")
+                if arrived != file.bytes:
+                    raise ShortBodyError(f"{arrived} of {file.bytes} bytes arrived")
         partial_path.replace(path)
         return path
 
     @contextmanager
     def _request(
-        self, repository: str, endpoint: str, query: Mapping[str, str], headers: Mapping[str, str] | None = None
+        self,
+        field: str,
+        repository: str,
+        endpoint: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
         """Yield the response of a request; every error becomes a CheckpointError of one line."""
-        if self._offline:
-            problem = "is not available locally, and HF_HUB_OFFLINE forbids downloads"
-            raise CheckpointError(repository, problem, "unset HF_HUB_OFFLINE, or run `humo models import FOLDER`")
+        from huggingface_hub import get_session
+
         parameters = urlencode({"Revision": REVISION, **query})
         address = f"{self._endpoint}/api/v1/models/{quote(repository)}/{endpoint}?{parameters}"
-        request = urllib.request.Request(address, headers={"User-Agent": "humo", **(headers or {})})
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-                yield response
-        except urllib.error.HTTPError as error:
-            problem = "the hub has no such repository or file" if error.code == http.client.NOT_FOUND else str(error)
-            raise _download_error(repository, problem) from error
-        except urllib.error.URLError as error:
-            raise _download_error(repository, str(error.reason)) from error
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            raise _download_error(repository, f"{type(error).__name__}: {error}") from error
-
-
-def _download_error(field: str, problem: str) -> CheckpointError:
-    remedy = "run the command again, which resumes the download, or use a mirror with --endpoint"
-    return CheckpointError(field, f"cannot be downloaded: {problem}", remedy)
+        sent = {"User-Agent": "humo", "Accept-Encoding": "identity", **(headers or {})}
+        if token := modelscope_token():
+            sent |= {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"}
+        with (
+            hub_errors(field, TOKEN_VARIABLE),
+            get_session().stream("GET", address, headers=sent, timeout=TIMEOUT_SECONDS) as response,
+        ):
+            response.raise_for_status()
+            yield response

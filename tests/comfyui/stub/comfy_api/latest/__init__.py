@@ -1,35 +1,47 @@
-"""The interface's entry: extensions, progress, and the words that nodes are described in (`io`)."""
+"""The interface's entry: extensions, videos, and the words that nodes are described in (`io`)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from . import _io as io
 
-__all__ = ["SHOWN", "ComfyAPISync", "ComfyExtension", "io"]
-
-SHOWN: list[tuple[float, float]] = []
-"""Progress that was shown, (value, maximum) in order; the stand-in's own."""
+__all__ = ["ComfyExtension", "InputImpl", "Types", "io"]
 
 
-class _Execution:
-    def set_progress(
-        self,
-        value: float,
-        max_value: float,
-        node_id: str | None = None,
-        preview_image: Any = None,
-        ignore_size_limit: bool = False,
-    ) -> None:
-        SHOWN.append((value, max_value))
+@dataclass
+class VideoComponents:
+    """What a video consists of."""
+
+    images: Any
+    frame_rate: Fraction
+    audio: Any = None
 
 
-class ComfyAPISync:
-    """As in ComfyUI, ``execution`` is there once there is an instance."""
+class VideoFromComponents:
+    """VIDEO that is not in a file."""
 
-    def __init__(self) -> None:
-        self.execution = _Execution()
+    def __init__(self, components: VideoComponents) -> None:
+        self._components = components
+
+    def get_components(self) -> VideoComponents:
+        """What it was created of."""
+        return self._components
+
+
+class InputImpl:
+    """Values of inputs."""
+
+    VideoFromComponents = VideoFromComponents
+
+
+class Types:
+    """Types of values."""
+
+    VideoComponents = VideoComponents
 
 
 class ComfyExtension(ABC):

@@ -88,6 +88,8 @@ def Custom(io_type: str) -> type[ComfyTypeIO]:  # noqa: N802 - ComfyUI's name
 
 Image = Custom("IMAGE")
 Audio = Custom("AUDIO")
+Latent = Custom("LATENT")
+Video = Custom("VIDEO")
 
 
 class Boolean(ComfyTypeIO):
