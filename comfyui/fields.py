@@ -115,7 +115,8 @@ def filled_in(values: Mapping[str, Any]) -> dict[str, Any]:
         for field, value in values.items()
         if field in GenerateRequest.model_fields
         and field != "preset"
-        and value not in (None, AUTO, "")
+        and value not in (None, AUTO)
+        and (value != "" or field == "prompt")
         and (field, value) != ("frames", 0)
     }
     return {field: value for field, value in fields.items() if "sigmas" not in fields or field not in SIGMAS_REPLACE}

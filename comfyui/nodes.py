@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import ComfyExtension, io
 
 from humo.checkpoints.signatures import ComponentName
-from humo.errors import RequestError
+from humo.errors import RequestError, did_you_mean
 from humo.geometry import FRAMES_PER_SECOND, SIZE_MULTIPLE
 from humo.loras import MAX_STRENGTH, LoraChoice
 from humo.plan import resolve
 from humo.presets import Preset, find_preset
 from humo.request import parse_request
-from humo.request_presets import find_request_preset
+from humo.request_presets import request_presets
 
 from .fields import (
     AUTO,
@@ -281,12 +281,15 @@ def _preset(name: str) -> tuple[Preset | None, dict[str, str]]:
     The first is None for a preset of requests that is for every model.
 
     Raises:
-        RequestError: there is no such preset.
+        RequestError: there is no such preset, or the user's file of presets is not valid.
     """
     models = model_presets()
     if name in models:
         return models[name], {}
-    family = find_request_preset(name).family
+    known = request_presets()
+    if name not in known:
+        raise RequestError("preset", f"{name!r} is not known", did_you_mean(name, [*models, *known]))
+    family = known[name].family
     return None if family is None else find_preset(family), {"preset": name}
 
 

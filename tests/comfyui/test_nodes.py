@@ -398,7 +398,7 @@ def test_a_model_is_reloaded_when_the_weights_in_its_folder_change(comfy: Comfy,
         ("HuMo_Sampler", {"mode": "I"}, "mode: 'I' is not known"),
         ("HuMo_Sampler", {"mode": "TIA"}, "mode: TIA needs images, and there are none"),
         ("HuMo_Sampler", {"mode": "TIA", "image_2": LINK}, "mode: TIA needs audio, and there are none"),
-        ("HuMo_Sampler", {"preset": "humo-18b"}, "preset: 'humo-18b' is not known; choose one of humo-17b"),
+        ("HuMo_Sampler", {"preset": "humo-18b"}, "preset: 'humo-18b' is not known; did you mean 'humo-1"),
     ],
 )
 def test_wrong_values_are_reported_once_and_before_anything_runs(
