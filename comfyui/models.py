@@ -8,7 +8,6 @@ from pathlib import Path
 import folder_paths
 
 from humo.checkpoints.comfyui import FOLDERS, smallest_companion
-from humo.checkpoints.convert import convert
 from humo.checkpoints.model_folder import BUILTIN_MODELS, find_model_folder, open_model_folder
 from humo.checkpoints.signatures import ComponentName
 from humo.environment import models_folder
@@ -81,6 +80,8 @@ def find_model(model: str, companions: dict[ComponentName, str]) -> Path:
     Raises:
         CheckpointError: the model or a companion does not exist, is damaged, or is another model.
     """
+    from humo.checkpoints.convert import convert
+
     if not model.endswith(SUFFIXES):
         folder = find_model_folder(model or None)
         open_model_folder(folder)

@@ -107,6 +107,8 @@ CHECKED: Mapping[tuple[str, ...], Checked] = {
     ("evaluate", "benchmark"): Checked("needs a corpus; tests/evaluation runs it", _is_parsed),
     ("data", "render", "people-shards"): Checked("days; tests/synthetic/test_shards renders some", _is_parsed),
     ("models", "get"): Checked("22 GB; tests/checkpoints runs it against a hub of its own", _is_parsed),
+    ("models", "import", "--comfyui"): Checked("tests/checkpoints/test_home_models runs it", _is_parsed),
+    ("models", "import", "humo-17B-Q5_K_M.gguf"): Checked("tests/checkpoints/test_links runs it", _is_parsed),
     ("convert", "ComfyUI/models"): Checked("tests/checkpoints/test_comfyui runs it", _is_parsed),
     ("convert", "humo-17B-Q4_K_M.gguf"): Checked("tests/quantization/test_quantized runs it", _is_parsed),
     ("convert", "Wan2_1-HuMo-14B_fp8_e4m3fn_scaled_KJ.safetensors"): Checked(
