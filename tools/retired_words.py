@@ -3,9 +3,9 @@
     python -m tools.retired_words            # what `make check` runs
     python -m tools.retired_words src/humo/model README.md   # these paths alone
 
-The tool reads identifiers, comments, docstrings and strings of Python sources, the prose of Markdown pages and
-recipes, and the names of tests. It also checks that docstrings start with a verb or with the name of the thing, and
-that lines of Markdown pages have at most 100 columns.
+The tool reads identifiers, comments, docstrings and strings of Python sources, tests included, and the prose of
+Markdown pages and recipes. It also checks that docstrings start with a verb or with the name of the thing, that lines
+of Markdown pages have at most 100 columns, and that their sentences have at most 25 words.
 
 A word that has to stay in one line, such as a stored key or a seed that a random stream depends on, is kept by a
 comment in that line: ``# word kept: files already written have this key``. `ALLOWED` keeps words in whole files.
@@ -37,13 +37,16 @@ CHECKED = (
     "CHANGELOG.md",
     "SECURITY.md",
 )
-"""Files and folders that are read. Of tests only the names count, and Markdown pages."""
+"""Files and folders that are read."""
 
 GENERATED = ROOT / "docs" / "reference"
 """Pages that are generated from the code."""
 
 COLUMNS = 100
 """Longest line of a Markdown page. Rows of tables and lines of one link may be longer."""
+
+WORDS = 25
+"""Longest sentence of a Markdown page. A code span is one word."""
 
 KEEP = "# word kept:"
 
@@ -129,10 +132,10 @@ RETIRED = (
 )
 
 PUBLISHED = re.compile(
-    r"\b(?:os|ast|Path|path|root|folder)\.walk\b"
+    r"\b(?:os|ast|Path|path|root|folder)\.walk\b|\bfrom hypothesis import .*|@given\("
     r"|\.tell\(\)"
     r"|\b(?:math|torch|np|numpy)\.floor\w*|\.floor\(|floor_divide|rounding_mode=\"floor\""
-    r"|\b_?strides?=|\.strides?\b|as_strided|\bstride_\w+|\b(?:TEMPORAL|SPATIAL)_STRIDE"
+    r"|\b_?strides?=|\.strides?\b|as_strided|\bstride_\w+|\bvae_stride\b|\b(?:TEMPORAL|SPATIAL)_STRIDE"
     r"|sounds?_\d|sound_\{"
 )
 """Names of other libraries and of stored files, which hold a retired word."""
@@ -148,6 +151,13 @@ ALLOWED: tuple[tuple[str, str, str], ...] = (
     ),
     ("src/humo/synthetic/captions.py", r".*The picture is sharp.*", "text of captions that models are trained on"),
     ("src/humo/synthetic/person", r".*\b(?:ears?|ear_\w+)\b.*", "the ears of a head"),
+    ("tests/docs/test_language.py", ".*", "examples of retired words"),
+    ("src/humo/assets/nano/ORIGIN.md", "Whisper: Copyright .*", "text of a license"),
+    (
+        "tests/synthetic",
+        r".*(?:\w+ colour|has_sound)\b.*|FRICATIVES_TEXT = .*",
+        "attributes of rendered corpora, and a spoken sentence",
+    ),
     ("tools/docs_reference/expression_text.py", r".*ast\.FloorDiv.*", "Python's own name"),
 )
 """(path or folder, regular expression of a whole line, reason): lines that may hold retired words."""
@@ -160,7 +170,7 @@ FRAGMENTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A retired word in a line of a file."""
+    """A retired word, or a line or sentence that is too long, in a file."""
 
     path: str
     line: int
@@ -168,7 +178,7 @@ class Finding:
     instead: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.word!r} is retired; use {self.instead}"
+        return f"{self.path}:{self.line}: {self.word!r}: use {self.instead}"
 
 
 def parts_of(identifier: str) -> str:
@@ -239,16 +249,44 @@ def long_lines(text: str) -> Iterator[tuple[int, str, str]]:
             yield number, f"{len(line)} columns", f"lines of at most {COLUMNS}"
 
 
+def passages(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the first line and the text of each paragraph, list item and cell of a table, without code blocks."""
+    first, lines, fenced = 0, list[str](), False
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        stripped = line.strip()
+        fenced ^= stripped.startswith("```")
+        is_code = fenced or stripped.startswith("```") or (line.startswith("    ") and not lines)
+        is_new = not stripped or is_code or re.match(r"[-*#|!]|\d+\. ", stripped)
+        if is_new and lines:
+            yield first, " ".join(lines)
+            lines = []
+        if stripped.startswith("|"):
+            yield from ((number, cell) for cell in stripped.strip("|").split(" | "))
+        elif stripped and not is_code and not stripped.startswith("!"):
+            first = first if lines else number
+            lines.append(stripped)
+
+
+def long_sentences(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield line, length and advice for each sentence of a page that is too long."""
+    for number, passage in passages(text):
+        plain = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "CODE", passage))
+        for sentence in re.split(r"(?<=[.!?])[\"')*]*\s", plain):
+            words = re.findall(r"\w\S*", sentence)
+            if len(words) > WORDS and 2 * words.count("CODE") < len(words):
+                yield number, f"{len(words)} words", f"sentences of at most {WORDS}"
+
+
 def check_file(path: Path) -> list[Finding]:
     """Return the findings of a file, in the order of its lines."""
     name = path.relative_to(ROOT).as_posix()
     text = path.read_text(encoding="utf-8")
     lines = [*text.splitlines(), ""]
     if path.suffix == ".py":
-        found = [*(in_test_names if name.startswith("tests/") else in_python)(text)]
+        found = [*in_python(text), *(in_test_names(text) if name.startswith("tests/") else ())]
     else:
         found = [(number, *one) for number, line in enumerate(lines, 1) for one in in_prose(line)]
-        found += [*long_lines(text)] if path.suffix == ".md" else []
+        found += [*long_lines(text), *long_sentences(text)] if path.suffix == ".md" else []
     found += [(1, word, instead) for word, instead in in_prose(parts_of(path.stem))]
     return [
         Finding(name, number, word, instead)
@@ -268,7 +306,7 @@ def is_allowed(name: str, line: str) -> bool:
 
 
 def files(paths: Sequence[str]) -> Iterator[Path]:
-    """Yield the files to read of files and folders. Of tests: Python sources and pages."""
+    """Yield the files to read of files and folders: Python sources, pages and recipes."""
     for name in paths:
         path = ROOT / name
         for file in [path] if path.is_file() else sorted(path.rglob("*")):

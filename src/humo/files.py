@@ -71,7 +71,7 @@ def hash_file(path: str | Path, on_bytes: Callable[[int], None] = lambda count: 
 
     Args:
         path: the file.
-        counted: is called with the number of bytes of each chunk that was read.
+        on_bytes: is called with the number of bytes of each chunk that was read.
     """
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
@@ -140,7 +140,7 @@ def atomic_write(path: Path, field: str) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(destination: Path, needed_bytes: int, overwrite: bool, replaceable: frozenset[str]) -> Iterator[Path]:
-    """A folder to fill, which takes its final name when the block ends without an error and vanishes otherwise.
+    """Yield a folder to fill, which takes its final name if the block succeeds and is deleted if it fails.
 
     Args:
         destination: its final name.

@@ -92,8 +92,18 @@ BAD = {
         "from 0 to 1",
         None,
     ),
-    "a model that is not there": (["generate", *GOOD, "--model", "none"], "none", "is not a folder", None),
-    "a model that is a file": (["generate", *GOOD, "--model", "face.png"], "face.png", "is not a folder", None),
+    "a missing model": (["generate", *GOOD, "--model", "none"], "model", "'none' is not a folder", None),
+    "a model that is a file": (["generate", *GOOD, "--model", "face.png"], "model", "'face.png' is not a folder", None),
+    "parallel generation in one process": (
+        ["generate", *GOOD, "--parallel", "auto"],
+        "--parallel",
+        "needs several processes, but one is running; run `torchrun ",
+        None,
+    ),
+    "a replay of a text": (["generate", "--replay", "t.mp4"], "--replay", "is not a video", text("t.mp4", "hi")),
+    "an evaluation of a text": (["evaluate", "video", "t.mp4"], "FILE", "is not a video", text("t.mp4", "hi")),
+    "a report into a file": (["evaluate", "video", "t.mp4", "--report", "face.png/a"], "--report", "written", None),
+    "a missing folder of people": (["evaluate", "benchmark", "--data", "no"], "--data", "'no' is not a folder", None),
     "a folder without a model": (["generate", *GOOD, "--model", "."], ".", "not a model folder", None),
     "weights cut short": (["generate", *GOOD, "--model", "cut"], "cut", "", cut_weights),
     "a width that is not a multiple": (["generate", *GOOD, "--width", "90"], "width", "a multiple of 16", None),
@@ -107,26 +117,26 @@ BAD = {
     "a negative seed": (["generate", *GOOD, "--seed", "-5"], "seed", "not allowed", None),
     "no steps": (["generate", *GOOD, "--steps", "0"], "steps", "1 to 1000", None),
     "an unknown mode": (["generate", *GOOD, "--mode", "TAI"], "mode", "did you mean", None),
-    "a mode without its sound": (["generate", *GOOD, "--mode", "TA"], "mode", "needs audio", None),
-    "a mode without its picture": (["generate", *GOOD, "--mode", "TI"], "mode", "needs images", None),
-    "the sound's length without a sound": (["generate", *GOOD, "--frames", "-1"], "frames", "no audio", None),
+    "a mode without its audio": (["generate", *GOOD, "--mode", "TA"], "mode", "needs audio", None),
+    "a mode without its image": (["generate", *GOOD, "--mode", "TI"], "mode", "needs images", None),
+    "the length of the audio without audio": (["generate", *GOOD, "--frames", "-1"], "frames", "no audio", None),
     "an unknown device": (["generate", *GOOD, "--device", "tpu"], "device", "not known", None),
     "a device that is not there": (["generate", *GOOD, "--device", "mps"], "device", "not available", None),
-    "a missing picture": (["generate", *GOOD, "--image", "no.png"], "images", "no file", None),
-    "an empty picture": (["generate", *GOOD, "--image", "e.png"], "images", "is empty", text("e.png", "")),
-    "a picture that is text": (["generate", *GOOD, "--image", "t.png"], "images", "not an image", text("t.png", "hi")),
-    "a picture cut short": (
+    "a missing image": (["generate", *GOOD, "--image", "no.png"], "images", "no file", None),
+    "an empty image": (["generate", *GOOD, "--image", "e.png"], "images", "is empty", text("e.png", "")),
+    "an image that is text": (["generate", *GOOD, "--image", "t.png"], "images", "not an image", text("t.png", "hi")),
+    "an image cut short": (
         ["generate", *GOOD, "--image", "cut.png"],
         "images",
         "cannot be decoded",
         lambda: Path("cut.png").write_bytes(Path("face.png").read_bytes()[:90]),
     ),
-    "a picture that is a folder": (["generate", *GOOD, "--image", "."], "images", "folder", None),
-    "a picture of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_image),
-    "a missing sound": (["generate", *GOOD, "--audio", "no.wav"], "audio", "no file", None),
-    "an empty sound": (["generate", *GOOD, "--audio", "e.wav"], "audio", "is empty", text("e.wav", "")),
-    "a sound that is a picture": (["generate", *GOOD, "--audio", "face.png"], "audio", "", None),
-    "a sound that is text": (["generate", *GOOD, "--audio", "t.mp3"], "audio", "", text("t.mp3", "la la la" * 99)),
+    "an image that is a folder": (["generate", *GOOD, "--image", "."], "images", "folder", None),
+    "an image of 400 megapixels": (["generate", *GOOD, "--image", "huge.png"], "images", "too large", huge_image),
+    "missing audio": (["generate", *GOOD, "--audio", "no.wav"], "audio", "no file", None),
+    "empty audio": (["generate", *GOOD, "--audio", "e.wav"], "audio", "is empty", text("e.wav", "")),
+    "audio that is an image": (["generate", *GOOD, "--audio", "face.png"], "audio", "", None),
+    "audio that is text": (["generate", *GOOD, "--audio", "t.mp3"], "audio", "", text("t.mp3", "la la la" * 99)),
     "a separator that is not there": (
         ["generate", *GOOD, "--audio", "a.wav", "--vocal-separator", "no.onnx"],
         "vocal_separator",
@@ -191,10 +201,10 @@ BAD = {
         text("job.json", "{}"),
     ),
     "a record where a folder is": (
-        ["generate", *GOOD, "--output", "films.mp4", "--sidecar"],
+        ["generate", *GOOD, "--output", "videos.mp4", "--sidecar"],
         "sidecar",
         "not a generation record",
-        lambda: Path("films.json").mkdir(),
+        lambda: Path("videos.json").mkdir(),
     ),
     "an output in a new folder, and another fault": (
         ["generate", *GOOD, "--output", "new/folder/a.avi"],
@@ -222,40 +232,52 @@ BAD = {
 def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
 ) -> None:
-    words, field, problem, make = BAD[name]
+    arguments, field, problem, make = BAD[name]
     Path("MODEL").symlink_to(tiny_model_folder)
     if make is not None:
         make()
     before = sorted(desk.rglob("*"))
-    said = humo(*words)
-    assert said.code == 2, said.err
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("humo: ")
-    assert field in said.err
-    assert problem in said.err
-    assert "Traceback" not in said.err
-    line = said.err.removeprefix("humo: ").strip()
+    result = humo(*arguments)
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("humo: ")
+    assert field in result.err
+    assert problem in result.err
+    assert "Traceback" not in result.err
+    line = result.err.removeprefix("humo: ").strip()
     assert any(message.matches(line) for message in known_messages), line
     assert sorted(desk.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extras"),
+    [(["serve"], "serve"), (["ui"], "ui"), (["serve", "--ui", "--ray", "local"], "ui,ray")],
+)
+def test_missing_packages_are_installed_by_one_command(
+    humo: Humo, monkeypatch: pytest.MonkeyPatch, arguments: list[str], extras: str
+) -> None:
+    monkeypatch.setattr("humo.cli.options.importlib.util.find_spec", lambda name: None)
+    result = humo(*arguments)
+    assert (result.code, result.err) == (2, f"humo: dbos: is not installed; pip install 'humo-video[{extras}]'\n")
+
+
 def test_bad_input_is_reported_to_programs_in_parts(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
-    said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", "--width", "90", "--json")
-    (error,) = said.events
+    result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", "--width", "90", "--json")
+    (error,) = result.events
     assert error == {
         "event": "error",
         "kind": "RequestError",
         "field": "width",
         "problem": "'90' is not allowed",
         "remedy": "allowed: a whole number, 16 to 8192, a multiple of 16",
-        "message": said.err.removeprefix("humo: ").strip(),
+        "message": result.err.removeprefix("humo: ").strip(),
     }
 
 
-@pytest.mark.parametrize("words", [["generate", "--prompt", "a", "--wdith", "3"], ["batch", "none.csv"], ["frob"]])
-def test_the_installed_command_ends_with_2_and_one_line(desk: Path, words: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "humo", *words], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("arguments", [["generate", "--prompt", "a", "--wdith", "3"], ["batch", "none.csv"], ["frob"]])
+def test_the_installed_command_ends_with_2_and_one_line(desk: Path, arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "humo", *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
@@ -266,11 +288,11 @@ def test_an_unexpected_failure_is_one_line_that_says_how_to_see_more(
     shutil.copytree(tiny_model_folder, "odd")
     path = Path("odd/scheduler/scheduler_config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"solver_order": "two"}))
-    words = ["generate", *GOOD, "--model", "odd"]
-    said = humo(*words)
-    assert (said.code, said.out) == (1, "")
-    assert said.err.splitlines()[-1].startswith("humo: failed: TypeError: ")
-    assert "--debug" in said.err
-    assert "Traceback" not in said.err
-    assert "Traceback" in humo(*words, "--debug").err
+    arguments = ["generate", *GOOD, "--model", "odd"]
+    result = humo(*arguments)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.splitlines()[-1].startswith("humo: failed: TypeError: ")
+    assert "--debug" in result.err
+    assert "Traceback" not in result.err
+    assert "Traceback" in humo(*arguments, "--debug").err
     assert not list(desk.glob("*.mp4"))

@@ -15,7 +15,7 @@ from humo.progress import Event
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -86,10 +86,26 @@ def test_a_program_gets_one_object_a_line(capsys: pytest.CaptureFixture[str]) ->
     console.progress(Event("write", 1, 2))
     console.result("for people", {"path": "ö.mp4"})
     console.error(RequestError("width", "90 is not allowed", "take 96"))
-    said = capsys.readouterr()
-    assert [json.loads(line)["event"] for line in said.out.splitlines()] == ["note", "progress", "result", "error"]
-    assert '"path": "ö.mp4"' in said.out
-    assert said.err == "humo: width: 90 is not allowed; take 96\n"
+    output = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in output.out.splitlines()] == ["note", "progress", "result", "error"]
+    assert '"path": "ö.mp4"' in output.out
+    assert output.err == "humo: width: 90 is not allowed; take 96\n"
+
+
+@pytest.mark.parametrize(
+    ("console", "out", "err"),
+    [
+        (Lines, "", "row 3 (woman)\n"),
+        (Bar, "", "row 3 (woman)\n"),
+        (Json, '{"event": "row", "row": 3, "name": "woman", "status": "started"}\n', ""),
+        (Quiet, "", ""),
+    ],
+)
+def test_the_start_of_a_row_is_printed(
+    console: type[Quiet], out: str, err: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console().start_row(3, "woman")
+    assert capsys.readouterr() == (out, err)
 
 
 def test_an_error_of_many_lines_is_reported_in_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,7 +153,7 @@ class TFLiteModel:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
-            remedy = "pip install humo-video[evaluate]"
+            remedy = "pip install 'humo-video[evaluate]'"
             raise DependencyError("evaluate", "ai-edge-litert is not installed", remedy) from error
         self._interpreter: Any = Interpreter(str(FACE_MODELS / name), num_threads=1)
         self._interpreter.allocate_tensors()

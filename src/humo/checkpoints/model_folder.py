@@ -251,10 +251,10 @@ def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
         problem = "is missing, and this installation has no built-in model"
         raise CheckpointError("model", problem, "add --model FOLDER")
     if not folder.is_dir():
-        remedy = "give a model folder that `humo convert` wrote"
+        remedy = "give a model folder that `humo convert` wrote, or a name that `humo models list` prints"
         if model in CATALOG:
-            remedy = f"download it with `humo models get {model}`, or {remedy}"
-        raise CheckpointError(str(folder), "is not a folder", remedy)
+            remedy = f"download it with `humo models get {model}`, or give a model folder that `humo convert` wrote"
+        raise CheckpointError("model", f"{model!r} is not a folder or the name of a model", remedy)
     index = _read_index(folder)
     preset = find_preset(str(index.get("preset", "")))
     parents = {name: folder if base is None or name == NETWORK else base for name in COMPONENTS}

@@ -66,7 +66,7 @@ class Lines(Quiet):
         """Print a line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
 
-    def begin(self, row: int, name: str) -> None:
+    def start_row(self, row: int, name: str) -> None:
         """Print a line on stderr."""
         print(_one_line(f"row {row} ({name})"), file=sys.stderr, flush=True)
 
@@ -140,7 +140,7 @@ class Json(Quiet):
         """Print ``{"event": "note"}``."""
         _write({"event": "note", "text": text}, self._out)
 
-    def begin(self, row: int, name: str) -> None:
+    def start_row(self, row: int, name: str) -> None:
         """Print ``{"event": "row", "status": "started"}``."""
         _write({"event": "row", "row": row, "name": name, "status": "started"}, self._out)
 

@@ -28,7 +28,6 @@ def add_options(parser: Parser) -> None:
         metavar="{diffusers,published}",
         help="names and folder layout to write (default: diffusers)",
     )
-    parser.add_argument("--back", dest="to", action="store_const", const="published", help="the same as --to published")
     parser.add_argument(
         "--family", metavar="{humo-17b,humo-1.7b}", help="model family to convert, if the source holds both"
     )

@@ -67,7 +67,7 @@ class Finding:
 
     Args:
         check: name of the check.
-        state: good, warning or error.
+        severity: good, warning or error.
         text: the result.
         remedy: how to fix it; empty if there is nothing to fix.
     """
@@ -106,7 +106,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         line = f"{LABELS[one.severity]}  {one.check:10} {one.text}" + (f" -> {one.remedy}" if one.remedy else "")
         console.result(line, one.as_dict(), kind="finding")
     errors, warnings = counts[Severity.ERROR], counts[Severity.WARNING]
-    text = "this installation is healthy" if not errors + warnings else f"{errors} errors, {warnings} warnings"
+    counted = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    text = counted if errors + warnings else "this installation is healthy"
     console.result(text, {"errors": errors, "warnings": warnings})
     return BROKEN if errors else HEALTHY
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from humo.cli.exit_codes import DONE
 from humo.cli.options import Parser
 from humo.errors import RequestError, did_you_mean
+from humo.files import atomic_write
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
@@ -62,11 +65,13 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     if options.kind not in KINDS:
         raise RequestError("evaluate", f"{options.kind!r} is unknown", did_you_mean(options.kind, KINDS))
     measure = _measure_clip if options.kind == "video" else _measure_model
-    rows, metrics = measure(options, arguments, console)
-    if options.report is not None:
-        Path(options.report).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    # the report is opened first, so that no measurement is lost to a wrong path
+    with nullcontext() if options.report is None else atomic_write(Path(options.report), "--report") as report:
+        rows, metrics = measure(options, arguments, console)
+        if report is not None:
+            report.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     console.result(table(rows), metrics)
-    return 0
+    return DONE
 
 
 def _measure_clip(
@@ -98,6 +103,8 @@ def _measure_model(
             "humo data render people --clips 80 --split test --seed 0 --identities 600 --closeup 0.8 --articulation 1.5"
         )
         raise RequestError("--data", "is missing", f"run `{command}`, and again with --split test-seen")
+    if not Path(options.data).is_dir():
+        raise RequestError("--data", f"{options.data!r} is not a folder", "give a folder of humo data render")
     if not options.clips.isdecimal() or int(options.clips) < 2:
         raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number of at least 2")
     if not options.seeds.isdecimal() or int(options.seeds) < 1:

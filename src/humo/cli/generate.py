@@ -92,11 +92,15 @@ def _generate(job: PreparedJob, options: argparse.Namespace, console: Quiet) -> 
     from humo.jobs.engine import Engine
     from humo.jobs.generate import generate
 
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if options.parallel is not None:
+        if processes == 1:
+            remedy = "run `torchrun --no-python --nproc-per-node N humo generate ...` with N above 1"
+            raise RequestError("--parallel", "needs several processes, but one is running", remedy)
         return _generate_in_parallel(job, options, console)
     if options.fsdp:
         raise RequestError("--fsdp", "needs several processes", "add --parallel auto, and run under torchrun")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes > 1:
         raise RequestError("--parallel", "is missing, but torchrun started several processes", "add --parallel auto")
     engine = Engine(note=console.note)
     result = generate(job, engine=engine, callback=console.progress, preview=options.preview)

@@ -142,7 +142,7 @@ def parse_number(
     """Parse an option that takes a number.
 
     Raises:
-        RequestError: it is none, or out of range; its remedy is ``said`` and the range.
+        RequestError: it is no number, or out of range; the remedy is ``range_phrase`` and the range.
     """
     try:
         value = float(word)
@@ -165,16 +165,23 @@ def check_ray_address(word: str) -> None:
         raise RequestError("--ray", f"{word!r} is not an address", remedy)
 
 
-def check_installed(*packages: str) -> None:
-    """Check that the packages of an extra are installed.
+PACKAGES = {"serve": ("dbos", "fastapi", "uvicorn"), "ui": ("gradio",), "ray": ("ray",)}
+"""Extra of this package -> packages whose absence shows that it is not installed. ``ui`` and ``ray`` include
+``serve``."""
+
+
+def check_installed(*extras: str) -> None:
+    """Check that extras of this package are installed.
+
+    Args:
+        extras: names in `PACKAGES`.
 
     Raises:
-        DependencyError: one is not installed; the error names the extra.
+        DependencyError: a package is not installed; the remedy installs all the extras.
     """
-    for name in packages:
+    for name in (package for extra in ("serve", *extras) for package in PACKAGES[extra]):
         if importlib.util.find_spec(name) is None:
-            extra = {"gradio": "ui", "ray": "ray"}.get(name, "serve")
-            raise DependencyError(extra, f"{name} is not installed", f"pip install humo-video[{extra}]")
+            raise DependencyError(name, "is not installed", f"pip install 'humo-video[{','.join(extras)}]'")
 
 
 def add_config_option(group: Any) -> None:

@@ -87,7 +87,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
-    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=options.ui))
+    check_installed(*_extras(options, page=options.ui))
     from humo.server.api_keys import ApiKeys
 
     settings = _settings(options, page=options.ui)
@@ -105,7 +105,7 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
-    check_installed("dbos", "fastapi", "uvicorn", *_further(options, page=True))
+    check_installed(*_extras(options, page=True))
     import webbrowser
 
     from humo.server.api_keys import ApiKeys
@@ -149,9 +149,10 @@ def _keys(arguments: list[str], keys: ApiKeys, console: Quiet) -> int:
     return DONE
 
 
-def _further(options: argparse.Namespace, *, page: bool) -> list[str]:
-    """Return the further packages that the options need."""
-    return [*(["gradio"] if page else []), *(["ray"] if options.ray is not None else [])]
+def _extras(options: argparse.Namespace, *, page: bool) -> list[str]:
+    """Return the extras of this package that the options need."""
+    extras = [*(["ui"] if page else []), *(["ray"] if options.ray is not None else [])]
+    return extras or ["serve"]
 
 
 def _settings(options: argparse.Namespace, *, page: bool) -> Settings:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.cli.console import Quiet
+from humo.cli.console import Quiet, table
+from humo.cli.exit_codes import DONE
 from humo.cli.options import Parser
 from humo.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from humo.cli.report import Report
     from humo.training.component_config import ComponentRecipe
     from humo.training.config import Recipe
 
@@ -27,7 +28,7 @@ PARTS = {
 """Components that can be trained besides the network, by the argument before the recipe."""
 
 DISTILL = "distill"
-"""Argument before a recipe that distills a model."""
+"""Argument before the recipe of a distillation."""
 
 
 def add_options(parser: Parser) -> None:
@@ -69,7 +70,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("recipe", problem, f"run `{command} {arguments[0]}`")
     if options.dry_run:
         console.result(*describe(recipe), kind="plan")
-        return 0
+        return DONE
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -78,12 +79,9 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     for library in (diffusers_logging, transformers_logging):  # their progress bars would mix with ours
         library.disable_progress_bar()
         library.set_verbosity_error()
-    path = train(recipe, resume=options.resume, progress=console.step, note=console.note)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun, the main rank alone reports
-        console.result(
-            f"{'model' if recipe.lora is None else 'LoRA'}: {path}", {"path": str(path), "steps": recipe.steps}
-        )
-    return 0
+    folder = train(recipe, resume=options.resume, progress=console.step, note=console.note)
+    _report("model" if recipe.lora is None else "LoRA", folder, recipe.steps, console)
+    return DONE
 
 
 def _train_part(part: str, arguments: list[str], options: argparse.Namespace, console: Quiet) -> int:
@@ -92,32 +90,47 @@ def _train_part(part: str, arguments: list[str], options: argparse.Namespace, co
 
     if not arguments:
         raise RequestError("recipe", "is missing", f"humo train {part} recipes/nano-{part}.toml")
-    kind, train = _part(part)
+    kind, check_data, train = _part(part)
     recipe = read_table(Path(arguments[0]), kind, arguments[1:])
     if options.dry_run:
-        console.result(recipe.model_dump_json(indent=1), recipe.model_dump(mode="json"), kind="plan")
-        return 0
-    path = train(recipe, resume=options.resume, progress=console.step, note=console.note)
-    if os.environ.get("RANK", "0") == "0":
-        console.result(f"{PARTS[part]}: {path}", {"path": str(path), "steps": recipe.steps})
-    return 0
+        console.result(*_describe_part(recipe, check_data(recipe)), kind="plan")
+        return DONE
+    folder = train(recipe, resume=options.resume, progress=console.step, note=console.note)
+    _report(PARTS[part], folder, recipe.steps, console)
+    return DONE
 
 
-def _part(part: str) -> tuple[type[ComponentRecipe], Callable[..., Path]]:
-    """Return the class of a component's recipes, and the function that trains it."""
-    from humo.training.component_config import AutoencoderRecipe, DecoderRecipe, TextEncoderRecipe
+def _part(part: str) -> tuple[type[ComponentRecipe], Callable[[Any], Mapping[str, int]], Callable[..., Path]]:
+    """Return the class of a component's recipes, the function that checks its data, and the one that trains it."""
+    from humo.training import component_config as recipes
 
     if part == "vae":
-        from humo.training.train_autoencoder import train_autoencoder
+        from humo.training import train_autoencoder as autoencoder
 
-        return AutoencoderRecipe, train_autoencoder
+        return recipes.AutoencoderRecipe, autoencoder.check_data, autoencoder.train_autoencoder
     if part == "decoder":
-        from humo.training.train_decoder import train_decoder
+        from humo.training import train_decoder as decoder
 
-        return DecoderRecipe, train_decoder
-    from humo.training.train_text_encoder import train_text_encoder
+        return recipes.DecoderRecipe, decoder.check_data, decoder.train_decoder
+    from humo.training import train_text_encoder as text_encoder
 
-    return TextEncoderRecipe, train_text_encoder
+    return recipes.TextEncoderRecipe, text_encoder.check_data, text_encoder.train_text_encoder
+
+
+def _describe_part(recipe: ComponentRecipe, counts: Mapping[str, int]) -> Report:
+    """Return what the recipe of a component would train, as a table and as values."""
+    rows = {
+        "output": recipe.output,
+        "data": ", ".join(f"{count} {name}" for name, count in counts.items()) + f" in {recipe.data.folder}",
+        "steps": f"{recipe.steps} of {recipe.batch_size} samples",
+    }
+    return table(rows), {**counts, **recipe.model_dump(mode="json")}
+
+
+def _report(kind: str, folder: Path, steps: int, console: Quiet) -> None:
+    """Report a finished training; under torchrun, the main rank alone does."""
+    if os.environ.get("RANK", "0") == "0":
+        console.result(f"{kind}: {folder}", {"path": str(folder), "steps": steps})
 
 
 def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]], str]:
@@ -137,13 +150,12 @@ def _describe_data(recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, str]]
     return {"clips": len(clips)}, bad, f"{len(clips)} clips in {recipe.data.folder}, {len(bad)} left out"
 
 
-def describe(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+def describe(recipe: Recipe) -> Report:
     """Return what a recipe would train, as a table and as values.
 
     Raises:
         HuMoError: the data or the model are wrong.
     """
-    from humo.cli.console import table
     from humo.training.frozen_encoders import FrozenEncoders
     from humo.training.trainable import in_groups
     from humo.training.training_model import TrainingModel

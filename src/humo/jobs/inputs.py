@@ -121,4 +121,4 @@ def check_separator(path: str) -> None:
     check_file(Path(path), "vocal_separator")
     if importlib.util.find_spec("onnxruntime") is None:
         problem = "needs onnxruntime, which is not installed"
-        raise DependencyError("vocal_separator", problem, "pip install humo-video[vocals]")
+        raise DependencyError("vocal_separator", problem, "pip install 'humo-video[vocals]'")

@@ -326,12 +326,13 @@ def pad_or_trim(samples: AudioSamples, length: int) -> AudioSamples:
 
 
 @contextmanager
-def open_media(path: Path, field: str) -> Iterator[InputContainer]:
+def open_media(path: Path, field: str, *, is_video: bool = False) -> Iterator[InputContainer]:
     """Open an audio or video file for reading.
 
     Args:
         path: the file.
         field: name of the input in error messages.
+        is_video: whether error messages ask for a video, not for audio.
 
     Raises:
         MediaError: missing, empty, neither audio nor video, or damaged where it is read inside the block.
@@ -340,8 +341,9 @@ def open_media(path: Path, field: str) -> Iterator[InputContainer]:
     try:
         opened = av.open(str(path.absolute()), options=OPEN_OPTIONS, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError) as error:
-        remedy = "give a WAV, MP3, M4A, FLAC or MP4 file; this one has another format or is damaged"
-        raise MediaError(field, f"{path.name!r} is not audio or video that can be read", remedy) from error
+        kind, formats = ("a video", "an MP4") if is_video else ("audio or video", "a WAV, MP3, M4A, FLAC or MP4")
+        remedy = f"give {formats} file; this one has another format or is damaged"
+        raise MediaError(field, f"{path.name!r} is not {kind} that can be read", remedy) from error
     try:
         with opened as container:
             yield container

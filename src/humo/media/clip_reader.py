@@ -95,7 +95,7 @@ def read_clip(path: Path, *, field: str = "video", max_seconds: float | None = N
     Raises:
         MediaError: the file is missing, damaged or has no video stream.
     """
-    with open_media(path, field) as container:
+    with open_media(path, field, is_video=True) as container:
         if not container.streams.video:
             raise MediaError(field, f"{path.name!r} has no video stream", "give a video file")
         grid = _Grid(max_seconds)

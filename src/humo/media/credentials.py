@@ -161,7 +161,7 @@ def read_credentials(path: Path) -> Credentials | None:
     except c2pa.C2paError as error:
         if "ManifestNotFound" in type(error).__name__ or "ManifestNotFound" in str(error):
             return None
-        raise MediaError("FILE", f"{path.name!r} cannot be read as a video ({error})", "give an .mp4 file") from error
+        raise MediaError("FILE", f"{path.name!r} is not an MP4 video that can be read", "give an .mp4 file") from error
     active = manifest_store["manifests"][manifest_store["active_manifest"]]
     assertions = {one["label"]: one["data"] for one in active.get("assertions", ())}
     labels = [label for label in assertions if label.startswith("c2pa.actions")]

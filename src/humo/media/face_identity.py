@@ -68,4 +68,4 @@ class FaceIdentity:
 
 
 def _missing(name: str) -> DependencyError:
-    return DependencyError("evaluate", f"{name} is not installed", "pip install humo-video[evaluate]")
+    return DependencyError("evaluate", f"{name} is not installed", "pip install 'humo-video[evaluate]'")

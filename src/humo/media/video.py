@@ -259,7 +259,7 @@ def read_frame(path: Path, number: int, *, field: str = "video") -> Frame:
     Raises:
         MediaError: missing, damaged, or without a video stream.
     """
-    with open_media(path, field) as container:
+    with open_media(path, field, is_video=True) as container:
         decoded = islice(container.decode(video=0), number + 1) if container.streams.video else iter(())
         last = deque(decoded, maxlen=1)
     if not last:
@@ -278,7 +278,7 @@ def read_video(path: Path, *, field: str = "video") -> VideoClip:
     Raises:
         MediaError: missing, damaged, or without a video stream.
     """
-    with open_media(path, field) as container:
+    with open_media(path, field, is_video=True) as container:
         if not container.streams.video or not container.streams.video[0].average_rate:
             raise MediaError(field, f"{path.name!r} has no video stream", "give a video file")
         rate = container.streams.video[0].average_rate
@@ -300,7 +300,7 @@ def has_audio(path: Path, *, field: str = "video") -> bool:
     Raises:
         MediaError: missing or damaged.
     """
-    with open_media(path, field) as container:
+    with open_media(path, field, is_video=True) as container:
         return bool(container.streams.audio)
 
 
@@ -310,7 +310,7 @@ def read_metadata(path: Path, *, field: str = "video") -> dict[str, str]:
     Raises:
         MediaError: missing or damaged.
     """
-    with open_media(path, field) as container:
+    with open_media(path, field, is_video=True) as container:
         return dict(container.metadata)
 
 

@@ -287,7 +287,7 @@ def _table(path: Path) -> dict[str, list[Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DependencyError("data", "pyarrow is not installed", "pip install humo-video[train]") from error
+        raise DependencyError("data", "pyarrow is not installed", "pip install 'humo-video[train]'") from error
     try:
         columns: dict[str, list[Any]] = pyarrow.parquet.read_table(path).to_pydict()
     except (OSError, pyarrow.ArrowException) as error:

@@ -1,6 +1,6 @@
 """The training loop of network, autoencoder and text encoder: steps, averages, log, validation, checkpoints.
 
-    start_training    join the other processes, find the last checkpoint, refuse to overwrite a run
+    training_run      make a training function of one that takes a run: join the other processes, find the checkpoint
     fit               for each step: draw a batch, compute losses, backward, average gradients, update weights and EMA
     train_component   `fit` for a component that every process holds in full, which then receives the averaged weights
 
@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ CHECKPOINTS = "checkpoints"
 
 BatchT = TypeVar("BatchT")
 RecipeT = TypeVar("RecipeT", bound=Recipe | ComponentRecipe)
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe | ComponentRecipe, contravariant=True)
 ComponentRecipeT = TypeVar("ComponentRecipeT", bound=ComponentRecipe)
 
 Saved = Mapping[str, Mapping[str, Tensor]]
@@ -111,24 +113,51 @@ class TrainingRun(Generic[RecipeT]):
             logger.close()
 
 
-@contextmanager
-def start_training(recipe: RecipeT, resume: bool, progress: Progress, note: Note) -> Iterator[TrainingRun[RecipeT]]:
-    """Join the processes of a run and find its last checkpoint.
+class TrainingFunction(Protocol[AnyRecipe]):
+    """Function that trains what a recipe describes."""
 
-    Args:
-        recipe: the run.
-        resume: continue from the last checkpoint.
-        progress: called with (phase, done, total), in the main process.
-        note: called with messages, in the main process.
+    def __call__(
+        self,
+        recipe: AnyRecipe,
+        *,
+        resume: bool = False,
+        progress: Progress = ignore_progress,
+        note: Note = ignore_note,
+    ) -> Path:
+        """Train.
 
-    Raises:
-        RequestError: the output folder has a checkpoint and ``resume`` is not set.
-        CheckpointError: the last checkpoint is damaged.
+        Args:
+            recipe: the run.
+            resume: continue from the last checkpoint.
+            progress: called with (phase, done, total), in the main process.
+            note: called with messages for the user, in the main process.
+
+        Returns:
+            folder of the result.
+
+        Raises:
+            RequestError: the recipe or the data is wrong, or the output folder has a checkpoint without ``resume``.
+            CheckpointError: the last checkpoint is damaged.
+            StorageError: the disk is full.
+        """
+
+
+def training_run(train: Callable[[TrainingRun[RecipeT]], Path]) -> TrainingFunction[RecipeT]:
+    """Decorate a function that trains a run, so that it takes a recipe and callbacks.
+
+    Before the function is called, the processes of the run are joined and the last checkpoint is found.
     """
-    with process_group(recipe.compute.device) as group:
-        if not group.is_main:
-            progress, note = ignore_progress, ignore_note
-        yield TrainingRun(recipe, group, _last_state(recipe, resume, note), progress, note)
+
+    @wraps(train)
+    def train_recipe(
+        recipe: RecipeT, *, resume: bool = False, progress: Progress = ignore_progress, note: Note = ignore_note
+    ) -> Path:
+        with process_group(recipe.compute.device) as group:
+            if not group.is_main:
+                progress, note = ignore_progress, ignore_note
+            return train(TrainingRun(recipe, group, _last_state(recipe, resume, note), progress, note))
+
+    return train_recipe
 
 
 def _last_state(recipe: Recipe | ComponentRecipe, resume: bool, note: Note) -> TrainState:

@@ -78,6 +78,6 @@ def _open_tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        remedy = "pip install humo-video[train], or set tensorboard = false"
+        remedy = "pip install 'humo-video[train]', or set tensorboard = false"
         raise DependencyError("tensorboard", "is not installed", remedy) from error
     return SummaryWriter(str(folder), purge_step=first_step)

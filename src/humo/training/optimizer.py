@@ -170,7 +170,7 @@ def partition(matrices: Mapping[str, Tensor], ranks: int) -> list[list[str]]:
 
     Args:
         matrices: name -> matrix.
-        parts: number of processes.
+        ranks: number of processes.
 
     Returns:
         names of each process.

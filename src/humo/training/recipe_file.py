@@ -105,7 +105,7 @@ def _in_one_line(failure: ValidationError, kind: type[RecipeTable]) -> RequestEr
 def _fields(kind: type[RecipeTable], location: Sequence[str]) -> set[str]:
     """Return the field names of the table at a location in a recipe."""
     if location and location[0] == "stages":
-        return {*Stage.model_fields, "published"}
+        return {*Stage.model_fields, "published_stage"}
     for name in location:
         kind = next(_tables_in(kind.model_fields[name].annotation), kind)
     return set(kind.model_fields)

@@ -21,7 +21,6 @@ from torch import Tensor
 from humo.errors import RequestError
 from humo.media.face_identity import EMBEDDING_SIZE
 from humo.model.reference import network_input
-from humo.progress import Note, Progress
 from humo.training.auxiliary_heads import MOUTH_VALUES, focus_loss, identity_loss, lips_loss
 from humo.training.collate import Batch, ClipSource, Collator, mean_and_std
 from humo.training.config import Recipe, Stage
@@ -42,9 +41,8 @@ from humo.training.loop import (
     TrainingRun,
     TrainingTask,
     fit,
-    ignore_note,
     ignore_progress,
-    start_training,
+    training_run,
 )
 from humo.training.metrics_log import MetricsLogger
 from humo.training.optimizer import EMA
@@ -87,38 +85,24 @@ class TrainingData:
     shards: tuple[ShardFolderReader, Tensor] | None = None
 
 
-def train(
-    recipe: Recipe,
-    *,
-    resume: bool = False,
-    progress: Progress = ignore_progress,
-    note: Note = ignore_note,
-) -> Path:
-    """Train the network of a recipe.
-
-    Args:
-        recipe: the run.
-        resume: continue from the last checkpoint.
-        progress: called with (phase, done, total).
-        note: called with messages for the user.
+@training_run
+def train(run: TrainingRun[Recipe]) -> Path:
+    """Train the network of a recipe (`humo.training.loop.TrainingFunction`).
 
     Returns:
         model folder, or the folder of the LoRA.
-
-    Raises:
-        HuMoError: the recipe, the data or a checkpoint is wrong, or the disk is full.
     """
-    with start_training(recipe, resume, progress, note) as run:
-        if run.state.stage >= len(recipe.stages):
-            problem = f"has {len(recipe.stages)} stages, and {run.state.stage} are finished"
-            raise RequestError("stages", problem, "resume with the recipe that the run started with")
-        for stage in recipe.stages:
-            run.group.local_slice(stage.batch_size // recipe.compute.gradient_accumulation_steps)
-        encoders = FrozenEncoders(recipe.model, run.dtype, run.group.device)
-        if is_shard_folder(recipe.data):
-            with rendering(recipe.data, run.group, run.progress):
-                return _train_stages(run, prepare_shards(run, encoders))
-        return _train_stages(run, _prepare_clips(run, encoders))
+    recipe = run.recipe
+    if run.state.stage >= len(recipe.stages):
+        problem = f"has {len(recipe.stages)} stages, and {run.state.stage} are finished"
+        raise RequestError("stages", problem, "resume with the recipe that the run started with")
+    for stage in recipe.stages:
+        run.group.local_slice(stage.batch_size // recipe.compute.gradient_accumulation_steps)
+    encoders = FrozenEncoders(recipe.model, run.dtype, run.group.device)
+    if is_shard_folder(recipe.data):
+        with rendering(recipe.data, run.group, run.progress):
+            return _train_stages(run, prepare_shards(run, encoders))
+    return _train_stages(run, _prepare_clips(run, encoders))
 
 
 def _train_stages(run: TrainingRun[Recipe], data: TrainingData) -> Path:

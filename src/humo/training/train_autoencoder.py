@@ -23,11 +23,11 @@ from humo.errors import MediaError
 from humo.geometry import VALUES_PER_LATENT
 from humo.model.autoencoder import CONTEXT, ShortcutAutoencoder, to_blocks, with_context
 from humo.model.seeding import seeded_generator
-from humo.progress import Note, Progress
+from humo.progress import Progress
 from humo.training.autoencoder_data import read_segment, stack_segments
 from humo.training.component_config import AutoencoderLoss, AutoencoderRecipe
 from humo.training.dataset import ClipFiles, check_bad_fraction, clips_of_split, no_clips_error, scan_corpus
-from humo.training.loop import TrainingRun, ignore_note, ignore_progress, start_training, train_component
+from humo.training.loop import TrainingRun, train_component, training_run
 from humo.training.sampler import ShuffledSampler
 
 MODEL, METRICS_FILE = "vae", "metrics.json"
@@ -64,54 +64,40 @@ class PixelBatch:
     generator: torch.Generator
 
 
-def train_autoencoder(
-    recipe: AutoencoderRecipe,
-    *,
-    resume: bool = False,
-    progress: Progress = ignore_progress,
-    note: Note = ignore_note,
-) -> Path:
-    """Train the autoencoder of a recipe.
-
-    Args:
-        recipe: the run.
-        resume: continue from the last checkpoint.
-        progress: called with (phase, done, total).
-        note: called with messages for the user.
+@training_run
+def train_autoencoder(run: TrainingRun[AutoencoderRecipe]) -> Path:
+    """Train the autoencoder of a recipe (`humo.training.loop.TrainingFunction`).
 
     Returns:
         folder of the autoencoder.
-
-    Raises:
-        HuMoError: the recipe, the data or a checkpoint is wrong, or the disk is full.
     """
-    with start_training(recipe, resume, progress, note) as run:
-        run.group.local_slice(recipe.batch_size)
-        clips, held_out = _list_clips(recipe)
-        if run.is_resumed or recipe.folder is not None:
-            network = _open_autoencoder(recipe)
-        else:
-            network = _build_linear_autoencoder(recipe, clips, run.progress)
-        network.to(run.group.device)
-        train_component(
-            run,
-            network,
-            lambda step, sampler: _batches(run, clips, step, sampler),
-            lambda batch: _losses(run, network, batch),
-            LOSS_NAMES,
-            lambda averaged: {"psnr": reconstruction_psnr(averaged, held_out)},
-            lambda name: lr_scale_of(name, recipe),
-        )
-        folder = run.folder / MODEL
-        if run.group.is_main:
-            if recipe.trainable == "all":
-                _store_latent_statistics(network, clips[: recipe.init_clips])
-            metrics = {"psnr": round(reconstruction_psnr(network, held_out), 2), "steps": recipe.steps}
-            network.save_pretrained(str(folder))
-            (run.folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
-            run.note(f"PSNR {metrics['psnr']} dB on held-out people")
-        run.group.barrier()
-        return folder
+    recipe = run.recipe
+    run.group.local_slice(recipe.batch_size)
+    clips, held_out = _list_clips(recipe)
+    if run.is_resumed or recipe.folder is not None:
+        network = _open_autoencoder(recipe)
+    else:
+        network = _build_linear_autoencoder(recipe, clips, run.progress)
+    network.to(run.group.device)
+    train_component(
+        run,
+        network,
+        lambda step, sampler: _batches(run, clips, step, sampler),
+        lambda batch: _losses(run, network, batch),
+        LOSS_NAMES,
+        lambda averaged: {"psnr": reconstruction_psnr(averaged, held_out)},
+        lambda name: lr_scale_of(name, recipe),
+    )
+    folder = run.folder / MODEL
+    if run.group.is_main:
+        if recipe.trainable == "all":
+            _store_latent_statistics(network, clips[: recipe.init_clips])
+        metrics = {"psnr": round(reconstruction_psnr(network, held_out), 2), "steps": recipe.steps}
+        network.save_pretrained(str(folder))
+        (run.folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
+        run.note(f"PSNR {metrics['psnr']} dB on held-out people")
+    run.group.barrier()
+    return folder
 
 
 def lr_scale_of(name: str, recipe: AutoencoderRecipe) -> float:
@@ -123,6 +109,16 @@ def lr_scale_of(name: str, recipe: AutoencoderRecipe) -> float:
     if recipe.trainable == "decoder" and not name.startswith(("decoder.", "post_quant_conv.", "linear_decoder.")):
         return 0.0
     return recipe.pixel_layer_lr_scale if name.startswith(PIXEL_LAYERS) else 1.0
+
+
+def check_data(recipe: AutoencoderRecipe) -> dict[str, int]:
+    """Check the clips of a recipe and count them.
+
+    Raises:
+        RequestError: there are no clips, or too many are bad.
+    """
+    clips, held_out = _list_clips(recipe)
+    return {"clips": len(clips), "held-out clips": len(held_out)}
 
 
 def _list_clips(recipe: AutoencoderRecipe) -> tuple[Sequence[ClipFiles], Sequence[ClipFiles]]:

@@ -31,14 +31,14 @@ from humo.model.autoencoder import ShortcutAutoencoder
 from humo.model.reference import network_input
 from humo.model.seeding import seeded_generator
 from humo.model.transformer import HuMoTransformer3DModel
-from humo.progress import Note, Progress
 from humo.training.collate import Batch
 from humo.training.component_config import DecoderLoss, DecoderRecipe
 from humo.training.config import Recipe
 from humo.training.flow_matching import add_noise, timestep_of_level
 from humo.training.frozen_encoders import FrozenEncoders
-from humo.training.loop import TrainingRun, ignore_note, ignore_progress, start_training, train_component
+from humo.training.loop import TrainingRun, train_component, training_run
 from humo.training.sampler import ShuffledSampler
+from humo.training.shard_preparation import check_shards
 from humo.training.stage_model import cast_blocks, set_attention_backend
 from humo.training.train import open_source, prepare_shards
 
@@ -99,53 +99,49 @@ class DecoderBatch:
     step: int
 
 
-def train_decoder(
-    recipe: DecoderRecipe,
-    *,
-    resume: bool = False,
-    progress: Progress = ignore_progress,
-    note: Note = ignore_note,
-) -> Path:
-    """Train the decoder of a recipe.
-
-    Args:
-        recipe: the run.
-        resume: continue from the last checkpoint.
-        progress: called with (phase, done, total).
-        note: called with messages for the user.
+@training_run
+def train_decoder(run: TrainingRun[DecoderRecipe]) -> Path:
+    """Train the decoder of a recipe (`humo.training.loop.TrainingFunction`).
 
     Returns:
         folder of the autoencoder with its new decoder.
+    """
+    recipe = run.recipe
+    run.group.local_slice(recipe.batch_size)
+    encoders = FrozenEncoders(recipe.model, run.dtype, run.group.device)
+    vae = with_decoder(encoders.vae, recipe).to(run.group.device)
+    predictor = LatentPredictor(run, encoders)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        discriminator = PatchDiscriminator(recipe.discriminator_width)
+    parts = nn.ModuleDict({"decoder": vae.convolutional_decoder, "discriminator": discriminator})
+    held_out = predictor.held_out()
+    train_component(
+        run,
+        parts.to(run.group.device),
+        predictor.batches,
+        lambda batch: _losses(run, vae, discriminator, batch),
+        LOSS_NAMES,
+        lambda averaged: decoder_metrics(_with_weights(vae, averaged), held_out),
+    )
+    folder = run.folder / MODEL
+    if run.group.is_main:
+        metrics = decoder_metrics(vae, held_out)
+        vae.save_pretrained(str(folder))
+        (run.folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
+        run.note(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    run.group.barrier()
+    return folder
+
+
+def check_data(recipe: DecoderRecipe) -> dict[str, int]:
+    """Check the shards of a recipe and count them.
 
     Raises:
-        HuMoError: the recipe, the data or a checkpoint is wrong, or the disk is full.
+        RequestError: the takes are shorter than the recipe's frames.
+        StorageError: the folder has no shards.
     """
-    with start_training(recipe, resume, progress, note) as run:
-        run.group.local_slice(recipe.batch_size)
-        encoders = FrozenEncoders(recipe.model, run.dtype, run.group.device)
-        vae = with_decoder(encoders.vae, recipe).to(run.group.device)
-        predictor = LatentPredictor(run, encoders)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            discriminator = PatchDiscriminator(recipe.discriminator_width)
-        parts = nn.ModuleDict({"decoder": vae.convolutional_decoder, "discriminator": discriminator})
-        held_out = predictor.held_out()
-        train_component(
-            run,
-            parts.to(run.group.device),
-            predictor.batches,
-            lambda batch: _losses(run, vae, discriminator, batch),
-            LOSS_NAMES,
-            lambda averaged: decoder_metrics(_with_weights(vae, averaged), held_out),
-        )
-        folder = run.folder / MODEL
-        if run.group.is_main:
-            metrics = decoder_metrics(vae, held_out)
-            vae.save_pretrained(str(folder))
-            (run.folder / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
-            run.note(", ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
-        run.group.barrier()
-        return folder
+    return {"shards": check_shards(recipe.data, [recipe.stage])["shards"]}
 
 
 def with_decoder(vae: ShortcutAutoencoder, recipe: DecoderRecipe) -> ShortcutAutoencoder:

@@ -28,10 +28,9 @@ from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from humo.conditioning.text import clean, encode_tokens, tokenize
 from humo.model.seeding import seeded_generator
-from humo.progress import Note, Progress
 from humo.training.component_config import TextEncoderRecipe
 from humo.training.dataset import CaptionedClip, no_clips_error, read_captioned_clips
-from humo.training.loop import TrainingRun, ignore_note, ignore_progress, start_training, train_component
+from humo.training.loop import TrainingRun, train_component, training_run
 from humo.training.sampler import ShuffledSampler
 
 ENCODER, TOKENIZER, METRICS_FILE = "text_encoder", "tokenizer", "metrics.json"
@@ -104,49 +103,44 @@ class TextBatch:
     dropout_seed: int
 
 
-def train_text_encoder(
-    recipe: TextEncoderRecipe,
-    *,
-    resume: bool = False,
-    progress: Progress = ignore_progress,
-    note: Note = ignore_note,
-) -> Path:
-    """Train the text encoder of a recipe.
-
-    Args:
-        recipe: the run.
-        resume: continue from the last checkpoint.
-        progress: called with (phase, done, total).
-        note: called with messages for the user.
+@training_run
+def train_text_encoder(run: TrainingRun[TextEncoderRecipe]) -> Path:
+    """Train the text encoder of a recipe (`humo.training.loop.TrainingFunction`).
 
     Returns:
         folder with ``text_encoder`` and ``tokenizer``.
+    """
+    recipe = run.recipe
+    run.group.local_slice(recipe.batch_size)
+    data = _read_data(recipe)
+    tokenizer = train_tokenizer([text for clip in data.clips for text in clip.captions], recipe.vocab_size)
+    probe = _build_probe(recipe, len(tokenizer), [len(values) for values in data.values]).to(run.group.device)
+    train_component(
+        run,
+        probe,
+        lambda step, sampler: _batches(run, tokenizer, data, step, sampler),
+        lambda batch: _losses(run, probe, batch),
+        LOSS_NAMES,
+        lambda averaged: attribute_accuracy(averaged, tokenizer, recipe, data.held_out, data.targets),
+    )
+    if run.group.is_main:
+        accuracy = attribute_accuracy(probe, tokenizer, recipe, data.held_out, data.targets)
+        probe.encoder.save_pretrained(str(run.folder / ENCODER))
+        tokenizer.save_pretrained(str(run.folder / TOKENIZER))
+        (run.folder / METRICS_FILE).write_text(json.dumps(accuracy, indent=1) + "\n")
+        run.note("accuracy: " + ", ".join(f"{name} {value:.0%}" for name, value in accuracy.items()))
+    run.group.barrier()
+    return run.folder
+
+
+def check_data(recipe: TextEncoderRecipe) -> dict[str, int]:
+    """Check the captions and attributes of a recipe and count its clips.
 
     Raises:
-        HuMoError: the recipe, the data or a checkpoint is wrong, or the disk is full.
+        RequestError: there are no clips, or an attribute is missing.
     """
-    with start_training(recipe, resume, progress, note) as run:
-        run.group.local_slice(recipe.batch_size)
-        data = _read_data(recipe)
-        tokenizer = train_tokenizer([text for clip in data.clips for text in clip.captions], recipe.vocab_size)
-        encoder = _build_encoder(recipe, len(tokenizer))
-        probe = AttributeProbe(encoder, [len(values) for values in data.values]).to(run.group.device)
-        train_component(
-            run,
-            probe,
-            lambda step, sampler: _batches(run, tokenizer, data, step, sampler),
-            lambda batch: _losses(run, probe, batch),
-            LOSS_NAMES,
-            lambda averaged: attribute_accuracy(averaged, tokenizer, recipe, data.held_out, data.targets),
-        )
-        if run.group.is_main:
-            accuracy = attribute_accuracy(probe, tokenizer, recipe, data.held_out, data.targets)
-            probe.encoder.save_pretrained(str(run.folder / ENCODER))
-            tokenizer.save_pretrained(str(run.folder / TOKENIZER))
-            (run.folder / METRICS_FILE).write_text(json.dumps(accuracy, indent=1) + "\n")
-            run.note("accuracy: " + ", ".join(f"{name} {value:.0%}" for name, value in accuracy.items()))
-        run.group.barrier()
-        return run.folder
+    data = _read_data(recipe)
+    return {"clips": len(data.clips), "held-out clips": len(data.held_out)}
 
 
 def _read_data(recipe: TextEncoderRecipe) -> CaptionData:
@@ -194,15 +188,21 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=0)
 
 
-def _build_encoder(recipe: TextEncoderRecipe, vocab_size: int) -> UMT5EncoderModel:
-    """Build the encoder with its initial weights."""
+def _build_probe(recipe: TextEncoderRecipe, vocab_size: int, sizes: Sequence[int]) -> AttributeProbe:
+    """Build the encoder and its heads with initial weights that follow from the recipe's seed.
+
+    Args:
+        recipe: the run.
+        vocab_size: number of tokens.
+        sizes: number of values of each attribute.
+    """
+    network = recipe.network.model_dump()
+    config = UMT5Config(vocab_size=vocab_size, dropout_rate=DROPOUT, pad_token_id=PAD, eos_token_id=END, **network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        sizes = recipe.network.model_dump()
-        config = UMT5Config(vocab_size=vocab_size, dropout_rate=DROPOUT, pad_token_id=PAD, eos_token_id=END, **sizes)
-        encoder = UMT5EncoderModel(config)
-    init_local_attention(encoder)
-    return encoder
+        probe = AttributeProbe(UMT5EncoderModel(config), sizes)
+    init_local_attention(probe.encoder)
+    return probe
 
 
 ALIBI_SLOPES = ((1.0, 1.0), (0.5, 2.0), (2.0, 0.5), (0.0, 0.0))

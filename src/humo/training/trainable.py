@@ -88,7 +88,7 @@ def add_lora(transformer: HuMoTransformer3DModel, groups: Iterable[ParameterGrou
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise DependencyError("lora", "peft is not installed", "pip install humo-video[train]") from error
+        raise DependencyError("lora", "peft is not installed", "pip install 'humo-video[train]'") from error
     selected = tuple(groups)
     layers = [
         name
