@@ -17,16 +17,16 @@ from tests.tiny import AUDIO_WIDTH
 
 WIDTH, HEIGHT, FRAMES, STEPS = 48, 32, 9, 2
 FAMILIES = sorted(PRESETS)
-RED, BLUE, GREEN = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue", "green"))
+RED, BLUE, GREEN = (Image.new("RGB", (40, 30), color) for color in ("red", "blue", "green"))
 
 
 def rows(frames: int = FRAMES + 2, seed: int = 0) -> Tensor:
-    """Encoder rows of some sound."""
+    """Return encoder rows of some audio."""
     return torch.randn(frames, 5, AUDIO_WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def tone(frames: float, hertz: float = 220.0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A sound of that many frames."""
+    """Return the samples of a tone of that many frames."""
     time = np.arange(round(frames * 640)) / 16_000
     return (0.4 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
 
@@ -37,7 +37,7 @@ def seeded(seed: int = 1) -> torch.Generator:
 
 
 def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
-    """Video latents of a short clip of red picture and random sound, unless told otherwise."""
+    """Return video latents of a short clip, by default with a red image and random audio."""
     arguments: dict[str, Any] = {
         "prompt": "a man talks",
         "images": RED,
@@ -54,7 +54,7 @@ def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
 
 @torch.no_grad()
 def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[int, int]:
-    """What a pass computes with, and what text and sound offered to it before, counted while it runs with numbers."""
+    """Return the bytes of a pass on real tensors: its activations, and the keys and values of text and audio."""
     config, rows, columns = network.config, geometry.latent_height, geometry.latent_width
     inputs = (
         torch.randn(1, config.in_channels, geometry.latent_frames, rows, columns),
@@ -62,15 +62,15 @@ def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[
         torch.randn(1, config.text_length, config.text_dim),
         torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
-    with track_allocations(network.parameters(), inputs) as found:
-        heard = network.cross_attention_kv(*inputs[2:])
-        kept = found.peak = found.live
-        network(*inputs[:2], cross_attention_kv=heard, return_dict=False)
-    return found.peak - kept, kept
+    with track_allocations(network.parameters(), inputs) as stats:
+        kv = network.cross_attention_kv(*inputs[2:])
+        kept = stats.peak = stats.live
+        network(*inputs[:2], cross_attention_kv=kv, return_dict=False)
+    return stats.peak - kept, kept
 
 
 def counted(pipeline: HuMoPipeline, **changes: Any) -> tuple[Any, int]:
-    """The result of such a call with its passes one by one, unless told otherwise, and how many that were."""
+    """Return the result of such a call, by default with its passes one by one, and the number of passes."""
     passes: list[int] = []
     hook = pipeline.transformer.register_forward_hook(lambda *_: passes.append(1))
     try:

@@ -21,7 +21,7 @@ from humo.quantization.formats import GGML_TYPES
 from tests.tiny import tiny_transformer
 
 WIDE = {"num_attention_heads": 2, "attention_head_dim": 128, "ffn_dim": 256, "audio_token_dim": 256, "text_length": 512}
-"""Rows of 256, whole blocks of every type; what no tensor tells as in the published ones."""
+"""Rows of 256, whole blocks of every type; settings that no tensor shows as in the published ones."""
 
 HALVES: Mapping[str, tuple[int, ...]] = {
     "Q2_K": (80, 82),

@@ -30,9 +30,9 @@ def _within_the_folder_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Ite
 def run(script: str, file: Path, *options: str) -> dict[str, Any]:
     """Run a benchmark at its smallest size, and return the JSON that it writes."""
     arguments = ["--size", "tiny", "--layers", "1", "--rounds", "1", "--threads", "1", "--json", str(file), *options]
-    given = importlib.import_module(script).main(arguments)
+    report = importlib.import_module(script).main(arguments)
     written: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    assert written == given
+    assert written == report
     return written
 
 
@@ -122,10 +122,10 @@ def test_rejections_and_a_cancel_of_a_running_service_are_measured(
 ) -> None:
     file = tmp_path / "result.json"
     options = ["--rounds", "1", "--cancels", "1", "--only", "a truncated WAV", "--json", str(file)]
-    given = importlib.import_module("upload_rejection").main(options)
-    assert json.loads(file.read_text(encoding="utf-8")) == given
-    rejected, cancelled, step = given["measured"]
-    assert rejected["message"].startswith("audio: it is not sound or video that can be read")
+    report = importlib.import_module("upload_rejection").main(options)
+    assert json.loads(file.read_text(encoding="utf-8")) == report
+    rejected, cancelled, step = report["measured"]
+    assert rejected["message"].startswith("audio: it is not audio or video that can be read")
     assert (rejected["bytes"], len(rejected["seconds"]), len(rejected["mebibytes"])) == (30, 1, 1)
     assert all(one["seconds"][0] > 0 for one in (rejected, cancelled, step))
     printed = capsys.readouterr().out
@@ -139,12 +139,12 @@ def test_an_autoencoder_is_timed_and_its_memory_measured_at_two_lengths(
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent / "src"))
     file = tmp_path / "result.json"
     options = ["--size", "tiny", "--what", "decoding", "--rounds", "1", "--threads", "1", "--json", str(file)]
-    given = importlib.import_module("autoencoder").main(options)
-    assert json.loads(file.read_text(encoding="utf-8")) == given
-    assert [case["ratios"][0]["against"] for case in given["cases"]] == ["diffusers"]
-    assert all(case["differences"]["diffusers"] <= 1e-4 for case in given["cases"])
-    assert [row["what"] for row in given["memory"]] == ["decoding"]
-    assert all(row["5"] > 0 and row["9"] > 0 for row in given["memory"])
+    report = importlib.import_module("autoencoder").main(options)
+    assert json.loads(file.read_text(encoding="utf-8")) == report
+    assert [case["ratios"][0]["against"] for case in report["cases"]] == ["diffusers"]
+    assert all(case["differences"]["diffusers"] <= 1e-4 for case in report["cases"])
+    assert [row["what"] for row in report["memory"]] == ["decoding"]
+    assert all(row["5"] > 0 and row["9"] > 0 for row in report["memory"])
     assert "independent of the length" in capsys.readouterr().out
 
 
@@ -153,17 +153,17 @@ def test_a_command_is_timed_outside_denoising_and_decoding(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent / "src"))
     options = ["--rounds", "1", "--steps", "1", "--threads", "1"]
-    found = importlib.import_module("command_overhead").main(options)["medians"]
-    assert found["outside"] == pytest.approx(found["total"] - found["denoise"] - found["decode"])
-    assert 0 < found["load"] + found["encode"] < found["outside"]
+    medians = importlib.import_module("command_overhead").main(options)["medians"]
+    assert medians["outside"] == pytest.approx(medians["total"] - medians["denoise"] - medians["decode"])
+    assert 0 < medians["load"] + medians["encode"] < medians["outside"]
     assert "outside denoising and decoding: " in capsys.readouterr().out
 
 
 def test_real_time_is_reported_by_length(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--rounds", "1", "--steps", "1", "--threads", "1", "--seconds", "0.2", "0.36"]
-    found = importlib.import_module("real_time").main(options)["medians"]
-    assert [values["length"] for values in found.values()] == [0.2, 0.36]
-    assert all(0 < values["denoise"] < values["total"] for values in found.values())
+    medians = importlib.import_module("real_time").main(options)["medians"]
+    assert [values["length"] for values in medians.values()] == [0.2, 0.36]
+    assert all(0 < values["denoise"] < values["total"] for values in medians.values())
     printed = capsys.readouterr().out
     assert "| 0.20 | " in printed
     assert "| 0.36 | " in printed
@@ -171,9 +171,9 @@ def test_real_time_is_reported_by_length(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_caches_report_blocks_time_and_psnr(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--rounds", "1", "--clips", "1", "--steps", "5", "--frames", "5", "--threads", "1"]
-    found = importlib.import_module("caches").main(options)
-    assert [row["cache"] for row in found["rows"]] == ["first-block", "taylorseer"]
-    assert all(0 < row["blocks"] <= 1 and row["psnr"] > 15 for row in found["rows"])
+    report = importlib.import_module("caches").main(options)
+    assert [row["cache"] for row in report["rows"]] == ["first-block", "taylorseer"]
+    assert all(0 < row["blocks"] <= 1 and row["psnr"] > 15 for row in report["rows"])
     assert "| taylorseer | " in capsys.readouterr().out
 
 

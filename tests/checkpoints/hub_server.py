@@ -98,9 +98,9 @@ class Answer(BaseHTTPRequestHandler):
         asked = urlsplit(self.path)
         if self.path.startswith("/api/models/"):
             self._list()
-        elif asked.path.startswith("/api/v1/models/"):
-            owner, name, *what = asked.path.removeprefix("/api/v1/models/").split("/")
-            query = {key: values[0] for key, values in parse_qs(asked.query).items()}
+        elif url.path.startswith("/api/v1/models/"):
+            owner, name, *what = url.path.removeprefix("/api/v1/models/").split("/")
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
             assert query.pop("Revision") == "master"
             if what == ["repo", "files"]:
                 self._tree(owner, name, query)
@@ -115,8 +115,8 @@ class Answer(BaseHTTPRequestHandler):
         assert query == {"Recursive": "True"}
         folder = self.server.root / owner / name
         if not folder.is_dir():
-            told = {"Code": 10010205001, "Message": "record not found", "Success": False}
-            self._send(404, json.dumps(told).encode())
+            missing = {"Code": 10010205001, "Message": "record not found", "Success": False}
+            self._send(404, json.dumps(missing).encode())
             return
         files = [
             {
@@ -177,9 +177,9 @@ class Answer(BaseHTTPRequestHandler):
         if path.name in self.server.shortened:
             data = data[: len(data) // 2]
         code = 200
-        if (asked := self.headers.get("Range")) is not None:
-            self.server.ranges.append(f"{path.name} {asked}")
-            start = int(asked.removeprefix("bytes=").split("-")[0])
+        if (requested := self.headers.get("Range")) is not None:
+            self.server.ranges.append(f"{path.name} {requested}")
+            start = int(requested.removeprefix("bytes=").split("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             data, code = data[start:], 206
         self._send(code, data, headers, cut=path.suffix in WEIGHTS)

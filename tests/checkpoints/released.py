@@ -100,14 +100,17 @@ def sentence_pieces() -> bytes:
 
 
 def save_17b(folder: Path) -> None:
-    """Shards and their index, and the configuration that tells the number of heads."""
+    """Shards and their index, and the configuration with the number of heads."""
     folder.mkdir(parents=True)
     weights = transformer_weights("humo-17b")
     names = list(weights)
     shards = {"humo-00001-of-00002.safetensors": names[::2], "humo-00002-of-00002.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: weights[name] for name in held}, folder / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    for file, names_in_file in shards.items():
+        save_file({name: weights[name] for name in names_in_file}, folder / file)
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, names_in_file in shards.items() for name in names_in_file},
+    }
     (folder / "humo.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps(transformer("humo-17b").published_config()))
 
@@ -131,7 +134,7 @@ def save_1_7b(folder: Path) -> None:
 
 
 def save_shared(weights: Path) -> None:
-    """What both families share: autoencoder, text encoder, tokenizer, speech encoder, and files nobody needs."""
+    """Save autoencoder, text encoder, tokenizer and speech encoder, which both families share, and unused files."""
     wan, whisper = weights / "Wan2.1-T2V-1.3B", weights / "whisper-large-v3"
     tokenizer = wan / "google" / "umt5-xxl"
     tokenizer.mkdir(parents=True)

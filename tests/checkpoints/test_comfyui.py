@@ -48,8 +48,8 @@ def test_a_prefix_makes_no_difference(prefix: str, golden: Path, tmp_path: Path)
     report = convert(tmp_path / "humo_17B_fp16.safetensors", tmp_path / "out", head_dim=24)
     assert report.preset == "humo-17b"
     assert report.components[0].dtypes == {"F16": len(weights)}
-    found = by_published_name(converted_transformer(tmp_path / "out"))
-    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+    converted = by_published_name(converted_transformer(tmp_path / "out"))
+    assert all(torch.equal(converted[name], tensor) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_scaled_fp8_weights_are_multiplied_by_their_scale(
     save_file({prefix + name: tensor for name, tensor in (small | extras).items()}, file)
     report = convert(file, tmp_path / "out", dtype=dtype, head_dim=24)
     wanted = torch.bfloat16 if dtype is None else torch.float32
-    found = by_published_name(converted_transformer(tmp_path / "out"))
+    converted = by_published_name(converted_transformer(tmp_path / "out"))
     for name in weights:
         scale = small.get(name.removesuffix("weight") + suffix)
         expected = small[name].float() * scale if scale is not None else small[name]
-        assert torch.equal(found[name], expected.to(wanted))
+        assert torch.equal(converted[name], expected.to(wanted))
     original = weights["blocks.1.ffn.0.weight"].float()
-    assert (found["blocks.1.ffn.0.weight"].float() - original).abs().max() < 0.04 * original.abs().max()
+    assert (converted["blocks.1.ffn.0.weight"].float() - original).abs().max() < 0.04 * original.abs().max()
     assert {dropped.name.removeprefix(prefix) for dropped in report.dropped} == set(extras)
     assert report.notes[0].startswith("not among the sources")
 
@@ -90,8 +90,8 @@ def test_a_scale_for_each_row_is_applied_to_its_row(golden: Path, tmp_path: Path
     small = weights | {name: (weights[name] / rows).to(torch.float8_e4m3fn), "blocks.0.ffn.0.weight_scale": rows}
     save_file(small, tmp_path / "humo.safetensors")
     convert(tmp_path / "humo.safetensors", tmp_path / "out", head_dim=24, dtype="fp32")
-    found = by_published_name(converted_transformer(tmp_path / "out"))[name]
-    assert torch.equal(found, small[name].float() * rows)
+    converted = by_published_name(converted_transformer(tmp_path / "out"))[name]
+    assert torch.equal(converted, small[name].float() * rows)
 
 
 def test_fp8_without_scales_is_taken_as_it_is_and_said(golden: Path, tmp_path: Path) -> None:
@@ -121,18 +121,18 @@ def test_a_text_encoder_brings_its_tokenizer_inside(scaled: bool, golden: Path, 
         name.diffusers: published[name.published].half() for name in tensor_names(infer_text_encoder(shapes, {}))
     }
     pieces = released.sentence_pieces()
-    held = (
+    tensors = (
         to_fp8(weights, "scale_weight") | {"scaled_fp8": torch.ones(2).to(torch.float8_e4m3fn)} if scaled else weights
     )
     file = tmp_path / "umt5_xxl.safetensors"
-    save_file({**held, "spiece_model": torch.frombuffer(bytearray(pieces), dtype=torch.uint8)}, file)
+    save_file({**tensors, "spiece_model": torch.frombuffer(bytearray(pieces), dtype=torch.uint8)}, file)
     report = convert(file, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer" / "spiece.model").read_bytes() == pieces
     tokenizer = T5Tokenizer.from_pretrained(str(tmp_path / "out" / "tokenizer"))
     assert tokenizer("the girl sings").input_ids[-1] == 1
-    found = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
-    assert found.keys() == weights.keys()
-    assert all((found[name].float() - tensor.float()).abs().max() < 0.15 for name, tensor in weights.items())
+    converted = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all((converted[name].float() - tensor.float()).abs().max() < 0.15 for name, tensor in weights.items())
     assert {dropped.name for dropped in report.dropped} == {"spiece_model"} | ({"scaled_fp8"} if scaled else set())
     assert "tokenizer" not in report.notes[0]
 
@@ -158,8 +158,8 @@ def test_a_speech_encoder_alone_gets_its_settings(prefix: str, golden: Path, tmp
     weights = released.fill({prefix + name.diffusers: name.shape for name in tensor_names(architecture)})
     save_file(weights, tmp_path / "whisper_large_v3_encoder_fp16.safetensors")
     convert(tmp_path / "whisper_large_v3_encoder_fp16.safetensors", tmp_path / "out")
-    found = load_file(tmp_path / "out" / "audio_encoder" / "model.safetensors")
-    assert {prefix + name for name in found} == set(weights)
+    converted = load_file(tmp_path / "out" / "audio_encoder" / "model.safetensors")
+    assert {prefix + name for name in converted} == set(weights)
     config = json.loads((tmp_path / "out" / "audio_encoder" / "config.json").read_text())
     assert config["encoder_attention_heads"] == 2
     features = json.loads((tmp_path / "out" / "feature_extractor" / "preprocessor_config.json").read_text())

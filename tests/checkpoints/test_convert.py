@@ -155,8 +155,8 @@ def test_another_type_is_written_only_when_it_is_asked_for(released_tree: Path, 
         {"BF16": 32},
         {"F16": 487},
     ]
-    asked = convert(tmp_path / "stored", tmp_path / "asked", dtype="bf16")
-    assert all(set(component.dtypes) == {"BF16"} for component in asked.components)
+    report = convert(tmp_path / "stored", tmp_path / "asked", dtype="bf16")
+    assert all(set(component.dtypes) == {"BF16"} for component in report.components)
     wanted = {name: tensor.bfloat16() for name, tensor in load(tmp_path / "stored" / "vae", "diffusion").items()}
     assert_equal(load(tmp_path / "asked" / "vae", "diffusion"), wanted)
 

@@ -156,8 +156,10 @@ def test_all_weights_load_into_the_real_classes_unchanged(converted: Path) -> No
             assert torch.equal(parameters[name.diffusers], weights[name.published]), name
     assert model.config.encoder_attention_heads == 2
     loaded = dict(UniPCMultistepScheduler.from_pretrained(str(converted / "scheduler")).config)
-    made = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0).config
-    assert {key: loaded[key] for key in made if key[0] != "_"} == {key: made[key] for key in made if key[0] != "_"}
+    expected = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0).config
+    assert {key: loaded[key] for key in expected if key[0] != "_"} == {
+        key: expected[key] for key in expected if key[0] != "_"
+    }
     assert WhisperFeatureExtractor.from_pretrained(str(converted / "feature_extractor")).feature_size == 128
 
 
@@ -257,10 +259,10 @@ def test_a_sampler_of_another_kind_of_model_is_refused(tiny_model_folder: Path, 
 
 def test_a_folder_is_read_again_once_a_file_of_it_has_changed(tmp_path: Path, tiny_model_folder: Path) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
-    found = open_model_folder(folder)
-    assert open_model_folder(folder) is found
+    opened = open_model_folder(folder)
+    assert open_model_folder(folder) is opened
     os.utime(folder / "transformer" / "config.json", ns=(0, 0))
-    assert open_model_folder(folder) is not found
+    assert open_model_folder(folder) is not opened
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
         open_model_folder(folder)
@@ -288,7 +290,7 @@ def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(
 ) -> None:
     def latents(pipeline: Any) -> torch.Tensor:
         random = torch.Generator().manual_seed(1)
-        found: torch.Tensor = pipeline(
+        result: torch.Tensor = pipeline(
             "a man talks",
             width=32,
             height=32,
@@ -297,18 +299,18 @@ def test_a_leaning_folder_has_its_own_network_and_the_other_parts_of_its_base(
             generator=random,
             output_type="latent",
         ).frames
-        return found
+        return result
 
     model = open_model_folder(leaning)
     homes = {name: component.folder.parent for name, component in model.components.items()}
     assert homes.pop("transformer") == leaning
     assert {home.resolve() for home in homes.values()} == {leaning.parent / "whole"}
 
-    made = latents(load_pipeline(leaning, offload=offload, quantize=quantize))
+    generated = latents(load_pipeline(leaning, offload=offload, quantize=quantize))
     whole = leaning.parent / "whole"
-    assert not torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
+    assert not torch.equal(generated, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
     shutil.copytree(leaning / "transformer", whole / "transformer", dirs_exist_ok=True)
-    assert torch.equal(made, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
+    assert torch.equal(generated, latents(load_pipeline(whole, offload=offload, quantize=quantize)))
 
 
 def test_a_base_is_read_again_once_it_has_changed(leaning: Path) -> None:

@@ -59,10 +59,10 @@ def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
-def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[dict[str, Any]], str]:
-    code = main(["models", *words, "--json"])
-    told = capsys.readouterr()
-    return code, [json.loads(line) for line in told.out.splitlines()], told.err
+def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    code = main(["models", *arguments, "--json"])
+    output = capsys.readouterr()
+    return code, [json.loads(line) for line in output.out.splitlines()], output.err
 
 
 @HUBS
@@ -79,8 +79,8 @@ def test_a_model_is_downloaded_compared_and_made_a_folder(
     assert not (models / ".downloads" / NAME).exists()
     assert say(capsys, "verify", NAME)[0] == 0
     assert "exists already" in say(capsys, "get", NAME, *source, "--endpoint", hub.address)[2]
-    [here] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
-    assert here["state"] == "local"
+    [listed] = [line for line in say(capsys, "list")[1] if line.get("name") == NAME]
+    assert listed["state"] == "local"
     assert say(capsys, "remove", NAME)[0] == 0
     assert not (models / NAME).exists()
 
@@ -110,7 +110,7 @@ def test_a_line_that_goes_dead_loses_nothing(
     assert not (models / NAME).exists()
     hub.cut_after = None
     assert say(capsys, "get", NAME, *source, "--endpoint", hub.address)[0] == 0
-    assert any(asked.startswith("ema.pth bytes=") for asked in hub.ranges), "it went on where it was cut"
+    assert any(header.startswith("ema.pth bytes=") for header in hub.ranges), "it resumed where it was cut"
     assert say(capsys, "verify", NAME)[0] == 0
 
 
@@ -130,15 +130,15 @@ def test_a_file_with_a_flipped_bit_is_refused_and_removed(
 def test_one_flipped_bit_on_the_disk_is_found(
     released_tree: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, _ = say(capsys, "import", str(released_tree / "whisper-large-v3"), "--name", "ears")
+    code, _, _ = say(capsys, "import", str(released_tree / "whisper-large-v3"), "--name", "whisper")
     assert code == 0
-    assert say(capsys, "verify", "ears")[0] == 0
-    [path] = (models / "ears" / "audio_encoder").glob("*.safetensors")
+    assert say(capsys, "verify", "whisper")[0] == 0
+    [path] = (models / "whisper" / "audio_encoder").glob("*.safetensors")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    (models / "ears" / "stray.txt").write_text("mine")
-    code, lines, _ = say(capsys, "verify", "ears")
+    (models / "whisper" / "stray.txt").write_text("mine")
+    code, lines, _ = say(capsys, "verify", "whisper")
     assert code == 1
     assert lines[-1]["wrong"] == 2
     problems = {line["path"]: line["message"] for line in lines if line["event"] == "error"}
@@ -183,8 +183,8 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(
 
 
 def test_a_repository_that_is_not_there_is_one_line(hub: Hub, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("get", NAME, "--source", "modelscope", "--repository", "nobody/HuMo", "--endpoint", hub.address)
-    code, _, err = say(capsys, *words)
+    arguments = ("get", NAME, "--source", "modelscope", "--repository", "nobody/HuMo", "--endpoint", hub.address)
+    code, _, err = say(capsys, *arguments)
     assert code == 2
     assert "nobody/HuMo: cannot be downloaded: the hub has no such repository or file" in err
     assert len(err.splitlines()) == 1
@@ -212,12 +212,12 @@ def test_the_hub_may_be_a_setting(
     monkeypatch.setenv("HUMO_HUB", "modelscop")
     assert "HUMO_HUB: 'modelscop' is unknown; did you mean 'modelscope'?" in say(capsys, "get", NAME)[2]
     monkeypatch.delenv("HUMO_HUB")
-    words = ("get", NAME, "--endpoint", hub.address, "--repository", "bytedance-research/HuMo")
-    assert say(capsys, *words)[0] == 0, "another repository on the usual hub, too"
+    arguments = ("get", NAME, "--endpoint", hub.address, "--repository", "bytedance-research/HuMo")
+    assert say(capsys, *arguments)[0] == 0, "another repository on the usual hub, too"
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("arguments", "problem"),
     [
         (("gte", NAME), "did you mean 'get'?"),
         (("get", "humo-1.8b"), "did you mean 'humo-1.7b'?"),
@@ -233,10 +233,10 @@ def test_the_hub_may_be_a_setting(
         (("get", NAME, "--repository", "../x"), "--repository: '../x' is not a repository"),
     ],
 )
-def test_bad_words_are_one_line(
-    models: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], problem: str
+def test_bad_arguments_are_one_line(
+    models: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], problem: str
 ) -> None:
-    code, _, err = say(capsys, *words)
+    code, _, err = say(capsys, *arguments)
     assert code == 2
     assert problem in err
 

@@ -36,10 +36,10 @@ def test_a_gguf_file_is_known_by_its_tensors(tmp_path: Path, architecture: str, 
     file = tmp_path / "humo.gguf"
     stands_for = save_gguf(file, weights, kinds.__getitem__, architecture=architecture, prefix=prefix)
     convert(file, tmp_path / "out")
-    found = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    converted = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
     for name, tensor in ours(network("humo-17b"), stands_for).items():
-        assert found[name].dtype is (torch.bfloat16 if tensor.ndim == 2 else torch.float16)
-        assert found[name].float().equal(tensor)
+        assert converted[name].dtype is (torch.bfloat16 if tensor.ndim == 2 else torch.float16)
+        assert converted[name].float().equal(tensor)
 
 
 def test_a_flat_matrix_has_the_sizes_that_are_written_beside_it(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_an_fp8_file_that_cannot_be_read_is_refused_in_a_line(
 def test_formats_in_the_metadata_are_followed(tmp_path: Path) -> None:
     file = tmp_path / "humo.safetensors"
     weights = save_scaled_fp8(file, published(network("humo-1.7b")), "comfy", torch.float8_e4m3fn)
-    told = json.dumps({"layers": {Q: {"format": "float8_e4m3fn"}}})
-    _changed(file, lambda one: one.pop(f"{Q}.comfy_quant"), {"_quantization_metadata": told})
+    metadata = json.dumps({"layers": {Q: {"format": "float8_e4m3fn"}}})
+    _changed(file, lambda one: one.pop(f"{Q}.comfy_quant"), {"_quantization_metadata": metadata})
     convert(file, tmp_path / "out", dtype="fp32")
-    found = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert found["blocks.0.attn1.to_q.weight"].equal(weights[f"{Q}.weight"])
+    converted = load_file(tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert converted["blocks.0.attn1.to_q.weight"].equal(weights[f"{Q}.weight"])

@@ -1,4 +1,4 @@
-"""A file of another model is recognised and called by its name."""
+"""A file of another model is recognized and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small picture, a second of sound, and the command run in this process."""
+"""A small image, a second of audio, and the command run in this process."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SMALL = ["--width", "96", "--height", "64", "--frames", "5", "--steps", "1"]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command said and ended with."""
+class CommandResult:
+    """Output and exit code of a command."""
 
     code: int
     out: str
@@ -38,18 +38,18 @@ class Said:
         return [event for event in self.events if event["event"] == kind]
 
 
-Humo = Callable[..., Said]
+Humo = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def humo(capsys: pytest.CaptureFixture[str]) -> Humo:
     """The command ``humo``, run in this process."""
 
-    def run(*words: object) -> Said:
+    def run(*arguments: object) -> CommandResult:
         capsys.readouterr()
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return Said(code, said.out, said.err)
+        code = main([str(word) for word in arguments])
+        output = capsys.readouterr()
+        return CommandResult(code, output.out, output.err)
 
     return run
 
@@ -62,7 +62,7 @@ def known_messages() -> tuple[Message, ...]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a picture ``face.png`` and a second of sound ``a.wav``."""
+    """The current folder, with an image ``face.png`` and a second of audio ``a.wav``."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (80, 60), (200, 30, 30)).save("face.png")
     write_audio(Path("a.wav"), seconds=1.0)

@@ -50,8 +50,8 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_the_command_line_decodes_each_input_once(
     humo: Humo, desk: Path, tiny_model_folder: Path, decodings: Counter[str], length: list[str]
 ) -> None:
-    words = ["--prompt", "a", "--image", "face.png", "--audio", "a.wav", "--width", "96", "--height", "64"]
-    result = humo("generate", "--model", tiny_model_folder, *words, "--steps", "1", *length)
+    options = ["--prompt", "a", "--image", "face.png", "--audio", "a.wav", "--width", "96", "--height", "64"]
+    result = humo("generate", "--model", tiny_model_folder, *options, "--steps", "1", *length)
     assert result.code == 0
     assert decodings == ONCE
 
@@ -59,8 +59,8 @@ def test_the_command_line_decodes_each_input_once(
 def test_a_replay_decodes_each_input_once(
     humo: Humo, desk: Path, tiny_model_folder: Path, decodings: Counter[str]
 ) -> None:
-    words = ["--prompt", "a", "--image", "face.png", "--audio", "a.wav"]
-    assert humo("generate", "--model", tiny_model_folder, *words, *SMALL).code == 0
+    options = ["--prompt", "a", "--image", "face.png", "--audio", "a.wav"]
+    assert humo("generate", "--model", tiny_model_folder, *options, *SMALL).code == 0
     decodings.clear()
     assert humo("generate", "--replay", "out.mp4").code == 0
     assert decodings == ONCE
@@ -100,10 +100,10 @@ def test_the_service_and_its_worker_decode_each_input_once(
     store.prepare()
     queue = JobQueue(store.database)
     service = Service(settings, store, queue)
-    given = [(name, str(value)) for name, value in FIELDS.items() if name not in ("images", "audio")]
-    given += [("frames", "5"), ("consent", "true")]
+    fields = [(name, str(value)) for name, value in FIELDS.items() if name not in ("images", "audio")]
+    fields += [("frames", "5"), ("consent", "true")]
     files = [("images", Path("face.png").read_bytes()), ("audio", Path("a.wav").read_bytes())]
-    video = asyncio.run(service.submit([*given, *files], "owner"))
+    video = asyncio.run(service.submit([*fields, *files], "owner"))
     assert not decodings
     job = service.find_job(video.id, "owner")
     result = Worker(store, queue, "cpu").run_job(job.id, job.payload)

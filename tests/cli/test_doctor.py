@@ -1,4 +1,4 @@
-"""The doctor: a well installation is told well; each illness is found, and has its remedy."""
+"""`humo doctor`: a healthy installation has no findings; each fault is reported with its remedy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def findings(check: str, model: Path | None = None) -> list[Finding]:
 
 
 def the_only(check: str, state: Severity, model: Path | None = None) -> Finding:
-    [found] = [one for one in findings(check, model) if one.severity is state]
+    [finding] = [one for one in findings(check, model) if one.severity is state]
     if state is not Severity.GOOD:
-        assert found.remedy
-    return found
+        assert finding.remedy
+    return finding
 
 
 def test_this_installation_is_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,9 +55,9 @@ def test_a_package_that_is_missing_or_old_is_named(monkeypatch: pytest.MonkeyPat
 
 def test_a_gpu_that_torch_does_not_use_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    found = the_only("device", Severity.WARNING)
-    assert "does not use it" in found.text
-    assert "pytorch.org" in found.remedy
+    finding = the_only("device", Severity.WARNING)
+    assert "does not use it" in finding.text
+    assert "pytorch.org" in finding.remedy
 
 
 def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +80,9 @@ def test_a_disk_that_is_full_or_locked_is_seen(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_broken_model_is_named_with_its_remedy(tmp_path: Path) -> None:
-    found = the_only("models", Severity.ERROR, tmp_path)
-    assert str(tmp_path) in found.text
-    assert "humo convert" in found.remedy
+    finding = the_only("models", Severity.ERROR, tmp_path)
+    assert str(tmp_path) in finding.text
+    assert "humo convert" in finding.remedy
 
 
 def test_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""One request through the command: made, told, recorded, made again."""
+"""One request through the command: generated, reported, recorded, replayed."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def frames(path: str | Path) -> np.ndarray:
 
 
 def test_a_video_is_generated_from_prompt_image_and_audio(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
-    said = humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL, "--sidecar", "--json")
-    assert (said.code, said.err) == (0, "")
+    completed = humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL, "--sidecar", "--json")
+    assert (completed.code, completed.err) == (0, "")
     clip = read_video(desk / "out.mp4")
     assert clip.frames.shape == (5, 64, 96, 3)
     assert clip.frames_per_second == 25
     assert clip.track is not None
-    (result,) = said.only("result")
+    (result,) = completed.only("result")
     assert (result["path"], result["frames"], result["seconds"]) == ("out.mp4", 5, 0.2)
     assert list(result["timings"]) == ["load", "encode", "denoise", "decode", "write"]
-    steps = [event for event in said.only("progress") if event["phase"] == "denoise"]
+    steps = [event for event in completed.only("progress") if event["phase"] == "denoise"]
     assert [(event["done"], event["total"]) for event in steps] == [(0, 1), (1, 1)]
     assert {"seconds_per_unit", "seconds_left"} <= steps[-1].keys()
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png", "out.json", "out.mp4"]
@@ -65,15 +65,15 @@ def test_the_record_says_how_it_was_made(humo: Humo, desk: Path, tiny_model_fold
 def test_it_is_made_again_frame_for_frame_from_elsewhere(
     humo: Humo, desk: Path, tiny_model_folder_17b: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = [*INPUTS, "--width", 96, "--height", 64, "--frames", 13, "--steps", 2, "--seed", 7]
-    assert humo("generate", "--model", tiny_model_folder_17b, *made, "--sidecar").code == 0
+    options = [*INPUTS, "--width", 96, "--height", 64, "--frames", 13, "--steps", 2, "--seed", 7]
+    assert humo("generate", "--model", tiny_model_folder_17b, *options, "--sidecar").code == 0
     (desk / "elsewhere").mkdir()
     monkeypatch.chdir(desk / "elsewhere")
     for source in ("../out.mp4", "../out.json"):
-        said = humo("generate", "--replay", source, "--output", "again.mp4", "--json")
-        assert said.code == 0
+        result = humo("generate", "--replay", source, "--output", "again.mp4", "--json")
+        assert result.code == 0
         assert np.array_equal(frames("again.mp4"), frames(desk / "out.mp4"))
-        assert not said.only("note")
+        assert not result.only("note")
     assert humo("generate", "--replay", "../out.mp4", "--seed", 8, "--output", "other.mp4").code == 0
     assert not np.array_equal(frames("other.mp4"), frames(desk / "out.mp4"))
 
@@ -82,9 +82,9 @@ def test_made_again_without_a_name_it_does_not_replace_the_first(
     humo: Humo, desk: Path, tiny_model_folder: Path
 ) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    said = humo("generate", "--replay", "out.mp4")
-    assert said.code == 0
-    assert "out-again.mp4" in said.err
+    result = humo("generate", "--replay", "out.mp4")
+    assert result.code == 0
+    assert "out-again.mp4" in result.err
     assert np.array_equal(frames("out-again.mp4"), frames("out.mp4"))
 
 
@@ -110,37 +110,37 @@ def test_what_changed_since_must_be_given_again(
 
 def test_the_length_in_seconds_outdoes_the_recorded_frames(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    said = humo("generate", "--replay", "out.mp4", "--seconds", "0.36", "--dry-run", "--json")
-    assert said.only("plan")[0]["geometry"]["frames"] == 9
+    result = humo("generate", "--replay", "out.mp4", "--seconds", "0.36", "--dry-run", "--json")
+    assert result.only("plan")[0]["geometry"]["frames"] == 9
 
 
 def test_a_dry_run_says_what_would_be_made(humo: Humo, desk: Path, tiny_model_folder_17b: Path) -> None:
     options = ["--model", tiny_model_folder_17b, *INPUTS, "--steps", "4", "--dry-run"]
-    said = humo("generate", *options, "--json")
-    (plan,) = said.only("plan")
+    result = humo("generate", *options, "--json")
+    (plan,) = result.only("plan")
     assert plan["request"]["mode"] == "TIA"
     assert plan["geometry"] | {"latent_frames": 8, "audio_windows": 7, "frames": 25} == plan["geometry"]
     assert plan["geometry"]["tokens"] == 8 * 30 * 52
     assert plan["passes"] == {"steps": 4, "per_step": [3], "total": 12}
-    told = humo("generate", *options)
-    assert "3 a step, 12 in total" in told.out
-    assert all(len(line.split("  ")) >= 2 for line in told.out.splitlines())
+    table = humo("generate", *options)
+    assert "3 a step, 12 in total" in table.out
+    assert all(len(line.split("  ")) >= 2 for line in table.out.splitlines())
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 
 
 def test_a_dry_run_leaves_no_folder_and_a_run_makes_it(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
-    words = ["generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", "new/folder/a.mp4"]
-    assert humo(*words, "--dry-run").code == 0
+    arguments = ["generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", "new/folder/a.mp4"]
+    assert humo(*arguments, "--dry-run").code == 0
     assert not Path("new").exists()
     for _ in range(2):  # a record takes the place of a record
-        assert humo(*words, "--sidecar").code == 0
+        assert humo(*arguments, "--sidecar").code == 0
     assert sorted(path.name for path in Path("new/folder").iterdir()) == ["a.json", "a.mp4"]
 
 
 def test_notes_are_said_and_quiet_is_quiet(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     options = ["generate", "--model", tiny_model_folder, "--prompt", "a", "--frames", "7", "--dry-run"]
-    said = humo(*options)
-    assert said.err == "note: 7 frames became 5: the model makes 4k + 1\n"
+    result = humo(*options)
+    assert result.err == "note: 7 frames became 5: the model makes 4k + 1\n"
     assert humo(*options, "--json").only("note") == [
         {"event": "note", "text": "7 frames became 5: the model makes 4k + 1"}
     ]
@@ -149,19 +149,19 @@ def test_notes_are_said_and_quiet_is_quiet(humo: Humo, desk: Path, tiny_model_fo
 
 
 def test_a_log_gets_plain_lines_and_a_result(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
-    said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL)
-    phases = [line.split()[0] for line in said.err.splitlines()]
+    result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL)
+    phases = [line.split()[0] for line in result.err.splitlines()]
     assert phases == ["load", "encode", "denoise", "decode", "write"]
-    assert said.out.startswith("out.mp4: 5 frames, 0.2 s, 96x64, ")
+    assert result.out.startswith("out.mp4: 5 frames, 0.2 s, 96x64, ")
 
 
 def test_a_job_file_gives_the_fields_and_options_outdo_it(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     (desk / "job.toml").write_text('prompt = "a"\nframes = 9\nsteps = 3\nimages = "face.png"\n')
-    said = humo(
+    result = humo(
         *("generate", "--config", "job.toml", "seed=5", "--model", tiny_model_folder),
         *("--seconds", "0.2", "--dry-run", "--json"),
     )
-    (plan,) = said.only("plan")
+    (plan,) = result.only("plan")
     assert (plan["request"]["seed"], plan["request"]["steps"], plan["geometry"]["frames"]) == (5, 3, 5)
     assert plan["request"]["images"] == ["face.png"]
 
@@ -179,9 +179,9 @@ def test_a_clip_is_as_long_as_its_audio_by_default_and_by_the_published_minus_on
 
 def test_the_audio_of_the_result_is_the_given_one(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     humo("generate", "--model", tiny_model_folder, *INPUTS, *SMALL)
-    heard = load_audio_track("out.mp4", seconds=0.2).samples[0]
-    given = load_audio_track("a.wav", seconds=0.2).samples[0]
-    assert np.corrcoef(heard[800:2400], given[800:2400])[0, 1] > 0.95
+    in_video = load_audio_track("out.mp4", seconds=0.2).samples[0]
+    source = load_audio_track("a.wav", seconds=0.2).samples[0]
+    assert np.corrcoef(in_video[800:2400], source[800:2400])[0, 1] > 0.95
 
 
 def test_the_engine_keeps_one_model_and_loads_another_when_asked(
@@ -245,15 +245,15 @@ def test_the_network_follows_the_vocals_alone_and_the_video_keeps_the_whole_audi
     assert np.abs(track.samples).max() > 0.2
 
 
-def start(*words: object, **settings: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "humo", *map(str, words)]
+def start(*arguments: object, **settings: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "humo", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_half_written(desk: Path, tiny_model_folder: Path, kind: signal.Signals) -> None:
-    words = ["generate", "--model", tiny_model_folder, *INPUTS, "--width", 96, "--height", 64, "--steps", 1000]
-    process = start(*words, "--json", cwd=desk)
+    arguments = ["generate", "--model", tiny_model_folder, *INPUTS, "--width", 96, "--height", 64, "--steps", 1000]
+    process = start(*arguments, "--json", cwd=desk)
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -272,17 +272,19 @@ def test_a_dry_run_loads_neither_torch_nor_weights(desk: Path, tiny_model_folder
         "import sys; from humo.cli.main import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules); sys.exit(9 if heavy else code)"
     )
-    words = ["generate", "--model", str(tiny_model_folder), *INPUTS, "--dry-run"]
-    done = subprocess.run([sys.executable, "-c", script, *words], cwd=desk, capture_output=True, text=True, check=False)
+    arguments = ["generate", "--model", str(tiny_model_folder), *INPUTS, "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=desk, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "most"),
+    ("arguments", "most"),
     # a request's options are those of its pydantic model, whose making alone takes a quarter of a second or more
     [(["--help"], 0.5), (["--version"], 0.5), (["convert", "--help"], 0.5), (["generate", "--help"], 1.0)],
 )
-def test_help_is_fast_and_loads_nothing_heavy(words: list[str], most: float) -> None:
+def test_help_is_fast_and_loads_nothing_heavy(arguments: list[str], most: float) -> None:
     script = (
         "import sys; from humo.cli.main import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'numpy', 'av', 'rich', 'PIL', 'transformers'} & set(sys.modules);"
@@ -291,7 +293,7 @@ def test_help_is_fast_and_loads_nothing_heavy(words: list[str], most: float) -> 
     times = []
     for _ in range(3):
         begun = os.times()
-        done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
         ended = os.times()
         spent = (ended.children_user - begun.children_user) + (ended.children_system - begun.children_system)
         times.append(spent)
@@ -301,8 +303,8 @@ def test_help_is_fast_and_loads_nothing_heavy(words: list[str], most: float) -> 
 
 
 def test_help_names_every_field_with_its_range_and_published_defaults(humo: Humo) -> None:
-    said = humo("generate", "--help")
-    text = " ".join(said.out.split())
+    result = humo("generate", "--help")
+    text = " ".join(result.out.split())
     for field in GenerateRequest.model_fields:
         assert f"--{REPEATABLE.get(field, field).replace('_', '-')} " in text or f"--{field.replace('_', '-')}," in text
     assert "16 to 8192, a multiple of 16; default 832" in text
@@ -316,6 +318,6 @@ def test_a_write_that_fails_leaves_the_old_video(humo: Humo, desk: Path, tiny_mo
     else:
         (desk / "locked").mkdir(mode=0o500)
         target = desk / "locked" / "humo.mp4"
-    said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", target)
-    assert said.code == 2
-    assert said.err.startswith("humo: output: ")
+    result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", target)
+    assert result.code == 2
+    assert result.err.startswith("humo: output: ")

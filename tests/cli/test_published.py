@@ -1,4 +1,4 @@
-"""What a published configuration sets is used, and every other key of it is named once."""
+"""A published configuration: its settings are used, and every other key is named once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.cli.published_files import published_configuration, write_yaml
 
 
 def leaves(tree: Mapping[str, Any], start: str = "") -> list[str]:
-    found = []
+    names = []
     for key, value in tree.items():
-        found += leaves(value, f"{start}{key}.") if isinstance(value, Mapping) else [f"{start}{key}"]
-    return found
+        names += leaves(value, f"{start}{key}.") if isinstance(value, Mapping) else [f"{start}{key}"]
+    return names
 
 
 def read(tmp_path: Path, values: object, *overrides: str) -> Any:
@@ -45,9 +45,9 @@ def test_the_large_family_is_reported_by_its_weights_and_switches_by_timestep(tm
 
 
 def test_the_overrides_of_the_published_script_are_laid_over_it(tmp_path: Path) -> None:
-    words = "dit.sp_size=1 generation.scale_t=7.0 generation.mode=TA generation.height=480 generation.width=832"
+    overrides = "dit.sp_size=1 generation.scale_t=7.0 generation.mode=TA generation.height=480 generation.width=832"
     more = "diffusion.timesteps.sampling.steps=30 generation.output.dir=./elsewhere generation.sample_neg_prompt='a=b'"
-    job = read(tmp_path, published_configuration(), *words.split(), *more.split())
+    job = read(tmp_path, published_configuration(), *overrides.split(), *more.split())
     assert (job.fields["scale_text"], job.fields["mode"], job.fields["steps"]) == (7.0, "TA", 30)
     assert (job.fields["width"], job.fields["height"]) == (832, 480)
     assert job.output_folder == "./elsewhere"

@@ -97,9 +97,9 @@ def test_a_row_that_is_wrong_as_a_whole_does_not_stop_the_others(tmp_path: Path)
 
 
 def test_a_line_of_jsonl_ends_at_the_newline_alone(tmp_path: Path) -> None:
-    words = "a\u2028b\u2029c\u0085d"
-    rows = read_rows(put(tmp_path, "rows.jsonl", f'{{"prompt": "{words}"}}\n{{"prompt": "two"}}\n'))
-    assert [row.fields for row in rows] == [{"prompt": words}, {"prompt": "two"}]
+    prompt = "a\u2028b\u2029c\u0085d"
+    rows = read_rows(put(tmp_path, "rows.jsonl", f'{{"prompt": "{prompt}"}}\n{{"prompt": "two"}}\n'))
+    assert [row.fields for row in rows] == [{"prompt": prompt}, {"prompt": "two"}]
 
 
 def test_yaml_may_merge_a_table_and_outdo_its_names(tmp_path: Path) -> None:

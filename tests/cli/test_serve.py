@@ -13,7 +13,7 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (
             ["--host", "0.0.0.0"],
@@ -34,14 +34,14 @@ from humo.environment import DEFAULT_HOST, DEFAULT_PORT
     ],
 )
 def test_bad_options_get_one_line(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--data", str(tmp_path / "with-key"), "keys", "add", "me"]) == 0
     capsys.readouterr()
-    data = [] if "--data" in words else ["--data", str(tmp_path / "data")]
-    assert main(["serve", *data, *(word.format(tmp_path) for word in words)]) == 2
+    data = [] if "--data" in arguments else ["--data", str(tmp_path / "data")]
+    assert main(["serve", *data, *(word.format(tmp_path) for word in arguments)]) == 2
     out, err = capsys.readouterr()
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not out
 
@@ -56,8 +56,8 @@ def test_a_port_that_is_taken_is_reported(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_keys_are_added_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def say(*words: str) -> str:
-        assert main(["serve", "--data", str(tmp_path), "keys", *words]) == 0
+    def say(*arguments: str) -> str:
+        assert main(["serve", "--data", str(tmp_path), "keys", *arguments]) == 0
         return capsys.readouterr().out
 
     key = say("add", "me").strip()

@@ -1,4 +1,4 @@
-"""Marks of origin: on by default, read back by `humo verify`, changes found, left out only on demand."""
+"""Provenance: on by default, read by `humo verify`, changes are detected, left out only on demand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from humo.media.video import VideoFormat, read_video, write_video
 
 
 def make(folder: Path, output: Path, *more: str) -> None:
-    words = ["generate", "--model", str(folder), "--prompt", "A man speaks.", "--width", "96", "--height", "96"]
-    assert main([*words, "--frames", "5", "--steps", "1", "--output", str(output), *more]) == 0
+    arguments = ["generate", "--model", str(folder), "--prompt", "A man speaks.", "--width", "96", "--height", "96"]
+    assert main([*arguments, "--frames", "5", "--steps", "1", "--output", str(output), *more]) == 0
 
 
 def run_verify(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, Any]]:
@@ -35,7 +35,7 @@ def video(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_a_video_made_here_has_all_its_marks(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_generated_here_has_its_provenance(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, values = run_verify(capsys, video)
     assert code == 0
     assert values["intact"]
@@ -49,7 +49,7 @@ def test_a_video_made_here_has_all_its_marks(video: Path, capsys: pytest.Capture
 
 def test_a_changed_byte_is_found(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(video.read_bytes())
-    data[len(data) // 2] ^= 1  # in the middle of the pictures
+    data[len(data) // 2] ^= 1  # in the middle of the frames
     (tmp_path / "b.mp4").write_bytes(data)
     code, values = run_verify(capsys, tmp_path / "b.mp4")
     assert code == 1
@@ -69,7 +69,7 @@ def test_the_watermark_outlives_another_encoding(
     assert values["watermark"]["payload"] is not None
 
 
-def test_marks_are_left_out_on_demand_and_that_is_recorded(
+def test_provenance_is_left_out_on_demand_and_that_is_recorded(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tiny_model_folder, tmp_path / "d.mp4", "--no-provenance")
@@ -81,14 +81,14 @@ def test_marks_are_left_out_on_demand_and_that_is_recorded(
 
 
 def test_a_video_of_others_is_none_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grey = [np.full((64, 64, 3), 90, np.uint8)] * 3
-    write_video(tmp_path / "e.mp4", grey, VideoFormat(64, 64), metadata={})
+    gray = [np.full((64, 64, 3), 90, np.uint8)] * 3
+    write_video(tmp_path / "e.mp4", gray, VideoFormat(64, 64), metadata={})
     code, values = run_verify(capsys, tmp_path / "e.mp4")
     assert code == 1
     assert not values["from_humo"]
 
 
-def test_a_video_made_again_has_the_same_frames_and_marks(
+def test_a_replayed_video_has_the_same_frames_and_provenance(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["generate", "--replay", str(video), "--output", str(tmp_path / "again.mp4")]) == 0
@@ -123,7 +123,15 @@ def test_without_a_place_for_the_key_nothing_is_made(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HUMO_IDENTITY", str(tmp_path / "file" / "below"))
-    words = ["generate", "--model", str(tiny_model_folder), "--prompt", "A man.", "--output", str(tmp_path / "f.mp4")]
-    assert main(words) == 2
+    arguments = [
+        "generate",
+        "--model",
+        str(tiny_model_folder),
+        "--prompt",
+        "A man.",
+        "--output",
+        str(tmp_path / "f.mp4"),
+    ]
+    assert main(arguments) == 2
     assert "--no-provenance" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["file"]

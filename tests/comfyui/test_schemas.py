@@ -62,8 +62,8 @@ assert not heavy, heavy
 def number_schema(name: str) -> dict[str, Any]:
     """Return a number field's JSON schema."""
     schema = GenerateRequest.model_json_schema()["properties"][name]
-    found: dict[str, Any] = next(option for option in schema.get("anyOf", [schema]) if "minimum" in option)
-    return found
+    number: dict[str, Any] = next(option for option in schema.get("anyOf", [schema]) if "minimum" in option)
+    return number
 
 
 def widgets(comfy: Comfy) -> dict[str, io.Input]:

@@ -22,7 +22,7 @@ from humo.jobs.loras import strengths_of
 from humo.media.video import read_video
 from humo.runtime.loading import load_pipeline
 from tests.calls import RED
-from tests.distributed.work import SOUND, plan_of
+from tests.distributed.work import SAMPLES, plan_of
 from tests.lora_files import write_lora
 from tests.tiny import save_tiny_model
 
@@ -34,8 +34,8 @@ ODD = {"width": 80, "height": 48, "frames": 13}
 LONG = ODD | {"frames": 25, "window": 13, "overlap": 4}
 
 
-def start(world_size: int, words: list[str]) -> None:
-    """Run a program as so many ranks, told of each other as torchrun tells them."""
+def start(world_size: int, arguments: list[str]) -> None:
+    """Run a program as so many ranks, with the environment that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -43,7 +43,7 @@ def start(world_size: int, words: list[str]) -> None:
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [sys.executable, "-m", *arguments],
             cwd=ROOT,
             env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def alone(models: Path, case: dict[str, Any]) -> torch.Tensor:
     pipeline = load_pipeline(models / case["preset"], device="cpu", dtype=case.get("dtype", "float32"))
     plan = plan_of(case["preset"], case["fields"])
     pipeline.use_loras(strengths_of(plan.request))
-    return pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND))
+    return pipeline.generate_latents(GenerationInputs(plan, [RED], SAMPLES))
 
 
 def lora_of(models: Path, preset: str) -> dict[str, Any]:
@@ -99,17 +99,17 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
         },
     ]
     start(size, ["tests.distributed.work", str(models), json.dumps(cases)])
-    made = load_file(models / f"made-{size}.safetensors")
-    told = json.loads((models / f"told-{size}.json").read_text())
+    clips = load_file(models / f"clips-{size}.safetensors")
+    errors = json.loads((models / f"errors-{size}.json").read_text())
     if size == 4:
-        assert told == {
+        assert errors == {
             str(
                 len(cases) - 1
             ): "--parallel: 4 processes cannot divide the 2 tokens of a frame; start fewer processes, generate a "
             "larger video, or assign more processes to guidance"
         }
-    assert len(made) + len(told) == len(cases)
-    for number, latents in made.items():
+    assert len(clips) + len(errors) == len(cases)
+    for number, latents in clips.items():
         case = cases[int(number)]
         expected = alone(models, case)
         within = 2e-2 if case.get("dtype") == "bfloat16" else 1e-4
@@ -118,9 +118,19 @@ def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tu
 
 def test_the_command_writes_one_video(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fields = ["--prompt", "x", "--seed", "3", "--steps", "2", "--width", "80", "--height", "48", "--frames", "25"]
-    words = ["generate", "--sidecar", "--model", str(models / "humo-17b"), *fields, "--window", "13", "--overlap", "4"]
-    start(2, ["humo", *words, "--parallel", "auto", "--output", str(tmp_path / "two.mp4")])
-    assert main([*words, "--output", str(tmp_path / "one.mp4")]) == 0
+    arguments = [
+        "generate",
+        "--sidecar",
+        "--model",
+        str(models / "humo-17b"),
+        *fields,
+        "--window",
+        "13",
+        "--overlap",
+        "4",
+    ]
+    start(2, ["humo", *arguments, "--parallel", "auto", "--output", str(tmp_path / "two.mp4")])
+    assert main([*arguments, "--output", str(tmp_path / "one.mp4")]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{name}.{kind}" for name in ("one", "two") for kind in ("mp4", "json")
     }
@@ -160,7 +170,7 @@ def test_layouts_that_do_not_fit_are_refused(parallel: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("world_size", "words", "said"),
+    ("world_size", "arguments", "message"),
     [
         ("1", ["--fsdp"], "--fsdp: needs several processes"),
         ("2", [], "--parallel: is missing, but torchrun started several processes; add --parallel auto"),
@@ -172,13 +182,13 @@ def test_half_of_what_is_needed_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     world_size: str,
-    words: list[str],
-    said: str,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
     monkeypatch.setenv("RANK", "0")
     output = tmp_path / "a.mp4"
     model = str(models / "humo-17b")
-    assert main(["generate", "--model", model, "--prompt", "x", "--output", str(output), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert main(["generate", "--model", model, "--prompt", "x", "--output", str(output), *arguments]) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -28,11 +28,11 @@ FEW, MANY = 1, 900
 
 def rows(folder: Path, steps: list[int]) -> Path:
     """A batch file of clips that differ in their seeds, the last of them impossible."""
-    made = [{"name": f"row{n}", "prompt": "a", "seed": n, "steps": count} for n, count in enumerate(steps)]
+    values = [{"name": f"row{n}", "prompt": "a", "seed": n, "steps": count} for n, count in enumerate(steps)]
     model = save_tiny_model(folder / "model", "humo-1.7b")
     common = {"model": str(model), "width": 48, "height": 32, "frames": 9}
     path = folder / "rows.json"
-    path.write_text(json.dumps([row | common for row in made] + [{"name": "bad", "prompt": "a", "width": 3}]))
+    path.write_text(json.dumps([row | common for row in values] + [{"name": "bad", "prompt": "a", "width": 3}]))
     return path
 
 
@@ -46,16 +46,16 @@ def test_a_cluster_makes_the_same_videos_and_loses_none(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     path = rows(tmp_path, [MANY, MANY, FEW, FEW, FEW])
     with nodes() as cluster:
-        words = ["batch", str(path), "--ray", cluster.address, "--workers", "2", "--output-dir", "far", "--json"]
+        arguments = ["batch", str(path), "--ray", cluster.address, "--workers", "2", "--output-dir", "far", "--json"]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         batch = subprocess.Popen(
-            [sys.executable, "-m", "humo", *words], stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "humo", *arguments], stdout=subprocess.PIPE, text=True, env=environment
         )
         wait_for(lambda: at_work() == 2)
         cluster.send("kill")
-        told = [json.loads(line) for line in batch.communicate(timeout=240)[0].splitlines()]
+        events = [json.loads(line) for line in batch.communicate(timeout=240)[0].splitlines()]
     assert batch.returncode == SOME_FAILED
-    ends = {one["name"]: one["status"] for one in told if one["event"] in ("row", "error") and "status" in one}
+    ends = {one["name"]: one["status"] for one in events if one["event"] in ("row", "error") and "status" in one}
     assert ends == {"bad": "failed"} | {f"row{n}": "generated" for n in range(5)}
     assert main(["batch", str(path), "--output-dir", "near", "--quiet"]) == SOME_FAILED
     for number in range(5):
@@ -78,9 +78,9 @@ request = parse_request({"prompt": "a", "output": "there.mp4", "frames": 5, "ste
 job = prepare_job(request)
 row = Row(1, "a", {})
 broken = {"error": "MediaError", "args": ["images", "is broken", "mend it"]}
-for told in (broken, {"error": "", "args": ["Fault: x"]}, {"result": {}}):
-    found = to_outcome(row, job, told).error
-    print(type(found).__name__, found)
+for payload in (broken, {"error": "", "args": ["Fault: x"]}, {"result": {}}):
+    error = to_outcome(row, job, payload).error
+    print(type(error).__name__, error)
 maker = RayWorker(*sys.argv[1:])
 plan = replace(job.plan, request=request.model_copy(update={"images": ("nowhere.png",)}))
 print(maker.generate(PreparedJob(plan))["error"])
@@ -91,8 +91,8 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
         print(error)
 """
     (tmp_path / "token").touch()
-    words = [sys.executable, "-c", code, __version__, str(tmp_path), "token"]
-    lines = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path).stdout.splitlines()
+    arguments = [sys.executable, "-c", code, __version__, str(tmp_path), "token"]
+    lines = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True, cwd=tmp_path).stdout.splitlines()
     assert lines[0] == "MediaError images: is broken; mend it"
     assert lines[1] == "RuntimeError Fault: x"
     assert lines[2].startswith("StorageError output: 'there.mp4' was written on another machine and is missing here")
@@ -103,7 +103,7 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--ray", "nowhere"], "--ray: 'nowhere' is not an address"),
         (["--ray", "127.0.0.1:1"], "--ray: no Ray answers at 127.0.0.1:1"),
@@ -111,9 +111,9 @@ for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], 
         (["--ray", "local", "--workers", "0"], "--workers: '0' is not allowed; give a whole number from 1 to 10000"),
     ],
 )
-def test_words_that_do_not_fit_are_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+def test_options_that_do_not_fit_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "humo", "batch", str(rows(tmp_path, [FEW])), "--output-dir", str(tmp_path / "new")]
-    ended = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert not list((tmp_path / "new").glob("*"))

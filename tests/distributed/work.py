@@ -20,35 +20,35 @@ from humo.presets import find_preset
 from humo.request import parse_request
 from tests.calls import RED, tone
 
-SOUND = tone(30)
+SAMPLES = tone(30)
 
 
 def plan_of(preset: str, fields: dict[str, Any]) -> GenerationPlan:
-    """The plan of a clip with a picture and a sound."""
-    asked = {"prompt": "x", "images": ["red"], "audio": "sound", "steps": 3, "seed": 3, **fields}
-    return resolve(parse_request(asked), find_preset(preset), len(SOUND))
+    """Return the plan of a clip with an image and audio."""
+    values = {"prompt": "x", "images": ["red"], "audio": "tone", "steps": 3, "seed": 3, **fields}
+    return resolve(parse_request(values), find_preset(preset), len(SAMPLES))
 
 
 def main(folder: Path, cases: list[dict[str, Any]]) -> None:
     """Every case, one after the other."""
     torch.set_num_threads(1)
-    made: dict[str, torch.Tensor] = {}
-    told: dict[str, str] = {}
+    clips: dict[str, torch.Tensor] = {}
+    errors: dict[str, str] = {}
     with process_group("cpu") as group:
         for number, case in enumerate(cases):
             plan = plan_of(case["preset"], case["fields"])
-            crew = ParallelGeneration(group, case["parallel"], fsdp=case.get("fsdp", False))
-            pipeline = crew.load(folder / case["preset"], case.get("dtype", "float32"))
+            parallel = ParallelGeneration(group, case["parallel"], fsdp=case.get("fsdp", False))
+            pipeline = parallel.load(folder / case["preset"], case.get("dtype", "float32"))
             pipeline.use_loras(strengths_of(plan.request))
             try:
-                execution = crew.configure(plan)
+                execution = parallel.configure(plan)
             except RequestError as error:
-                told[str(number)] = str(error)
+                errors[str(number)] = str(error)
                 continue
-            made[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SOUND), execution=execution)
+            clips[str(number)] = pipeline.generate_latents(GenerationInputs(plan, [RED], SAMPLES), execution=execution)
         if group.is_main:
-            save_file(made, str(folder / f"made-{group.size}.safetensors"))
-            (folder / f"told-{group.size}.json").write_text(json.dumps(told))
+            save_file(clips, str(folder / f"clips-{group.size}.safetensors"))
+            (folder / f"errors-{group.size}.json").write_text(json.dumps(errors))
 
 
 if __name__ == "__main__":

@@ -27,29 +27,29 @@ SIDE = 96
 SMALL = ["--width", str(SIDE), "--height", str(SIDE), "--frames", "5", "--steps", "1"]
 
 
-def _at_small_size(words: list[str]) -> list[str]:
-    return words if "--replay" in words else [*words, *SMALL]
+def _at_small_size(arguments: list[str]) -> list[str]:
+    return arguments if "--replay" in arguments else [*arguments, *SMALL]
 
 
-def _with_tiny_heads(words: list[str]) -> list[str]:
+def _with_tiny_heads(arguments: list[str]) -> list[str]:
     """Add the head width of the tiny models, and replace the folders, which exist already."""
-    return [*words, "--head-dim", "24", *([] if "--to" in words else ["--overwrite"])]
+    return [*arguments, "--head-dim", "24", *([] if "--to" in arguments else ["--overwrite"])]
 
 
-def _captions_of_one_clip(words: list[str]) -> list[str]:
+def _captions_of_one_clip(arguments: list[str]) -> list[str]:
     """Write captions of one clip with the same options instead of rendering."""
-    words = ["data", "captions", *words[2:]]
-    words[words.index("--clips") + 1] = "1"
-    return [word.replace("people", "captions") for word in words]
+    arguments = ["data", "captions", *arguments[2:]]
+    arguments[arguments.index("--clips") + 1] = "1"
+    return [word.replace("people", "captions") for word in arguments]
 
 
-def _of_an_existing_clip(words: list[str]) -> list[str]:
-    return [str(ROOT / "docs" / "nano-woman.mp4") if word == "out.mp4" else word for word in words]
+def _of_an_existing_clip(arguments: list[str]) -> list[str]:
+    return [str(ROOT / "docs" / "nano-woman.mp4") if word == "out.mp4" else word for word in arguments]
 
 
-def _from_a_folder(words: list[str]) -> list[str]:
+def _from_a_folder(arguments: list[str]) -> list[str]:
     """Import a folder, which has the head width; files alone are taken for the published width."""
-    return ["humo-1.7b" if word == "weights" else word for word in words]
+    return ["humo-1.7b" if word == "weights" else word for word in arguments]
 
 
 SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
@@ -57,38 +57,38 @@ SMALLER: Mapping[tuple[str, ...], Callable[[list[str]], list[str]]] = {
     ("batch",): _at_small_size,
     ("convert",): _with_tiny_heads,
     ("data", "render"): _captions_of_one_clip,
-    ("data", "captions"): lambda words: [*words[:-1], "1"],
+    ("data", "captions"): lambda arguments: [*arguments[:-1], "1"],
     ("evaluate", "video"): _of_an_existing_clip,
     ("verify",): list,
     ("doctor",): list,
-    ("plan",): lambda words: [*words, "--width", "64", "--height", "64", "--frames", "5"],
+    ("plan",): lambda arguments: [*arguments, "--width", "64", "--height", "64", "--frames", "5"],
     ("models", "import"): _from_a_folder,
     ("models",): list,
 }
 """Commands that are run, and the function that makes each one fast."""
 
 
-def _reads_its_recipe(words: list[str]) -> None:
-    options, rest = build_parser("train").parse_with_rest(words[1:])
-    given = [*options.recipe, *rest]
+def _reads_its_recipe(arguments: list[str]) -> None:
+    options, rest = build_parser("train").parse_with_rest(arguments[1:])
+    values = [*options.recipe, *rest]
     kinds: dict[str, type[Recipe | ComponentRecipe]] = {
         "vae": AutoencoderRecipe,
         "decoder": DecoderRecipe,
         "text": TextEncoderRecipe,
     }
-    kind = kinds.get(given[0], Recipe)
-    recipe, *changes = given[given[0] in (*kinds, DISTILL) :]
+    kind = kinds.get(values[0], Recipe)
+    recipe, *changes = values[values[0] in (*kinds, DISTILL) :]
     read_table(Path(recipe), kind, changes)
 
 
-def _has_its_settings(words: list[str]) -> None:
-    options, rest = build_parser(words[0]).parse_with_rest(words[1:])
+def _has_its_settings(arguments: list[str]) -> None:
+    options, rest = build_parser(arguments[0]).parse_with_rest(arguments[1:])
     assert not rest
-    _settings(options, page=words[0] == "ui")
+    _settings(options, page=arguments[0] == "ui")
 
 
-def _is_parsed(words: list[str]) -> None:
-    _, rest = build_parser(words[0]).parse_with_rest(words[1:])
+def _is_parsed(arguments: list[str]) -> None:
+    _, rest = build_parser(arguments[0]).parse_with_rest(arguments[1:])
     assert not [word for word in rest if "=" not in word]
 
 
@@ -125,22 +125,22 @@ _ALONE = frozenset({"out.mp4", "humo-1.7b", "humo-17b", "mine"})
 """Arguments of commands that read or write files which other commands of the page need."""
 
 
-def lookup(table: Mapping[tuple[str, ...], Any], words: list[str]) -> Any:
-    return next((table[key] for length in (3, 2, 1) if (key := tuple(words[:length])) in table), None)
+def lookup(table: Mapping[tuple[str, ...], Any], arguments: list[str]) -> Any:
+    return next((table[key] for length in (3, 2, 1) if (key := tuple(arguments[:length])) in table), None)
 
 
-def do(words: list[str]) -> None:
+def do(arguments: list[str]) -> None:
     """Run ``humo`` with arguments, or check them."""
-    checked, smaller = lookup(CHECKED, words), lookup(SMALLER, words)
+    checked, smaller = lookup(CHECKED, arguments), lookup(SMALLER, arguments)
     if checked is not None:
-        checked.check(words)
+        checked.check(arguments)
         return
-    if tuple(words) in _DONE:
+    if tuple(arguments) in _DONE:
         return
-    assert smaller is not None, f"SMALLER, CHECKED: neither has humo {' '.join(words[:2])}"
-    assert main([*smaller(words), "--quiet"]) == 0, words
-    if _ALONE.isdisjoint(words):
-        _DONE.add(tuple(words))
+    assert smaller is not None, f"SMALLER, CHECKED: neither has humo {' '.join(arguments[:2])}"
+    assert main([*smaller(arguments), "--quiet"]) == 0, arguments
+    if _ALONE.isdisjoint(arguments):
+        _DONE.add(tuple(arguments))
 
 
 parser = cache(build_parser)
@@ -148,75 +148,75 @@ parser = cache(build_parser)
 
 def check_usage(line: str) -> None:
     """Check that the command of a usage line and its options exist."""
-    words = line.partition("#")[0].split()
-    known = parser(words[1])._option_string_actions
-    for flag in re.findall(r"--[a-z][a-z-]*", " ".join(words)):
+    arguments = line.partition("#")[0].split()
+    known = parser(arguments[1])._option_string_actions
+    for flag in re.findall(r"--[a-z][a-z-]*", " ".join(arguments)):
         assert flag in known, flag
 
 
-def _humo(words: list[str], line: str) -> None:
+def _humo(arguments: list[str], line: str) -> None:
     if is_usage(line):
         check_usage(line)
     else:
-        do(words[1:])
+        do(arguments[1:])
 
 
-def _pip(words: list[str], line: str) -> None:
+def _pip(arguments: list[str], line: str) -> None:
     """Check that packages are ours and their extras exist."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert words[1] == "install"
-    for word in words[2:]:
+    assert arguments[1] == "install"
+    for word in arguments[2:]:
         if word.startswith("-") or word.endswith("requirements.txt"):
             continue
-        given = Requirement(word.replace(".", "humo-video", 1) if word.startswith(".") else word)
-        assert given.name == project["name"]
-        assert given.extras <= project["optional-dependencies"].keys()
+        requirement = Requirement(word.replace(".", "humo-video", 1) if word.startswith(".") else word)
+        assert requirement.name == project["name"]
+        assert requirement.extras <= project["optional-dependencies"].keys()
 
 
-def _make(words: list[str], line: str) -> None:
+def _make(arguments: list[str], line: str) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(words[1:]) <= set(targets)
+    assert set(arguments[1:]) <= set(targets)
 
 
-def _python(words: list[str], line: str) -> None:
+def _python(arguments: list[str], line: str) -> None:
     """Check that the program exists."""
-    if words[1:3] == ["-m", "pip"]:
-        _pip(words[2:], line)
-    elif words[1] == "-m":
-        assert importlib.util.find_spec(words[2]) is not None
-        assert all((ROOT / word).exists() for word in words[3:])
+    if arguments[1:3] == ["-m", "pip"]:
+        _pip(arguments[2:], line)
+    elif arguments[1] == "-m":
+        assert importlib.util.find_spec(arguments[2]) is not None
+        assert all((ROOT / word).exists() for word in arguments[3:])
     else:
-        assert (ROOT / words[1]).is_file()
+        assert (ROOT / arguments[1]).is_file()
 
 
-def _torchrun(words: list[str], line: str) -> None:
+def _torchrun(arguments: list[str], line: str) -> None:
     """Check a command of several processes; tests/distributed and tests/training start some."""
-    after = words[words.index("humo") + 1 :]
+    after = arguments[arguments.index("humo") + 1 :]
     if after[0] == "train":
         do(after)
     else:
         _is_parsed(after)
 
 
-def _docker(words: list[str], line: str) -> None:
+def _docker(arguments: list[str], line: str) -> None:
     """Check that the file exists and that the container runs a command of ours."""
-    if words[1] == "build":
-        assert Path(words[words.index("-f") + 1]).is_file()
+    if arguments[1] == "build":
+        assert Path(arguments[arguments.index("-f") + 1]).is_file()
         return
-    assert words[1] == "run"
-    inside = words[max(place for place, word in enumerate(words) if word == "humo") + 1 :]
+    assert arguments[1] == "run"
+    inside = arguments[max(place for place, word in enumerate(arguments) if word == "humo") + 1 :]
     if inside:
         do(inside)
 
 
-def _ray(words: list[str], line: str) -> None:
+def _ray(arguments: list[str], line: str) -> None:
     """Check the start of a head or of a machine that joins one."""
-    assert words[1] == "start"
-    assert words[2] in ("--head", "--address")
+    assert arguments[1] == "start"
+    assert arguments[2] in ("--head", "--address")
 
 
-def _cp(words: list[str], line: str) -> None:
-    assert (ROOT / words[-2]).exists()
+def _cp(arguments: list[str], line: str) -> None:
+    assert (ROOT / arguments[-2]).exists()
 
 
 HANDLERS: Mapping[str, Callable[[list[str], str], None]] = {

@@ -101,10 +101,10 @@ class Curl:
     def __init__(self, client: TestClient) -> None:
         self._client, self._id = client, ""
 
-    def __call__(self, words: list[str], line: str) -> None:
+    def __call__(self, arguments: list[str], line: str) -> None:
         """Send one request."""
-        address = next(word for word in words if word.startswith("http"))
-        form = [words[place + 1].partition("=") for place, word in enumerate(words) if word == "-F"]
+        address = next(word for word in arguments if word.startswith("http"))
+        form = [arguments[place + 1].partition("=") for place, word in enumerate(arguments) if word == "-F"]
         path = address.removeprefix("http://127.0.0.1:8848").replace("ID", self._id)
         if not form:
             answer = self._client.get(path)
@@ -199,8 +199,8 @@ def test_the_code_blocks_of_a_page_work(
             match block.kinds:
                 case ["commands"]:
                     for line in block.commands:
-                        words = words_of(line)
-                        (curl if words[0] == "curl" else HANDLERS[words[0]])(words, line)
+                        arguments = words_of(line)
+                        (curl if arguments[0] == "curl" else HANDLERS[arguments[0]])(arguments, line)
                 case ["python"]:
                     python(block)
                 case ["settings"]:
@@ -212,11 +212,11 @@ def test_the_code_blocks_of_a_page_work(
             raise AssertionError(f"{where(block)}: {type(error).__name__}: {error}") from error
 
 
-@pytest.mark.parametrize("words", ["serve --prot 1", "ui --port x", "train recipes/none.toml", "generate --widht 3"])
-def test_a_wrong_option_in_a_page_is_found(words: str, work_folder: Path) -> None:
-    checked = lookup(CHECKED, words.split())
+@pytest.mark.parametrize("command", ["serve --prot 1", "ui --port x", "train recipes/none.toml", "generate --widht 3"])
+def test_a_wrong_option_in_a_page_is_found(command: str, work_folder: Path) -> None:
+    checked = lookup(CHECKED, command.split())
     with pytest.raises((HuMoError, AssertionError)):
-        do(words.split()) if checked is None else checked.check(words.split())
+        do(command.split()) if checked is None else checked.check(command.split())
 
 
 def test_a_block_of_no_known_kind_is_found() -> None:
@@ -235,10 +235,10 @@ def test_commands_and_options_named_in_the_text_exist() -> None:
     benchmarks = {"--rounds", "--threads", "--layers", "--size", "--json", "--dtype", "--family", "--steps"}
     benchmarks |= {"--only", "--cancels"}
     for page, code in _inline():
-        if code.startswith("humo ") and (words := code.split())[1] in COMMANDS:
+        if code.startswith("humo ") and (arguments := code.split())[1] in COMMANDS:
             check_usage(code)
         elif code.startswith("humo "):
-            assert words[1].startswith("-") or words[1].isupper(), f"{page}: {code}"
+            assert arguments[1].startswith("-") or arguments[1].isupper(), f"{page}: {code}"
         elif code.startswith("--") and not (page.parent.name == "benchmarks" and code.split()[0] in benchmarks):
             flags = set(re.findall(r"--[a-z][a-z-]*", code))
             assert flags <= known, f"{page}: {code}"
@@ -248,16 +248,16 @@ def test_python_names_in_the_text_exist() -> None:
     for page, code in _inline():
         if re.fullmatch(r"humo(\.\w+)+(\(.*\))?", code) and not code.startswith("humo.safetensors"):
             path = code.partition("(")[0].split(".")
-            found: Any = None
+            value: Any = None
             for place in range(len(path), 0, -1):
                 try:
-                    found = importlib.import_module(".".join(path[:place]))
+                    value = importlib.import_module(".".join(path[:place]))
                 except ModuleNotFoundError:
                     continue
                 break
             for name in path[place:]:
-                found = getattr(found, name)
-            assert found is not None, f"{page}: {code}"
+                value = getattr(value, name)
+            assert value is not None, f"{page}: {code}"
 
 
 def test_settings_in_blocks_can_be_read() -> None:

@@ -37,7 +37,7 @@ def declared(*groups: list[str]) -> set[str]:
 
 def undeclared(source: str, known: set[str]) -> set[str]:
     """Return the top-level modules that a source imports and that no declared distribution has."""
-    found = set()
+    packages = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -45,10 +45,10 @@ def undeclared(source: str, known: set[str]) -> set[str]:
             names = [node.module]
         else:
             continue
-        found |= {name.partition(".")[0] for name in names}
+        packages |= {name.partition(".")[0] for name in names}
     return {
         name
-        for name in found - OWN - sys.stdlib_module_names
+        for name in packages - OWN - sys.stdlib_module_names
         if known.isdisjoint(normalize(distribution) for distribution in DISTRIBUTIONS.get(name, ()))
     }
 

@@ -40,8 +40,8 @@ def test_the_shots_of_the_prompting_guide_are_generated(
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True)
     (tmp_path / "shots.yaml").write_text(shots)
     monkeypatch.chdir(tmp_path)
-    words = ["batch", "shots.yaml", "--output-dir", "shots", "--frames", "5", "--steps", "1"]
-    assert main(words) == 0
+    arguments = ["batch", "shots.yaml", "--output-dir", "shots", "--frames", "5", "--steps", "1"]
+    assert main(arguments) == 0
     assert sorted(path.name for path in (tmp_path / "shots").iterdir()) == ["one.mp4", "three.mp4", "two.mp4"]
 
 

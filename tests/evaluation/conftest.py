@@ -12,7 +12,7 @@ from humo.synthetic.corpus import write_corpus
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three clips with sound of each test split, and two to train on, of 25 frames."""
+    """Three clips with audio of each test split, and two to train on, of 25 frames."""
     folder = tmp_path_factory.mktemp("people") / "corpus"
     config = CorpusConfig(seed=3, frames=25, identities=60, silent_fraction=0.0)
     for split, count in (("test", 3), ("test-seen", 3), ("train", 2)):

@@ -51,9 +51,9 @@ def test_too_few_clips_are_refused_with_the_command_that_renders_more(corpus: Pa
 
 def test_the_mesh_detects_faces_and_only_faces(samples: list[Sample]) -> None:
     mesh = FaceMesh()
-    found = [mesh.detect(sample.frames[12]) for sample in samples]
-    assert all(face is not None for face in found)
-    for face in found:
+    meshes = [mesh.detect(sample.frames[12]) for sample in samples]
+    assert all(face is not None for face in meshes)
+    for face in meshes:
         assert face is not None
         left, top, right, bottom = face.box
         assert 0 < right - left < 96
@@ -121,8 +121,8 @@ def test_metrics_of_true_clips_are_at_their_upper_bounds(samples: list[Sample]) 
 
 def test_the_best_lag_is_positive_where_the_mouth_is_late() -> None:
     jaw = np.sin(np.arange(60) / 3)
-    found = correlation_by_lag(np.roll(jaw, 2)[2:], jaw[2:])
-    assert max(found, key=lambda lag: found[lag]) == 2
+    correlations = correlation_by_lag(np.roll(jaw, 2)[2:], jaw[2:])
+    assert max(correlations, key=lambda lag: correlations[lag]) == 2
     assert correlation(jaw, np.zeros(60)) == 0.0
 
 
@@ -140,11 +140,11 @@ def test_a_classifier_survives_writing_and_loading(tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = AttributeClassifier(dict.fromkeys(ATTRIBUTES, ("a", "b"))).eval()
     save_classifier(classifier, tmp_path / "classifier.safetensors")
-    again = load_classifier(tmp_path / "classifier.safetensors")
+    loaded = load_classifier(tmp_path / "classifier.safetensors")
     image = torch.randn(1, 3, 96, 96)
     for name, logits in classifier(image).items():
-        assert torch.allclose(again(image)[name], logits, atol=1e-2)
-    assert again.values == classifier.values
+        assert torch.allclose(loaded(image)[name], logits, atol=1e-2)
+    assert loaded.values == classifier.values
 
 
 def test_a_jaw_that_is_linear_in_the_audio_features_is_recovered() -> None:

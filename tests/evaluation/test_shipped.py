@@ -76,11 +76,11 @@ def test_every_mode_runs_at_lengths_outside_training(mode: str, frames: int) -> 
 
 def test_generate_without_a_model_uses_it_and_so_does_replay(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    words = ["generate", "--prompt", "A man talks.", "--frames", "5", "--steps", "2", "--output", str(output)]
-    assert main(words) == 0
+    arguments = ["generate", "--prompt", "A man talks.", "--frames", "5", "--steps", "2", "--output", str(output)]
+    assert main(arguments) == 0
     assert main(["generate", "--replay", str(output)]) == 0
-    first, again = (read_video(path).frames for path in (output, tmp_path / "out-again.mp4"))
-    assert (first == again).all()
+    first, replayed = (read_video(path).frames for path in (output, tmp_path / "out-again.mp4"))
+    assert (first == replayed).all()
 
 
 def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,8 +93,8 @@ def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_several_seeds_give_a_standard_deviation(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--clips", "4", "--mode", "TA", "--seeds", "2", "num_frames=5", "num_inference_steps=2"]
-    assert main(["evaluate", "benchmark", "--data", str(people), *words, "--json"]) == 0
+    options = ["--clips", "4", "--mode", "TA", "--seeds", "2", "num_frames=5", "num_inference_steps=2"]
+    assert main(["evaluate", "benchmark", "--data", str(people), *options, "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert metrics.keys() == {"event", "ground_truth", "reconstruction", "TA"}
     assert metrics["TA"]["all"]["psnr_std"] > 0  # of other noise

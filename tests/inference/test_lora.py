@@ -48,14 +48,14 @@ NAMINGS: dict[str, Callable[[str], tuple[str, str]]] = {
 def factors(pipeline: HuMoPipeline) -> dict[str, tuple[Tensor, Tensor]]:
     """Return random low-rank factors for each layer."""
     generator = torch.Generator().manual_seed(0)
-    made = {}
+    tensors = {}
     for published, ours in LAYERS.items():
         out, into = pipeline.transformer.get_submodule(ours).weight.shape
-        made[published] = (
+        tensors[published] = (
             torch.randn(RANK, into, generator=generator),
             0.1 * torch.randn(out, RANK, generator=generator),
         )
-    return made
+    return tensors
 
 
 def predict(pipeline: HuMoPipeline) -> Tensor:

@@ -289,10 +289,10 @@ def test_dora_is_exact_under_both_key_forms(form: str, strength: float) -> None:
     out, into = _layer("blocks.0.ffn.net.2")
     down, up = _random(RANK, into), _random(out, RANK, seed=1)
     magnitude = 1 + _random(1, into, seed=2) if form == "columns" else 1 + _random(out, seed=2)
-    given = magnitude[:, None] if form == "dora_scale" else magnitude
+    stored = magnitude[:, None] if form == "dora_scale" else magnitude
     part = "dora_scale" if form == "columns" else form
     layer = "diffusion_model.blocks.0.ffn.2"
-    state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.{part}": given}
+    state = {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up, f"{layer}.{part}": stored}
 
     def change(weight: Tensor) -> Tensor:
         total = weight + up.double() @ down.double()

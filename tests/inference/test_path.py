@@ -69,13 +69,13 @@ def test_a_call_and_a_job_run_the_same_loop(small: HuMoPipeline) -> None:
 
 
 def test_a_callback_that_stops_ends_the_clip_with_its_latents(small: HuMoPipeline) -> None:
-    seen: list[torch.Tensor] = []
+    step_latents: list[torch.Tensor] = []
 
     def interrupt(pipeline: HuMoPipeline, step: int, _: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        seen.append(tensors["latents"])
+        step_latents.append(tensors["latents"])
         pipeline._interrupt = step == 1
         return {}
 
     latents = call(small, callback_on_step_end=interrupt)
-    assert len(seen) == 2
-    assert torch.equal(latents, seen[-1][:, :, : latents.shape[2]])
+    assert len(step_latents) == 2
+    assert torch.equal(latents, step_latents[-1][:, :, : latents.shape[2]])

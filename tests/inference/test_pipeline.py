@@ -42,7 +42,7 @@ TWO: dict[str, Any] = {
 def test_every_mode_runs_the_passes_of_its_plan(mode: Mode, pipeline: HuMoPipeline) -> None:
     fields: dict[str, Any] = {"prompt": "p", "steps": 4, "mode": mode, "frames": FRAMES}
     if "I" in mode:
-        fields["images"] = ["picture"]
+        fields["images"] = ["image"]
     if "A" in mode:
         fields["audio"] = "speech"
     plan = resolve(parse_request(fields), pipeline.preset, 640 * FRAMES if "A" in mode else None)
@@ -209,8 +209,8 @@ def test_one_generator_for_a_batch_is_drawn_from_in_order(small: HuMoPipeline) -
     both = call(small, prompt=["a man talks"] * 2, generator=generator, **inputs)
     first, second = (torch.randn(1, 16, 4, 4, 6, generator=seeded(1)) for _ in range(2))
     assert torch.equal(first, second)
-    again = seeded(1)
-    drawn = torch.cat([torch.randn(1, 16, 4, 4, 6, generator=again) for _ in range(2)])
+    same = seeded(1)
+    drawn = torch.cat([torch.randn(1, 16, 4, 4, 6, generator=same) for _ in range(2)])
     assert torch.equal(both, call(small, prompt=["a man talks"] * 2, latents=drawn, **inputs))
     assert distance(both[:1], both[1:]) > 0.1
 

@@ -143,9 +143,9 @@ def gradients(family: str, *, checkpointing: bool) -> dict[str, Tensor | None]:
 def test_every_parameter_has_a_gradient_and_checkpointing_changes_none(family: str) -> None:
     plain, checkpointed = gradients(family, checkpointing=False), gradients(family, checkpointing=True)
     for name, gradient in plain.items():
-        again = checkpointed[name]
+        recomputed = checkpointed[name]
         assert gradient is not None, name
-        assert again is not None, name
+        assert recomputed is not None, name
         assert torch.isfinite(gradient).all(), name
         assert gradient.any(), name
-        torch.testing.assert_close(again, gradient, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(recomputed, gradient, rtol=1e-5, atol=1e-7)

@@ -1,1 +1,1 @@
-"""Pictures, sounds and videos, in and out."""
+"""Images, audio and videos, in and out."""

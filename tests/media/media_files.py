@@ -1,4 +1,4 @@
-"""Real sound and video files for the tests, made by PyAV."""
+"""Real audio and video files for the tests, written by PyAV."""
 
 from __future__ import annotations
 

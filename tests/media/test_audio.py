@@ -1,4 +1,4 @@
-"""Sound of every kind becomes mono 16 kHz exactly, or one line saying why not."""
+"""Audio of every kind becomes mono at 16 kHz, or an error of one line."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_arrays_may_be_whole_numbers_and_one_dimensional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         (np.zeros(0, np.float32), "shape"),
         (np.zeros((2, 3, 4), np.float32), "shape"),
@@ -139,8 +139,8 @@ def test_arrays_may_be_whole_numbers_and_one_dimensional() -> None:
         ((np.zeros(9, np.float32), 0), "0 Hz"),
     ],
 )
-def test_an_array_that_is_no_audio_is_refused(source: Array | tuple[Array, int], said: str) -> None:
-    with pytest.raises(MediaError, match=said):
+def test_an_array_that_is_no_audio_is_refused(source: Array | tuple[Array, int], message: str) -> None:
+    with pytest.raises(MediaError, match=message):
         load_audio(source)
 
 
@@ -198,16 +198,16 @@ def test_missing_empty_folder_foreign_and_silent_files_are_distinguished(tmp_pat
     header[-4:] = bytes(4)
     (tmp_path / "header.wav").write_bytes(header)
     silent_video(tmp_path / "silent.mp4")
-    for name, said in [
+    for name, message in [
         ("absent.wav", "no file"), (".", "folder"), ("empty.wav", "is empty"), ("letter.wav", "not audio"),
         ("list.m3u8", "not audio"), ("list.txt", "not audio"), ("silent.mp4", "no audio stream"),
         ("header.wav", "holds no samples"),
     ]:  # fmt: skip
         for read in (load_audio, probe_audio):
-            with pytest.raises(MediaError, match=said) as caught:
+            with pytest.raises(MediaError, match=message) as caught:
                 read(tmp_path / name, field="audio")
             assert "\n" not in str(caught.value)
-        with pytest.raises(MediaError, match=said):
+        with pytest.raises(MediaError, match=message):
             load_audio_track(tmp_path / name, seconds=1.0)
 
 
@@ -250,10 +250,10 @@ def test_damaged_files_give_their_audio_or_one_line(
 
 def test_tags_that_are_not_text_do_not_matter(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.mp3", to_int16(tone(0.5, 44_100)), 44_100, codec="libmp3lame")
-    sound = path.read_bytes()
+    content = path.read_bytes()
     tag = b"TIT2" + struct.pack(">I", 5) + b"\0\0" + b"\0\xff\xfe\xe9\xe8"
-    start = sound.index(b"\xff\xfb")
-    path.write_bytes(b"ID3\x03\x00\x00\0\0\0" + bytes([len(tag)]) + tag + sound[start:] + b"TAG" + b"\xe9" * 125)
+    start = content.index(b"\xff\xfb")
+    path.write_bytes(b"ID3\x03\x00\x00\0\0\0" + bytes([len(tag)]) + tag + content[start:] + b"TAG" + b"\xe9" * 125)
     assert len(load_audio(path)) > 7_000
 
 

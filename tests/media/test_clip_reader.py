@@ -31,17 +31,19 @@ def _write(
     *,
     audio_from: float = 0.0,
     audio_hole: tuple[float, float] = (0.0, 0.0),
-    picture: Callable[[float], np.ndarray] | None = None,
+    pixels_at: Callable[[float], np.ndarray] | None = None,
 ) -> Path:
     """A video whose frames are shown at ``times``, white for 0.1 s from each event on; a click at each event."""
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=25, options={"crf": "12", "bf": "0"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.codec_context.time_base = Fraction(1, TICKS)
-        sound = container.add_stream("aac", rate=RATE, layout="mono")
+        audio = container.add_stream("aac", rate=RATE, layout="mono")
         for time in times:
             white = any(event <= time + 1e-6 < event + 0.1 for event in EVENTS)
-            pixels = np.full((HEIGHT, WIDTH, 3), 235 if white else 20, np.uint8) if picture is None else picture(time)
+            pixels = (
+                np.full((HEIGHT, WIDTH, 3), 235 if white else 20, np.uint8) if pixels_at is None else pixels_at(time)
+            )
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
             container.mux(video.encode(frame))
@@ -54,8 +56,8 @@ def _write(
                 continue
             chunk = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
             chunk.sample_rate, chunk.time_base, chunk.pts = RATE, Fraction(1, RATE), start
-            container.mux(sound.encode(chunk))
-        container.mux(sound.encode(None))
+            container.mux(audio.encode(chunk))
+        container.mux(audio.encode(None))
     return path
 
 
@@ -84,7 +86,7 @@ def _steady(rate: float, start: float = 0.0, end: float = SECONDS) -> list[float
         _steady(60, 0, 1.5) + _steady(15, 1.5),
         [time for time in _steady(30) if not 1.3 <= time < 1.9],
     ],
-    ids=["25", "30", "60", "film", "60-then-15", "dropped"],
+    ids=["25", "30", "60", "24", "60-then-15", "dropped"],
 )
 def test_flash_and_click_stay_together_at_every_frame_rate(times: list[float], tmp_path: Path) -> None:
     clip = read_clip(_write(tmp_path / "clip.mp4", times))
@@ -146,21 +148,21 @@ def test_rotation_and_mirroring_of_the_track_header_are_applied(name: str, tmp_p
     pixels[: HEIGHT // 2, : WIDTH // 2, 0] = 250
     pixels[: HEIGHT // 2, WIDTH // 2 :, 1] = 250
     pixels[HEIGHT // 2 :, : WIDTH // 2, 2] = 250
-    path = _write(tmp_path / "clip.mp4", _steady(25, end=0.4), picture=lambda _: pixels)
+    path = _write(tmp_path / "clip.mp4", _steady(25, end=0.4), pixels_at=lambda _: pixels)
     matrix, displayed = MATRICES[name]
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version and flags, times, ids, layer ... of version 0
     a, b, c, d = (value * 65536 for value in matrix)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    shown = read_clip(path).frames[5].astype(int)
+    frame = read_clip(path).frames[5].astype(int)
     expected = displayed(pixels).astype(int)
-    assert shown.shape == expected.shape
-    assert np.abs(shown - expected).mean() < 12
+    assert frame.shape == expected.shape
+    assert np.abs(frame - expected).mean() < 12
 
 
 def test_a_file_without_video_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "audio.wav"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")

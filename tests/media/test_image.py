@@ -1,4 +1,4 @@
-"""Pictures of every kind become upright RGB, or one line saying why not."""
+"""Images of every kind become upright RGB, or an error of one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def gradient(width: int = 40, height: int = 24) -> Image.Image:
     ("suffix", "tolerance"), [("png", 0), ("bmp", 0), ("tiff", 0), ("webp", 0), ("ppm", 0), ("jpg", 6), ("heic", 8)]
 )
 def test_a_file_of_each_common_format_gives_its_pixels(tmp_path: Path, suffix: str, tolerance: int) -> None:
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     register_heif_opener()
     gradient().save(path, lossless=True, quality=98, subsampling=0)
     loaded = load_image(str(path))
@@ -58,11 +58,11 @@ def test_the_orientation_a_camera_noted_is_applied(tmp_path: Path, orientation: 
     assert load_image(loaded).tobytes() == upright.tobytes()
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "RGB with a transparent colour"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA", "RGB with a transparent color"])
 def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "clear.png"
-    picture = Image.new("RGBA", (8, 4), (0, 0, 0, 255))
-    picture.paste((0, 0, 0, 0), (4, 0, 8, 4))
+    image = Image.new("RGBA", (8, 4), (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (4, 0, 8, 4))
     if mode == "P":
         indexed = Image.new("P", (8, 4), 0)
         indexed.putpalette([0, 0, 0, 9, 9, 9])
@@ -70,11 +70,11 @@ def test_what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
         indexed.save(path, transparency=bytes([255, 0]))
     elif mode == "PA":
         path = tmp_path / "clear.gif"
-        picture.save(path)
+        image.save(path)
     elif mode == "LA":
-        picture.convert("LA").save(path)
+        image.convert("LA").save(path)
     elif mode == "RGBA":
-        picture.save(path)
+        image.save(path)
     else:
         plain = Image.new("RGB", (8, 4), (0, 0, 0))
         plain.paste((1, 2, 3), (4, 0, 8, 4))
@@ -117,8 +117,8 @@ def test_other_color_models_are_converted(tmp_path: Path, mode: str) -> None:
     )
     assert np.asarray(load_image(white)).min() > 250
     if mode != "YCbCr":  # which Pillow 12 writes as TIFF, and cannot read again
-        white.save(tmp_path / "colours.tiff")
-        assert np.asarray(load_image(tmp_path / "colours.tiff")).min() > 250
+        white.save(tmp_path / "colors.tiff")
+        assert np.asarray(load_image(tmp_path / "colors.tiff")).min() > 250
 
 
 def test_arrays_of_bytes_and_of_floats_are_images() -> None:
@@ -130,7 +130,7 @@ def test_arrays_of_bytes_and_of_floats_are_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "message"),
     [
         (np.zeros((4, 4, 2), np.uint8), "shape"),
         (np.zeros((4, 0, 3), np.uint8), "0 x 4"),
@@ -139,8 +139,8 @@ def test_arrays_of_bytes_and_of_floats_are_images() -> None:
         (np.full((4, 4, 3), np.nan), "nan"),
     ],
 )
-def test_an_array_that_is_no_image_is_refused(array: np.ndarray, said: str) -> None:
-    with pytest.raises(MediaError, match=said):
+def test_an_array_that_is_no_image_is_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(MediaError, match=message):
         load_image(array, field="image 2")
 
 
@@ -148,11 +148,11 @@ def test_missing_empty_folder_and_foreign_files_are_distinguished(tmp_path: Path
     (tmp_path / "empty.png").touch()
     (tmp_path / "letter.png").write_text("Dear all,")
     (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    for name, said in [
+    for name, message in [
         ("absent.png", "no file"), (".", "folder"), ("empty.png", "is empty"), ("letter.png", "not an image"),
         ("drawing.eps", "not an image"), ("no\0name", "cannot be opened"),
     ]:  # fmt: skip
-        with pytest.raises(MediaError, match=said) as caught:
+        with pytest.raises(MediaError, match=message) as caught:
             load_image(tmp_path / name, field="image")
         assert "\n" not in str(caught.value)
         assert str(caught.value).startswith("image: ")
@@ -220,8 +220,8 @@ def test_a_image_of_the_target_size_is_untouched_by_letterbox() -> None:
 
 
 def test_pixels_are_scaled_to_minus_one_to_one_in_float32() -> None:
-    grey = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
-    pixels = to_pixels(grey)
+    gray = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
+    pixels = to_pixels(gray)
     assert pixels.dtype == np.float32
     assert pixels.shape == (3, 1, 256)
     expected = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)

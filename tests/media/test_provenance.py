@@ -1,4 +1,4 @@
-"""How a video was made survives in the video and beside it."""
+"""The generation record survives in the video and beside it."""
 
 from __future__ import annotations
 

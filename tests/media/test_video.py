@@ -1,4 +1,4 @@
-"""Videos keep their colours, their time and their sound, and are either whole or not there."""
+"""Videos keep their colors, timing and audio, and are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -66,27 +66,27 @@ def test_every_frame_lasts_exactly_a_twenty_fifth(tmp_path: Path, count: int) ->
 
 
 def test_colors_come_back_and_are_tagged_as_bt709_of_limited_range(tmp_path: Path) -> None:
-    colours = [(c & 4 and 255, c & 2 and 255, c & 1 and 255) for c in range(8)] + [(200, 120, 90), (64, 64, 64)]
-    bars = np.repeat(np.array(colours, np.uint8)[None], 64, axis=0).repeat(32, axis=1)
+    colors = [(c & 4 and 255, c & 2 and 255, c & 1 and 255) for c in range(8)] + [(200, 120, 90), (64, 64, 64)]
+    bars = np.repeat(np.array(colors, np.uint8)[None], 64, axis=0).repeat(32, axis=1)
     path = tmp_path / "bars.mp4"
     write_video(path, [bars] * 5, VideoFormat(320, 64), metadata={})
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
         assert context.pix_fmt == "yuv420p"
-    shown = read_video(path).frames[2].astype(int)
-    for number, colour in enumerate(colours):
-        inside = shown[:, number * 32 + 8 : number * 32 + 24]
-        assert np.abs(inside - np.array(colour)).max() <= 4, colour
+    decoded = read_video(path).frames[2].astype(int)
+    for number, color in enumerate(colors):
+        inside = decoded[:, number * 32 + 8 : number * 32 + 24]
+        assert np.abs(inside - np.array(color)).max() <= 4, color
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2), (48_000, 1), (22_050, 1), (37_800, 2)])
-@pytest.mark.parametrize("sound_seconds", [0.4, 2.0, 5.0])
+@pytest.mark.parametrize("audio_seconds", [0.4, 2.0, 5.0])
 def test_audio_is_cut_or_filled_up_to_the_frames(
-    tmp_path: Path, rate: int, channels: int, sound_seconds: float
+    tmp_path: Path, rate: int, channels: int, audio_seconds: float
 ) -> None:
     path = tmp_path / "a.mp4"
-    track = AudioTrack(tone(sound_seconds, rate, channels), rate)
+    track = AudioTrack(tone(audio_seconds, rate, channels), rate)
     write_scene(path, 33, track)
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
@@ -95,15 +95,15 @@ def test_audio_is_cut_or_filled_up_to_the_frames(
         assert stream.duration is not None
         assert abs(float(stream.duration * stream.time_base) - 33 / 25) <= 1024 / stream.rate
         assert container.streams.video[0].start_time == 0
-    heard = read_video(path).track
-    assert heard is not None
-    assert heard.seconds == 33 / 25
-    assert len(heard.samples) == channels
-    if rate == heard.sample_rate:
-        common = min(track.samples.shape[1], heard.samples.shape[1])
-        error = heard.samples[:, : common - 1024] - track.samples[:, : common - 1024]
+    stored = read_video(path).track
+    assert stored is not None
+    assert stored.seconds == 33 / 25
+    assert len(stored.samples) == channels
+    if rate == stored.sample_rate:
+        common = min(track.samples.shape[1], stored.samples.shape[1])
+        error = stored.samples[:, : common - 1024] - track.samples[:, : common - 1024]
         assert np.sqrt((error**2).mean()) < 0.01
-        assert np.abs(heard.samples[:, common + 1024 :]).max(initial=0) < 0.01
+        assert np.abs(stored.samples[:, common + 1024 :]).max(initial=0) < 0.01
 
 
 def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
@@ -188,15 +188,15 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"),
+    ("frame", "message"),
     [
         (np.zeros((HEIGHT, WIDTH, 4), np.uint8), "shape"),
         (np.zeros((HEIGHT, WIDTH, 3), np.float32), "float32"),
         (None, "is empty"),
     ],
 )
-def test_frames_of_another_form_and_no_frames_are_refused(tmp_path: Path, frame: Array | None, said: str) -> None:
-    with pytest.raises(MediaError, match=said):
+def test_frames_of_another_form_and_no_frames_are_refused(tmp_path: Path, frame: Array | None, message: str) -> None:
+    with pytest.raises(MediaError, match=message):
         write_video(tmp_path / "a.mp4", [] if frame is None else [frame], VideoFormat(WIDTH, HEIGHT), metadata={})
     with pytest.raises(MediaError, match="even"):
         write_video(tmp_path / "a.mp4", [], VideoFormat(95, HEIGHT), metadata={})
@@ -214,18 +214,18 @@ def test_a_place_to_write_is_tried_before_the_work(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     write_video(target, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], VideoFormat(WIDTH, HEIGHT), metadata={})
     assert [path.name for path in target.parent.iterdir()] == ["a.mp4"]
-    (tmp_path / "film.mp4").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file").touch()
-    for path, needed, said in [
+    for path, needed, message in [
         (tmp_path / "a.avi", 0, "end in .mp4"),
         (tmp_path / "a", 0, "end in .mp4"),
-        (tmp_path / "film.mp4", 0, "is a folder"),
+        (tmp_path / "folder.mp4", 0, "is a folder"),
         (tmp_path / "file" / "a.mp4", 0, "cannot be written"),
         (tmp_path / ("x" * 300 + ".mp4"), 0, "its name has 304 bytes"),
         (tmp_path / "a\0b.mp4", 0, "cannot be written"),
         (tmp_path / "a.mp4", 10**18, "MB free"),
     ]:
-        with pytest.raises(StorageError, match=said) as caught:
+        with pytest.raises(StorageError, match=message) as caught:
             check_writable(path, bytes_needed=needed, field="--output")
         assert str(caught.value).startswith("--output: ")
 
@@ -253,9 +253,9 @@ def test_no_video_is_larger_than_the_estimate(tmp_path: Path, width: int, height
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
-    sound = write_audio(tmp_path / "a.wav", tone(0.1, 16_000), 16_000, codec="pcm_f32le")
+    audio = write_audio(tmp_path / "a.wav", tone(0.1, 16_000), 16_000, codec="pcm_f32le")
     with pytest.raises(MediaError, match="no video stream"):
-        read_video(sound)
+        read_video(audio)
     write_scene(tmp_path / "a.mp4", 9)
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:600])
     with pytest.raises(MediaError, match=r"cut\.mp4"):

@@ -23,17 +23,17 @@ PAYLOAD = 0xBEEF
 
 
 def scene(size: int, frames: int = 12) -> list[Frame]:
-    """Soft colours that move, with edges and grain."""
+    """Return frames of soft colors that move, with edges and grain."""
     random = np.random.default_rng(3)
     y, x = np.mgrid[:size, :size] / size
-    made = []
+    images = []
     for number in range(frames):
         shift = number / 40
-        picture = np.stack([np.sin(5 * (x + shift)) + y, np.cos(4 * y - shift) * x, x * y], axis=-1)
-        picture[size // 3 : size // 2, size // 4 : size // 2] += 0.4
-        picture = 40 + 170 * (picture - picture.min()) / np.ptp(picture) + random.normal(0, 2, picture.shape)
-        made.append(np.clip(picture, 0, 255).astype(np.uint8))
-    return made
+        waves = np.stack([np.sin(5 * (x + shift)) + y, np.cos(4 * y - shift) * x, x * y], axis=-1)
+        waves[size // 3 : size // 2, size // 4 : size // 2] += 0.4
+        waves = 40 + 170 * (waves - waves.min()) / np.ptp(waves) + random.normal(0, 2, waves.shape)
+        images.append(np.clip(waves, 0, 255).astype(np.uint8))
+    return images
 
 
 def encoded(frames: list[Frame], folder: Path, crf: int) -> list[Frame]:
@@ -71,8 +71,8 @@ def test_it_is_not_to_be_seen(size: int, most: int, least_db: float) -> None:
 
 def test_colors_near_the_end_of_their_range_carry_it_too() -> None:
     red = [np.full((96, 96, 3), (252, 3, 3), np.uint8)] * 2
-    found = detect_watermark(embed_watermark(red, PAYLOAD))
-    assert found.payload == PAYLOAD
+    detection = detect_watermark(embed_watermark(red, PAYLOAD))
+    assert detection.payload == PAYLOAD
 
 
 def test_nothing_is_found_where_nothing_was_put() -> None:

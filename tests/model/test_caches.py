@@ -83,11 +83,11 @@ def test_fewer_blocks_run_and_the_clip_changes_little(deep: HuMoPipeline, cache:
 def test_a_cache_leaves_no_state_for_the_next_clip(deep: HuMoPipeline, cache: CacheName) -> None:
     before, runs = run(deep, "none")
     first, fewer = run(deep, cache)
-    again, same = run(deep, cache)
+    repeated, same = run(deep, cache)
     after, all_runs = run(deep, "none")
     assert torch.equal(before, after)
     assert runs == all_runs
-    assert torch.equal(first, again), "a generation begins with an empty cache"
+    assert torch.equal(first, repeated), "a generation begins with an empty cache"
     assert fewer == same
     assert not deep.transformer.is_cache_enabled
     predictor = VelocityPredictor(deep.transformer, conditions_of(deep), deep.preset.reference_injection)

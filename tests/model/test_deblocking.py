@@ -53,5 +53,5 @@ def test_a_single_first_frame_is_unchanged() -> None:
 
 def test_a_latent_frame_is_smoothed_against_the_frame_before_it() -> None:
     video = still(0.0, 0.08)
-    again = deblock_latent_frames(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
-    assert again.equal(deblock_latent_frames(video, None, SMALL, LARGE)[:, :, 1:])
+    continued = deblock_latent_frames(video[:, :, 1:], video[:, :, 0], SMALL, LARGE)
+    assert continued.equal(deblock_latent_frames(video, None, SMALL, LARGE)[:, :, 1:])

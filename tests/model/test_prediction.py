@@ -40,14 +40,14 @@ def test_each_channel_may_have_a_deviation_of_its_own() -> None:
     other.register_to_config(sigma_data=sigma)
     torch.manual_seed(6)
     noisy = torch.randn(2, 16, 3, 4, 4)
-    given = {
+    inputs = {
         "hidden_states": noisy,
         "timestep": torch.full((2,), 1000 * level),
         "encoder_hidden_states": torch.randn(2, TEXT_LENGTH, TEXT_WIDTH),
         "audio_hidden_states": torch.randn(2, 3, 8, 5, 16),
     }
     with torch.no_grad():
-        output, velocity = plain(**given).sample, other(**given).sample
+        output, velocity = plain(**inputs).sample, other(**inputs).sample
     d = torch.tensor(sigma).view(1, 16, 1, 1, 1)
     total = level**2 + d.square()
     data = d.square() / total * noisy + level / total.sqrt() * output

@@ -96,7 +96,7 @@ def dequantized(preset: str, weights: dict[str, Tensor]) -> HuMoPipeline:
 
 @torch.no_grad()
 def passed(transformer: HuMoTransformer3DModel) -> Tensor:
-    """What a network makes of some numbers."""
+    """Return the output of a network for random inputs."""
     config = transformer.config
     torch.manual_seed(5)
     inputs = torch.randn(1, config.in_channels, 2, 4, 6)
@@ -154,11 +154,11 @@ def test_a_clip_of_a_quantized_network_is_that_of_the_dequantized_one(tmp_path: 
 @pytest.mark.parametrize("name", FILES)
 def test_a_converted_network_has_exactly_the_weights_of_the_file(tmp_path: Path, name: str) -> None:
     report, weights = brought(tmp_path, "humo-17b", FILES[name], dtype="fp32")
-    found = load_file(report.destination / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert found.keys() == weights.keys()
-    assert all(found[name].equal(tensor) for name, tensor in weights.items())
-    again = convert(report.destination, tmp_path / "bf16", dtype="bf16")
-    assert again.components[0].dtypes == {"BF16": len(weights)}
+    stored = load_file(report.destination / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert stored.keys() == weights.keys()
+    assert all(stored[name].equal(tensor) for name, tensor in weights.items())
+    converted = convert(report.destination, tmp_path / "bf16", dtype="bf16")
+    assert converted.components[0].dtypes == {"BF16": len(weights)}
 
 
 def test_what_stays_quantized_takes_the_room_of_the_file_and_can_be_undone_later(tmp_path: Path) -> None:
@@ -169,12 +169,12 @@ def test_what_stays_quantized_takes_the_room_of_the_file_and_can_be_undone_later
     others = sum(4 * tensor.numel() for name, tensor in weights.items() if not is_matrix_of_a_block(name, tensor))
     assert part.bytes == others + sum(tensor.numel() * 144 // 256 for tensor in matrices)
     convert(report.destination, tmp_path / "undone", dtype="fp32")
-    found = load_file(tmp_path / "undone" / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert all(found[name].equal(tensor) for name, tensor in weights.items())
+    stored = load_file(tmp_path / "undone" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(stored[name].equal(tensor) for name, tensor in weights.items())
     config = json.loads((tmp_path / "undone" / "transformer" / "config.json").read_text())
     assert "quantization_config" not in config
-    for again in (report.destination, report.destination):
-        kept = convert(again, tmp_path / "twice", keep_quantized=True, overwrite=True, shard_bytes=200_000)
+    for source in (report.destination, report.destination):
+        kept = convert(source, tmp_path / "twice", keep_quantized=True, overwrite=True, shard_bytes=200_000)
         assert kept.components[0].dtypes == part.dtypes
     assert open_model_folder(tmp_path / "twice").bytes == open_model_folder(report.destination).bytes
 
@@ -268,12 +268,12 @@ def test_a_quantized_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -
 
 
 def test_what_a_quantized_network_takes_is_planned_before_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["plan", "--model", "humo-17b", "--width", "64", "--height", "64", "--frames", "5", "--memory", "24GB"]
-    assert main([*asked, "--host", "64GB", "--quantized", "Q4_K"]) == 0
-    said = capsys.readouterr().out
-    assert "transformer    weights 10.55 GB, per block 0.24 GB" in said
-    assert "fp8 " not in said
-    assert main([*asked, "--quantized", "q4"]) == 2
+    arguments = ["plan", "--model", "humo-17b", "--width", "64", "--height", "64", "--frames", "5", "--memory", "24GB"]
+    assert main([*arguments, "--host", "64GB", "--quantized", "Q4_K"]) == 0
+    output = capsys.readouterr().out
+    assert "transformer    weights 10.55 GB, per block 0.24 GB" in output
+    assert "fp8 " not in output
+    assert main([*arguments, "--quantized", "q4"]) == 2
     assert "--quantized: 'q4' is not supported" in capsys.readouterr().err
 
 
@@ -296,12 +296,12 @@ def test_the_commands_bring_in_a_gguf_file_and_make_a_video_with_it(
     save = gguf_of("Q8_0")
     save(tmp_path, weights)
     monkeypatch.setenv("HUMO_MODELS", str(tmp_path / "models"))
-    words = [str(tmp_path / "network.gguf"), str(OTHERS["humo-1.7b"])]
-    assert main(["models", "import", *words, "--name", "small", "--keep-quantized", "--quiet"]) == 0
+    sources = [str(tmp_path / "network.gguf"), str(OTHERS["humo-1.7b"])]
+    assert main(["models", "import", *sources, "--name", "small", "--keep-quantized", "--quiet"]) == 0
     video = tmp_path / "out.mp4"
     small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--seed", "1"]
-    asked = ["generate", "--model", "small", "--prompt", "a man", *small, "--output", str(video), "--quiet"]
-    assert main(asked) == 0
+    arguments = ["generate", "--model", "small", "--prompt", "a man", *small, "--output", str(video), "--quiet"]
+    assert main(arguments) == 0
     assert video.stat().st_size > 0
-    assert main(["convert", *words, str(tmp_path / "model"), "--keep-quantized", "--quiet"]) == 0
+    assert main(["convert", *sources, str(tmp_path / "model"), "--keep-quantized", "--quiet"]) == 0
     assert open_model_folder(tmp_path / "model").components["transformer"].quantized

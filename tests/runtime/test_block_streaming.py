@@ -20,13 +20,13 @@ from humo.runtime.loading import cast_to, load_pipeline, load_streamed
 from tests.calls import HEIGHT, RED, WIDTH, tone
 from tests.tiny import save_tiny_model
 
-SOUND = tone(12)
+SAMPLES = tone(12)
 
 
 def plan_of(pipeline: HuMoPipeline) -> GenerationPlan:
-    asked = {"prompt": "a man, who sings", "images": ["red"], "audio": "sound", "steps": 3, "seed": 3}
-    asked |= {"width": WIDTH, "height": HEIGHT, "frames": 9}
-    return resolve(parse_request(asked), pipeline.preset, len(SOUND))
+    fields = {"prompt": "a man, who sings", "images": ["red"], "audio": "tone", "steps": 3, "seed": 3}
+    fields |= {"width": WIDTH, "height": HEIGHT, "frames": 9}
+    return resolve(parse_request(fields), pipeline.preset, len(SAMPLES))
 
 
 @pytest.mark.parametrize("preset", ["humo-1.7b", "humo-17b"])
@@ -35,10 +35,10 @@ def test_a_clip_is_the_same_whether_weights_are_at_hand_or_on_the_disk(tmp_path:
     folder = save_tiny_model(tmp_path / "model", preset)
     whole = load_pipeline(folder, device="cpu", dtype=dtype)
     streamed = load_streamed(folder, device="cpu", dtype=getattr(torch, dtype))
-    clip = GenerationInputs(plan_of(whole), [RED], SOUND)
+    clip = GenerationInputs(plan_of(whole), [RED], SAMPLES)
     for _ in range(2):
-        made, expected = streamed.generate_latents(clip), whole.generate_latents(clip)
-        assert torch.allclose(made, expected, atol=1e-6 if dtype == "float32" else 2e-2)
+        latents, expected = streamed.generate_latents(clip), whole.generate_latents(clip)
+        assert torch.allclose(latents, expected, atol=1e-6 if dtype == "float32" else 2e-2)
     list(streamed.generate_frames(clip))
     assert not at_hand(streamed)
 
@@ -71,7 +71,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("cyclic", [False, True])
 def test_one_block_is_read_ahead_and_none_stays(weights: Path, cyclic: bool) -> None:
-    store, held = Counting(weights), load_file(weights)
+    store, tensors = Counting(weights), load_file(weights)
     with torch.device("meta"):
         layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(4)).requires_grad_(False)
     stream = BlockStream(
@@ -81,7 +81,7 @@ def test_one_block_is_read_ahead_and_none_stays(weights: Path, cyclic: bool) -> 
         x = expected = torch.ones(1, 3)
         for number, layer in enumerate(layers):
             x = layer(x)
-            expected = expected @ held[f"layers.{number}.weight"].T + held[f"layers.{number}.bias"]
+            expected = expected @ tensors[f"layers.{number}.weight"].T + tensors[f"layers.{number}.bias"]
             assert all(weight.is_meta for weight in layers.parameters())
         assert torch.allclose(x, expected)
         stream.wait()

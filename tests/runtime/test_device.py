@@ -14,8 +14,8 @@ from humo.runtime.loading import load_pipeline
 
 ABSENT = [
     name
-    for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
-    if not there
+    for name, available in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
+    if not available
 ]
 
 
@@ -42,7 +42,7 @@ def test_an_absent_device_is_refused_with_those_that_are_there(device: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "chosen"),
+    ("requested", "device", "chosen"),
     [
         ("auto", "cpu", "float32"),
         ("auto", "cuda", "bfloat16"),
@@ -52,8 +52,8 @@ def test_an_absent_device_is_refused_with_those_that_are_there(device: str) -> N
         ("float16", "mps", "float16"),
     ],
 )
-def test_precision_is_what_was_asked_for_or_fits_the_device(asked: str, device: str, chosen: str) -> None:
-    assert choose_dtype(asked, device) == chosen
+def test_precision_is_what_was_asked_for_or_fits_the_device(requested: str, device: str, chosen: str) -> None:
+    assert choose_dtype(requested, device) == chosen
 
 
 @pytest.mark.parametrize("family", ["humo-1.7b", "humo-17b"])

@@ -1,4 +1,4 @@
-"""What a clip is said to take is what it takes; the fastest placement that fits is chosen, and left if it does not."""
+"""Estimates equal what is allocated; the fastest placement that fits is chosen, and left where memory runs out."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ EXACT_OR_FP8 = {str(one): one for one in GPU_PLACEMENTS if one.quant_type is Non
 
 
 def test_what_is_made_is_counted_until_it_goes() -> None:
-    there = torch.empty(1000, device="meta")
-    with track_allocations([there]) as found:
-        first = there + 1
+    existing = torch.empty(1000, device="meta")
+    with track_allocations([existing]) as stats:
+        first = existing + 1
         view = first.view(10, 100)
-        assert found.live == 4000
+        assert stats.live == 4000
         del first
-        assert found.live == 4000, "a view keeps what it shows"
+        assert stats.live == 4000, "a view keeps what it shows"
         (view.double() * 2).sum()
         del view
-    assert found.live == 0
-    assert found.peak == 4000 + 8000 + 8000
+    assert stats.live == 0
+    assert stats.peak == 4000 + 8000 + 8000
 
 
 @pytest.mark.parametrize("preset", ["humo-1.7b", "humo-17b"])
@@ -80,8 +80,8 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
 def test_a_cache_keeps_something_for_each_branch() -> None:
     """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
     geometry, architecture = Geometry(64, 64, 9), RELEASED_ARCHITECTURES["humo-1.7b"]
-    asked = architecture, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
-    plain, first, line = (estimate_memory(*asked, name) for name in ("none", "first-block", "taylorseer"))
+    arguments = architecture, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
+    plain, first, line = (estimate_memory(*arguments, name) for name in ("none", "first-block", "taylorseer"))
     assert plain.step_cache == 0
     assert first.step_cache == 3 * 3 * geometry.tokens * 1536 * 4
     assert 0 < line.step_cache < first.step_cache / 10
@@ -96,12 +96,12 @@ def test_weights_take_what_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
     architectures = open_model_folder(folder).architectures
     pipeline = load_pipeline(folder, device="cpu", dtype=str(dtype).removeprefix("torch."))
     for name in ("transformer", "text_encoder"):
-        said = weight_bytes(architectures[name], dtype)
+        estimated = weight_bytes(architectures[name], dtype)
         weights = dict(getattr(pipeline, name).named_parameters())
-        assert said.total == sum(weight.nbytes for weight in weights.values())
-        assert said.blocks == 2
+        assert estimated.total == sum(weight.nbytes for weight in weights.values())
+        assert estimated.blocks == 2
         blocks = {key: one for key, one in weights.items() if key.startswith(("blocks.0.", "encoder.block.0."))}
-        assert said.block == sum(weight.nbytes for weight in blocks.values())
+        assert estimated.block == sum(weight.nbytes for weight in blocks.values())
 
 
 def test_far_more_frames_follow_from_a_few() -> None:
@@ -152,8 +152,8 @@ def test_an_autoencoder_on_a_cpu_takes_nothing_before_it_is_used() -> None:
     """Its file is mapped; the blocks of two parts are at work before it is, the network's after."""
     disk = Placement("disk")
     on_a_gpu, on_a_cpu = disk.device_bytes(some_needs()), disk.device_bytes(some_needs(), shared_memory=True)
-    spared = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
-    assert spared == {"text": 1, "audio": 1, "image": 0, "denoise": 0, "decode": 0}
+    difference = {phase: (on_a_gpu[phase] - on_a_cpu[phase]) // GIGA for phase in on_a_gpu}
+    assert difference == {"text": 1, "audio": 1, "image": 0, "denoise": 0, "decode": 0}
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_the_fastest_that_fits_is_chosen(kind: str, device: int, host: int, chos
 
 
 def test_on_a_cpu_there_is_one_memory() -> None:
-    found = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
-    assert [(one.placement, one.device) for one in found] == [(Placement("none"), 0), (Placement("disk"), 0)]
-    assert found[0].host == 18 * GIGA + PROCESS_BYTES
+    estimates = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
+    assert [(one.placement, one.device) for one in estimates] == [(Placement("none"), 0), (Placement("disk"), 0)]
+    assert estimates[0].host == 18 * GIGA + PROCESS_BYTES
 
 
 def test_where_nothing_fits_it_is_said_what_would() -> None:
@@ -192,21 +192,21 @@ def test_where_nothing_fits_it_is_said_what_would() -> None:
 
 
 def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--model", "humo-17b", "--frames", "25", "--memory", "16GB", "--host", "64GiB", "--json"]
-    assert main([*words, "--width", "320", "--height", "192"]) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    parts = {one["part"]: one["weights"] for one in told if one["event"] == "part" and "part" in one}
+    arguments = ["plan", "--model", "humo-17b", "--frames", "25", "--memory", "16GB", "--host", "64GiB", "--json"]
+    assert main([*arguments, "--width", "320", "--height", "192"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    parts = {one["part"]: one["weights"] for one in events if one["event"] == "part" and "part" in one}
     assert parts["transformer"] == pytest.approx(34.66e9, rel=1e-3)
     assert parts["text_encoder"] == pytest.approx(11.36e9, rel=1e-3)
-    fits = {(one["offload"], one["quantize"]): one["fits"] for one in told if one["event"] == "placement"}
+    fits = {(one["offload"], one["quantize"]): one["fits"] for one in events if one["event"] == "placement"}
     too_large = [("none", "none"), ("model", "none"), ("model", "fp8"), ("model", "int8")]
     fitting = [("group", "none"), ("model", "int4"), ("disk", "none")]
     assert fits == dict.fromkeys(too_large, False) | dict.fromkeys(fitting, True)
-    assert (told[-1]["offload"], told[-1]["quantize"]) == ("group", "none")
+    assert (events[-1]["offload"], events[-1]["quantize"]) == ("group", "none")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--model", "humo-18b"], "--model: 'humo-18b' is neither a model folder nor a known name; did you mean"),
         (["--memory", "much"], "--memory: 'much' is not a size; give a number and a unit, as 24GB or 24GiB"),
@@ -223,12 +223,12 @@ def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFix
     ],
 )
 def test_a_plan_that_cannot_be_made_is_one_line(
-    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(["plan", *words]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert len(told.splitlines()) == 1
+    assert main(["plan", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_sizes_are_read_in_both_kinds_of_units() -> None:
@@ -250,8 +250,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def plan_of(folder: Path, output: Path, **fields: Any) -> GenerationPlan:
-    asked = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
-    return prepare_job(parse_request(asked | {"output": str(output)} | fields)).plan
+    values = {"model": str(folder), "prompt": "a", "width": WIDTH, "height": HEIGHT, "frames": 5, "steps": 2, "seed": 1}
+    return prepare_job(parse_request(values | {"output": str(output)} | fields)).plan
 
 
 def test_a_model_goes_where_it_fits(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,8 +326,16 @@ def test_the_choice_keeps_what_the_request_fixes() -> None:
 
 
 def sample(pipeline: HuMoPipeline, execution: Execution | None = None) -> Tensor:
-    asked = {"prompt": "a man", "images": ["red"], "width": WIDTH, "height": HEIGHT, "frames": 9, "steps": 3, "seed": 3}
-    plan = resolve(parse_request(asked), pipeline.preset)
+    fields = {
+        "prompt": "a man",
+        "images": ["red"],
+        "width": WIDTH,
+        "height": HEIGHT,
+        "frames": 9,
+        "steps": 3,
+        "seed": 3,
+    }
+    plan = resolve(parse_request(fields), pipeline.preset)
     return pipeline.generate_latents(GenerationInputs(plan, [RED]), execution=execution)
 
 
@@ -356,8 +364,8 @@ def test_a_clip_continues_where_memory_ran_out(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", 0)  # one pass after another, of which one is too much
     pipeline = tiny_pipeline("humo-1.7b")
     expected = sample(pipeline)
-    told: list[str] = []
-    engine = Engine(note=told.append)
+    notes: list[str] = []
+    engine = Engine(note=notes.append)
     engine._pipeline, engine._key = pipeline, (folder, "cpu", "float32", Placement("none"))
     steps = {"none": "group"}  # what lies between needs a GPU
     monkeypatch.setattr("humo.runtime.offload.FALLBACKS", steps)
@@ -366,7 +374,7 @@ def test_a_clip_continues_where_memory_ran_out(folder: Path, monkeypatch: pytest
     pipeline.transformer.register_forward_pre_hook(lambda *_: passes.append(1))
     OutOfMemoryInPass(pipeline, failing_pass=4)
     assert torch.allclose(sample(pipeline, execution), expected, atol=1e-6)
-    assert told == ["GPU memory ran out with --offload none; continuing with --offload group"]
+    assert notes == ["GPU memory ran out with --offload none; continuing with --offload group"]
     assert engine._key[3] == Placement("group")
     assert len(passes) == 3 * 3 + 1
     OutOfMemoryInPass(pipeline, failing_pass=1)

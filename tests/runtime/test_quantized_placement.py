@@ -36,7 +36,7 @@ from tests.calls import call, distance, working_bytes
 from tests.quantized_files import network, published
 
 SHARES = {"int8": 34 / 128, "int4": 18 / 128}
-"""Of a matrix in float32."""
+"""Bytes of a quantized matrix, as a share of those in float32."""
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +54,21 @@ def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: f
     weight = (np.random.default_rng(seed).standard_normal((5, 96)) * size).astype(np.float32)
     weight[0, :32] = 0
     weight[1] = np.round(weight[1], 1)
-    made = quantize(torch.from_numpy(weight), kind)
+    quantized = quantize(torch.from_numpy(weight), kind)
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
-    assert np.array_equal(made.numpy(), expected)
+    assert np.array_equal(quantized.numpy(), expected)
 
 
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.006), ("int4", 0.1)])
 def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> None:
     weight = torch.randn(3, WEIGHTS_PER_SLICE // 2, generator=torch.Generator().manual_seed(0)).bfloat16()
-    made = quantize(weight, QUANT_TYPE_OF[name])
-    assert made.nbytes == pytest.approx(SHARES[name] * weight.nbytes * 2)
-    assert made.equal(torch.cat([quantize(row[None], QUANT_TYPE_OF[name]) for row in weight]))
+    quantized = quantize(weight, QUANT_TYPE_OF[name])
+    assert quantized.nbytes == pytest.approx(SHARES[name] * weight.nbytes * 2)
+    assert quantized.equal(torch.cat([quantize(row[None], QUANT_TYPE_OF[name]) for row in weight]))
     assert (
-        distance(dequantize(made, QUANT_TYPE_OF[name], WEIGHTS_PER_SLICE // 2, torch.float32), weight.float()) < bound
+        distance(dequantize(quantized, QUANT_TYPE_OF[name], WEIGHTS_PER_SLICE // 2, torch.float32), weight.float())
+        < bound
     )
 
 
@@ -104,8 +105,8 @@ def test_what_is_planned_is_taken(folder: Path, quantize_to: QuantizeName) -> No
 def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
-    plan = prepare_job(parse_request(asked | {"output": str(tmp_path / "a.mp4")})).plan
+    fields = {"model": str(folder), "prompt": "a", "width": 96, "height": 64, "frames": 9, "steps": 1, "device": "cpu"}
+    plan = prepare_job(parse_request(fields | {"output": str(tmp_path / "a.mp4")})).plan
     model = open_model_folder(folder)
     sizes = model.architectures, plan.geometry, model.preset.reference_injection, torch.float32
     estimate = estimate_memory(*sizes, 2)
@@ -125,6 +126,6 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
 
 def test_the_command_makes_a_video_with_one(folder: Path, tmp_path: Path) -> None:
     small = ["--width", "32", "--height", "32", "--frames", "5", "--steps", "1", "--device", "cpu"]
-    words = ["generate", "--model", str(folder), "--prompt", "a man", *small, "--quantize", "int4"]
-    assert main([*words, "--output", str(tmp_path / "out.mp4"), "--quiet"]) == 0
+    arguments = ["generate", "--model", str(folder), "--prompt", "a man", *small, "--quantize", "int4"]
+    assert main([*arguments, "--output", str(tmp_path / "out.mp4"), "--quiet"]) == 0
     assert (tmp_path / "out.mp4").stat().st_size > 0

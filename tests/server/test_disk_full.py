@@ -41,10 +41,10 @@ MEGABYTES = 160
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with small_disk(tmp_path / "disk", MEGABYTES) as found:
-        if found is None:
+    with small_disk(tmp_path / "disk", MEGABYTES) as mounted:
+        if mounted is None:
             pytest.skip("mounting a tmpfs needs root")
-        yield found
+        yield mounted
 
 
 class FillingStore(FileStore):
@@ -179,9 +179,9 @@ def test_a_queue_that_cannot_be_written_reports_it_and_recovers(tmp_path: Path) 
     assert queue.find(f"video_{2:032x}") is None
     assert queue.submit(f"video_{2:032x}", "me", {}).state is JobState.QUEUED
     queue.cancel(job.id)
-    found = queue.find(job.id)
-    assert found is not None
-    assert found.state is JobState.CANCELLED
+    stored = queue.find(job.id)
+    assert stored is not None
+    assert stored.state is JobState.CANCELLED
     queue.close()
 
 

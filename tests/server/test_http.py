@@ -66,7 +66,7 @@ def test_uploads_are_stored_under_names_that_the_service_chooses(client: TestCli
     for name in (*request["images"], request["audio"]):
         assert service.store.input_path(name).is_file()
         assert set(name.partition(".")[0]) <= set("0123456789abcdef")
-    again = client.post(
+    second = client.post(
         "/v1/videos",
         json={
             "prompt": "she speaks",
@@ -75,7 +75,7 @@ def test_uploads_are_stored_under_names_that_the_service_chooses(client: TestCli
             "audio_reference": {"audio_url": "data:audio/wav;base64," + base64.b64encode(audio).decode()},
         },
     )
-    assert again.json()["humo"]["request"] == request
+    assert second.json()["humo"]["request"] == request
 
 
 def test_images_of_people_require_consent(client: TestClient) -> None:

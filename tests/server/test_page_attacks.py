@@ -105,12 +105,12 @@ def test_only_the_name_of_an_uploaded_file_is_used(target: Target, place: str) -
             "url": f"http://127.0.0.1:{target.canary.getsockname()[1]}/x",
             "orig_name": "../../" + str(target.secret),
         }
-        told = file(upload(client), mime_type="text/html", size=-1, is_stream=True, **lies)
+        payload = file(upload(client), mime_type="text/html", size=-1, is_stream=True, **lies)
         if place == "path":
-            told["path"] = f"{target.running.folder}/uploads/{told['path']}"  # its real path
-            assert join(client, event, [[told], None, None], "lies").status_code == 400
+            payload["path"] = f"{target.running.folder}/uploads/{payload['path']}"  # its real path
+            assert join(client, event, [[payload], None, None], "lies").status_code == 400
         else:
-            assert join(client, event, [[told], None, None], "lies").status_code == 200
+            assert join(client, event, [[payload], None, None], "lies").status_code == 200
             assert "image 1" in event_stream(client, "lies")
 
 
@@ -175,9 +175,9 @@ def test_uploads_are_stored_under_random_names(target: Target, name: str) -> Non
             headers={"content-type": "multipart/form-data; boundary=x"},
         )
         assert response.status_code in (200, 400)
-        for found in response.json() if response.status_code == 200 else []:
-            assert set(found) <= set("0123456789abcdef")
-            assert client.get(f"/ui/gradio_api/file={found}").content == IMAGE
+        for served in response.json() if response.status_code == 200 else []:
+            assert set(served) <= set("0123456789abcdef")
+            assert client.get(f"/ui/gradio_api/file={served}").content == IMAGE
     stored = list((target.running.folder / "uploads").iterdir())
     assert all(set(path.name) <= set("0123456789abcdef") for path in stored if path.is_file())
     assert not (target.running.folder.parent / "keys.json").exists()
@@ -185,11 +185,11 @@ def test_uploads_are_stored_under_random_names(target: Target, name: str) -> Non
 
 def test_an_uploaded_page_is_served_as_plain_bytes(target: Target) -> None:
     with target.client() as client:
-        found = client.get(f"/ui/gradio_api/file={upload(client, b'<script>alert(1)</script>', 'x.html')}")
-    assert found.headers["content-type"] == "application/octet-stream"
-    assert found.headers["content-disposition"] == "attachment"
-    assert found.headers["x-content-type-options"] == "nosniff"
-    assert "sandbox" in found.headers["content-security-policy"]
+        response = client.get(f"/ui/gradio_api/file={upload(client, b'<script>alert(1)</script>', 'x.html')}")
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-disposition"] == "attachment"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in response.headers["content-security-policy"]
 
 
 def test_a_session_and_its_files_belong_to_one_owner(target: Target) -> None:
@@ -214,29 +214,29 @@ def test_the_pages_state_cannot_be_set_by_a_client(target: Target) -> None:
     """Name another owner's job and images where the page has its own."""
     fields = {"prompt": "the victim's words", "frames": "5", "steps": "1", "consent": "true"}
     with target.client("victim") as victim, target.client() as mallory:
-        told = victim.post("/v1/videos", data=fields, files=[("image", ("a.png", IMAGE))]).json()
-        image = told["humo"]["request"]["images"][0]
+        job = victim.post("/v1/videos", data=fields, files=[("image", ("a.png", IMAGE))]).json()
+        image = job["humo"]["request"]["images"][0]
         types = component_types(mallory)
         for number, event in enumerate(events(mallory)):
             states = [place for place, one in enumerate(event["inputs"]) if types[one] == "state"]
             if not states or event["targets"][0][1] == "load":
                 continue
-            for stolen in (told["id"], json.dumps({"images": [image], "audio": None}), [image]):
+            for stolen in (job["id"], json.dumps({"images": [image], "audio": None}), [image]):
                 data: list[Any] = [None] * len(event["inputs"])
                 for place in states:
                     data[place] = stolen
                 assert join(mallory, event, data, f"stolen{number}").status_code == 200
-                said = event_stream(mallory, f"stolen{number}")
-                assert "victim's words" not in said
-                assert "image 1" not in said
-        wait_for(lambda: victim.get(f"/v1/videos/{told['id']}").json()["status"] == "completed")
+                stream = event_stream(mallory, f"stolen{number}")
+                assert "victim's words" not in stream
+                assert "image 1" not in stream
+        wait_for(lambda: victim.get(f"/v1/videos/{job['id']}").json()["status"] == "completed")
         # and by URL, as a history card links to it
         load = next(one for one in events(mallory) if one["targets"][0][1] == "load")
         body = {"data": [], "fn_index": load["id"], "session_hash": "look"}
-        mallory.post("/ui/gradio_api/queue/join", params={"video": told["id"]}, json=body)
-        said = event_stream(mallory, "look")
-        assert "there is no video" in said
-        assert "victim's words" not in said
+        mallory.post("/ui/gradio_api/queue/join", params={"video": job["id"]}, json=body)
+        stream = event_stream(mallory, "look")
+        assert "there is no video" in stream
+        assert "victim's words" not in stream
 
 
 @pytest.mark.parametrize(
@@ -283,9 +283,9 @@ def test_other_sites_and_websockets_are_rejected(target: Target) -> None:
                 response = client.request(method, path, headers=headers)
                 assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_not_allowed")
         by_link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
-        shown = client.get("/ui/", headers=by_link)
-        assert shown.status_code == 200
-        assert "frame-ancestors 'none'" in shown.headers["content-security-policy"]
+        page = client.get("/ui/", headers=by_link)
+        assert page.status_code == 200
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
         assert client.post("/ui/gradio_api/queue/join", headers=by_link).status_code == 403
         assert join(client, event, [None, None, None], "own").status_code == 200
         event_stream(client, "own")

@@ -26,32 +26,32 @@ MAX_GROWTH_MIB = 64.0
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    found = Running(tmp_path_factory.mktemp("service")).start()
-    yield found
-    found.stop()
+    service = Running(tmp_path_factory.mktemp("service")).start()
+    yield service
+    service.stop()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in the videos API of the client
 def test_the_openai_client_works(running: Running, tmp_path: Path) -> None:
     client = openai.OpenAI(base_url=f"{running.address}/v1", api_key="none")
-    made = client.videos.create_and_poll(
+    video = client.videos.create_and_poll(
         prompt="a woman speaks",
         model="humo-nano",
         size="96x96",  # type: ignore[arg-type]
         input_reference=("woman.png", (EXAMPLES / "woman.png").read_bytes()),
         extra_body={"consent": True, "num_frames": 5, "num_inference_steps": 1, "seed": 4},
     )
-    assert (made.status, made.progress, made.size, made.seconds) == ("completed", 100, "96x96", "0.2")
+    assert (video.status, video.progress, video.size, video.seconds) == ("completed", 100, "96x96", "0.2")
     path = tmp_path / "made.mp4"
-    client.videos.download_content(made.id).write_to_file(path)
+    client.videos.download_content(video.id).write_to_file(path)
     assert len(read_video(path).frames) == 5
     record = read_record(path)
     assert (record.request["seed"], record.request["consent"]) == (4, True)
     assert all("/" not in name for name in (*record.inputs, record.request["output"], *record.request["images"]))
-    assert made.id in [one.id for one in client.videos.list()]
-    assert client.videos.delete(made.id).deleted
+    assert video.id in [one.id for one in client.videos.list()]
+    assert client.videos.delete(video.id).deleted
     with pytest.raises(openai.NotFoundError):
-        client.videos.retrieve(made.id)
+        client.videos.retrieve(video.id)
     with pytest.raises(openai.BadRequestError, match="size: 'huge' is not a size"):
         client.videos.create(prompt="x", size="huge")  # type: ignore[arg-type]
 
@@ -160,8 +160,8 @@ def test_no_job_is_lost_or_run_twice_when_processes_are_killed(tmp_path: Path) -
     for job_id in jobs:
         job = running.wait(job_id, "completed", "failed", "cancelled")
         assert job["status"] == "completed", job["error"]
-    made = sorted(path.name for path in (running.folder / "videos").iterdir())
-    assert made == sorted(f"{job_id}{suffix}" for job_id in jobs for suffix in (".json", ".mp4", ".png"))
+    videos = sorted(path.name for path in (running.folder / "videos").iterdir())
+    assert videos == sorted(f"{job_id}{suffix}" for job_id in jobs for suffix in (".json", ".mp4", ".png"))
     assert len({read_video(running.folder / "videos" / f"{job_id}.mp4").frames.tobytes() for job_id in jobs}) == len(
         jobs
     )

@@ -84,8 +84,8 @@ def test_the_oldest_shards_are_deleted_if_few_are_kept(tmp_path: Path) -> None:
     names = [next(endless).name for _ in range(4)]
     assert names == [f"shard-{number:05}.safetensors" for number in range(4)]
     assert shards.shard_numbers(tmp_path) == [1, 2, 3]  # it goes when the next one is asked for
-    again = render_shards(tmp_path, small, keep=2)
-    assert next(again).name == "shard-00004.safetensors"
+    resumed = render_shards(tmp_path, small, keep=2)
+    assert next(resumed).name == "shard-00004.safetensors"
 
 
 def test_every_identity_is_used_before_one_repeats(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_the_height_determines_the_framing_of_a_rectangular_image() -> None:
 
 
 def test_the_command_renders_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["data", "render", str(tmp_path / "people"), "--frames-per-look", "1", "--clips", "2", "--seed", "3"]
-    words += [
+    arguments = ["data", "render", str(tmp_path / "people"), "--frames-per-look", "1", "--clips", "2", "--seed", "3"]
+    arguments += [
         "--sizes",
         "32x48,32x32",
         "--supersample",
@@ -125,15 +125,16 @@ def test_the_command_renders_shards(tmp_path: Path, capsys: pytest.CaptureFixtur
         "--speeches",
         "20",
     ]
-    assert cli.main(words) == 0
+    assert cli.main(arguments) == 0
     assert "1 shards written" in capsys.readouterr().out
     config = read_config(tmp_path / "people")
     assert (config.sizes, config.takes, config.take_frames) == (((32, 48), (32, 32)), 1, 1)
-    assert cli.main(words) == 0
+    assert cli.main(arguments) == 0
     assert "0 shards written, 1 existed" in capsys.readouterr().out
-    assert cli.main([*words[:2], str(tmp_path / "people"), *words[3:], "--frames", "5"]) == 2
+    assert cli.main([*arguments[:2], str(tmp_path / "people"), *arguments[3:], "--frames", "5"]) == 2
 
 
-def test_words_have_no_looks(tmp_path: Path) -> None:
-    words = ["data", "words", str(tmp_path / "words"), "--frames-per-look", "1", "--clips", "2"]
-    assert cli.main(words) == 2
+def test_captions_have_no_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data", "captions", str(tmp_path / "captions"), "--frames-per-look", "1", "--clips", "2"]
+    assert cli.main(arguments) == 2
+    assert "--frames-per-look: applies to rendered people only" in capsys.readouterr().err

@@ -48,8 +48,8 @@ def make_dataset(folder: Path, clips: int = 6, *, silent: tuple[int, ...] = (5,)
     names = [f"clip{number}" for number in range(clips)]
     for number, name in enumerate(names):
         write_clip(folder / "video" / f"{name}.mp4", random, pitch=None if number in silent else 200 + 90 * number)
-        picture = random.integers(0, 255, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(picture).resize((SIDE, SIDE)).save(folder / "reference_image" / f"{name}.png")
+        pattern = random.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pattern).resize((SIDE, SIDE)).save(folder / "reference_image" / f"{name}.png")
         face = np.zeros((FRAMES, SIDE, SIDE), bool)
         face[:, :16, : 16 + number] = True  # the first one's is a token
         mouth = random.random((FRAMES, 3)).astype(np.float32)
@@ -68,12 +68,12 @@ def write_clip(path: Path, random: np.random.Generator, pitch: float | None, fra
     """Write a clip of slowly changing colors, with a tone if a pitch is given."""
     base = random.integers(40, 215, (2, 4, 4, 3))
     mixed = [base[0] + (base[1] - base[0]) * step / frames for step in range(frames)]
-    shown = [np.kron(one, np.ones((SIDE // 4, SIDE // 4, 1))).astype(np.uint8) for one in mixed]
+    enlarged = [np.kron(one, np.ones((SIDE // 4, SIDE // 4, 1))).astype(np.uint8) for one in mixed]
     track = None
     if pitch is not None:
         seconds = np.arange(16_000 * frames // 25) / 16_000
         track = AudioTrack((np.sin(seconds * 2 * np.pi * pitch) * 0.3).astype(np.float32)[None], 16_000)
-    write_video(path, shown, VideoFormat(SIDE, SIDE), metadata={}, track=track)
+    write_video(path, enlarged, VideoFormat(SIDE, SIDE), metadata={}, track=track)
 
 
 def values(data: Path, model: Path, output: Path, /, **changes: Any) -> dict[str, Any]:

@@ -36,17 +36,17 @@ def test_a_run_reports_progress_and_the_model_folder(recipe_file: Path, capsys: 
 
 
 def test_errors_are_one_line_with_exit_code_2(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
+    for arguments, message in (
         (["nowhere.toml"], "there is no such file"),
         ([str(recipe_file), "--resum"], "--resum: is not an option of humo train; did you mean '--resume'?"),
         (
-            [str(recipe_file), "optimiser.max_grad_norm=1"],
-            "optimiser: is not a field of a recipe; did you mean 'optimizer'?",
+            [str(recipe_file), "optimizr.max_grad_norm=1"],
+            "optimizr: is not a field of a recipe; did you mean 'optimizer'?",
         ),
         ([str(recipe_file), "data.folder=nowhere"], "'nowhere' has no folder 'video'"),
         ([str(recipe_file), "model.vae=nowhere"], "model.vae: 'nowhere' is not a folder"),
     ):
-        assert main(["train", *words]) == 2
+        assert main(["train", *arguments]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1
-        assert said in lines[0]
+        assert message in lines[0]

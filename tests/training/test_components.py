@@ -84,11 +84,11 @@ def with_attributes(own_dataset: Path) -> Path:
 
 def small(**changes: Any) -> ShortcutAutoencoder:
     torch.manual_seed(0)
-    made: ShortcutAutoencoder = ShortcutAutoencoder(
+    network: ShortcutAutoencoder = ShortcutAutoencoder(
         **(SMALL | {"latents_mean": [0.0] * 6, "latents_std": [1.0] * 6} | changes)
     )
-    made.eval()
-    return made
+    network.eval()
+    return network
 
 
 # -- the autoencoder --------------------------------------------------------------------------------------------------
@@ -158,8 +158,8 @@ def test_the_linear_start_has_principal_components() -> None:
     vae = small()
     components.initialize(vae)
     with torch.no_grad():
-        again = vae.reconstruct(vae.encode(clips).latent_dist.mode())
-    assert torch.allclose(again[:, :, 1:], videos, atol=1e-3)
+        decoded = vae.reconstruct(vae.encode(clips).latent_dist.mode())
+    assert torch.allclose(decoded[:, :, 1:], videos, atol=1e-3)
 
 
 def test_whitening_makes_the_channels_alike() -> None:
@@ -218,27 +218,27 @@ def test_a_trained_autoencoder_has_a_higher_psnr_and_loads(dataset: Path, tmp_pa
     notes: list[str] = []
     small().save_pretrained(str(tmp_path / "start"))
     changes = {"folder": str(tmp_path / "start"), "pixel_layer_lr_scale": 1.0, "optimizer": {"ema_decay": 0.9}}
-    asked = vae_recipe(dataset, tmp_path / "out", steps=80, learning_rate=5e-3, **changes)
-    made = train_autoencoder(asked, note=notes.append)
-    clips = scan_corpus(asked.data).clips[""]
-    assert reconstruction_psnr(open_autoencoder(str(made)), clips) > reconstruction_psnr(small(), clips) + 2
-    config: Any = open_autoencoder(str(made)).config
+    recipe = vae_recipe(dataset, tmp_path / "out", steps=80, learning_rate=5e-3, **changes)
+    folder = train_autoencoder(recipe, note=notes.append)
+    clips = scan_corpus(recipe.data).clips[""]
+    assert reconstruction_psnr(open_autoencoder(str(folder)), clips) > reconstruction_psnr(small(), clips) + 2
+    config: Any = open_autoencoder(str(folder)).config
     assert len(set(config.latents_std)) == 1, "one standard deviation for all channels"
     assert "dB on held-out people" in notes[-1]
 
 
 def test_a_resumed_run_repeats_the_losses(dataset: Path, tmp_path: Path) -> None:
-    asked = vae_recipe(
+    recipe = vae_recipe(
         dataset, tmp_path / "whole", checkpoints={"every_minutes": 0, "keep_last": 9}, optimizer={"muon": False}
     )
-    train_autoencoder(asked)
+    train_autoencoder(recipe)
     whole = [row["loss"] for row in read_log(tmp_path / "whole")]
-    short = asked.model_copy(update={"output": str(tmp_path / "parts"), "steps": 2, "lr_scheduler": "constant"})
+    short = recipe.model_copy(update={"output": str(tmp_path / "parts"), "steps": 2, "lr_scheduler": "constant"})
     train_autoencoder(short)
     with pytest.raises(RequestError, match="already has a checkpoint"):
         train_autoencoder(short)
     train_autoencoder(short.model_copy(update={"steps": 4}), resume=True)
-    constant = asked.model_copy(update={"output": str(tmp_path / "constant"), "lr_scheduler": "constant"})
+    constant = recipe.model_copy(update={"output": str(tmp_path / "constant"), "lr_scheduler": "constant"})
     train_autoencoder(constant)
     assert [row["loss"] for row in read_log(tmp_path / "parts")] == [
         row["loss"] for row in read_log(tmp_path / "constant")
@@ -249,8 +249,8 @@ def test_a_resumed_run_repeats_the_losses(dataset: Path, tmp_path: Path) -> None
 
 def test_training_the_decoder_alone_keeps_the_latents(dataset: Path, tmp_path: Path) -> None:
     start = train_autoencoder(vae_recipe(dataset, tmp_path / "start"))
-    made = train_autoencoder(vae_recipe(dataset, tmp_path / "more", folder=str(start), trainable="decoder"))
-    before, after = open_autoencoder(str(start)).state_dict(), open_autoencoder(str(made)).state_dict()
+    trained = train_autoencoder(vae_recipe(dataset, tmp_path / "more", folder=str(start), trainable="decoder"))
+    before, after = open_autoencoder(str(start)).state_dict(), open_autoencoder(str(trained)).state_dict()
     changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
     assert changed == {"decoder", "post_quant_conv", "linear_decoder"}
 
@@ -259,7 +259,7 @@ def test_loss_weights_change_the_loss() -> None:
     vae, video = small(), torch.rand(1, 3, 5, 16, 16) * 2 - 1
     even = torch.ones(1, 5, 16, 16)
     with torch.no_grad():
-        again = vae.reconstruct(vae.encode(video).latent_dist.mode())
+        decoded = vae.reconstruct(vae.encode(video).latent_dist.mode())
     half = even.clone()
     half[..., :8] = 0
     loss = AutoencoderLoss(square=0, gradient=0, kl=0)
@@ -267,7 +267,7 @@ def test_loss_weights_change_the_loss() -> None:
     quiet = autoencoder_losses(vae, video, half, loss, seeded_generator(0))[1]
     expected = autoencoder_losses(vae, video, even, loss, seeded_generator(0))[1]
     assert not torch.isclose(quiet, expected)
-    assert again.shape == video.shape
+    assert decoded.shape == video.shape
 
 
 def test_segments_and_their_loss_weights_are_cropped_alike(dataset: Path) -> None:
@@ -290,7 +290,7 @@ def test_clips_that_are_too_small_are_named(dataset: Path, tmp_path: Path) -> No
 
 
 def test_a_text_encoder_learns_attributes(with_attributes: Path, tmp_path: Path) -> None:
-    asked = text_recipe(
+    recipe = text_recipe(
         with_attributes,
         tmp_path / "out",
         steps=120,
@@ -300,7 +300,7 @@ def test_a_text_encoder_learns_attributes(with_attributes: Path, tmp_path: Path)
         optimizer={"ema_decay": 0.9},
     )
     notes: list[str] = []
-    train_text_encoder(asked, note=notes.append)
+    train_text_encoder(recipe, note=notes.append)
     rows = read_log(tmp_path / "out")
     assert np.mean([row["loss"] for row in rows[-5:]]) < 0.8 * rows[0]["loss"]
     assert notes[-1].startswith("accuracy: kind ")
@@ -324,8 +324,8 @@ def test_a_tokenizer_reproduces_its_training_texts() -> None:
 
 
 def test_missing_attributes_are_named(with_attributes: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="has no column 'colour'"):
-        train_text_encoder(text_recipe(with_attributes, tmp_path / "out", attributes=["colour"]))
+    with pytest.raises(RequestError, match="has no column 'color'"):
+        train_text_encoder(text_recipe(with_attributes, tmp_path / "out", attributes=["color"]))
     clips = scan_corpus(text_recipe(with_attributes, tmp_path / "out").data).clips[""]
     assert read_attributes(text_recipe(with_attributes, tmp_path).data, clips, ["kind"])["clip3"] == ("odd",)
 

@@ -36,7 +36,7 @@ TINY = {"num_attention_heads": 1, "attention_head_dim": 6, "ffn_dim": 1, "num_la
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"sed": 1}, "sed: is not a field of a recipe; did you mean 'seed'?"),
         ({"loss": {"focuss": 1}}, "loss.focuss: is not a field of a recipe; did you mean 'focus'?"),
@@ -69,8 +69,8 @@ TINY = {"num_attention_heads": 1, "attention_head_dim": 6, "ffn_dim": 1, "num_la
         ({"seed": -1}, "seed: -1 is not allowed"),
     ],
 )
-def test_the_wrong_field_is_named(changes: dict[str, Any], words: str) -> None:
-    assert words in refusal(**changes)
+def test_the_wrong_field_is_named(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(**changes)
 
 
 def test_a_missing_field_is_named() -> None:

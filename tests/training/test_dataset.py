@@ -94,31 +94,31 @@ def test_broken_clips_are_left_out_and_named(own_dataset: Path, tiny_model_folde
     write_clip(own_dataset / "video" / "clip3.mp4", np.random.default_rng(1), None, frames=4)
     (own_dataset / "reference_image" / "clip4.png").write_bytes(b"\x89PNG")
     notes: list[str] = []
-    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
+    settings = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
     with pytest.raises(MediaError, match=r"4 of 6 clips are bad, more than 5%: clip1 \(video: "):
-        train(asked, note=notes.append)
+        train(settings, note=notes.append)
     assert [note.split(": ")[1] for note in notes] == ["clip1", "clip2", "clip3", "clip4"]
     assert "has 4 frames at 25 a second, fewer than 9" in notes[2]
     assert not (tmp_path / "out" / "checkpoints").exists()
-    allowed = asked.model_copy(update={"data": asked.data.model_copy(update={"max_bad_fraction": 0.7})})
+    allowed = settings.model_copy(update={"data": settings.data.model_copy(update={"max_bad_fraction": 0.7})})
     train(allowed)
     assert (tmp_path / "out" / "bad_clips.tsv").read_text().count("\n") == 4
 
 
 def test_clips_of_several_folders_are_one_corpus(own_dataset: Path, dataset: Path) -> None:
     (own_dataset / "reference_image" / "clip3.png").unlink()
-    found = scan_corpus(DataConfig(folder=str(dataset), extra_folders=(str(own_dataset),)))
-    names = [clip.name for clip in clips_of_split(found, None)]
+    corpus = scan_corpus(DataConfig(folder=str(dataset), extra_folders=(str(own_dataset),)))
+    names = [clip.name for clip in clips_of_split(corpus, None)]
     assert names == [f"clip{number}" for number in range(6)] + [f"clips-clip{number}" for number in (0, 1, 2, 4, 5)]
-    assert [one.name for one in found.bad] == ["clips-clip3"]
+    assert [one.name for one in corpus.bad] == ["clips-clip3"]
 
 
 def test_cached_files_are_addressed_by_content(own_dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
-    clips = clips_of_split(scan_corpus(asked.data), None)
+    settings = recipe(own_dataset, tiny_model_folder, tmp_path / "out")
+    clips = clips_of_split(scan_corpus(settings.data), None)
 
     def fill() -> dict[str, list[tuple[Path, int]]]:
-        cache = LatentCache(asked, FrozenEncoders(asked.model))
+        cache = LatentCache(settings, FrozenEncoders(settings.model))
         cached, bad = cache.encode_missing(clips, lambda name, done, total: None)
         assert not bad
         return {clip.name: [(path, path.stat().st_mtime_ns) for path in clip.paths] for clip in cached}
@@ -137,16 +137,18 @@ def test_cached_files_are_addressed_by_content(own_dataset: Path, tiny_model_fol
 def test_a_reference_has_several_augmentations(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """Each has latents of its own; the first one is the image itself."""
     data = {"folder": str(dataset), "resolutions": [[SIDE, SIDE], [2 * SIDE, SIDE]]}
-    asked = recipe(dataset, tiny_model_folder, tmp_path / "out", data=data | {"reference_augmentations": 4})
-    cache = LatentCache(asked, FrozenEncoders(asked.model))
-    clip = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None)[:1], lambda name, done, total: None)[0][0]
-    found = load_tensors(clip, ["reference", *(augmentation_key((SIDE, SIDE), number) for number in range(4))])
-    plain = found.pop("reference")
-    assert found[augmentation_key((SIDE, SIDE), 0)].equal(plain)
-    assert all(not one.equal(other) for one, other in itertools.combinations(found.values(), 2))
+    settings = recipe(dataset, tiny_model_folder, tmp_path / "out", data=data | {"reference_augmentations": 4})
+    cache = LatentCache(settings, FrozenEncoders(settings.model))
+    clip = cache.encode_missing(clips_of_split(scan_corpus(settings.data), None)[:1], lambda name, done, total: None)[
+        0
+    ][0]
+    cached = load_tensors(clip, ["reference", *(augmentation_key((SIDE, SIDE), number) for number in range(4))])
+    plain = cached.pop("reference")
+    assert cached[augmentation_key((SIDE, SIDE), 0)].equal(plain)
+    assert all(not one.equal(other) for one, other in itertools.combinations(cached.values(), 2))
     assert load_tensors(clip, [augmentation_key((2 * SIDE, SIDE), 3)])
-    picture = Image.new("RGB", (100, 200))
-    assert [view.size for view in augment_reference(picture, 3)] == [(100, 200), (100, 200), (84, 170)]
+    image = Image.new("RGB", (100, 200))
+    assert [view.size for view in augment_reference(image, 3)] == [(100, 200), (100, 200), (84, 170)]
 
 
 def test_a_cut_out_face_shows_nothing_else_of_its_clip() -> None:
@@ -156,15 +158,15 @@ def test_a_cut_out_face_shows_nothing_else_of_its_clip() -> None:
     frames[:, 20:60, 40:60] = (0, 0, 255)
     masks = np.zeros((9, 40, 40), bool)
     masks[:, 10:30, 10:30] = True
-    found = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
-    again = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
-    assert len(found) == SELF_REFERENCES_PER_CLIP
-    assert all((one == other).all() for one, other in zip(found, again, strict=True))
-    assert all((one != other).any() for one, other in itertools.combinations(found, 2))
-    for picture in found:
-        plain = np.abs(picture - picture[0, 0]).sum(axis=-1) < 3
-        red = np.abs(picture - (255, 0, 0)).sum(axis=-1) < 30
-        blue = np.abs(picture - (0, 0, 255)).sum(axis=-1) < 30
+    faces = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
+    repeated = [np.asarray(one).astype(int) for one in cut_out_faces(frames, masks, torch.Generator().manual_seed(0))]
+    assert len(faces) == SELF_REFERENCES_PER_CLIP
+    assert all((one == other).all() for one, other in zip(faces, repeated, strict=True))
+    assert all((one != other).any() for one, other in itertools.combinations(faces, 2))
+    for face in faces:
+        plain = np.abs(face - face[0, 0]).sum(axis=-1) < 3
+        red = np.abs(face - (255, 0, 0)).sum(axis=-1) < 30
+        blue = np.abs(face - (0, 0, 255)).sum(axis=-1) < 30
         assert 0.3 < plain.mean() < 0.9, "a face fills a quarter of the frame, and a little around it"
         assert min(red.mean(), blue.mean()) > 0.08
 
@@ -175,38 +177,38 @@ def test_a_reference_can_be_cut_out_of_the_clip_itself(
     """With the given probability; without face masks the reference image is used."""
     (own_dataset / "truth" / "clip1.npz").unlink()
     data = {"folder": str(own_dataset), "resolutions": [[SIDE, SIDE]], "self_reference_prob": 1.0}
-    asked = recipe(own_dataset, tiny_model_folder, tmp_path / "out", data=data)
-    cache = LatentCache(asked, FrozenEncoders(asked.model))
+    settings = recipe(own_dataset, tiny_model_folder, tmp_path / "out", data=data)
+    cache = LatentCache(settings, FrozenEncoders(settings.model))
     with_masks, without = cache.encode_missing(
-        clips_of_split(scan_corpus(asked.data), None)[:2], lambda name, done, total: None
+        clips_of_split(scan_corpus(settings.data), None)[:2], lambda name, done, total: None
     )[0]
     assert (with_masks.self_references, without.self_references) == (SELF_REFERENCES_PER_CLIP, 0)
-    collate = replace(collator(asked, cache), self_reference_prob=1.0)
+    collate = replace(collator(settings, cache), self_reference_prob=1.0)
     own = [
         load_tensors(with_masks, [self_reference_key(number)])[self_reference_key(number)]
         for number in range(SELF_REFERENCES_PER_CLIP)
     ]
     for clip, known in ((with_masks, own), (without, [load_tensors(without, ["reference"])["reference"]])):
         batch = collate((SIDE, SIDE, FRAMES), [SampleSpec(clip, False, ("sample", number)) for number in range(12)])
-        seen = [
+        augmentations = [
             next(k for k, one in enumerate(known) if one.allclose(image[:, -1:], atol=1e-3))
             for image in batch.conditions.image
         ]
-        assert set(seen) == set(range(len(known)))
+        assert set(augmentations) == set(range(len(known)))
 
 
-def collator(asked: Recipe, cache: LatentCache) -> Collator:
+def collator(settings: Recipe, cache: LatentCache) -> Collator:
     """Return a collator that keeps all conditions and augments nothing."""
     return Collator(
         injection=ReferenceInjection.FRAME_REPLACE,
-        loss=asked.loss,
+        loss=settings.loss,
         condition_probs={"TIA": 1.0},
         paraphrase_prob=0.0,
         self_reference_prob=0.0,
         continuation_prob=0.0,
         null_text=cache.null_text(),
         blank_latents=cache.blank_latents,
-        audio_shape=(cache.bands, FrozenEncoders(asked.model).audio_width),
+        audio_shape=(cache.bands, FrozenEncoders(settings.model).audio_width),
         mouth_statistics=torch.tensor([[0.0], [1.0]]).expand(2, 3),
         identity_statistics=torch.tensor([[0.0], [1.0]]).expand(2, EMBEDDING_SIZE),
     )
@@ -214,12 +216,14 @@ def collator(asked: Recipe, cache: LatentCache) -> Collator:
 
 def test_a_sample_can_have_prefix_latent_frames(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     """They are almost without noise and have no loss."""
-    asked = recipe(dataset, tiny_model_folder, tmp_path / "out")
-    cache = LatentCache(asked, FrozenEncoders(asked.model))
-    clip = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None)[:1], lambda name, done, total: None)[0][0]
-    bucket = (SIDE, SIDE, max(asked.stages[0].frames))
+    settings = recipe(dataset, tiny_model_folder, tmp_path / "out")
+    cache = LatentCache(settings, FrozenEncoders(settings.model))
+    clip = cache.encode_missing(clips_of_split(scan_corpus(settings.data), None)[:1], lambda name, done, total: None)[
+        0
+    ][0]
+    bucket = (SIDE, SIDE, max(settings.stages[0].frames))
     specs = [SampleSpec(clip, False, ("sample", number)) for number in range(40)]
-    plain = collator(asked, cache)
+    plain = collator(settings, cache)
     continued = replace(plain, continuation_prob=0.5)
     batch = continued(bucket, specs)
     latents = batch.data.shape[2]
@@ -243,26 +247,26 @@ def test_a_sample_can_have_prefix_latent_frames(dataset: Path, tiny_model_folder
 
 
 def test_a_cached_clip_has_every_segment(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    asked = recipe(
+    settings = recipe(
         dataset,
         tiny_model_folder,
         tmp_path / "out",
         data={"folder": str(dataset), "resolutions": [[SIDE, SIDE]], "segments_per_clip": 2, "horizontal_flip": True},
     )
-    cache = LatentCache(asked, FrozenEncoders(asked.model))
-    clips, _ = cache.encode_missing(clips_of_split(scan_corpus(asked.data), None), lambda name, done, total: None)
+    cache = LatentCache(settings, FrozenEncoders(settings.model))
+    clips, _ = cache.encode_missing(clips_of_split(scan_corpus(settings.data), None), lambda name, done, total: None)
     clip = clips[3]
     assert (clip.starts, clip.frames, clip.segments, clip.captions, clip.has_audio) == ((0, 4), 9, 4, 3, True)
     assert not clips[5].has_audio
-    found = load_tensors(clip, ["latents.0", "latents.3", "face.0", "face.2", "area.1", "mouth.1", "rows", "text.2"])
-    assert found["latents.3"].shape == (16, 3, 4, 4)
-    assert found["face.0"].shape == (3, 2, 2)
-    assert found["face.2"].equal(found["face.0"].flip(-1))
-    assert found["mouth.1"].shape == (3, 4, 3)
+    cached = load_tensors(clip, ["latents.0", "latents.3", "face.0", "face.2", "area.1", "mouth.1", "rows", "text.2"])
+    assert cached["latents.3"].shape == (16, 3, 4, 4)
+    assert cached["face.0"].shape == (3, 2, 2)
+    assert cached["face.2"].equal(cached["face.0"].flip(-1))
+    assert cached["mouth.1"].shape == (3, 4, 3)
     truth = read_truth(dataset / "truth" / "clip3.npz")
     assert truth.mouth is not None
-    np.testing.assert_allclose(found["mouth.1"][1:].reshape(-1, 3), truth.mouth[5:13], atol=1e-3)
-    assert found["rows"].shape == (FRAMES, 5, 16)
+    np.testing.assert_allclose(cached["mouth.1"][1:].reshape(-1, 3), truth.mouth[5:13], atol=1e-3)
+    assert cached["rows"].shape == (FRAMES, 5, 16)
 
 
 def test_masks_sizes_and_frame_rates() -> None:

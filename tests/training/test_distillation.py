@@ -36,7 +36,7 @@ STUDENT = Distillation(3, 5.0, {"text": (1.0, 4.0), "audio": (1.0, 5.0), "image"
 
 def student_recipe(dataset: Path, teacher: Path, output: Path, **changes: Any) -> dict[str, Any]:
     """Return a recipe of a student, as plain values."""
-    stage = {"name": "walks", "steps": 3, "train": ["all"], "frames": [9], "batch_size": 2, "learning_rate": 1e-3}
+    stage = {"name": "steps", "steps": 3, "train": ["all"], "frames": [9], "batch_size": 2, "learning_rate": 1e-3}
     stage |= {"audio_prob": [1, 1], "condition_probs": {"TIA": 0.5, "TA": 0.25, "T": 0.25}, "warmup_steps": 0}
     return values(dataset, teacher, output, model={"folder": str(teacher)}, stages=[stage], distill=DISTILL) | changes
 
@@ -46,17 +46,19 @@ def test_a_student_needs_one_pass_a_step(
     family: str, dataset: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path, tmp_path: Path
 ) -> None:
     teacher = tiny_model_folder if family == "1.7b" else tiny_model_folder_17b
-    made = train(parse_recipe(student_recipe(dataset, teacher, tmp_path)))
-    folder = open_model_folder(made)
+    path = train(parse_recipe(student_recipe(dataset, teacher, tmp_path)))
+    folder = open_model_folder(path)
     assert folder.preset.distillation is not None
     assert (folder.preset.distillation.steps, folder.preset.steps) == (3, 3)
-    pipeline = HuMoPipeline.from_pretrained(str(made))
-    told: list[list[float]] = []
-    pipeline.transformer.guidance_embedder.register_forward_pre_hook(lambda _, given: told.append(given[0][0].tolist()))
+    pipeline = HuMoPipeline.from_pretrained(str(path))
+    scales: list[list[float]] = []
+    pipeline.transformer.guidance_embedder.register_forward_pre_hook(
+        lambda _, inputs: scales.append(inputs[0][0].tolist())
+    )
     frames = pipeline("hello", width=SIDE, height=SIDE, num_frames=5, scale_text=3.0, output_type="np").frames
     assert frames.shape == (1, 5, SIDE, SIDE, 3)
-    assert len(told) == 3
-    assert told[0][0] == 3.0
+    assert len(scales) == 3
+    assert scales[0][0] == 3.0
 
 
 def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
@@ -64,19 +66,19 @@ def test_steps_lead_from_one_state_of_a_trajectory_to_the_next(
 ) -> None:
     """The input is a state of the trajectory, and the target leads to the next state by a straight step."""
     recipe_ = parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path))
-    seen: list[Any] = []
+    calls: list[Any] = []
 
-    def look(self: TrajectoryDataset, bucket: Any, steps: Any) -> Any:
+    def record(self: TrajectoryDataset, bucket: Any, steps: Any) -> Any:
         batch = make(self, bucket, steps)
-        seen.append((steps, batch, self.noise_levels))
+        calls.append((steps, batch, self.noise_levels))
         return batch
 
     make = TrajectoryDataset.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrajectoryDataset, "__call__", look)
+        patch.setattr(TrajectoryDataset, "__call__", record)
         train(recipe_)
     scheduler = make_scheduler(None, published_schedule(3, 5.0), "cpu", "euler")
-    for steps, batch, levels in seen:
+    for steps, batch, levels in calls:
         for number, step in enumerate(steps):
             states = read_tensors(step.trajectory.path)[STATES]
             assert len(states) == 4
@@ -95,14 +97,14 @@ def test_a_trajectory_ends_at_the_teachers_clip(dataset: Path, tiny_model_folder
     """The last state of a trajectory is the clip that a request with its words, scales and noise gets."""
     drawn: list[Any] = []
 
-    def look(self: TrajectoryDataset, teacher: HuMoPipeline, bucket: Any, trajectory: Any) -> Any:
+    def record(self: TrajectoryDataset, teacher: HuMoPipeline, bucket: Any, trajectory: Any) -> Any:
         states = take(self, teacher, bucket, trajectory)
         drawn.append((self.collate(bucket, [trajectory.spec]), trajectory, states))
         return states
 
     take = TrajectoryDataset._sample
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrajectoryDataset, "_sample", look)
+        patch.setattr(TrajectoryDataset, "_sample", record)
         train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
     teacher = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     assert len({trajectory.scales for _, trajectory, _ in drawn}) == 4
@@ -115,15 +117,15 @@ def test_a_trajectory_ends_at_the_teachers_clip(dataset: Path, tiny_model_folder
         fields: dict[str, Any] = {
             "prompt": "hello",
             "images": ["one.png"] * ("I" in mode),
-            "audio": "sound" if "A" in mode else None,
+            "audio": "tone" if "A" in mode else None,
         }
         fields |= {"steps": 6, "frames": 9, "width": SIDE, "height": SIDE, "mode": mode}
         fields |= {"scale_text": text, "scale_audio": audio, "scale_image": image}
         plan = resolve(parse_request(fields), HUMO_1_7B, 16_000)
-        # a batch has a slot for a picture in every mode
+        # a batch has a slot for a reference in every mode
         plan = plan if "I" in mode else _with_a_slot(plan)
-        found = teacher.denoise(plan, batch.conditions, batch.noise)
-        torch.testing.assert_close(found[0], states[-1], atol=1e-5, rtol=0)
+        denoised = teacher.denoise(plan, batch.conditions, batch.noise)
+        torch.testing.assert_close(denoised[0], states[-1], atol=1e-5, rtol=0)
 
 
 def _with_a_slot(plan: Any) -> Any:
@@ -156,14 +158,14 @@ def test_the_loss_of_a_student_goes_down(dataset: Path, tiny_model_folder: Path,
 
 
 def test_a_lora_makes_a_student_of_its_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    made = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, lora={"rank": 2})))
+    path = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, lora={"rank": 2})))
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     guided = pipeline.preset
-    pipeline.load_lora_weights(str(made))
+    pipeline.load_lora_weights(str(path))
     assert pipeline.preset.distillation == read_distillation(
         {"distillation": {**DISTILL, "shift": 5.0, "scales": _ranges()}}
     )
-    stored = load_file(next(made.glob("*.safetensors")))
+    stored = load_file(next(path.glob("*.safetensors")))
     for name, weight in pipeline.transformer.guidance_embedder.state_dict().items():
         assert weight.equal(stored[f"transformer.guidance_embedder.{name}"])
     assert pipeline("hello", width=SIDE, height=SIDE, num_frames=5, output_type="np").frames.shape[1] == 5
@@ -180,24 +182,24 @@ def _ranges() -> dict[str, list[float]]:
 
 def test_untrained_scales_change_nothing(dataset: Path, tiny_model_folder: Path) -> None:
     network = HuMoPipeline.from_pretrained(str(tiny_model_folder)).transformer
-    given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
-    before = network(*given, return_dict=False)[0]
+    inputs = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
+    before = network(*inputs, return_dict=False)[0]
     network.enable_guidance_embedding({"steps": 3, "shift": 5.0, "scales": _ranges()})
-    assert network(*given, guidance=torch.tensor([[2.0, 3.0, 4.0]]), return_dict=False)[0].equal(before)
+    assert network(*inputs, guidance=torch.tensor([[2.0, 3.0, 4.0]]), return_dict=False)[0].equal(before)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"shift": 8.0}, "shift: 8 is not the shift that this model was distilled with; drop it, or use 5"),
         ({"scale_text": 7.0}, "scale_text: 7 is outside the range that this model was distilled for; allowed: 1 to 4"),
         ({"scale_audio": 0.5}, "scale_audio: 0.5 is outside the range that this model was distilled for"),
     ],
 )
-def test_a_student_refuses_values_outside_its_training(fields: dict[str, Any], said: str) -> None:
+def test_a_student_refuses_values_outside_its_training(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as refusal:
         resolve(parse_request({"prompt": "hello"} | fields), HUMO_17B.distilled(STUDENT))
-    assert str(refusal.value).startswith(said)
+    assert str(refusal.value).startswith(message)
 
 
 def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> None:
@@ -209,23 +211,23 @@ def test_a_students_plan_is_one_pass_a_step_and_says_what_has_no_effect() -> Non
     fewer = resolve(parse_request(fields | {"steps": 2, "speed": "fast"}), HUMO_17B.distilled(STUDENT))
     assert fewer.passes == 2
     assert [note.split(" ")[0] for note in fewer.notes] == ["steps", *idle, "speed"]
-    # defaults that the student was never told are moved to the nearest that it was
+    # defaults outside the student's ranges become the nearest values inside
     assert plan.request.scale_audio == 2.0
     assert resolve(parse_request({"prompt": "hello"}), HUMO_17B.distilled(STUDENT)).request.scale_text == 4.0
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"distill": DISTILL | {"guidance_ranges": {"text": [4, 1]}}}, "4 to 1 is not a range"),
-        ({"distill": DISTILL | {"guidance_ranges": {"colour": [1, 4]}}}, "colour"),
+        ({"distill": DISTILL | {"guidance_ranges": {"color": [1, 4]}}}, "color"),
         ({"distill": DISTILL | {"steps": 0}}, "steps"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(
-    changes: dict[str, Any], said: str, dataset: Path, tiny_model_folder: Path, tmp_path: Path
+    changes: dict[str, Any], message: str, dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(HuMoError, match=said):
+    with pytest.raises(HuMoError, match=message):
         parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, **changes))
 
 
@@ -233,26 +235,26 @@ def test_stages_that_differ_from_the_trajectories_are_refused(
     dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     stage = student_recipe(dataset, tiny_model_folder, tmp_path)["stages"][0]
-    for change, said in (
+    for change, message in (
         ({"train": ["all", "focus"]}, "focus cannot be trained in distillation"),
         ({"condition_probs": {"TIA": 0.9, "-": 0.1}}, "without text"),
     ):
-        with pytest.raises(HuMoError, match=said):
+        with pytest.raises(HuMoError, match=message):
             parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | change]))
     with pytest.raises(HuMoError, match="differs from that of the first stage"):
         parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path, stages=[stage, stage | {"frames": [5]}]))
 
 
 def test_a_student_without_its_weights_is_refused(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    made = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
-    path = made / "transformer" / "config.json"
+    student = train(parse_recipe(student_recipe(dataset, tiny_model_folder, tmp_path)))
+    path = student / "transformer" / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"distillation": None}))
     with pytest.raises(CheckpointError, match="only one of its weights and its config"):
-        open_model_folder(made)
+        open_model_folder(student)
     path.write_text(json.dumps(config | {"distillation": {"steps": 3}}))
     with pytest.raises(CheckpointError, match="is incomplete"):
-        open_model_folder(made)
+        open_model_folder(student)
 
 
 def test_a_student_needs_a_teacher(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

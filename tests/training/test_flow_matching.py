@@ -61,8 +61,8 @@ def test_the_focus_loss_is_the_published_formula() -> None:
         for row in range(2):
             for column in range(3):
                 chance = sum(1 / (1 + math.exp(-float(logits[0, head, frame, row, column]))) for head in range(4)) / 4
-                there = float(mask[0, frame, row, column])
-                total -= there * math.log(chance) + (1 - there) * math.log(1 - chance)
+                is_face = float(mask[0, frame, row, column])
+                total -= is_face * math.log(chance) + (1 - is_face) * math.log(1 - chance)
         expected += 6 / float(mask[0, frame].sum()) * total / 6 / 2
     assert float(focus_loss(logits, mask)) == pytest.approx(expected, rel=1e-5)
 
@@ -106,5 +106,5 @@ def test_the_learning_rate_warms_up_stays_and_decays() -> None:
 
 def test_the_identity_loss_ignores_unknown_faces() -> None:
     true = torch.tensor([[1.0, -1.0], [torch.nan, torch.nan]])
-    told = torch.tensor([[[0.0, -1.0], [1.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])
-    assert identity_loss(told, true).tolist() == [pytest.approx((1 + 0 + 0 + 4) / 4), 0]
+    predicted = torch.tensor([[[0.0, -1.0], [1.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])
+    assert identity_loss(predicted, true).tolist() == [pytest.approx((1 + 0 + 0 + 4) / 4), 0]

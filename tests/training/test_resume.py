@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(
-    output: Path, asked: Change, rank: int = 0, processes: int = 1, port: int = 0, *, resume: bool = False
+    output: Path, settings: Change, rank: int = 0, processes: int = 1, port: int = 0, *, resume: bool = False
 ) -> subprocess.Popen[bytes]:
     """Start a training process with torchrun's environment variables."""
     output.mkdir(exist_ok=True)
     path = output / f"recipe-{rank}.json"
-    path.write_text(json.dumps(asked))
+    path.write_text(json.dumps(settings))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     environment |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -59,9 +59,9 @@ def test_a_killed_run_is_resumed_bit_for_bit(dataset: Path, tiny_model_folder: P
     changes: Change = {"stages": stages(steps=10), "checkpoints": {"every_minutes": 0}}
     output, luck = tmp_path / "killed", random.Random(time.time_ns())
     finish(start(tmp_path / "whole", values(dataset, tiny_model_folder, tmp_path / "whole", **changes)))
-    asked = values(dataset, tiny_model_folder, output, **changes)
+    settings = values(dataset, tiny_model_folder, output, **changes)
     goal = luck.randrange(1, 28)
-    process = start(output, asked)
+    process = start(output, settings)
     log, until = output / "log.jsonl", time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:
         if log.is_file() and log.read_bytes().count(b"\n") > goal:
@@ -71,7 +71,7 @@ def test_a_killed_run_is_resumed_bit_for_bit(dataset: Path, tiny_model_folder: P
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert finished_checkpoints(output / "checkpoints")
-    finish(start(output, asked, resume=True))
+    finish(start(output, settings, resume=True))
     assert logged_losses(output) == logged_losses(tmp_path / "whole")
     tensors = [read_checkpoint(finished_checkpoints(one / "checkpoints")[-1]) for one in (output, tmp_path / "whole")]
     for kind in tensors[0]:
@@ -94,8 +94,8 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    asked = values(dataset, tiny_model_folder, runs[1], **changes)
-    processes = [start(runs[1], asked, rank, 2, port) for rank in range(2)]
+    settings = values(dataset, tiny_model_folder, runs[1], **changes)
+    processes = [start(runs[1], settings, rank, 2, port) for rank in range(2)]
     train(recipe(dataset, tiny_model_folder, runs[0], **changes))
     for process in processes:
         finish(process)
@@ -115,20 +115,20 @@ def test_two_processes_train_as_one(muon: bool, dataset: Path, tiny_model_folder
 
 
 def test_a_finished_run_is_not_overwritten(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    asked = recipe(dataset, tiny_model_folder, tmp_path)
-    train(asked)
+    settings = recipe(dataset, tiny_model_folder, tmp_path)
+    train(settings)
     before = logged_losses(tmp_path)
     with pytest.raises(RequestError, match="already has a checkpoint; add --resume"):
-        train(asked)
+        train(settings)
     notes: list[str] = []
-    train(asked, resume=True, note=notes.append)
+    train(settings, resume=True, note=notes.append)
     assert logged_losses(tmp_path) == before
     assert notes == ["resuming from step-00000004"]
-    network = asked.model.model_copy(
-        update={"network": asked.model.network and asked.model.network.model_copy(update={"ffn_dim": 96})}
+    network = settings.model.model_copy(
+        update={"network": settings.model.network and settings.model.network.model_copy(update={"ffn_dim": 96})}
     )
     with pytest.raises(CheckpointError, match="does not fit this network"):
-        train(asked.model_copy(update={"model": network}), resume=True)
+        train(settings.model_copy(update={"model": network}), resume=True)
 
 
 def test_a_full_disk_keeps_the_finished_checkpoints(tmp_path: Path) -> None:

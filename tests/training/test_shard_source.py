@@ -59,7 +59,7 @@ def shard_recipe(
     folder: Path, model: Path, output: Path, /, data: dict[str, Any] | None = None, **changes: Any
 ) -> Recipe:
     """A recipe of one stage of single frames and short takes, with every head."""
-    given = {
+    values = {
         "folder": str(folder),
         "horizontal_flip": True,
         "reference_augmentations": 4,
@@ -67,7 +67,7 @@ def shard_recipe(
         "paraphrase_prob": 0.5,
     } | (data or {})
     loss = {"face": 1.0, "mouth": 1.0, "eyes": 1.0}
-    return recipe(folder, model, output, data=given, loss=loss, **({"stages": [STAGE]} | changes))
+    return recipe(folder, model, output, data=values, loss=loss, **({"stages": [STAGE]} | changes))
 
 
 def losses_of(output: Path) -> list[float]:
@@ -76,8 +76,8 @@ def losses_of(output: Path) -> list[float]:
 
 def test_a_resumed_run_repeats_the_losses(shards: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     whole = shard_recipe(shards, tiny_model_folder, tmp_path / "whole", checkpoints={"every_minutes": 0})
-    made = train(whole)
-    assert (made / "transformer" / "config.json").is_file()
+    path = train(whole)
+    assert (path / "transformer" / "config.json").is_file()
     rows = read_log(tmp_path / "whole")
     assert all(np.isfinite(row[name]) for row in rows for name in LOSS_NAMES)
     assert any(row["loss_lips"] > 0 for row in rows)

@@ -26,7 +26,7 @@ from tests.training.small_dataset import logged_losses, recipe, stages, values
 
 def test_losses_fall_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     stage = {"name": "all", "steps": 150, "train": ["all", "focus", "lips"], "audio_prob": [1, 1], "frames": [5]}
-    asked = recipe(
+    settings = recipe(
         dataset,
         tiny_model_folder,
         tmp_path,
@@ -35,7 +35,7 @@ def test_losses_fall_on_one_clip(dataset: Path, tiny_model_folder: Path, tmp_pat
         optimizer={"ema_decay": 0.9},
         loss={"face": 1.0, "mouth": 2.0},
     )
-    train(asked)
+    train(settings)
     rows = read_log(tmp_path)
     for name, share in (("loss_velocity", 0.7), ("loss_focus", 0.5), ("loss_lips", 0.5)):
         first, last = (sum(row[name] for row in part) / 20 for part in (rows[:20], rows[-20:]))
@@ -47,9 +47,9 @@ def test_each_stage_trains_exactly_its_parameter_groups(
     number: int, dataset: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     stage = stages()[number]
-    asked = recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | {"condition_probs": {"TIA": 1.0}}])
-    encoders = FrozenEncoders(asked.model)
-    start = encoders.build_network(asked.seed)
+    settings = recipe(dataset, tiny_model_folder, tmp_path, stages=[stage | {"condition_probs": {"TIA": 1.0}}])
+    encoders = FrozenEncoders(settings.model)
+    start = encoders.build_network(settings.seed)
     torch.nn.init.normal_(start.proj_out.weight)  # zero at the very start, when nothing else gets a gradient
     block: Any
     for block in start.blocks:
@@ -59,10 +59,10 @@ def test_each_stage_trains_exactly_its_parameter_groups(
     model = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     model.transformer = start
     model.save_pretrained(str(tmp_path / "start"))
-    changed = asked.model_copy(
-        update={"model": asked.model.model_copy(update={"network": None, "folder": str(tmp_path / "start")})}
+    changed = settings.model_copy(
+        update={"model": settings.model.model_copy(update={"network": None, "folder": str(tmp_path / "start")})}
     )
-    made = train(changed)
+    path = train(changed)
     saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])["weights"]
     for name, weight in before.items():
         if in_groups(name, stage["train"]):
@@ -70,7 +70,7 @@ def test_each_stage_trains_exactly_its_parameter_groups(
             assert moved or name.endswith(("to_k.bias", "norm.bias")), f"{name} did not move"
         else:
             assert name not in saved
-    exported = HuMoPipeline.from_pretrained(str(made)).transformer
+    exported = HuMoPipeline.from_pretrained(str(path)).transformer
     for name, weight in exported.named_parameters():
         if not in_groups(f"transformer.{name}", stage["train"]):
             assert weight.equal(before[f"transformer.{name}"]), f"{name} moved"
@@ -81,12 +81,12 @@ def test_reinitialized_groups_are_new_and_the_others_stay(
 ) -> None:
     def network(**changes: Any) -> dict[str, Tensor]:
         model = {"folder": str(tiny_model_folder)} | changes
-        asked = recipe(dataset, tiny_model_folder, tmp_path, model=model).model
-        return dict(FrozenEncoders(asked).build_network(seed=3).named_parameters())
+        settings = recipe(dataset, tiny_model_folder, tmp_path, model=model).model
+        return dict(FrozenEncoders(settings).build_network(seed=3).named_parameters())
 
-    whole, partly, again = network(), network(reinitialize="audio"), network(reinitialize="audio")
+    whole, partly, repeated = network(), network(reinitialize="audio"), network(reinitialize="audio")
     for name, weight in whole.items():
-        assert torch.equal(partly[name], again[name])
+        assert torch.equal(partly[name], repeated[name])
         if in_groups(f"transformer.{name}", ("audio",)):
             assert "to_out.0.weight" not in name or not partly[name].any()
         else:
@@ -105,17 +105,17 @@ def test_every_parameter_is_in_exactly_one_group(dataset: Path, tiny_model_folde
 def test_auxiliary_heads_do_not_change_the_network(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     network = FrozenEncoders(recipe(dataset, tiny_model_folder, tmp_path).model).build_network(0)
     torch.nn.init.normal_(network.proj_out.weight)
-    given = (
+    inputs = (
         torch.randn(2, 16, 4, 4, 4),
         torch.tensor([300.0, 900.0]),
         torch.randn(2, 7, 24),
         torch.randn(2, 4, 8, 5, 16),
     )
-    told = TrainingModel(network)(*given, 3)
-    assert told.velocity.equal(network(*given, return_dict=False)[0])
-    assert told.focus.shape == (2, 4, 3, 2, 2)
-    assert told.lips.shape == (2, 3, 4, 3)
-    assert told.identity.shape == (2, 4, 128)
+    output = TrainingModel(network)(*inputs, 3)
+    assert output.velocity.equal(network(*inputs, return_dict=False)[0])
+    assert output.focus.shape == (2, 4, 3, 2, 2)
+    assert output.lips.shape == (2, 3, 4, 3)
+    assert output.identity.shape == (2, 4, 128)
 
 
 def test_gradient_checkpointing_changes_nothing(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -170,14 +170,14 @@ def test_the_identity_loss_uses_the_references_face(own_dataset: Path, tiny_mode
         (Path(__file__).parents[2] / "examples" / "woman.png").read_bytes()
     )
     stage = stages(train=["all", "identity"], steps=40)[0]
-    asked = recipe(
+    settings = recipe(
         own_dataset,
         tiny_model_folder,
         tmp_path,
         data={"folder": str(own_dataset), "resolutions": [[32, 32]], "max_clips": 2},
         stages=[stage | {"condition_probs": {"TIA": 0.7, "TA": 0.3}}],
     )
-    train(asked)
+    train(settings)
     losses_of_steps = [row["loss_identity"] for row in read_log(tmp_path)]
     assert 0 < sum(one == 0 for one in losses_of_steps) < len(losses_of_steps)  # neither in every batch nor in none
 
@@ -191,7 +191,7 @@ def test_muons_work_is_distributed_evenly() -> None:
 
 
 def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
-    asked = recipe(
+    settings = recipe(
         dataset,
         tiny_model_folder,
         tmp_path,
@@ -200,11 +200,11 @@ def test_the_export_is_a_model_that_generates(dataset: Path, tiny_model_folder: 
         stages=stages()[2:],
         tensorboard=True,
     )
-    made = train(asked)
-    folder = open_model_folder(made)
+    path = train(settings)
+    folder = open_model_folder(path)
     assert folder.preset.name == "humo-nano"
     assert not any("focus" in name or "lips" in name for name in folder.components["transformer"].tensors)
-    frames = HuMoPipeline.from_pretrained(str(made))(
+    frames = HuMoPipeline.from_pretrained(str(path))(
         "hello", width=32, height=32, num_frames=5, num_inference_steps=1, output_type="np"
     ).frames
     assert frames.shape == (1, 5, 32, 32, 3)
@@ -220,12 +220,12 @@ def test_continuation_is_recorded_though_the_old_configuration_lacks_it(
 ) -> None:
     folder = shutil.copytree(tiny_model_folder, tmp_path / "older")
     config = folder / "transformer" / "config.json"
-    words = json.loads(config.read_text())
-    del words["continuation"]
-    config.write_text(json.dumps(words))
+    config_values = json.loads(config.read_text())
+    del config_values["continuation"]
+    config.write_text(json.dumps(config_values))
     data = values(dataset, folder, tmp_path / "run")["data"] | {"continuation_prob": 0.5}
-    asked = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
-    assert open_model_folder(train(asked)).components["transformer"].config["continuation"] is True
+    settings = recipe(dataset, folder, tmp_path / "run", model={"folder": str(folder)}, data=data, stages=stages()[:1])
+    assert open_model_folder(train(settings)).components["transformer"].config["continuation"] is True
 
 
 def test_a_family_with_concatenated_references_is_trained_too(
@@ -239,15 +239,15 @@ def test_a_family_with_concatenated_references_is_trained_too(
 
 def test_a_lora_is_trained_and_loads(dataset: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     model = {"folder": str(tiny_model_folder)}
-    asked = recipe(dataset, tiny_model_folder, tmp_path, model=model, stages=stages()[1:], lora={"rank": 2})
-    made = train(asked)
+    settings = recipe(dataset, tiny_model_folder, tmp_path, model=model, stages=stages()[1:], lora={"rank": 2})
+    path = train(settings)
     saved = read_checkpoint(finished_checkpoints(tmp_path / "checkpoints")[-1])
     assert all(".lora_" in name or not name.startswith("transformer.") for name in saved["weights"])
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
-    given = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
-    before = pipeline.transformer(*given, return_dict=False)[0]
-    pipeline.load_lora_weights(str(made))
-    after = pipeline.transformer(*given, return_dict=False)[0]
+    inputs = (torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0]), torch.randn(1, 7, 24), torch.randn(1, 3, 8, 5, 16))
+    before = pipeline.transformer(*inputs, return_dict=False)[0]
+    pipeline.load_lora_weights(str(path))
+    after = pipeline.transformer(*inputs, return_dict=False)[0]
     assert not after.equal(before)
     loaded = {name: weight for name, weight in pipeline.transformer.named_parameters() if "lora_" in name}
     for name, weight in loaded.items():

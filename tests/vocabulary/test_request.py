@@ -353,9 +353,9 @@ def test_an_empty_negative_prompt_is_the_default_one_as_published(empty: str | N
 @pytest.mark.parametrize("preset", FAMILIES, ids=lambda preset: preset.name)
 def test_resolving_a_resolved_request_changes_nothing(preset: Preset) -> None:
     plan = plan_for(preset, images=["a.png"], audio_samples=33 * FRAME, steps=7, height=64)
-    again = resolve(plan.request, preset, 33 * FRAME)
-    assert again.request == plan.request
-    assert (again.geometry, again.guidance) == (plan.geometry, plan.guidance)
+    resolved = resolve(plan.request, preset, 33 * FRAME)
+    assert resolved.request == plan.request
+    assert (resolved.geometry, resolved.guidance) == (plan.geometry, plan.guidance)
 
 
 def test_a_plan_counts_its_timesteps_and_passes() -> None:

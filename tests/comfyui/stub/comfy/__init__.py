@@ -1,1 +1,1 @@
-"""Of ComfyUI's insides, the one function that the nodes call."""
+"""The one internal function of ComfyUI that the nodes call."""

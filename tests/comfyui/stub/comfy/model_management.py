@@ -8,7 +8,7 @@ class InterruptProcessingException(BaseException):
 
 
 def interrupt_current_processing(value: bool = True) -> None:
-    """What the button does."""
+    """Stop, as the button does."""
     global _interrupted
     _interrupted = value
 

@@ -45,7 +45,7 @@ class Types:
 
 
 class ComfyExtension(ABC):
-    """What a folder of nodes gives to ComfyUI."""
+    """Nodes that a folder gives to ComfyUI."""
 
     @abstractmethod
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

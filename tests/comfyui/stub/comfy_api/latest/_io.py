@@ -29,11 +29,11 @@ class Input:
         self.lazy = lazy
 
     def get_io_type(self) -> str:
-        """What may be linked to it."""
+        """Types that may be linked to it."""
         return self.io_type
 
     def as_dict(self) -> dict[str, Any]:
-        """What the interface in the browser is told; without what was left open."""
+        """Settings for the interface in the browser, without those that are None."""
         return {name: value for name, value in vars(self).items() if name != "id" and value is not None}
 
 
@@ -231,7 +231,7 @@ class Combo(ComfyTypeIO):
 
 @dataclass
 class Schema:
-    """What a node is called, takes and gives."""
+    """Name, inputs and outputs of a node."""
 
     node_id: str
     display_name: str | None = None
@@ -257,7 +257,7 @@ class Schema:
 
 
 class NodeOutput:
-    """What a node gives, in the order of its outputs."""
+    """Results of a node, in the order of its outputs."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -277,12 +277,12 @@ class ComfyNode(ABC):
     @classmethod
     @abstractmethod
     def define_schema(cls) -> Schema:
-        """What the node is."""
+        """Return the schema of the node."""
 
     @classmethod
     @abstractmethod
     def execute(cls, *args: Any, **kwargs: Any) -> NodeOutput:
-        """What it does. ComfyUI writes ``**kwargs`` alone, which no node's own arguments could fulfil."""
+        """Run the node. ComfyUI writes ``**kwargs`` alone, which no node's own arguments could fulfil."""
 
     @classmethod
     def validate_inputs(cls, *args: Any, **kwargs: Any) -> bool | str:
@@ -291,7 +291,7 @@ class ComfyNode(ABC):
 
     @classmethod
     def fingerprint_inputs(cls, *args: Any, **kwargs: Any) -> Any:
-        """What has to be the same for the last result to hold."""
+        """Return a value that is equal as long as the last result holds."""
         raise NotImplementedError
 
     @classmethod
