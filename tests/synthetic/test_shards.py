@@ -15,21 +15,11 @@ from humo.synthetic.clip_plan import split_identities
 from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import Person
 from humo.synthetic.render.render import render_clip
-from humo.synthetic.shards import ShardConfig, ShardFolder, open_arrays, read_config, read_values, render_shards
+from humo.synthetic.shards import ShardFolder, open_arrays, read_config, read_values, render_shards
 from humo.synthetic.speech.face_track import FaceTrack
+from tests.small_shards import SMALL_SHARDS
 
-CONFIG = ShardConfig(
-    seed=3,
-    sizes=((32, 48), (48, 32)),
-    takes=2,
-    take_frames=5,
-    double_every=2,
-    speeches=6,
-    people=60,
-    people_per_shard=2,
-    engines=("espeak",),
-    supersample=1,
-)
+CONFIG = dataclasses.replace(SMALL_SHARDS, sizes=((32, 48), (48, 32)))
 
 
 @pytest.fixture(scope="module")

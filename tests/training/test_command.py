@@ -26,6 +26,28 @@ def test_a_dry_run_reports_what_would_be_trained(recipe_file: Path, capsys: pyte
     assert not (recipe_file.parent / "out").exists()
 
 
+def test_a_dry_run_of_an_autoencoder_counts_its_clips(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"output": str(tmp_path / "out"), "data": {"folder": str(dataset)}}))
+    assert main(["train", "vae", str(path), "--dry-run", "--json", "steps=7"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["clips"], plan["steps"]) == (6, 7)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["vae", "text"])
+def test_a_dry_run_of_a_component_without_data_is_an_error(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = f"recipes/nano-{part}.toml"
+    assert main(["train", part, recipe, "--dry-run", f"data.folder={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(tmp_path) in error
+
+
 def test_a_run_reports_progress_and_the_model_folder(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(recipe_file), "--json", "stages.0.steps=2"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -313,6 +313,16 @@ def test_a_text_encoder_learns_attributes(with_attributes: Path, tmp_path: Path)
     assert embedded.isfinite().all()
 
 
+def test_the_weights_of_a_text_encoder_follow_from_the_seed(with_attributes: Path, tmp_path: Path) -> None:
+    losses = []
+    for number, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(number)  # the state of torch's own generator does not matter
+        train_text_encoder(text_recipe(with_attributes, tmp_path / str(number), seed=seed, steps=2))
+        losses.append([row["loss"] for row in read_log(tmp_path / str(number))])
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
 def test_a_tokenizer_reproduces_its_training_texts() -> None:
     texts = ["A woman in a red coat speaks.", "A man in a blue coat is silent."]
     tokenizer = train_tokenizer(texts, 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from humo import HuMoPipeline
 from humo.errors import RequestError
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder, open_autoencoder
-from humo.synthetic.shards import ShardConfig, render_shards
+from humo.synthetic.shards import render_shards
 from humo.training.component_config import DecoderRecipe
 from humo.training.metrics_log import read_log
 from humo.training.recipe_file import parse_table
 from humo.training.train_decoder import LOSS_NAMES, block_edges, train_decoder, with_decoder
+from tests.small_shards import SMALL_SHARDS
 
 WIDTHS = (8, 8, 8)
 
@@ -25,17 +27,7 @@ WIDTHS = (8, 8, 8)
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One shard of square takes."""
     folder = tmp_path_factory.mktemp("people")
-    config = ShardConfig(
-        seed=9,
-        sizes=((32, 32),),
-        takes=2,
-        take_frames=5,
-        speeches=6,
-        people=60,
-        people_per_shard=2,
-        engines=("espeak",),
-        supersample=1,
-    )
+    config = replace(SMALL_SHARDS, sizes=((32, 32),), double_every=0)
     assert len(list(render_shards(folder, config, shards=1))) == 1
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 from humo.distributed.process_group import ProcessGroup
 from humo.errors import CheckpointError, RequestError
 from humo.geometry import Geometry
-from humo.synthetic.shards import ShardConfig, render_shards
+from humo.synthetic.shards import render_shards
 from humo.training.config import Recipe
 from humo.training.frozen_encoders import FrozenEncoders
 from humo.training.metrics_log import read_log
@@ -19,27 +19,15 @@ from humo.training.recipe_file import parse_recipe
 from humo.training.shard_preparation import build_shard_config, check_shards
 from humo.training.shard_source import ShardFolderReader, to_pixels
 from humo.training.train import LOSS_NAMES, train
+from tests.small_shards import SMALL_SHARDS
 from tests.training.small_dataset import NETWORK, recipe
-
-SHARDS = ShardConfig(
-    seed=9,
-    sizes=((32, 48), (32, 32)),
-    takes=2,
-    take_frames=5,
-    double_every=2,
-    speeches=6,
-    people=60,
-    people_per_shard=2,
-    engines=("espeak",),
-    supersample=1,
-)
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards: portraits, and squares at twice their size."""
     folder = tmp_path_factory.mktemp("people")
-    assert len(list(render_shards(folder, SHARDS, shards=2))) == 2
+    assert len(list(render_shards(folder, SMALL_SHARDS, shards=2))) == 2
     return folder
 
 
@@ -101,7 +89,7 @@ def test_the_loss_goes_down(shards: Path, tiny_model_folder: Path, tmp_path: Pat
 
 def test_added_and_removed_shards_are_noticed(shards: Path, tmp_path: Path) -> None:
     growing = tmp_path / "growing"
-    endless = render_shards(growing, SHARDS)
+    endless = render_shards(growing, SMALL_SHARDS)
     next(endless)
     reader = ShardFolderReader(growing)
     reader.refresh(ProcessGroup())
