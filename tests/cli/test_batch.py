@@ -201,9 +201,11 @@ def test_a_row_cannot_write_outside_the_output_folder(
     output: str, humo: Humo, desk: Path, tiny_model_folder: Path
 ) -> None:
     rows = put("rows.json", [{"prompt": "a", "output": output}, {"prompt": "b", "output": "sub/inside.mp4"}])
-    said = humo("batch", rows, "--model", tiny_model_folder, *SMALL, "--output-dir", "made/here", "--dry-run", "--json")
-    assert statuses(said.events) == {1: "failed", 2: "ready"}
-    assert any("is outside the output folder" in json.dumps(event) for event in said.events)
+    result = humo(
+        "batch", rows, "--model", tiny_model_folder, *SMALL, "--output-dir", "made/here", "--dry-run", "--json"
+    )
+    assert statuses(result.events) == {1: "failed", 2: "ready"}
+    assert any("is outside the output folder" in json.dumps(event) for event in result.events)
 
 
 def test_a_name_that_is_too_long_for_its_windows_is_refused_before_any_work(
@@ -211,6 +213,6 @@ def test_a_name_that_is_too_long_for_its_windows_is_refused_before_any_work(
 ) -> None:
     for length, code in ((242, 0), (243, 2)):
         name = "\u7535" * (length // 3) + "x" * (length % 3) + ".mp4"
-        said = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", name, "--dry-run")
-        assert said.code == code, said.err
-    assert "output: its name has 247 bytes; give a name of at most 246 bytes" in said.err
+        result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", name, "--dry-run")
+        assert result.code == code, result.err
+    assert "output: its name has 247 bytes; give a name of at most 246 bytes" in result.err
