@@ -40,9 +40,9 @@ def test_a_lora_and_its_strength_change_the_video_as_in_python(humo: Humo, desk:
     lora = write_lora(desk / "style.safetensors", "humo-1.7b")
     fixed = ["generate", "--model", tiny_model_folder, *INPUTS, *SMALL, "--no-provenance"]
     assert humo(*fixed, "--output", "plain.mp4").code == 0
-    said = humo(*fixed, "--lora", "style.safetensors:0.6", "--output", "styled.mp4")
-    assert said.code == 0
-    assert "style.safetensors: 2 tensors are ignored: the image encoder branch, which HuMo does not have" in said.err
+    result = humo(*fixed, "--lora", "style.safetensors:0.6", "--output", "styled.mp4")
+    assert result.code == 0
+    assert "style.safetensors: 2 tensors are ignored: the image encoder branch, which HuMo does not have" in result.err
     pipeline = HuMoPipeline.from_pretrained(str(tiny_model_folder))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(str(lora))
@@ -55,8 +55,8 @@ def test_a_lora_and_its_strength_change_the_video_as_in_python(humo: Humo, desk:
         "num_inference_steps": 1,
         "attention_kwargs": {"scale": 0.6},
     }
-    made = pipeline("a man speaks", **arguments).frames[0]
-    apart = np.abs(np.stack([np.asarray(one) for one in made]).astype(int) - frames("styled.mp4").astype(int))
+    generated = pipeline("a man speaks", **arguments).frames[0]
+    apart = np.abs(np.stack([np.asarray(one) for one in generated]).astype(int) - frames("styled.mp4").astype(int))
     assert np.median(apart) <= 8  # the file is compressed
     assert not np.array_equal(frames("plain.mp4"), frames("styled.mp4"))
 
@@ -80,8 +80,8 @@ def test_loras_are_recorded_with_checksum_and_replayed(
     assert gone.err.splitlines()[-1] == (
         f"humo: loras: {str(lora)!r}, an input of out.mp4, is missing; give the file with --lora"
     )
-    given = humo("generate", "--replay", "../out.mp4", "--lora", desk / "moved.safetensors", "--dry-run", "--json")
-    assert given.only("plan")[0]["request"]["loras"] == [f"{desk / 'moved.safetensors'}:1"]
+    replaced = humo("generate", "--replay", "../out.mp4", "--lora", desk / "moved.safetensors", "--dry-run", "--json")
+    assert replaced.only("plan")[0]["request"]["loras"] == [f"{desk / 'moved.safetensors'}:1"]
     assert humo("models", "import", desk / "moved.safetensors", "--name", "style").code == 0
     assert humo("generate", "--replay", "../out.mp4", "--output", "third.mp4").code == 0
     assert np.array_equal(frames("third.mp4"), frames(desk / "out.mp4"))
@@ -98,22 +98,22 @@ def test_a_batch_row_has_loras_of_its_own(humo: Humo, desk: Path, tiny_model_fol
         {**row, "name": "wrong", "loras": "nothing"},
     ]
     Path("rows/jobs.json").write_text(json.dumps(rows))
-    said = humo("batch", "rows/jobs.json", "--model", tiny_model_folder, "--json")
-    assert said.code == 3
-    assert [row["status"] for row in said.only("row") if row["status"] != "begun"] == ["generated"] * 3
-    assert "'nothing' is neither a file nor a LoRA of this machine" in said.err
+    result = humo("batch", "rows/jobs.json", "--model", tiny_model_folder, "--json")
+    assert result.code == 3
+    assert [row["status"] for row in result.only("row") if row["status"] != "started"] == ["generated"] * 3
+    assert "'nothing' is neither a file nor a LoRA of this machine" in result.err
     assert np.array_equal(frames("plain.mp4"), frames("plain-again.mp4"))
     assert not np.array_equal(frames("plain.mp4"), frames("styled.mp4"))
-    again = humo("batch", "rows/jobs.json", "--model", tiny_model_folder, "--json")
-    assert [row["status"] for row in again.only("row") if row["status"] != "begun"] == ["skipped"] * 3
+    repeated = humo("batch", "rows/jobs.json", "--model", tiny_model_folder, "--json")
+    assert [row["status"] for row in repeated.only("row") if row["status"] != "started"] == ["skipped"] * 3
 
 
 def test_the_preset_lightx2v_runs_six_steps_of_one_pass(humo: Humo, desk: Path, tiny_model_folder_17b: Path) -> None:
     source = write_lora(desk / "any name.safetensors", "humo-17b")
     assert humo("models", "import", source, "--name", "lightx2v").code == 0
     options = ["--model", tiny_model_folder_17b, *INPUTS, *FEW, "--preset", "lightx2v"]
-    said = humo("generate", *options, "--dry-run", "--json")
-    (plan,) = said.only("plan")
+    result = humo("generate", *options, "--dry-run", "--json")
+    (plan,) = result.only("plan")
     request = plan["request"]
     assert plan["passes"] == {"steps": 6, "per_step": [1], "total": 6}
     assert (request["steps"], request["shift"], request["sampler"], request["spacing"]) == (
@@ -131,8 +131,8 @@ def test_the_preset_lightx2v_runs_six_steps_of_one_pass(humo: Humo, desk: Path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.Module, "__call__", count)
-        made = humo("generate", *options)
-    assert made.code == 0
+        generated = humo("generate", *options)
+    assert generated.code == 0
     assert len(passes) == 6
 
 
@@ -141,11 +141,11 @@ def test_an_option_replaces_a_value_of_the_preset_and_that_is_noted(
 ) -> None:
     write_lora(desk / "models" / "loras" / "lightx2v.safetensors", "humo-17b")
     options = ["--preset", "lightx2v", "--steps", 4, "--lora", "lightx2v:0.8", "--dry-run", "--json"]
-    said = humo("generate", "--model", tiny_model_folder_17b, *INPUTS, *FEW, *options)
-    (plan,) = said.only("plan")
+    result = humo("generate", "--model", tiny_model_folder_17b, *INPUTS, *FEW, *options)
+    (plan,) = result.only("plan")
     assert plan["request"]["steps"] == 4
     assert plan["request"]["loras"][0].endswith("lightx2v.safetensors:0.8")
-    notes = [note["text"] for note in said.only("note")]
+    notes = [note["text"] for note in result.only("note")]
     assert "steps 4 replaces 6 of the preset lightx2v" in notes
     assert "loras lightx2v:0.8 replaces that of the preset lightx2v" in notes
 
@@ -156,15 +156,15 @@ def test_presets_of_ones_own_are_listed_and_used(humo: Humo, desk: Path, tiny_mo
     presets = {event["name"]: event for event in listed.only("preset")}
     assert presets["quick"]["fields"] == {"steps": 3, "sampler": "dpm++"}
     assert presets["lightx2v"]["family"] == HUMO_17B.name
-    said = humo("generate", "--model", tiny_model_folder, *INPUTS, *FEW, "--preset", "quick", "--dry-run", "--json")
-    request = said.only("plan")[0]["request"]
+    result = humo("generate", "--model", tiny_model_folder, *INPUTS, *FEW, "--preset", "quick", "--dry-run", "--json")
+    request = result.only("plan")[0]["request"]
     assert (request["steps"], request["sampler"]) == (3, "dpm++")
 
 
 def test_loras_are_imported_listed_verified_and_removed(humo: Humo, desk: Path) -> None:
     source = write_lora(desk / "some style.safetensors", "humo-1.7b")
-    said = humo("models", "import", source, "--name", "style", "--json")
-    assert said.code == 0
+    result = humo("models", "import", source, "--name", "style", "--json")
+    assert result.code == 0
     target = desk / "models" / "loras" / "style.safetensors"
     assert target.samefile(source), "a link where the file system has them"
     (event,) = [event for event in humo("models", "list", "--json").only("lora") if event["state"] == "local"]
@@ -226,8 +226,8 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     tensors = {"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(2, 4)}
     save_file(tensors, desk / "other.safetensors")
     before = sorted(desk.rglob("*"))
-    said = humo("generate", "--model", tiny_model_folder, *INPUTS, *FEW, *options)
-    assert said.code == 2
-    assert problem in said.err
-    assert len(said.err.strip().splitlines()) == 1
+    result = humo("generate", "--model", tiny_model_folder, *INPUTS, *FEW, *options)
+    assert result.code == 2
+    assert problem in result.err
+    assert len(result.err.strip().splitlines()) == 1
     assert sorted(desk.rglob("*")) == before

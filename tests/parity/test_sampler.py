@@ -44,6 +44,6 @@ def test_timesteps_noise_levels_and_ends_equal_the_published_ones(published: Gol
 def test_noise_levels_are_those_that_diffusers_makes_of_the_unshifted_ones(steps: int, shift: float) -> None:
     taken = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift)
     taken.set_timesteps(sigmas=np.array(unshifted_sigmas(steps)))
-    made = scheduler_for(steps, shift)
-    assert made.timesteps.tolist() == taken.timesteps.tolist()
-    assert torch.equal(made.sigmas, taken.sigmas)
+    scheduler = scheduler_for(steps, shift)
+    assert scheduler.timesteps.tolist() == taken.timesteps.tolist()
+    assert torch.equal(scheduler.sigmas, taken.sigmas)

@@ -70,8 +70,8 @@ def test_sigmas_decide_steps_and_timesteps() -> None:
     assert plan.schedule.sigmas == (1.0, 0.9, 0.5)
     assert plan.timesteps == (1000.0, 900.0, 500.0)
     assert "shift has no effect: sigmas are given" in plan.notes
-    again = resolve(plan.request, HUMO_17B)
-    assert again.schedule == plan.schedule
+    resolved = resolve(plan.request, HUMO_17B)
+    assert resolved.schedule == plan.schedule
 
 
 @pytest.mark.parametrize("sigmas", [[0.5, 0.9], [1, 1], [0], [], [1.2, 0.5], [1, -0.1], ["a"]])
