@@ -37,16 +37,16 @@ class Hub(ThreadingHTTPServer):
         self.strays: list[str] = []
         """Paths that a list names beside its own."""
         self.ranges: list[str] = []
-        """What was asked for in part."""
+        """Requests for parts of files."""
         self.portal: str | None = None
-        """How a captive portal answers everything: with a ``page``, or a ``redirect`` to one."""
+        """Answer of a captive portal: a ``page``, or a ``redirect`` to one."""
         self.token: str | None = None
         """Token without which everything is answered by ``refusal``."""
         self.refusal = 401
         self.shortened: set[str] = set()
         """Names of files of which fewer bytes are sent than the list says, as a whole answer."""
         self.redirects = False
-        """Whether weights come from another host name, which must not be sent the token."""
+        """True if weights come from another host name, which must not get the token."""
         self.downloaded: list[str] = []
         """Names of files that were sent."""
 
@@ -69,7 +69,7 @@ class Answer(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_HEAD(self) -> None:
-        """Of a file: its size and sum."""
+        """Return size and checksum of a file."""
         if not self._turned_away(body=False):
             self._file(with_body=False)
 
@@ -95,7 +95,7 @@ class Answer(BaseHTTPRequestHandler):
         """A list of files, or a file."""
         if self._turned_away():
             return
-        asked = urlsplit(self.path)
+        url = urlsplit(self.path)
         if self.path.startswith("/api/models/"):
             self._list()
         elif url.path.startswith("/api/v1/models/"):
@@ -163,9 +163,9 @@ class Answer(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if self.server.redirects and path.suffix in WEIGHTS and not self.path.startswith("/cdn"):
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": headers["ETag"]}
-            here = self.server.address.replace("127.0.0.1", "localhost")
+            local = self.server.address.replace("127.0.0.1", "localhost")
             file = path.relative_to(self.server.root).parts
-            headers["Location"] = f"{here}/cdn/{'/'.join((*file[:2], 'resolve', 'main', *file[2:]))}"
+            headers["Location"] = f"{local}/cdn/{'/'.join((*file[:2], 'resolve', 'main', *file[2:]))}"
             self._send(302, b"", headers, with_body)
             return
         if path.name in self.server.altered:

@@ -294,7 +294,7 @@ def test_an_interrupted_download_is_resumed(
     assert not list((models / ".files").glob("*/*.safetensors")), "no half file under a final name"
     hub.cut_after = None
     assert get(capsys, hub, SMALL, "--source", source)[0] == 0
-    assert any(asked.startswith("humo_1.7B_fp16.safetensors bytes=") for asked in hub.ranges)
+    assert any(one.startswith("humo_1.7B_fp16.safetensors bytes=") for one in hub.ranges)
 
 
 @SOURCES

@@ -40,6 +40,6 @@ def model(comfy: Comfy) -> HuMoPipeline:
 @pytest.fixture
 def bar_values(comfy: Comfy) -> list[tuple[float, float]]:
     """Values that the progress bar shows during the test."""
-    values: list[tuple[float, float]] = importlib.import_module("comfy.utils").SHOWN
+    values: list[tuple[float, float]] = importlib.import_module("comfy.utils").UPDATES
     values.clear()
     return values

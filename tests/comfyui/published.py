@@ -41,7 +41,7 @@ class ComfyUI:
 
     @property
     def log(self) -> str:
-        """What it has printed."""
+        """Return its output."""
         return self._log.read_text(errors="replace")
 
     def get(self, path: str) -> Any:

@@ -63,15 +63,15 @@ def decode(comfy: Comfy, model: HuMoPipeline, sampled: Any, **settings: Any) -> 
 
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[GenerateRequest]:
     """Return a list that the resolved requests of later runs are appended to."""
-    seen: list[GenerateRequest] = []
+    sent: list[GenerateRequest] = []
     generate = HuMoPipeline.generate_latents
 
     def record(self: HuMoPipeline, inputs: GenerationInputs, *arguments: Any) -> torch.Tensor:
-        seen.append(inputs.plan.request)
+        sent.append(inputs.plan.request)
         return generate(self, inputs, *arguments)
 
     monkeypatch.setattr(HuMoPipeline, "generate_latents", record)
-    return seen
+    return sent
 
 
 def apart(images: torch.Tensor, expected: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
@@ -130,15 +130,15 @@ def test_frames_equal_those_of_the_python_api(comfy: Comfy, model: HuMoPipeline)
 def test_shown_values_are_those_of_the_preset_and_inputs_that_are_left_out_as_well(
     comfy: Comfy, model: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = requests(monkeypatch)
+    sent = requests(monkeypatch)
     table = comfy.inputs("HuMo_Sampler")["preset"].as_dict()["humo"]["humo-nano-teacher"]
     filled = sample(comfy, model, "TIA", **{**table, "preset": "humo-nano-teacher", "seed": 0, "steps": 1})
     left_out = sample(comfy, model, "TIA", steps=1)
     named = sample(comfy, model, "TIA", preset="humo-nano-teacher", steps=1)
-    assert seen[0] == seen[1] == seen[2]
+    assert sent[0] == sent[1] == sent[2]
     assert filled[0]["samples"].equal(left_out[0]["samples"])
     assert named[0]["samples"].equal(left_out[0]["samples"])
-    request = seen[0]
+    request = sent[0]
     assert (request.width, request.height, request.shift, request.seed) == (96, 96, HUMO_NANO.shift, HUMO_NANO.seed)
     assert (request.scale_text, request.scale_audio) == (HUMO_NANO.scales.text, HUMO_NANO.scales.audio)
     assert (request.scale_image, request.mode) == (HUMO_NANO.scales.image, "TIA")
@@ -162,10 +162,10 @@ def test_shown_values_are_those_of_the_preset_and_inputs_that_are_left_out_as_we
 def test_every_setting_reaches_the_request_also_zero(
     setting: dict[str, Any], comfy: Comfy, model: HuMoPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [seen] = [requests(monkeypatch)]
+    [sent] = [requests(monkeypatch)]
     sample(comfy, model, "TIA", **{"steps": 1, **setting})
     [(name, value)] = setting.items()
-    assert getattr(seen[0], name) == value
+    assert getattr(sent[0], name) == value
 
 
 def test_latents_are_those_that_comfyuis_autoencoder_decodes(comfy: Comfy, model: HuMoPipeline) -> None:
@@ -404,10 +404,10 @@ def test_a_model_is_reloaded_when_the_weights_in_its_folder_change(comfy: Comfy,
 def test_wrong_values_are_reported_once_and_before_anything_runs(
     node_id: str, values: dict[str, Any], message: str, comfy: Comfy
 ) -> None:
-    shown = {name: vars(one)["default"] for name, one in comfy.inputs(node_id).items() if hasattr(one, "default")}
+    defaults = {name: vars(one)["default"] for name, one in comfy.inputs(node_id).items() if hasattr(one, "default")}
     if node_id == "HuMo_Sampler":
-        shown |= {"model": LINK, "prompt": PROMPT}
-    (line,) = comfy.check(node_id, **{**shown, **values})
+        defaults |= {"model": LINK, "prompt": PROMPT}
+    (line,) = comfy.check(node_id, **{**defaults, **values})
     assert message in line
     assert "\n" not in line
 

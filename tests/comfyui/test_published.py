@@ -66,8 +66,8 @@ def test_a_workflow_file_generates_a_video_with_audio(comfy: ComfyUI, name: str)
     assert frames.shape == (5, 96, 96, 3)
     assert frames.std() > 5
     assert audio_streams == 1
-    again = comfy.run(prompt)
-    assert "execution_cached" in str(again["status"]["messages"])
+    repeated = comfy.run(prompt)
+    assert "execution_cached" in str(repeated["status"]["messages"])
 
 
 def test_progress_and_previews_arrive_at_the_page(comfy: ComfyUI) -> None:

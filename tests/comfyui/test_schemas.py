@@ -109,7 +109,7 @@ def test_number_limits_come_from_the_request(name: str, comfy: Comfy) -> None:
     assert one.io_type == {"integer": "INT", "number": "FLOAT"}[limits["type"]]
     assert (low, default) == (0, 0) if name == "frames" else (low == limits["minimum"] and accepts(name, default))
     if limits["type"] == "integer" and name != "frames":
-        assert accepts(name, default + step), "one step from the shown value is valid"
+        assert accepts(name, default + step), "one step from the defaults value is valid"
 
 
 @pytest.mark.parametrize("name", ["humo-17b", "humo-1.7b", "humo-nano", "humo-nano-teacher"])
@@ -134,8 +134,8 @@ def test_a_preset_of_requests_fills_in_its_values_as_well(comfy: Comfy) -> None:
 
 def test_a_new_node_shows_the_values_of_the_built_in_model(comfy: Comfy) -> None:
     sampler = comfy.inputs("HuMo_Sampler")
-    shown = {name: vars(one)["default"] for name, one in sampler.items() if hasattr(one, "default")}
-    assert sampler["preset"].as_dict()["humo"][shown["preset"]].items() <= shown.items()
+    defaults = {name: vars(one)["default"] for name, one in sampler.items() if hasattr(one, "default")}
+    assert sampler["preset"].as_dict()["humo"][defaults["preset"]].items() <= defaults.items()
     assert vars(comfy.inputs("HuMo_LoadModel")["model"])["default"] == "humo-nano"
 
 

@@ -33,8 +33,8 @@ def sockets_of(comfy: Comfy, node_type: str) -> tuple[dict[str, str], list[str]]
 def test_one_workflow_has_an_image_and_one_has_none() -> None:
     assert [path.stem for path in WORKFLOWS] == ["text-audio", "text-image-audio"]
     types = [{node["type"] for node in json.loads(path.read_text())["nodes"]} for path in WORKFLOWS]
-    assert ["LoadImage" in found for found in types] == [False, True]
-    assert all({"LoadAudio", "SaveVideo"} <= found for found in types)
+    assert ["LoadImage" in of_one for of_one in types] == [False, True]
+    assert all({"LoadAudio", "SaveVideo"} <= of_one for of_one in types)
 
 
 def test_nodes_and_sockets_exist(workflow: Workflow, comfy: Comfy) -> None:

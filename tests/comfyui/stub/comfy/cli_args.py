@@ -1,4 +1,4 @@
-"""What ComfyUI was started with."""
+"""Options of ComfyUI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 
 class LatentPreviewMethod(enum.Enum):
-    """How samplers show their unfinished results."""
+    """Kinds of previews."""
 
     NoPreviews = "none"
     Auto = "auto"

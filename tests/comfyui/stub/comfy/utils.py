@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SHOWN: list[tuple[float, float]] = []
+UPDATES: list[tuple[float, float]] = []
 """Progress that was shown, (value, maximum) in order; the stand-in's own."""
 
 PREVIEWS: list[Any] = []
@@ -24,6 +24,6 @@ class ProgressBar:
         if total is not None:
             self.total = total
         self.current = min(value, self.total)
-        SHOWN.append((self.current, self.total))
+        UPDATES.append((self.current, self.total))
         if preview is not None:
             PREVIEWS.append(preview)

@@ -14,7 +14,7 @@ __all__ = ["ComfyExtension", "InputImpl", "Types", "io"]
 
 @dataclass
 class VideoComponents:
-    """What a video consists of."""
+    """Contents of a video."""
 
     images: Any
     frame_rate: Fraction
@@ -28,7 +28,7 @@ class VideoFromComponents:
         self._components = components
 
     def get_components(self) -> VideoComponents:
-        """What it was created of."""
+        """Contents that it was created with."""
         return self._components
 
 
