@@ -47,13 +47,13 @@ print(json.dumps({"base": base, "peak": peak(), "bytes": report.bytes}))
 
 
 def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write zeros in Q4_K, which are converted to bf16."""
+    """Write blocks of equal values in Q4_K, which are converted to bf16."""
     writer = gguf.GGUFWriter(path, "t5")
     for name, tensor in weights.items():
         whole = tensor.ndim == 2 and tensor.shape[1] % 256 == 0
         columns = tensor.shape[-1] // 256 * 144 if whole else tensor.shape[-1] * 2
         kind = gguf.GGMLQuantizationType.Q4_K if whole else gguf.GGMLQuantizationType.BF16
-        writer.add_tensor(name, np.zeros((*tensor.shape[:-1], columns), dtype=np.uint8), raw_dtype=kind)
+        writer.add_tensor(name, np.ones((*tensor.shape[:-1], columns), dtype=np.uint8), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -63,7 +63,7 @@ def _save_gguf(weights: dict[str, torch.Tensor], path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel does not report a process's peak")
 @pytest.mark.parametrize(("suffix", "dtype"), [(".safetensors", ""), (".pth", "fp16"), (".gguf", "")])
 def test_the_peak_stays_far_below_the_size_of_the_file(suffix: str, dtype: str, tmp_path: Path) -> None:
-    weights = {name.published: torch.zeros(name.shape, dtype=torch.bfloat16) for name in tensor_names(ARCHITECTURE)}
+    weights = {name.published: torch.ones(name.shape, dtype=torch.bfloat16) for name in tensor_names(ARCHITECTURE)}
     size = sum(2 * tensor.numel() for tensor in weights.values())
     source = tmp_path / f"text{suffix}"
     if suffix == ".pth":

@@ -101,4 +101,4 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_continue(
     out = capsys.readouterr().out
     assert "ERROR    memory     the check failed: ZeroDivisionError: by nothing -> report it as a bug" in out
     assert "text is written as" in out
-    assert "1 errors, " in out
+    assert "1 error, " in out

@@ -136,7 +136,8 @@ from humo.server.settings import Settings
 address, folder = sys.argv[1:]
 ray_workers.connect(address, None)
 (Path(folder) / ray_workers.CLUSTER_TOKEN).write_text("right")
-config = {"version": ray_workers.__version__, "folder": folder, "token": "right", "models": {}, "database": "sqlite:///x"}
+config = {"version": ray_workers.__version__, "folder": folder, "token": "right", "database": "sqlite:///x"}
+config |= {"models": {}, "loras": {}}
 for change in json.load(sys.stdin):
     try:
         ray_workers._check_machines(ray_cluster.usable_nodes()[0], config | change)

@@ -59,7 +59,7 @@ def test_the_openai_client_works(running: Running, tmp_path: Path) -> None:
 def test_a_clip_can_be_as_long_as_its_audio(running: Running) -> None:
     audio = base64.b64encode((EXAMPLES / "woman.wav").read_bytes()).decode()
     job = running.wait(running.submit(frames=-1, audio=f"data:audio/wav;base64,{audio}"), "completed", "failed")
-    assert (job["status"], job["humo"]["request"]["frames"]) == ("completed", 41)
+    assert (job["status"], job["humo"]["request"]["frames"]) == ("completed", 45)
 
 
 def test_events_report_progress_and_previews(running: Running) -> None:
