@@ -149,6 +149,13 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     return replace(plan, notes=tuple(notes))
 
 
+RIVALS = {
+    **dict.fromkeys(("steps", "shift", "spacing"), frozenset({"sigmas"})),
+    "sigmas": frozenset({"steps", "shift", "spacing"}),
+}
+"""Field of a request preset -> fields of the request that take its place."""
+
+
 def apply_preset(request: GenerateRequest, preset: Preset) -> tuple[GenerateRequest, list[str]]:
     """Return the request with the fields of its request preset filled in, and a note for each that it replaces.
 
@@ -170,14 +177,17 @@ def apply_preset(request: GenerateRequest, preset: Preset) -> tuple[GenerateRequ
     values = parse_request({"prompt": request.prompt, **chosen.fields})
     notes: list[str] = []
     update: dict[str, Any] = {"preset": None}
+    explicit = {name for name in request.model_fields_set if getattr(request, name) is not None}
     for name in chosen.fields:
         value, own = getattr(values, name), getattr(request, name)
-        if name == "loras":
+        if rivals := explicit & RIVALS.get(name, frozenset()):
+            notes.append(f"{name} {_value_text(value)} of the preset {chosen.name} is dropped for {sorted(rivals)[0]}")
+        elif name == "loras":
             named = {parse_lora(lora).name for lora in own}
             update[name] = (*(lora for lora in value if parse_lora(lora).name not in named), *own)
             own = tuple(lora for lora in own if parse_lora(lora).name in {parse_lora(one).name for one in value})
             notes += [f"loras {lora} replaces that of the preset {chosen.name}" for lora in own if lora not in value]
-        elif name not in request.model_fields_set or own is None:
+        elif name not in explicit:
             update[name] = value
         elif own != value:
             notes.append(f"{name} {_value_text(own)} replaces {_value_text(value)} of the preset {chosen.name}")

@@ -120,6 +120,25 @@ def test_fields_of_the_request_replace_those_of_the_preset_with_a_note() -> None
     ]
 
 
+def test_explicit_sigmas_take_the_place_of_a_presets_steps_and_the_reverse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(preset="lightx2v", sigmas=[1, 0.9, 0.5])
+    assert plan.schedule.sigmas == (1.0, 0.9, 0.5)
+    assert [note for note in plan.notes if "dropped" in note] == [
+        "steps 6 of the preset lightx2v is dropped for sigmas",
+        "shift 8 of the preset lightx2v is dropped for sigmas",
+        "spacing simple of the preset lightx2v is dropped for sigmas",
+    ]
+    path = tmp_path / "presets.toml"
+    monkeypatch.setenv("HUMO_PRESETS", str(path))
+    path.write_text("[four]\nsigmas = [1.0, 0.94, 0.83, 0.63]\n")
+    assert plan_for(preset="four").request.steps == 4
+    replaced = plan_for(preset="four", steps=9)
+    assert (replaced.request.steps, replaced.request.sigmas) == (9, None)
+    assert "sigmas 1,0.94,0.83,0.63 of the preset four is dropped for steps" in replaced.notes
+
+
 def test_loras_of_the_request_are_added_to_those_of_the_preset() -> None:
     assert plan_for(preset="lightx2v", loras=["style:0.5"]).request.loras == ("lightx2v:1", "style:0.5")
 
