@@ -1,13 +1,17 @@
-# make demo   a talking video from the example's words, picture and sound, by the embedded model
-# make test   every test, in its own virtual environment      make check   style, types, layers, language
-# make soak   whether the service stays up: kills, a lost machine, half an hour of jobs
-# make docs   the documentation as a site, in site/; its pages of reference are made from the code
-# make format what `make check` asks for, where a machine can do it
+# make demo     generate and measure a video of a talking person with the built-in model
+# make test     run every test
+# make check    check style, types, layers of packages and language
+# make soak     run the service for half an hour, with killed processes and a lost machine
+# make docs     build the documentation in site/; the reference is generated from the code
+# make format   fix what ruff can fix by itself
+# make clean    remove the virtual environment and caches
+#
+# If there is no .venv, a virtual environment with the versions of constraints.txt is created there.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-# compiled on all cores at once, which pip does on one, and without the tests that packages carry
+# pip compiles on one core; this uses all, and leaves out the tests inside packages
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true
 
@@ -32,7 +36,7 @@ demo: $(VENV)/.demo
 	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4
 	$(BIN)/humo evaluate video output/demo.mp4 --image examples/woman.png
 
-# two workers of one thread each: torch's own threads only get in each other's way on models this small
+# two workers of one thread each: on models this small, torch's own threads slow each other down
 test: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 10
 

@@ -7,9 +7,9 @@ The weights are random, because memory does not depend on them, and nothing is d
 video from a prompt, an image and audio in two steps, with the command line. HuMo-17B runs one pass of its network, with
 small other components. Each runs in a separate process whose peak resident memory is measured.
 
-The estimate is an upper bound: a slow disk has read less of the next block than the estimate assumes. To measure the
-estimate and not the disk, the largest component of HuMo-1.7B (its text encoder, 11 GB) is read into the page cache
-before, and each block of HuMo-17B waits until the next one is read.
+The estimate is an upper bound: a slow disk has read less of the next block than the estimate assumes. The
+estimate is to be measured, not the disk. So the largest component of HuMo-1.7B, its text encoder of 11 GB, is read into
+the page cache before, and each block of HuMo-17B waits until the next one is read.
 """
 
 from __future__ import annotations

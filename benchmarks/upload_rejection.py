@@ -5,7 +5,7 @@
 
 Each file is sent to ``POST /v1/videos``. Time is from the request to its response. Memory is the largest growth of the
 proportional set size of the service with all its processes. For the cancel, a long job of the built-in model runs while
-another one waits; time is from the ``cancel`` request until the other job is in progress.
+another one waits. Time is from the ``cancel`` request until the other job is in progress.
 """
 
 from __future__ import annotations

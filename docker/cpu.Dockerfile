@@ -1,4 +1,4 @@
-# The service and its page on processors alone, with the model inside the package.
+# The service and its page on a CPU, with the built-in model.
 #
 #     docker build -f docker/cpu.Dockerfile -t humo .
 #     docker run --rm -v humo:/data humo serve keys add me       # the key, shown once

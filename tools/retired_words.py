@@ -4,8 +4,8 @@
     python -m tools.retired_words src/humo/model README.md   # these paths alone
 
 The tool reads identifiers, comments, docstrings and strings of Python sources, tests included, and the prose of
-Markdown pages and recipes. It also checks that docstrings start with a verb or with the name of the thing, that lines
-of Markdown pages have at most 100 columns, and that their sentences have at most 25 words.
+Markdown pages, recipes, notebooks and settings. It also checks that docstrings start with a verb or with the name of
+the thing, that lines of Markdown pages have at most 100 columns, and that their sentences have at most 25 words.
 
 A word that has to stay in one line, such as a stored key or a seed that a random stream depends on, is kept by a
 comment in that line: ``# word kept: files already written have this key``. `ALLOWED` keeps words in whole files.
@@ -32,12 +32,21 @@ CHECKED = (
     "comfyui",
     "recipes",
     "docs",
+    "docker",
+    "examples",
+    "notebooks",
+    ".github",
+    "Makefile",
+    "pyproject.toml",
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "SECURITY.md",
 )
 """Files and folders that are read."""
+
+SUFFIXES = (".py", ".md", ".toml", ".yml", ".ipynb", ".Dockerfile")
+"""Suffixes of files that are read, besides makefiles."""
 
 GENERATED = ROOT / "docs" / "reference"
 """Pages that are generated from the code."""
@@ -306,11 +315,11 @@ def is_allowed(name: str, line: str) -> bool:
 
 
 def files(paths: Sequence[str]) -> Iterator[Path]:
-    """Yield the files to read of files and folders: Python sources, pages and recipes."""
+    """Yield the files to read of files and folders: those with `SUFFIXES`, and makefiles."""
     for name in paths:
         path = ROOT / name
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.suffix in (".py", ".md", ".toml", ".yml") and GENERATED not in file.parents:
+            if (file.suffix in SUFFIXES or file.name == "Makefile") and GENERATED not in file.parents:
                 yield file
 
 

@@ -1,7 +1,7 @@
 """Convert between frames, seconds, latent frames, tokens, audio samples and audio rows; no other module does.
 
-The constants come from Wan2.1 (compression factors of its causal autoencoder, patch size of its transformer), HuMo's
-training data (25 frames a second) and Whisper (16 kHz; one encoder row per 320 samples).
+The compression factors of the causal autoencoder and the patch size of the transformer are those of Wan2.1. HuMo's
+training data have 25 frames a second. Whisper takes 16 kHz and has one encoder row per 320 samples.
 """
 
 from __future__ import annotations

@@ -103,12 +103,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     images = _resolve_images(request, preset, mode, notes)
     audio = request.audio if "A" in mode else None
 
-    scales = GuidanceScales(
-        text=_default(request.scale_text, preset.scales.text),
-        audio=_default(request.scale_audio, preset.scales.audio),
-        image=_default(request.scale_image, preset.scales.image),
-        switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
-    )
+    scales = _resolve_scales(request, preset)
     guidance = preset.guidance[mode](scales)
     notes += _note_ineffective(request, explicit, preset, mode, scales)
 
@@ -154,6 +149,15 @@ RIVALS = {
     "sigmas": frozenset({"steps", "shift", "spacing"}),
 }
 """Field of a request preset -> fields of the request that take its place."""
+
+
+def _resolve_scales(request: GenerateRequest, preset: Preset) -> GuidanceScales:
+    return GuidanceScales(
+        text=_default(request.scale_text, preset.scales.text),
+        audio=_default(request.scale_audio, preset.scales.audio),
+        image=_default(request.scale_image, preset.scales.image),
+        switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
+    )
 
 
 def apply_preset(request: GenerateRequest, preset: Preset) -> tuple[GenerateRequest, list[str]]:

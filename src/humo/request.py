@@ -82,8 +82,8 @@ Sigmas = Annotated[
 ]
 
 OffloadName = Literal["auto", "none", "model", "group", "disk"]
-"""Storage of weights until they are needed: ``none`` on the device, ``model`` and ``group`` in the host's memory (whole
-components or blocks), ``disk`` on the disk."""
+"""Storage of weights until they are needed: ``none`` on the device, ``disk`` on the disk, the others in the host's
+memory. ``model`` loads whole components, ``group`` blocks."""
 
 QuantizeName = Literal["auto", "none", "fp8", "int8", "int4"]
 """Format of the network's blocks in memory; ``none`` as in the model folder."""

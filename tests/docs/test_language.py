@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools import retired_words
-from tools.retired_words import CHECKED, ROOT, in_name, in_prose, in_python, in_test_names, long_lines
+from tools.retired_words import CHECKED, ROOT, in_name, in_prose, in_python, in_test_names, long_lines, long_sentences
 
 
 def test_no_retired_word_is_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,3 +57,34 @@ def test_long_lines_of_pages_are_found_but_for_tables() -> None:
 
 def test_every_path_is_there() -> None:
     assert not [path for path in CHECKED if path != "SECURITY.md" and not (ROOT / path).exists()]
+
+
+def test_bodies_of_tests_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retired_words, "ROOT", tmp_path)
+    path = tmp_path / "tests" / "test_module.py"
+    path.parent.mkdir()
+    path.write_text('def test_a_clip_is_long() -> None:\n    told = "a deaf pass"\n')
+    assert {finding.word for finding in retired_words.check_file(path)} == {"told", "deaf"}
+
+
+WORD = "word "
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (WORD * 25 + "end.", [1]),
+        (WORD * 24 + "end.", []),
+        (f"{WORD * 13}\n{WORD * 13}", [1]),
+        (f"{WORD * 13}. {WORD * 13}", []),
+        (f"{WORD * 13}\n\n{WORD * 13}", []),
+        (f"- {WORD * 13}\n- {WORD * 13}", []),
+        (f"| {WORD * 13} | {WORD * 13} |\n| {WORD * 26} |", [2]),
+        (f"`{WORD * 26}`", []),
+        (f"[{WORD * 13}]({WORD * 13})", []),
+        (f"```text\n{WORD * 26}\n```", []),
+        (f"    {WORD * 26}", []),
+    ],
+)
+def test_sentences_of_pages_are_short(text: str, lines: list[int]) -> None:
+    assert [number for number, _, _ in long_sentences(text)] == lines

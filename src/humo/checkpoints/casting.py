@@ -1,9 +1,13 @@
 """Cast tensors of a file to the element type they are written in, chunk by chunk, and dequantize them on the way.
 
 GGUF blocks and fp8 with or without scales are supported. A file declares scaled fp8 weights in one of three ways, all
-of ComfyUI: a tensor ``scaled_fp8`` and scales ``NAME.scale_weight``; JSON for each layer in ``NAME.comfy_quant``
-and ``NAME.weight_scale``; the same JSON for all layers in the file's metadata. In such a file an fp8 matrix without a
-scale is an error. Files without any scale are cast as they are.
+of ComfyUI:
+
+- a tensor ``scaled_fp8``, and scales ``NAME.scale_weight``
+- JSON for each layer in ``NAME.comfy_quant``, and ``NAME.weight_scale``
+- the same JSON for all layers in the file's metadata
+
+In such a file an fp8 matrix without a scale is an error. Files without any scale are cast as they are.
 
 **Source:** ComfyUI (https://github.com/comfyanonymous/ComfyUI), ``comfy/utils.py`` (``convert_old_quants``) and
 ``comfy/quant_ops.py``; ComfyUI-WanVideoWrapper (https://github.com/kijai/ComfyUI-WanVideoWrapper),

@@ -44,8 +44,8 @@ class VocalSeparator:
         DependencyError: onnxruntime is not installed.
         CheckpointError: the file is missing, damaged, or another network.
 
-    **Source:** Kim_Vocal_2's published parameters: FFT 7680, hop 1024, 3072 bins, 256 columns, compensation 1.009;
-    chunks overlapped by a quarter under a Hann window, as its common runner does it.
+    **Source:** Kim_Vocal_2's published parameters: FFT 7680, hop 1024, 3072 bins, 256 columns, compensation 1.009. Its
+    common runner overlaps chunks by a quarter under a Hann window.
     """
 
     def __init__(self, path: str | Path, *, fft_size: int | None = None, compensation: float = COMPENSATION) -> None:

@@ -29,10 +29,9 @@ def measure_video(path: Path, reference: Path | None = None) -> dict[str, float]
 
     Returns:
         ``face_detection_rate``: fraction of frames with a face. With audio, ``mouth_jaw_corr``: correlation of the
-        mouth with the jaw curve that the audio predicts (not SyncNet's Sync-C), and ``av_offset``: the lag in frames
-        at which it is highest (positive: the mouth is late). With a reference, ``id_distance``: distance of dlib's
-        face embeddings; below 0.4 the same person, above 0.6 another person. A metric that cannot be measured is left
-        out.
+        mouth with the jaw curve that the audio predicts (not SyncNet's Sync-C). ``av_offset``: the lag in frames at
+        which it is highest (positive: the mouth is late). With a reference, ``id_distance``: distance of dlib's face
+        embeddings; below 0.4 the same person, above 0.6 another person. A metric that cannot be measured is left out.
 
     Raises:
         MediaError: a file cannot be read, the frame rate is wrong, or the reference shows no face.

@@ -91,8 +91,8 @@ def read_request_file(path: Path, overrides: Sequence[str] = ()) -> RequestFile:
 def read_rows(path: Path) -> list[Row]:
     """Read the rows of a batch file: a published ``test_case.json``, or JSON, JSONL, CSV, YAML, TOML.
 
-    The file is a list of rows, a table of rows by name, a table with one list of rows in it (TOML's ``[[job]]``), or
-    one row. A row that is wrong as a whole has its error in ``problem``.
+    The file is a list of rows, a table of rows by name, a table with one list of rows (TOML's ``[[job]]``), or one row.
+    A row that is wrong as a whole has its error in ``problem``.
 
     Raises:
         RequestError: the file cannot be read, or has no rows.

@@ -1,6 +1,6 @@
 """Videos as training, evaluation and verification read them: frames by presentation time, audio on the same clock.
 
-A file's frame count and average rate say little about when a frame is shown: phones record at variable rates, editors
+A file's frame count and average rate say little about when a frame is shown. Phones record at variable rates, editors
 drop frames, and tracks begin at different times. So every frame and every audio sample is placed by its timestamp.
 
 Shape suffixes: F frames, H, W pixels.
@@ -129,8 +129,9 @@ def read_clip(path: Path, *, field: str = "video", max_seconds: float | None = N
 def orientation_of(decoded: av.VideoFrame) -> tuple[int, bool]:
     """Return how a frame has to be turned: quarter turns to the left, and whether it is mirrored afterwards.
 
-    **Source:** the display matrix of ISO/IEC 14496-12 (track header), as FFmpeg hands it on; turns by other angles than
-    quarter ones are taken for the nearest.
+    Other angles are rounded to the nearest quarter turn.
+
+    **Source:** the display matrix of ISO/IEC 14496-12 (track header), as FFmpeg returns it.
     """
     side_data: Any = decoded.side_data  # by type, which its stubs do not say
     data = side_data.get(SideDataType.DISPLAYMATRIX)

@@ -1,10 +1,11 @@
 """An invisible watermark of 48 bits in the mean chroma of blocks, which survives video encoding.
 
 A block of 16 x 16 pixels has a mean chroma in two directions, U and V. Each mean is moved, by at most half a
-`LATTICE_STEP`, to the nearest value of a lattice that stands for its bit: whole steps plus a quarter for 0, plus three
-quarters for 1. Luma stays as it is. Many blocks of every frame carry each bit; the detector adds them up, weighted by
-their confidence. Of the 48 bits, 32 are a checksum of the other 16. It shows whether there is a watermark at all, and
-corrects up to `MAX_FLIPPED_BITS` of the least certain bits. A video without a watermark passes once in some 200,000.
+`LATTICE_STEP`, to the nearest value that stands for its bit. These values are whole steps plus a quarter for 0, and
+whole steps plus three quarters for 1. Luma stays as it is. Many blocks of every frame carry each bit; the detector adds
+them up, weighted by their confidence. Of the 48 bits, 32 are a checksum of the other 16. It shows whether there is a
+watermark at all, and corrects up to `MAX_FLIPPED_BITS` of the least certain bits. A video without a watermark passes
+once in some 200,000.
 
 It survives the encoding of our own files, other encodings and half the size (docs/provenance.md has measurements). It
 does not survive cropping, or somebody who wants to remove it.

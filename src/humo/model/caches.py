@@ -31,8 +31,8 @@ def _first_block() -> FirstBlockCacheConfig:
 def _taylorseer() -> TaylorSeerCacheConfig:
     """Return the configuration that extrapolates the last layer's output linearly and skips the blocks.
 
-    diffusers' default patterns match no layer of this network (such as ``blocks.0.attn1``), and the state of every
-    attention layer would take more memory than the weights.
+    diffusers' default patterns match no layer of this network (such as ``blocks.0.attn1``). A state for every attention
+    layer would take more memory than the weights.
     """
     return TaylorSeerCacheConfig(
         cache_interval=TAYLORSEER_INTERVAL,

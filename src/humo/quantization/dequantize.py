@@ -1,7 +1,7 @@
 """Dequantize weights that are stored as GGUF blocks or fp8.
 
 A weight is ``scale * q`` or ``scale * q - minimum`` with small integers q. GGUF types pack blocks of q together with
-their scales; fp8 files hold an eight-bit float per weight, and one scale for each tensor or row.
+their scales. fp8 files hold an eight-bit float per weight, and one scale for each tensor or row.
 
 **Source:** ggml (https://github.com/ggml-org/ggml), ``src/ggml-common.h`` and ``src/ggml-quants.c``
 (``dequantize_row_*``), as restated in its Python package ``gguf``, against which a test compares. fp8 scales: ComfyUI

@@ -1,7 +1,6 @@
 """Generate sentences from a small English grammar: tens of millions, one tenth of them held out for tests.
 
-The words contain every consonant at the start, middle and end, and many consonants that are visible on the lips
-(p b m f v w).
+The words contain every consonant at the start, middle and end. Many consonants are visible on the lips (p b m f v w).
 """
 
 from __future__ import annotations

@@ -116,8 +116,9 @@ class RenderConfig(RecipeTable):
         workers: number of processes, with one thread each.
         keep_last: number of shards of each worker that stay; older ones are deleted. By default all stay.
         min_shards: number of shards at which training starts.
-        seed, sizes, takes, take_frames, double_every, speeches, identities, people_per_shard, closeness, articulation:
-            as in `humo.synthetic.shards.ShardConfig`.
+        seed, sizes, takes, take_frames, double_every, speeches, identities, people_per_shard, articulation: as in
+            `humo.synthetic.shards.ShardConfig`.
+        closeup: tighter framing and more frontal poses, 0 to 1.
     """
 
     workers: int = Field(default=1, ge=1)
@@ -131,7 +132,7 @@ class RenderConfig(RecipeTable):
     speeches: int = Field(default=600, ge=20)
     identities: int = Field(default=24_000, ge=6)
     people_per_shard: int = Field(default=64, ge=1)
-    closeness: Fraction = 0.8
+    closeup: Fraction = 0.8
     articulation: float = Field(default=1.5, ge=0.5, le=2.0)
 
 

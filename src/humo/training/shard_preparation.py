@@ -141,7 +141,7 @@ def build_shard_config(settings: RenderConfig) -> ShardConfig:
         speeches=settings.speeches,
         people=settings.identities,
         people_per_shard=settings.people_per_shard,
-        closeness=settings.closeness,
+        closeness=settings.closeup,
         articulation=settings.articulation,
     )
 

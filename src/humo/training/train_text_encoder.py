@@ -216,8 +216,8 @@ ALIBI_SLOPES = ((1.0, 1.0), (0.5, 2.0), (2.0, 0.5), (0.0, 0.0))
 def init_local_attention(encoder: UMT5EncoderModel) -> None:
     """Initialize the relative attention bias so that heads attend to neighbors on one side or on both.
 
-    A color and the thing that has it are neighbors in a caption. An optimizer needs thousands of steps to learn this,
-    because a bias moves by about one learning rate a step and has to grow to several units.
+    A color and the thing that has it are neighbors in a caption. An optimizer needs thousands of steps to learn this: a
+    bias moves by about one learning rate a step, and has to grow to several units.
     """
     for layer in encoder.modules():
         if isinstance(bias := getattr(layer, "relative_attention_bias", None), nn.Embedding):

@@ -3,9 +3,11 @@
 The network predicts a duration for each phoneme but does not list it among its outputs. This module appends that
 output to the ONNX graph. Protocol buffers merge a message that is appended to another, so no ONNX library is needed.
 
-Reasons for this synthesizer: the voice is in the package, so nothing is downloaded; weights and dictionaries are under
-Apache-2.0; it runs 60 times faster than real time on one core; its durations give phoneme times (see
-`PHONEME_DELAY_SECONDS`), so no forced alignment is needed.
+Reasons for this synthesizer:
+
+- The voice is in the package, so nothing is downloaded. Weights and dictionaries are under Apache-2.0.
+- It runs 60 times faster than real time on one core.
+- Its durations give phoneme times (`PHONEME_DELAY_SECONDS`), so no forced alignment is needed.
 
 **Source:** README of ``hibari-tts`` 0.2.1 on PyPI, section "ONNX interface".
 """
@@ -33,9 +35,9 @@ SECONDS_PER_UNIT = 0.025
 PHONEME_DELAY_SECONDS = 0.045
 """Delay of the network's phoneme times behind its audio, in seconds.
 
-Measured as the lag at which energy above 4 kHz agrees best with fricatives (50 ms; 0 for espeak-ng, whose times are
-exact) and energy below 3 kHz with vowels (35 ms more than for espeak-ng). The remaining error is below 10 ms at rates
-from 0.8 to 1.25."""
+Measured as the lag at which energy above 4 kHz agrees best with fricatives, and energy below 3 kHz with vowels. It
+is 50 ms for fricatives (0 for espeak-ng, whose times are exact), and 35 ms more than for espeak-ng for vowels. The
+remaining error is below 10 ms at rates from 0.8 to 1.25."""
 
 NOISE_SEED = 0
 """Seed of the noise in breathy and unvoiced phonemes."""
