@@ -29,7 +29,8 @@ from humo.request import QuantizeName
 from humo.runtime.loading import load_pipeline, load_quantized, load_streamed
 from humo.runtime.memory_estimate import estimate_memory
 from humo.runtime.offload import apply_placement
-from humo.runtime.placement import Placement, estimate_placements
+from humo.runtime.placement import Placement
+from humo.runtime.placement_choice import estimate_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import (
     is_matrix_of_a_block,
@@ -133,12 +134,12 @@ def test_a_network_that_stays_quantized_is_the_dequantized_one(tmp_path: Path, p
     model = open_model_folder(report.destination)
     matrices = {name for name, tensor in weights.items() if is_matrix_of_a_block(name, tensor)}
     assert model.components["transformer"].quantized.keys() == matrices
-    kept = load_quantized(model, torch.float32)
+    kept = load_quantized(model, "transformer", torch.float32)
     assert sum(isinstance(module, QuantizedLinear) for module in kept.modules()) == len(matrices)
     plain = network(preset)
     plain.load_state_dict(weights)
     assert passed(kept).equal(passed(plain))
-    assert load_quantized(model, torch.bfloat16).dtype is torch.bfloat16
+    assert load_quantized(model, "transformer", torch.bfloat16).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
@@ -244,12 +245,12 @@ def test_a_network_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_pat
 def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> None:
     report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantized=True)
     model = open_model_folder(report.destination)
-    quant_types = model.components["transformer"].quant_types
+    quant_types = {"transformer": model.components["transformer"].quant_types}
     geometry = Geometry(96, 64, 9, references=1)
     estimate = estimate_memory(
         model.architectures, geometry, model.preset.reference_injection, torch.float32, 3, quant_types=quant_types
     )
-    network = load_quantized(model, torch.float32)
+    network = load_quantized(model, "transformer", torch.float32)
     assert estimate.weights["transformer"].total == sum(weight.nbytes for weight in network.parameters())
     assert estimate.weights["transformer"].streaming == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
     plain = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
@@ -261,7 +262,7 @@ def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> No
 def test_a_quantized_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantized=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    apply_placement(kept, Placement("group"), "cpu", torch.float32)
+    apply_placement(kept, Placement("group"), "cpu")
     plain = network("humo-1.7b")
     plain.load_state_dict(weights)
     assert passed(kept.transformer).equal(passed(plain))
