@@ -515,7 +515,7 @@ def test_there_is_an_end_to_stepping_down() -> None:
 @pytest.mark.parametrize("tile", [0, 144])
 def test_the_autoencoder_takes_what_is_said(tmp_path: Path, family: str, tile: int) -> None:
     model = open_model_folder(save_tiny_model(tmp_path / "model", family))
-    geometry = Geometry(336, 176, 17, references=1)
+    geometry = Geometry(192, 176, 9, references=1)
     injection = model.preset.reference_injection
     estimate = estimate_memory(model.architectures, geometry, injection, torch.float32, 3, windows=2)
     said, vae = estimate.autoencoder(tile), tiny_vae().requires_grad_(False)

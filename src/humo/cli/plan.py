@@ -99,13 +99,15 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     return 0
 
 
+SCALED_FP8 = ("F8_E4M3", 1)
+"""Type of the public files of scaled fp8, among them the text encoder's, and their number of scales."""
+
 QuantTypes = Mapping[str, Mapping[str, tuple[str, int]]]
 """Component -> quantized weight -> its type and number of scales."""
 
 
 def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]:
     """Return the title, preset, architectures and quantization of a released model or of a model folder."""
-    from humo.checkpoints.architecture import TransformerArchitecture
     from humo.checkpoints.conversion_plan import quant_types_for
     from humo.checkpoints.hubs.catalog import CATALOG, RELEASED_ARCHITECTURES
     from humo.checkpoints.model_folder import NETWORK, find_model_folder, open_model_folder
@@ -114,9 +116,10 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]
     folder = find_model_folder(name)
     if name in CATALOG and not folder.is_dir():
         entry = CATALOG[name]
-        architectures, network = RELEASED_ARCHITECTURES[entry.family], RELEASED_ARCHITECTURES[entry.family][NETWORK]
-        assert isinstance(network, TransformerArchitecture)
-        quant_types = {} if entry.quant_type is None else quant_types_for(network, *entry.quant_type)
+        architectures = RELEASED_ARCHITECTURES[entry.family]
+        types = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
+        types |= {"text_encoder": SCALED_FP8} if entry.is_linked else {}
+        quant_types = {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
         return entry.title, find_preset(entry.family), architectures, quant_types
     if not Path(folder).exists():
         raise RequestError(
@@ -140,11 +143,10 @@ def parse_quant_type(name: str, architectures: Mapping[str, Architecture]) -> Qu
     from humo.checkpoints.conversion_plan import quant_types_for
     from humo.quantization.formats import GGML_TYPES
 
-    fp8 = ("F8_E4M3", 1)
-    known = {"fp8": fp8, **{ggml_type: (ggml_type, 0) for ggml_type in GGML_TYPES}}
+    known = {"fp8": SCALED_FP8, **{ggml_type: (ggml_type, 0) for ggml_type in GGML_TYPES}}
     if name not in known:
         raise RequestError("--quantized", f"{name!r} is not supported", did_you_mean(name, known))
-    types = {"transformer": known[name], "text_encoder": fp8}
+    types = {"transformer": known[name], "text_encoder": SCALED_FP8}
     return {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
 
 
