@@ -40,7 +40,8 @@ from humo.checkpoints.layout import DIFFUSERS_LAYOUT, MODEL_INDEX, feature_confi
 from humo.geometry import Geometry
 from humo.presets import find_preset
 from humo.runtime.memory_estimate import MemoryEstimate, estimate_memory
-from humo.runtime.placement import PROCESS_BYTES, Placement
+from humo.runtime.placement import Placement
+from humo.runtime.placement_choice import PROCESS_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
 GIBIBYTE = 2**30
@@ -55,12 +56,12 @@ LONG_PROMPT = "a woman talks and " * 40
 NETWORK_PASS = """
 import sys, torch
 from pathlib import Path
-from humo.runtime.block_streaming import load_streaming
-pipeline = load_streaming(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
+from humo.runtime.loading import load_streamed
+pipeline = load_streamed(Path(sys.argv[1]), device="cpu", dtype=torch.float32)
 net, config = pipeline.transformer, pipeline.transformer.config
-stream = pipeline.execution.release_prefetch.__self__
+source = pipeline.execution.streamed._networks[0]._source
 for block in net.blocks:
-    block.register_forward_pre_hook(lambda *_: stream.wait())
+    block.register_forward_pre_hook(lambda *_: source.wait())
 width, height, frames = map(int, sys.argv[2:])
 latents, text = torch.randn(1, config.in_channels, frames, height // 8, width // 8), torch.randn(1, 12, config.text_dim)
 audio = torch.randn(1, frames, config.audio_window, config.audio_bands, config.audio_width)

@@ -36,6 +36,7 @@ from humo.loras import parse_lora
 from humo.schedule import SamplerName, SpacingName
 
 MAX_SIDE = 8192  # pixels
+MAX_BLOCKS = 1000
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
 
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
@@ -89,6 +90,9 @@ QuantizeName = Literal["auto", "none", "fp8", "int8", "int4"]
 """Format of the network's blocks in memory; ``none`` as in the model folder."""
 
 CacheName = Literal["none", "first-block", "taylorseer"]
+
+AttentionName = Literal["sdpa", "efficient", "cudnn", "flash", "flash3", "sage", "xformers"]
+"""Kernels of attention; ``sdpa`` is torch's choice among its own."""
 
 
 class GenerateRequest(BaseModel):
@@ -162,6 +166,22 @@ class GenerateRequest(BaseModel):
     quantize: QuantizeName = Field(
         "auto", description="store the network's blocks in fewer bits; auto: if nothing fits"
     )
+    resident_blocks: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_BLOCKS,
+        description="network blocks that stay on the device with offload group or disk (default: as many as fit)",
+    )
+    tile: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SIDE,
+        multiple_of=SIZE_MULTIPLE,
+        description="side in pixels of the tiles in which the autoencoder runs; 0: whole frames (default: if they fit)",
+    )
+    attention: AttentionName = Field("sdpa", description="attention kernels; `humo doctor` lists those installed")
+    compile: bool = Field(False, description="compile the network's blocks: the first step is slow, others are faster")
+    tf32: bool = Field(False, description="multiply float32 matrices in TF32 on NVIDIA GPUs: faster, less exact")
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
     consent: bool = Field(False, description="declare that the people in the inputs have agreed; stored in the record")

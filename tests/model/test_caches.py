@@ -25,8 +25,11 @@ from humo.jobs.engine import Engine
 from humo.model import caches
 from humo.model.caches import CACHES, check_cache
 from humo.model.context_parallel import ContextParallel
+from humo.model.upstream import apply_group_offloading
 from humo.plan import resolve
 from humo.request import CacheName, parse_request
+from humo.runtime.offload import apply_placement
+from humo.runtime.placement import Placement
 from tests.calls import FAMILIES, RED, call, distance, seeded
 from tests.tiny import LATENT_CHANNELS, tiny_pipeline, tiny_transformer
 
@@ -217,23 +220,25 @@ def test_several_processes_are_refused() -> None:
         engine.resolve_runtime(plan)
 
 
-def test_streamed_blocks_are_refused() -> None:
+def test_hooks_of_diffusers_are_refused() -> None:
     pipeline = tiny_pipeline()
-    pipeline.execution = Execution(release_prefetch=lambda: None)
-    expected = (
-        "cache: 'first-block' cannot be combined with streamed blocks (--offload group or disk) or with another cache; "
-        "use --offload none or --offload model, or drop --cache"
+    apply_group_offloading(
+        pipeline.transformer, torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1
     )
-    assert refusal(pipeline) == expected
-    from humo.runtime.offload import apply_placement
-    from humo.runtime.placement import Placement
+    assert refusal(pipeline) == (
+        "cache: 'first-block' cannot be combined with diffusers' group offloading or with another cache; "
+        "remove those, or drop the cache"
+    )
 
-    pipeline = tiny_pipeline()
-    apply_placement(pipeline, Placement("group"), "cpu", torch.float32)
-    assert refusal(pipeline) == expected
-    plan = resolve(parse_request({"prompt": "p", "cache": "first-block", "offload": "disk"}), pipeline.preset)
-    with pytest.raises(RequestError, match="cannot be combined with streamed blocks"):
-        Engine().resolve_runtime(plan)
+
+@pytest.mark.parametrize("cache", ["first-block", "taylorseer"])
+@pytest.mark.parametrize("placement", [Placement("model"), Placement("group"), Placement("group", resident_blocks=1)])
+def test_streamed_blocks_are_cached_alike(cache: CacheName, placement: Placement) -> None:
+    whole, streamed = tiny_pipeline(), tiny_pipeline()
+    apply_placement(streamed, placement, "cpu")
+    expected = call(whole, cache=cache, num_inference_steps=8)
+    assert torch.allclose(call(streamed, cache=cache, num_inference_steps=8), expected, atol=1e-5)
+    assert not torch.allclose(expected, call(whole, num_inference_steps=8), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of the compiler's own code

@@ -26,11 +26,13 @@ from humo.quantization.dequantize import WEIGHTS_PER_SLICE, dequantize, unpack
 from humo.quantization.formats import GGML_TYPES, row_bytes
 from humo.quantization.linear import QuantizedLinear
 from humo.request import QuantizeName
-from humo.runtime.loading import load_pipeline, load_quantized, load_streamed
-from humo.runtime.memory_estimate import estimate_memory
+from humo.runtime.loading import load_component, load_pipeline, load_streamed
+from humo.runtime.memory_estimate import estimate_memory, weight_bytes
 from humo.runtime.offload import apply_placement
-from humo.runtime.placement import Placement, estimate_placements
+from humo.runtime.placement import Placement
+from humo.runtime.placement_choice import estimate_placements
 from tests.calls import call, distance, working_bytes
+from tests.comfyui_files import AUDIO, NETWORK, TEXT, VAE, save_comfyui_models
 from tests.quantized_files import (
     is_matrix_of_a_block,
     network,
@@ -39,6 +41,7 @@ from tests.quantized_files import (
     save_gguf,
     save_scaled_fp8,
 )
+from tests.tiny import tiny_text_encoder
 
 Save = Callable[[Path, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -133,12 +136,12 @@ def test_a_network_that_stays_quantized_is_the_dequantized_one(tmp_path: Path, p
     model = open_model_folder(report.destination)
     matrices = {name for name, tensor in weights.items() if is_matrix_of_a_block(name, tensor)}
     assert model.components["transformer"].quantized.keys() == matrices
-    kept = load_quantized(model, torch.float32)
+    kept = load_component(model, "transformer", torch.float32)
     assert sum(isinstance(module, QuantizedLinear) for module in kept.modules()) == len(matrices)
     plain = network(preset)
     plain.load_state_dict(weights)
     assert passed(kept).equal(passed(plain))
-    assert load_quantized(model, torch.bfloat16).dtype is torch.bfloat16
+    assert load_component(model, "transformer", torch.bfloat16).dtype is torch.bfloat16
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
@@ -244,12 +247,12 @@ def test_a_network_that_is_named_itself_is_taken_before_that_of_a_folder(tmp_pat
 def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> None:
     report, _ = brought(tmp_path, "humo-17b", FILES[name], keep_quantized=True)
     model = open_model_folder(report.destination)
-    quant_types = model.components["transformer"].quant_types
+    quant_types = {"transformer": model.components["transformer"].quant_types}
     geometry = Geometry(96, 64, 9, references=1)
     estimate = estimate_memory(
         model.architectures, geometry, model.preset.reference_injection, torch.float32, 3, quant_types=quant_types
     )
-    network = load_quantized(model, torch.float32)
+    network = load_component(model, "transformer", torch.float32)
     assert estimate.weights["transformer"].total == sum(weight.nbytes for weight in network.parameters())
     assert estimate.weights["transformer"].streaming == 2 * sum(one.nbytes for one in network.blocks[0].parameters())
     plain = estimate_memory(model.architectures, geometry, model.preset.reference_injection, torch.float32, 3)
@@ -261,10 +264,54 @@ def test_a_quantized_network_takes_what_is_said(tmp_path: Path, name: str) -> No
 def test_a_quantized_network_is_streamed_from_the_hosts_memory(tmp_path: Path) -> None:
     report, weights = brought(tmp_path, "humo-1.7b", FILES["comfy"], keep_quantized=True)
     kept = load_pipeline(report.destination, device="cpu", dtype="float32")
-    apply_placement(kept, Placement("group"), "cpu", torch.float32)
+    apply_placement(kept, Placement("group"), "cpu")
     plain = network("humo-1.7b")
     plain.load_state_dict(weights)
     assert passed(kept.transformer).equal(passed(plain))
+
+
+@pytest.fixture(scope="module")
+def home_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that points to files as ComfyUI's users have them, with umT5 in scaled fp8."""
+    folder = tmp_path_factory.mktemp("home")
+    files = [save_comfyui_models(folder / "comfyui") / name for name in (NETWORK, TEXT, AUDIO, VAE)]
+    return convert(files, folder / "model", keep_quantized=True).destination
+
+
+def test_a_text_encoder_in_fp8_stays_so_and_encodes_as_the_dequantized_one(home_model: Path) -> None:
+    model = open_model_folder(home_model)
+    quant_types = model.components["text_encoder"].quant_types
+    assert set(quant_types.values()) == {("F8_E4M3", 1)}
+    encoder = load_component(model, "text_encoder", torch.float32)
+    matrices = [module for module in encoder.modules() if isinstance(module, QuantizedLinear)]
+    assert len(matrices) == len(quant_types) == sum("layer" in name for name in quant_types) > 0
+    state = encoder.state_dict()
+    for name, layer in encoder.named_modules():
+        if isinstance(layer, QuantizedLinear):
+            state[f"{name}.weight"] = layer.dequantized_weight(torch.float32)
+            del state[f"{name}.weight_scale"]
+    plain = tiny_text_encoder()
+    plain.load_state_dict(state)
+    ids = torch.tensor([[5, 9, 21, 3, 1]])
+    with torch.no_grad():
+        assert encoder(ids).last_hidden_state.equal(plain(ids).last_hidden_state)
+    said = weight_bytes(model.architectures["text_encoder"], torch.float32, quant_types)
+    assert said.total == sum(weight.nbytes for weight in encoder.parameters())
+
+
+@pytest.mark.parametrize("placement", ["none", "group", "disk"])
+def test_a_model_of_home_files_encodes_the_same_on_every_placement(home_model: Path, placement: str) -> None:
+    expected = load_pipeline(home_model, device="cpu", dtype="float32").encode_prompt("a man talks")
+    pipeline = load_pipeline(
+        home_model, device="cpu", dtype="float32", offload="disk" if placement == "disk" else "none"
+    )
+    if placement == "group":
+        apply_placement(pipeline, Placement("group"), "cpu")
+    for _ in range(2):
+        assert torch.allclose(pipeline.encode_prompt("a man talks"), expected, atol=1e-6)
+    half = load_pipeline(home_model, device="cpu", dtype="bfloat16").encode_prompt("a man talks")
+    assert half.dtype == torch.bfloat16
+    assert distance(half.float(), expected) < 0.03
 
 
 def test_what_a_quantized_network_takes_is_planned_before_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,23 +19,20 @@ from humo.geometry import Geometry
 from humo.jobs.engine import Engine
 from humo.jobs.generate import prepare_job
 from humo.quantization.dequantize import dequantize
+from humo.quantization.formats import FP8_TYPES
 from humo.quantization.linear import QuantizedLinear
-from humo.quantization.quantize import WEIGHTS_PER_SLICE, quantize
+from humo.quantization.quantize import WEIGHTS_PER_SLICE, quantize, quantize_fp8
 from humo.request import QuantizeName, parse_request
+from humo.runtime.host_blocks import ALIGNMENT
 from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import estimate_memory
-from humo.runtime.offload import apply_placement
-from humo.runtime.placement import (
-    PROCESS_BYTES,
-    QUANT_TYPE_OF,
-    Placement,
-    estimate_placements,
-    estimate_quantized_placements,
-)
+from humo.runtime.offload import adjust_placement, stream_from_host
+from humo.runtime.placement import QUANT_TYPE_OF, Placement
+from humo.runtime.placement_choice import PROCESS_BYTES, estimate_placements, estimate_quantized_placements
 from tests.calls import call, distance, working_bytes
 from tests.quantized_files import network, published
 
-SHARES = {"int8": 34 / 128, "int4": 18 / 128}
+SHARES = {"fp8": 32 / 128, "int8": 34 / 128, "int4": 18 / 128}
 """Bytes of a quantized matrix, as a share of those in float32."""
 
 
@@ -49,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-6, 0.02, 1.0, 300.0]))
-@pytest.mark.parametrize("kind", QUANT_TYPE_OF.values())
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
 def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: float) -> None:
     weight = (np.random.default_rng(seed).standard_normal((5, 96)) * size).astype(np.float32)
     weight[0, :32] = 0
@@ -57,7 +54,7 @@ def test_matrices_become_the_bytes_that_gguf_makes(kind: str, seed: int, size: f
     quantized = quantize(torch.from_numpy(weight), kind)
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
-    assert np.array_equal(quantized.numpy(), expected)
+    assert np.array_equal(quantized.numpy().view(np.uint8), expected)
 
 
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.006), ("int4", 0.1)])
@@ -72,7 +69,23 @@ def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> 
     )
 
 
-@pytest.mark.parametrize(("quantize_to", "bound"), [("int8", 0.02), ("int4", 0.3)])
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-6, 0.02, 1.0, 300.0]))
+@pytest.mark.parametrize("kind", FP8_TYPES)
+def test_scaled_fp8_is_the_nearest_number_of_the_type(kind: str, seed: int, size: float) -> None:
+    weight = torch.randn(5, 96, generator=torch.Generator().manual_seed(seed)) * size
+    made, scale = quantize_fp8(weight, kind)
+    values = dequantize(made, kind, 96, torch.float32, scale)
+    assert float(values.abs().max()) == pytest.approx(float(weight.abs().max()), rel=1e-6)
+    mantissa = {"F8_E4M3": 3, "F8_E5M2": 2}[kind]
+    normal = weight.abs() > scale * 2.0**-6
+    assert bool(((values - weight).abs() <= weight.abs() * 2.0 ** -(mantissa + 1) * 1.001)[normal].all())
+    zeros, one = quantize_fp8(torch.zeros(2, 32), kind)
+    assert not zeros.any()
+    assert float(one) == 1
+
+
+@pytest.mark.parametrize(("quantize_to", "bound"), [("fp8", 0.05), ("int8", 0.02), ("int4", 0.3)])
 def test_a_clip_is_much_the_same(folder: Path, quantize_to: QuantizeName, bound: float) -> None:
     exact = load_pipeline(folder, device="cpu", dtype="float32")
     quantized = load_pipeline(folder, device="cpu", dtype="float32", quantize=quantize_to)
@@ -83,11 +96,17 @@ def test_a_clip_is_much_the_same(folder: Path, quantize_to: QuantizeName, bound:
     assert packed_block < (SHARES[quantize_to] + 0.05) * block
 
 
-def test_quantized_blocks_can_be_streamed_from_the_host(folder: Path) -> None:
-    quantized = load_pipeline(folder, device="cpu", dtype="float32", quantize="int8")
+@pytest.mark.parametrize("quantize_to", QUANT_TYPE_OF)
+@pytest.mark.parametrize("resident", [0, 1])
+def test_quantized_blocks_are_streamed_packed(folder: Path, quantize_to: QuantizeName, resident: int) -> None:
+    quantized = load_pipeline(folder, device="cpu", dtype="float32", quantize=quantize_to)
     expected = call(quantized)
-    apply_placement(quantized, Placement("group", "int8"), "cpu", torch.float32)
+    block = sum(weight.nbytes for weight in quantized.transformer.blocks[0].parameters())
+    stream_from_host(quantized, torch.device("cpu"))
+    adjust_placement(quantized, Placement("group", quantize_to, resident_blocks=resident))
     assert torch.allclose(call(quantized), expected, atol=1e-6)
+    sources = [one._source for one in quantized.execution.streamed._networks]  # type: ignore[union-attr]
+    assert [block <= one.host_bytes / 2 < block + 100 * ALIGNMENT for one in sources] == [True]
 
 
 @pytest.mark.parametrize("quantize_to", QUANT_TYPE_OF)
@@ -113,13 +132,13 @@ def test_on_a_cpu_they_come_between_all_weights_as_they_are_and_the_disk(
     quantized = estimate_quantized_placements(estimate, sizes[0]["transformer"], sizes[1], torch.float32)
     takes = {one.placement: one.host for one in estimate_placements(estimate, "cpu", 0, 0, quantized=quantized)}
     int8 = Placement("none", "int8")
-    assert list(takes) == [Placement("none"), int8, Placement("none", "int4"), Placement("disk")]
+    assert list(takes) == [Placement("none"), int8, Placement("none", "int4"), Placement("disk", resident_blocks=0)]
     whole, eight = (sum(one.total for one in some.weights.values()) for some in (estimate, quantized["int8"]))
-    assert takes[int8] == PROCESS_BYTES + eight + max(quantized["int8"].activations.values())
+    assert takes[int8] == PROCESS_BYTES + eight + max(quantized["int8"].phases().values())
     assert eight < whole
-    monkeypatch.setattr("humo.runtime.placement.AMPLE_FACTOR", 10**9)
+    monkeypatch.setattr("humo.runtime.placement_choice.AMPLE_FACTOR", 10**9)
     for placement, size in sorted(takes.items(), key=lambda one: one[1]):
-        monkeypatch.setattr("humo.runtime.placement.available_memory", lambda device, size=size: (0, size))
+        monkeypatch.setattr("humo.runtime.device.available_memory", lambda device, size=size: (0, size))
         request = Engine().resolve_runtime(plan).request
         assert Placement(request.offload, request.quantize) == placement
 

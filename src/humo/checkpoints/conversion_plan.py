@@ -110,9 +110,16 @@ def family_of(architecture: TransformerArchitecture) -> str:
     return FAMILIES[architecture.in_channels].name
 
 
+QUANTIZABLE_BLOCKS = ("blocks.", "encoder.block.")
+"""Start of the names of weights in a block of the transformer, and of the text encoder."""
+
+POSITION_BIAS = ".relative_attention_bias."
+"""Part of the names of the text encoder's position embeddings, which are no linear layers."""
+
+
 def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bool:
-    """Return whether a weight can stay quantized: a matrix of a transformer block whose rows are whole quantization
-    blocks.
+    """Return whether a weight can stay quantized: a linear layer's matrix in a block of the transformer or of the text
+    encoder, whose rows are whole quantization blocks.
 
     Args:
         name: in the diffusers layout.
@@ -122,19 +129,18 @@ def can_stay_quantized(name: str, shape: tuple[int, ...], quant_type: str) -> bo
     if (
         quant_type not in QUANT_TYPES
         or len(shape) != 2
-        or not (name.startswith("blocks.") and name.endswith(".weight"))
+        or not (name.startswith(QUANTIZABLE_BLOCKS) and name.endswith(".weight"))
+        or POSITION_BIAS in name
     ):
         return False
     return shape[1] % QUANT_TYPES[quant_type].block_size == 0
 
 
-def quant_types_for(
-    architecture: TransformerArchitecture, quant_type: str, scales: int = 0
-) -> dict[str, tuple[str, int]]:
-    """Return the types of all weights of a transformer that can be quantized, if they have one type.
+def quant_types_for(architecture: Architecture, quant_type: str, scales: int = 0) -> dict[str, tuple[str, int]]:
+    """Return the types of all weights of a component that can be quantized, if they have one type.
 
     Args:
-        architecture: of the transformer.
+        architecture: of the transformer or the text encoder.
         quant_type: the type.
         scales: number of scales beside each weight.
 
@@ -162,7 +168,8 @@ def plan_component(
         naming: the names to write.
         dtype: element type to write, as the safetensors format names it; None keeps what is stored.
         head_dim: channels of one of the transformer's attention heads, if no configuration gives it.
-        keep_quantized: keep the matrices of the transformer's blocks in the quantization they are stored in.
+        keep_quantized: keep the matrices of the blocks of transformer and text encoder in the quantization they are
+            stored in.
 
     Raises:
         CheckpointError: a tensor is missing, has another shape, or is unknown.
@@ -180,7 +187,7 @@ def plan_component(
     ):
         raise CheckpointError(str(weights.path), f"is {other}", "take whisper-large-v3")
     matched = _match_names(component, weights, originals, shapes, list(tensor_names(architecture)), dropped)
-    keep = keep_quantized and component is ComponentName.TRANSFORMER
+    keep = keep_quantized and component in (ComponentName.TRANSFORMER, ComponentName.TEXT_ENCODER)
     casts = [one for name, original in matched for one in _casts(name, original, weights, scales, dtype, keep)]
     return ComponentPlan(
         component=component,

@@ -82,6 +82,9 @@ BUILTIN_MODELS = {"humo-nano": BUILTIN_MODEL, "humo-nano-teacher": BUILTIN_TEACH
 NETWORK = "transformer"
 """Component that a model folder with a base contains itself."""
 
+QUANTIZABLE = (NETWORK, "text_encoder")
+"""Components whose weights may be stored quantized."""
+
 BASE = "base"
 """Key of a model folder's index: relative path of the folder that has its other components."""
 
@@ -127,8 +130,8 @@ class Component:
 
     @property
     def quantized(self) -> Mapping[str, StoredTensor]:
-        """Weights of a transformer that are stored quantized."""
-        if self.folder.name != NETWORK:
+        """Weights of the transformer or of the text encoder that are stored quantized."""
+        if self.folder.name not in QUANTIZABLE:
             return {}
         return {name: tensor for name, tensor in self.tensors.items() if tensor.dtype in QUANT_TYPES}
 

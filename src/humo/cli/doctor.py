@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +47,6 @@ VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
 
 UNPACKERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
 """Codecs of common video and audio files."""
-
-ACCELERATORS = {"flash_attn": "flash-attn", "sageattention": "sageattention", "xformers": "xformers"}
-"""Modules of attention kernels that diffusers can use, and their packages; none of them is needed."""
 
 
 class Severity(StrEnum):
@@ -201,9 +197,12 @@ def _device(_model: Path | None) -> Findings:
 
 
 def _attention(_model: Path | None) -> Findings:
-    installed = [package for module, package in ACCELERATORS.items() if find_spec(module) is not None]
-    text = "torch's own attention, which suffices"
-    yield Severity.GOOD, text + (f"; also installed: {', '.join(installed)}" if installed else ""), ""
+    from humo.model.attention_backends import BACKENDS, is_installed
+
+    installed = [name for name in BACKENDS if is_installed(name)]
+    others = [name for name in BACKENDS if name not in installed]
+    text = f"--attention {', '.join(installed)}; not installed and not needed: {', '.join(others) or 'none'}"
+    yield Severity.GOOD, f"{text}; all but sdpa are for NVIDIA GPUs", ""
 
 
 def _memory(_model: Path | None) -> Findings:

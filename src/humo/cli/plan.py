@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,10 @@ from humo.cli.options import Parser
 from humo.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from humo.checkpoints.architecture import Architecture
     from humo.cli.console import Quiet
     from humo.runtime.memory_estimate import MemoryEstimate
-    from humo.runtime.placement import PlacementEstimate
+    from humo.runtime.placement_choice import PlacementEstimate
 
 SUMMARY = "estimate the memory of a video and which placements fit; no weights needed"
 
@@ -36,7 +36,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--quantized",
         metavar="TYPE",
-        help=f"quantization of the transformer blocks: {quant_types} (default: as stored)",
+        help=f"quantization of the network: {quant_types}, with the text encoder in fp8 (default: as stored)",
     )
     parser.add_argument("--dtype", metavar="{bfloat16,float32}", help="default: bfloat16 on a GPU, float32 on the CPU")
     parser.add_argument("--memory", metavar="SIZE", help="GPU memory, as 24GB or 24GiB (default: what is free here)")
@@ -62,7 +62,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         raise RequestError("--memory", "is the same as --host on a CPU", "give one of them")
     title, preset, architectures, quant_types = _model(options.model or "humo-17b")
     if options.quantized:
-        quant_types = parse_quant_type(options.quantized, architectures["transformer"])
+        quant_types = parse_quant_type(options.quantized, architectures)
     fields = {name: value for name in ("width", "height", "frames") if (value := getattr(options, name)) is not None}
 
     import torch
@@ -71,7 +71,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.request import parse_request
     from humo.runtime.device import available_memory, choose_dtype
     from humo.runtime.memory_estimate import estimate_memory
-    from humo.runtime.placement import estimate_placements, estimate_quantized_placements, fastest_placement
+    from humo.runtime.placement_choice import estimate_placements, estimate_quantized_placements, fastest_placement
 
     if "frames" in fields:
         fields["window"] = fields["frames"]
@@ -94,17 +94,20 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         console.result(line, values, kind="part")
     for estimated in estimates:
         console.result(describe_placement(estimated, kind), _values(estimated), kind="placement")
-    best = fastest_placement(estimate, kind, *sizes, quantized=quantized)
-    console.result(
-        f"the fastest that fits: {best.placement}, the default of `humo generate`",
-        {"offload": best.placement.offload, "quantize": best.placement.quantize},
-    )
+    best = fastest_placement(estimates, kind, *sizes).placement
+    console.result(f"the fastest that fits: {best}, the default of `humo generate`", asdict(best))
     return 0
 
 
-def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str, tuple[str, int]]]:
+SCALED_FP8 = ("F8_E4M3", 1)
+"""Type of the public files of scaled fp8, among them the text encoder's, and their number of scales."""
+
+QuantTypes = Mapping[str, Mapping[str, tuple[str, int]]]
+"""Component -> quantized weight -> its type and number of scales."""
+
+
+def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]:
     """Return the title, preset, architectures and quantization of a released model or of a model folder."""
-    from humo.checkpoints.architecture import TransformerArchitecture
     from humo.checkpoints.conversion_plan import quant_types_for
     from humo.checkpoints.hubs.catalog import CATALOG, RELEASED_ARCHITECTURES
     from humo.checkpoints.model_folder import NETWORK, find_model_folder, open_model_folder
@@ -113,37 +116,38 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], Mapping[str
     folder = find_model_folder(name)
     if name in CATALOG and not folder.is_dir():
         entry = CATALOG[name]
-        architectures, network = RELEASED_ARCHITECTURES[entry.family], RELEASED_ARCHITECTURES[entry.family][NETWORK]
-        assert isinstance(network, TransformerArchitecture)
-        quant_types = {} if entry.quant_type is None else quant_types_for(network, *entry.quant_type)
+        architectures = RELEASED_ARCHITECTURES[entry.family]
+        types = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
+        types |= {"text_encoder": SCALED_FP8} if entry.is_linked else {}
+        quant_types = {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
         return entry.title, find_preset(entry.family), architectures, quant_types
     if not Path(folder).exists():
         raise RequestError(
             "--model", f"{name!r} is neither a model folder nor a known name", did_you_mean(name, CATALOG)
         )
     model = open_model_folder(folder)
-    return model.preset.title, model.preset, model.architectures, model.components["transformer"].quant_types
+    quant_types = {name: component.quant_types for name, component in model.components.items()}
+    return model.preset.title, model.preset, model.architectures, quant_types
 
 
-def parse_quant_type(name: str, architecture: Architecture) -> Mapping[str, tuple[str, int]]:
-    """Return the quantization of each weight of a network stored in a quantized file.
+def parse_quant_type(name: str, architectures: Mapping[str, Architecture]) -> QuantTypes:
+    """Return the quantization of each weight of a model with a quantized network, and with a text encoder in fp8.
 
     Args:
-        name: ``fp8``, or a GGML type such as ``Q4_K``.
-        architecture: of the network.
+        name: type of the network, ``fp8`` or a GGML type such as ``Q4_K``.
+        architectures: component -> its architecture.
 
     Raises:
         RequestError: the type is not supported.
     """
-    from humo.checkpoints.architecture import TransformerArchitecture
     from humo.checkpoints.conversion_plan import quant_types_for
     from humo.quantization.formats import GGML_TYPES
 
-    known = {"fp8": ("F8_E4M3", 1), **{ggml_type: (ggml_type, 0) for ggml_type in GGML_TYPES}}
+    known = {"fp8": SCALED_FP8, **{ggml_type: (ggml_type, 0) for ggml_type in GGML_TYPES}}
     if name not in known:
         raise RequestError("--quantized", f"{name!r} is not supported", did_you_mean(name, known))
-    assert isinstance(architecture, TransformerArchitecture)
-    return quant_types_for(architecture, *known[name])
+    types = {"transformer": known[name], "text_encoder": SCALED_FP8}
+    return {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
 
 
 def parse_size(field: str, text: str | None) -> int | None:
@@ -169,11 +173,8 @@ def describe_estimate(estimate: MemoryEstimate) -> list[tuple[str, dict[str, Any
             f", per block {_gigabytes(weights.block)}" if weights.blocks else ""
         )
         rows.append((line, values))
-    for phase, size in estimate.activations.items():
-        kv_cache = estimate.kv_cache if phase == "denoise" else 0
-        rows.append(
-            (f"  {phase:14} activations {_gigabytes(size + kv_cache)}", {"phase": phase, "bytes": size + kv_cache})
-        )
+    for phase, size in estimate.phases().items():
+        rows.append((f"  {phase:14} activations {_gigabytes(size)}", {"phase": phase, "bytes": size}))
     return rows
 
 
@@ -186,13 +187,12 @@ def describe_placement(estimated: PlacementEstimate, kind: str) -> str:
     )
     exact = "" if estimated.placement.is_exact else ", not exact"
     fits, placement = "fits" if estimated.fits else "", estimated.placement
-    return f"{fits:4}  {placement!s:31} {sizes} (peak in {estimated.phase}): {placement.title}{exact}"
+    return f"{fits:4}  {placement!s:44} {sizes} (peak in {estimated.phase}): {placement.title}{exact}"
 
 
 def _values(estimated: PlacementEstimate) -> dict[str, Any]:
     return {
-        "offload": estimated.placement.offload,
-        "quantize": estimated.placement.quantize,
+        **asdict(estimated.placement),
         "device": estimated.device,
         "host": estimated.host,
         "phase": estimated.phase,

@@ -10,6 +10,7 @@ means and standard deviations.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo.media.image import letterbox, to_pixels
-from humo.model.autoencoder import StreamingEncoder
+from humo.model.autoencoder import StreamingDecoder, StreamingEncoder
+from humo.model.tiling import tiles_of
 
 
 def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -30,8 +32,8 @@ def encode_video(video_BCFHW: Tensor, vae: Any, encoder: Callable[[Tensor], Tens
         vae: the autoencoder.
         encoder: `StreamingEncoder` of a video that is encoded in pieces.
     """
-    latents: Tensor = vae.encode(video_BCFHW).latent_dist.mode() if encoder is None else encoder(video_BCFHW)
-    return normalize_latents(latents, vae)
+    encode = encoder or partial(StreamingEncoder(vae), is_last=True)
+    return normalize_latents(encode(video_BCFHW), vae)
 
 
 def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -42,9 +44,8 @@ def decode_video(latents_BCFHW: Tensor, vae: Any, decoder: Callable[[Tensor], Te
         vae: the autoencoder.
         decoder: `humo.model.autoencoder.StreamingDecoder` of a video that is decoded in pieces.
     """
-    latents = denormalize_latents(latents_BCFHW, vae)
-    video: Tensor = vae.decode(latents, return_dict=False)[0] if decoder is None else decoder(latents)
-    return video
+    decode = decoder or partial(StreamingDecoder(vae), is_last=True)
+    return decode(denormalize_latents(latents_BCFHW, vae))
 
 
 def normalize_latents(latents_BCFHW: Tensor, vae: Any) -> Tensor:
@@ -102,12 +103,24 @@ def normalized_zeros(like: Tensor, vae: Any) -> Tensor:
 
 @torch.no_grad()
 def encode_blank(latents: int, latent_height: int, latent_width: int, vae: Any, device: torch.device) -> Tensor:
-    """Encode an all-zero (mid-gray) video to latents (1, C, L, H, W), of any length and size."""
+    """Encode an all-zero (mid-gray) video to latents (1, C, L, H, W), of any length and size.
+
+    Whole frames are encoded piece by piece; tiles one after another, each for the whole length.
+    """
     size = (latent_height * SPATIAL_STRIDE, latent_width * SPATIAL_STRIDE)
     encoder = StreamingEncoder(vae)
     lengths = [1, *[TEMPORAL_STRIDE] * (latents - 1)]
-    chunks = (torch.zeros(1, 3, frames, *size, device=device, dtype=vae.dtype) for frames in lengths)
-    return torch.cat([encode_video(chunk, vae, encoder) for chunk in chunks], dim=2)
+    if len(tiles_of(vae, latent_height, latent_width)) > 1:
+        lengths = [sum(lengths)]
+    zero = torch.zeros(1, 3, 1, 1, 1, device=device, dtype=vae.dtype)
+    last = len(lengths) - 1
+    return torch.cat(
+        [
+            encode_video(zero.expand(1, 3, frames, *size), vae, partial(encoder, is_last=number == last))
+            for number, frames in enumerate(lengths)
+        ],
+        dim=2,
+    )
 
 
 COMFY_BLANK = (

@@ -6,12 +6,13 @@ one restores the network exactly. No module is replaced and no parameter is rena
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -42,6 +43,7 @@ class LoraAdapters:
         self._network = network
         self._adapters: dict[str, _Adapter] = {}
         self._handles: list[RemovableHandle] = []
+        self._changed: list[Any] = []  # modules
         self._tables: list[Any] = []
         self._enabled = True
         self._fused: dict[str, Tensor] = {}  # parameters as they were before fusing
@@ -186,30 +188,40 @@ class LoraAdapters:
         return [(adapter, adapter.strength * self.call_scale) for adapter in adapters if adapter.strength]
 
     def _attach(self) -> None:
-        """Register hooks on the layers that an active LoRA changes, and remove all others."""
+        """Set the changes of all active LoRAs on the modules that they change."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        for module in self._changed:
+            module.lora_changes = ()
+        self._handles, self._changed = [], []
         self._attach_tables()
-        layers: dict[str, list[_Source]] = {}
+        device = self._device
+        changes: dict[str, list[_Change]] = {}
         for adapter, _ in self._active():
             for layer, change in adapter.file.layers.items():
-                layers.setdefault(layer, []).append(_Source(self, adapter, change=change))
+                changes.setdefault(layer, []).append(_LayerChange(self, adapter, change, device))
             for name, added in adapter.file.parameters.items():
                 owner, _, kind = name.rpartition(".")
+                module = self._network.get_submodule(owner)
                 if kind == TABLE:
                     continue
-                if kind == "bias" and isinstance(self._network.get_submodule(owner), nn.Linear):
-                    layers.setdefault(owner, []).append(_Source(self, adapter, bias=added))
+                if isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm):
+                    changes.setdefault(owner, []).append(_ParameterChange(self, adapter, added, device, kind))
                 else:
-                    self._swap(owner, kind, adapter, added)
-        for layer, sources in layers.items():
-            module = self._network.get_submodule(layer)
-            self._handles.append(module.register_forward_hook(_adding(sources)))
+                    self._swap(module, kind, adapter, added)
+        for name, of_module in changes.items():
+            changed: Any = self._network.get_submodule(name)
+            accept_changes(changed)
+            changed.lora_changes = tuple(of_module)
+            self._changed.append(changed)
 
-    def _swap(self, owner: str, kind: str, adapter: _Adapter, change: Tensor) -> None:
-        """Register hooks that change a parameter of a small module (norm, convolution) during its forward pass."""
-        module = self._network.get_submodule(owner)
+    @property
+    def _device(self) -> torch.device:
+        """Device that the network computes on, where the changes are stored."""
+        return next((one.device for one in self._network.parameters() if not one.is_meta), torch.device("cpu"))
+
+    def _swap(self, module: nn.Module, kind: str, adapter: _Adapter, change: Tensor) -> None:
+        """Register hooks that change a parameter of a convolution during its forward pass."""
         own: list[Tensor] = []
 
         def before(module: nn.Module, _: Any) -> None:
@@ -234,43 +246,63 @@ class LoraAdapters:
                 owner, _, kind = name.rpartition(".")
                 if kind == TABLE:
                     module: Any = self._network.get_submodule(owner)
-                    before = module.scale_shift_change
-                    module.scale_shift_change = strength * change if before is None else before + strength * change
+                    before, added = module.scale_shift_change, (strength * change).to(self._device)
+                    module.scale_shift_change = added if before is None else before + added
                     self._tables.append(module)
 
 
-class _Source:
-    """Change of one linear layer by one LoRA; its factors are moved to the device of the layer's input."""
+class _Change(Protocol):
+    """Change of the output of one module by one LoRA."""
+
+    @property
+    def strength(self) -> float:
+        """Strength of the LoRA in this call."""
+
+    def of_output(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
+        """Return the change of ``output``, which the module computed from ``x``, at strength 1."""
+
+
+class _ParameterChange:
+    """Change of a bias, or of the scale of a norm, on the device that the network computes on."""
 
     def __init__(
-        self,
-        adapters: LoraAdapters,
-        adapter: _Adapter,
-        *,
-        change: LayerChange | None = None,
-        bias: Tensor | None = None,
+        self, adapters: LoraAdapters, adapter: _Adapter, added: Tensor, device: torch.device, kind: str
     ) -> None:
         self._adapters, self._adapter = adapters, adapter
-        self._change, self._bias = change, bias
-        self._device: torch.device | None = None
+        self._added, self._kind = added.to(device), kind
+
+    @property
+    def strength(self) -> float:
+        return self._adapter.strength * self._adapters.call_scale
+
+    def of_output(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
+        """Return the bias, or the normalized input times the change of its scale."""
+        added = self._added.to(output.device)
+        if self._kind == "bias":
+            return added.to(output.dtype)
+        if isinstance(module, nn.RMSNorm):
+            return F.rms_norm(x.float(), module.normalized_shape, added, module.eps).to(output.dtype)
+        return F.layer_norm(x.float(), module.normalized_shape, added, None, module.eps).to(output.dtype)
+
+
+class _LayerChange:
+    """Change of a linear layer's matrix, with its factors on the device that the network computes on."""
+
+    def __init__(self, adapters: LoraAdapters, adapter: _Adapter, change: LayerChange, device: torch.device) -> None:
+        self._adapters, self._adapter = adapters, adapter
+        self._delta = change.delta.to(device)
+        self._magnitude = None if change.magnitude is None else change.magnitude.to(device)
         self._ratio: Tensor | None = None  # of DoRA: magnitude / norm
 
-    def __call__(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
-        """Return the tensor to add to ``output``."""
-        strength = self._adapter.strength * self._adapters.call_scale
-        if self._device != x.device:
-            self._change = self._change and LayerChange(
-                self._change.delta.to(x.device),
-                None if self._change.magnitude is None else self._change.magnitude.to(x.device),
-            )
-            self._bias = None if self._bias is None else self._bias.to(x.device)
-            self._device = x.device
-        if self._change is None:
-            assert self._bias is not None
-            return strength * self._bias.to(output.dtype)
-        if self._change.magnitude is None:
-            return strength * self._change.delta.apply(x)
-        return strength * self._decomposed(module, x, output)
+    @property
+    def strength(self) -> float:
+        return self._adapter.strength * self._adapters.call_scale
+
+    def of_output(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
+        """Return the product of the change with the input."""
+        if self._magnitude is None:
+            return self._delta.apply(x)
+        return self._decomposed(module, x, output)
 
     def _decomposed(self, module: Any, x: Tensor, output: Tensor) -> Tensor:
         """Return DoRA's change of the output.
@@ -278,33 +310,36 @@ class _Source:
         The changed matrix is scaled so that its rows or columns have the file's norms; the layer's own output is
         subtracted.
         """
-        change = self._change
-        assert change is not None
-        assert change.magnitude is not None
+        assert self._magnitude is not None
         if self._ratio is None:
-            weight = _dense_weight(module) + change.delta.matrix()
-            self._ratio = change.magnitude / weight.norm(dim=1 if change.magnitude.shape[1] == 1 else 0, keepdim=True)
+            weight = _dense_weight(module) + self._delta.matrix()
+            self._ratio = self._magnitude / weight.norm(dim=1 if self._magnitude.shape[1] == 1 else 0, keepdim=True)
         bias = 0 if module.bias is None else module.bias.to(output.dtype)
         own = output - bias
         ratio = self._ratio.to(output.dtype)
         if ratio.shape[1] == 1:
-            return (own + change.delta.apply(x)) * ratio.T - own
+            return (own + self._delta.apply(x)) * ratio.T - own
         scaled = x * ratio
         product: Tensor = type(module).forward(module, scaled)
-        return product - bias + change.delta.apply(scaled) - own
+        return product - bias + self._delta.apply(scaled) - own
 
 
-def _adding(sources: list[_Source]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """Return a forward hook that adds the changes of several LoRAs to the output of one layer."""
+def accept_changes(module: Any) -> None:
+    """Let a module add its ``lora_changes`` to its output: the hook stays, so that a compiled network has it, too."""
+    if not hasattr(module, "lora_changes"):
+        module.lora_changes = ()
+        module.register_forward_hook(_add_changes)
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = args[0].to(output.dtype)
-        total = output
-        for source in sources:
-            total = total + source(module, x, output)
-        return total
 
-    return hook
+def _add_changes(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Return the output of a module with the changes of its LoRAs; it is changed in place where nothing needs it."""
+    changes: tuple[_Change, ...] = module.lora_changes
+    total = output
+    for change in changes:
+        added = change.of_output(module, args[0].to(output.dtype), output)
+        in_place = not torch.is_grad_enabled() and (total is not output or len(changes) == 1)
+        total = total.add_(added, alpha=change.strength) if in_place else total.add(added, alpha=change.strength)
+    return total
 
 
 def _dense_weight(layer: nn.Linear) -> Tensor:

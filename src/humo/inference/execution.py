@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from humo.model.context_parallel import ContextParallel, Group
@@ -33,20 +35,34 @@ SINGLE_PROCESS = GuidanceParallel()
 """One process computes all passes."""
 
 
+class StreamedWeights(Protocol):
+    """Weights of blocks that wait in the host's memory or on the disk."""
+
+    def release(self) -> None:
+        """Free the device's memory of all blocks; the next pass loads them again."""
+
+    def keep(self, resident_blocks: int | None) -> None:
+        """Set how many of the network's blocks stay on the device; None for all blocks of all components."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """Settings with which a pipeline runs its network.
 
     Args:
-        release_prefetch: frees the prefetched weights of blocks that are streamed from the disk; else None.
+        device: device that the pipeline computes on, if its weights wait elsewhere.
+        streamed: the blocks that wait elsewhere; None: all weights are on the device, or diffusers moves them.
         on_out_of_memory: is called when the device's memory runs out in a pass. True: memory was freed, run it again.
+        on_out_of_memory_in_decoder: the same for the first segment that is decoded. True: tiles are smaller now.
         guidance_parallel: divides the passes of a step among ranks.
         context_parallel: divides the tokens of a pass among ranks; None: each rank has all tokens.
         batch_passes: run the passes of a step as one batch. None: only where a pass has few tokens.
     """
 
-    release_prefetch: Callable[[], None] | None = None
+    device: torch.device | None = None
+    streamed: StreamedWeights | None = None
     on_out_of_memory: Callable[[], bool] = never_stop
+    on_out_of_memory_in_decoder: Callable[[], bool] = never_stop
     guidance_parallel: GuidanceParallel = SINGLE_PROCESS
     context_parallel: ContextParallel | None = None
     batch_passes: bool | None = None

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from humo.conditioning.conditions import Conditions
 from humo.geometry import Window
+from humo.inference.decoding import SegmentDecoder
 from humo.inference.denoise import PrefixLatents
 from humo.model.seeding import seeded_generator
 from humo.plan import GenerationPlan
@@ -38,15 +39,17 @@ class Segment:
     Args:
         latents: (B, C, k, H, W), those after the segments before it.
         decode: decodes segments in their order.
+        is_last: no segment follows.
     """
 
     latents: Tensor
-    decode: Callable[[Tensor], Tensor]
+    decode: SegmentDecoder
+    is_last: bool
 
     @cached_property
     def pixels(self) -> Tensor:
         """Pixels (B, 3, 4k, 8 H, 8 W) in [-1, 1]; the first segment has 3 frames fewer."""
-        return self.decode(self.latents)
+        return self.decode(self.latents, is_last=self.is_last)
 
 
 class WindowSequence:
@@ -68,7 +71,7 @@ class WindowSequence:
         conditions: Conditions,
         noise_BCLHW: Tensor,
         seeds: Sequence[tuple[int, int]],
-        decode: Callable[[Tensor], Tensor],
+        decode: SegmentDecoder,
         encode_anchor: Callable[[Tensor], Tensor],
         *,
         continuation: bool = False,
@@ -106,7 +109,7 @@ class WindowSequence:
         count = self._windows[number].latent_frames
         end = count if is_last else count - self._windows[number + 1].overlap
         self._overlap = latents[:, :, end:]
-        return Segment(latents[:, :, 1 if number else 0 : end], self._decode)
+        return Segment(latents[:, :, 1 if number else 0 : end], self._decode, is_last)
 
     def continue_from(self, segment: Segment, window: Window) -> None:
         """Set the prefix of the window that follows a segment."""

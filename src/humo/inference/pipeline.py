@@ -42,6 +42,7 @@ from humo.conditioning.text import encode_text
 from humo.errors import CheckpointError
 from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import SPEEDS, GuidanceName, Mode, SpeedName
+from humo.inference.decoding import SegmentDecoder
 from humo.inference.denoise import OnStep, PrefixLatents, Stop, denoise
 from humo.inference.execution import Execution
 from humo.inference.inputs import (
@@ -61,9 +62,9 @@ from humo.inference.samplers import make_scheduler
 from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
 from humo.media.audio import AudioSamples
 from humo.model.audio import SpeechEncoder
-from humo.model.autoencoder import StreamingDecoder
 from humo.model.caches import caching
 from humo.model.reference import with_references, without_references
+from humo.model.tiling import tiles_of
 from humo.model.transformer import HuMoTransformer3DModel
 from humo.plan import GenerationPlan
 from humo.presets import HUMO_17B, SCALE_NAMES, Preset, ReferenceInjection, find_preset, read_distillation
@@ -157,6 +158,12 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             settings["transformer"] = HuMoTransformer3DModel.from_pretrained(network, torch_dtype=dtype)
         pipeline: HuMoPipeline = super().from_pretrained(base or path, **settings)
         return pipeline
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Device that inputs are moved to: the execution's, or as in diffusers."""
+        device: torch.device = self.execution.device or super()._execution_device
+        return device
 
     # -- encoding: inputs to conditions -------------------------------------------------------------------------------
 
@@ -335,7 +342,8 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         execution, last = execution or self.execution, len(plan.windows) - 1
         window_cache = window_cache if last else NO_WINDOW_CACHE
         continuation = self.transformer.config.continuation
-        decode, anchor = self._video_decoder(), self._encode_anchor
+        decode = SegmentDecoder(self.vae, self._release_weights, execution.on_out_of_memory_in_decoder)
+        anchor = self._encode_anchor
         sequence = WindowSequence(plan, conditions, noise, seeds, decode, anchor, continuation=continuation)
         for number, window in enumerate(plan.windows):
             latents, stopped = window_cache.get(number), False
@@ -384,23 +392,15 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         return decode_video(latents.to(self.vae.dtype), self.vae).float().clamp(-1, 1)
 
     def decode_frames(self, latents: Tensor, callback: ProgressCallback = no_progress) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames (H, W, 3) of video latents (1, C, k + 1, H, W), decoded one latent frame at a time."""
+        """Yield the frames (H, W, 3) of video latents (1, C, k + 1, H, W), without tiles one latent frame at a time."""
         callback(Event("decode", 0, 1))
-        decode = self._video_decoder()
-        for latent_frame in latents.split(1, dim=2):
-            yield from to_frames(decode(latent_frame))
+        decode = SegmentDecoder(self.vae, self._release_weights)
+        is_tiled = len(tiles_of(self.vae, *latents.shape[3:])) > 1
+        pieces = latents.split(latents.shape[2] if is_tiled else 1, dim=2)
+        for number, piece in enumerate(pieces):
+            yield from to_frames(decode(piece, is_last=number == len(pieces) - 1, network_follows=False))
         callback(Event("decode", 1, 1))
         self._free_memory()
-
-    def _video_decoder(self) -> Callable[[Tensor], Tensor]:
-        """Return a function that decodes normalized latents, in their order, to pixels in [-1, 1]."""
-        decoder = StreamingDecoder(self.vae)
-
-        @torch.no_grad()
-        def decode(latents: Tensor) -> Tensor:
-            return decode_video(latents.to(self.vae.dtype), self.vae, decoder).float()
-
-        return decode
 
     @torch.no_grad()
     def _encode_anchor(self, frame: Tensor) -> Tensor:
@@ -412,10 +412,14 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         middle = (latents.shape[2] - plan.geometry.reference_slots) // 2
         return next(to_frames(self.decode_latents(latents[:, :, middle : middle + 1])))
 
+    def _release_weights(self) -> None:
+        """Free the device's memory of weights that wait elsewhere between passes."""
+        if self.execution.streamed is not None:
+            self.execution.streamed.release()
+
     def _free_memory(self) -> None:
         """Free what a finished clip keeps in memory and the next one does not need."""
-        if self.execution.release_prefetch is not None:
-            self.execution.release_prefetch()
+        self._release_weights()
         self.maybe_free_model_hooks()
 
     # -- entry points -------------------------------------------------------------------------------------------------

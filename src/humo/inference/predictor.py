@@ -46,7 +46,7 @@ def check_execution(transformer: HuMoTransformer3DModel, cache: CacheName, execu
         cache,
         processes=execution.processes,
         batched=execution.batch_passes is True,
-        hooked=execution.release_prefetch is not None or any(map(is_hooked, blocks)),
+        hooked=any(map(is_hooked, blocks)),
         compiled=is_compiled(transformer),
         blocks=len(blocks),
     )
@@ -116,7 +116,7 @@ class VelocityPredictor:
         self._inputs: dict[tuple[str, ...], PassInputs] = {}
         self._text_kv: dict[tuple[bool, ...], KVCache] = {}
         self._audio_kv: dict[tuple[bool, ...], KVCache] = {}
-        self._weights_move = self._execution.release_prefetch is not None or any(
+        self._weights_move = self._execution.streamed is not None or any(
             isinstance(part, FSDPModule) or hasattr(part, "_hf_hook") or is_hooked(part)
             for part in transformer.modules()
         )

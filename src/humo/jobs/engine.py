@@ -5,8 +5,9 @@ Torch is imported when a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import gc
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from humo.request import GenerateRequest
 from humo.runtime.device import gc_paused
 
 if TYPE_CHECKING:
+    from humo.checkpoints.model_folder import ModelFolder
     from humo.distributed.parallel_generation import ParallelGeneration
     from humo.inference.execution import Execution
     from humo.inference.pipeline import HuMoPipeline
@@ -36,8 +38,9 @@ class Engine:
         self, parallel: ParallelGeneration | None = None, note: Callable[[str], None] = lambda text: None
     ) -> None:
         self.parallel, self._note = parallel, note
-        self._key: tuple[Path, str, str, Placement] | None = None
-        self._pipeline: HuMoPipeline | None = None
+        self._loaded: LoadedModel | None = None
+        self._memory = (0, 0)  # free bytes of device and host before the model was loaded
+        self._chosen: dict[Hashable, Placement] = {}  # for each clip that ran with the loaded model
 
     def resolve_device(self, request: GenerateRequest) -> tuple[str, str]:
         """Return the device and dtype that a request runs with.
@@ -55,33 +58,41 @@ class Engine:
         """Return the plan with the device, dtype and placement that it runs with.
 
         Raises:
-            DependencyError: the device is not available.
-            RequestError: no placement fits; a placement is given for several processes; or the step cache cannot be
-                combined with either.
+            DependencyError: the device, or the package of the attention kernels, is not available.
+            RequestError: no placement fits; a placement is given for several processes; or an option cannot be
+                combined with the device, the precision or another option.
         """
         from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+        from humo.model.attention_backends import check_attention
         from humo.model.caches import check_cache
-        from humo.runtime.placement import Placement, choose_placement
+        from humo.runtime.placement import Placement
 
         check_cache(plan.request.cache, processes=1 if self.parallel is None else self.parallel.group.size)
         device, dtype = self.resolve_device(plan.request)
+        check_attention(plan.request.attention, device, dtype)
         model = open_model_folder(find_model_folder(plan.request.model))
-        if self.parallel is not None:
-            _check_several_processes(plan.request)
-            placement: Placement | None = Placement("none")
+        if self.parallel is None:
+            placement = self._choose_placement(plan, model, device, dtype)
         else:
-            placement = self._current_placement(model.path, device, dtype)
-        if placement is None or not placement.satisfies(plan.request.offload, plan.request.quantize):
-            placement = choose_placement(plan, model, device, dtype)
-        check_cache(plan.request.cache, hooked=placement.is_streamed)
-        resolved = {"device": device, "dtype": dtype, "offload": placement.offload, "quantize": placement.quantize}
+            _check_several_processes(plan.request)
+            placement = Placement("none", tile=plan.request.tile or 0)
+        resolved = {"device": device, "dtype": dtype} | asdict(placement)
         return replace(plan, request=plan.request.model_copy(update=resolved))
 
-    def _current_placement(self, folder: Path, device: str, dtype: str) -> Placement | None:
-        """Return the placement of this model if it is loaded; it fitted before, so it is not estimated again."""
-        if self._key is None or self._key[:3] != (folder.resolve(), device, dtype):
-            return None
-        return self._key[3]
+    def _choose_placement(self, plan: GenerationPlan, model: ModelFolder, device: str, dtype: str) -> Placement:
+        """Return the placement of a clip; the loaded model's, with other tiles and resident blocks, if it fits."""
+        from humo.runtime.device import available_memory
+        from humo.runtime.placement_choice import choose_placement
+
+        if self._loaded is not None and self._loaded.model != (model.path.resolve(), device, dtype):
+            self._loaded = None  # another model is loaded in its place
+            gc.collect()
+        if self._loaded is None:
+            self._memory, self._chosen = available_memory(device), {}
+        loaded, clip = None if self._loaded is None else self._loaded.placement, _clip_key(plan)
+        if clip not in self._chosen:
+            self._chosen[clip] = choose_placement(plan, model, device, dtype, self._memory, loaded)
+        return self._chosen[clip]
 
     @gc_paused()
     def pipeline(self, request: GenerateRequest, callback: ProgressCallback = no_progress) -> HuMoPipeline:
@@ -95,25 +106,30 @@ class Engine:
             CheckpointError: the folder's weights, or a LoRA, cannot be used.
         """
         from humo.checkpoints.model_folder import find_model_folder
+        from humo.runtime.acceleration import accelerate
         from humo.runtime.loading import load_pipeline
+        from humo.runtime.offload import adjust_placement
         from humo.runtime.placement import Placement
 
         folder, device, dtype = find_model_folder(request.model), request.device, request.dtype
-        placement = Placement(request.offload, request.quantize)
-        key = (folder.resolve(), device, dtype, placement)
-        if self._pipeline is None or self._key != key:
-            self._key = self._pipeline = None  # the old one leaves memory before the new one is loaded
+        placement = Placement(request.offload, request.quantize, request.tile or 0, request.resident_blocks or 0)
+        model = (folder.resolve(), device, dtype)
+        if self._loaded is None or self._loaded.model != model or not self._loaded.placement.loads_as(placement):
+            self._loaded = None  # the old one leaves memory before the new one is loaded
             callback(Event("load", 0, 1))
             if self.parallel is None:
-                self._pipeline = load_pipeline(
+                pipeline = load_pipeline(
                     folder, device=device, dtype=dtype, offload=request.offload, quantize=request.quantize
                 )
             else:
-                self._pipeline = self.parallel.load(folder, dtype)
-            self._key = key
+                pipeline = self.parallel.load(folder, dtype)
+            self._loaded = LoadedModel(model, placement, pipeline)
             callback(Event("load", 1, 1))
-        self._pipeline.use_loras(strengths_of(request))
-        return self._pipeline
+        self._loaded.placement = placement
+        adjust_placement(self._loaded.pipeline, placement)
+        self._loaded.pipeline.use_loras(strengths_of(request))
+        accelerate(self._loaded.pipeline, request)
+        return self._loaded.pipeline
 
     def execution(self, pipeline: HuMoPipeline, plan: GenerationPlan) -> Execution:
         """Return how a pipeline of this engine runs its network for a plan.
@@ -123,26 +139,76 @@ class Engine:
         """
         if self.parallel is not None:
             return self.parallel.configure(plan)
-        return replace(pipeline.execution, on_out_of_memory=self._free_memory)
+        return replace(
+            pipeline.execution,
+            on_out_of_memory=self._free_memory,
+            on_out_of_memory_in_decoder=self._use_smaller_tiles,
+        )
 
     def _free_memory(self) -> bool:
-        """Change to a placement that needs less GPU memory, after memory ran out.
+        """Change to a placement that needs less GPU memory, after memory ran out in a pass.
 
         Raises:
             RequestError: no placement needs less.
         """
         from humo.runtime.offload import fall_back
-        from humo.runtime.placement import REDUCE_MEMORY
+        from humo.runtime.placement_choice import REDUCE_MEMORY
 
-        assert self._pipeline is not None
-        assert self._key is not None
-        folder, device, dtype, placement = self._key
-        lower = fall_back(self._pipeline, placement, device)
+        loaded = self._loaded
+        assert loaded is not None
+        lower = fall_back(loaded.pipeline, loaded.placement, loaded.model[1])
         if lower is None:
-            raise RequestError("memory", f"is too small on the GPU for {placement}", REDUCE_MEMORY)
-        self._note(f"GPU memory ran out with {placement}; continuing with {lower}")
-        self._key = (folder, device, dtype, lower)
+            raise RequestError("memory", f"is too small on the GPU for {loaded.placement}", REDUCE_MEMORY)
+        self._change_placement(lower)
         return True
+
+    def _use_smaller_tiles(self) -> bool:
+        """Decode in smaller tiles, after memory ran out in the autoencoder.
+
+        Raises:
+            RequestError: tiles are the smallest already.
+        """
+        from humo.runtime.offload import adjust_placement, smaller_tile
+        from humo.runtime.placement_choice import REDUCE_MEMORY
+
+        loaded = self._loaded
+        assert loaded is not None
+        tile = smaller_tile(loaded.placement.tile)
+        if tile is None:
+            raise RequestError("memory", f"is too small on the GPU to decode with {loaded.placement}", REDUCE_MEMORY)
+        lower = replace(loaded.placement, tile=tile)
+        adjust_placement(loaded.pipeline, lower)
+        self._change_placement(lower)
+        return True
+
+    def _change_placement(self, lower: Placement) -> None:
+        """Record a smaller placement, and keep it for further clips."""
+        assert self._loaded is not None
+        self._note(f"GPU memory ran out with {self._loaded.placement}; continuing with {lower}")
+        self._chosen = dict.fromkeys(self._chosen, lower)
+        self._loaded.placement = lower
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory.
+
+    Args:
+        model: folder, device and dtype.
+        placement: how it is placed.
+        pipeline: its pipeline.
+    """
+
+    model: tuple[Path, str, str]
+    placement: Placement
+    pipeline: HuMoPipeline
+
+
+def _clip_key(plan: GenerationPlan) -> Hashable:
+    """Return what decides the memory of a clip with a model."""
+    request = plan.request
+    fixed = (request.offload, request.quantize, request.tile, request.resident_blocks)
+    return (plan.window_geometry, len(plan.windows) > 1, request.cache, request.mode, *fixed)
 
 
 def _check_several_processes(request: GenerateRequest) -> None:

@@ -15,7 +15,7 @@ from humo.checkpoints.model_folder import find_model_folder
 from humo.errors import CheckpointError, HuMoError, MediaError
 from humo.files import hash_file
 from humo.loras import parse_lora
-from humo.media.provenance import DEVICE_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
+from humo.media.provenance import DEVICE_FIELDS, MEMORY_FIELDS, NOT_CONTENT_FIELDS, WEIGHTS_KEY
 from humo.plan import GenerationPlan
 from humo.request import GenerateRequest, parse_request
 
@@ -99,7 +99,7 @@ def read_request(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
                 _check_unchanged(file, record, path, name)
     if "model" not in overrides:
         _check_weights(request, record, path)
-    fields = request.model_dump(exclude_none=True)
+    fields = request.model_dump(exclude_none=True, exclude=set(MEMORY_FIELDS))  # this machine's memory decides them
     fields["loras"] = [str(replace(lora, name=_find_again(lora.name))) for lora in map(parse_lora, request.loras)]
     return {**fields, "output": str(path.with_name(f"{path.stem}-again.mp4"))}
 

@@ -36,6 +36,12 @@ _FIELD_TYPES = {
 WEIGHTS_KEY = "weights"
 """Key of the fingerprint of the weights in the record's environment."""
 
+DEVICE_FIELDS = ("device", "dtype", "offload", "quantize", "attention", "compile", "tf32")
+"""Fields of a request that can change the frames by rounding; a request with ``auto`` accepts any value."""
+
+MEMORY_FIELDS = ("resident_blocks", "tile")
+"""Fields of a request that change the memory and not the frames."""
+
 NOT_CONTENT_FIELDS = frozenset(
     {
         "model",
@@ -45,17 +51,12 @@ NOT_CONTENT_FIELDS = frozenset(
         "vocal_separator",
         "output",
         "sidecar",
-        "device",
-        "dtype",
-        "offload",
-        "quantize",
         "consent",
+        *MEMORY_FIELDS,
+        *DEVICE_FIELDS,
     }
 )
 """Fields of a request whose values do not determine the frames: file names (their contents do), and where to run."""
-
-DEVICE_FIELDS = ("device", "dtype", "offload", "quantize")
-"""Fields among them that can change the frames by rounding; a request with ``auto`` accepts any value."""
 
 RENAMED_FIELDS = {
     "marks": "provenance",

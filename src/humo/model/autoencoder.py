@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from humo.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, VALUES_PER_LATENT
 from humo.model.convolutional_decoder import ConvolutionalDecoder
 from humo.model.deblocking import deblock_latent_frames
+from humo.model.tiling import DecoderConvolutions, EncoderConvolutions
 from humo.model.upstream import DecoderOutput
 
 # diffusers requires the base class in the module of a pipeline component that is not its own
@@ -109,11 +110,11 @@ class ShortcutAutoencoder(AutoencoderKLWan):
 
     def _encode(self, x: Tensor) -> Tensor:
         """Encode pixels (B, 3, 4k + 1, 8 H, 8 W) to means and log variances (B, 2 C, k + 1, H, W)."""
-        return StreamingEncoder(self).moments(x)
+        return StreamingEncoder(self).moments(x, is_last=True)
 
     def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Decode latents (B, C, k + 1, H, W) to pixels (B, 3, 4k + 1, 8 H, 8 W), clipped to [-1, 1]."""
-        video = StreamingDecoder(self)(z)
+        video = StreamingDecoder(self)(z, is_last=True)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
     def reconstruct(self, z: Tensor) -> Tensor:
@@ -152,19 +153,24 @@ class StreamingEncoder:
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self._vae = vae
-        self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["encoder"]
+        self._convolutions = EncoderConvolutions(vae)
         self._is_start = True
 
-    def __call__(self, video: Tensor) -> Tensor:
-        """Encode pixels (B, 3, 4k, 8 H, 8 W), in the first call 4k - 3 frames, to mean latents (B, C, k, H, W)."""
-        return self.moments(video).chunk(2, dim=1)[0]
+    def __call__(self, video: Tensor, *, is_last: bool = False) -> Tensor:
+        """Encode pixels (B, 3, 4k, 8 H, 8 W), in the first call 4k - 3 frames, to mean latents (B, C, k, H, W).
 
-    def moments(self, video: Tensor) -> Tensor:
+        Args:
+            video: the pixels.
+            is_last: no call follows, so that nothing is kept for it.
+        """
+        return self.moments(video, is_last=is_last).chunk(2, dim=1)[0]
+
+    def moments(self, video: Tensor, *, is_last: bool = False) -> Tensor:
         """Encode pixels as a call does; return means and log variances (B, 2 C, k, H, W)."""
         vae, is_start, self._is_start = self._vae, self._is_start, False
         onload(vae)
         if not isinstance(vae, ShortcutAutoencoder):
-            return self._convolve(video, is_start)
+            return self._convolve(video, is_start, is_last)
         blocks = to_blocks(video) if is_start else to_blocks(torch.cat([video[:, :, :1], video], dim=2))[:, 1:]
         linear = vae.linear_encoder(blocks).movedim(-1, 1)
         last: Any = vae.encoder.conv_out
@@ -172,20 +178,16 @@ class StreamingEncoder:
             bias: Tensor = last.bias.view(1, -1, 1, 1, 1).expand(len(video), -1, *linear.shape[2:])
             moments = vae.quant_conv(bias)
         else:
-            moments = self._convolve(video, is_start)
+            moments = self._convolve(video, is_start, is_last)
         mean, log_variance = moments.chunk(2, dim=1)
         return torch.cat([mean + linear, log_variance], dim=1)
 
-    def _convolve(self, video: Tensor, is_start: bool) -> Tensor:
+    def _convolve(self, video: Tensor, is_start: bool, is_last: bool) -> Tensor:
         """Return the moments (B, 2 C, k, H, W) that the convolutions compute from pixels."""
-        vae = self._vae
-        pixels = video if vae.config.patch_size is None else _patch(video)
+        pixels = video if self._vae.config.patch_size is None else _patch(video)
         first = [1] if is_start else []  # the first latent frame stands for one frame
         lengths = first + [TEMPORAL_STRIDE] * ((pixels.shape[2] - sum(first)) // TEMPORAL_STRIDE)
-        chunks = pixels.split(lengths, dim=2)
-        hidden = [vae.encoder(chunk, feat_cache=self._features, feat_idx=[0]) for chunk in chunks]
-        moments: Tensor = vae.quant_conv(torch.cat(hidden, dim=2))
-        return moments
+        return self._convolutions(pixels.split(lengths, dim=2), is_last=is_last)
 
 
 class StreamingDecoder:
@@ -199,13 +201,18 @@ class StreamingDecoder:
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self._vae = vae
-        self._features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
+        self._convolutions = DecoderConvolutions(vae)
         self._before: Tensor | None = None
         self._last: Tensor | None = None
 
-    def __call__(self, z: Tensor) -> Tensor:
-        """Decode latents (B, C, k, H, W) to pixels (B, 3, 4k, 8 H, 8 W), in the first call 3 frames fewer."""
-        video = self.unclipped(z).clamp(-1.0, 1.0)
+    def __call__(self, z: Tensor, *, is_last: bool = False) -> Tensor:
+        """Decode latents (B, C, k, H, W) to pixels (B, 3, 4k, 8 H, 8 W), in the first call 3 frames fewer.
+
+        Args:
+            z: the latents.
+            is_last: no call follows, so that nothing is kept for it.
+        """
+        video = self.unclipped(z, is_last=is_last).clamp_(-1.0, 1.0)
         deblocking = self._vae.config.get("deblocking")
         if deblocking is not None:
             small, large = deblocking
@@ -213,9 +220,13 @@ class StreamingDecoder:
             self._last = video[:, :, -1]
         return video
 
-    def unclipped(self, z: Tensor) -> Tensor:
+    def to_host(self) -> None:
+        """Move what the next call continues from to the host's memory, to make room on the device."""
+        self._convolutions.to_host()
+
+    def unclipped(self, z: Tensor, *, is_last: bool = False) -> Tensor:
         """Decode latents as a call does, without clipping to [-1, 1] and without deblocking."""
-        vae, is_start = self._vae, self._before is None
+        vae = self._vae
         onload(vae)
         video: Tensor
         if isinstance(vae, ShortcutAutoencoder):
@@ -225,25 +236,19 @@ class StreamingDecoder:
                 patch = last.bias.view(1, 3, 1, PATCH, PATCH).mT.repeat(1, 1, 1, *(n // PATCH for n in video.shape[3:]))
                 video = video + patch
             else:
-                video = video + self._convolve(z, is_start)
+                video = video + self._convolve(z, is_last)
         else:
-            video = self._convolve(z, is_start)
+            video = self._convolve(z, is_last)
         # zeros stand for latents before the start of the video
         decoded = z if self._before is None else torch.cat([self._before, z], dim=2)
-        self._before = F.pad(decoded, (0, 0, 0, 0, max(0, CONTEXT - 1 - decoded.shape[2]), 0))[:, :, -(CONTEXT - 1) :]
+        padded = F.pad(decoded, (0, 0, 0, 0, max(0, CONTEXT - 1 - decoded.shape[2]), 0))
+        self._before = padded[:, :, -(CONTEXT - 1) :].clone()
         return video
 
-    def _convolve(self, z: Tensor, is_start: bool) -> Tensor:
+    def _convolve(self, z: Tensor, is_last: bool) -> Tensor:
         """Return the pixels that the convolutions compute from latents."""
-        vae = self._vae
-        hidden = vae.post_quant_conv(z)
-        chunks = []
-        for frame in range(z.shape[2]):
-            latent_frame = hidden[:, :, frame : frame + 1]
-            first = is_start and frame == 0
-            chunks.append(vae.decoder(latent_frame, feat_cache=self._features, feat_idx=[0], first_chunk=first))
-        video = torch.cat(chunks, dim=2)
-        return video if vae.config.patch_size is None else _unpatch(video)
+        video = self._convolutions(z, is_last=is_last)
+        return video if self._vae.config.patch_size is None else _unpatch(video)
 
 
 def onload(vae: AutoencoderKLWan) -> None:

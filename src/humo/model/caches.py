@@ -82,7 +82,7 @@ def check_cache(
         cache: as in a request.
         processes: number of processes that generate a clip together.
         batched: the passes of a step run as one batch.
-        hooked: blocks have hooks, as streamed blocks (offload group or disk) and blocks with another cache do.
+        hooked: blocks have hooks of diffusers: its group offloading, or another cache.
         compiled: the network, or its blocks, are compiled.
         blocks: number of blocks of the network, if known.
 
@@ -98,8 +98,8 @@ def check_cache(
         problem = f"{cache!r} needs separate passes and cannot be combined with batch_passes"
         raise RequestError("cache", problem, "drop the cache, or batch_passes")
     if hooked:
-        problem = f"{cache!r} cannot be combined with streamed blocks (--offload group or disk) or with another cache"
-        raise RequestError("cache", problem, "use --offload none or --offload model, or drop --cache")
+        problem = f"{cache!r} cannot be combined with diffusers' group offloading or with another cache"
+        raise RequestError("cache", problem, "remove those, or drop the cache")
     if compiled:
         problem = f"{cache!r} cannot be combined with compiled blocks"
         raise RequestError("cache", problem, "drop the cache, or do not compile the network")
@@ -116,5 +116,6 @@ def is_hooked(module: torch.nn.Module) -> bool:
 def is_compiled(transformer: HuMoTransformer3DModel) -> bool:
     """Return whether the network, or a module of it, is compiled."""
     return hasattr(transformer, "_orig_mod") or any(
-        module._compiled_call_impl is not None for module in transformer.modules()
+        module._compiled_call_impl is not None or hasattr(module.forward, "_torchdynamo_orig_callable")
+        for module in transformer.modules()
     )

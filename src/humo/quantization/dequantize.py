@@ -149,15 +149,16 @@ def unpack(stored: Tensor, quant_type: str) -> Tensor:
     """Return the weights that bytes represent, in order.
 
     Args:
-        stored: uint8, a whole number of blocks.
+        stored: uint8 or int8, a whole number of blocks.
         quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
 
     Returns:
         float32, one-dimensional.
     """
+    packed = stored.view(torch.uint8)
     if quant_type in FP8_TYPES:
-        return stored.reshape(-1).view(FP8_DTYPES[quant_type]).float()
-    return UNPACKERS[quant_type](stored.reshape(-1, GGML_TYPES[quant_type].type_size)).flatten()
+        return packed.reshape(-1).view(FP8_DTYPES[quant_type]).float()
+    return UNPACKERS[quant_type](packed.reshape(-1, GGML_TYPES[quant_type].type_size)).flatten()
 
 
 def dequantize(
@@ -166,7 +167,7 @@ def dequantize(
     """Dequantize a matrix in float32, and round it to a type.
 
     Args:
-        stored: (R, bytes of a row) uint8.
+        stored: (R, bytes of a row) uint8 or int8.
         quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
         columns: C of the matrix.
         dtype: type of the result.

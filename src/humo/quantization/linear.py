@@ -31,7 +31,8 @@ def replace_with_quantized_linear(module: nn.Module, quant_types: QuantTypes) ->
 class QuantizedLinear(nn.Linear):
     """A linear layer with a quantized matrix; it computes in the precision of its input.
 
-    ``weight`` has type uint8, so that casting the network leaves it unchanged.
+    ``weight`` has type int8, so that casting the network leaves it unchanged. In transformers' T5 a layer's input is
+    cast to the type of any other weight.
 
     Args:
         layer: the layer to replace.
@@ -46,7 +47,7 @@ class QuantizedLinear(nn.Linear):
         self.is_float32 = isinstance(layer, Float32Linear)
         device = layer.weight.device
         stored = torch.empty(
-            self.out_features, row_bytes(quant_type, self.in_features), dtype=torch.uint8, device=device
+            self.out_features, row_bytes(quant_type, self.in_features), dtype=torch.int8, device=device
         )
         self.weight = nn.Parameter(stored, requires_grad=False)
         self.bias = layer.bias  # before the scale: diffusers takes a network's precision from its first float

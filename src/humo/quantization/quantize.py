@@ -1,4 +1,4 @@
-"""Quantize weights to blocks of small integers with one scale each: the GGUF types Q8_0 and Q4_0.
+"""Quantize weights to blocks of small integers with one scale each (the GGUF types Q8_0 and Q4_0), or to scaled fp8.
 
 **Source:** ggml (https://github.com/ggml-org/ggml), ``src/ggml-quants.c`` (``quantize_row_q8_0_ref``,
 ``quantize_row_q4_0_ref``), as restated in its Python package ``gguf``, against which a test compares.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from humo.quantization.dequantize import FP8_DTYPES
 from humo.quantization.formats import GGML_TYPES
 
 WEIGHTS_PER_SLICE = 2**22
@@ -54,11 +55,29 @@ def quantize(weight: Tensor, quant_type: str) -> Tensor:
         quant_type: ``Q8_0``, eight bits a weight and a scale for every 32 weights, or ``Q4_0``, four bits.
 
     Returns:
-        (R, bytes of a row) uint8, on the same device.
+        (R, bytes of a row) int8, on the same device.
     """
     block = GGML_TYPES[quant_type]
     blocks = weight.reshape(-1, block.block_size)
     quantized_slices = [
         _QUANTIZERS[quant_type](one.float()) for one in blocks.split(WEIGHTS_PER_SLICE // block.block_size)
     ]
-    return torch.cat(quantized_slices).view(len(weight), -1)
+    return torch.cat(quantized_slices).view(len(weight), -1).view(torch.int8)
+
+
+def quantize_fp8(weight: Tensor, quant_type: str) -> tuple[Tensor, Tensor]:
+    """Quantize a matrix to eight-bit floats whose largest is the largest weight.
+
+    Args:
+        weight: (R, C).
+        quant_type: key of `humo.quantization.formats.FP8_TYPES`.
+
+    Returns:
+        (R, C) int8, and the scale (1, 1) in float32, on the same device.
+    """
+    dtype = FP8_DTYPES[quant_type]
+    largest = weight.abs().amax().float().view(1, 1)
+    scale = torch.where(largest == 0, torch.ones_like(largest), largest / torch.finfo(dtype).max)
+    rows = max(1, WEIGHTS_PER_SLICE // weight.shape[1])
+    slices = [(one.float() / scale).to(dtype).view(torch.int8) for one in weight.split(rows)]
+    return torch.cat(slices), scale

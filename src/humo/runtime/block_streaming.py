@@ -1,170 +1,179 @@
-"""Stream the weights of a module from disk, one block at a time; memory for two blocks is enough.
+"""Load the weights of blocks when they are called, from the host's memory or the disk, and free them afterwards.
 
-While one block computes, a thread reads the next one in its stored precision. The next block is cast after the
-previous one is freed. Weights outside the blocks stay in memory. Of a token embedding only the rows of the prompt are
-read.
+While one block computes, the next is loaded. Of a network that runs many passes, some blocks can stay on the device
+from pass to pass; the streamed ones are spread between them, so that each has the time of several blocks to load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from humo.checkpoints.formats.base import WeightFile
-from humo.errors import CheckpointError
-from humo.quantization.formats import row_bytes
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F64": torch.float64,
-}
-"""Name of an element type in the safetensors format -> torch's type."""
+class BlockSource(Protocol):
+    """Loads the weights of numbered blocks."""
 
-Cast = Callable[[str, Tensor], Tensor]
-"""Function of a weight's name and its stored tensor that returns the tensor to compute with, on the device."""
+    def start(self, number: int, *, keep: bool) -> None:
+        """Start to load a block, unless it was started; ``keep`` says that it stays until `release`."""
+
+    def finish(self, number: int, *, keep: bool) -> dict[str, Tensor]:
+        """Return the weights of a block on the device, by name."""
+
+    def free(self, number: int) -> None:
+        """Allow that the memory of a block is reused."""
+
+    def release(self) -> None:
+        """Free all blocks."""
 
 
-class WeightStore:
-    """The weights of a module in its files.
+def streamed_numbers(blocks: int, resident: int) -> frozenset[int]:
+    """Return which blocks are streamed, evenly spread.
 
     Args:
-        files: the files.
-        quantized: names of the weights that are read as bytes, (R, bytes of a row) uint8.
+        blocks: number of blocks.
+        resident: number of those that stay on the device.
     """
-
-    def __init__(self, files: Sequence[WeightFile], quantized: Collection[str] = ()) -> None:
-        self._quantized = quantized
-        self._files = {name: file for file in files for name in file.tensors}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
-    def read(self, name: str) -> Tensor:
-        """Return a tensor as it is stored.
-
-        Raises:
-            CheckpointError: no file has it, its element type is not supported, or its file is truncated.
-        """
-        file, dtype, shape = self._locate(name)
-        raw = torch.empty(file.tensors[name].bytes, dtype=torch.uint8)
-        done = 0
-        for chunk in file.chunks(name):
-            raw[done : done + len(chunk)] = torch.frombuffer(chunk, dtype=torch.uint8)
-            done += len(chunk)
-        return raw.view(dtype).view(shape)
-
-    def read_rows(self, name: str, rows: Sequence[int]) -> Tensor:
-        """Return some rows of a matrix as they are stored.
-
-        Args:
-            name: name of the matrix, (R, C).
-            rows: N row numbers.
-
-        Returns:
-            (N, C).
-
-        Raises:
-            CheckpointError: as `read`.
-        """
-        file, dtype, (_, width) = self._locate(name)
-        size = width * dtype.itemsize
-        row_tensors = [
-            torch.frombuffer(bytearray(file.read_bytes(name, row * size, size)), dtype=dtype) for row in rows
-        ]
-        return torch.stack(row_tensors)
-
-    def _locate(self, name: str) -> tuple[WeightFile, torch.dtype, tuple[int, ...]]:
-        if name not in self._files:
-            raise CheckpointError(name, "is in none of the weights files", "convert the model again with humo convert")
-        file = self._files[name]
-        stored = file.tensors[name]
-        if name in self._quantized:
-            rows, columns = stored.shape
-            return file, torch.uint8, (rows, row_bytes(stored.dtype, columns))
-        if stored.dtype not in DTYPES:
-            problem = f"stores {name!r} as {stored.dtype}, which cannot be streamed"
-            raise CheckpointError(str(file.path), problem, "convert it with humo convert --dtype bf16")
-        return file, DTYPES[stored.dtype], stored.shape
+    streamed = blocks - min(resident, blocks)
+    return frozenset(
+        number for number in range(blocks) if number * streamed // blocks < (number + 1) * streamed // blocks
+    )
 
 
 class BlockStream:
-    """Loads each block before it is called and frees it afterwards; blocks are called in order.
+    """Loads each block before it is called; blocks are called in order.
+
+    Between calls a block's weights are on the meta device.
 
     Args:
-        blocks: prefix of a block's names in the store -> block; their weights are on the meta device.
-        store: the weights.
-        cast: converts a stored tensor to the tensor to compute with.
-        cyclic: prefetch the first block after the last one, for modules that run many passes in succession.
+        blocks: the blocks.
+        source: loads their weights.
+        cyclic: load the first block after the last one, for modules that run many passes in succession.
+        before_loading: is called before a block is loaded when none is on the device.
     """
 
-    def __init__(self, blocks: Mapping[str, nn.Module], store: WeightStore, cast: Cast, *, cyclic: bool) -> None:
-        self._names, self._blocks = list(blocks), list(blocks.values())
-        self._store, self._cast, self._cyclic = store, cast, cyclic
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
-        self._prefetched: dict[int, Future[dict[str, Tensor]]] = {}
-        self._meta_tensors = [dict(block.state_dict()) for block in self._blocks]
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        source: BlockSource,
+        *,
+        cyclic: bool,
+        before_loading: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._blocks, self._source, self._cyclic = list(blocks), source, cyclic
+        self._before_loading = before_loading
+        self._meta = [{name: one.to("meta") for name, one in block.state_dict().items()} for block in self._blocks]
+        self._streamed = streamed_numbers(len(self._blocks), 0)
+        self._loaded: set[int] = set()
+        self._is_empty = True
         for number, block in enumerate(self._blocks):
+            self._unload(number)
             block.register_forward_pre_hook(self._onload(number))
             block.register_forward_hook(self._offload(number), always_call=True)
 
-    def wait(self) -> None:
-        """Wait until prefetching has finished."""
-        for one in self._prefetched.values():
-            one.result()
+    def keep(self, resident: int | None) -> None:
+        """Set how many blocks stay on the device after their first call; None for all."""
+        blocks = len(self._blocks)
+        streamed = streamed_numbers(blocks, blocks if resident is None else resident)
+        if streamed != self._streamed:
+            self.release()
+            self._streamed = streamed
 
-    def cancel_prefetch(self) -> None:
-        """Drop the prefetched block; call this when no pass follows."""
-        for one in self._prefetched.values():
-            one.cancel()
-        self._prefetched.clear()
+    def release(self) -> None:
+        """Free the weights of all blocks, and of those that were loaded ahead."""
+        for number in self._loaded:
+            self._unload(number)
+        self._loaded.clear()
+        self._source.release()
+        self._is_empty = True
 
     def _onload(self, number: int) -> Callable[..., None]:
         def onload(block: nn.Module, _: Any) -> None:
-            pending = self._prefetched.pop(number, None) or self._reader.submit(self._read, number)
-            raw = pending.result()
-            names = list(raw)
-            cast = {name: self._cast(f"{self._names[number]}.{name}", raw.pop(name)) for name in names}
-            block.load_state_dict(cast, assign=True)
-            following = number + 1
-            if following == len(self._blocks) and self._cyclic:
-                following = 0
-            if following < len(self._blocks) and following not in self._prefetched:
-                self._prefetched[following] = self._reader.submit(self._read, following)
+            if self._is_empty:
+                self._before_loading()
+                self._is_empty = False
+            if number not in self._loaded:
+                weights = self._source.finish(number, keep=self._stays(number))
+                block.load_state_dict(weights, assign=True)
+                self._loaded.add(number)
+            following = self._next(number)
+            if following is not None:
+                self._source.start(following, keep=self._stays(following))
 
         return onload
 
     def _offload(self, number: int) -> Callable[..., None]:
-        def offload(block: nn.Module, *_: Any) -> None:
-            block.load_state_dict(self._meta_tensors[number], assign=True)
+        def offload(*_: Any) -> None:
+            if not self._stays(number):
+                self._loaded.discard(number)
+                self._unload(number)
+                self._source.free(number)
+            if not self._cyclic and not self._loaded and number == len(self._blocks) - 1:
+                self.release()
 
         return offload
 
-    def _read(self, number: int) -> dict[str, Tensor]:
-        prefix = f"{self._names[number]}."
-        return {name: self._store.read(f"{prefix}{name}") for name in self._meta_tensors[number]}
+    def _stays(self, number: int) -> bool:
+        return number not in self._streamed
+
+    def _next(self, number: int) -> int | None:
+        """Return the block to load while a block computes: the next one that is not on the device."""
+        count = len(self._blocks)
+        following = range(number + 1, number + count if self._cyclic else count)
+        return next((one % count for one in following if one % count not in self._loaded), None)
+
+    def _unload(self, number: int) -> None:
+        self._blocks[number].load_state_dict(self._meta[number], assign=True)
 
 
-class DiskEmbedding(nn.Module):
-    """An embedding whose matrix stays on the disk.
+class WeightStreams:
+    """The streams of a pipeline's components, of which one has blocks on the device at a time."""
+
+    def __init__(self) -> None:
+        self._encoders: list[BlockStream] = []
+        self._networks: list[BlockStream] = []
+
+    def add(self, blocks: Iterable[nn.Module], source: BlockSource, *, is_network: bool = False) -> None:
+        """Stream the blocks of a component.
+
+        Args:
+            blocks: the blocks.
+            source: loads their weights.
+            is_network: they belong to the network, which runs many passes in succession.
+        """
+        stream = BlockStream(blocks, source, cyclic=is_network, before_loading=self.release)
+        (self._networks if is_network else self._encoders).append(stream)
+
+    def release(self) -> None:
+        """Free the device's memory of all blocks."""
+        for stream in (*self._encoders, *self._networks):
+            stream.release()
+
+    def keep(self, resident_blocks: int | None) -> None:
+        """Set how many of the network's blocks stay on the device from pass to pass.
+
+        Args:
+            resident_blocks: number of blocks; None for all blocks of the network and of the encoders.
+        """
+        for stream in self._networks:
+            stream.keep(resident_blocks)
+        for stream in self._encoders:
+            stream.keep(None if resident_blocks is None else 0)
+
+
+class RowEmbedding(nn.Module):
+    """An embedding whose matrix is not on the device; the rows of the tokens are.
 
     Args:
-        store: the weights.
-        name: name of the matrix in the store, (vocabulary, D).
-        cast: as in `BlockStream`.
+        rows: returns rows of the matrix (N, D) for N row numbers, on the device or the host.
     """
 
-    def __init__(self, store: WeightStore, name: str, cast: Cast) -> None:
+    def __init__(self, rows: Callable[[Sequence[int]], Tensor]) -> None:
         super().__init__()
-        self._store, self._name, self._cast = store, name, cast
+        self._rows = rows
 
     def forward(self, indices: Tensor) -> Tensor:
         """Return the embeddings (..., D) of token numbers (...)."""
         distinct, positions = indices.unique(return_inverse=True)
-        rows = self._cast(self._name, self._store.read_rows(self._name, distinct.tolist()))
-        return rows.to(indices.device)[positions]
+        return self._rows(distinct.tolist()).to(indices.device)[positions]

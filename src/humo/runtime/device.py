@@ -66,5 +66,8 @@ def available_memory(device: str) -> tuple[int, int]:
     import psutil
     import torch
 
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+    free = 0
+    if device == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps of freed tensors is free
+        free = torch.cuda.mem_get_info()[0]
     return free, int(psutil.virtual_memory().available)

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -34,9 +36,10 @@ from humo.geometry import Geometry
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
 from humo.model.caches import caching
+from humo.model.tiling import TILES_TO_RUN, set_tile, tiles_of
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.presets import ReferenceInjection
-from humo.quantization.formats import row_bytes
+from humo.quantization.formats import FP8_TYPES, row_bytes
 from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
 from humo.request import CacheName
 from humo.runtime.allocation_tracker import track_allocations
@@ -83,6 +86,22 @@ class WeightBytes:
         return self.block + self.prefetched
 
 
+class AutoencoderBytes(NamedTuple):
+    """Peak activations of the autoencoder, in bytes.
+
+    Args:
+        image: while it encodes the reference images, or the blank video.
+        decode: while it decodes a window.
+        preview: while it decodes the preview of a step.
+        carried: what decoding of the next window continues from, kept while the network runs; 0 for a single window.
+    """
+
+    image: int
+    decode: int
+    preview: int
+    carried: int
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
     """Estimated memory of a clip, in bytes.
@@ -90,7 +109,9 @@ class MemoryEstimate:
     Args:
         weights: component -> its weights in the precision they compute in.
         stored: component -> its weights on the disk.
-        activations: phase -> peak of activations; ``denoise`` without ``kv_cache``.
+        activations: phase of the encoders and of the network -> peak of activations; ``denoise`` without ``kv_cache``.
+        streamed_pass: peak of activations of a pass without ``kv_cache``: blocks compute keys and values themselves.
+        autoencoder: function of the side of a tile in pixels, 0 for whole frames.
         kv_cache: cross-attention keys and values of text and audio, computed once for all steps.
         quantized: whether the network is stored quantized, so that no placement quantizes it.
         step_cache: tensors that a step cache (``cache`` of a request) keeps between steps.
@@ -99,9 +120,23 @@ class MemoryEstimate:
     weights: Mapping[str, WeightBytes]
     stored: Mapping[str, int]
     activations: Mapping[str, int]
+    streamed_pass: int
+    autoencoder: Callable[[int], AutoencoderBytes]
     kv_cache: int
     quantized: bool = False
     step_cache: int = 0
+
+    def phases(self, tile: int = 0, *, streamed: bool = False) -> dict[str, int]:
+        """Return the peak of activations in each phase.
+
+        Args:
+            tile: side of the autoencoder's tiles in pixels; 0 for whole frames.
+            streamed: the network's blocks wait elsewhere, so that there is no ``kv_cache``.
+        """
+        autoencoder = self.autoencoder(tile)
+        one_pass = self.streamed_pass if streamed else self.activations["denoise"] + self.kv_cache
+        denoise = max(one_pass, autoencoder.preview) + self.step_cache
+        return {**self.activations, "denoise": denoise, "image": autoencoder.image, "decode": autoencoder.decode}
 
 
 COMPONENT_OF_PHASE = {
@@ -114,7 +149,10 @@ COMPONENT_OF_PHASE = {
 """Phase -> the component that computes in it."""
 
 NOT_QUANTIZED: QuantTypes = {}
-"""Empty mapping for a network without quantized weights."""
+"""Empty mapping for a component without quantized weights."""
+
+ALL_UNQUANTIZED: Mapping[str, QuantTypes] = {}
+"""Empty mapping for components without quantized weights."""
 
 SCALE_BYTES = 4
 """Bytes of a float32 scale."""
@@ -127,43 +165,43 @@ def estimate_memory(
     dtype: torch.dtype,
     num_passes: int,
     cache: CacheName = "none",
-    quant_types: QuantTypes = NOT_QUANTIZED,
+    quant_types: Mapping[str, QuantTypes] = ALL_UNQUANTIZED,
+    windows: int = 1,
 ) -> MemoryEstimate:
-    """Estimate the memory of a clip, or of the longest window of one.
+    """Estimate the memory of a clip, of which the longest window decides.
 
     Args:
         architectures: component -> its architecture.
-        geometry: geometry of the clip.
+        geometry: geometry of the longest window.
         injection: how reference images enter the network.
         dtype: precision of the transformer and the text encoder; the other components are float32.
         num_passes: number of different guidance passes. Text and audio are conditions of a pass together or not at
             all, so that at most two ``kv_cache`` exist.
         cache: as in a request; each pass has one.
-        quant_types: types of the transformer's quantized weights.
+        quant_types: component -> types of its quantized weights.
+        windows: number of windows of the clip.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
-    quant_types_of = {"transformer": quant_types}
-    denoise, kv_cache, step_cache = _denoise(architectures["transformer"], geometry, dtype, cache, quant_types)
-    encode, decode = _autoencoder(architectures["vae"], geometry, injection)
+    of = {name: quant_types.get(name, NOT_QUANTIZED) for name in architectures}
+    network = _denoise(architectures["transformer"], geometry, dtype, cache, of["transformer"])
     return MemoryEstimate(
         weights={
-            name: weight_bytes(architecture, dtypes[name], quant_types_of.get(name, NOT_QUANTIZED))
-            for name, architecture in architectures.items()
+            name: weight_bytes(architecture, dtypes[name], of[name]) for name, architecture in architectures.items()
         },
         stored={
-            name: weight_bytes(architecture, stored_dtype(architecture), quant_types_of.get(name, NOT_QUANTIZED)).total
+            name: weight_bytes(architecture, stored_dtype(architecture), of[name]).total
             for name, architecture in architectures.items()
         },
         activations={
-            "text": _text_encoder(architectures["text_encoder"], dtype),
+            "text": _text_encoder(architectures["text_encoder"], dtype, of["text_encoder"]),
             "audio": _audio_encoder(architectures["audio_encoder"]),
-            "image": encode,
-            "denoise": denoise,
-            "decode": decode,
+            "denoise": network.one_pass,
         },
-        kv_cache=kv_cache * min(num_passes, 2),
-        quantized=bool(quant_types),
-        step_cache=step_cache * num_passes,
+        streamed_pass=network.streamed_pass,
+        autoencoder=lru_cache(partial(_autoencoder, architectures["vae"], geometry, injection, windows)),
+        kv_cache=network.kv_cache * min(num_passes, 2),
+        quantized=bool(of["transformer"]),
+        step_cache=network.step_cache * num_passes,
     )
 
 
@@ -181,15 +219,16 @@ def estimate_quantized(
         estimate: estimate of the clip with a transformer that is stored unquantized.
         architecture: architecture of the transformer.
         geometry, dtype, cache: as in `estimate_memory`.
-        quant_type: as in `humo.quantization.quantize.quantize`.
+        quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
     """
     assert isinstance(architecture, TransformerArchitecture)
-    quant_types = quant_types_for(architecture, quant_type)
-    denoise, _, _ = _denoise(architecture, geometry, dtype, cache, quant_types)
+    quant_types = quant_types_for(architecture, quant_type, scales=int(quant_type in FP8_TYPES))
+    network = _denoise(architecture, geometry, dtype, cache, quant_types)
     return replace(
         estimate,
         weights={**estimate.weights, "transformer": weight_bytes(architecture, dtype, quant_types)},
-        activations={**estimate.activations, "denoise": denoise},
+        activations={**estimate.activations, "denoise": network.one_pass},
+        streamed_pass=network.streamed_pass,
         quantized=True,
     )
 
@@ -231,10 +270,19 @@ def _build_on_meta(build: Callable[[], Any]) -> Any:
         return build().eval().requires_grad_(False)
 
 
+class _NetworkBytes(NamedTuple):
+    """Bytes of activations of a pass, of a pass without `kv_cache`, of its `kv_cache`, and of its step cache."""
+
+    one_pass: int
+    streamed_pass: int
+    kv_cache: int
+    step_cache: int
+
+
 def _denoise(
     architecture: Architecture, geometry: Geometry, dtype: torch.dtype, cache: CacheName, quant_types: QuantTypes
-) -> tuple[int, int, int]:
-    """Return the bytes of activations of a pass, of its `kv_cache`, and of its step cache."""
+) -> _NetworkBytes:
+    """Measure passes of the network."""
     assert isinstance(architecture, TransformerArchitecture)
     num_layers = min(2, architecture.num_layers)  # blocks compute one after another: two have the same peak as all
     network = _build_on_meta(
@@ -249,7 +297,11 @@ def _denoise(
     window = (architecture.audio_window, architecture.audio_bands, architecture.audio_width)
     audio = torch.empty(1, geometry.latent_frames, *window, device="meta")
     timestep = torch.empty(1, device="meta")
-    with track_allocations(network.parameters(), (inputs, text, audio, timestep)) as stats:
+    existing = (inputs, text, audio, timestep)
+    with track_allocations(network.parameters(), existing) as stats:
+        network(inputs, timestep, text, audio, return_dict=False)
+        streamed_pass = stats.peak
+    with track_allocations(network.parameters(), existing) as stats:
         kv_cache = network.cross_attention_kv(text, audio)
         kv_bytes = stats.live
         stats.peak = kv_bytes
@@ -258,29 +310,68 @@ def _denoise(
         with caching(network, cache), network.cache_context("any"):
             network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
             step_cache = stats.live - kv_bytes
-        return activations, kv_bytes * architecture.num_layers // num_layers, step_cache
+    kv_bytes = kv_bytes * architecture.num_layers // num_layers
+    return _NetworkBytes(activations, streamed_pass, kv_bytes, step_cache)
 
 
-def _autoencoder(architecture: Architecture, geometry: Geometry, injection: ReferenceInjection) -> tuple[int, int]:
-    """Return the peak activations of encoding the reference images and of decoding the video."""
-    assert isinstance(architecture, AutoencoderArchitecture)
-    build = ShortcutAutoencoder if isinstance(architecture, ShortcutArchitecture) else AutoencoderKLWan
-    vae = _build_on_meta(lambda: build.from_config({**architecture.config(), "_class_name": build.__name__}))
-    height, width = geometry.latent_height, geometry.latent_width
+def _autoencoder(
+    architecture: Architecture, geometry: Geometry, injection: ReferenceInjection, windows: int, tile: int
+) -> AutoencoderBytes:
+    """Return the peak activations of the autoencoder with tiles of a size, 0 for whole frames."""
+    vae = autoencoder_on_meta(architecture)
+    set_tile(vae, tile)
+    channels, size = vae.config.z_dim, (geometry.latent_height, geometry.latent_width)
+
+    def tiles_to_run(latent_frames: int) -> int:
+        return 2 if latent_frames == 1 else 1  # from the second tile, or frame, on the result takes memory too
 
     def encode(latent_frames: int) -> int:
-        with track_allocations(vae.parameters()) as stats:
-            encode_blank(latent_frames, height, width, vae, torch.device("meta"))
+        with _running_tiles(tiles_to_run(latent_frames)), track_allocations(vae.parameters()) as stats:
+            encode_blank(latent_frames, *size, vae, torch.device("meta"))
         return stats.peak
 
     def decode(latent_frames: int) -> int:
-        video = torch.empty(1, architecture.z_dim, latent_frames, height, width, device="meta")
-        with track_allocations(vae.parameters(), (video,)) as stats:
-            decode_video(video, vae, StreamingDecoder(vae))
+        video = torch.empty(1, channels, latent_frames, *size, device="meta")
+        with _running_tiles(tiles_to_run(latent_frames)), track_allocations(vae.parameters(), (video,)) as stats:
+            decode_video(video, vae)
         return stats.peak
 
+    def kept(latent_frames: int, tiles: int) -> int:
+        video = torch.empty(1, channels, latent_frames, *size, device="meta")
+        with _running_tiles(tiles), track_allocations(vae.parameters(), (video,)) as stats:
+            decoder = StreamingDecoder(vae)
+            decoder(video)
+            return stats.live
+
+    def carried(latent_frames: int) -> int:
+        one = kept(latent_frames, 1)
+        tiles = len(tiles_of(vae, *size))
+        return one if tiles == 1 else one + (kept(latent_frames, 2) - one) * (tiles - 1)
+
     encoded_frames = geometry.latent_frames if injection is ReferenceInjection.CHANNEL_CONCAT else 1
-    return _extrapolate(encode, encoded_frames), _extrapolate(decode, geometry.video_latent_frames)
+    video_frames = geometry.video_latent_frames
+    return AutoencoderBytes(
+        image=_extrapolate(encode, encoded_frames),
+        decode=_extrapolate(decode, video_frames),
+        preview=decode(1),
+        carried=carried(min(3, video_frames)) if windows > 1 else 0,
+    )
+
+
+@contextmanager
+def _running_tiles(tiles: int) -> Iterator[None]:
+    before = TILES_TO_RUN.set(tiles)
+    try:
+        yield
+    finally:
+        TILES_TO_RUN.reset(before)
+
+
+def autoencoder_on_meta(architecture: Architecture) -> Any:
+    """Return an autoencoder without numbers."""
+    assert isinstance(architecture, AutoencoderArchitecture)
+    build = ShortcutAutoencoder if isinstance(architecture, ShortcutArchitecture) else AutoencoderKLWan
+    return _build_on_meta(lambda: build.from_config({**architecture.config(), "_class_name": build.__name__}))
 
 
 def _extrapolate(measure: Callable[[int], int], latent_frames: int) -> int:
@@ -292,10 +383,11 @@ def _extrapolate(measure: Callable[[int], int], latent_frames: int) -> int:
     return at_few + (at_more - at_few) * (latent_frames - few) // (more - few)
 
 
-def _text_encoder(architecture: Architecture, dtype: torch.dtype) -> int:
+def _text_encoder(architecture: Architecture, dtype: torch.dtype, quant_types: QuantTypes) -> int:
     """Return the peak activations of the text encoder, for the longest prompt."""
     config = UMT5Config(**architecture.config())
     encoder = _build_on_meta(lambda: UMT5EncoderModel(config)).to(dtype)
+    replace_with_quantized_linear(encoder, quant_types)
     encoder.set_attn_implementation("eager")
     ids = torch.ones(1, MAX_PROMPT_TOKENS, dtype=torch.long, device="meta")
     with track_allocations(encoder.parameters(), (ids,)) as stats:

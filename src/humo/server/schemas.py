@@ -14,12 +14,17 @@ from pydantic import BaseModel, Field
 
 from humo.errors import RequestError, did_you_mean
 from humo.geometry import FRAMES_PER_SECOND
+from humo.media.provenance import DEVICE_FIELDS, MEMORY_FIELDS
 from humo.request import GenerateRequest
 from humo.server.job_queue import Job, JobState, JSONObject
 from humo.server.upload_sanitizer import MediaKind
 
 SERVER_FIELDS = frozenset(
-    {"model", "images", "audio", "vocal_separator", "device", "dtype", "offload", "quantize", "output", "sidecar"}
+    {
+        *("model", "images", "audio", "vocal_separator", "output", "sidecar"),
+        *DEVICE_FIELDS,
+        *MEMORY_FIELDS,
+    }
 )
 """Fields of `GenerateRequest` that only the server sets: paths, and where and how the model runs."""
 
