@@ -249,7 +249,7 @@ def _clip_problems(clip: _Clip) -> Iterator[str]:
     """Yield what is wrong with the files of a clip."""
     try:
         if clip.reference is None:  # rows of a table may be long videos: their beginning is read
-            with open_media(clip.video, "video") as container:
+            with open_media(clip.video, "video", is_video=True) as container:
                 if not next(islice(container.decode(video=0), 1), None):
                     yield "video without frames"
             return

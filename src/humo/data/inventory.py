@@ -49,7 +49,7 @@ def inspect_source(payload: Values) -> Values:
 
 
 def _probe(path: Path) -> Values:
-    with open_media(path, "source") as container:
+    with open_media(path, "source", is_video=True) as container:
         videos = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not videos:
             raise MediaError("source", "has no video stream")
@@ -104,7 +104,7 @@ def _audio_values(container: InputContainer) -> Values:
 def _measure(path: Path, first: Fraction) -> tuple[int, float]:
     """Return the number of frames and the seconds from the first frame to the end of the last one."""
     count, end = 0, first
-    with open_media(path, "source") as container:
+    with open_media(path, "source", is_video=True) as container:
         stream = container.streams.video[0]
         base = Fraction(stream.time_base or 1)
         for packet in container.demux(stream):
@@ -116,7 +116,7 @@ def _measure(path: Path, first: Fraction) -> tuple[int, float]:
 
 def _stated_seconds(path: Path) -> float:
     """Return the length that the header gives; 0 if it gives none."""
-    with open_media(path, "source") as container:
+    with open_media(path, "source", is_video=True) as container:
         stream = container.streams.video[0]
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)

@@ -59,7 +59,7 @@ def _frame(path: Path, instant: float) -> Frame:
     """Return the frame at a fraction of a video's frames, or an image."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return np.asarray(load_image(path, field="reference"), np.uint8)
-    with open_media(path, "reference") as container:
+    with open_media(path, "reference", is_video=True) as container:
         if not container.streams.video:
             raise MediaError("reference", f"{path.name!r} has no video stream")
         count = sum(packet.pts is not None for packet in container.demux(container.streams.video[0]))

@@ -69,7 +69,7 @@ def scan_unit(payload: Values) -> Values:
     first, last = payload["first"], payload["first"] + payload["count"]
     start = max(0, first - OVERLAP_FRAMES)
     span = Span(Fraction(*payload["origin"]), start, last + OVERLAP_FRAMES - start)
-    with local_copy(payload["path"]) as path, open_media(path, "source") as container:
+    with local_copy(payload["path"]) as path, open_media(path, "source", is_video=True) as container:
         frames = _Pass(span, config, payload.get("crop"))
         frames.run(container)
     if frames.count <= first - start:
