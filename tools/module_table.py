@@ -14,6 +14,7 @@ HEAD = "| package | purpose | modules |\n|---|---|---|\n"
 PURPOSES = {
     "cli": "the command `humo`, one file a command",
     "server": "HTTP service, workers, web page",
+    "data": "datasets from raw videos: stages, engine, report",
     "evaluation": "metrics of a model or of one video",
     "training": "recipes, data, losses, loop, distillation",
     "jobs": "from a request to a file; batches; replay",

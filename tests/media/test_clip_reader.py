@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from humo.errors import MediaError
-from humo.media.clip_reader import TimedClip, read_clip
+from humo.media.clip_reader import Span, TimedClip, read_clip, read_span
 
 RATE = 48_000
 HEIGHT, WIDTH = 48, 64
@@ -32,10 +32,11 @@ def _write(
     audio_from: float = 0.0,
     audio_hole: tuple[float, float] = (0.0, 0.0),
     pixels_at: Callable[[float], np.ndarray] | None = None,
+    keyframes: int = 250,
 ) -> Path:
     """A video whose frames are shown at ``times``, white for 0.1 s from each event on; a click at each event."""
     with av.open(str(path), "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=25, options={"crf": "12", "bf": "0"})
+        video = container.add_stream("libx264", rate=25, options={"crf": "12", "bf": "0", "g": str(keyframes)})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         video.codec_context.time_base = Fraction(1, TICKS)
         audio = container.add_stream("aac", rate=RATE, layout="mono")
@@ -171,3 +172,21 @@ def test_a_file_without_video_is_refused(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(MediaError, match="no video stream"):
         read_clip(path)
+
+
+@pytest.mark.parametrize("rate", [25, 30, 60, 24000 / 1001])
+def test_a_part_equals_that_part_of_the_whole(rate: float, tmp_path: Path) -> None:
+    path = _write(tmp_path / "clip.mp4", _steady(rate), keyframes=12)
+    whole = read_clip(path)
+    part = read_span(path, Span(Fraction(0), first=40, count=30))
+    np.testing.assert_array_equal(part.frames, whole.frames[40:70])
+    assert part.audio is not None
+    assert whole.audio is not None
+    step = whole.audio.sample_rate // 25
+    difference = part.audio.samples - whole.audio.samples[:, 40 * step : 70 * step]
+    assert np.abs(difference).max() < 1e-3
+
+
+def test_large_frames_are_scaled_while_they_are_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "clip.mp4", _steady(25))
+    assert read_span(path, Span(count=3), max_lines=24).frames.shape == (3, 24, 32, 3)

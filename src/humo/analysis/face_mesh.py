@@ -107,7 +107,7 @@ class FaceMesh:
         confident = scores >= 0.75 * scores[area.argmax()]  # among the boxes on one face, those with a high score
         best = int(np.where(confident & (area > 0.5 * area.max()), scores, 0).argmax())
         x, y, wide, high = candidates[best, :4]
-        anchor = _anchor_centers()[best]
+        anchor = anchor_centers()[best]
         corner = (np.array([x, y]) + anchor - np.array([wide, high]) / 2) * side - (left, top)
         eyes = (candidates[best, 4:8].reshape(2, 2) + anchor) * side - (left, top)
         box = (corner[0], corner[1], corner[0] + wide * side, corner[1] + high * side)
@@ -168,7 +168,7 @@ class TFLiteModel:
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-def _anchor_centers() -> Points:
+def anchor_centers() -> Points:
     """Return the center of every anchor box of the detector, (896, 2), 0..1."""
     grids = []
     for cells, boxes in ANCHOR_GRIDS:

@@ -1,13 +1,13 @@
-"""``humo data``: render people to train on and to measure with, or write their captions alone."""
+"""``humo data``: datasets from raw videos, and rendered people to train on and to measure with."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from humo.cli import data_build
 from humo.cli.exit_codes import DONE
 from humo.cli.options import Parser, parse_integer, parse_number
 from humo.errors import RequestError, did_you_mean
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from humo.cli.console import Quiet
     from humo.synthetic.speech.synthesis import Engine
 
-SUMMARY = "render a folder of talking people to train on"
+SUMMARY = "build a dataset from videos, or render talking people to train on"
 
 KINDS = {
+    "build": "build a dataset from videos, folders, lists or manifests; an interrupted run resumes",
+    "refilter": "apply other thresholds to the stored scores of a dataset, without decoding",
+    "check": "check a dataset: files, tables, captions, copies, splits",
     "render": "render clips of people who do not exist, with audio, captions and ground truth",
     "captions": "write the captions and attributes of such clips without rendering them, for a text encoder",
 }
@@ -47,33 +50,42 @@ class _Settings:
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo data``."""
-    parser.usage = "humo data {render,captions} FOLDER --clips N [--seed S] [options]"
-    parser.add_argument(
-        "kind", metavar="{render,captions}", help="; ".join(f"{name}: {text}" for name, text in KINDS.items())
+    parser.usage = (
+        "humo data build INPUT... OUT [options] | refilter OUT | check FOLDER | {render,captions} FOLDER --clips N"
     )
-    parser.add_argument("folder", metavar="FOLDER", help="output folder; an interrupted run resumes there")
-    parser.add_argument("--clips", required=True, metavar="N", help="number of clips in the end (1 to 1000000)")
-    parser.add_argument("--seed", default="0", metavar="S", help="seed of everything (default 0)")
-    parser.add_argument("--size", default="96", metavar="N", help="width and height in pixels, even (default 96)")
-    parser.add_argument("--frames", metavar="N", help="frames per clip, 25 a second, 4k + 1 (default 41; of a take 1)")
+    kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
+    parser.add_argument("kind", metavar="{build,refilter,check,render,captions}", help=kinds)
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="build: inputs, then the output; others: one folder")
+    data_build.add_options(parser)
+    _add_render_options(parser)
+    text = "processes of one thread each (default: one per core); build --ray: workers in the cluster"
+    parser.add_argument("--workers", metavar="N", help=text)
+
+
+def _add_render_options(parser: Parser) -> None:
+    """Add the options of ``render`` and ``captions``."""
+    group = parser.add_argument_group("render, captions")
+    group.add_argument("--clips", metavar="N", help="number of clips in the end (1 to 1000000)")
+    group.add_argument("--seed", default="0", metavar="S", help="seed of everything (default 0)")
+    group.add_argument("--size", default="96", metavar="N", help="width and height in pixels, even (default 96)")
+    group.add_argument("--frames", metavar="N", help="frames per clip, 25 a second, 4k + 1 (default 41; of a take 1)")
     text = "write shards of takes instead of clips, with N takes of each person in either of two looks; "
     text += "--clips then counts people. Setting a person up costs more than drawing one"
-    parser.add_argument("--frames-per-look", metavar="N", help=text)
-    parser.add_argument("--sizes", metavar="WxH,...", help="sizes of shards in turn, instead of --size: 96x128,96x96")
-    parser.add_argument("--people-per-shard", default="64", metavar="N", help="people in each shard (default 64)")
-    parser.add_argument("--speeches", default="600", metavar="N", help="speeches that shards share (default 600)")
-    parser.add_argument("--double-every", default="0", metavar="N", help="every Nth shard at twice its size (0: none)")
-    parser.add_argument("--split", default="all", metavar="SPLIT", help="train, test, test-seen or all (default all)")
+    group.add_argument("--frames-per-look", metavar="N", help=text)
+    group.add_argument("--sizes", metavar="WxH,...", help="sizes of shards in turn, instead of --size: 96x128,96x96")
+    group.add_argument("--people-per-shard", default="64", metavar="N", help="people in each shard (default 64)")
+    group.add_argument("--speeches", default="600", metavar="N", help="speeches that shards share (default 600)")
+    group.add_argument("--double-every", default="0", metavar="N", help="every Nth shard at twice its size (0: none)")
+    group.add_argument("--split", default="all", metavar="SPLIT", help="train, test, test-seen or all (default all)")
     text = "fraction of clips without audio (default 0.2)"
-    parser.add_argument("--silent-fraction", default="0.2", metavar="X", help=text)
+    group.add_argument("--silent-fraction", default="0.2", metavar="X", help=text)
     text = "number of identities; a sixth is held out for the test split (default 2400)"
-    parser.add_argument("--identities", default="2400", metavar="N", help=text)
+    group.add_argument("--identities", default="2400", metavar="N", help=text)
     text = "tighter framing and more frontal poses, 0 to 1 (default 0)"
-    parser.add_argument("--closeup", default="0", metavar="X", help=text)
+    group.add_argument("--closeup", default="0", metavar="X", help=text)
     text = "amplitude of mouth movement, 0.5 to 2 (default 1)"
-    parser.add_argument("--articulation", default="1", metavar="X", help=text)
-    parser.add_argument("--supersample", default="2", metavar="N", help="samples per pixel and axis (default 2)")
-    parser.add_argument("--workers", metavar="N", help="processes of one thread each (default: one per core)")
+    group.add_argument("--articulation", default="1", metavar="X", help=text)
+    group.add_argument("--supersample", default="2", metavar="N", help="samples per pixel and axis (default 2)")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
@@ -84,8 +96,12 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if options.kind not in KINDS:
         raise RequestError("data", f"{options.kind!r} is unknown", did_you_mean(options.kind, KINDS))
-    if rest:
-        raise RequestError(rest[0], "is not an option of humo data", "see humo data --help")
+    options.paths += rest  # paths after options
+    if options.kind in data_build.ACTIONS:
+        return data_build.ACTIONS[options.kind](options, console)
+    folder = data_build.one_path(options)
+    if options.clips is None:
+        raise RequestError("--clips", "is missing", f"humo data {options.kind} {folder} --clips 100")
     settings = _parse(options)
     for name in ONE_THREAD:  # read by the libraries of this process and of those it starts
         os.environ[name] = "1"
@@ -155,7 +171,7 @@ def _write_clips(options: argparse.Namespace, settings: _Settings, console: Quie
         settings.closeup,
         settings.articulation,
     )
-    folder = Path(options.folder)
+    folder = data_build.one_path(options)
 
     def progress(done: int, total: int) -> None:
         console.step("clips", done, total)
@@ -196,7 +212,7 @@ def _write_shards(options: argparse.Namespace, settings: _Settings, console: Qui
         articulation=settings.articulation,
         supersample=settings.supersample,
     )
-    folder, shards = Path(options.folder), -(-settings.clips // config.people_per_shard)
+    folder, shards = data_build.one_path(options), -(-settings.clips // config.people_per_shard)
     written = write_shards(
         folder,
         config,

@@ -95,35 +95,91 @@ def read_clip(path: Path, *, field: str = "video", max_seconds: float | None = N
     Raises:
         MediaError: the file is missing, damaged or has no video stream.
     """
+    count = None if max_seconds is None else max(1, round(max_seconds * FRAMES_PER_SECOND))
+    return read_span(path, Span(count=count), field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a video on its grid of 25 frames a second.
+
+    Args:
+        origin: time of frame 0 on the file's clock, in seconds; None: the time of the first frame that is decoded.
+        first: number of the first frame. It needs an origin.
+        count: number of frames; None: all.
+    """
+
+    origin: Fraction | None = None
+    first: int = 0
+    count: int | None = None
+
+
+def read_span(path: Path, span: Span, *, field: str = "video", max_lines: int | None = None) -> TimedClip:
+    """Read a part of a video by its timestamps into memory; see `read_clip`.
+
+    Args:
+        path: a video file, with or without audio.
+        span: the part.
+        field: name of the input in error messages.
+        max_lines: the shorter side in pixels to which larger frames are scaled down.
+
+    Raises:
+        MediaError: the file is missing, damaged or has no video stream, or ends before the part.
+    """
+    grid = Grid(span)
+    turns = Orientation()
+    convert = VideoReformatter().reformat
+    kept_frames: list[Frame] = []
     with open_media(path, field, is_video=True) as container:
         if not container.streams.video:
             raise MediaError(field, f"{path.name!r} has no video stream", "give a video file")
-        grid = _Grid(max_seconds)
-        orientation = (0, False)
-        convert = VideoReformatter().reformat
-        kept_frames: list[Frame] = []
-        for time, duration, decoded in _timed_frames(container):
-            if not kept_frames and not grid.count:
-                orientation = orientation_of(decoded)
-            repeats = grid.place(time, duration)
-            if repeats and grid.pending is not None:
-                kept_frames += [grid.pending] * repeats
-            if grid.is_full:
-                break
-            pixels: Any = convert(decoded, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
-            grid.pending = _upright(pixels, orientation)
-        else:
-            if grid.pending is not None:
-                kept_frames += [grid.pending] * grid.finish()
+        for decoded, repeats in grid.frames(container):
+            turns.read(decoded)
+            width, height = fitting_size(decoded.width, decoded.height, max_lines)
+            pixels: Any = convert(decoded, width, height, format="rgb24", interpolation=SCALER_FLAGS).to_ndarray()
+            kept_frames += [turns.upright(pixels)] * repeats
         has_audio = bool(container.streams.audio)
     if not kept_frames:
         raise MediaError(field, f"{path.name!r} has no frames", "give another file; this one may be cut short")
     frames = np.stack(kept_frames)
     audio, start, gaps = None, 0.0, 0.0
     if has_audio:
-        audio, start, gaps = _timed_audio(path, field, grid.start, Fraction(len(frames), FRAMES_PER_SECOND))
-    timing = ClipTiming(grid.frame_rate, grid.num_repeated / len(frames), start, gaps, *orientation)
+        origin = grid.start + Fraction(span.first, FRAMES_PER_SECOND)
+        audio, start, gaps = read_audio(path, field, origin, Fraction(len(frames), FRAMES_PER_SECOND))
+    timing = ClipTiming(grid.frame_rate, grid.num_repeated / len(frames), start, gaps, turns.turns, turns.mirrored)
     return TimedClip(frames, audio, timing)
+
+
+def fitting_size(width: int, height: int, max_lines: int | None) -> tuple[int, int]:
+    """Return even width and height with the shorter side at most ``max_lines``; None keeps the size."""
+    if max_lines is None or min(width, height) <= max_lines:
+        return width, height
+    scale = max_lines / min(width, height)
+    return 2 * round(width * scale / 2), 2 * round(height * scale / 2)
+
+
+class Orientation:
+    """Orientation of a video, from its first frame.
+
+    Attributes:
+        turns: quarter turns to the left that set a frame upright.
+        mirrored: whether it is mirrored afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.turns, self.mirrored = 0, False
+        self._is_known = False
+
+    def read(self, decoded: av.VideoFrame) -> None:
+        """Take the orientation from a frame, if it is the first one."""
+        if not self._is_known:
+            self.turns, self.mirrored = orientation_of(decoded)
+            self._is_known = True
+
+    def upright(self, pixels: Frame) -> Frame:
+        """Return pixels (H, W, 3) turned upright."""
+        turned = np.rot90(pixels, self.turns)
+        return np.ascontiguousarray(turned[:, ::-1] if self.mirrored else turned)
 
 
 def orientation_of(decoded: av.VideoFrame) -> tuple[int, bool]:
@@ -146,23 +202,46 @@ def orientation_of(decoded: av.VideoFrame) -> tuple[int, bool]:
     return _QUARTER_TURNS.get((signs[0], signs[1], signs[2], signs[3]), (0, False))
 
 
-def _upright(pixels: Frame, orientation: tuple[int, bool]) -> Frame:
-    turns, mirrored = orientation
-    turned = np.rot90(pixels, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+SEEK_MARGIN_SECONDS = 1.0
+"""Seconds before a part at which reading begins, so that frames and samples that depend on earlier ones are whole."""
 
 
-class _Grid:
-    """Times of the 25-a-second grid, and which frame of the file each one shows; frames are passed in order."""
+class Grid:
+    """Times of the 25-a-second grid, and which frame of the file each one shows.
 
-    def __init__(self, max_seconds: float | None) -> None:
-        self.limit = None if max_seconds is None else max(1, round(max_seconds * FRAMES_PER_SECOND))
-        self.start = Fraction(0)
-        self.pending: Frame | None = None
-        self.count = 0  # grid times that have their frame
+    Args:
+        span: the part of the grid to fill.
+
+    Attributes:
+        start: time of frame 0 on the file's clock, in seconds.
+        count: grid times that have their frame, counted from frame 0 of the file.
+        num_repeated: how many of them repeat a frame across a gap.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.limit = None if span.count is None else span.first + span.count
+        self.start = span.origin or Fraction(0)
+        self.count = span.first
         self.num_repeated = 0
+        self._has_origin = span.origin is not None
+        self._first = span.first
         self._times: list[Fraction] = []
         self._duration = Fraction(1, FRAMES_PER_SECOND)
+
+    def frames(self, container: InputContainer) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Yield each frame that is shown, and at how many of the grid's times; 1 at 25 frames a second."""
+        if self._first:
+            seek(container, container.streams.video[0], self._time_of(self._first))
+        pending: av.VideoFrame | None = None
+        for time, duration, decoded in timed_frames(container):
+            repeats = self._place(time, duration)
+            if repeats and pending is not None:
+                yield pending, repeats
+            if self.is_full:
+                return
+            pending = decoded
+        if pending is not None and (repeats := self._finish()):
+            yield pending, repeats
 
     @property
     def is_full(self) -> bool:
@@ -175,9 +254,9 @@ class _Grid:
         span = self._times[-1] - self._times[0] if self._times else Fraction(0)
         return float((len(self._times) - 1) / span) if span else 0.0
 
-    def place(self, time: Fraction, duration: Fraction) -> int:
+    def _place(self, time: Fraction, duration: Fraction) -> int:
         """Return how often the frame before is shown until the one at ``time`` (s) is, on the file's clock."""
-        if not self._times:
+        if not self._times and not self._has_origin:
             self.start = time
         previous = self._times[-1] if self._times else time
         time = max(time, previous)
@@ -185,12 +264,12 @@ class _Grid:
         self._duration = duration
         return self._fill(previous, time)
 
-    def finish(self) -> int:
+    def _finish(self) -> int:
         """Return how often the last frame is shown until it ends."""
         last = self._times[-1]
         end = last + (self._duration or self._usual_step())
         repeats = 0
-        while not self.is_full and (not self.count or self._time_of(self.count) + _HALF_STEP < end):
+        while not self.is_full and (self.count == self._first or self._time_of(self.count) + _HALF_STEP < end):
             repeats += 1
             self.count += 1
         return repeats
@@ -216,7 +295,13 @@ class _Grid:
         return repeats
 
 
-def _timed_frames(container: InputContainer) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+def seek(container: InputContainer, stream: av.VideoStream | av.AudioStream, seconds: Fraction) -> None:
+    """Continue reading a stream a little before a time on the file's clock, at a frame that needs no earlier one."""
+    wanted = max(Fraction(0), seconds - Fraction(SEEK_MARGIN_SECONDS))
+    container.seek(int(wanted / Fraction(stream.time_base or 1)), stream=stream, backward=True)
+
+
+def timed_frames(container: InputContainer) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
     """Yield (time in s, duration in s or 0, frame) of the first video track, in the order in which they are shown."""
     stream = container.streams.video[0]
     rate = stream.average_rate or Fraction(FRAMES_PER_SECOND)
@@ -231,12 +316,24 @@ def _timed_frames(container: InputContainer) -> Iterator[tuple[Fraction, Fractio
         yield time, duration, decoded
 
 
-def _timed_audio(path: Path, field: str, start: Fraction, seconds: Fraction) -> tuple[AudioTrack | None, float, float]:
-    """Return the default audio track from ``start`` (s on the file's clock) on, its offset and its holes in seconds."""
+def read_audio(path: Path, field: str, start: Fraction, seconds: Fraction) -> tuple[AudioTrack | None, float, float]:
+    """Return a part of the default audio track, silence where it has none; its offset; and its holes in seconds.
+
+    Args:
+        path: a file with audio.
+        field: name of the input in error messages.
+        start: seconds on the file's clock.
+        seconds: length of the part.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
     pieces: list[tuple[int, AudioSamples]] = []  # first sample on the clock, samples
     rate = channels = 0
     with open_media(path, field) as container:
         stream = default_audio_stream(container)
+        if start > SEEK_MARGIN_SECONDS:
+            seek(container, stream, start)
         for frame in container.decode(stream):
             if rate and (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
                 break

@@ -4,7 +4,7 @@
     reference_image/ID.png       the same person in another image (or .jpg, .jpeg, .webp)
     video_caption.parquet        a column that names the video (its stem is the ID) and a column of captions; detected
                                  by their contents unless a recipe names them. Optional: ``paraphrases``, lists of texts
-    truth/attributes.parquet     optional: a column that names the video, and ``split``
+    truth/attributes.parquet     optional: a column that names the video, and ``split``; attributes.parquet likewise
     truth/ID.npz                 optional ground truth of rendered people; every array is optional:
         face        face mask of every frame over the whole frame, at any resolution: (F, S, S) bool; or uint8 with
                     eight columns in a byte (`numpy.packbits` along the last axis), then ``size`` is S unless S is a
@@ -118,7 +118,8 @@ def _scan(folder: Path, data: DataConfig, prefix: str) -> Corpus:
         raise RequestError("data.folder", f"{str(folder / VIDEOS)!r} has no .mp4 file", _FORMAT_REMEDY)
     references = {path.stem: path for path in sorted((folder / REFERENCES).glob("*")) if path.suffix in IMAGE_SUFFIXES}
     captions = _captions(folder / CAPTIONS, data, videos)
-    splits = _splits(folder / TRUTH / ATTRIBUTES, videos)
+    tables = (folder / TRUTH / ATTRIBUTES, folder / ATTRIBUTES)  # of rendered people, and of `humo data build`
+    splits = next((each for path in tables if (each := _splits(path, videos))), {})
     clips: dict[str, list[ClipFiles]] = {}
     without_video = sorted(references.keys() - videos)
     bad = [BadClip(prefix + name, f"has a reference image, but no video in {VIDEOS}/") for name in without_video]

@@ -1,0 +1,1 @@
+"""Tests of building datasets from raw videos."""
