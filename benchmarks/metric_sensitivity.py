@@ -40,7 +40,7 @@ FLICKER = 8
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What is measured: frames, audio, and the case with its reference."""
+    """Input of the metrics: frames, audio, and the case with its reference."""
 
     frames: Frame
     audio: AudioTrack

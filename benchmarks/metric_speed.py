@@ -45,7 +45,7 @@ assert syncnet
 
 
 def seconds_of(name: str, case: Case, path: Path, rounds: int) -> tuple[float, str]:
-    """Return the median time of a metric on a clip that is decoded anew, and the status of its value."""
+    """Return the median time of a metric on a clip that is decoded again, and the status of its value."""
     times, status = [], ""
     for number in range(rounds + 1):
         context = CaseContext(case, path)

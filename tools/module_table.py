@@ -14,7 +14,7 @@ HEAD = "| package | purpose | modules |\n|---|---|---|\n"
 PURPOSES = {
     "cli": "the command `humo`, one file a command",
     "server": "HTTP service, workers, web page",
-    "evaluation": "metrics of a model or of one video",
+    "evaluation": "metrics, cases, runner, statistics, report; the open benchmark",
     "training": "recipes, data, losses, loop, distillation",
     "jobs": "from a request to a file; batches; replay",
     "distributed": "process group, one clip on several GPUs, FSDP, Ray",

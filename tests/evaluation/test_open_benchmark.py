@@ -47,7 +47,7 @@ def test_edits_change_the_text_and_nothing_else() -> None:
     for start in range(0, 20, 4):
         group = edits[start : start + 4]
         assert len({plan.actors[0].seed for plan in group}) == 1
-        assert len({plan.actors[0].reference_look for plan in group}) == 1
+        assert len({plan.actors[0].reference_outfit for plan in group}) == 1
         assert len({plan.audio for plan in group}) == 1
         assert len({plan.prompt for plan in group}) == 4
 

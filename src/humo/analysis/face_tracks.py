@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class TrackRules:
-    """Where published trackers differ.
+    """Settings in which published trackers differ.
 
     Args:
         min_frames: a track is longer than this, a shot at least as long.

@@ -73,7 +73,10 @@ _LATENTSYNC = "ByteDance/LatentSync-1.5"
 _VIDEOREWARD_PROMPTS = (
     "https://raw.githubusercontent.com/KwaiVGI/VideoAlign/219ab9db64c045e5181a2202d11f686439351292/prompt_template.py"
 )
-_LAION = "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/main/sa_0_4_vit_l_14_linear.pth"
+_LAION = (
+    "https://raw.githubusercontent.com/LAION-AI/aesthetic-predictor/6d122adad522ab246644d9dc1c6d7a3810ee255f/"
+    "sa_0_4_vit_l_14_linear.pth"
+)
 
 WEIGHTS: Mapping[str, Weights] = {
     "clip_vit_l_14": Weights(
@@ -95,7 +98,15 @@ WEIGHTS: Mapping[str, Weights] = {
         "LAION's linear aesthetic head on CLIP ViT-L/14",
         "MIT",
         "yes",
-        (WeightFile("sa_0_4_vit_l_14_linear.pth", _LAION, "", 4_000),),
+        (
+            WeightFile(
+                "sa_0_4_vit_l_14_linear.pth",
+                _LAION,
+                "",
+                4_071,
+                "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
+            ),
+        ),
         "https://github.com/LAION-AI/aesthetic-predictor",
     ),
     "musiq_spaq": Weights(
@@ -249,6 +260,16 @@ def missing_files(name: str) -> list[Path]:
     """Return the files of weights that are not there."""
     paths = [weights_folder() / name / file.name for file in WEIGHTS[name].files]
     return [path for path in paths if not path.is_file()]
+
+
+def check_weights(name: str) -> None:
+    """Compare the checksums of all files of weights.
+
+    Raises:
+        CheckpointError: a file is missing, or its checksum differs.
+    """
+    for index in range(len(WEIGHTS[name].files)):
+        weights_file(name, index)
 
 
 def weights_checksum(name: str) -> str:

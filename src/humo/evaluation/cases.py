@@ -130,13 +130,13 @@ def check_ids(ids: Iterable[str], where: str) -> None:
     Raises:
         RequestError: names the first one.
     """
-    seen: set[str] = set()
+    known: set[str] = set()
     for one in ids:
-        if one in seen:
+        if one in known:
             raise RequestError("id", f"{one!r} occurs twice in {where}", "give each case a name of its own")
         if not one.strip() or Path(one).name != one or "\0" in one or one.startswith("."):
             raise RequestError("id", f"{one!r} in {where} cannot name a file", "use letters, digits, - and _")
-        seen.add(one)
+        known.add(one)
 
 
 def _parse(line: str, number: int, path: Path) -> Case:

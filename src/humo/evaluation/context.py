@@ -1,4 +1,4 @@
-"""What the metrics of one video share: decoded frames and audio, face meshes, embeddings; each computed once.
+"""Parts of one video that its metrics share: decoded frames and audio, face meshes, embeddings; each computed once.
 
 Networks are loaded once a process and kept.
 """

@@ -34,7 +34,7 @@ DECIMALS = 6
 
 
 class Direction(StrEnum):
-    """Which values are better."""
+    """Direction in which values are better."""
 
     UP = "up"
     DOWN = "down"

@@ -48,6 +48,10 @@ _LIP_METRICS = ("face_detection_rate", "mouth_jaw_corr", "mouth_jaw_corr_mismatc
 
 SUITES: Mapping[str, Suite] = {
     "offline": Suite("everything that needs no weights to download", _names(lips, identity, steadiness)),
+    "rendered": Suite(
+        "offline, and comparisons with the ground truth of rendered clips",
+        _names(lips, identity, steadiness, ground_truth),
+    ),
     "paper": Suite(
         "the paper's metrics, under named protocols; they need weights",
         (
@@ -64,10 +68,6 @@ SUITES: Mapping[str, Suite] = {
     ),
     "sync": Suite("SyncNet's scores under both protocols, and the built-in ones", (*_names(syncnet), *_LIP_METRICS)),
     "all": Suite("every metric", tuple(METRICS)),
-    "rendered": Suite(
-        "the same, and comparisons with the ground truth of rendered clips",
-        _names(lips, identity, steadiness, ground_truth),
-    ),
 }
 """Name -> suite."""
 

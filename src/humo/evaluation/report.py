@@ -131,12 +131,18 @@ def _clip(evaluation: Evaluation, result: VideoResult) -> tuple[dict[str, Any], 
     """Return a clip's part of the page, its seconds, and the waveform of its own audio."""
     clip, problem = media.clip_media(evaluation.folder / result.video)
     scores = {name: _score(score) for name, score in result.scores.items()}
-    shown: dict[str, Any] = {"seed": result.seed, "scores": scores, "problem": problem, "strip": None, "video": None}
+    page_clip: dict[str, Any] = {
+        "seed": result.seed,
+        "scores": scores,
+        "problem": problem,
+        "strip": None,
+        "video": None,
+    }
     if clip is None:
-        return shown, 0.0, None
-    shown |= {"strip": media.strip(clip.frames), "video": media.playable(clip)}
+        return page_clip, 0.0, None
+    page_clip |= {"strip": media.strip(clip.frames), "video": media.playable(clip)}
     wave = None if clip.audio is None else media.waveform(clip.audio.samples.mean(axis=0))
-    return shown, len(clip.frames) / FRAMES_PER_SECOND, wave
+    return page_clip, len(clip.frames) / FRAMES_PER_SECOND, wave
 
 
 def _score(score: Score) -> dict[str, Any]:

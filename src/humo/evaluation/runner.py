@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from humo.analysis.weights import missing_files, weights_checksum
+from humo.analysis.weights import check_weights, weights_checksum
 from humo.errors import CheckpointError, DependencyError, HuMoError, RequestError
 from humo.evaluation.case_sources import CaseSet, Video
 from humo.evaluation.cases import CASES_FILE, write_cases
@@ -80,22 +80,19 @@ class RunReport:
 
 
 def check_available(metrics: Sequence[Metric]) -> Selection:
-    """Separate the metrics whose weights are missing.
-
-    Raises:
-        CheckpointError: weights have another checksum than published.
-    """
+    """Separate the metrics whose weights are missing, or have another checksum than published."""
     checksums: dict[str, str] = {}
     unavailable: dict[str, str] = {}
     available = []
     for metric in metrics:
-        lacking = [name for name in metric.weights if missing_files(name)]
-        if lacking:
-            commands = f"run `humo evaluate weights get {metric.name}`"
-            unavailable[metric.name] = f"its weights are missing ({', '.join(lacking)}); {commands}"
-            continue
-        checksums |= {name: weights_checksum(name) for name in metric.weights}
-        available.append(metric)
+        try:
+            for name in metric.weights:
+                check_weights(name)
+                checksums[name] = weights_checksum(name)
+        except CheckpointError as error:
+            unavailable[metric.name] = str(error)
+        else:
+            available.append(metric)
     return Selection(tuple(available), unavailable, checksums)
 
 
@@ -131,8 +128,8 @@ def run_evaluation(
     if not videos:
         raise RequestError("SOURCE", "none of its cases has a video", "name the folder of the videos: --videos FOLDER")
     if not selection.metrics:
-        name, why = next(iter(selection.unavailable.items()))
-        raise RequestError(name, why, "or choose --suite offline")
+        problem = f"none of them can be measured; {next(iter(selection.unavailable.values()))}"
+        raise RequestError("metrics", problem, "or choose --suite offline")
     hashes = {metric.name: metric.protocol_hash(selection.checksums) for metric in selection.metrics}
     pending = _pending(videos, selection.metrics, hashes, folder)
     done = len(videos) - len(pending)

@@ -23,18 +23,18 @@ STAGES = ((64, 3), (128, 13), (256, 30), (512, 3))
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, channels: int, out_channels: int, spacing: int) -> None:
         super().__init__()
-        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, spacing)
         if channels != out_channels:
-            projection = nn.Conv2d(channels, out_channels, 1, stride, bias=False)
+            projection = nn.Conv2d(channels, out_channels, 1, spacing, bias=False)
             self.shortcut_layer = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(channels),
             nn.Conv2d(channels, out_channels, 3, 1, 1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.PReLU(out_channels),
-            nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
+            nn.Conv2d(out_channels, out_channels, 3, spacing, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         )
 

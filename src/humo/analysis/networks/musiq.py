@@ -202,11 +202,11 @@ class Musiq(nn.Module):
         return (rows[:, None] * self.config.grid + columns).flatten()
 
 
-def _conv(width: int, out_width: int, kernel: int, stride: int = 1) -> _StandardizedConv:
-    return _StandardizedConv(width, out_width, kernel, stride, bias=False)
+def _conv(width: int, out_width: int, kernel: int, spacing: int = 1) -> _StandardizedConv:
+    return _StandardizedConv(width, out_width, kernel, spacing, bias=False)
 
 
-def _pad_same(x_BCHW: Tensor, kernel: int, stride: int) -> Tensor:
+def _pad_same(x_BCHW: Tensor, kernel: int, spacing: int) -> Tensor:
     """Pad with zeros as TensorFlow's ``SAME`` does: an odd pixel goes right or below."""
-    height, width = (max(0, (math.ceil(side / stride) - 1) * stride + kernel - side) for side in x_BCHW.shape[-2:])
+    height, width = (max(0, (math.ceil(side / spacing) - 1) * spacing + kernel - side) for side in x_BCHW.shape[-2:])
     return F.pad(x_BCHW, (width // 2, width - width // 2, height // 2, height - height // 2))

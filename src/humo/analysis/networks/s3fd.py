@@ -173,8 +173,8 @@ def detect_faces(network: S3FD, frame: NDArray[np.uint8], scale: float, min_scor
     boxes, scores = boxes[confident], scores[confident]
     kept = suppress(boxes, scores, LEVEL_OVERLAP)[:MAX_BOXES]
     pixels_N4 = boxes[kept] * np.array([width, height, width, height], np.float32)
-    found = np.concatenate([pixels_N4, scores[kept, None]], axis=1)
-    result: Boxes = found[suppress(found[:, :4], found[:, 4], FINAL_OVERLAP)]
+    candidates = np.concatenate([pixels_N4, scores[kept, None]], axis=1)
+    result: Boxes = candidates[suppress(candidates[:, :4], candidates[:, 4], FINAL_OVERLAP)]
     return result
 
 

@@ -24,10 +24,10 @@ LIP_SIDE, CEPSTRA = 224, 13
 EMBEDDING_SIZE = 1024
 
 Layer = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Channels in and out, kernel, stride, padding of a convolution."""
+"""Channels in and out, kernel, spacing, padding of a convolution."""
 
 Pool = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Kernel, stride, padding of a pooling layer."""
+"""Kernel, spacing, padding of a pooling layer."""
 
 _AUDIO: Sequence[Layer | Pool] = (
     (1, 64, (3, 3), (1, 1), (1, 1)),

@@ -35,9 +35,9 @@ def measure_color_drift(context: CaseContext, protocol: Protocol) -> Measurement
 def measure_cuts(context: CaseContext, protocol: Protocol) -> Measurement:
     """Return the number of hard cuts."""
     cuts = find_cuts(context.frames)
-    marks = np.zeros(len(context.frames))
-    marks[cuts] = 1
-    return Measurement(float(len(cuts)), frames=len(context.frames), curves={"cut": marks})
+    is_cut = np.zeros(len(context.frames))
+    is_cut[cuts] = 1
+    return Measurement(float(len(cuts)), frames=len(context.frames), curves={"cut": is_cut})
 
 
 def measure_motion(context: CaseContext, protocol: Protocol) -> Measurement:

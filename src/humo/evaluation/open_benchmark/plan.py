@@ -32,7 +32,7 @@ LONG_SECONDS = (30.0,) * 6 + (120.0,) * 4
 """Lengths of the long cases."""
 
 CLOSEUP = 0.8
-"""How tight people are framed, 0 to 1."""
+"""Tightness of the framing of people, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,14 @@ class Actor:
 
     Args:
         seed: of the identity.
-        look: seed of the appearance in the video.
-        reference_look: seed of the appearance in the reference.
+        outfit: seed of the appearance in the video.
+        reference_outfit: seed of the appearance in the reference.
         mood: expression.
     """
 
     seed: int
-    look: int
-    reference_look: int
+    outfit: int
+    reference_outfit: int
     mood: Mood = "neutral"
 
     @cached_property
@@ -75,12 +75,12 @@ class Actor:
     @cached_property
     def appearance(self) -> Appearance:
         """Clothes and place in the video."""
-        return Appearance.from_seed(self.person, self.look).closer(CLOSEUP)
+        return Appearance.from_seed(self.person, self.outfit).closer(CLOSEUP)
 
     @cached_property
     def reference_appearance(self) -> Appearance:
         """Clothes and place in the reference."""
-        return Appearance.from_seed(self.person, self.reference_look).closer(CLOSEUP)
+        return Appearance.from_seed(self.person, self.reference_outfit).closer(CLOSEUP)
 
     def attributes(self, *, talks: bool) -> dict[str, str]:
         """Return what the prompt describes."""
@@ -117,7 +117,7 @@ class CasePlan:
 
     @property
     def talks(self) -> bool:
-        """Whether somebody should speak."""
+        """True where somebody should speak."""
         return self.speaker is not None
 
 
@@ -137,13 +137,13 @@ def plan_benchmark(seed: int = 0) -> list[CasePlan]:
     return [plan for part in parts for plan in part(seed)]
 
 
-def _actor(seed: int, category: str, number: int, look: int = 0) -> Actor:
+def _actor(seed: int, category: str, number: int, outfit: int = 0) -> Actor:
     """Return a person whose reference shows other clothes and another place than the video."""
     person = derive_seed(seed, category, number, "person")
     reference = derive_seed(seed, category, number, "reference")
     mood = MOODS[derive_seed(seed, category, number, "mood") % len(MOODS)]
     for step in range(64):
-        actor = Actor(person, derive_seed(seed, category, number, "look", look, step), reference, mood)
+        actor = Actor(person, derive_seed(seed, category, number, "outfit", outfit, step), reference, mood)
         video, image = actor.appearance, actor.reference_appearance
         if all(getattr(video, name) != getattr(image, name) for name in ("clothes", "clothes_color", "background")):
             return actor
@@ -238,8 +238,8 @@ def _together(seed: int) -> Iterator[CasePlan]:
 
 def _edit(seed: int) -> Iterator[CasePlan]:
     for number in range(20):
-        person, look = divmod(number, 4)
-        actor = _actor(seed, "edit", person, look)
+        person, outfit = divmod(number, 4)
+        actor = _actor(seed, "edit", person, outfit)
         prompt = _caption(actor, person, talks=True, describes=False)
         audio = AudioPlan("speech", "en", person)
         yield CasePlan(f"edit-{number:03}", "edit", prompt, (actor,), ("person 0",), audio, 0)

@@ -268,7 +268,7 @@ def data_card(plans: Sequence[CasePlan], seed: int) -> str:
 | people | {len({actor.seed for plan in plans for actor in plan.actors})}, all rendered; nobody exists |
 | references | {sum(len(plan.references) for plan in plans)} images |
 | license | {LICENSE}: people, objects and voices are computed, no recording or photograph was used |
-| written by | humo {__version__}, `humo evaluate benchmark FOLDER --seed {seed}`; the same files on every machine |
+| written by | humo {__version__}, `humo evaluate benchmark FOLDER --seed {seed}` |
 
 **Use.** Compare models that turn text, images and audio into videos of people. Give each model the prompt, the
 references and the audio of a case, and write `videos/ID.mp4`. `speech/` holds the voice alone where there is music.
