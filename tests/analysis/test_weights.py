@@ -94,7 +94,7 @@ def test_a_license_is_asked_for_once(catalog: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("arguments", "error"),
     [
         (["get"], "weights: 'get' is unknown; humo evaluate weights get NAME"),
         (["get", "opne"], "NAME: 'opne' is unknown; did you mean 'open'?"),
@@ -103,9 +103,9 @@ def test_a_license_is_asked_for_once(catalog: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_wrong_names_are_one_line(
-    words: list[str], error: str, catalog: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], error: str, catalog: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "weights", *words]) == 2
+    assert main(["evaluate", "weights", *arguments]) == 2
     assert error in capsys.readouterr().err
 
 

@@ -48,11 +48,11 @@ def test_cases_survive_writing_and_reading(tmp_path: Path) -> None:
         request={"frames": 25},
     )
     write_cases([case], tmp_path / "cases.jsonl")
-    (again,) = read_cases(tmp_path / "cases.jsonl")
-    assert again == case
-    assert again.person_reference == tmp_path / "images" / "a.png"
-    assert not again.lacks(Need.REFERENCE)
-    assert again.lacks(Need.TRUTH)
+    (reread,) = read_cases(tmp_path / "cases.jsonl")
+    assert reread == case
+    assert reread.person_reference == tmp_path / "images" / "a.png"
+    assert not reread.lacks(Need.REFERENCE)
+    assert reread.lacks(Need.TRUTH)
     stored = json.loads((tmp_path / "cases.jsonl").read_text())
     assert stored["references"] == ["images/a.png", "b.png"]
     videos, missing = find_videos(read_source(tmp_path), tmp_path)
@@ -64,7 +64,7 @@ def test_cases_survive_writing_and_reading(tmp_path: Path) -> None:
     [
         ("{", r"cases: line 1 of cases.jsonl is not JSON .*; correct that line"),
         ('{"prompt": "a"}', r"cases: line 1 of cases.jsonl has no id; give an object"),
-        ('{"id": "a", "sound": "b"}', r"cases: line 1 of cases.jsonl has the field 'sound'; known are attributes, "),
+        ('{"id": "a", "noise": "b"}', r"cases: line 1 of cases.jsonl has the field 'noise'; known are attributes, "),
         ('{"id": "a"}\n{"id": "a"}', r"id: 'a' occurs twice in cases.jsonl; give each case a name of its own"),
         ('{"id": "a/b"}', r"id: 'a/b' in cases.jsonl cannot name a file; use letters"),
         ("\n", r"cases: cases.jsonl has no cases; give a file"),

@@ -77,17 +77,17 @@ def test_every_mode_runs_at_lengths_outside_training(mode: str, frames: int) -> 
 
 def test_generate_without_a_model_uses_it_and_so_does_replay(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    words = ["generate", "--prompt", "A man talks.", "--frames", "5", "--steps", "2", "--output", str(output)]
-    assert main(words) == 0
+    arguments = ["generate", "--prompt", "A man talks.", "--frames", "5", "--steps", "2", "--output", str(output)]
+    assert main(arguments) == 0
     assert main(["generate", "--replay", str(output)]) == 0
-    first, again = (read_video(path).frames for path in (output, tmp_path / "out-again.mp4"))
-    assert (first == again).all()
+    first, replayed = (read_video(path).frames for path in (output, tmp_path / "out-again.mp4"))
+    assert (first == replayed).all()
 
 
 def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = next(one for one in read_source(people).cases if one.expected == "speaks")
-    words = ["evaluate", "video", str(case.truth_video), "--image", str(case.references[0]), "--json"]
-    assert main(words) == 0
+    arguments = ["evaluate", "video", str(case.truth_video), "--image", str(case.references[0]), "--json"]
+    assert main(arguments) == 0
     metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert metrics["face_detection_rate"] == 1.0
     assert metrics["mouth_jaw_corr"] > 0.4
@@ -96,21 +96,21 @@ def test_one_video_is_measured(people: Path, capsys: pytest.CaptureFixture[str])
 
 def test_several_seeds_are_averaged_within_a_case(people: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["evaluate", "run", str(people), str(out), "--model", "humo-nano", "--limit", "2", "--seeds", "2"]
+    arguments = ["evaluate", "run", str(people), str(out), "--model", "humo-nano", "--limit", "2", "--seeds", "2"]
     names = "temporal_flicker,psnr"
-    assert main([*words, "--metrics", names, "--workers", "1", "mode=TA", "frames=5", "steps=2"]) == 0
+    assert main([*arguments, "--metrics", names, "--workers", "1", "mode=TA", "frames=5", "steps=2"]) == 0
     evaluation = read_evaluation(out)
     assert [result.seed for result in evaluation.results] == [0, 1, 0, 1]
     values = case_values(evaluation, "psnr")
     first = [result.scores["psnr"].value for result in evaluation.results[:2]]
     assert first[0] != first[1], "of other noise"
     assert values[evaluation.results[0].case] == pytest.approx(np.mean([one for one in first if one is not None]))
-    assert main([*words, "--metrics", names, "--workers", "1", "mode=TA", "frames=5", "steps=2"]) == 0
+    assert main([*arguments, "--metrics", names, "--workers", "1", "mode=TA", "frames=5", "steps=2"]) == 0
 
 
 def test_true_clips_go_through_the_autoencoder(people: Path, tmp_path: Path) -> None:
-    words = ["evaluate", "run", str(people), str(tmp_path / "out"), "--model", "humo-nano", "--reconstruct"]
-    assert main([*words, "--limit", "2", "--metrics", "psnr,id_dlib", "--workers", "1"]) == 0
+    arguments = ["evaluate", "run", str(people), str(tmp_path / "out"), "--model", "humo-nano", "--reconstruct"]
+    assert main([*arguments, "--limit", "2", "--metrics", "psnr,id_dlib", "--workers", "1"]) == 0
     evaluation = read_evaluation(tmp_path / "out")
     assert min(case_values(evaluation, "psnr").values()) > 27
     assert max(case_values(evaluation, "id_dlib").values()) < 0.4
@@ -128,8 +128,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_its_metrics_on_unseen_people_and_voices(people: Path, tmp_path: Path) -> None:
     """Eight clips: bounds well below docs/nano.md, which has sixty-four, and well above chance."""
-    words = ["evaluate", "run", str(people), str(tmp_path / "out"), "--model", "humo-nano", "--limit", "8"]
-    assert main([*words, "--suite", "rendered", "--workers", "1", "frames=25"]) in (0, 3)
+    arguments = ["evaluate", "run", str(people), str(tmp_path / "out"), "--model", "humo-nano", "--limit", "8"]
+    assert main([*arguments, "--suite", "rendered", "--workers", "1", "frames=25"]) in (0, 3)
     evaluation = read_evaluation(tmp_path / "out")
     assert len(evaluation.results) == 8
     means = {name: np.mean([*case_values(evaluation, name).values()]) for name in evaluation.metrics}

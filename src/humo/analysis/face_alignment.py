@@ -64,7 +64,9 @@ def load_onnx(path: Path) -> Network:
     try:
         import onnxruntime
     except ImportError as error:
-        raise DependencyError("evaluate", "onnxruntime is not installed", "pip install humo-video[evaluate]") from error
+        raise DependencyError(
+            "evaluate", "onnxruntime is not installed", "pip install 'humo-video[evaluate]'"
+        ) from error
     options: Any = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

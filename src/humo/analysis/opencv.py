@@ -16,7 +16,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        remedy = "pip install humo-video[evaluate]"
+        remedy = "pip install 'humo-video[evaluate]'"
         raise DependencyError("evaluate", "opencv-python-headless is not installed", remedy) from error
     cv2.setNumThreads(1)
     return cv2

@@ -114,7 +114,7 @@ def find_cuts(frames: Frames) -> list[int]:
     try:
         from scenedetect import AdaptiveDetector, FrameTimecode
     except ImportError as error:
-        remedy = "pip install humo-video[evaluate]"
+        remedy = "pip install 'humo-video[evaluate]'"
         raise DependencyError("evaluate", "scenedetect-headless is not installed", remedy) from error
     detector: Any = AdaptiveDetector(min_scene_len=MIN_SHOT_FRAMES)
     scale = min(1.0, CUT_SIDE / min(frames.shape[1:3]))

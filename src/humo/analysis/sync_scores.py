@@ -149,7 +149,7 @@ def find_shots(frames: Frames) -> list[tuple[int, int]]:
     try:
         from scenedetect import ContentDetector, FrameTimecode
     except ImportError as error:
-        remedy = "pip install humo-video[evaluate]"
+        remedy = "pip install 'humo-video[evaluate]'"
         raise DependencyError("evaluate", "scenedetect-headless is not installed", remedy) from error
     detector: Any = ContentDetector()
     factor = max(1.0, frames.shape[2] / SHOT_SIDE)

@@ -241,7 +241,7 @@ def _rows(path: Path, columns: tuple[str, ...] | None) -> list[dict[str, Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        remedy = "pip install humo-video[evaluate]"
+        remedy = "pip install 'humo-video[evaluate]'"
         raise DependencyError("evaluate", "pyarrow is not installed, and corpora need it", remedy) from error
     try:
         table = pyarrow.parquet.read_table(path, columns=None if columns is None else list(columns))

@@ -226,7 +226,7 @@ def _write_table(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        remedy = "pip install humo-video[evaluate]"
+        remedy = "pip install 'humo-video[evaluate]'"
         raise DependencyError("evaluate", "pyarrow is not installed, and Parquet needs it", remedy) from error
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in columns.items()])
     table = pyarrow.Table.from_pylist(list(rows), schema=schema)
