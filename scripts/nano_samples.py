@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from humo.checkpoints.model_folder import find_model_folder
-from humo.evaluation.benchmark import generate_clips, load_samples
+from humo.evaluation.case_sources import read_source
+from humo.evaluation.generation import generate_videos
 from humo.jobs.engine import Engine
 from humo.jobs.generate import build_request, generate, prepare_job
+from humo.media.clip_reader import read_clip
 from humo.media.image import load_image
-from humo.runtime.loading import load_pipeline
 
 CLIPS, COLUMNS, FRAMES = 8, 9, 25
 """Clips on the sheet, frames shown of each, and frames generated of each."""
@@ -29,18 +30,22 @@ EXAMPLES_WITH_AUDIO = ("woman", "man", "elder", "words")
 
 
 def write_sheet(folder: str, target: Path) -> None:
-    """Write an image with two rows a sample: the true clip, and the generated one; the reference is on the left.
+    """Write an image with two rows a case: the true clip, and the generated one; the reference is on the left.
 
-    Half of the samples are of people of the training set, half of people that are not in it.
+    Half of the cases are of people of the training set, half of people that are not in it.
     """
-    samples = load_samples(folder, CLIPS, FRAMES)
-    generated = generate_clips(load_pipeline(find_model_folder(None)), samples, "TIA", lambda name, done, total: None)
+    source = read_source(Path(folder), CLIPS)
     times = np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int)
-    size = generated[0].shape[2], generated[0].shape[1]
     rows = []
-    for sample, clip in zip(samples, generated, strict=True):
-        reference = np.asarray(load_image(sample.clip.reference).convert("RGB").resize(size))
-        rows += [np.concatenate([reference, *frames[times]], axis=1) for frames in (sample.frames, clip)]
+    with tempfile.TemporaryDirectory() as videos:
+        generate_videos(source, Path(videos), {"frames": FRAMES})
+        for case in source.cases:
+            assert case.truth_video is not None
+            generated = read_clip(Path(videos) / f"{case.id}.mp4").frames
+            size = generated.shape[2], generated.shape[1]
+            reference = np.asarray(load_image(case.references[0]).resize(size))
+            clips = (read_clip(case.truth_video).frames, generated)
+            rows += [np.concatenate([reference, *frames[times]], axis=1) for frames in clips]
     Image.fromarray(np.concatenate(rows)).save(target, quality=88)
 
 

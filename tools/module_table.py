@@ -15,7 +15,7 @@ PURPOSES = {
     "cli": "the command `humo`, one file a command",
     "server": "HTTP service, workers, web page",
     "data": "datasets from raw videos: stages, engine, report",
-    "evaluation": "metrics of a model or of one video",
+    "evaluation": "metrics, cases, runner, statistics, report; the open benchmark",
     "training": "recipes, data, losses, loop, distillation",
     "jobs": "from a request to a file; batches; replay",
     "distributed": "process group, one clip on several GPUs, FSDP, Ray",

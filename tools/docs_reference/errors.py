@@ -86,7 +86,7 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "Evaluation": (
         "`humo evaluate`.",
-        ("cli.evaluate", "evaluation", "analysis", "media.face_identity"),
+        ("cli.evaluate", "cli.metric_weights", "evaluation", "analysis", "media.face_identity"),
     ),
     "Checks": (
         "`humo verify`, and what `humo doctor` reports.",

@@ -9,6 +9,7 @@ Shape suffixes: T audio rows (25 a second), N audio bands, D width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,39 @@ def correlation(a: Curve, b: Curve) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def correlation_by_lag(mouth: Curve, jaw: Curve) -> dict[int, float]:
-    """Return the correlation of mouth and jaw at each lag from -`MAX_LAG` to `MAX_LAG` frames.
+def correlation_by_lag(mouth: Curve, jaw: Curve, max_lag: int = MAX_LAG) -> dict[int, float]:
+    """Return the correlation of mouth and jaw at each lag from -``max_lag`` to ``max_lag`` frames.
 
     At a positive lag the mouth is late.
     """
+    length = min(len(mouth), len(jaw))
+    mouth, jaw = mouth[:length], jaw[:length]
     correlations = {}
-    for lag in range(-MAX_LAG, MAX_LAG + 1):
+    for lag in range(-max_lag, max_lag + 1):
         correlations[lag] = correlation(mouth[max(0, lag) :], jaw[max(0, -lag) :])
     return correlations
+
+
+@dataclass(frozen=True, slots=True)
+class LipAgreement:
+    """Agreement of a mouth curve with a jaw curve.
+
+    Args:
+        correlation: without a lag.
+        offset: lag in frames at which the correlation is highest; positive: the mouth is late.
+        peak: correlation at that lag.
+        margin: by how much the peak exceeds the median over all lags.
+    """
+
+    correlation: float
+    offset: int
+    peak: float
+    margin: float
+
+
+def lip_agreement(mouth: Curve, jaw: Curve, max_lag: int = MAX_LAG) -> LipAgreement:
+    """Compare a mouth curve with a jaw curve at every lag up to ``max_lag`` frames; of equal lags the smallest wins."""
+    by_lag = correlation_by_lag(mouth, jaw, max_lag)
+    offset = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
+    peak = by_lag[offset]
+    return LipAgreement(by_lag[0], offset, peak, peak - float(np.median(list(by_lag.values()))))

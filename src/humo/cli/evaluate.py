@@ -1,56 +1,86 @@
-"""``humo evaluate``: metrics of a model, or of one video."""
+"""``humo evaluate``: measure videos, compare models, write reports, and manage the weights of metrics."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.cli.exit_codes import DONE
-from humo.cli.options import Parser
+from humo.cli.exit_codes import DONE, SOME_FAILED
+from humo.cli.metric_weights import run_weights
+from humo.cli.options import Parser, parse_integer
 from humo.errors import RequestError, did_you_mean
-from humo.files import atomic_write
 
 if TYPE_CHECKING:
     from humo.cli.console import Quiet
+    from humo.evaluation.case_sources import CaseSet, Video
+    from humo.evaluation.comparison import MetricSummary
+    from humo.evaluation.metric import Metric
+    from humo.evaluation.runner import RunReport
+    from humo.jobs.batch import Outcome
 
-SUMMARY = "measure lip sync, identity and prompt following of a model, or of one video"
+SUMMARY = "measure videos, compare models, write reports"
 
-KINDS = {
-    "benchmark": "a model, on people that `humo data render` renders, beside the ground truth",
-    "video": "one video, by its own audio and an image of the person",
+VERBS_HELP = {
+    "run": "measure the videos of a folder, a job file, a corpus or a benchmark",
+    "video": "measure one video",
+    "compare": "compare two evaluations of the same cases",
+    "report": "write evaluations as one HTML page",
+    "weights": "list or download the weights of metrics",
+    "benchmark": "write the open benchmark: 200 cases that anybody may use",
 }
-"""Kinds of evaluation, by the argument after ``humo evaluate``."""
+"""Arguments after ``humo evaluate``."""
 
-CLIPS = 64
-"""Default number of clips, as in docs/nano.md."""
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Environment variables that keep each process to one thread, so that values do not depend on their number."""
+
+ALL_METRICS = "list"
+"""Value of ``--metrics`` that lists all metrics."""
 
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo evaluate``."""
-    parser.usage = "humo evaluate benchmark --data FOLDER [options] | humo evaluate video FILE [--image FILE]"
-    parser.add_argument(
-        "kind", metavar="{benchmark,video}", help="; ".join(f"{name}: {does}" for name, does in KINDS.items())
+    parser.usage = (
+        "humo evaluate run SOURCE OUT [options] [field=value ...] | video FILE [--image FILE] | compare OUT_A OUT_B | "
+        "report OUT ... | weights [get NAME ...] | benchmark FOLDER"
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="video: the video")
-    parser.add_argument("--image", metavar="FILE", help="video: an image of the person")
-    parser.add_argument("--data", metavar="FOLDER", help="benchmark: folder of humo data render with its test splits")
-    parser.add_argument("--model", metavar="FOLDER", help="benchmark: model folder (default: the built-in model)")
-    parser.add_argument(
-        "--clips",
-        default=str(CLIPS),
-        metavar="N",
-        help=f"benchmark: number of clips, half of each split (default {CLIPS})",
-    )
-    parser.add_argument(
-        "--seeds", default="1", metavar="N", help="benchmark: seeds per clip, for the standard deviation (default 1)"
-    )
-    parser.add_argument(
-        "--mode", action="append", metavar="{TIA,TA}", help="benchmark: measure this mode only; repeatable"
-    )
-    parser.add_argument("--report", metavar="FILE", help="write all metrics to a JSON file")
+    verbs = "; ".join(f"{name}: {text}" for name, text in VERBS_HELP.items())
+    parser.add_argument("verb", metavar="{" + ",".join(VERBS_HELP) + "}", help=verbs)
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders, see above")
+    group = parser.add_argument_group("what is measured")
+    group.add_argument("--suite", metavar="NAME", help="set of metrics (default: offline); `--suite list` lists them")
+    group.add_argument("--metrics", metavar="A,B", help="these metrics; `--metrics list` lists all")
+    text = "run: frames of a clip for metrics that take every frame as published (default: all)"
+    group.add_argument("--frames", default="all", metavar="{all,N}", help=text)
+    text = "add a structure score by a vision-language model at an OpenAI-compatible endpoint, such as "
+    text += "http://127.0.0.1:8000/v1; OPENAI_API_KEY is sent if it is set"
+    group.add_argument("--judge", metavar="URL", help=text)
+    group.add_argument("--judge-model", metavar="NAME", help="name of the model at that endpoint")
+    group.add_argument("--videos", metavar="FOLDER", help="run: folder of the videos, if it is not the source's own")
+    group.add_argument("--seeds", metavar="N", help="run: videos of each case (default: all)")
+    group.add_argument("--limit", metavar="N", help="run, benchmark: number of cases, in turn from each category")
+    group.add_argument("--label", metavar="TEXT", help="run: name of the model in reports (default: that of OUT)")
+    group.add_argument("--workers", metavar="N", help="run: processes of one thread each (default: one per core)")
+    group.add_argument("--device", default="cpu", metavar="DEVICE", help="device of networks (default: cpu)")
+    group = parser.add_argument_group("generating the videos first")
+    text = "run: generate missing videos in OUT with this model; field=value sets fields of the requests, as mode=TA"
+    group.add_argument("--model", metavar="NAME", help=text)
+    text = "run, with --model: encode and decode the true clips instead, an upper bound"
+    group.add_argument("--reconstruct", action="store_true", help=text)
+    group = parser.add_argument_group("the open benchmark")
+    group.add_argument("--truth", metavar="N", help="benchmark: also render true clips of N pixels")
+    group.add_argument("--seed", default="0", metavar="N", help="benchmark: another set of cases (default 0)")
+    group = parser.add_argument_group("one video")
+    group.add_argument("--image", action="append", metavar="FILE", help="video: a reference; repeatable")
+    group.add_argument("--audio", metavar="FILE", help="video: the audio, if it is not in the video")
+    group.add_argument("--prompt", metavar="TEXT", help="video: the prompt")
+    group = parser.add_argument_group("output")
+    group.add_argument("--report", metavar="FILE", help="run, compare, report: write a page (HTML)")
+    text = "weights get: accept the license of these weights; repeatable"
+    group.add_argument("--accept-license", action="append", metavar="NAME", help=text)
+    group.add_argument("--endpoint", metavar="URL", help="weights get: a mirror of the hub (default: HF_ENDPOINT)")
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
@@ -59,95 +89,285 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     Returns:
         the exit code.
     """
-    from humo.cli.console import table
+    if options.verb not in VERBS:
+        raise RequestError("evaluate", f"{options.verb!r} is unknown", did_you_mean(options.verb, VERBS))
+    options.overrides = [argument for argument in [*options.paths, *rest] if "=" in argument]
+    options.paths = [argument for argument in [*options.paths, *rest] if "=" not in argument]
+    if options.overrides and (options.verb != "run" or options.model is None):
+        raise RequestError(options.overrides[0], "sets a field of a request", "add run and --model NAME")
+    for value, show in ((options.suite, _list_suites), (options.metrics, _list_metrics)):
+        if value == ALL_METRICS:
+            return show(console)
+    return VERBS[options.verb](options, console)
 
-    arguments = [*([options.file] if options.file else []), *rest]
-    if options.kind not in KINDS:
-        raise RequestError("evaluate", f"{options.kind!r} is unknown", did_you_mean(options.kind, KINDS))
-    measure = _measure_clip if options.kind == "video" else _measure_model
-    # the report is opened first, so that no measurement is lost to a wrong path
-    with nullcontext() if options.report is None else atomic_write(Path(options.report), "--report") as report:
-        rows, metrics = measure(options, arguments, console)
-        if report is not None:
-            report.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    console.result(table(rows), metrics)
+
+def _list_suites(console: Quiet) -> int:
+    from humo.evaluation.registry import SUITES
+
+    for name, suite in SUITES.items():
+        values = {"name": name, "summary": suite.summary, "metrics": list(suite.metrics)}
+        console.result(f"{name:12} {suite.summary}: {', '.join(suite.metrics)}", values, kind="suite")
     return DONE
 
 
-def _measure_clip(
-    options: argparse.Namespace, paths: list[str], console: Quiet
-) -> tuple[dict[str, object], dict[str, Any]]:
-    if len(paths) != 1:
-        raise RequestError("FILE", f"takes one video, but {len(paths)} are given", "humo evaluate video out.mp4")
-    from humo.evaluation.single_video import measure_video
+def _list_metrics(console: Quiet) -> int:
+    from humo.evaluation.registry import METRICS
 
-    metrics = measure_video(Path(paths[0]), None if options.image is None else Path(options.image))
-    labels: dict[str, tuple[str, str]] = {
-        "face_detection_rate": ("face detection rate", "fraction of frames"),
-        "mouth_jaw_corr": ("lip sync", "correlation of mouth and predicted jaw, at most 1"),
-        "av_offset": ("audio-video offset", "frames; positive: the video is late"),
-        "id_distance": ("identity distance", "below 0.4 the same person, above 0.6 another"),
-    }
-    rows: dict[str, object] = {labels[name][0]: f"{value:g} ({labels[name][1]})" for name, value in metrics.items()}
-    if options.image is not None and "id_distance" not in metrics:
-        rows[labels["id_distance"][0]] = "not measured: no face was found in the video"
-    return rows, dict(metrics)
+    for name, metric in METRICS.items():
+        needs = f" (needs {', '.join(sorted(metric.needs))})" if metric.needs else ""
+        values = {
+            "name": name,
+            "version": metric.version,
+            "summary": metric.summary,
+            "better": str(metric.better),
+            "needs": sorted(metric.needs),
+            "weights": list(metric.weights),
+            "protocol": dict(metric.protocol),
+        }
+        console.result(f"{name:26} {metric.better:8} {metric.summary}{needs}", values, kind="metric")
+    return DONE
 
 
-def _measure_model(
-    options: argparse.Namespace, changes: list[str], console: Quiet
-) -> tuple[dict[str, object], dict[str, Any]]:
-    settings = dict(_parse_setting(change) for change in changes)
-    if options.data is None:
-        command = (
-            "humo data render people --clips 80 --split test --seed 0 --identities 600 --closeup 0.8 --articulation 1.5"
-        )
-        raise RequestError("--data", "is missing", f"run `{command}`, and again with --split test-seen")
-    if not Path(options.data).is_dir():
-        raise RequestError("--data", f"{options.data!r} is not a folder", "give a folder of humo data render")
-    if not options.clips.isdecimal() or int(options.clips) < 2:
-        raise RequestError("--clips", f"{options.clips!r} is not allowed", "give a whole number of at least 2")
-    if not options.seeds.isdecimal() or int(options.seeds) < 1:
-        raise RequestError("--seeds", f"{options.seeds!r} is not allowed", "give a whole number of at least 1")
-    from humo.checkpoints.model_folder import find_model_folder
-    from humo.evaluation.benchmark import MODES, evaluate
-    from humo.guidance import SPEEDS
-    from humo.runtime.loading import load_pipeline
+def _paths(options: argparse.Namespace, names: Sequence[str], *, more: bool = False) -> list[Path]:
+    """Return the paths that a verb takes.
 
-    modes = tuple(options.mode or MODES)
-    choices = [("--mode", mode, MODES) for mode in modes] + [("speed", settings.get("speed", "exact"), tuple(SPEEDS))]
-    for name, choice, known in choices:
-        if choice not in known:
-            raise RequestError(name, f"{choice!r} is unknown", did_you_mean(choice, known))
-    pipeline = load_pipeline(find_model_folder(options.model))
-    pipeline.set_progress_bar_config(disable=True)
-    seeds, clips = int(options.seeds), int(options.clips)
-    metrics = evaluate(pipeline, options.data, clips, console.step, modes=modes, seeds=seeds, **settings)
-    rows: dict[str, object] = {
-        f"{kind}, {group}": ", ".join(f"{name} {value:g}" for name, value in values.items())
-        for kind, groups in metrics.items()
-        for group, values in groups.items()
-    }
-    return rows, metrics
+    Args:
+        names: what they are, for the error.
+        more: any further number is allowed.
+    """
+    count = len(options.paths)
+    if count < len(names) or (count > len(names) and not more):
+        usage = f"humo evaluate {options.verb} {' '.join(names)}{' ...' if more else ''}"
+        raise RequestError(" ".join(names), f"{count} paths are given, not {len(names)}", usage)
+    return [Path(path) for path in options.paths]
 
 
-SETTINGS: dict[str, type[int | float | str]] = {
-    "num_frames": int,
-    "num_inference_steps": int,
-    "shift": float,
-    "scale_text": float,
-    "scale_audio": float,
-    "scale_image": float,
-    "speed": str,
+def _metrics(options: argparse.Namespace) -> list[Metric]:
+    from humo.evaluation.registry import DEFAULT_SUITE, select_metrics
+
+    frames = None if options.frames == "all" else parse_integer("--frames", options.frames, 1, 100_000)
+    names = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
+    if (options.judge is None) != (options.judge_model is None):
+        raise RequestError("--judge", "needs --judge-model, and the other way round", "give both")
+    judge = None if options.judge is None else (options.judge, options.judge_model)
+    return select_metrics(options.suite or DEFAULT_SUITE, names, frames, judge)
+
+
+def _optional_integer(options: argparse.Namespace, name: str, most: int) -> int | None:
+    value = getattr(options, name)
+    return None if value is None else parse_integer(f"--{name}", value, 1, most)
+
+
+# -- run --------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace, console: Quiet) -> int:
+    """Measure the videos of a source."""
+    for name in ONE_THREAD:
+        os.environ[name] = "1"  # read by the libraries of this process and of those it starts
+    from humo.evaluation.case_sources import find_videos, read_source
+    from humo.evaluation.results import read_evaluation
+    from humo.evaluation.runner import check_available, run_evaluation
+
+    source_path, folder = _paths(options, ("SOURCE", "OUT"))
+    workers = _optional_integer(options, "workers", 256) or os.cpu_count() or 1
+    selection = check_available(_metrics(options))
+    source = read_source(source_path, _optional_integer(options, "limit", 1_000_000))
+    videos_folder = source.videos if options.videos is None else Path(options.videos)
+    if options.model is not None:
+        videos_folder = folder / "videos"
+        _generate(source, videos_folder, options, console)
+    videos, missing = find_videos(source, videos_folder, _optional_integer(options, "seeds", 10_000))
+    _announce(source, videos, len(missing), console)
+    for name, why in selection.unavailable.items():
+        console.note(f"{name} is not measured: {why}")
+    report = run_evaluation(
+        source,
+        videos,
+        selection,
+        folder,
+        label=options.label or folder.name,
+        workers=workers,
+        device=options.device,
+        progress=lambda done, total: console.step("measure", done, total),
+        on_problem=lambda name, text: console.note(f"{name}: {text}"),
+    )
+    _print_summary(folder, report, console)
+    if options.report is not None:
+        _write_report([read_evaluation(folder)], Path(options.report), console)
+    return SOME_FAILED if report.invalid or report.unavailable else DONE
+
+
+def _generate(source: CaseSet, folder: Path, options: argparse.Namespace, console: Quiet) -> None:
+    """Generate the videos of cases, or reconstruct their true clips, with ``--model``."""
+    from humo.evaluation.generation import generate_videos, reconstruct_videos
+    from humo.jobs.published_files import parse_overrides
+
+    if options.reconstruct:
+        from humo.checkpoints.model_folder import find_model_folder
+        from humo.runtime.loading import load_pipeline
+
+        reconstruct_videos(source, folder, load_pipeline(find_model_folder(options.model)), console.step)
+        return
+
+    def on_outcome(outcome: Outcome) -> None:
+        if outcome.error is not None:
+            console.note(f"{outcome.row.name} is not generated: {outcome.error}")
+
+    generate_videos(
+        source,
+        folder,
+        {"model": options.model, **parse_overrides(options.overrides)},
+        seeds=_optional_integer(options, "seeds", 10_000),
+        callback=console.progress,
+        on_outcome=on_outcome,
+        note=console.note,
+    )
+
+
+def _announce(source: CaseSet, videos: Sequence[Video], missing: int, console: Quiet) -> None:
+    text = f"{source.kind}: {len(source.cases)} cases, {len(videos)} videos"
+    console.note(text + (f"; {missing} cases have no video" if missing else ""))
+
+
+def _print_summary(folder: Path, report: RunReport, console: Quiet) -> None:
+    from humo.cli.console import table
+    from humo.evaluation.comparison import summarize, summary_values
+    from humo.evaluation.results import read_evaluation, write_json
+
+    evaluation = read_evaluation(folder)
+    summaries = {name: summarize(evaluation, name) for name in evaluation.metrics}
+    write_json(folder / "report.json", summary_values(evaluation))
+    rows = {name: _summary_text(summary) for name, summary in summaries.items()}
+    values = {name: None if one.estimate is None else one.estimate.mean for name, one in summaries.items()}
+    counts = {"videos": report.videos, "measured": report.measured, "invalid": report.invalid}
+    counts |= {"missing": len(report.missing)}
+    text = f"{folder}: {report.videos} videos, {report.measured} measured now, {report.invalid} values invalid"
+    console.result(f"{table(rows)}\n{text}", {**counts, "folder": str(folder), "metrics": values})
+
+
+def _summary_text(summary: MetricSummary) -> str:
+    one = summary.estimate
+    invalid = f"; {summary.invalid} invalid" if summary.invalid else ""
+    if one is None:
+        return f"no value ({next(iter(summary.reasons), 'not measured')})"
+    interval = "" if one.low is None else f" [{one.low:.4g}, {one.high:.4g}]"
+    return f"{one.mean:.4g}{interval}, {one.cases} cases{invalid}"
+
+
+# -- video ------------------------------------------------------------------------------------------------------------
+
+
+def _video(options: argparse.Namespace, console: Quiet) -> int:
+    """Measure one video with the metrics of a suite."""
+    from humo.cli.console import table
+    from humo.evaluation.cases import Case
+    from humo.evaluation.context import CaseContext
+    from humo.evaluation.metric import Status
+    from humo.evaluation.runner import check_available, measure_one
+    from humo.files import check_file
+
+    (path,) = _paths(options, ("FILE",))
+    check_file(path, "FILE")
+    selection = check_available(_metrics(options))
+    case = Case(
+        id=path.stem or "video",
+        prompt=options.prompt or "",
+        references=tuple(Path(image) for image in options.image or ()),
+        audio=None if options.audio is None else Path(options.audio),
+    )
+    context = CaseContext(case, path, options.device)
+    _ = context.clip  # an unreadable video is an error here, not a score
+    rows: dict[str, object] = {}
+    values: dict[str, Any] = {}
+    for metric in selection.metrics:
+        score = measure_one(metric, context, metric.protocol_hash(selection.checksums))
+        if score.status == Status.NOT_APPLICABLE:
+            continue
+        values[metric.name] = score.value
+        unit = f" {metric.unit}" if metric.unit else ""
+        rows[metric.name] = f"{score.value:.4g}{unit} ({metric.summary})" if score.value is not None else score.reason
+    for name, why in selection.unavailable.items():
+        rows[name] = why
+    console.result(table(rows), values)
+    return DONE
+
+
+# -- compare and report -----------------------------------------------------------------------------------------------
+
+
+def _compare(options: argparse.Namespace, console: Quiet) -> int:
+    """Compare two evaluations."""
+    from humo.cli.console import table
+    from humo.evaluation.comparison import compare
+    from humo.evaluation.results import read_evaluation
+
+    evaluations = [read_evaluation(path) for path in _paths(options, ("OUT_A", "OUT_B"))]
+    comparison = compare(*evaluations)
+    for name, why in comparison.refused.items():
+        console.note(f"{name}: {why}")
+    if comparison.other_inputs:
+        console.note(f"{len(comparison.other_inputs)} cases have other inputs and are left out")
+    rows: dict[str, object] = {}
+    for one in comparison.metrics:
+        difference = one.difference
+        interval = "" if difference.low is None else f" [{difference.low:+.4g}, {difference.high:+.4g}]"
+        needed = "" if difference.pairs_needed is None else f", {difference.pairs_needed} pairs would show it"
+        wins = f"higher in {100 * difference.wins:.0f} % of {difference.cases} cases"
+        rows[one.metric] = f"{difference.mean:+.4g}{interval}, {wins}: {one.verdict}{needed}"
+    head = f"{comparison.labels[1]} minus {comparison.labels[0]}, {comparison.cases} cases"
+    console.result(f"{head}\n{table(rows)}", comparison.as_dict())
+    if options.report is not None:
+        _write_report(evaluations, Path(options.report), console)
+    return DONE
+
+
+def _report(options: argparse.Namespace, console: Quiet) -> int:
+    """Write a page about evaluations."""
+    from humo.evaluation.results import read_evaluation
+
+    evaluations = [read_evaluation(path) for path in _paths(options, ("OUT",), more=True)]
+    _write_report(evaluations, Path(options.report or Path(options.paths[0]) / "report.html"), console)
+    return DONE
+
+
+def _write_report(evaluations: Sequence[Any], path: Path, console: Quiet) -> None:
+    from humo.evaluation.report import write_report
+
+    size = write_report(evaluations, path, lambda done, total: console.step("page", done, total))
+    console.result(f"{path}: {size / 1e6:.1f} MB", {"report": str(path), "bytes": size})
+
+
+# -- the open benchmark -----------------------------------------------------------------------------------------------
+
+
+def _benchmark(options: argparse.Namespace, console: Quiet) -> int:
+    """Write the open benchmark."""
+    for name in ONE_THREAD:
+        os.environ[name] = "1"
+    from humo.evaluation.open_benchmark.write import write_benchmark
+
+    (folder,) = _paths(options, ("FOLDER",))
+    side = None if options.truth is None else parse_integer("--truth", options.truth, 32, 1024)
+    if side is not None and side % 4:
+        raise RequestError("--truth", f"{side} is not a multiple of 4", f"give {side // 4 * 4 + 4}")
+    cases = write_benchmark(
+        folder,
+        seed=parse_integer("--seed", options.seed, 0, 2**31),
+        limit=_optional_integer(options, "limit", 200),
+        truth_side=side,
+        progress=lambda done, total: console.step("cases", done, total),
+    )
+    commands = f"humo batch {folder}/jobs.json --output-dir {folder}/videos; humo evaluate run {folder} OUT"
+    console.result(f"{folder}: {len(cases)} cases; {commands}", {"folder": str(folder), "cases": len(cases)})
+    return DONE
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace, Quiet], int]] = {
+    "run": _run,
+    "video": _video,
+    "compare": _compare,
+    "report": _report,
+    "weights": run_weights,
+    "benchmark": _benchmark,
 }
-"""Arguments of the pipeline that key=value sets, and their types."""
-
-
-def _parse_setting(argument: str) -> tuple[str, Any]:
-    name, _, value = argument.partition("=")
-    if name not in SETTINGS:
-        raise RequestError(name, "is not a setting of humo evaluate", did_you_mean(name, SETTINGS))
-    try:
-        return name, SETTINGS[name](value)
-    except ValueError:
-        raise RequestError(name, f"{value!r} is not a number", "give a number, as in shift=3") from None

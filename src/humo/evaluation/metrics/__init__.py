@@ -1,0 +1,1 @@
+"""Metrics by subject; `humo.evaluation.registry` lists them."""
