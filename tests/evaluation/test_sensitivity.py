@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import metric_sensitivity as sensitivity
 import pytest
 
-from benchmarks import metric_sensitivity as sensitivity
 from humo.evaluation.registry import METRICS, SUITES
 
 METRICS_HERE = [METRICS[name] for name in SUITES["rendered"].metrics if not METRICS[name].weights]

@@ -1,4 +1,4 @@
-"""Attention kernels, compiled blocks and TF32: the same results, on every placement and with LoRAs; one line if absent."""
+"""Attention kernels, compiled blocks and TF32: equal results, on every placement and with LoRAs."""
 
 from __future__ import annotations
 
