@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import httpx
 import psutil
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 400
 """Time limit of every wait; a worker has to import torch, perhaps on a busy machine."""
 
 

@@ -114,14 +114,14 @@ def fill_disk_during_a_job(running: Running, disk: SmallDisk, pages: int) -> Non
     (worker,) = running.workers()
     worker.suspend()
     disk.leave(pages)
+    if pages == 0:
+        response = httpx.post(f"{running.address}/v1/videos/{job_id}/finish")
+        assert (response.status_code, response.json()["error"]["code"]) == (507, "storage")
     worker.resume()
     wait_for(lambda: not list((running.folder / "running").glob(f"{job_id}*")))  # the job has failed
     assert not list((running.folder / "videos").glob(f"*{job_id}*"))
     response = httpx.post(f"{running.address}/v1/videos", json={"prompt": "hello"})
     assert (response.status_code, response.json()["error"]["code"]) == (507, "storage")
-    if pages == 0:
-        response = httpx.post(f"{running.address}/v1/videos/{job_id}/finish")
-        assert (response.status_code, response.json()["error"]["code"]) == (507, "storage")
     assert httpx.get(f"{running.address}/health").status_code == 200
     assert httpx.get(f"{running.address}/v1/videos").status_code == 200
     disk.empty()
