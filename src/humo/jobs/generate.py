@@ -21,6 +21,7 @@ from humo.jobs.inputs import JobInputs, check_separator, load_inputs
 from humo.jobs.loras import locate_loras, preset_with_loras
 from humo.jobs.phase_timer import PhaseTimer
 from humo.jobs.replay import make_record
+from humo.jobs.timing_history import expected_seconds, record_seconds
 from humo.media.provenance import GenerationRecord, content_digest, to_metadata, watermark_payload, write_sidecar
 from humo.plan import GenerationPlan, resolve
 from humo.presets import Preset
@@ -198,9 +199,9 @@ def generate(
 
     with gc_paused():  # it imports torch
         from humo.inference.window_cache import DiskWindowCache
-    timer = PhaseTimer(callback)
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
     plan = engine.resolve_runtime(job.plan)
+    timer = PhaseTimer(callback, expected_seconds(plan))
     request, geometry = plan.request, plan.geometry
     inputs = job.inputs or load_inputs(request)
     record = make_record(plan, keep_paths=keep_paths)
@@ -221,6 +222,7 @@ def generate(
         preview=preview_path(output) if preview else None,
     )
     window_cache.clear()
+    record_seconds(plan, timer.timings)
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=timer.timings))
     return _result(plan, num_frames, timer.timings)
