@@ -185,6 +185,9 @@ class GenerateRequest(BaseModel):
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
     consent: bool = Field(False, description="declare that the people in the inputs have agreed; stored in the record")
+    consent_by: Literal["user", "operator"] = Field(
+        "user", description="who declares the consent: who asks for the video, or the operator of a service"
+    )
     provenance: bool = Field(
         True, description="declare the video AI-generated: content credentials (C2PA) and a watermark"
     )

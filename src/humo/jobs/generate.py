@@ -9,6 +9,7 @@ Torch is imported by `generate` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -172,6 +173,7 @@ def generate(
     callback: ProgressCallback = no_progress,
     keep_paths: bool = True,
     should_stop: Callable[[], bool] = never_stop,
+    check_stopped: Callable[[], None] | None = None,
     windows: Path | None = None,
     preview: bool = False,
 ) -> Result:
@@ -183,6 +185,7 @@ def generate(
         callback: is called with the progress of each phase.
         keep_paths: record the full paths of the input files, not only their names.
         should_stop: is called after each step; if it returns true, the video is finished from what there is.
+        check_stopped: is called inside the steps as well; an exception that it raises ends the job at once.
         windows: folder for the finished windows of a long clip, from which an interrupted job resumes. By default it
             is beside the video (`window_folder`); it is removed when the video is finished.
         preview: write a playable preview beside the video (`preview_path`) while it is generated.
@@ -208,7 +211,7 @@ def generate(
     output = Path(request.output)
     key = f"{content_digest(record)} {request.device} {request.dtype}"
     window_cache = DiskWindowCache(windows or window_folder(output), key)
-    frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache)
+    frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache, check_stopped)
     frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:
         frames = embed_watermark(frames, watermark_payload(record))
@@ -261,9 +264,11 @@ def _start(
     timer: PhaseTimer,
     should_stop: Callable[[], bool],
     disk_cache: DiskWindowCache | None,
+    check_stopped: Callable[[], None] | None = None,
 ) -> Iterator[Frame]:
-    """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
+    """Load the pipeline and yield the frames (H, W, 3) of a job, generated one by one."""
     from humo.inference.inputs import GenerationInputs
+    from humo.inference.interruption import interruptible
     from humo.inference.window_cache import NO_WINDOW_CACHE
 
     plan, inputs, request = job.plan, job.inputs, job.plan.request
@@ -273,13 +278,14 @@ def _start(
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)
-    return pipeline.generate_frames(
-        GenerationInputs(plan, inputs.images, samples),
-        callback=timer,
-        should_stop=should_stop,
-        window_cache=window_cache,
-        execution=engine.execution(pipeline, plan),
-    )
+    with nullcontext() if check_stopped is None else interruptible(pipeline, check_stopped):
+        yield from pipeline.generate_frames(
+            GenerationInputs(plan, inputs.images, samples),
+            callback=timer,
+            should_stop=should_stop,
+            window_cache=window_cache,
+            execution=engine.execution(pipeline, plan),
+        )
 
 
 def _sign(path: Path, identity: SigningIdentity | None, title: str, record: GenerationRecord) -> None:

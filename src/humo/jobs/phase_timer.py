@@ -35,7 +35,7 @@ class PhaseTimer:
     def __init__(self, callback: ProgressCallback, expected: Mapping[Phase, float] | None = None) -> None:
         self._callback = callback
         self._is_estimated = expected is not None
-        self._expected = DEFAULT_SECONDS | (expected or {})
+        self._expected: dict[Phase, float] = {**DEFAULT_SECONDS, **(expected or {})}
         self._shares: dict[Phase, float] = {}
         self._fraction = 0.0
         self._seconds: dict[Phase, float] = {}

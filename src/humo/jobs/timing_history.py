@@ -48,9 +48,7 @@ def record_seconds(plan: GenerationPlan, timings: Mapping[str, float]) -> None:
         stored = _read()
         before = stored.pop(_key(plan), {})
         measured = {phase: timings[phase] / units for phase, units in _units(plan).items() if timings.get(phase)}
-        stored[_key(plan)] = before | {
-            phase: (before.get(phase, rate) + rate) / 2 for phase, rate in measured.items()
-        }
+        stored[_key(plan)] = before | {phase: (before.get(phase, rate) + rate) / 2 for phase, rate in measured.items()}
         path = timings_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "timings") as part:
