@@ -27,6 +27,10 @@ JOB = "job"
 """Name of the bar of a whole job."""
 
 
+LOADING = Event("load", 0, 1)
+"""First event of a job; nothing can be shown while libraries are imported after it."""
+
+
 class Quiet:
     """Prints errors only, on stderr; the base of the other consoles, which print results on stdout."""
 
@@ -38,6 +42,9 @@ class Quiet:
 
     def start_row(self, row: int, name: str) -> None:
         """Start a row of a batch: the progress that follows is that of the row."""
+
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Show what is about to be done."""
 
     def progress(self, event: Event) -> None:
         """Show the progress of a job; a `humo.progress.ProgressCallback`."""
@@ -69,8 +76,14 @@ class Lines(Quiet):
         """Print a line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
 
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Print a line on stderr."""
+        self.close()
+        print(_one_line(text), file=sys.stderr, flush=True)
+
     def start_row(self, row: int, name: str) -> None:
         """Print a line on stderr."""
+        self.close()
         print(_one_line(f"row {row} ({name})"), file=sys.stderr, flush=True)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
@@ -79,9 +92,9 @@ class Lines(Quiet):
         self._print(f"{name} {_share(done, total, unit)}{self._pace.text(unit)}", is_end=done >= total)
 
     def progress(self, event: Event) -> None:
-        """Print a line when a phase of the job starts or ends, or some seconds have passed."""
+        """Print a line when loading starts, when a phase of the job ends, or when some seconds have passed."""
         text = f"{event.fraction:4.0%}  {event.phase} {event.done}/{event.total}{_time_left(event)}"
-        self._print(text, is_end=event.done in (0, event.total))
+        self._print(text, is_end=event.done == event.total or event == LOADING)
 
     def _print(self, text: str, *, is_end: bool) -> None:
         now = time.monotonic()
@@ -157,6 +170,10 @@ class Json(Quiet):
     def note(self, text: str) -> None:
         """Print ``{"event": "note"}``."""
         _write({"event": "note", "text": text}, self._out)
+
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Print ``{"event": "start"}``."""
+        _write({"event": "start", **values}, self._out)
 
     def start_row(self, row: int, name: str) -> None:
         """Print ``{"event": "row", "status": "started"}``."""

@@ -23,10 +23,10 @@ from humo.jobs.loras import locate_loras, preset_with_loras
 from humo.jobs.phase_timer import PhaseTimer
 from humo.jobs.replay import make_record
 from humo.jobs.timing_history import expected_seconds, record_seconds
-from humo.media.provenance import GenerationRecord, content_digest, to_metadata, watermark_payload, write_sidecar
+from humo.media.provenance import content_digest, to_metadata, watermark_payload, write_sidecar
 from humo.plan import GenerationPlan, resolve
 from humo.presets import Preset
-from humo.progress import ProgressCallback, never_stop, no_progress
+from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import GenerateRequest, parse_request
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from humo.inference.window_cache import DiskWindowCache, WindowCache
-    from humo.media.credentials import SigningIdentity
 
     Frame = npt.NDArray[np.uint8]
 
@@ -195,7 +194,7 @@ def generate(
             for the finished windows of a long clip.
     """
     from humo.environment import identity_folder
-    from humo.media.credentials import open_identity
+    from humo.media.credentials import open_identity, sign_record
     from humo.media.video import VideoFormat, write_video
     from humo.media.watermark import embed_watermark
     from humo.runtime.device import gc_paused
@@ -203,14 +202,18 @@ def generate(
     with gc_paused():  # it imports torch
         from humo.inference.window_cache import DiskWindowCache
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
+    timer = PhaseTimer(callback)
+    timer(Event("load", 0, 1))
     plan = engine.resolve_runtime(job.plan)
-    timer = PhaseTimer(callback, expected_seconds(plan))
+    timer.expect(expected_seconds(plan))
     request, geometry = plan.request, plan.geometry
     inputs = job.inputs or load_inputs(request)
     record = make_record(plan, keep_paths=keep_paths)
     output = Path(request.output)
     key = f"{content_digest(record)} {request.device} {request.dtype}"
     window_cache = DiskWindowCache(windows or window_folder(output), key)
+    if finished := window_cache.num_finished:
+        engine.note(f"{finished} of {len(plan.windows)} windows were finished before; generation goes on from there")
     frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache, check_stopped)
     frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:
@@ -221,7 +224,7 @@ def generate(
         VideoFormat(geometry.width, geometry.height, FRAMES_PER_SECOND),
         track=inputs.video_audio(geometry.seconds),
         metadata=to_metadata(replace(record, timings=timer.timings)),
-        sign_file=lambda path: _sign(path, identity, output.name, record),
+        sign_file=lambda path: sign_record(path, identity, output.name, record),
         preview=preview_path(output) if preview else None,
     )
     window_cache.clear()
@@ -274,7 +277,8 @@ def _start(
     plan, inputs, request = job.plan, job.inputs, job.plan.request
     assert inputs is not None
     samples = inputs.network_audio(request.vocal_separator)
-    pipeline = engine.pipeline(request, timer)
+    pipeline = engine.pipeline(request)
+    timer(Event("load", 1, 1))
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)
@@ -286,15 +290,6 @@ def _start(
             window_cache=window_cache,
             execution=engine.execution(pipeline, plan),
         )
-
-
-def _sign(path: Path, identity: SigningIdentity | None, title: str, record: GenerationRecord) -> None:
-    """Sign a finished video, unless it was asked to carry no provenance."""
-    from humo.media.credentials import sign_video
-
-    if identity is not None:
-        assertion = {"model": record.model, "preset": record.preset, "watermark": watermark_payload(record)}
-        sign_video(path, identity, title, assertion, version=record.code_version)
 
 
 def window_folder(output: Path) -> Path:

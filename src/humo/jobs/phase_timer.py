@@ -29,17 +29,21 @@ class PhaseTimer:
 
     Args:
         callback: is called with each event.
-        expected: expected seconds of each phase; by default typical shares.
     """
 
-    def __init__(self, callback: ProgressCallback, expected: Mapping[Phase, float] | None = None) -> None:
+    def __init__(self, callback: ProgressCallback) -> None:
         self._callback = callback
-        self._is_estimated = expected is not None
-        self._expected: dict[Phase, float] = {**DEFAULT_SECONDS, **(expected or {})}
+        self._is_estimated = False
+        self._expected = dict(DEFAULT_SECONDS)
         self._shares: dict[Phase, float] = {}
         self._fraction = 0.0
         self._seconds: dict[Phase, float] = {}
         self._last = time.perf_counter()
+
+    def expect(self, seconds: Mapping[Phase, float] | None) -> None:
+        """Set the expected seconds of each phase; None: they are unknown."""
+        self._is_estimated = seconds is not None
+        self._expected = {**DEFAULT_SECONDS, **(seconds or {})}
 
     @property
     def timings(self) -> dict[str, float]:
@@ -67,8 +71,6 @@ class PhaseTimer:
         if event.done > 0:
             self._seconds[event.phase] = self._seconds.get(event.phase, 0.0) + now - self._last
         self._last = now
-        if event.phase != "load":
-            self._shares["load"] = 1.0  # a model that is loaded already sends no event
         self._shares[event.phase] = event.done / max(1, event.total)
         done = sum(self._expected[phase] * share for phase, share in self._shares.items())
         self._fraction = max(self._fraction, min(1.0, done / sum(self._expected.values())))

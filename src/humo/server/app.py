@@ -253,9 +253,9 @@ async def events(job: RequestedJob, service: CurrentService) -> StreamingRespons
     return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-@router.api_route(
+@router.head("/v1/videos/{video_id}/content", include_in_schema=False)
+@router.get(
     "/v1/videos/{video_id}/content",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses={
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},

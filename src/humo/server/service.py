@@ -175,6 +175,8 @@ class Service:
         request = build_request(self.store.resolve_inputs(stored) | {"output": output})
         plan = plan_job(request, stored_audio_length(request), self.settings.loras)
         self._check_size(plan)
+        if "seed" in stored:
+            stored["seed"] = plan.request.seed  # a random one is drawn once
         return stored, plan
 
     def _resolve_leniently(
@@ -200,6 +202,8 @@ class Service:
             one = parsed.model_copy(update={"fields": parsed.fields | {"seed": first.seed + number}})
             own_key = None if key is None else f"{key}/{number}"
             ids.append(self._enqueue(one, model, inputs, owner, own_key).id)
+        if len(ids) == 1:
+            return first
         return first.model_copy(update={"humo": first.humo.model_copy(update={"variations": ids})})
 
     def _enqueue(
