@@ -54,7 +54,7 @@ class Video(BaseModel):
 
 
 class RemixRequest(BaseModel):
-    """What changes when a video is generated again."""
+    """Fields that change when a video is generated again."""
 
     prompt: str | None = Field(None, description="another prompt")
     seed: int | None = Field(None, description="another seed")
