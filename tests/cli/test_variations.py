@@ -42,7 +42,7 @@ def test_variations_have_numbered_files_and_one_seed_after_the_other(
     assert "'out-1.mp4' exists" in refused.err
 
 
-def test_a_random_seed_is_another_one_each_time_and_is_recorded(humo: Humo, tiny_model_folder: Path) -> None:
+def test_a_random_seed_is_another_one_each_time_and_is_recorded(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     seeds = []
     for _ in range(2):
         result = humo(
@@ -88,7 +88,7 @@ def test_help_is_shown_wherever_it_is_asked_for(humo: Humo, argv: list[str]) -> 
     assert "usage: humo" in result.out
 
 
-def test_a_web_address_is_no_input(humo: Humo, tiny_model_folder: Path) -> None:
+def test_a_web_address_is_no_input(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     result = humo("generate", "--model", tiny_model_folder, *PROMPT, "--image", "https://example.com/a.png")
     assert result.code == 2
     assert "download the file, and give its path" in result.err
@@ -121,7 +121,7 @@ def test_finished_windows_are_kept_and_said(desk: Path, tiny_model_folder: Path)
     assert "windows were finished before; generation resumes from there" in resumed.stderr
 
 
-def test_progress_of_a_long_clip_never_falls(humo: Humo, tiny_model_folder: Path) -> None:
+def test_progress_of_a_long_clip_never_falls(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     options = ["--frames", "33", "--window", "13", "--overlap", "4", "--width", "96", "--height", "64", "--steps", "2"]
     result = humo("generate", "--model", tiny_model_folder, *PROMPT, *options, "--json")
     events = result.only("progress")
