@@ -196,6 +196,8 @@ def generate(
         HuMoError: an input, the weights, the device or the output is wrong. Nothing unfinished is left behind, except
             for the finished windows of a long clip.
     """
+    timer = PhaseTimer(callback)
+    timer(Event("load", 0, 1))  # libraries are loaded, too
     from humo.environment import identity_folder
     from humo.media.credentials import open_identity, sign_record
     from humo.media.video import VideoFormat, write_video
@@ -205,8 +207,6 @@ def generate(
     with gc_paused():  # it imports torch
         from humo.inference.window_cache import DiskWindowCache
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
-    timer = PhaseTimer(callback)
-    timer(Event("load", 0, 1))
     plan = engine.resolve_runtime(job.plan)
     timer.expect(expected_seconds(plan))
     request, geometry = plan.request, plan.geometry
