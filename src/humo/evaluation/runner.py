@@ -142,7 +142,8 @@ def run_evaluation(
         if len(problems) == 1 and all(score.value is None for score in result.scores.values()):
             on_problem(result.name, problems.pop())
         progress(done, len(videos))
-    stored = [result for video in videos if (result := read_result(result_path(folder, video.name))) is not None]
+    paths = [result_path(folder, video.name) for video in videos]
+    stored = [one for path in paths if (one := read_result(path)) is not None]
     current = [replace(one, scores={name: one.scores[name] for name in hashes if name in one.scores}) for one in stored]
     write_tables(folder, current)
     invalid = sum(score.status == Status.INVALID for result in current for score in result.scores.values())
