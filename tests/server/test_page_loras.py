@@ -26,10 +26,11 @@ def services(settings: Settings, tmp_path: Path) -> Iterator[tuple[Service, Serv
     lora = str(write_lora(tmp_path / "x.safetensors", "humo-17b"))
     opened = []
     for number, loras in enumerate(({"lightx2v": lora}, {})):
-        changed = {"folder": tmp_path / str(number), "models": {"large": model}, "loras": loras}
-        store = FileStore(tmp_path / str(number))
+        folder = tmp_path / str(number)
+        changed = dataclasses.replace(settings, folder=folder, models={"large": model}, loras=loras)
+        store = FileStore(folder)
         store.prepare()
-        opened.append(Service(dataclasses.replace(settings, **changed), store, JobQueue(store.database)))
+        opened.append(Service(changed, store, JobQueue(store.database)))
     yield opened[0], opened[1]
     for service in opened:
         service.queue.close()

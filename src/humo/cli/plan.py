@@ -117,7 +117,7 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]
     if name in CATALOG and not folder.is_dir():
         entry = CATALOG[name]
         architectures = RELEASED_ARCHITECTURES[entry.family]
-        types = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
+        types: dict[str, tuple[str, int]] = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
         types |= {"text_encoder": SCALED_FP8} if entry.is_linked else {}
         quant_types = {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
         return entry.title, find_preset(entry.family), architectures, quant_types
@@ -126,8 +126,8 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]
             "--model", f"{name!r} is neither a model folder nor a known name", did_you_mean(name, CATALOG)
         )
     model = open_model_folder(folder)
-    quant_types = {name: component.quant_types for name, component in model.components.items()}
-    return model.preset.title, model.preset, model.architectures, quant_types
+    of_components = {name: component.quant_types for name, component in model.components.items()}
+    return model.preset.title, model.preset, model.architectures, of_components
 
 
 def parse_quant_type(name: str, architectures: Mapping[str, Architecture]) -> QuantTypes:
