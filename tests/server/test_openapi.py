@@ -35,7 +35,12 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
 
 
 OPERATIONS = sorted(
-    (method, route.path) for route in router.routes if isinstance(route, APIRoute) for method in route.methods or ()
+    (method, route.path)
+    for route in router.routes
+    if isinstance(route, APIRoute)
+    and route.include_in_schema
+    and route.path != "/v1/videos/sync"  # it waits for a worker
+    for method in route.methods or ()
 )
 
 

@@ -22,7 +22,7 @@ from humo.jobs.generate import read_preset
 from humo.request import GenerateRequest, parse_request
 from humo.server.job_queue import Job
 from humo.server.middleware import request_owner
-from humo.server.schemas import SERVER_FIELDS
+from humo.server.request_fields import SERVER_FIELDS
 from humo.server.service import NotFoundError, Service, StoredInputs, stored_inputs
 from humo.server.upload_sanitizer import MediaKind
 from humo.server.webui import html
