@@ -42,7 +42,9 @@ def test_variations_have_numbered_files_and_one_seed_after_the_other(
     assert "'out-1.mp4' exists" in refused.err
 
 
-def test_a_random_seed_is_another_one_each_time_and_is_recorded(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+def test_a_random_seed_is_another_one_each_time_and_is_recorded(
+    humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
     seeds = []
     for _ in range(2):
         result = humo(

@@ -13,8 +13,8 @@ from humo.runtime.threads import choose_threads, set_threads
 
 
 def network(name: str) -> TransformerArchitecture:
-    found = open_model_folder(BUILTIN_MODEL).architectures if name == "humo-nano" else RELEASED_ARCHITECTURES[name]
-    architecture = found[NETWORK]
+    builtin = open_model_folder(BUILTIN_MODEL).architectures
+    architecture = (builtin if name == "humo-nano" else RELEASED_ARCHITECTURES[name])[NETWORK]
     assert isinstance(architecture, TransformerArchitecture)
     return architecture
 
