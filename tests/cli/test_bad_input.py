@@ -46,7 +46,6 @@ BAD = {
     "a typo in an option": (["generate", *GOOD, "--widht", "96"], "--widht", "did you mean '--width'", None),
     "an option without its value": (["generate", *GOOD, "--seed"], "--seed", "expected one argument", None),
     "a typo in a command": (["genrate"], "genrate", "did you mean 'generate'", None),
-    "no command": ([], "command", "is missing", None),
     "an unknown option alone": (["--frobnicate"], "--frobnicate", "not an option", None),
     "no prompt": (["generate", "--model", "MODEL"], "prompt", "is missing", None),
     "an empty prompt": (["generate", "--model", "MODEL", "--prompt", ""], "prompt", "not allowed", None),
@@ -228,6 +227,10 @@ BAD = {
 }
 
 
+FOUND_WITH_TORCH = ("a device that is not there",)
+"""Errors that only torch can find; what will be generated has been printed by then."""
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
@@ -240,12 +243,13 @@ def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     result = humo(*arguments)
     assert result.code == 2, result.err
     assert result.out == ""
-    assert result.err.count("\n") == 1
-    assert result.err.startswith("humo: ")
-    assert field in result.err
-    assert problem in result.err
     assert "Traceback" not in result.err
-    line = result.err.removeprefix("humo: ").strip()
+    *progress, error = result.err.splitlines()
+    assert error.startswith("humo: ")
+    assert not progress or name in FOUND_WITH_TORCH
+    assert field in error
+    assert problem in error
+    line = error.removeprefix("humo: ")
     assert any(message.matches(line) for message in known_messages), line
     assert sorted(desk.rglob("*")) == before
 

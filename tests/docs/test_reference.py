@@ -37,6 +37,8 @@ def test_no_message_is_missing(known_messages: tuple[Message, ...]) -> None:
         ("request", "RequestError('frames and seconds'"),
         ("request", "RequestError(str(error['loc'][0]), problem, remedy)"),
         ("training.recipe_file", "RequestError(field, problem, remedy)"),
+        ("data.engine", "DependencyError(**parts)"),
+        ("data.engine", "StorageError(parts['field'], parts['problem'], remedy)"),
         ("server.upload_sanitizer", "MediaError(field, str(message['problem'])"),
         ("checkpoints.conversion_plan", "CheckpointError(field, f'{error.field} {error.problem}'"),
     }
