@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import wave
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from PIL import Image
 from humo.cli.main import main
 from humo.evaluation.case_sources import find_videos, read_source
 from humo.evaluation.cases import Case
-from humo.evaluation.open_benchmark import recordings
+from humo.evaluation.open_benchmark import recordings, write
 from humo.evaluation.open_benchmark.objects import OBJECTS, render_object
 from humo.evaluation.open_benchmark.plan import LANGUAGES, plan_benchmark
 from humo.jobs.request_files import read_rows
@@ -89,6 +91,15 @@ def test_objects_stand_in_the_middle(name: str) -> None:
     assert not background[24, 24]
     assert background[:2].all()
     assert 0.05 < 1 - background.mean() < 0.8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_cases() -> Iterator[None]:
+    """No written case is longer than two seconds."""
+    plans = [replace(plan, seconds=min(plan.seconds, 2.0)) for plan in PLANS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "plan_benchmark", lambda seed: plans)
+        yield
 
 
 @pytest.fixture(scope="module")
