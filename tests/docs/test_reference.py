@@ -37,6 +37,7 @@ def test_no_message_is_missing(known_messages: tuple[Message, ...]) -> None:
         ("request", "RequestError('frames and seconds'"),
         ("request", "RequestError(str(error['loc'][0]), problem, remedy)"),
         ("training.recipe_file", "RequestError(field, problem, remedy)"),
+        ("data.check", "RequestError('FOLDER', error.problem, error.remedy)"),
         ("data.engine", "DependencyError(**parts)"),
         ("data.engine", "StorageError(parts['field'], parts['problem'], remedy)"),
         ("server.upload_sanitizer", "MediaError(field, str(message['problem'])"),
