@@ -9,9 +9,9 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import UploadFile
@@ -22,9 +22,11 @@ from humo import __version__
 from humo.errors import HuMoError, RequestError, StorageError
 from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.server.api_keys import ApiKeys
-from humo.server.job_queue import Job
+from humo.server.dependencies import CurrentService, Owner, RequestedJob, error_responses, find_service
+from humo.server.material import material_router
 from humo.server.metrics import prometheus_text
-from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response, request_owner
+from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response
+from humo.server.model_details import published_models
 from humo.server.schemas import DeletedVideo, ErrorResponse, ModelList, RawFields, Video, VideoList, body_schema
 from humo.server.service import ConflictError, NotFoundError, QueueFullError, Service
 from humo.server.supervisor import WorkerPool
@@ -59,11 +61,6 @@ ERROR_CODES: Mapping[type[HuMoError], tuple[int, str]] = {
 """HTTP status and ``code`` of each error; the nearest class in the method resolution order counts."""
 
 
-def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of a route's errors, with those that every route has."""
-    return {status: {"model": ErrorResponse} for status in (401, 403, *statuses)}
-
-
 def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None) -> FastAPI:
     """Create the application.
 
@@ -90,9 +87,17 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
         redoc_url=None,
     )
     app.state.service, app.state.workers = service, workers
-    app.include_router(router)
+    for one in ROUTERS:
+        app.include_router(one)
     app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.limits.body_bytes)
-    app.add_middleware(AuthMiddleware, keys=keys, local=service.settings.is_local, hosts=service.settings.allowed_hosts)
+    settings = service.settings
+    app.add_middleware(
+        AuthMiddleware,
+        keys=keys,
+        local=settings.is_local,
+        hosts=settings.allowed_hosts,
+        embedded=bool(settings.embedders),
+    )
     _add_error_handlers(app)
     return app
 
@@ -102,32 +107,11 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _owner(request: Request) -> str:
-    return request_owner(request.scope)
-
-
-CurrentService = Annotated[Service, Depends(_service)]
-Owner = Annotated[str, Depends(_owner)]
-VideoId = Annotated[str, Path(description="id in the response of POST /v1/videos")]
-
-
-def _job(video_id: VideoId, service: CurrentService, owner: Owner) -> Job:
-    return service.find_job(video_id, owner)
-
-
-RequestedJob = Annotated[Job, Depends(_job)]
-
-
 @router.post(
     "/v1/videos",
     status_code=202,
     response_model=Video,
-    responses=_error_responses(400, 409, 413, 415, 429, 507),
+    responses=error_responses(400, 409, 413, 415, 429, 507),
     openapi_extra={
         "requestBody": body_schema(),
         "parameters": [
@@ -150,7 +134,7 @@ async def create(request: Request, response: Response, service: CurrentService, 
     return await service.submit(await read_body(request), owner, key)
 
 
-@router.get("/v1/videos", response_model=VideoList, responses=_error_responses(400, 404), summary="List your videos")
+@router.get("/v1/videos", response_model=VideoList, responses=error_responses(400, 404), summary="List your videos")
 def list_videos(
     service: CurrentService,
     owner: Owner,
@@ -165,7 +149,7 @@ def list_videos(
 
 
 @router.get(
-    "/v1/videos/{video_id}", response_model=Video, responses=_error_responses(404), summary="Get the state of a video"
+    "/v1/videos/{video_id}", response_model=Video, responses=error_responses(404), summary="Get the state of a video"
 )
 def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> Video:
     """Return the job with its current state and progress."""
@@ -176,7 +160,7 @@ def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> 
 @router.get(
     "/v1/videos/{video_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **_error_responses(404)},
+    responses={200: {"content": {"text/event-stream": {}}}, **error_responses(404)},
     summary="Follow a video (server-sent events)",
 )
 async def events(job: RequestedJob, service: CurrentService) -> StreamingResponse:
@@ -194,7 +178,7 @@ async def events(job: RequestedJob, service: CurrentService) -> StreamingRespons
     responses={
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
         206: {"description": "the bytes that the Range header asks for"},
-        **_error_responses(400, 404, 416),
+        **error_responses(400, 404, 416),
     },
     summary="Download a video, its thumbnail or its metadata",
 )
@@ -209,7 +193,7 @@ def content(
 
 
 @router.post(
-    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_error_responses(404), summary="Cancel a video"
+    "/v1/videos/{video_id}/cancel", response_model=Video, responses=error_responses(404), summary="Cancel a video"
 )
 def cancel(job: RequestedJob, service: CurrentService) -> Video:
     """Cancel a job. It stays in the list with the state ``cancelled``."""
@@ -219,7 +203,7 @@ def cancel(job: RequestedJob, service: CurrentService) -> Video:
 @router.post(
     "/v1/videos/{video_id}/finish",
     response_model=Video,
-    responses=_error_responses(404, 507),
+    responses=error_responses(404, 507),
     summary="Finish a video early",
 )
 def finish(job: RequestedJob, service: CurrentService) -> Video:
@@ -230,7 +214,7 @@ def finish(job: RequestedJob, service: CurrentService) -> Video:
 @router.delete(
     "/v1/videos/{video_id}",
     response_model=DeletedVideo,
-    responses=_error_responses(404),
+    responses=error_responses(404),
     summary="Delete a video",
 )
 def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
@@ -239,10 +223,10 @@ def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
     return DeletedVideo(id=job.id)
 
 
-@router.get("/v1/models", response_model=ModelList, responses=_error_responses(), summary="List the served models")
+@router.get("/v1/models", response_model=ModelList, responses=error_responses(), summary="List the served models")
 def models(service: CurrentService) -> ModelList:
     """Return the served models, each with its LoRAs and presets. The first is the default."""
-    return ModelList(data=service.models())
+    return ModelList(data=service.models(), published=published_models(service.settings.models))
 
 
 @router.get("/health", summary="Check that the service is up")
@@ -254,7 +238,7 @@ async def health() -> dict[str, str]:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **_error_responses()},
+    responses={200: {"content": {"text/plain": {}}}, **error_responses()},
     summary="Metrics for Prometheus",
 )
 def metrics(request: Request, service: CurrentService) -> Response:
@@ -272,6 +256,9 @@ def ready(request: Request, service: CurrentService) -> Response:
         return error_response(503, "no worker is running; see the service's log", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 
+
+ROUTERS = (router, material_router)
+"""All routes of the API."""
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
@@ -358,7 +345,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HuMoError)
     async def humo_error(request: Request, error: HuMoError) -> JSONResponse:
         status, code = next(ERROR_CODES[kind] for kind in type(error).__mro__ if kind in ERROR_CODES)
-        return error_response(status, _service(request).store.redact_paths(str(error)), code, error.field)
+        return error_response(status, find_service(request).store.redact_paths(str(error)), code, error.field)
 
     @app.exception_handler(OSError)
     async def os_error(request: Request, error: OSError) -> JSONResponse:

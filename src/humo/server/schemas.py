@@ -17,6 +17,7 @@ from humo.geometry import FRAMES_PER_SECOND
 from humo.media.provenance import DEVICE_FIELDS, MEMORY_FIELDS
 from humo.request import GenerateRequest
 from humo.server.job_queue import Job, JobState, JSONObject
+from humo.server.model_details import ModelDetails, PublishedModel
 from humo.server.upload_sanitizer import MediaKind
 
 SERVER_FIELDS = frozenset(
@@ -254,6 +255,7 @@ class Model(BaseModel):
     owned_by: str = "humo"
     loras: list[str] = Field(default_factory=list, description="values of the field loras that fit this model")
     presets: list[str] = Field(default_factory=list, description="values of the field preset that fit this model")
+    humo: ModelDetails
 
 
 class ModelList(BaseModel):
@@ -261,6 +263,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    published: list[PublishedModel] = Field(description="published models that are not served")
 
 
 class ErrorBody(BaseModel):

@@ -32,6 +32,7 @@ class Settings:
         fetch_hosts: hosts that files may be fetched from when a client sends a URL; by default none.
         max_video_pixels: upper limit of width times height times frames.
         web_ui: serve the web page at ``/ui``.
+        embedders: origins whose pages may show the web page in a frame; by default none.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Settings:
     fetch_hosts: tuple[str, ...] = ()
     max_video_pixels: int = 200_000_000
     web_ui: bool = False
+    embedders: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
