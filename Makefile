@@ -33,7 +33,7 @@ $(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4
+	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4 --overwrite
 	$(BIN)/humo evaluate video output/demo.mp4 --image examples/woman.png
 
 # two workers of one thread each: on models this small, torch's own threads slow each other down

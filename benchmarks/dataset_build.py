@@ -194,10 +194,10 @@ def measure_quality(work: Work) -> Iterator[Line]:
     matched = [each for each in work.matched() if each.inside]
     for fault, reason in (("text", "text"), ("two", "several-faces"), ("still", "static"), ("silent", "silent")):
         faulty = [each for each in matched if each.shot.fault == fault]
-        found = sum(reason in each.row["reasons"] for each in faulty)
+        hits = sum(reason in each.row["reasons"] for each in faulty)
         others = [each for each in matched if each.shot.fault != fault]
         false = sum(reason in each.row["reasons"] for each in others)
-        yield Line(f"{fault}: rejected", "95 %", share(found, len(faulty)), found >= 0.95 * len(faulty))
+        yield Line(f"{fault}: rejected", "95 %", share(hits, len(faulty)), hits >= 0.95 * len(faulty))
         yield Line(f"{fault}: others rejected so", "1 %", share(false, len(others)), false <= 0.01 * len(others))
     rated = [each for each in matched if each.row["background_quality"] is not None]
     noise = [each.row["background_quality"] for each in rated if each.shot.fault == "noise"]
@@ -209,10 +209,9 @@ def measure_quality(work: Work) -> Iterator[Line]:
     involved = [each for each in matched if each.shot.clip in copied]
     passing = [each for each in involved if each.row["reason"] in ("", "copy", "no-partner", "waits-for-caption")]
     pairs = {each.shot.clip for each in passing if sum(other.shot.clip == each.shot.clip for other in passing) > 1}
-    found = {each.shot.clip for each in passing if each.row["reason"] == "copy"}
-    yield Line(
-        "copies found, of clips that pass otherwise", "all", share(len(found & pairs), len(pairs)), found >= pairs
-    )
+    marked = {each.shot.clip for each in passing if each.row["reason"] == "copy"}
+    text = share(len(marked & pairs), len(pairs))
+    yield Line("copies found, of clips that pass otherwise", "all", text, marked >= pairs)
     false = sum(each.row["reason"] == "copy" and each.shot.clip not in copied for each in matched)
     yield Line("clips taken for copies that are none", "none", str(false), not false)
 
@@ -280,7 +279,7 @@ def measure_throughput(work: Work) -> Iterator[Line]:
 
 
 def _scanned_frames(work: Work) -> int:
-    return round(sum(row["seconds"] for row in work.rows("sources.parquet")) * 25)
+    return sum(round(row["seconds"] * 25) for row in work.rows("sources.parquet"))
 
 
 def _bare_seconds(work: Work, count: int = 8) -> tuple[float, int]:
@@ -298,7 +297,7 @@ def _bare_seconds(work: Work, count: int = 8) -> tuple[float, int]:
         with open_media(Path(row["source"]), "source") as container:
             for decoded, repeats in Grid(Span(Fraction(0))).frames(container):
                 if frames % 5 == 0:
-                    detector.detect(decoded.to_ndarray(format="rgb24"))
+                    detector.detect(np.asarray(decoded.to_ndarray(format="rgb24"), np.uint8))
                 frames += repeats
     return time.process_time() - start, frames
 

@@ -254,7 +254,7 @@ class Bench:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether the device is an NVIDIA GPU."""
+        """Return whether the device is an NVIDIA GPU."""
         return self.device.type == "cuda"
 
     # -- models and inputs -------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.audio import load_audio_track
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.progress import Event
 from humo.request import GenerateRequest
 from tests.cli.conftest import SMALL, Humo, write_audio
 
@@ -43,7 +42,10 @@ def test_a_video_is_generated_from_prompt_image_and_audio(humo: Humo, desk: Path
     assert list(result["timings"]) == ["load", "encode", "denoise", "decode", "write"]
     steps = [event for event in completed.only("progress") if event["phase"] == "denoise"]
     assert [(event["done"], event["total"]) for event in steps] == [(0, 1), (1, 1)]
-    assert {"seconds_per_unit", "seconds_left"} <= steps[-1].keys()
+    shares = [event["fraction"] for event in completed.only("progress")]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert "seconds_left" in steps[-1]
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png", "out.json", "out.mp4"]
 
 
@@ -70,7 +72,7 @@ def test_it_is_made_again_frame_for_frame_from_elsewhere(
     (desk / "elsewhere").mkdir()
     monkeypatch.chdir(desk / "elsewhere")
     for source in ("../out.mp4", "../out.json"):
-        result = humo("generate", "--replay", source, "--output", "again.mp4", "--json")
+        result = humo("generate", "--replay", source, "--output", "again.mp4", "--overwrite", "--json")
         assert result.code == 0
         assert np.array_equal(frames("again.mp4"), frames(desk / "out.mp4"))
         assert not result.only("note")
@@ -133,7 +135,7 @@ def test_a_dry_run_leaves_no_folder_and_a_run_makes_it(humo: Humo, desk: Path, t
     assert humo(*arguments, "--dry-run").code == 0
     assert not Path("new").exists()
     for _ in range(2):  # a record takes the place of a record
-        assert humo(*arguments, "--sidecar").code == 0
+        assert humo(*arguments, "--sidecar", "--overwrite").code == 0
     assert sorted(path.name for path in Path("new/folder").iterdir()) == ["a.json", "a.mp4"]
 
 
@@ -150,8 +152,12 @@ def test_notes_are_said_and_quiet_is_quiet(humo: Humo, desk: Path, tiny_model_fo
 
 def test_a_log_gets_plain_lines_and_a_result(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL)
-    phases = [line.split()[0] for line in result.err.splitlines()]
-    assert phases == ["load", "encode", "denoise", "decode", "write"]
+    start, *lines = result.err.splitlines()
+    assert start.startswith("out.mp4: 5 frames, 96x64, 1 steps, seed 666666, ")
+    assert [line.split()[1] for line in lines] == ["load", "load", "encode", "denoise", "decode", "write"]
+    shares = [int(line.split()[0].removesuffix("%")) for line in lines]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 100)
     assert result.out.startswith("out.mp4: 5 frames, 0.2 s, 96x64, ")
 
 
@@ -188,17 +194,14 @@ def test_the_engine_keeps_one_model_and_loads_another_when_asked(
     desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path
 ) -> None:
     engine = Engine()
-    loads: list[Event] = []
-
-    def listen(event: Event) -> None:
-        if event.phase == "load" and event.done:
-            loads.append(event)
-
+    pipelines = []
     fields = {"prompt": "a", "width": 96, "height": 64, "frames": 5, "steps": 1, "output": "a.mp4"}
     for model in (tiny_model_folder, tiny_model_folder, tiny_model_folder_17b, tiny_model_folder):
         job = prepare_job(build_request({**fields, "model": str(model)}))
-        assert generate(job, engine=engine, callback=listen).frames == 5
-    assert len(loads) == 3
+        assert generate(job, engine=engine).frames == 5
+        pipelines.append(engine.pipeline(engine.resolve_runtime(job.plan).request))
+    assert pipelines[0] is pipelines[1]
+    assert len({id(pipeline) for pipeline in pipelines}) == 3
 
 
 def test_inputs_are_read_as_the_plan_uses_them(desk: Path, tiny_model_folder: Path) -> None:

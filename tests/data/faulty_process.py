@@ -23,8 +23,8 @@ def run_stage(stage: str, payload: dict[str, Any]) -> dict[str, Any]:
     while "spin" in path:
         pass
     if "hog" in path:
-        held = [bytearray(100 * 2**20) for _ in range(200)]
-        return {"held": len(held)}
+        blocks = [bytearray(100 * 2**20) for _ in range(200)]
+        return {"blocks": len(blocks)}
     if stage == "echo":
         return {"path": path, "process": os.getpid()}
     return _run_stage(stage, payload)

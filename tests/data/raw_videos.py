@@ -213,9 +213,9 @@ def write_raw(
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         for number, track in enumerate(tracks):
-            heard = np.zeros_like(samples) if number < len(tracks) - 1 else samples  # word kept: audible track
-            for start in range(0, len(heard), 1024):
-                chunk = np.ascontiguousarray(heard[None, start : start + 1024])
+            audible = np.zeros_like(samples) if number < len(tracks) - 1 else samples
+            for start in range(0, len(audible), 1024):
+                chunk = np.ascontiguousarray(audible[None, start : start + 1024])
                 audio = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
                 audio.sample_rate, audio.time_base, audio.pts = AUDIO_RATE, Fraction(1, AUDIO_RATE), start
                 container.mux(track.encode(audio))

@@ -33,6 +33,7 @@ RECIPE = """
 [shots]
 min_frames = 29
 max_frames = 33
+second_look = false
 [video]
 lines = 96
 [thresholds]
@@ -41,9 +42,9 @@ min_lines = 64
 min_speech_rate = "off"
 min_sync = 0.1
 min_sync_margin = 0
-max_identity_spread = 0.6
+max_identity_spread = "off"
 [reference]
-max_distance = 0.45
+max_distance = 0.6
 [captions]
 text = "A person who does not exist talks to the camera in front of a plain background, seen from the shoulders up."
 """
@@ -55,6 +56,8 @@ second_look = false
 [thresholds]
 min_seconds = 1
 min_lines = 32
+[limits]
+memory_gb = 1
 """
 """Recipe for videos without faces, of which nothing passes the scan."""
 
@@ -70,8 +73,8 @@ def _shot(name: str, *, mirrored: bool = False) -> Shot:
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    Reel().add(_shot("woman")).add(_shot("man")).add(_shot("woman", mirrored=True)).write(folder / "one.mp4")
-    Reel().add(_shot("man")).write(folder / "copy.mp4", crf=24)
+    Reel().add(_shot("woman")).add(_shot("woman", mirrored=True)).write(folder / "one.mp4")
+    Reel().add(_shot("man")).write(folder / "alone.mp4")
     shutil.copy(folder / "one.mp4", folder / "twice.mp4")
     Reel().add(_shot("man")).write(folder / "broken.mp4")
     damage(folder / "broken.mp4", "cut")
@@ -197,11 +200,11 @@ def test_another_recipe_is_refused_in_one_line(
 
 @pytest.fixture
 def plain(tmp_path: Path) -> tuple[Path, Path]:
-    """Eight videos of noise, and the recipe for them."""
+    """Five videos of noise, and the recipe for them."""
     folder = tmp_path / "videos"
     folder.mkdir()
     random = np.random.default_rng(0)
-    for number in range(8):
+    for number in range(5):
         frames = random.integers(0, 255, (30, 32, 32, 3)).astype(np.uint8)
         Reel().add(Shot("noise", 0, frames, np.zeros(30 * 640, np.float32), False)).write(folder / f"{number}.mp4")
     path = tmp_path / "quick.toml"
@@ -229,23 +232,21 @@ def test_a_poisonous_video_is_quarantined_and_the_others_are_not(
     assert _build(videos, tmp_path / "out", recipe, "--workers", "2") == 0
     (row,) = _rows(tmp_path / "out" / "quarantine.parquet")
     assert (Path(row["item"]).stem, row["stage"], row["tries"]) == (fault, "inventory", 2)
-    assert len(_rows(tmp_path / "out" / "sources.parquet")) == 7
+    assert len(_rows(tmp_path / "out" / "sources.parquet")) == 4
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_number_of_workers_changes_no_byte(workers: str, plain: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_number_of_workers_changes_no_byte(plain: tuple[Path, Path], tmp_path: Path) -> None:
     videos, recipe = plain
-    _build(videos, tmp_path / "one", recipe, "--workers", "1")
-    _build(videos, tmp_path / "other", recipe, "--workers", workers)
-    one, other = (_checksums(tmp_path / name) for name in ("one", "other"))
-    assert one == other
+    for workers in ("1", "2"):
+        _build(videos, tmp_path / workers, recipe, "--workers", workers)
+    assert _checksums(tmp_path / "1") == _checksums(tmp_path / "2")
 
 
 def test_a_killed_run_loses_nothing_and_does_nothing_twice(plain: tuple[Path, Path], tmp_path: Path) -> None:
     videos, recipe = plain
     out = tmp_path / "out"
     command = [sys.executable, "-m", "humo", "data", "build", str(videos), str(out), "--recipe", str(recipe)]
-    for wanted in (3, 10):
+    for wanted in (2, 7):
         run = subprocess.Popen([*command, "--workers", "2", "--quiet"], env=os.environ, start_new_session=True)
         try:
             while run.poll() is None and (
@@ -257,7 +258,7 @@ def test_a_killed_run_loses_nothing_and_does_nothing_twice(plain: tuple[Path, Pa
             run.wait()
     assert _build(videos, out, recipe, "--workers", "2") == 0
     finished = _finished(out)
-    assert len(finished) == len(set(finished)) == 16
+    assert len(finished) == len(set(finished)) == 10
     assert not [*out.rglob("*.part")]
 
 

@@ -19,7 +19,7 @@ from humo.data.captions import CaptionReport, Endpoint, UnusableAnswerError, cap
 
 CLIP = Path(__file__).parents[2] / "docs" / "nano-woman.mp4"
 CONFIG = CaptionConfig(frames=2, side=64, in_flight=4, timeout_seconds=0.5)
-WORDS = "a woman in a green coat stands by a window and speaks calmly while she looks at the camera number"
+VOCABULARY = "a woman in a green coat stands by a window and speaks calmly while she looks at the camera number"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -99,7 +99,7 @@ def test_a_request_that_fails_is_sent_again(fault: str) -> None:
         if number == 1:
             FAULTS[fault](handler)
         else:
-            handler.answer(f"{WORDS} {number}")
+            handler.answer(f"{VOCABULARY} {number}")
 
     with _server(reply) as (endpoint, requests):
         results, report = _caption(endpoint, 1)
@@ -116,7 +116,7 @@ def test_with_every_tenth_request_failing_all_clips_are_captioned() -> None:
         if number % 10 == 0:
             kinds[number // 10 % len(kinds)](handler)
         else:
-            handler.answer(f"{WORDS} {number}")
+            handler.answer(f"{VOCABULARY} {number}")
 
     with _server(reply) as (endpoint, _):
         results, report = _caption(endpoint, 60)
@@ -127,7 +127,7 @@ def test_with_every_tenth_request_failing_all_clips_are_captioned() -> None:
 @pytest.mark.parametrize("every", [1, 5])
 def test_an_endpoint_that_repeats_a_caption_is_stopped_within_a_hundred_clips(every: int) -> None:
     def reply(handler: _Handler, number: int) -> None:
-        handler.answer(WORDS if number % every == 0 else f"{WORDS} {number}")
+        handler.answer(VOCABULARY if number % every == 0 else f"{VOCABULARY} {number}")
 
     with _server(reply) as (endpoint, requests):
         _, report = _caption(endpoint, 400)
@@ -147,7 +147,7 @@ def test_an_endpoint_that_is_down_is_named_and_gets_no_requests() -> None:
 
 
 def test_a_request_carries_frames_and_the_model() -> None:
-    with _server(lambda handler, number: handler.answer(WORDS)) as (endpoint, requests):
+    with _server(lambda handler, number: handler.answer(VOCABULARY)) as (endpoint, requests):
         _caption(endpoint, 1)
     (request,) = requests
     assert [part["type"] for part in request["messages"][0]["content"]] == ["text", "image_url", "image_url"]

@@ -120,7 +120,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(values: Values, field: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def _entry(name: str, *, person: int = 0, source: int = 0, shot: int = 0, look: int = 0, **changes: object) -> Entry:
+def _entry(name: str, *, person: int = 0, source: int = 0, shot: int = 0, colors: int = 0, **changes: object) -> Entry:
     random = np.random.default_rng(person)
     embedding = random.normal(size=128)
     embedding *= 1.0 / np.linalg.norm(embedding)
@@ -130,18 +130,18 @@ def _entry(name: str, *, person: int = 0, source: int = 0, shot: int = 0, look: 
         "name": name, "group": f"g{source}", "source": source, "shot": shot, "first": 1000 * shot, "count": 101,
         "reasons": (), "written": True, "view": 0.4, "reference_side": 256,
         "embedding": embedding.astype(np.float16).tobytes(),
-        "hashes": np.random.default_rng(1000 * person + look).bytes(64),
-        "loudness": np.random.default_rng(1000 * person + look).bytes(64),
+        "hashes": np.random.default_rng(1000 * person + colors).bytes(64),
+        "loudness": np.random.default_rng(1000 * person + colors).bytes(64),
     }  # fmt: skip
     return Entry(**(values | changes))  # type: ignore[arg-type]
 
 
 def _colors(*looks: int) -> dict[int, str]:
     packed = {}
-    for look in looks:
+    for colors in looks:
         values = np.zeros(1024, np.uint8)
-        values[look * 10 : look * 10 + 10] = 80
-        packed[look] = base64.b64encode(values.tobytes()).decode()
+        values[colors * 10 : colors * 10 + 10] = 80
+        packed[colors] = base64.b64encode(values.tobytes()).decode()
     return packed
 
 
@@ -150,11 +150,11 @@ LOOKS = _colors(0, 1, 2, 3)
 
 def test_a_reference_shows_the_same_person_in_another_shot_with_another_look() -> None:
     entries = [
-        _entry("a", look=0),
-        _entry("b", look=0),  # the same shot
-        _entry("c", shot=1, look=0),  # another shot that looks the same
-        _entry("d", shot=2, look=1),
-        _entry("e", person=1, shot=3, look=2),
+        _entry("a", colors=0),
+        _entry("b", colors=0),  # the same shot
+        _entry("c", shot=1, colors=0),  # another shot that looks the same
+        _entry("d", shot=2, colors=1),
+        _entry("e", person=1, shot=3, colors=2),
     ]
     looks = {"a": 0, "b": 3, "c": 0, "d": 1, "e": 2}
     entries[1].hashes = bytes(range(64))
@@ -199,7 +199,7 @@ def test_clips_that_look_the_same_but_speak_differently_are_no_copies() -> None:
 
 def test_no_person_and_no_source_is_in_two_splits() -> None:
     entries = [
-        _entry(f"{source}-{number}", person=source // 2, source=source, shot=number, look=50 * source + number)
+        _entry(f"{source}-{number}", person=source // 2, source=source, shot=number, colors=50 * source + number)
         for source in range(40)
         for number in range(3)
     ]

@@ -14,8 +14,8 @@ from humo.data.journal import JOURNAL, Journal, folder_lock
 from humo.data.tasks import Limits, Outcome, Task
 from humo.errors import StorageError
 
-LIMITS = Limits(base_seconds=1.0, seconds_factor=0.0, wall_factor=100.0, memory_bytes=2**30)
-IMPATIENT = Limits(base_seconds=1.0, seconds_factor=0.0, wall_factor=3.0, memory_bytes=2**30)
+LIMITS = Limits(base_seconds=1.0, seconds_factor=0.0, wall_factor=100.0, memory_bytes=2**28)
+IMPATIENT = Limits(base_seconds=1.0, seconds_factor=0.0, wall_factor=3.0, memory_bytes=2**28)
 
 
 @pytest.fixture(autouse=True)
@@ -68,12 +68,12 @@ def test_the_journal_finds_its_lines_again_without_an_unfinished_one(tmp_path: P
     journal.close()
     with (tmp_path / JOURNAL).open("a") as file:
         file.write('{"stage": "scan", "key": "cc", "va')
-    again = Journal(tmp_path)
-    assert ("scan", "aa") in again
-    assert ("scan", "cc") not in again
-    again.add("scan", "dd", {"value": 4})
-    assert [line["value"] for line in again.lines("scan")] == [3, 2, 4]
-    again.close()
+    reopened = Journal(tmp_path)
+    assert ("scan", "aa") in reopened
+    assert ("scan", "cc") not in reopened
+    reopened.add("scan", "dd", {"value": 4})
+    assert [line["value"] for line in reopened.lines("scan")] == [3, 2, 4]
+    reopened.close()
     assert all(json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines())
 
 

@@ -66,13 +66,15 @@ def test_a_damaged_file_is_named_and_not_changed(kind: str, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-def _scan(path: Path, count: int) -> Values:
-    return scan_unit(_payload(path, inspect_source({"path": str(path)}), count))
+def _scan(path: Path, count: int, *, second_look: bool = True) -> Values:
+    payload = _payload(path, inspect_source({"path": str(path)}), count)
+    payload["shots"]["second_look"] = second_look
+    return scan_unit(payload)
 
 
 def test_cuts_are_found_to_the_frame(tmp_path: Path) -> None:
     frames = np.concatenate([_scene(seed, length) for seed, length in ((1, 40), (2, 33), (3, 50))])
-    assert _scan(_write(tmp_path / "a.mp4", frames), len(frames))["cuts"] == [40, 73]
+    assert _scan(_write(tmp_path / "a.mp4", frames), len(frames), second_look=False)["cuts"] == [40, 73]
 
 
 def test_a_dissolve_is_found_by_the_second_look(tmp_path: Path) -> None:
@@ -90,6 +92,7 @@ def test_a_part_reports_only_its_own_cuts(tmp_path: Path) -> None:
     frames = np.concatenate([_scene(seed, 60) for seed in (1, 2, 3)])
     path = _write(tmp_path / "a.mp4", frames)
     facts = inspect_source({"path": str(path)})
-    parts = [scan_unit({**_payload(path, facts, 90), "first": first}) for first in (0, 90)]
+    shots = ShotConfig(min_frames=25, second_look=False).model_dump()
+    parts = [scan_unit({**_payload(path, facts, 90), "first": first, "shots": shots}) for first in (0, 90)]
     assert [part["cuts"] for part in parts] == [[60], [120]]
     assert [part["end"] for part in parts] == [90, 180]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -107,8 +108,8 @@ def test_the_margin_is_no_wider_than_the_field(name: str, vae: AutoencoderKLWan)
     assert middle + margin - 3 < int(rows.max()) <= middle + margin
 
 
-def _enlarged(decoder: torch.nn.Module, latents: Tensor) -> Tensor:
-    """What the layers at the size of pixels make of features that differ where the latents do."""
+def _enlarged(decoder: Any, latents: Tensor) -> Tensor:
+    """Return the output of the layers at the size of pixels for features that differ where the latents do."""
     from humo.model import tiling
 
     width = decoder.up_blocks[0].resnets[-1].out_dim
@@ -123,9 +124,9 @@ def test_tiles_need_less_memory(vae: AutoencoderKLWan, name: str) -> None:
     peaks = []
     for side in (0, tile):
         set_tile(vae, side)
-        with track_allocations(vae.parameters(), (latents,)) as found:
+        with track_allocations(vae.parameters(), (latents,)) as stats:
             StreamingDecoder(vae)(latents, is_last=True)
-        peaks.append(found.peak)
+        peaks.append(stats.peak)
     assert peaks[1] < 0.6 * peaks[0]
 
 
@@ -136,10 +137,10 @@ def test_what_is_last_leaves_nothing_behind(tile: int) -> None:
     latents = torch.randn(1, vae.config.z_dim, 2, 20, 20)
     live = {}
     for is_last in (True, False):
-        with track_allocations(vae.parameters(), (latents,)) as found:
+        with track_allocations(vae.parameters(), (latents,)) as stats:
             decoder = StreamingDecoder(vae)
             decoder(latents, is_last=is_last)
-            live[is_last] = found.live
+            live[is_last] = stats.live
     assert live[True] < 100_000 < live[False]
 
 

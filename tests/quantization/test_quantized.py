@@ -295,8 +295,8 @@ def test_a_text_encoder_in_fp8_stays_so_and_encodes_as_the_dequantized_one(home_
     ids = torch.tensor([[5, 9, 21, 3, 1]])
     with torch.no_grad():
         assert encoder(ids).last_hidden_state.equal(plain(ids).last_hidden_state)
-    said = weight_bytes(model.architectures["text_encoder"], torch.float32, quant_types)
-    assert said.total == sum(weight.nbytes for weight in encoder.parameters())
+    estimated = weight_bytes(model.architectures["text_encoder"], torch.float32, quant_types)
+    assert estimated.total == sum(weight.nbytes for weight in encoder.parameters())
 
 
 @pytest.mark.parametrize("placement", ["none", "group", "disk"])

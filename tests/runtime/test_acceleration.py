@@ -22,6 +22,7 @@ from humo.model import attention_backends
 from humo.model.attention import Attention
 from humo.model.attention_backends import BACKENDS, check_attention, is_installed, set_attention
 from humo.model.caches import is_compiled
+from humo.model.upstream import AttentionBackendName
 from humo.request import AttentionName, parse_request
 from humo.runtime.acceleration import accelerate, compile_blocks, run_eagerly
 from humo.runtime.loading import load_pipeline
@@ -46,12 +47,12 @@ def _settings_of_torch_are_restored() -> Iterator[None]:
 
 
 def test_an_own_backend_gives_the_same() -> None:
-    """Of those that work on a CPU; one that exists, so that the network really uses what is chosen."""
+    """A kernel that works on a CPU, so that the network really uses what is chosen."""
     pipeline = tiny_pipeline("humo-17b")
     expected = call(pipeline)
     set_attention(pipeline.transformer, "sdpa")
     assert call(pipeline).equal(expected)
-    chosen = attention_backends.AttentionBackendName._NATIVE_MATH
+    chosen = AttentionBackendName._NATIVE_MATH
     layers = [one for one in pipeline.transformer.modules() if isinstance(one, Attention)]
     for layer in layers:
         layer.processor._attention_backend = chosen
@@ -144,7 +145,7 @@ def test_quantized_blocks_can_be_compiled(tmp_path: Path) -> None:
     pipeline.register_modules(transformer=tiny_transformer("humo-1.7b", **WIDE))
     pipeline.save_pretrained(str(tmp_path / "model"))
     for quantize in ("fp8", "int4"):
-        quantized = load_pipeline(tmp_path / "model", device="cpu", dtype="float32", quantize=quantize)  # type: ignore[arg-type]
+        quantized = load_pipeline(tmp_path / "model", device="cpu", dtype="float32", quantize=quantize)
         expected, counter = predict(quantized.transformer), CompileCounter()
         compile_blocks(quantized.transformer, counter)
         assert torch.allclose(predict(quantized.transformer), expected, atol=1e-5)

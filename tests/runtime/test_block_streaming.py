@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,14 @@ def at_hand(pipeline: HuMoPipeline) -> list[str]:
 def test_one_component_has_blocks_on_the_device_at_a_time(tmp_path: Path) -> None:
     pipeline = placed(save_tiny_model(tmp_path / "model", "humo-1.7b"), PLACEMENTS["model"])
     lists = [pipeline.text_encoder.encoder.block, pipeline.audio_encoder.layers, pipeline.transformer.blocks]
-    seen: list[tuple[bool, ...]] = []
+    loaded: list[tuple[bool, ...]] = []
     for blocks in lists:
         blocks[-1].register_forward_hook(
-            lambda *_: seen.append(tuple(any(not one.is_meta for one in part.parameters()) for part in lists))
+            lambda *_: loaded.append(tuple(any(not one.is_meta for one in part.parameters()) for part in lists))
         )
     pipeline.generate_latents(GenerationInputs(plan_of(pipeline), [RED], SAMPLES))
     text, audio, network = (True, False, False), (False, True, False), (False, False, True)
-    assert [one for number, one in enumerate(seen) if number == 0 or one != seen[number - 1]] == [text, audio, network]
+    assert [one for one, _ in groupby(loaded)] == [text, audio, network]
 
 
 def test_the_token_embedding_and_the_blocks_are_no_longer_in_the_modules(tmp_path: Path) -> None:
@@ -127,26 +128,27 @@ def test_streamed_blocks_are_evenly_spread(blocks: int, resident: int) -> None:
 
 
 class Recorded:
-    """A source of blocks that tells what it is asked for."""
+    """A source of blocks that records its loads."""
 
     def __init__(self, weights: Sequence[dict[str, Tensor]]) -> None:
-        self._weights, self.asked = weights, []  # type: ignore[var-annotated]
-        self.held: set[int] = set()
+        self._weights = weights
+        self.loads: list[int] = []
+        self.loaded: set[int] = set()
 
     def start(self, number: int, *, keep: bool) -> None:
-        if number not in self.held:
-            self.asked.append(number)
-            self.held.add(number)
+        if number not in self.loaded:
+            self.loads.append(number)
+            self.loaded.add(number)
 
     def finish(self, number: int, *, keep: bool) -> dict[str, Tensor]:
         self.start(number, keep=keep)
         return self._weights[number]
 
     def free(self, number: int) -> None:
-        self.held.remove(number)
+        self.loaded.remove(number)
 
     def release(self) -> None:
-        self.held.clear()
+        self.loaded.clear()
 
 
 def linear_layers() -> tuple[nn.ModuleList, list[dict[str, Tensor]]]:
@@ -170,15 +172,15 @@ def test_each_pass_loads_the_streamed_blocks_once_and_one_ahead(resident: int) -
     stream.keep(resident)
     most: list[int] = []
     for layer in layers:
-        layer.register_forward_hook(lambda *_: most.append(len(source.held)))
+        layer.register_forward_hook(lambda *_: most.append(len(source.loaded)))
     for _ in range(3):
         assert run(layers).equal(expected)
     streamed = COUNT - resident
-    assert len(source.asked) == COUNT + 2 * streamed + min(1, streamed if streamed > 1 else 0)
+    assert len(source.loads) == COUNT + 2 * streamed + min(1, streamed if streamed > 1 else 0)
     assert max(most) <= resident + min(2, streamed)
     stream.release()
     assert all(weight.is_meta for weight in layers.parameters())
-    assert not source.held
+    assert not source.loaded
 
 
 def test_a_stream_that_is_not_cyclic_ends_empty() -> None:
@@ -187,8 +189,8 @@ def test_a_stream_that_is_not_cyclic_ends_empty() -> None:
     BlockStream(layers, source, cyclic=False)
     for _ in range(2):
         assert run(layers).equal(expected)
-        assert not source.held
-    assert source.asked == [*range(COUNT)] * 2
+        assert not source.loaded
+    assert source.loads == [*range(COUNT)] * 2
 
 
 def test_what_a_block_leaves_when_it_fails_is_nothing() -> None:
@@ -206,7 +208,7 @@ def test_fewer_blocks_can_stay_from_one_pass_to_the_next() -> None:
     for resident in (4, 2, 0, 5, None):
         stream.keep(resident)
         assert run(layers).equal(expected)
-        assert len(source.held) <= COUNT if resident is None else resident + 2
+        assert len(source.loaded) <= (COUNT if resident is None else resident + 2)
 
 
 # -- blocks on the host -----------------------------------------------------------------------------------------------
@@ -237,7 +239,7 @@ class Late(DirectCopies):
     def __init__(self) -> None:
         super().__init__(torch.device("cpu"))
         self.pending: dict[int, tuple[Tensor, Tensor]] = {}
-        self.copies = self.marks = 0
+        self.copies = self.mark_count = 0
         self.computed: dict[int, int] = {}
         """Address of a buffer -> mark of the computation that used it last."""
 
@@ -253,18 +255,18 @@ class Late(DirectCopies):
             target.copy_(source)
 
     def mark(self) -> int:
-        self.marks += 1
-        return self.marks
+        self.mark_count += 1
+        return self.mark_count
 
 
 class Marking(HostBlocks):
-    """Blocks on the host that tell their `Late` device which computation used a buffer last."""
+    """Blocks on the host that record in their `Late` device which computation used a buffer last."""
 
     def free(self, number: int) -> None:
         buffers = [one.memory.data_ptr() for one in self._shared if one.holder == number]
         super().free(number)
         assert isinstance(self._copies, Late)
-        self._copies.computed |= dict.fromkeys(buffers, self._copies.marks)
+        self._copies.computed |= dict.fromkeys(buffers, self._copies.mark_count)
 
 
 def on_host(layers: nn.ModuleList) -> BlockStream:
@@ -292,12 +294,12 @@ def test_the_device_has_two_blocks_beside_those_that_stay(resident: int) -> None
     stream = on_host(layers)
     stream.keep(resident)
     block, x = 64 * 64 * 4, torch.ones(1, 64)
-    with track_allocations((x,)) as found:
+    with track_allocations((x,)) as stats:
         for _ in range(3):
             run(layers, x)
-    assert found.peak == block * (resident + min(2, COUNT - resident)) + 2 * x.nbytes
+    assert stats.peak == block * (resident + min(2, COUNT - resident)) + 2 * x.nbytes
     stream.release()
-    assert found.live == 0
+    assert stats.live == 0
 
 
 @given(order=st.lists(st.integers(0, COUNT - 1), max_size=30), resident=st.integers(0, COUNT))

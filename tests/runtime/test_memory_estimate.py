@@ -234,12 +234,12 @@ def test_what_a_request_fixes_is_kept(choice: Choice, chosen: str) -> None:
 
 
 def test_on_a_cpu_there_is_one_memory() -> None:
-    found = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
-    assert [(str(one.placement), one.device) for one in found] == [
+    estimates = estimate_placements(some_needs(), "cpu", 0, 24 * GIGA)
+    assert [(str(one.placement), one.device) for one in estimates] == [
         ("--offload none", 0),
         ("--offload disk --resident-blocks 10", 0),
     ]
-    assert found[0].host == 20 * GIGA + PROCESS_BYTES
+    assert estimates[0].host == 20 * GIGA + PROCESS_BYTES
 
 
 def test_where_nothing_fits_it_is_said_what_would() -> None:
@@ -432,7 +432,7 @@ class Cramped:
 
     pipeline: HuMoPipeline
     engine: Engine
-    told: list[str]
+    notes: list[str]
 
     @property
     def placement(self) -> Placement:
@@ -448,10 +448,11 @@ class Cramped:
 @pytest.fixture
 def cramped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Cramped:
     monkeypatch.setattr(predictor, "MAX_BATCHED_TOKENS", 0)  # one pass after another, of which one is too much
-    pipeline, told = tiny_pipeline("humo-1.7b"), []  # type: ignore[var-annotated]
-    engine = Engine(note=told.append)
+    pipeline = tiny_pipeline("humo-1.7b")
+    notes: list[str] = []
+    engine = Engine(note=notes.append)
     engine._loaded = LoadedModel((folder, "cpu", "float32"), Placement("none"), pipeline)
-    return Cramped(pipeline, engine, told)
+    return Cramped(pipeline, engine, notes)
 
 
 def test_a_clip_continues_where_memory_ran_out(cramped: Cramped) -> None:
@@ -463,7 +464,7 @@ def test_a_clip_continues_where_memory_ran_out(cramped: Cramped) -> None:
         passes.clear()
         OutOfMemory(cramped.pipeline.transformer, failing_call=4)
         assert torch.allclose(sample(cramped.pipeline, cramped.execution), expected, atol=1e-6)
-        assert cramped.told[-1] == f"GPU memory ran out with {before}; continuing with {after}"
+        assert cramped.notes[-1] == f"GPU memory ran out with {before}; continuing with {after}"
         assert str(cramped.placement) == after
         assert len(passes) == 3 * 3 + 1
     OutOfMemory(cramped.pipeline.transformer, failing_call=1)
@@ -485,15 +486,15 @@ def test_a_video_that_does_not_fit_is_decoded_in_tiles(cramped: Cramped) -> None
     pipeline = cramped.pipeline
 
     def frames(execution: Execution | None = None) -> Tensor:
-        asked = {"prompt": "a man", "width": 640, "height": 64, "frames": 5, "steps": 1, "seed": 3}
-        inputs = GenerationInputs(resolve(parse_request(asked), pipeline.preset))
+        fields = {"prompt": "a man", "width": 640, "height": 64, "frames": 5, "steps": 1, "seed": 3}
+        inputs = GenerationInputs(resolve(parse_request(fields), pipeline.preset))
         return torch.from_numpy(np.stack(list(pipeline.generate_frames(inputs, execution=execution)))).int()
 
     expected = frames()
     for tile in ("512", "384"):
         OutOfMemory(pipeline.vae.decoder.conv_out, failing_call=1)
         assert (frames(cramped.execution) - expected).abs().max() <= 1
-        assert cramped.told[-1].endswith(f"continuing with --offload none --tile {tile}")
+        assert cramped.notes[-1].endswith(f"continuing with --offload none --tile {tile}")
     assert cramped.engine._use_smaller_tiles()
     OutOfMemory(pipeline.vae.decoder.conv_out, failing_call=1)
     with pytest.raises(RequestError, match="memory: is too small on the GPU to decode with --offload none --tile 256"):
@@ -518,7 +519,7 @@ def test_the_autoencoder_takes_what_is_said(tmp_path: Path, family: str, tile: i
     geometry = Geometry(192, 176, 9, references=1)
     injection = model.preset.reference_injection
     estimate = estimate_memory(model.architectures, geometry, injection, torch.float32, 3, windows=2)
-    said, vae = estimate.autoencoder(tile), tiny_vae().requires_grad_(False)
+    expected, vae = estimate.autoencoder(tile), tiny_vae().requires_grad_(False)
     set_tile(vae, tile)
     size = (geometry.latent_height, geometry.latent_width)
     with track_allocations(vae.parameters()) as image:
@@ -529,7 +530,7 @@ def test_the_autoencoder_takes_what_is_said(tmp_path: Path, family: str, tile: i
     with track_allocations(vae.parameters(), (latents,)) as carried:
         decoder = StreamingDecoder(vae)
         decoder(latents)
-        assert (image.peak, decode.peak, carried.live) == (said.image, said.decode, said.carried)
+        assert (image.peak, decode.peak, carried.live) == (expected.image, expected.decode, expected.carried)
 
 
 @pytest.mark.parametrize("resident", [0, 1, 2])
@@ -543,9 +544,9 @@ def test_a_streamed_pass_takes_what_is_said(tmp_path: Path, resident: int) -> No
     pipeline = load_pipeline(folder, device="cpu", dtype="float32")
     apply_placement(pipeline, placement, "cpu")
     weights = estimate.weights["transformer"]
-    said = placement.blocks_on_device("transformer", weights) + estimate.streamed_pass
+    expected = placement.blocks_on_device("transformer", weights) + estimate.streamed_pass
     assert sum(one.nbytes for one in pipeline.transformer.parameters() if not one.is_meta) == weights.outside_blocks
-    assert abs(streamed_bytes(pipeline.transformer, geometry) - said) <= 2 * ALIGNED_TENSORS * ALIGNMENT
+    assert abs(streamed_bytes(pipeline.transformer, geometry) - expected) <= 2 * ALIGNED_TENSORS * ALIGNMENT
 
 
 ALIGNED_TENSORS = 40
@@ -563,7 +564,7 @@ def streamed_bytes(network: Any, geometry: Geometry) -> int:
         torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
     outside = [one for one in network.parameters() if not one.is_meta]
-    with track_allocations(outside, inputs) as found:
+    with track_allocations(outside, inputs) as stats:
         for _ in range(2):
             network(*inputs, return_dict=False)
-    return found.peak
+    return stats.peak

@@ -74,8 +74,8 @@ def test_a_large_matrix_is_much_the_same_afterwards(name: str, bound: float) -> 
 @pytest.mark.parametrize("kind", FP8_TYPES)
 def test_scaled_fp8_is_the_nearest_number_of_the_type(kind: str, seed: int, size: float) -> None:
     weight = torch.randn(5, 96, generator=torch.Generator().manual_seed(seed)) * size
-    made, scale = quantize_fp8(weight, kind)
-    values = dequantize(made, kind, 96, torch.float32, scale)
+    quantized, scale = quantize_fp8(weight, kind)
+    values = dequantize(quantized, kind, 96, torch.float32, scale)
     assert float(values.abs().max()) == pytest.approx(float(weight.abs().max()), rel=1e-6)
     mantissa = {"F8_E4M3": 3, "F8_E5M2": 2}[kind]
     normal = weight.abs() > scale * 2.0**-6

@@ -109,7 +109,7 @@ def test_the_error_of_an_unknown_field_has_the_nearest_one(word: str, meant: str
 
 
 def test_the_error_of_a_field_unlike_any_other_lists_all() -> None:
-    assert "known are audio, cache, consent, device, dtype" in str(refusal(zzzzzz=1))
+    assert "known are attention, audio, cache, compile, consent" in str(refusal(zzzzzz=1))
 
 
 def test_the_error_of_an_unknown_choice_has_the_nearest_one() -> None:

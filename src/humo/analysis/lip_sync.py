@@ -9,6 +9,7 @@ Shape suffixes: T audio rows (25 a second), N audio bands, D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -161,7 +162,17 @@ class LipAgreement:
 
 def lip_agreement(mouth: Curve, jaw: Curve, max_lag: int = MAX_LAG) -> LipAgreement:
     """Compare a mouth curve with a jaw curve at every lag up to ``max_lag`` frames; of equal lags the smallest wins."""
-    by_lag = correlation_by_lag(mouth, jaw, max_lag)
-    offset = max(by_lag, key=lambda lag: (by_lag[lag], -abs(lag)))
+    return best_agreement(correlation_by_lag(mouth, jaw, max_lag))
+
+
+def best_agreement(by_lag: Mapping[int, float], tolerance: float = 0.0) -> LipAgreement:
+    """Return the agreement at the best lag.
+
+    Args:
+        by_lag: correlation at each lag, among them 0.
+        tolerance: of all lags whose correlation is at most this much below the highest, the smallest is chosen.
+    """
+    least = max(by_lag.values()) - tolerance
+    offset = min((lag for lag in by_lag if by_lag[lag] >= least), key=lambda lag: (abs(lag), -by_lag[lag]))
     peak = by_lag[offset]
     return LipAgreement(by_lag[0], offset, peak, peak - float(np.median(list(by_lag.values()))))

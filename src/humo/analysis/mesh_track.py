@@ -43,11 +43,18 @@ class MeshTrack:
 
         None if fewer than `MIN_DETECTION_RATE` of the frames have a face.
         """
-        detected = [number for number, face in enumerate(self.faces) if face is not None]
-        if len(detected) < MIN_DETECTION_RATE * len(self.faces):
+        if self.detection_rate < MIN_DETECTION_RATE:
             return None
-        values = [face.mouth_aspect for face in self.faces if face is not None]
-        return np.interp(np.arange(len(self.faces)), detected, values)
+        return mouth_curve(self.faces)
+
+
+def mouth_curve(faces: Sequence[Face | None]) -> Curve | None:
+    """Return the mouth aspect ratio of every frame, interpolated over frames without a face; None without any face."""
+    detected = [number for number, face in enumerate(faces) if face is not None]
+    if not detected:
+        return None
+    values = [face.mouth_aspect for face in faces if face is not None]
+    return np.interp(np.arange(len(faces)), detected, values)
 
 
 def track_faces(frames: Frames, mesh: FaceMesh) -> MeshTrack:

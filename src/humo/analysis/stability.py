@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from humo.analysis.face_mesh import EYE_OUTLINES, MOUTH_OUTLINE, Face
 from humo.analysis.mesh_track import Curve, Frames, MeshTrack
 from humo.analysis.opencv import opencv
-from humo.errors import DependencyError
+from humo.analysis.scene_cuts import CutFinder
 from humo.geometry import FRAMES_PER_SECOND
 
 MASK_MARGIN = 0.6
@@ -25,9 +24,6 @@ MOTION_SIDE = 128
 
 CUT_SIDE = 96
 """Largest shorter side in pixels of the frames in which cuts are detected."""
-
-MIN_SHOT_FRAMES = 8
-"""Frames between two cuts."""
 
 
 def temporal_flicker(track: MeshTrack) -> float:
@@ -103,25 +99,16 @@ def motion_curve(frames: Frames) -> Curve:
 
 
 def find_cuts(frames: Frames) -> list[int]:
-    """Return the number of the first frame after each hard cut.
-
-    **Source:** PySceneDetect 0.7 (https://www.scenedetect.com), ``AdaptiveDetector``.
+    """Return the number of the first frame after each hard cut, by `scene_cuts.CutFinder`.
 
     Raises:
         DependencyError: PySceneDetect is not installed.
     """
     cv2 = opencv()
-    try:
-        from scenedetect import AdaptiveDetector, FrameTimecode
-    except ImportError as error:
-        remedy = "pip install 'humo-video[evaluate]'"
-        raise DependencyError("evaluate", "scenedetect-headless is not installed", remedy) from error
-    detector: Any = AdaptiveDetector(min_scene_len=MIN_SHOT_FRAMES)
+    finder = CutFinder()
     scale = min(1.0, CUT_SIDE / min(frames.shape[1:3]))
     size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
     cuts: list[int] = []
     for number, frame in enumerate(frames):
-        small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-        timecode = FrameTimecode(number, float(FRAMES_PER_SECOND))
-        cuts += [cut.frame_num for cut in detector.process_frame(timecode, np.ascontiguousarray(small[..., ::-1]))]
+        cuts += finder.add(number, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
     return cuts

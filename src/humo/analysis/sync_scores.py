@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from humo.analysis.mfcc import mfcc
 from humo.analysis.networks.s3fd import S3FD, detect_faces
 from humo.analysis.networks.syncnet import WINDOW_FRAMES, WINDOW_STEPS, SyncNet
 from humo.analysis.opencv import opencv
-from humo.errors import DependencyError
+from humo.analysis.scene_cuts import CutFinder
 from humo.geometry import SAMPLES_PER_FRAME
 from humo.media.audio import AudioSamples
 
@@ -125,7 +124,7 @@ def score_video(
         rules: of the tracker.
         device: the network's.
     """
-    samples = np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+    samples = as_int16(audio)
     scores = []
     for start, end in find_shots(frames):
         for track in find_tracks(detections[start:end], rules, start):
@@ -137,6 +136,11 @@ def score_video(
     return scores
 
 
+def as_int16(audio: AudioSamples) -> NDArray[np.int16]:
+    """Return samples as the 16-bit integers that SyncNet's cepstra are computed from."""
+    return np.clip(np.round(audio * 32768), -32768, 32767).astype(np.int16)
+
+
 def find_shots(frames: Frames) -> list[tuple[int, int]]:
     """Return the first frame of each shot, and the frame after its last one.
 
@@ -146,17 +150,10 @@ def find_shots(frames: Frames) -> list[tuple[int, int]]:
         DependencyError: PySceneDetect is not installed.
     """
     cv2 = opencv()
-    try:
-        from scenedetect import ContentDetector, FrameTimecode
-    except ImportError as error:
-        remedy = "pip install 'humo-video[evaluate]'"
-        raise DependencyError("evaluate", "scenedetect-headless is not installed", remedy) from error
-    detector: Any = ContentDetector()
+    finder = CutFinder("content")
     factor = max(1.0, frames.shape[2] / SHOT_SIDE)
     size = (round(frames.shape[2] / factor), round(frames.shape[1] / factor))
     cuts = [0]
     for number, frame in enumerate(frames):
-        small = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
-        timecode = FrameTimecode(number, 25.0)
-        cuts += [cut.frame_num for cut in detector.process_frame(timecode, np.ascontiguousarray(small[..., ::-1]))]
+        cuts += finder.add(number, cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR))
     return list(zip(cuts, [*cuts[1:], len(frames)], strict=True))

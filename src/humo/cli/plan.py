@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "estimate the memory of a video and which placements fit; no weights needed"
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", re.IGNORECASE)
 
 
@@ -30,7 +30,11 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--model", metavar="NAME", help="humo-17b, humo-1.7b, or a model folder (default: humo-17b)")
     parser.add_argument("--width", metavar="N", help="width in pixels (default: the model's)")
     parser.add_argument("--height", metavar="N", help="height in pixels (default: the model's)")
-    parser.add_argument("--frames", metavar="N", help="frames of the video or of a window (default: the model's)")
+    parser.add_argument(
+        "--frames", metavar="N", help="frames of the video; a long one has windows (default: the model's)"
+    )
+    parser.add_argument("--seconds", metavar="X", help="length of the video, in place of --frames")
+    parser.add_argument("--window", metavar="N", help="frames of a window (default: the model's)")
     parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if available or with --memory")
     quant_types = "fp8, Q8_0, Q4_K ..."
     parser.add_argument(
@@ -63,7 +67,8 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     title, preset, architectures, quant_types = _model(options.model or "humo-17b")
     if options.quantized:
         quant_types = parse_quant_type(options.quantized, architectures)
-    fields = {name: value for name in ("width", "height", "frames") if (value := getattr(options, name)) is not None}
+    names = ("width", "height", "frames", "seconds", "window")
+    fields = {name: value for name in names if (value := getattr(options, name)) is not None}
 
     import torch
 
@@ -73,8 +78,6 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     from humo.runtime.memory_estimate import estimate_memory
     from humo.runtime.placement_choice import estimate_placements, estimate_quantized_placements, fastest_placement
 
-    if "frames" in fields:
-        fields["window"] = fields["frames"]
     plan = resolve(parse_request({"prompt": "x", **fields}), preset)
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(options.dtype or "auto", kind)
@@ -85,11 +88,20 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
     geometry = plan.window_geometry
     estimate = estimate_memory(
-        architectures, geometry, preset.reference_injection, precision, branches, quant_types=quant_types
+        architectures,
+        geometry,
+        preset.reference_injection,
+        precision,
+        branches,
+        quant_types=quant_types,
+        windows=len(plan.windows),
     )
     quantized = estimate_quantized_placements(estimate, architectures["transformer"], geometry, precision)
     estimates = estimate_placements(estimate, kind, *sizes, quantized=quantized)
-    console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
+    length = f"{plan.geometry.frames} frames"
+    if len(plan.windows) > 1:
+        length += f" in {len(plan.windows)} windows of {geometry.frames}"
+    console.result(f"{title}, {geometry.width}x{geometry.height}, {length}, {dtype}", {}, kind="plan")
     for line, values in describe_estimate(estimate):
         console.result(line, values, kind="part")
     for estimated in estimates:
@@ -117,7 +129,7 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]
     if name in CATALOG and not folder.is_dir():
         entry = CATALOG[name]
         architectures = RELEASED_ARCHITECTURES[entry.family]
-        types = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
+        types: dict[str, tuple[str, int]] = {} if entry.quant_type is None else {NETWORK: entry.quant_type}
         types |= {"text_encoder": SCALED_FP8} if entry.is_linked else {}
         quant_types = {component: quant_types_for(architectures[component], *one) for component, one in types.items()}
         return entry.title, find_preset(entry.family), architectures, quant_types
@@ -126,8 +138,8 @@ def _model(name: str) -> tuple[str, Any, Mapping[str, Architecture], QuantTypes]
             "--model", f"{name!r} is neither a model folder nor a known name", did_you_mean(name, CATALOG)
         )
     model = open_model_folder(folder)
-    quant_types = {name: component.quant_types for name, component in model.components.items()}
-    return model.preset.title, model.preset, model.architectures, quant_types
+    of_components = {name: component.quant_types for name, component in model.components.items()}
+    return model.preset.title, model.preset, model.architectures, of_components
 
 
 def parse_quant_type(name: str, architectures: Mapping[str, Architecture]) -> QuantTypes:
@@ -161,6 +173,8 @@ def parse_size(field: str, text: str | None) -> int | None:
     match = SIZE.fullmatch(text.strip())
     if match is None or float(match[1]) == 0:
         raise RequestError(field, f"{text!r} is not a size", "give a number and a unit, as 24GB or 24GiB")
+    if not match[2]:
+        raise RequestError(field, f"{text!r} has no unit", f"did you mean {match[1]}GB?")
     return round(float(match[1]) * UNITS[match[2].upper()])
 
 

@@ -75,6 +75,11 @@ def _add_settings(parser: Parser) -> None:
         "--fetch-host", action="append", metavar="HOST", help="host from which input URLs may be fetched; repeatable"
     )
     parser.add_argument(
+        "--consent-by-operator",
+        action="store_true",
+        help="declare for all clients that the people in their images have agreed; stored in each video",
+    )
+    parser.add_argument(
         "--allowed-host", action="append", metavar="HOST", help="a further host name that requests may use; repeatable"
     )
 
@@ -178,6 +183,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         retention_seconds=days * SECONDS_PER_DAY,
         allowed_hosts=tuple(options.allowed_host or ()),
         fetch_hosts=tuple(options.fetch_host or ()),
+        consent_by_operator=options.consent_by_operator,
         web_ui=page,
     )
 

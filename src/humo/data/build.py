@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from humo.analysis.weights import check_weights
 from humo.data.build_recipe import BuildRecipe, checksum
 from humo.data.captions import Endpoint
 from humo.data.catalog import Catalog
@@ -41,6 +42,10 @@ SCORE_SECONDS_PER_FRAME, SCORE_SECONDS = 0.15, 15.0
 
 BYTES_PER_CLIP_SECOND, BYTES_PER_CLIP = 150_000, 400_000
 """Estimated bytes of a clip at 480 lines: per second, and for its reference image and thumbnail."""
+
+
+JUDGE_WEIGHTS: dict[str, tuple[str, ...]] = {"mesh": (), "syncnet": ("syncnet_v2", "sfd_face")}
+"""Value of ``sync.judge`` in a recipe -> published weights that it needs; `humo.analysis.weights` has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ def build(options: Options, progress: Progress, note: Note) -> Finished:
     inputs = find_sources(options.inputs, planned.source.prefixes, images=planned.source.kind == "subject")
     if inputs.missing:
         note(f"{len(inputs.missing)} rows name files that are missing, such as {inputs.missing[0].path!r}")
+    for name in JUDGE_WEIGHTS[planned.sync.judge]:
+        check_weights(name)
     with open_folder(options.folder, options.recipe, create=True) as recipe:
         _check_space(options.folder, SPARE_BYTES)
         with closing(Journal(options.folder)) as journal:

@@ -123,6 +123,7 @@ class Thresholds(RecipeTable):
     max_text: Bound = 0.002
     min_sync: Bound = 0.6
     min_sync_margin: Bound = 0.4
+    min_sync_confidence: Bound = 3.0
     max_offset_left: Bound = 1
     max_identity_spread: Bound = 0.45
 

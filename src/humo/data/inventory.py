@@ -18,8 +18,8 @@ from humo.data.tasks import Values
 from humo.errors import MediaError
 from humo.files import hash_file
 from humo.geometry import FRAMES_PER_SECOND
-from humo.media.audio import open_media
-from humo.media.clip_reader import default_audio_stream, orientation_of, timed_frames
+from humo.media.audio import default_audio_stream, open_media
+from humo.media.clip_reader import orientation_of, timed_frames
 from humo.media.image import load_image
 
 MISSING_FRACTION = 0.05

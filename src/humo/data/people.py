@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from humo.analysis.face_boxes import FaceBox, FaceBoxes
 from humo.analysis.face_mesh import Face, FaceMesh
+from humo.analysis.mesh_track import Curve, Frames, mouth_curve
 from humo.data.tasks import Values
-
-Frames = NDArray[np.uint8]
-Curve = NDArray[np.float64]
 
 DETECTION_STEP = 5
 """Frames from one search for all faces to the next."""
@@ -55,11 +53,7 @@ class Person:
     @cached_property
     def mouth(self) -> Curve | None:
         """Mouth aspect ratio of every frame, interpolated over frames without a face; None without a face."""
-        present = [number for number, face in enumerate(self.faces) if face is not None]
-        if not present:
-            return None
-        values = [face.mouth_aspect for face in self.faces if face is not None]
-        return np.interp(np.arange(len(self.faces)), present, values)
+        return mouth_curve(self.faces)
 
     def best_frames(self, count: int) -> list[int]:
         """Return the numbers of the frames that show the face best: frontal, large, and apart from each other."""

@@ -36,7 +36,8 @@ SCORE_COLUMNS = {
     "reason": "text", "reasons": "texts", "copy_of": "text", "held": "number", "face_rate": "number",
     "several_rate": "number", "face_height": "number", "frontal_rate": "number", "luminance": "number",
     "motion": "number", "sharpness": "number", "text": "number", "speech_rate": "number",
-    "background_quality": "number", "sync": "number", "sync_margin": "number", "offset": "count",
+    "background_quality": "number", "sync": "number", "sync_margin": "number", "sync_confidence": "number",
+    "sync_distance": "number", "offset": "count",
     "sync_after": "number", "offset_left": "count", "judge": "text", "identity_spread": "number", "view": "number",
     "reference_side": "count",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from humo.analysis.face_boxes import FaceBoxes
+from humo.analysis.scene_cuts import CutFinder
 from humo.data.build_recipe import ShotConfig
 from humo.data.crop import crop_box, cropped
 from humo.data.remote_files import local_copy
@@ -37,9 +38,6 @@ THUMBNAIL = (48, 27)
 
 OVERLAP_FRAMES = 50
 """Frames that parts of a source share with their neighbors, so that no cut lies at an end."""
-
-MIN_SHOT_FRAMES = 8
-"""Frames between two cuts; a flash is not two cuts."""
 
 END_FRAMES = 3
 """Frames at each end of a shot whose mean images are compared."""
@@ -99,7 +97,7 @@ class _Pass:
 
     def run(self, container: Any) -> None:
         """Read all frames."""
-        detector, timecode = _cut_detector(self._config)
+        finder = CutFinder(threshold=self._config.detector_threshold)
         thumbnails: list[NDArray[np.uint8]] = []
         damaged = 0
         for decoded, repeats in Grid(self._span).frames(container):
@@ -109,7 +107,7 @@ class _Pass:
             for _ in range(repeats):
                 number = self._span.first + self.count
                 thumbnails.append(thumbnail)
-                self.cuts += [cut.frame_num for cut in detector.process_frame(timecode(number), thumbnail[..., ::-1])]
+                self.cuts += finder.add(number, thumbnail)
                 if number % DETECTION_STEP == 0:
                     self.faces.append([number, *self._find_faces(decoded)])
                 self.count += 1
@@ -130,19 +128,6 @@ class _Pass:
         faces = self._detector.detect(frame)
         largest = max((face.height for face in faces), default=0.0)
         return len(faces), round(largest / min(frame.shape[:2]), 4)
-
-
-def _cut_detector(config: ShotConfig) -> tuple[Any, Any]:
-    """Return PySceneDetect's detector, and its class of times.
-
-    **Source:** PySceneDetect 0.7 (scenedetect.com), ``AdaptiveDetector``.
-    """
-    try:
-        from scenedetect import AdaptiveDetector, FrameTimecode
-    except ImportError as error:
-        raise missing_package("scenedetect-headless") from error
-    detector = AdaptiveDetector(adaptive_threshold=config.detector_threshold, min_scene_len=MIN_SHOT_FRAMES)
-    return detector, lambda number: FrameTimecode(number, float(FRAMES_PER_SECOND))
 
 
 def missing_package(name: str) -> DependencyError:

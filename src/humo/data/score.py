@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soxr
@@ -28,7 +28,7 @@ from humo.data.quality import TextFinder, light_and_motion, sharpness
 from humo.data.remote_files import local_copy
 from humo.data.sources import IMAGE_SUFFIXES
 from humo.data.speech import SpeechJudge, loudness
-from humo.data.sync import SyncJudge
+from humo.data.sync import SyncScorer
 from humo.data.tasks import Values
 from humo.data.thresholds import failures
 from humo.errors import MediaError
@@ -52,18 +52,18 @@ Frames = NDArray[np.uint8]
 class Tools:
     """Networks of all scores; each is loaded at first use and kept for the clips that follow."""
 
-    def __init__(self, max_offset: int) -> None:
+    def __init__(self, sync: SyncConfig) -> None:
         self.people = PersonFinder()
         self.text = TextFinder()
         self.speech = SpeechJudge()
-        self.sync = SyncJudge(max_offset)
+        self.sync = SyncScorer(sync)
         self.identity = FaceIdentity()
 
 
 @lru_cache(maxsize=1)
-def tools_for(max_offset: int) -> Tools:
+def tools_for(judge: Literal["mesh", "syncnet"], max_offset: int) -> Tools:
     """Return the networks of this process."""
-    return Tools(max_offset)
+    return Tools(SyncConfig(judge=judge, max_offset=max_offset))
 
 
 class Costs:
@@ -95,9 +95,9 @@ def score_clip(payload: Values) -> Values:
         StorageError: a file cannot be written.
     """
     video, sync = VideoConfig(**payload["video"]), SyncConfig(**payload["sync"])
-    tools, costs = tools_for(sync.max_offset), Costs()
+    tools, costs = tools_for(sync.judge, sync.max_offset), Costs()
     with costs.of("decode"), local_copy(payload["path"]) as path:
-        frames, held_fraction, track = _read(path, payload, tools.sync.margin_frames)
+        frames, held_fraction, track = _read(path, payload, tools.sync.margin)
     scores: Values = {"held": held_fraction, "width": frames.shape[2], "height": frames.shape[1]}
     with costs.of("people"):
         person = tools.people.find(frames)
@@ -106,11 +106,11 @@ def score_clip(payload: Values) -> Values:
         scores |= light_and_motion(frames) | sharpness(frames, person.faces)
     with costs.of("text"):
         scores |= tools.text.scores(frames)
-    shift, margin = 0, tools.sync.margin_frames
+    shift, margin = 0, tools.sync.margin
     wide = None if track is None else mono(track)
     with costs.of("sync"):
         if payload["kind"] == "talking":
-            sync_scores, shift = tools.sync.scores(person.mouth, wide)
+            sync_scores, shift = tools.sync.scores(frames, person, wide)
             scores |= sync_scores
     own = None if wide is None else tools.sync.moved(wide, shift, len(frames))
     with costs.of("speech"):

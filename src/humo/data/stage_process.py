@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, TextIO
 
 from humo.data.tasks import Ending, Values
-from humo.errors import DependencyError, HuMoError, StorageError
+from humo.errors import CheckpointError, DependencyError, HuMoError, StorageError
 from humo.files import DISK_FULL_ERRORS, os_error_text
 
 STAGES = {
@@ -48,7 +48,7 @@ def attempt(stage: str, payload: Values) -> Values:
         outcome: Values = {"ending": "done", "result": run_stage(stage, payload)}
     except MemoryError:
         outcome = {"ending": "memory", "reason": "needs more memory than is allowed"}
-    except DependencyError as error:
+    except (DependencyError, CheckpointError) as error:  # a package or weights are missing
         outcome = {"ending": "dependency", "reason": str(error), "result": _parts(error)}
     except StorageError as error:
         outcome = {"ending": "storage", "reason": str(error), "result": _parts(error)}

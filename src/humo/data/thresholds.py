@@ -76,6 +76,7 @@ CLIP_RULES = (
     Rule("quality", "text", "text", "max_text", BOTH),
     Rule("sync", "out-of-sync", "sync", "min_sync"),
     Rule("sync", "out-of-sync", "sync_margin", "min_sync_margin"),
+    Rule("sync", "out-of-sync", "sync_confidence", "min_sync_confidence"),
     Rule("sync", "offset", "offset_left", "max_offset_left"),
     Rule("identity", "unstable-identity", "identity_spread", "max_identity_spread"),
 )

@@ -221,7 +221,7 @@ class EncoderConvolutions:
 
 
 class _State:
-    """What causal convolutions continue from: of whole frames, and of each tile.
+    """Frames that causal convolutions continue from: of whole frames, and of each tile.
 
     Args:
         count: number of causal convolutions.
@@ -360,7 +360,7 @@ def _convolve(convolution: nn.Module, x_BKFHW: Tensor, features: Features, posit
 
 
 def _radius(layers: nn.Module) -> int:
-    """Return the neighborhood of consecutive convolutions without stride: the sum of half their kernels."""
+    """Return the neighborhood of consecutive convolutions that keep the size: the sum of half their kernels."""
     kernels = (one.kernel_size for one in layers.modules() if isinstance(one, nn.Conv2d | nn.Conv3d))
     return sum(kernel[-1] // 2 for kernel in kernels)
 

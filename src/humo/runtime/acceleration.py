@@ -37,7 +37,7 @@ def compile_blocks(network: Any, backend: Any) -> None:
 
     A block's forward method is compiled, not its call, so that hooks which load its weights stay outside. Blocks are
     alike and share their code, so that one is compiled for all. LoRAs are compiled with it; others, or other strengths,
-    are compiled anew.
+    are compiled again.
 
     Args:
         network: the transformer.

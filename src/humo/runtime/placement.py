@@ -45,7 +45,7 @@ QUANTIZE_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where weights are stored until they are needed, how the network is quantized, and the size of tiles.
+    """Position of weights until they are needed, quantization of the network, and size of tiles.
 
     Args:
         offload: ``none``, ``model``, ``group`` or ``disk``, as in a request.
@@ -147,7 +147,7 @@ class Placement:
 
 
 class Choice(NamedTuple):
-    """What a request fixes of a placement.
+    """Parts of a placement that a request fixes.
 
     Args:
         offload, quantize: ``auto`` allows any.

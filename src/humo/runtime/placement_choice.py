@@ -223,6 +223,24 @@ def choose_placement(
     if device == "mps" or model.bytes * AMPLE_FACTOR < available[0 if device == "cuda" else 1]:
         return replace(candidates[0], tile=choice.tile or 0, resident_blocks=choice.resident_blocks or 0)
 
+    estimates = estimate_plan(plan, model, device, dtype, available, choice)
+    if len(candidates) == 1:
+        return estimates[0].placement
+    if loaded is not None:
+        estimates.sort(key=lambda one: not one.placement.loads_as(loaded))
+    return fastest_placement(estimates, device, *available).placement
+
+
+def estimate_plan(
+    plan: GenerationPlan, model: ModelFolder, device: str, dtype: str, available: tuple[int, int], choice: Choice
+) -> list[PlacementEstimate]:
+    """Estimate the memory of a clip in each placement that a request allows, the fastest first.
+
+    Args:
+        plan, model, device, dtype, available: as in `choose_placement`.
+        choice: what the request fixes.
+    """
+    request = plan.request
     passes = {rung.keep for step in plan.guidance.plan_steps(plan.timesteps) for rung, _ in step.rungs}
     geometry, precision = plan.window_geometry, getattr(torch, dtype)
     estimate = estimate_memory(
@@ -237,9 +255,4 @@ def choose_placement(
     )
     network = model.architectures[NETWORK]
     quantized = estimate_quantized_placements(estimate, network, geometry, precision, request.cache)
-    estimates = estimate_placements(estimate, device, *available, quantized=quantized, choice=choice)
-    if len(candidates) == 1:
-        return estimates[0].placement
-    if loaded is not None:
-        estimates.sort(key=lambda one: not one.placement.loads_as(loaded))
-    return fastest_placement(estimates, device, *available).placement
+    return estimate_placements(estimate, device, *available, quantized=quantized, choice=choice)

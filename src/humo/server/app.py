@@ -9,11 +9,13 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -27,7 +29,8 @@ from humo.server.material import material_router
 from humo.server.metrics import prometheus_text
 from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response
 from humo.server.model_details import published_models
-from humo.server.schemas import DeletedVideo, ErrorResponse, ModelList, RawFields, Video, VideoList, body_schema
+from humo.server.request_fields import COUNT_NAMES, RawFields, body_schema
+from humo.server.schemas import DeletedVideo, ErrorResponse, Model, ModelList, RemixRequest, Video, VideoList
 from humo.server.service import ConflictError, NotFoundError, QueueFullError, Service
 from humo.server.supervisor import WorkerPool
 
@@ -44,6 +47,12 @@ CLEANUP_SECONDS = 60.0
 """Interval at which expired jobs and files are removed."""
 
 MAX_FORM_FIELDS = 100
+
+DOCS = "/docs"
+"""Path of the interactive documentation."""
+
+SWAGGER = "/swagger"
+"""Path of the documentation's scripts."""
 
 Variant = Literal["video", "thumbnail", "sidecar"]
 MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png", "sidecar": "application/json"}
@@ -83,7 +92,7 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
         summary="Generates a video of a person speaking or singing from text, reference images and audio.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's documentation pages load scripts from another host
+        docs_url=None,  # FastAPI's own page loads scripts from another host; `_add_docs` serves them from here
         redoc_url=None,
     )
     app.state.service, app.state.workers = service, workers
@@ -99,7 +108,27 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
         embedded=bool(settings.embedders),
     )
     _add_error_handlers(app)
+    _add_docs(app, home="/ui" if service.settings.web_ui else DOCS)
     return app
+
+
+def _add_docs(app: FastAPI, home: str) -> None:
+    """Serve the interactive documentation of the API, and lead from ``/`` to a page."""
+    app.mount(SWAGGER, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get(DOCS, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="HuMo API",
+            swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SWAGGER}/swagger-ui.css",
+            swagger_favicon_url=f"{SWAGGER}/favicon-32x32.png",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse(home)
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -107,31 +136,68 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
 router = APIRouter()
 
 
+SUBMISSION: dict[str, Any] = {
+    "requestBody": body_schema(),
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "description": "repeating a key with the same request returns the same job",
+        }
+    ],
+}
+"""OpenAPI's description of a request that submits a video."""
+
+
 @router.post(
     "/v1/videos",
-    status_code=202,
     response_model=Video,
     responses=error_responses(400, 409, 413, 415, 429, 507),
-    openapi_extra={
-        "requestBody": body_schema(),
-        "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "repeating a key with the same request returns the same job",
-            }
-        ],
-    },
+    openapi_extra=SUBMISSION,
     summary="Submit a video",
 )
 async def create(request: Request, response: Response, service: CurrentService, owner: Owner) -> Video:
     """Store a job and return it. A worker generates the video when it is free."""
+    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
+    return await service.submit(await read_body(request), owner, _idempotency_key(request))
+
+
+@router.post(
+    "/v1/videos/sync",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"video/mp4": {}}},
+        **error_responses(400, 409, 413, 415, 429, 500, 507),
+    },
+    openapi_extra=SUBMISSION,
+    summary="Generate a video and wait for it",
+)
+async def create_and_wait(request: Request, service: CurrentService, owner: Owner) -> Response:
+    """Return the video in the response. The job is cancelled if the client closes the connection before."""
+    fields = await read_body(request)
+    if any(name in COUNT_NAMES for name, _ in fields):
+        raise RequestError("n", "cannot be given here", "submit several videos with POST /v1/videos")
+    video = await service.submit(fields, owner, _idempotency_key(request))
+    while True:
+        job = await asyncio.to_thread(service.find_job, video.id, owner)
+        if job.state.has_ended:
+            break
+        if await request.is_disconnected():
+            await asyncio.to_thread(service.cancel, job)
+            return Response(status_code=499)
+        await asyncio.sleep(EVENT_SECONDS)
+    error = service.to_video(job).error
+    if error is not None:
+        return error_response(400 if error.code == "invalid_request" else 500, error.message, error.code)
+    return content(job, service)
+
+
+def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= 255:
         raise RequestError("Idempotency-Key", f"has {len(key)} characters", "send 1 to 255 characters")
-    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
-    return await service.submit(await read_body(request), owner, key)
+    return key
 
 
 @router.get("/v1/videos", response_model=VideoList, responses=error_responses(400, 404), summary="List your videos")
@@ -172,6 +238,7 @@ async def events(job: RequestedJob, service: CurrentService) -> StreamingRespons
     return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
+@router.head("/v1/videos/{video_id}/content", include_in_schema=False)
 @router.get(
     "/v1/videos/{video_id}/content",
     response_class=FileResponse,
@@ -211,6 +278,17 @@ def finish(job: RequestedJob, service: CurrentService) -> Video:
     return service.to_video(service.finish(job))
 
 
+@router.post(
+    "/v1/videos/{video_id}/remix",
+    response_model=Video,
+    responses=error_responses(400, 404, 429),
+    summary="Generate a video again with another prompt",
+)
+def remix(changes: RemixRequest, job: RequestedJob, service: CurrentService) -> Video:
+    """Submit the request of a video again with the same inputs and settings, and the given fields changed."""
+    return service.rerun(job, changes.model_dump(exclude_none=True))
+
+
 @router.delete(
     "/v1/videos/{video_id}",
     response_model=DeletedVideo,
@@ -227,6 +305,12 @@ def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
 def models(service: CurrentService) -> ModelList:
     """Return the served models, each with its LoRAs and presets. The first is the default."""
     return ModelList(data=service.models(), published=published_models(service.settings.models))
+
+
+@router.get("/v1/models/{model_id}", response_model=Model, responses=error_responses(404), summary="Get a served model")
+def model(model_id: str, service: CurrentService) -> Model:
+    """Return a served model with its LoRAs and presets."""
+    return service.find_model(model_id)
 
 
 @router.get("/health", summary="Check that the service is up")
