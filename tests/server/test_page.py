@@ -67,7 +67,7 @@ def test_from_an_example_to_variations_then_before_and_after_a_reload(page: Page
 
     first = page.locator(".take").first
     first.get_by_text("Make again with…").click()
-    first.get_by_role("menuitem", name="another seed").click()
+    first.get_by_role("button", name="another seed").click()
     expect(page.locator(".take .label")).to_have_text(["Before", "After"])
     expect(page.locator(".take video")).to_have_count(2)
 

@@ -57,12 +57,12 @@ class Provenance(BaseModel):
 )
 def examples() -> ExampleList:
     """Return the examples that come with the package."""
-    return ExampleList(
-        data=[
-            ExampleDetails(id=name, prompt=one.prompt, **{part: f"/v1/examples/{name}/{part}" for part in one.files})
-            for name, one in read_examples().items()
-        ]
-    )
+    listed = []
+    for name, example in read_examples().items():
+        addresses = {part: f"/v1/examples/{name}/{part}" for part in example.files}
+        image, audio, video = (addresses.get(part) for part in PART_TYPES)
+        listed.append(ExampleDetails(id=name, prompt=example.prompt, image=image, audio=audio, video=video))
+    return ExampleList(data=listed)
 
 
 @material_router.get(

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from humo.checkpoints.hubs.catalog import CATALOG
 from humo.checkpoints.model_folder import ModelFolder
 from humo.geometry import FRAMES_PER_SECOND, SAMPLES_PER_FRAME, SIZE_MULTIPLE, TEMPORAL_STRIDE
-from humo.plan import SCALES, resolve
-from humo.presets import HUMO_NANO, Preset
+from humo.plan import resolve
+from humo.presets import HUMO_NANO, SCALE_NAMES, Preset
 from humo.request import parse_request
 from humo.request_presets import RequestPreset
 
@@ -129,7 +129,7 @@ def describe_model(
         settings=setting_ranges(preset),
         negative_prompt=None if preset.distillation is not None else preset.negative_prompt,
         qualities=qualities(name, preset, guided),
-        presets=[PresetDetails(name=one.name, description=one.description, fields=one.fields) for one in presets],
+        presets=[PresetDetails(name=one.name, description=one.description, fields=dict(one.fields)) for one in presets],
     )
 
 
@@ -168,13 +168,11 @@ def setting_ranges(preset: Preset) -> dict[str, FieldRange]:
     }
     if distillation is None:
         ranges["shift"] = FieldRange(default=preset.shift, low=1, high=2 * preset.shift, step=0.5)
-    for field, name in SCALES.items():
-        default = getattr(preset.scales, name)
-        if name == "switch_timestep" or default is None:
-            continue
+    for name in SCALE_NAMES:
         low, high = (1.0, MAX_GUIDANCE) if distillation is None else distillation.scales[name]
         if low < high:
-            ranges[field] = FieldRange(default=default, low=low, high=high, step=0.1)
+            default = getattr(preset.scales, name)
+            ranges[f"scale_{name}"] = FieldRange(default=default, low=low, high=high, step=0.1)
     return ranges
 
 

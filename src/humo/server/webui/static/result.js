@@ -189,7 +189,7 @@ class Card {
 
   actions() {
     const { id } = this.video;
-    const again = (change, text) => h("button", { type: "button", role: "menuitem", class: "item", onclick: () => {
+    const again = (change, text) => h("button", { type: "button", class: "item", onclick: () => {
       menu.open = false;
       this.stage.tell("again", { video: this.video, change });
     } }, text);
