@@ -108,7 +108,7 @@ def test_only_the_pages_files_need_no_key(pages: tuple[TestClient, dict[str, str
         assert b"data" not in client.get(path).content, path
 
 
-def test_inputs_and_marks_belong_to_one_owner(pages: tuple[TestClient, dict[str, str]]) -> None:
+def test_inputs_and_provenance_belong_to_one_owner(pages: tuple[TestClient, dict[str, str]]) -> None:
     client, bearers = pages
     victim, mallory = ({"authorization": bearers[name]} for name in ("victim", "mallory"))
     fields = {"prompt": "the victim's words", "frames": "5", "consent": "true"}
