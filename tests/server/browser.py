@@ -17,7 +17,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 OWN_ADDRESSES = ("http://127.0.0.1:", "data:", "blob:")
 
 REFUSED = "Failed to load resource: the server responded with a status of 400"
-"""What the browser itself writes to the console about a request with a mistake, which the page shows at its field."""
+"""Text that the browser writes to the console about a refused request; the page shows the mistake at its field."""
 
 expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
 

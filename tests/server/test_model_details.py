@@ -1,4 +1,4 @@
-"""What a client shows about a model: defaults, ranges, shapes, qualities, presets and LoRAs."""
+"""Details of a model for a client: defaults, ranges, shapes, qualities, presets and LoRAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes get from a request: the service, the owner, the job in the path."""
+"""Parts of a request that routes get: the service, the owner, the job in the path."""
 
 from __future__ import annotations
 

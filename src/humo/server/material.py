@@ -1,4 +1,4 @@
-"""HTTP routes of material beside the jobs: examples, the inputs of a video, its marks of origin."""
+"""HTTP routes of material beside the jobs: examples, the inputs of a video, its provenance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ExampleList(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Marks of origin that a finished video bears, read from the file itself."""
+    """Provenance of a finished video, read from the file itself."""
 
     id: str
     object: Literal["video.provenance"] = "video.provenance"
@@ -107,7 +107,7 @@ def input_file(
     "/v1/videos/{video_id}/provenance",
     response_model=Provenance,
     responses=error_responses(404),
-    summary="Read a video's marks of origin",
+    summary="Read a video's provenance",
 )
 def provenance(job: RequestedJob, service: CurrentService) -> Provenance:
     """Read generation record, content credentials and watermark from a finished video, as ``humo verify`` does."""

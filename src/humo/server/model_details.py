@@ -1,4 +1,4 @@
-"""What a client shows about a model: its defaults, sensible ranges, shapes, qualities and presets."""
+"""Details that a client shows about a model: its defaults, sensible ranges, shapes, qualities and presets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PresetDetails(BaseModel):
 
 
 class ModelDetails(BaseModel):
-    """What a client shows about a served model."""
+    """Details of a served model for a client."""
 
     title: str
     family: str
