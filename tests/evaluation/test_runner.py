@@ -152,7 +152,7 @@ def test_bad_videos_have_a_reason_and_stop_no_other(tmp_path: Path) -> None:
     )
     assert report.invalid == 9
     assert len(notes) == 3
-    assert notes[0].startswith("a: video: 'a.mp4' is not audio or video that can be read; give")
+    assert notes[0].startswith("a: video: 'a.mp4' is not a video that can be read; give")
     assert notes[1].startswith("bb: video: 'bb.mp4' is empty; give another file")
     (last,) = [one for one in read_evaluation(tmp_path / "out").results if one.case == "dddd"]
     assert last.scores["face_detection_rate"].value == 0.0

@@ -297,13 +297,15 @@ def test_a_plan_that_cannot_be_made_is_one_line(
 
 
 def test_sizes_are_read_in_both_kinds_of_units() -> None:
-    assert [parse_size("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
+    assert [parse_size("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7kB")] == [
         24 * GIGA,
         24 * 2**30,
         1_500 * GIGA,
         512 * 10**6,
-        7,
+        7_000,
     ]
+    with pytest.raises(RequestError, match="has no unit; did you mean 24GB"):
+        parse_size("x", "24")
 
 
 # -- at work --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ Torch is imported by `generate` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -279,7 +278,7 @@ def _start(
     disk_cache: DiskWindowCache | None,
     check_stopped: Callable[[], None] | None = None,
 ) -> Iterator[Frame]:
-    """Load the pipeline and yield the frames (H, W, 3) of a job, generated one by one."""
+    """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
     from humo.inference.inputs import GenerationInputs
     from humo.inference.interruption import interruptible
     from humo.inference.window_cache import NO_WINDOW_CACHE
@@ -292,14 +291,14 @@ def _start(
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)
-    with nullcontext() if check_stopped is None else interruptible(pipeline, check_stopped):
-        yield from pipeline.generate_frames(
-            GenerationInputs(plan, inputs.images, samples),
-            callback=timer,
-            should_stop=should_stop,
-            window_cache=window_cache,
-            execution=engine.execution(pipeline, plan),
-        )
+    frames = pipeline.generate_frames(
+        GenerationInputs(plan, inputs.images, samples),
+        callback=timer,
+        should_stop=should_stop,
+        window_cache=window_cache,
+        execution=engine.execution(pipeline, plan),
+    )
+    return frames if check_stopped is None else interruptible(frames, pipeline, check_stopped)
 
 
 def window_folder(output: Path) -> Path:
