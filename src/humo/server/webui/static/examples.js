@@ -3,6 +3,9 @@
 import * as api from "./api.js";
 import { announce, h } from "./dom.js";
 
+/** Time after which files that the first view can do without are loaded. */
+const FIRST_VIEW_MS = 2000;
+
 /** Show the examples; `fill` gets the chosen one. */
 export async function showExamples(list, fill) {
   const examples = await api.examples();
@@ -20,9 +23,9 @@ function card(example, fill) {
     if (!clip.src && example.video) clip.src = await api.mediaUrl(example.video);
     clip.play().catch(() => undefined);  // it was left before it began
   };
-  if (!loaded && example.video) {  // without an image the first frame of the clip stands for it
+  if (!loaded && example.video) {  // without an image the first frame of the clip stands for it, after the first view
     clip.preload = "auto";
-    api.mediaUrl(example.video).then((url) => { clip.src = url; });
+    setTimeout(async () => { clip.src ||= await api.mediaUrl(example.video); }, FIRST_VIEW_MS);
   }
   const choose = h("button", { type: "button", class: "example", title: example.prompt,
     "aria-label": `Example “${name}”: ${example.prompt}`,
