@@ -10,16 +10,17 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.server.running import TIMEOUT_SECONDS
-
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 OWN_ADDRESSES = ("http://127.0.0.1:", "data:", "blob:")
 
+PAGE_SECONDS = 120
+"""Time limit of every wait for the page."""
+
 REFUSED = "Failed to load resource: the server responded with a status of 400"
 """Text that the browser writes to the console about a refused request; the page shows the mistake at its field."""
 
-expect.set_options(timeout=TIMEOUT_SECONDS * 1000)
+expect.set_options(timeout=PAGE_SECONDS * 1000)
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 def watched_page(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
     """Open the page. It must contact no other host, raise no script error and write no error to the console."""
     opened = browser.new_context(**context).new_page()
-    opened.set_default_timeout(TIMEOUT_SECONDS * 1000)
+    opened.set_default_timeout(PAGE_SECONDS * 1000)
     faults: list[str] = []
     opened.on("request", lambda request: None if request.url.startswith(OWN_ADDRESSES) else faults.append(request.url))
     opened.on("pageerror", lambda error: faults.append(str(error)))
