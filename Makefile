@@ -38,7 +38,7 @@ demo: $(VENV)/.demo
 
 # two workers of one thread each: on models this small, torch's own threads slow each other down
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 soak: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak

@@ -42,6 +42,9 @@ RANDOM_SEEDS = 2**31
 """Seeds that ``random`` chooses from."""
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
 
+ASPECT = r"^[1-9]\d{0,2}:[1-9]\d{0,2}$"
+"""Pattern of a shape, width:height."""
+
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
 FileName = Annotated[str, Field(min_length=1)]
 Paths = Annotated[tuple[FileName, ...], BeforeValidator(lambda paths: (paths,) if isinstance(paths, str) else paths)]
@@ -125,6 +128,9 @@ class GenerateRequest(BaseModel):
     mode: Mode | None = Field(None, description="conditions to use: text, image, audio (default: those given)")
     width: Side | None = Field(None, description="width in pixels")
     height: Side | None = Field(None, description="height in pixels")
+    aspect: Annotated[str, Field(pattern=ASPECT)] | None = Field(
+        None, description="shape of the video, as 16:9, 9:16, 1:1 or 4:3, with as many pixels as by default"
+    )
     frames: int | None = Field(
         None, ge=1, le=MAX_FRAMES, description="number of frames, 25 per second, 4k + 1; default: as long as the audio"
     )
@@ -209,6 +215,12 @@ class GenerateRequest(BaseModel):
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("yes or no is neither a number nor text")
         return value
+
+    @model_validator(mode="after")
+    def _only_one_size(self) -> GenerateRequest:
+        if self.aspect is not None and (self.width is not None or self.height is not None):
+            raise ValueError("are both given; give aspect, or width and height")
+        return self
 
     @model_validator(mode="after")
     def _only_one_length(self) -> GenerateRequest:

@@ -42,7 +42,9 @@ def test_variations_have_numbered_files_and_one_seed_after_the_other(
     assert "'out-1.mp4' exists" in refused.err
 
 
-def test_a_random_seed_is_another_one_each_time_and_is_recorded(humo: Humo, tiny_model_folder: Path) -> None:
+def test_a_random_seed_is_another_one_each_time_and_is_recorded(
+    humo: Humo, desk: Path, tiny_model_folder: Path
+) -> None:
     seeds = []
     for _ in range(2):
         result = humo(
@@ -61,12 +63,12 @@ def test_variations_of_a_random_seed_follow_each_other(humo: Humo, desk: Path, t
     assert read_record(desk / "out-1.mp4").request["seed"] == first
 
 
-@pytest.mark.parametrize("given", [["--image", "face.png", "b.png"], ["--image", "face.png", "--image", "b.png"]])
+@pytest.mark.parametrize("options", [["--image", "face.png", "b.png"], ["--image", "face.png", "--image", "b.png"]])
 def test_several_images_follow_one_option_or_several(
-    humo: Humo, desk: Path, tiny_model_folder: Path, given: list[str]
+    humo: Humo, desk: Path, tiny_model_folder: Path, options: list[str]
 ) -> None:
     (desk / "b.png").write_bytes((desk / "face.png").read_bytes())
-    result = humo("generate", "--model", tiny_model_folder, *PROMPT, *SMALL, *given, "--dry-run", "--json")
+    result = humo("generate", "--model", tiny_model_folder, *PROMPT, *SMALL, *options, "--dry-run", "--json")
     (plan,) = result.only("plan")
     assert plan["request"]["images"] == ["face.png", "b.png"]
 
@@ -88,7 +90,7 @@ def test_help_is_shown_wherever_it_is_asked_for(humo: Humo, argv: list[str]) -> 
     assert "usage: humo" in result.out
 
 
-def test_a_web_address_is_no_input(humo: Humo, tiny_model_folder: Path) -> None:
+def test_a_web_address_is_no_input(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     result = humo("generate", "--model", tiny_model_folder, *PROMPT, "--image", "https://example.com/a.png")
     assert result.code == 2
     assert "download the file, and give its path" in result.err
@@ -99,7 +101,7 @@ def test_a_models_name_may_be_written_in_other_letters(humo: Humo) -> None:
 
 
 def test_finished_windows_are_kept_and_said(desk: Path, tiny_model_folder: Path) -> None:
-    """Interrupted after a window: what is kept is said, and the same command says that it goes on."""
+    """Interrupted after a window: what is kept is printed, and the same command prints that it resumes."""
     command = [
         *(sys.executable, "-m", "humo", "generate", "--model", str(tiny_model_folder), *PROMPT, "--frames", "49"),
         *("--window", "13", "--overlap", "4", "--width", "96", "--height", "64", "--steps", "3"),
@@ -116,12 +118,12 @@ def test_finished_windows_are_kept_and_said(desk: Path, tiny_model_folder: Path)
     text = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130
-    assert "windows are finished and kept: the same command goes on from there" in text
-    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
-    assert "windows were finished before; generation goes on from there" in again.stderr
+    assert "windows are finished and kept: the same command resumes from there" in text
+    resumed = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
+    assert "windows were finished before; generation resumes from there" in resumed.stderr
 
 
-def test_progress_of_a_long_clip_never_falls(humo: Humo, tiny_model_folder: Path) -> None:
+def test_progress_of_a_long_clip_never_falls(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     options = ["--frames", "33", "--window", "13", "--overlap", "4", "--width", "96", "--height", "64", "--steps", "2"]
     result = humo("generate", "--model", tiny_model_folder, *PROMPT, *options, "--json")
     events = result.only("progress")

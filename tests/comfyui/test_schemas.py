@@ -30,6 +30,8 @@ ELSEWHERE = {
     "audio": "a socket of HuMo_Sampler",
     "loras": "HuMo_LoRA",
     "seconds": "frames",
+    "aspect": "width and height",
+    "consent_by": "a service",
     "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",

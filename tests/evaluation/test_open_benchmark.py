@@ -141,8 +141,8 @@ def test_true_clips_speak_with_the_audio(folder: Path, tmp_path: Path) -> None:
     assert clip.audio is not None
     names = "mouth_true_jaw_corr,mouth_jaw_corr,attribute.glasses"
     out = tmp_path / "out"
-    words = ["evaluate", "run", str(folder), str(out), "--videos", str(folder / "truth"), "--metrics", names]
-    assert main([*words, "--limit", "3", "--workers", "1"]) in (0, 3)
+    argv = ["evaluate", "run", str(folder), str(out), "--videos", str(folder / "truth"), "--metrics", names]
+    assert main([*argv, "--limit", "3", "--workers", "1"]) in (0, 3)
     scores = json.loads((out / "scores.json").read_text())["scores"]
     (lips,) = [one["value"] for one in scores if one["case"] == case.id and one["metric"] == "mouth_true_jaw_corr"]
     assert lips > 0.3
@@ -154,10 +154,10 @@ def test_writing_again_keeps_files_and_gives_the_same_bytes(folder: Path, tmp_pa
     assert main(["evaluate", "benchmark", str(folder), "--limit", "7", "--truth", "64"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
     assert (folder / "cases.jsonl").read_bytes() == text
-    again = tmp_path / "again"
-    assert main(["evaluate", "benchmark", str(again), "--limit", "2"]) == 0
-    for path in again.rglob("*.png"):
-        assert path.read_bytes() == (folder / path.relative_to(again)).read_bytes()
+    other = tmp_path / "other"
+    assert main(["evaluate", "benchmark", str(other), "--limit", "2"]) == 0
+    for path in other.rglob("*.png"):
+        assert path.read_bytes() == (folder / path.relative_to(other)).read_bytes()
 
 
 def test_cases_without_videos_are_named(folder: Path) -> None:

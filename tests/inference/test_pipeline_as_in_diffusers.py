@@ -1,4 +1,4 @@
-"""What diffusers' own suites check of every pipeline, and names of models: as users of diffusers expect it."""
+"""Checks of diffusers' own suites for every pipeline, names of models, and writing the video."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def test_a_video_of_files_is_generated_again_from_its_record(
     monkeypatch.chdir(tmp_path)
     save_video(pipe("a woman", **SMALL, output_type="np"), "out.mp4", provenance=False)
     assert main(["generate", "--replay", "out.mp4", "--no-provenance", "--quiet"]) == 0
-    first, again = (read_video(tmp_path / name).frames.astype(int) for name in ("out.mp4", "out-again.mp4"))
-    assert np.abs(first - again).mean() < 1
+    first, second = (read_video(tmp_path / name).frames.astype(int) for name in ("out.mp4", "out-again.mp4"))
+    assert np.abs(first - second).mean() < 1
 
 
 def test_a_model_card_is_uploaded(pipe: HuMoPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

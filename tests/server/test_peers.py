@@ -89,7 +89,7 @@ def test_a_lora_is_named_by_an_object() -> None:
     assert parsed.fields["loras"] == ["style:0.5", "other:2"]
 
 
-def test_the_place_in_the_queue_is_told(client: TestClient) -> None:
+def test_the_place_in_the_queue_is_returned(client: TestClient) -> None:
     jobs = [client.post("/v1/videos", json={"prompt": "x", "frames": 5}).json() for _ in range(3)]
     assert [job["humo"]["queue_position"] for job in jobs] == [1, 2, 3]
     client.post(f"/v1/videos/{jobs[0]['id']}/cancel")

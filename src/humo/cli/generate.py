@@ -182,7 +182,7 @@ def _interruption(plan: GenerationPlan) -> str:
     if kept == 0:
         return "interrupted; no unfinished file was left behind"
     return (
-        f"interrupted; {kept} of {len(plan.windows)} windows are finished and kept: the same command goes on from there"
+        f"interrupted; {kept} of {len(plan.windows)} windows are finished and kept: the same command resumes from there"
     )
 
 

@@ -30,13 +30,13 @@ reference images and an audio track.
 
 ## Intended use
 
-Films, music, teaching and research with people who have agreed to it. Do not generate videos that deceive,
+Videos, music, teaching and research with people who have agreed to it. Do not generate videos that deceive,
 defame or harass, or that show real people without their consent. `save_video` declares each video AI-generated, by
 content credentials and a watermark.
 
 ## Limits
 
-The network follows the voice of one person. Faces that are small in the picture, fast gestures and languages that are
+The network follows the voice of one person. Faces that are small in the frame, fast gestures and languages that are
 rare in its training data come out less well. State here what these weights were trained on.
 """
 

@@ -231,7 +231,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback asked to end the denoising."""
+        """True if a callback asked to end the denoising."""
         return self._interrupt
 
     # -- encoding: inputs to conditions -------------------------------------------------------------------------------

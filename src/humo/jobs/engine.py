@@ -62,15 +62,21 @@ class Engine:
             RequestError: no placement fits; a placement is given for several processes; or an option cannot be
                 combined with the device, the precision or another option.
         """
-        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+        from humo.checkpoints.architecture import TransformerArchitecture
+        from humo.checkpoints.model_folder import NETWORK, find_model_folder, open_model_folder
         from humo.model.attention_backends import check_attention
         from humo.model.caches import check_cache
         from humo.runtime.placement import Placement
+        from humo.runtime.threads import set_threads
 
         check_cache(plan.request.cache, processes=1 if self.parallel is None else self.parallel.group.size)
         device, dtype = self.resolve_device(plan.request)
         check_attention(plan.request.attention, device, dtype)
         model = open_model_folder(find_model_folder(plan.request.model))
+        if device == "cpu" and self.parallel is None:
+            network = model.architectures[NETWORK]
+            assert isinstance(network, TransformerArchitecture)
+            set_threads(network, plan.window_geometry)
         if self.parallel is None:
             placement = self._choose_placement(plan, model, device, dtype)
         else:

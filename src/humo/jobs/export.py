@@ -44,7 +44,7 @@ def save_video(
     Args:
         output: result of `HuMoPipeline.__call__` with ``output_type`` pil, np or pt.
         path: the file; an existing one is replaced.
-        audio: the audio that the call was given; None for a video without sound.
+        audio: the audio that the call was given; None for a silent video.
         index: number of the video in the batch.
         provenance: add credentials and a watermark.
 
@@ -59,11 +59,11 @@ def save_video(
     if not 0 <= index < len(output.plans):
         raise RequestError("index", f"{index} is not allowed", f"give 0 to {len(output.plans) - 1}")
     frames = _to_uint8(output.frames[index])
-    given = {"output": str(path), "provenance": provenance}
+    recorded = {"output": str(path), "provenance": provenance}
     if isinstance(audio, str | Path):
-        given["audio"] = str(audio)
+        recorded["audio"] = str(audio)
     plan = output.plans[index]
-    plan = replace(plan, request=plan.request.model_copy(update=given))
+    plan = replace(plan, request=plan.request.model_copy(update=recorded))
     model = plan.request.model
     is_saved = model is not None and find_model_folder(model).is_dir()
     record = make_record(plan) if is_saved else record_of_components(plan)

@@ -125,7 +125,10 @@ def prepare_job(request: GenerateRequest, loras: Mapping[str, str] | None = None
     """
     read_preset(request, loras)  # a wrong model folder is reported before files are decoded
     inputs = load_inputs(request)
-    return PreparedJob(plan_job(request, inputs.num_audio_samples, loras), inputs)
+    plan = plan_job(request, inputs.num_audio_samples, loras)
+    if inputs.is_silent:
+        plan = replace(plan, notes=(*plan.notes, "audio: is silent; the mouth will not follow anything"))
+    return PreparedJob(plan, inputs)
 
 
 def plan_job(
@@ -193,6 +196,8 @@ def generate(
         HuMoError: an input, the weights, the device or the output is wrong. Nothing unfinished is left behind, except
             for the finished windows of a long clip.
     """
+    timer = PhaseTimer(callback)
+    timer(Event("load", 0, 1))  # libraries are loaded, too
     from humo.environment import identity_folder
     from humo.media.credentials import open_identity, sign_record
     from humo.media.video import VideoFormat, write_video
@@ -202,8 +207,6 @@ def generate(
     with gc_paused():  # it imports torch
         from humo.inference.window_cache import DiskWindowCache
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
-    timer = PhaseTimer(callback)
-    timer(Event("load", 0, 1))
     plan = engine.resolve_runtime(job.plan)
     timer.expect(expected_seconds(plan))
     request, geometry = plan.request, plan.geometry
@@ -213,7 +216,7 @@ def generate(
     key = f"{content_digest(record)} {request.device} {request.dtype}"
     window_cache = DiskWindowCache(windows or window_folder(output), key)
     if finished := window_cache.num_finished:
-        engine.note(f"{finished} of {len(plan.windows)} windows were finished before; generation goes on from there")
+        engine.note(f"{finished} of {len(plan.windows)} windows were finished before; generation resumes from there")
     frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache, check_stopped)
     frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:

@@ -108,11 +108,9 @@ def fit_to_memory(
     """
     placement = replace(placement, resident_blocks=0)
     tiles = TILES if choice.tile is None else (choice.tile,)
-    if (
-        choice.tile is None
-        and max(placement.weights_on_device(estimate, shared_memory=shared_memory).values()) > memory
-    ):
-        tiles = TILES[:1]  # no tile is small enough
+    weights = placement.weights_on_device(estimate, shared_memory=shared_memory)
+    if choice.tile is None and not placement.is_streamed and max(weights.values()) > memory:
+        tiles = TILES[:1]  # the weights alone are too much for it
     needed: dict[int, int] = {}
     for tile in tiles:
         phases = replace(placement, tile=tile).device_bytes(estimate, shared_memory=shared_memory)

@@ -50,7 +50,8 @@ IGNORED_FIELDS = frozenset(
     {
         *("guidance_scale_2", "boundary_ratio", "true_cfg_scale", "num_outputs", "generator_device", "enable_teacache"),
         *("output_quality", "output_compression", "output_path", "quality", "response_format", "diffusers_kwargs"),
-        *("rollout", "rollout_sde_type", "generate_sound", "sound_duration", "enable_frame_interpolation"),
+        *("rollout", "rollout_sde_type", "enable_frame_interpolation"),
+        *("generate_sound", "sound_duration"),  # word kept: vLLM-Omni's
         *("frame_interpolation_exp", "frame_interpolation_scale", "frame_interpolation_model_path"),
         *("preencode_mp4", "preencode_batch_frames", "video_codec_options"),
     }
