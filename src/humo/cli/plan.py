@@ -9,11 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.checkpoints.lora_store import find_lora
 from humo.cli.options import Parser
 from humo.errors import RequestError, did_you_mean
-from humo.loras import parse_lora
-from humo.request import parse_request
 
 if TYPE_CHECKING:
     from humo.checkpoints.architecture import Architecture
@@ -74,6 +71,10 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         quant_types = parse_quant_type(options.quantized, architectures)
     names = ("width", "height", "frames", "seconds", "window")
     fields = {name: value for name in names if (value := getattr(options, name)) is not None}
+    from humo.checkpoints.lora_store import find_lora
+    from humo.loras import parse_lora
+    from humo.request import parse_request
+
     request = parse_request({"prompt": "x", "loras": options.lora or [], **fields})
     files = [find_lora(parse_lora(lora).name) for lora in request.loras]
 
