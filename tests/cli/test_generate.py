@@ -130,6 +130,14 @@ def test_a_dry_run_says_what_would_be_made(humo: Humo, desk: Path, tiny_model_fo
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 
 
+def test_a_dry_run_of_a_published_model_needs_no_download(humo: Humo, desk: Path) -> None:
+    result = humo("generate", "--model", "humo-17b", *INPUTS, "--dry-run")
+    assert result.code == 0
+    assert "humo-17b is not installed; run `humo models get humo-17b`" in result.err
+    assert "832" in result.out
+    assert humo("generate", "--model", "humo-17b", *INPUTS).code == 2
+
+
 def test_a_dry_run_leaves_no_folder_and_a_run_makes_it(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     arguments = ["generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", "new/folder/a.mp4"]
     assert humo(*arguments, "--dry-run").code == 0

@@ -32,6 +32,8 @@ ELSEWHERE = {
     "seconds": "frames",
     "aspect": "width and height",
     "consent_by": "a service",
+    **dict.fromkeys(("tile", "resident_blocks"), "no node; the loader chooses them"),
+    **dict.fromkeys(("attention", "compile", "tf32"), "no node; the defaults"),
     "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import wave
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from PIL import Image
 from humo.cli.main import main
 from humo.evaluation.case_sources import find_videos, read_source
 from humo.evaluation.cases import Case
-from humo.evaluation.open_benchmark import recordings, write
+from humo.evaluation.open_benchmark import recordings
 from humo.evaluation.open_benchmark.objects import OBJECTS, render_object
 from humo.evaluation.open_benchmark.plan import LANGUAGES, plan_benchmark
 from humo.jobs.request_files import read_rows
@@ -93,20 +91,19 @@ def test_objects_stand_in_the_middle(name: str) -> None:
     assert 0.05 < 1 - background.mean() < 0.8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short_cases() -> Iterator[None]:
-    """No written case is longer than two seconds."""
-    plans = [replace(plan, seconds=min(plan.seconds, 2.0)) for plan in PLANS]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "plan_benchmark", lambda seed: plans)
-        yield
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven cases, one of each category."""
+    path = tmp_path_factory.mktemp("open") / "benchmark"
+    assert main(["evaluate", "benchmark", str(path), "--limit", "7"]) == 0
+    return path
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven cases, one of each category, with true clips."""
-    path = tmp_path_factory.mktemp("open") / "benchmark"
-    assert main(["evaluate", "benchmark", str(path), "--limit", "7", "--truth", "64"]) == 0
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three cases of a few seconds with true clips; that of a long case would be rendered for minutes."""
+    path = tmp_path_factory.mktemp("short") / "benchmark"
+    assert main(["evaluate", "benchmark", str(path), "--limit", "3", "--truth", "64"]) == 0
     return path
 
 
@@ -144,15 +141,15 @@ def test_jobs_are_requests_that_batch_accepts(folder: Path) -> None:
         assert all(Path(path).is_file() for path in row.fields.get("images", []))
 
 
-def test_true_clips_speak_with_the_audio(folder: Path, tmp_path: Path) -> None:
-    case = cases_of(folder)["together"]
+def test_true_clips_speak_with_the_audio(short_folder: Path, tmp_path: Path) -> None:
+    case = cases_of(short_folder)["together"]
     assert case.truth_video is not None
     clip = read_clip(case.truth_video)
     assert len(clip.frames) == case.request["frames"]
     assert clip.audio is not None
     names = "mouth_true_jaw_corr,mouth_jaw_corr,attribute.glasses"
     out = tmp_path / "out"
-    argv = ["evaluate", "run", str(folder), str(out), "--videos", str(folder / "truth"), "--metrics", names]
+    argv = ["evaluate", "run", str(short_folder), str(out), "--videos", str(short_folder / "truth"), "--metrics", names]
     assert main([*argv, "--limit", "3", "--workers", "1"]) in (0, 3)
     scores = json.loads((out / "scores.json").read_text())["scores"]
     (lips,) = [one["value"] for one in scores if one["case"] == case.id and one["metric"] == "mouth_true_jaw_corr"]
@@ -162,7 +159,7 @@ def test_true_clips_speak_with_the_audio(folder: Path, tmp_path: Path) -> None:
 def test_writing_again_keeps_files_and_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
     text = (folder / "cases.jsonl").read_bytes()
-    assert main(["evaluate", "benchmark", str(folder), "--limit", "7", "--truth", "64"]) == 0
+    assert main(["evaluate", "benchmark", str(folder), "--limit", "7"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == before
     assert (folder / "cases.jsonl").read_bytes() == text
     other = tmp_path / "other"

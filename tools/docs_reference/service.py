@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from humo import __version__
-from humo.server.app import ERROR_CODES, router
+from humo.server.app import ERROR_CODES, ROUTERS
 from humo.server.schemas import ErrorResponse
 from tools.docs_reference.markdown import code, docstring, plain
 from tools.docs_reference.messages import messages
@@ -30,7 +30,8 @@ HEAD = """# HTTP reference
 def document() -> dict[str, Any]:
     """Return the OpenAPI document of the service's routes."""
     app = FastAPI(title="HuMo", version=__version__)
-    app.include_router(router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app.openapi()
 
 

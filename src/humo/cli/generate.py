@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from humo.jobs.generate import PreparedJob
     from humo.jobs.request_files import RequestFile
     from humo.plan import GenerationPlan
+    from humo.presets import Preset
 
 MAX_COUNT = 1000
 
@@ -74,12 +75,14 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     fields = merge_fields(base, overrides)
     if fields.get("seed") == "random" and "WORLD_SIZE" in os.environ:
         raise RequestError("seed", "'random' differs between processes", "give a number")
-    jobs = [prepare_job(build_request(fields))]
+    request = build_request(fields)
+    preset = _preset_of_missing(request.model) if options.dry_run else None
+    jobs = [prepare_job(request, preset=preset)]
     plan = jobs[0].plan
     for number in range(1, count):
-        jobs.append(prepare_job(build_request(fields | _variation(plan, number))))
+        jobs.append(prepare_job(build_request(fields | _variation(plan, number)), preset=preset))
     if count > 1:
-        jobs[0] = prepare_job(build_request(fields | _variation(plan, 0)))
+        jobs[0] = prepare_job(build_request(fields | _variation(plan, 0)), preset=preset)
     if config.family not in (None, plan.preset.name):
         console.note(f"the configuration is for {config.family}, but the model folder holds {plan.preset.name}")
     for note in plan.notes:
@@ -87,7 +90,10 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         if options.replay is None or note.split()[0] not in base.keys() - overrides.keys():
             console.note(note)
     if options.dry_run:
-        console.result(*_describe_run(plan), kind="plan")
+        if preset is not None:
+            name = plan.request.model
+            console.note(f"{name} is not installed; run `humo models get {name}`, or `humo plan --model {name}`")
+        console.result(*_describe_run(plan, is_installed=preset is None), kind="plan")
         return DONE
     for job in jobs:
         _check_new(Path(job.plan.request.output), options, console)
@@ -96,13 +102,26 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     return _generate(jobs, options, console)
 
 
-def _describe_run(plan: GenerationPlan) -> Report:
+def _preset_of_missing(name: str | None) -> Preset | None:
+    """Return the preset of a released model that is not installed; None for any other model."""
+    from humo.checkpoints.hubs.catalog import CATALOG
+    from humo.checkpoints.model_folder import find_model_folder
+    from humo.presets import find_preset
+
+    if name is None or name not in CATALOG or find_model_folder(name).is_dir():
+        return None
+    return find_preset(CATALOG[name].family)
+
+
+def _describe_run(plan: GenerationPlan, *, is_installed: bool) -> Report:
     """Describe a plan with the device, the memory and the time that it needs here."""
     from humo.cli.report import describe_plan
     from humo.jobs.engine import Engine
     from humo.jobs.timing_history import expected_seconds
 
     engine = Engine()
+    if not is_installed:
+        return describe_plan(plan)
     plan = engine.resolve_runtime(plan)
     return describe_plan(plan, engine.estimate_memory(plan), expected_seconds(plan))
 

@@ -173,8 +173,8 @@ def check_ray_address(word: str) -> None:
         raise RequestError("--ray", f"{word!r} is not an address", remedy)
 
 
-PACKAGES = {"serve": ("dbos", "fastapi", "uvicorn"), "ui": ("gradio",), "ray": ("ray",)}
-"""Extra of this package -> packages whose absence shows that it is not installed. ``ui`` and ``ray`` include
+PACKAGES = {"serve": ("dbos", "fastapi", "uvicorn"), "ray": ("ray",)}
+"""Extra of this package -> packages whose absence shows that it is not installed. ``ray`` includes
 ``serve``."""
 
 

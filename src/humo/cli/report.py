@@ -67,7 +67,7 @@ def describe_plan(
         "audio windows": windows,
         "windows": f"{len(plan.windows)} of up to {request.window} frames",
         "network passes": f"{each} a step, {plan.passes} in total",
-        "memory": "unknown on this device" if memory is None else _memory_text(memory),
+        "memory": "not estimated here" if memory is None else _memory_text(memory),
         "time": "unknown: no video was generated here yet" if seconds is None else _time_text(sum(seconds.values())),
     }
     return table(rows), values

@@ -228,7 +228,7 @@ def _clip_key(plan: GenerationPlan) -> Hashable:
     """Return what decides the memory of a clip with a model."""
     request = plan.request
     fixed = (request.offload, request.quantize, request.tile, request.resident_blocks)
-    return (plan.window_geometry, len(plan.windows) > 1, request.cache, request.mode, *fixed)
+    return (plan.window_geometry, len(plan.windows) > 1, request.cache, request.mode, request.loras, *fixed)
 
 
 def _check_several_processes(request: GenerateRequest) -> None:

@@ -9,7 +9,6 @@ Torch is imported by `generate` alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -113,41 +112,48 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
     return request.model_copy(update={"frames": frames})
 
 
-def prepare_job(request: GenerateRequest, loras: Mapping[str, str] | None = None) -> PreparedJob:
+def prepare_job(
+    request: GenerateRequest, loras: Mapping[str, str] | None = None, preset: Preset | None = None
+) -> PreparedJob:
     """Decode the input files of a request, make its plan and check its output, without loading a model.
 
     Args:
         request: what to generate.
         loras: name -> file of the only LoRAs that the request may use; by default any file and installed LoRA.
+        preset: of a model that is not installed, for a job that is planned and not run; its LoRAs are not opened.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
-    read_preset(request, loras)  # a wrong model folder is reported before files are decoded
+    if preset is None:
+        read_preset(request, loras)  # a wrong model folder is reported before files are decoded
     inputs = load_inputs(request)
-    plan = plan_job(request, inputs.num_audio_samples, loras)
+    plan = plan_job(request, inputs.num_audio_samples, loras, preset)
     if inputs.is_silent:
         plan = replace(plan, notes=(*plan.notes, "audio: is silent; the mouth will not follow anything"))
     return PreparedJob(plan, inputs)
 
 
 def plan_job(
-    request: GenerateRequest, num_audio_samples: int | None, loras: Mapping[str, str] | None = None
+    request: GenerateRequest,
+    num_audio_samples: int | None,
+    loras: Mapping[str, str] | None = None,
+    preset: Preset | None = None,
 ) -> GenerationPlan:
     """Make the plan of a request and check its output, without opening image or audio files.
 
     Args:
         request: what to generate.
         num_audio_samples: length of the audio in samples at 16 kHz, if the mode uses audio.
-        loras: as for `prepare_job`.
+        loras, preset: as for `prepare_job`.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
-    plan = resolve(request, read_preset(request, loras), num_audio_samples)
-    if plan.request.loras:
+    plan = resolve(request, preset or read_preset(request, loras), num_audio_samples)
+    if plan.request.loras and preset is None:
         model = open_model_folder(find_model_folder(request.model))
         plan = locate_loras(plan, model.architectures["transformer"], loras)
     if plan.request.vocal_separator is not None:
@@ -272,7 +278,7 @@ def _start(
     disk_cache: DiskWindowCache | None,
     check_stopped: Callable[[], None] | None = None,
 ) -> Iterator[Frame]:
-    """Load the pipeline and yield the frames (H, W, 3) of a job, generated one by one."""
+    """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
     from humo.inference.inputs import GenerationInputs
     from humo.inference.interruption import interruptible
     from humo.inference.window_cache import NO_WINDOW_CACHE
@@ -285,14 +291,14 @@ def _start(
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)
-    with nullcontext() if check_stopped is None else interruptible(pipeline, check_stopped):
-        yield from pipeline.generate_frames(
-            GenerationInputs(plan, inputs.images, samples),
-            callback=timer,
-            should_stop=should_stop,
-            window_cache=window_cache,
-            execution=engine.execution(pipeline, plan),
-        )
+    frames = pipeline.generate_frames(
+        GenerationInputs(plan, inputs.images, samples),
+        callback=timer,
+        should_stop=should_stop,
+        window_cache=window_cache,
+        execution=engine.execution(pipeline, plan),
+    )
+    return frames if check_stopped is None else interruptible(frames, pipeline, check_stopped)
 
 
 def window_folder(output: Path) -> Path:

@@ -75,7 +75,7 @@ class _FusedAttention(TorchFunctionMode):
     """
 
     def __init__(self, tracker: _AllocationTracker) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._tracker = tracker
 
     def __torch_function__(

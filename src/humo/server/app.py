@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
@@ -24,9 +24,11 @@ from humo import __version__
 from humo.errors import HuMoError, RequestError, StorageError
 from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.server.api_keys import ApiKeys
-from humo.server.job_queue import Job
+from humo.server.dependencies import CurrentService, Owner, RequestedJob, error_responses, find_service
+from humo.server.material import material_router
 from humo.server.metrics import prometheus_text
-from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response, request_owner
+from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response
+from humo.server.model_details import published_models
 from humo.server.request_fields import COUNT_NAMES, RawFields, body_schema
 from humo.server.schemas import DeletedVideo, ErrorResponse, Model, ModelList, RemixRequest, Video, VideoList
 from humo.server.service import ConflictError, NotFoundError, QueueFullError, Service
@@ -68,11 +70,6 @@ ERROR_CODES: Mapping[type[HuMoError], tuple[int, str]] = {
 """HTTP status and ``code`` of each error; the nearest class in the method resolution order counts."""
 
 
-def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of a route's errors, with those that every route has."""
-    return {status: {"model": ErrorResponse} for status in (401, 403, *statuses)}
-
-
 def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None) -> FastAPI:
     """Create the application.
 
@@ -99,9 +96,17 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
         redoc_url=None,
     )
     app.state.service, app.state.workers = service, workers
-    app.include_router(router)
+    for one in ROUTERS:
+        app.include_router(one)
     app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.limits.body_bytes)
-    app.add_middleware(AuthMiddleware, keys=keys, local=service.settings.is_local, hosts=service.settings.allowed_hosts)
+    settings = service.settings
+    app.add_middleware(
+        AuthMiddleware,
+        keys=keys,
+        local=settings.is_local,
+        hosts=settings.allowed_hosts,
+        embedded=bool(settings.embedders),
+    )
     _add_error_handlers(app)
     _add_docs(app, home="/ui" if service.settings.web_ui else DOCS)
     return app
@@ -131,26 +136,6 @@ def _add_docs(app: FastAPI, home: str) -> None:
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _owner(request: Request) -> str:
-    return request_owner(request.scope)
-
-
-CurrentService = Annotated[Service, Depends(_service)]
-Owner = Annotated[str, Depends(_owner)]
-VideoId = Annotated[str, Path(description="id in the response of POST /v1/videos")]
-
-
-def _job(video_id: VideoId, service: CurrentService, owner: Owner) -> Job:
-    return service.find_job(video_id, owner)
-
-
-RequestedJob = Annotated[Job, Depends(_job)]
-
 SUBMISSION: dict[str, Any] = {
     "requestBody": body_schema(),
     "parameters": [
@@ -168,7 +153,7 @@ SUBMISSION: dict[str, Any] = {
 @router.post(
     "/v1/videos",
     response_model=Video,
-    responses=_error_responses(400, 409, 413, 415, 429, 507),
+    responses=error_responses(400, 409, 413, 415, 429, 507),
     openapi_extra=SUBMISSION,
     summary="Submit a video",
 )
@@ -183,7 +168,7 @@ async def create(request: Request, response: Response, service: CurrentService, 
     response_class=FileResponse,
     responses={
         200: {"content": {"video/mp4": {}}},
-        **_error_responses(400, 409, 413, 415, 429, 500, 507),
+        **error_responses(400, 409, 413, 415, 429, 500, 507),
     },
     openapi_extra=SUBMISSION,
     summary="Generate a video and wait for it",
@@ -215,7 +200,7 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-@router.get("/v1/videos", response_model=VideoList, responses=_error_responses(400, 404), summary="List your videos")
+@router.get("/v1/videos", response_model=VideoList, responses=error_responses(400, 404), summary="List your videos")
 def list_videos(
     service: CurrentService,
     owner: Owner,
@@ -230,7 +215,7 @@ def list_videos(
 
 
 @router.get(
-    "/v1/videos/{video_id}", response_model=Video, responses=_error_responses(404), summary="Get the state of a video"
+    "/v1/videos/{video_id}", response_model=Video, responses=error_responses(404), summary="Get the state of a video"
 )
 def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> Video:
     """Return the job with its current state and progress."""
@@ -241,7 +226,7 @@ def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> 
 @router.get(
     "/v1/videos/{video_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **_error_responses(404)},
+    responses={200: {"content": {"text/event-stream": {}}}, **error_responses(404)},
     summary="Follow a video (server-sent events)",
 )
 async def events(job: RequestedJob, service: CurrentService) -> StreamingResponse:
@@ -260,7 +245,7 @@ async def events(job: RequestedJob, service: CurrentService) -> StreamingRespons
     responses={
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
         206: {"description": "the bytes that the Range header asks for"},
-        **_error_responses(400, 404, 416),
+        **error_responses(400, 404, 416),
     },
     summary="Download a video, its thumbnail or its metadata",
 )
@@ -275,7 +260,7 @@ def content(
 
 
 @router.post(
-    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_error_responses(404), summary="Cancel a video"
+    "/v1/videos/{video_id}/cancel", response_model=Video, responses=error_responses(404), summary="Cancel a video"
 )
 def cancel(job: RequestedJob, service: CurrentService) -> Video:
     """Cancel a job. It stays in the list with the state ``cancelled``."""
@@ -285,7 +270,7 @@ def cancel(job: RequestedJob, service: CurrentService) -> Video:
 @router.post(
     "/v1/videos/{video_id}/finish",
     response_model=Video,
-    responses=_error_responses(404, 507),
+    responses=error_responses(404, 507),
     summary="Finish a video early",
 )
 def finish(job: RequestedJob, service: CurrentService) -> Video:
@@ -296,7 +281,7 @@ def finish(job: RequestedJob, service: CurrentService) -> Video:
 @router.post(
     "/v1/videos/{video_id}/remix",
     response_model=Video,
-    responses=_error_responses(400, 404, 429),
+    responses=error_responses(400, 404, 429),
     summary="Generate a video again with another prompt",
 )
 def remix(changes: RemixRequest, job: RequestedJob, service: CurrentService) -> Video:
@@ -307,7 +292,7 @@ def remix(changes: RemixRequest, job: RequestedJob, service: CurrentService) -> 
 @router.delete(
     "/v1/videos/{video_id}",
     response_model=DeletedVideo,
-    responses=_error_responses(404),
+    responses=error_responses(404),
     summary="Delete a video",
 )
 def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
@@ -316,15 +301,13 @@ def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
     return DeletedVideo(id=job.id)
 
 
-@router.get("/v1/models", response_model=ModelList, responses=_error_responses(), summary="List the served models")
+@router.get("/v1/models", response_model=ModelList, responses=error_responses(), summary="List the served models")
 def models(service: CurrentService) -> ModelList:
     """Return the served models, each with its LoRAs and presets. The first is the default."""
-    return ModelList(data=service.models())
+    return ModelList(data=service.models(), published=published_models(service.settings.models))
 
 
-@router.get(
-    "/v1/models/{model_id}", response_model=Model, responses=_error_responses(404), summary="Get a served model"
-)
+@router.get("/v1/models/{model_id}", response_model=Model, responses=error_responses(404), summary="Get a served model")
 def model(model_id: str, service: CurrentService) -> Model:
     """Return a served model with its LoRAs and presets."""
     return service.find_model(model_id)
@@ -339,7 +322,7 @@ async def health() -> dict[str, str]:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **_error_responses()},
+    responses={200: {"content": {"text/plain": {}}}, **error_responses()},
     summary="Metrics for Prometheus",
 )
 def metrics(request: Request, service: CurrentService) -> Response:
@@ -357,6 +340,9 @@ def ready(request: Request, service: CurrentService) -> Response:
         return error_response(503, "no worker is running; see the service's log", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 
+
+ROUTERS = (router, material_router)
+"""All routes of the API."""
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
@@ -443,7 +429,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HuMoError)
     async def humo_error(request: Request, error: HuMoError) -> JSONResponse:
         status, code = next(ERROR_CODES[kind] for kind in type(error).__mro__ if kind in ERROR_CODES)
-        return error_response(status, _service(request).store.redact_paths(str(error)), code, error.field)
+        return error_response(status, find_service(request).store.redact_paths(str(error)), code, error.field)
 
     @app.exception_handler(OSError)
     async def os_error(request: Request, error: OSError) -> JSONResponse:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from humo.geometry import FRAMES_PER_SECOND
 from humo.server.job_queue import Job, JobState, JSONObject
+from humo.server.model_details import ModelDetails, PublishedModel
 
 
 class JobError(BaseModel):
@@ -87,6 +88,7 @@ class Model(BaseModel):
     owned_by: str = "humo"
     loras: list[str] = Field(default_factory=list, description="values of the field loras that fit this model")
     presets: list[str] = Field(default_factory=list, description="values of the field preset that fit this model")
+    humo: ModelDetails
 
 
 class ModelList(BaseModel):
@@ -94,6 +96,7 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+    published: list[PublishedModel] = Field(description="published models that are not served")
 
 
 class ErrorBody(BaseModel):

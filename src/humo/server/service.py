@@ -22,6 +22,7 @@ from humo.plan import GenerationPlan
 from humo.request_presets import RequestPreset, request_presets
 from humo.server.file_store import FINISH_REQUESTED, FileStore, is_job_id, write_file
 from humo.server.job_queue import Job, JobQueue, JobState, JSONObject
+from humo.server.model_details import describe_model, guided_model
 from humo.server.request_fields import SERVER_FIELDS, ParsedRequest, RawFields, file_url, parse_fields
 from humo.server.schemas import Model, Video, video_from_job
 from humo.server.settings import Settings
@@ -249,11 +250,15 @@ class Service:
         return {name: file for name, file in self.settings.loras.items() if file in used}
 
     def models(self) -> list[Model]:
-        """Return the served models, each with the LoRAs and presets that fit it."""
-        return [
-            Model(id=name, loras=self.loras(name), presets=[preset.name for preset in self.presets(name)])
-            for name in self.settings.models
-        ]
+        """Return the served models, each with its settings, and the LoRAs and presets that fit it."""
+        folders = {name: open_model_folder(find_model_folder(path)) for name, path in self.settings.models.items()}
+        models = []
+        for name, folder in folders.items():
+            presets, guided = self.presets(name), guided_model(folder, folders)
+            details = describe_model(name, folder, guided, presets)
+            names = [preset.name for preset in presets]
+            models.append(Model(id=name, loras=self.loras(name), presets=names, humo=details))
+        return models
 
     def loras(self, model: str) -> list[str]:
         """Return the names of the served LoRAs that fit a served model."""
@@ -304,6 +309,16 @@ class Service:
         """Return the IDs of the jobs that wait for a worker, the next one first."""
         queued = [job for job in self.queue.unfinished() if job.state is JobState.QUEUED]
         return [job.id for job in sorted(queued, key=lambda job: job.created)]
+
+    def input_file(self, job: Job, name: str) -> Path:
+        """Return the path of an input of a job, by its name in the resolved request.
+
+        Raises:
+            NotFoundError: the job has no such input.
+        """
+        if name not in _input_names(job.payload["fields"]) or not self.store.input_path(name).is_file():
+            raise NotFoundError("name", f"{job.id} has no input {name[:80]!r}", "see humo.request of the video")
+        return self.store.input_path(name)
 
     def output_file(self, job: Job, variant: str) -> Path:
         """Return the path of a file of a completed job.

@@ -33,6 +33,7 @@ class Settings:
         consent_by_operator: the operator declares that the people in all clients' images have agreed.
         max_video_pixels: upper limit of width times height times frames.
         web_ui: serve the web page at ``/ui``.
+        embedders: origins whose pages may show the web page in a frame; by default none.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Settings:
     consent_by_operator: bool = False
     max_video_pixels: int = 200_000_000
     web_ui: bool = False
+    embedders: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
