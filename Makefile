@@ -33,12 +33,12 @@ $(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4
+	$(BIN)/humo generate --config examples/demo.toml --output output/demo.mp4 --overwrite
 	$(BIN)/humo evaluate video output/demo.mp4 --image examples/woman.png
 
 # two workers of one thread each: on models this small, torch's own threads slow each other down
 test: $(VENV)/.ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 soak: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak

@@ -29,10 +29,11 @@ from humo.inference.decoding import SegmentDecoder
 from humo.inference.inputs import GenerationInputs
 from humo.inference.lora_file import LoraFile, read_lora
 from humo.model.transformer import FLOAT32_PARTS, CrossAttentionKV
+from humo.plan import resolve
 from humo.presets import find_preset
 from humo.quantization.formats import FP8_TYPES
 from humo.quantization.linear import replace_with_quantized_linear
-from humo.request import QuantizeName, parse_request, resolve
+from humo.request import QuantizeName, parse_request
 from humo.runtime.allocation_tracker import track_allocations
 from humo.runtime.block_streaming import WeightStreams
 from humo.runtime.host_blocks import HostBlocks, PackedBlock, copies_to

@@ -39,9 +39,12 @@ def files(component: ComponentName) -> dict[str, Path]:
 
 
 def _folders(component: ComponentName) -> list[Path]:
-    names = [name for name in FOLDERS[component] if name in folder_paths.folder_names_and_paths]
-    folders = [Path(folder) for name in names for folder in folder_paths.folder_names_and_paths[name][0]]
-    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    """Return ComfyUI's folders of a component; one that an old version does not know is looked for in its place."""
+    known = folder_paths.folder_names_and_paths
+    folders: list[str] = []
+    for name in FOLDERS[component]:
+        folders += known[name][0] if name in known else [str(Path(folder_paths.models_dir) / name)]
+    return [folder for folder in map(Path, dict.fromkeys(folders)) if folder.is_dir()]
 
 
 def model_choices() -> list[str]:

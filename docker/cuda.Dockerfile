@@ -10,7 +10,7 @@ COPY src ./src
 COPY examples ./examples
 RUN python -m venv /opt/humo \
     && /opt/humo/bin/pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cu126 \
-    && /opt/humo/bin/pip install --no-cache-dir ".[ui]"
+    && /opt/humo/bin/pip install --no-cache-dir ".[serve]"
 
 FROM python:3.11-slim-bookworm
 RUN useradd --create-home --uid 1000 humo && mkdir /data && chown humo /data

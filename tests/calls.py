@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,14 @@ def call(pipeline: HuMoPipeline, **changes: Any) -> Any:
 
 
 @torch.no_grad()
-def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[int, int]:
-    """Return the bytes of a pass on real tensors: its activations, and the keys and values of text and audio."""
+def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry, loras: Sequence[Tensor] = ()) -> tuple[int, int]:
+    """Return the bytes of a pass on real tensors: its activations, and the keys and values of text and audio.
+
+    Args:
+        network: the network.
+        geometry: of the clip.
+        loras: tensors of its LoRAs, which are not counted.
+    """
     config, rows, columns = network.config, geometry.latent_height, geometry.latent_width
     inputs = (
         torch.randn(1, config.in_channels, geometry.latent_frames, rows, columns),
@@ -62,7 +69,7 @@ def working_bytes(network: HuMoTransformer3DModel, geometry: Geometry) -> tuple[
         torch.randn(1, config.text_length, config.text_dim),
         torch.randn(1, geometry.latent_frames, config.audio_window, config.audio_bands, config.audio_width),
     )
-    with track_allocations(network.parameters(), inputs) as stats:
+    with track_allocations(network.parameters(), inputs, loras) as stats:
         kv = network.cross_attention_kv(*inputs[2:])
         kept = stats.peak = stats.live
         network(*inputs[:2], cross_attention_kv=kv, return_dict=False)

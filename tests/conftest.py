@@ -36,6 +36,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HUMO_IDENTITY", str(tmp_path_factory.mktemp("identity")))
         patch.setenv("HUMO_MODELS", str(tmp_path_factory.mktemp("own-models")))
+        patch.setenv("HUMO_TIMINGS", str(tmp_path_factory.mktemp("timings") / "timings.json"))
         yield
 
 

@@ -6,13 +6,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from humo.errors import HuMoError
     from humo.inference.pipeline import HuMoPipeline
+    from humo.jobs.export import save_video
     from humo.model.audio import SpeechEncoder
     from humo.model.transformer import HuMoTransformer3DModel
     from humo.request import GenerateRequest
 
 __version__ = "0.1.0"
 
-__all__ = ["GenerateRequest", "HuMoError", "HuMoPipeline", "HuMoTransformer3DModel", "SpeechEncoder", "__version__"]
+__all__ = [
+    "GenerateRequest",
+    "HuMoError",
+    "HuMoPipeline",
+    "HuMoTransformer3DModel",
+    "SpeechEncoder",
+    "__version__",
+    "save_video",
+]
 
 _HOMES = {
     "GenerateRequest": "humo.request",
@@ -20,6 +29,7 @@ _HOMES = {
     "HuMoTransformer3DModel": "humo.model.transformer",
     "HuMoError": "humo.errors",
     "SpeechEncoder": "humo.model.audio",
+    "save_video": "humo.jobs.export",
 }
 
 

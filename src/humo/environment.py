@@ -35,6 +35,12 @@ def identity_folder() -> Path:
     return Path(own).expanduser() if own else Path.home() / ".config" / "humo" / "identity"
 
 
+def timings_file() -> Path:
+    """Return the file of what earlier videos took: ``HUMO_TIMINGS``, or a file in the user's cache."""
+    own = os.environ.get("HUMO_TIMINGS")
+    return Path(own).expanduser() if own else Path.home() / ".cache" / "humo" / "timings.json"
+
+
 def server_folder() -> Path:
     """Return the folder of the service's jobs and videos: ``HUMO_SERVER``, or a folder in the user's data."""
     own = os.environ.get("HUMO_SERVER")

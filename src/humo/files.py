@@ -31,6 +31,9 @@ def check_file(path: Path, field: str) -> None:
     Raises:
         MediaError: it cannot be used.
     """
+    if path.parts[:1] in (("http:",), ("https:",)):
+        problem = "is a web address, and only files of this machine are read"
+        raise MediaError(field, problem, "download the file, and give its path")
     try:
         if path.exists() and not path.is_file():
             raise MediaError(field, f"{str(path)!r} is a folder or a device, not a file", "give the path of a file")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +12,7 @@ from humo.errors import RequestError
 from humo.geometry import (
     FRAMES_PER_SECOND,
     SAMPLES_PER_FRAME,
+    SIZE_MULTIPLE,
     TEMPORAL_STRIDE,
     Geometry,
     Window,
@@ -26,6 +29,15 @@ from humo.presets import Distillation, Preset
 from humo.request import GenerateRequest, parse_request
 from humo.request_presets import find_request_preset
 from humo.schedule import SPACINGS, NoiseSchedule, explicit_schedule
+
+NEAR_ASPECT = 0.03
+"""Relative difference of shapes that are taken for equal: 832 x 480 is 16:9."""
+
+SENTENCE_WORDS = 4
+ENGLISH_WORDS = frozenset(
+    ("the", "of", "with", "and", "who", "her", "his", "woman", "girl", "boy", "person", "talks", "speaks", "sings")
+)
+"""Words of which nearly every English sentence about a person who talks has one, and other languages do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +122,19 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     frames = _resolve_frames(request, preset, audio_samples if audio else None, notes)
     window, overlap = _resolve_window(request, preset)
     width, height = request.width or preset.width, request.height or preset.height
+    if request.aspect is not None:
+        width, height = size_of_aspect(request.aspect, preset.width, preset.height)
+    if not preset.trained_pixels[0] <= width * height <= preset.trained_pixels[1]:
+        notes.append(f"{width} x {height}: {preset.title} was not trained at this size; {preset.sizes_text}")
+    if preset.reads_english_only and not _is_english(request.prompt):
+        notes.append(f"prompt: {preset.title} reads English only")
     resolved = request.model_copy(
         update={
             "mode": mode,
             "images": images,
             "audio": audio,
             "vocal_separator": request.vocal_separator if audio else None,
+            "aspect": None,
             "width": width,
             "height": height,
             "frames": frames,
@@ -158,6 +177,38 @@ def _resolve_scales(request: GenerateRequest, preset: Preset) -> GuidanceScales:
         image=_default(request.scale_image, preset.scales.image),
         switch_timestep=_default(request.switch_timestep, preset.scales.switch_timestep),
     )
+
+
+def size_of_aspect(aspect: str, width: int, height: int) -> tuple[int, int]:
+    """Return the size of a shape that has about as many pixels as another size.
+
+    Args:
+        aspect: ``width:height``; if the given size, or that size lying on its side, nearly has it, it is taken.
+        width, height: the other size in pixels.
+    """
+    across, down = map(int, aspect.split(":"))
+    ratio = across / down
+    for near in ((width, height), (height, width)):
+        if abs(near[0] / near[1] / ratio - 1) < NEAR_ASPECT:
+            return near
+    exact = math.sqrt(width * height * ratio), math.sqrt(width * height / ratio)
+    wide, high = ({math.ceil(side / SIZE_MULTIPLE), max(1, int(side / SIZE_MULTIPLE))} for side in exact)
+
+    def error(size: tuple[int, int]) -> float:
+        """Return how far a size is from the shape and, with half the weight, from the number of pixels."""
+        shape, pixels = size[0] / size[1] / ratio, size[0] * size[1] / (width * height)
+        return round(abs(math.log(shape)) + abs(math.log(pixels)) / 2, 9)
+
+    sizes = [(SIZE_MULTIPLE * across, SIZE_MULTIPLE * down) for across in wide for down in high]
+    return min(sorted(sizes, reverse=True), key=error)
+
+
+def _is_english(prompt: str) -> bool:
+    """Return whether a prompt may be English: Latin letters, and in a sentence one of `ENGLISH_WORDS`."""
+    if any(character.isalpha() and not character.isascii() for character in prompt):
+        return False
+    tokens = re.findall("[a-z]+", prompt.lower())
+    return len(tokens) < SENTENCE_WORDS or not ENGLISH_WORDS.isdisjoint(tokens)
 
 
 def apply_preset(request: GenerateRequest, preset: Preset) -> tuple[GenerateRequest, list[str]]:

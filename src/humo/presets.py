@@ -97,6 +97,9 @@ class Preset:
         negative_prompt: prompt of passes without text.
         distillation: settings of a distilled network, else None.
         guidance_name: whose guidance, references and null conditions.
+        trained_pixels: fewest and most pixels of a frame in the training; others are noted.
+        sizes_text: the sizes that work, in words.
+        reads_english_only: prompts in other languages are noted.
     """
 
     name: str
@@ -116,6 +119,9 @@ class Preset:
     negative_prompt: str = NEGATIVE_PROMPT
     distillation: Distillation | None = None
     guidance_name: GuidanceName = "published"
+    trained_pixels: tuple[int, int] = (0, 1280 * 736)
+    sizes_text: str = "480p and 720p work best"
+    reads_english_only: bool = False
 
     def distilled(self, distillation: Distillation | None) -> Preset:
         """Return the preset for this family's networks with that distillation; self for None."""
@@ -180,6 +186,9 @@ HUMO_NANO = Preset(
     shift=16.0,
     seed=0,
     negative_prompt="",
+    trained_pixels=(96 * 96, 128 * 96),
+    sizes_text="96 x 96, 96 x 128 and 128 x 96 work best",
+    reads_english_only=True,
 )
 """This project's own, trained by `humo train` on people it renders; no published values bind it."""
 

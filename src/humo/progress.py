@@ -21,12 +21,16 @@ class Event:
         done, total: units of the phase, such as denoising steps.
         preview: returns an image (H, W, 3) of the unfinished video; None if there is none. It takes some computation
             and must be called inside the callback.
+        fraction: finished share of the whole job, 0 to 1; it never falls. Jobs set it, pipelines leave it at 0.
+        seconds_left: estimated seconds until the job is done; None if unknown.
     """
 
     phase: Phase
     done: int
     total: int
     preview: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
+    fraction: float = field(default=0.0, compare=False)
+    seconds_left: float | None = field(default=None, compare=False)
 
 
 ProgressCallback = Callable[[Event], None]

@@ -7,6 +7,7 @@ The command line, request files, the HTTP schema, the web form and the metadata 
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -37,7 +38,12 @@ from humo.schedule import SamplerName, SpacingName
 
 MAX_SIDE = 8192  # pixels
 MAX_BLOCKS = 1000
+RANDOM_SEEDS = 2**31
+"""Seeds that ``random`` chooses from."""
 MAX_FRAMES = int(MAX_AUDIO_SECONDS) * FRAMES_PER_SECOND
+
+ASPECT = r"^[1-9]\d{0,2}:[1-9]\d{0,2}$"
+"""Pattern of a shape, width:height."""
 
 Side = Annotated[int, Field(ge=SIZE_MULTIPLE, le=MAX_SIDE, multiple_of=SIZE_MULTIPLE)]
 FileName = Annotated[str, Field(min_length=1)]
@@ -62,6 +68,11 @@ def _falling(sigmas: tuple[float, ...]) -> tuple[float, ...]:
     if not kept:
         raise _invalid("there is no level above 0; give one for each step, such as 1,0.9,0.6")
     return kept
+
+
+def _seed(value: Any) -> Any:
+    """Return a seed drawn at random for ``random``; other values as they are."""
+    return secrets.randbelow(RANDOM_SEEDS) if value == "random" else value
 
 
 def _invalid(message: str) -> PydanticCustomError:
@@ -117,6 +128,9 @@ class GenerateRequest(BaseModel):
     mode: Mode | None = Field(None, description="conditions to use: text, image, audio (default: those given)")
     width: Side | None = Field(None, description="width in pixels")
     height: Side | None = Field(None, description="height in pixels")
+    aspect: Annotated[str, Field(pattern=ASPECT)] | None = Field(
+        None, description="shape of the video, as 16:9, 9:16, 1:1 or 4:3, with as many pixels as by default"
+    )
     frames: int | None = Field(
         None, ge=1, le=MAX_FRAMES, description="number of frames, 25 per second, 4k + 1; default: as long as the audio"
     )
@@ -141,7 +155,9 @@ class GenerateRequest(BaseModel):
     sigmas: Sigmas | None = Field(
         None, description="noise levels of the steps, falling from 1, in place of steps, shift and spacing"
     )
-    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="seed of the initial noise")
+    seed: Annotated[int | None, BeforeValidator(_seed)] = Field(
+        None, ge=0, le=2**63 - 1, description="seed of the initial noise; random: another one each time"
+    )
     negative_prompt: str | None = Field(None, max_length=10_000, description="text prompt of what to avoid")
     guidance: GuidanceName | None = Field(
         None,
@@ -185,6 +201,9 @@ class GenerateRequest(BaseModel):
     output: str = Field("out.mp4", min_length=1, description="video to write, .mp4")
     sidecar: bool = Field(False, description="write the generation record beside the video as JSON")
     consent: bool = Field(False, description="declare that the people in the inputs have agreed; stored in the record")
+    consent_by: Literal["user", "operator"] = Field(
+        "user", description="who declares the consent: who asks for the video, or the operator of a service"
+    )
     provenance: bool = Field(
         True, description="declare the video AI-generated: content credentials (C2PA) and a watermark"
     )
@@ -196,6 +215,12 @@ class GenerateRequest(BaseModel):
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("yes or no is neither a number nor text")
         return value
+
+    @model_validator(mode="after")
+    def _only_one_size(self) -> GenerateRequest:
+        if self.aspect is not None and (self.width is not None or self.height is not None):
+            raise ValueError("are both given; give aspect, or width and height")
+        return self
 
     @model_validator(mode="after")
     def _only_one_length(self) -> GenerateRequest:

@@ -55,7 +55,7 @@ def image(name: str, height: int, width: int) -> NDArray[np.uint8]:
     grain = uniform(name, (height, width, 3))
     slope = (rows * 7 + columns * 5)[..., None] % 256 * np.array([1.0, 0.5, 0.25])
     edges = 60.0 * ((rows // 9 + columns // 11) % 2)[..., None]
-    return np.clip(0.6 * slope + edges + 60 * grain + 40, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(0.6 * slope + edges + 60 * grain + 40, 0, 255), np.uint8)
 
 
 def project(name: str, values: NDArray[Any], count: int = 16) -> NDArray[np.float64]:

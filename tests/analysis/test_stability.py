@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from humo.analysis.lip_sync import correlation_by_lag, lip_agreement
 from humo.analysis.mesh_track import MeshTrack
@@ -18,7 +19,7 @@ from humo.analysis.stability import (
 from tests.analysis.formula import image
 
 
-def moving(count: int, step: int) -> np.ndarray:  # type: ignore[type-arg]
+def moving(count: int, step: int) -> NDArray[np.uint8]:
     """An image that moves to the right by some pixels a frame."""
     wide = image("background", 64, 96 + step * count)
     return np.stack([wide[:, step * n : step * n + 96] for n in range(count)])
@@ -45,8 +46,9 @@ def test_colors_drift_away_from_the_first_window() -> None:
 
 
 def test_hard_cuts_are_found_and_motion_is_none() -> None:
-    first, second = moving(20, 1), 255 - moving(20, 2)
-    assert find_cuts(np.concatenate([first, second])) == [20]
+    slope = np.linspace(0, 200, 136)[None, :, None].repeat(64, axis=0).repeat(3, axis=2).astype(np.uint8)
+    first = np.stack([slope[:, number : number + 96] for number in range(20)])
+    assert find_cuts(np.concatenate([first, 255 - first])) == [20]
     assert find_cuts(first) == []
 
 

@@ -46,7 +46,7 @@ def test_weights_are_downloaded_and_loaded_as_float32(catalog: Path) -> None:
 def test_a_wrong_checksum_is_refused_before_loading(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = weights.weights_folder() / "open" / "net.pth"
     path.parent.mkdir(parents=True)
-    path.write_bytes((catalog / "owner" / "name" / "net.pth").read_bytes()[:-1] + b"\0")
+    path.write_bytes((catalog / "owner" / "name" / "net.pth").read_bytes()[:-1] + b"\1")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(CheckpointError, match=r"open: 'net.pth' has the checksum \w+\.\.\., not \w+\.\.\.; delete"):
         load_weights("open")
@@ -72,7 +72,7 @@ def test_a_file_with_code_is_refused(catalog: Path, monkeypatch: pytest.MonkeyPa
     path.parent.mkdir(parents=True)
     torch.save({"a": Path("x")}, path)
     file = WeightFile("net.pth", "owner/name", "net.pth")
-    monkeypatch.setitem(weights.WEIGHTS, "open", Weights("x", "MIT", "yes", (file,), ""))  # type: ignore[arg-type]
+    monkeypatch.setitem(weights.WEIGHTS, "open", Weights("x", "MIT", "yes", (file,), ""))
     with pytest.raises(CheckpointError, match=r"open: 'net.pth' cannot be loaded"):
         load_weights("open")
 

@@ -86,11 +86,16 @@ def test_a_linked_model_generates_the_frames_of_the_converted_one(comfyui: Path,
     assert sum(path.stat().st_size for path in written if path.suffix != ".model") < 20_000, "nothing was copied"
 
 
+ROUNDING = 2
+"""Levels of 255: a linked text encoder stays in fp8, and a converted one was rounded to bfloat16."""
+
+
 def test_quantizing_while_loading_works_on_linked_weights(comfyui: Path, tmp_path: Path) -> None:
     convert(comfyui, tmp_path / "linked", link=True)
     convert(comfyui, tmp_path / "converted")
     expected = frames(load_pipeline(tmp_path / "converted", dtype="float32", quantize="int8"))
-    assert np.array_equal(frames(load_pipeline(tmp_path / "linked", dtype="float32", quantize="int8")), expected)
+    linked = frames(load_pipeline(tmp_path / "linked", dtype="float32", quantize="int8"))
+    assert np.abs(linked.astype(int) - expected).max() <= ROUNDING  # the text encoder is linked, too
 
 
 @pytest.mark.parametrize("component", ["transformer", "text_encoder", "audio_encoder", "vae"])
@@ -104,7 +109,8 @@ def test_each_component_can_be_linked_alone(comfyui: Path, tmp_path: Path, compo
     (tmp_path / "mixed" / "model_index.json").write_text(json.dumps(index))
     for weights in (tmp_path / "mixed" / component).glob("*.safetensors"):
         weights.unlink()
-    assert np.array_equal(frames(load_pipeline(tmp_path / "mixed", dtype="float32")), expected)
+    mixed = frames(load_pipeline(tmp_path / "mixed", dtype="float32"))
+    assert np.abs(mixed.astype(int) - expected).max() <= (ROUNDING if component == "text_encoder" else 0)
 
 
 def test_links_are_relative_inside_the_folder_of_models_which_can_be_moved(tmp_path: Path) -> None:

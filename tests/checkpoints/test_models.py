@@ -242,7 +242,7 @@ def test_bad_arguments_are_one_line(
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--model", NAME, "--prompt", "A man.", "--dry-run"]) == 2
+    assert main(["generate", "--model", NAME, "--prompt", "A man."]) == 2
     assert "humo models get humo-1.7b" in capsys.readouterr().err
 
 

@@ -46,44 +46,22 @@ BAD = {
     "a typo in an option": (["generate", *GOOD, "--widht", "96"], "--widht", "did you mean '--width'", None),
     "an option without its value": (["generate", *GOOD, "--seed"], "--seed", "expected one argument", None),
     "a typo in a command": (["genrate"], "genrate", "did you mean 'generate'", None),
-    "no command": ([], "command", "is missing", None),
     "an unknown option alone": (["--frobnicate"], "--frobnicate", "not an option", None),
     "no prompt": (["generate", "--model", "MODEL"], "prompt", "is missing", None),
     "an empty prompt": (["generate", "--model", "MODEL", "--prompt", ""], "prompt", "not allowed", None),
-    "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "known are benchmark, video", None),
-    "an evaluation without data": (["evaluate", "benchmark"], "--data", "is missing", None),
-    "an evaluation of no clips": (
-        ["evaluate", "benchmark", "--data", ".", "--clips", "1"],
-        "--clips",
-        "at least 2",
-        None,
-    ),
-    "an evaluation of no seeds": (
-        ["evaluate", "benchmark", "--data", ".", "--seeds", "0"],
-        "--seeds",
-        "at least 1",
-        None,
-    ),
-    "an evaluation of no mode": (
-        ["evaluate", "benchmark", "--data", ".", "--mode", "TIB"],
-        "--mode",
-        "did you mean 'TIA'",
-        None,
-    ),
-    "an evaluation with a typo": (
-        ["evaluate", "benchmark", "--data", ".", "shft=3"],
-        "shft",
-        "did you mean 'shift'",
-        None,
-    ),
-    "an evaluation at no speed": (
-        ["evaluate", "benchmark", "--data", ".", "speed=fst"],
-        "speed",
-        "did you mean 'fast'",
-        None,
-    ),
-    "an evaluation of no clip": (["evaluate", "video"], "FILE", "takes one video, but 0 are given", None),
-    "a clip that is not there": (["evaluate", "video", "none.mp4"], "FILE", "there is no file", None),
+    "an evaluation of nothing known": (["evaluate", "nan"], "evaluate", "known are benchmark, compare", None),
+    "a benchmark without its folder": (["evaluate", "benchmark"], "FOLDER", "0 paths are given", None),
+    "a benchmark of no cases": (["evaluate", "benchmark", "b", "--limit", "0"], "--limit", "not allowed", None),
+    "an evaluation of nothing": (["evaluate", "run", "none", "out"], "SOURCE", "there is no 'none'", None),
+    "a benchmark of a strange size": (["evaluate", "benchmark", "b", "--truth", "x"], "--truth", "not allowed", None),
+    "an evaluation of an unknown suite": (["evaluate", "run", ".", "out", "--suite", "x"], "--suite", "unknown", None),
+    "an evaluation by nothing": (["evaluate", "run", ".", "out", "--metrics", "x"], "--metrics", "unknown", None),
+    "an evaluation with a field": (["evaluate", "run", ".", "out", "shift=3"], "shift=3", "--model NAME", None),
+    "an evaluation of no video": (["evaluate", "video"], "FILE", "0 paths are given", None),
+    "a video that is not there": (["evaluate", "video", "none.mp4"], "FILE", "there is no file", None),
+    "a comparison of nothing": (["evaluate", "compare", "a", "b"], "OUT", "'a' holds no evaluation", None),
+    "a report of nothing": (["evaluate", "report", "none"], "OUT", "'none' holds no evaluation", None),
+    "weights of nothing": (["evaluate", "weights", "get", "x"], "NAME", "'x' is unknown", None),
     "a part without its recipe": (["train", "vae"], "recipe", "is missing", None),
     "a part's recipe that is not there": (["train", "text", "none.toml"], "none.toml", "", None),
     "a closeness beyond all": (
@@ -101,9 +79,7 @@ BAD = {
         None,
     ),
     "a replay of a text": (["generate", "--replay", "t.mp4"], "--replay", "is not a video", text("t.mp4", "hi")),
-    "an evaluation of a text": (["evaluate", "video", "t.mp4"], "FILE", "is not a video", text("t.mp4", "hi")),
-    "a report into a file": (["evaluate", "video", "t.mp4", "--report", "face.png/a"], "--report", "written", None),
-    "a missing folder of people": (["evaluate", "benchmark", "--data", "no"], "--data", "'no' is not a folder", None),
+    "an evaluation of a text": (["evaluate", "video", "t.mp4"], "video", "is not a video", text("t.mp4", "hi")),
     "a folder without a model": (["generate", *GOOD, "--model", "."], ".", "not a model folder", None),
     "weights cut short": (["generate", *GOOD, "--model", "cut"], "cut", "", cut_weights),
     "a width that is not a multiple": (["generate", *GOOD, "--width", "90"], "width", "a multiple of 16", None),
@@ -228,6 +204,10 @@ BAD = {
 }
 
 
+FOUND_WITH_TORCH = ("a device that is not there",)
+"""Errors that only torch can find; what will be generated has been printed by then."""
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     humo: Humo, desk: Path, tiny_model_folder: Path, name: str, known_messages: tuple[Message, ...]
@@ -240,19 +220,20 @@ def test_bad_input_is_one_line_that_the_page_of_errors_has_and_exit_code_2(
     result = humo(*arguments)
     assert result.code == 2, result.err
     assert result.out == ""
-    assert result.err.count("\n") == 1
-    assert result.err.startswith("humo: ")
-    assert field in result.err
-    assert problem in result.err
     assert "Traceback" not in result.err
-    line = result.err.removeprefix("humo: ").strip()
+    *progress, error = result.err.splitlines()
+    assert error.startswith("humo: ")
+    assert not progress or name in FOUND_WITH_TORCH
+    assert field in error
+    assert problem in error
+    line = error.removeprefix("humo: ")
     assert any(message.matches(line) for message in known_messages), line
     assert sorted(desk.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "extras"),
-    [(["serve"], "serve"), (["ui"], "ui"), (["serve", "--ui", "--ray", "local"], "ui,ray")],
+    [(["serve"], "serve"), (["ui"], "serve"), (["serve", "--ui", "--ray", "local"], "ray")],
 )
 def test_missing_packages_are_installed_by_one_command(
     humo: Humo, monkeypatch: pytest.MonkeyPatch, arguments: list[str], extras: str

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from humo import HuMoPipeline
 from humo.jobs.batch import run_batch, run_locally
 from humo.jobs.engine import Engine
 from humo.jobs.request_files import Row
 from humo.media.provenance import read_record
-from humo.progress import Event
+from humo.runtime.loading import load_pipeline
 from tests.cli.conftest import SMALL, Humo, write_audio
 from tests.cli.published_files import published_configuration
 
@@ -43,7 +44,7 @@ def test_a_published_test_case_is_made_as_it_is(humo: Humo, desk: Path, tiny_mod
     assert read_record(Path("case_1_seed3.mp4")).request["prompt"] == "A man speaks"
     assert read_record(Path("case_2_seed3.mp4")).request["prompt"] == "a woman"
     loads = [event for event in result.only("progress") if event["phase"] == "load" and event["done"] == 0]
-    assert len(loads) == 1
+    assert len(loads) == 2, "each row has its own progress"
 
 
 def test_a_bad_row_is_reported_and_stops_no_other(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
@@ -118,17 +119,23 @@ def test_all_rows_failing_is_a_failure_and_the_summary_says_why(
     assert "2 rows_0002  failed steps: 'many' is not allowed" in result.out
 
 
-def test_rows_of_one_model_are_made_together(desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path) -> None:
-    loads: list[Event] = []
+def test_rows_of_one_model_are_made_together(
+    desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[Path] = []
+
+    def counted(folder: Path, **settings: Any) -> HuMoPipeline:
+        loads.append(folder)
+        return load_pipeline(folder, **settings)
+
+    monkeypatch.setattr("humo.runtime.loading.load_pipeline", counted)
     fields = {"prompt": "a", "width": 96, "height": 64, "frames": 5, "steps": 1}
     models = [tiny_model_folder, tiny_model_folder_17b] * 2
     rows = [Row(number, f"row{number}", {"model": str(model)}) for number, model in enumerate(models, 1)]
     outcomes = run_batch(
         rows,
         defaults=fields,
-        run_rows=run_locally(
-            Engine(), lambda event: loads.append(event) if (event.phase, event.done) == ("load", 1) else None
-        ),
+        run_rows=run_locally(Engine()),
     )
     assert [(outcome.row.number, outcome.status) for outcome in outcomes] == [(n, "generated") for n in (1, 2, 3, 4)]
     assert len(loads) == 2

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from humo.cli import doctor
-from humo.cli.doctor import CHECKS, Finding, Severity, examine
+from humo.cli.doctor import CHECKS, OWN_FOLDERS, Finding, Severity, examine
 from humo.cli.main import main
 
 Usage = namedtuple("Usage", "total used free")
@@ -70,7 +70,7 @@ def test_codecs_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_disk_that_is_full_or_locked_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10, 9, 1))
-    assert [one.severity for one in findings("disk")] == [Severity.WARNING, Severity.WARNING]
+    assert [one.severity for one in findings("disk")] == [Severity.WARNING, Severity.WARNING, Severity.GOOD]
 
     def refuse(dir: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(dir))
@@ -102,3 +102,15 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_continue(
     assert "ERROR    memory     the check failed: ZeroDivisionError: by nothing -> report it as a bug" in out
     assert "text is written as" in out
     assert "1 error, " in out
+
+
+@pytest.mark.parametrize("variable", sorted(OWN_FOLDERS))
+def test_a_folder_that_cannot_be_written_is_found(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "inside"))
+    wrong = [one for one in examine() if one.check == "disk" and one.severity is Severity.ERROR]
+    assert [(one.remedy, "cannot be written" in one.text) for one in wrong] == [
+        (f"set {variable} to a folder that can", True)
+    ]

@@ -20,7 +20,6 @@ from humo.jobs.generate import build_request, generate, prepare_job
 from humo.media.audio import load_audio_track
 from humo.media.provenance import read_record
 from humo.media.video import read_video
-from humo.progress import Event
 from humo.request import GenerateRequest
 from tests.cli.conftest import SMALL, Humo, write_audio
 
@@ -43,7 +42,10 @@ def test_a_video_is_generated_from_prompt_image_and_audio(humo: Humo, desk: Path
     assert list(result["timings"]) == ["load", "encode", "denoise", "decode", "write"]
     steps = [event for event in completed.only("progress") if event["phase"] == "denoise"]
     assert [(event["done"], event["total"]) for event in steps] == [(0, 1), (1, 1)]
-    assert {"seconds_per_unit", "seconds_left"} <= steps[-1].keys()
+    shares = [event["fraction"] for event in completed.only("progress")]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert "seconds_left" in steps[-1]
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png", "out.json", "out.mp4"]
 
 
@@ -70,7 +72,7 @@ def test_it_is_made_again_frame_for_frame_from_elsewhere(
     (desk / "elsewhere").mkdir()
     monkeypatch.chdir(desk / "elsewhere")
     for source in ("../out.mp4", "../out.json"):
-        result = humo("generate", "--replay", source, "--output", "again.mp4", "--json")
+        result = humo("generate", "--replay", source, "--output", "again.mp4", "--overwrite", "--json")
         assert result.code == 0
         assert np.array_equal(frames("again.mp4"), frames(desk / "out.mp4"))
         assert not result.only("note")
@@ -128,12 +130,20 @@ def test_a_dry_run_says_what_would_be_made(humo: Humo, desk: Path, tiny_model_fo
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 
 
+def test_a_dry_run_of_a_published_model_needs_no_download(humo: Humo, desk: Path) -> None:
+    result = humo("generate", "--model", "humo-17b", *INPUTS, "--dry-run")
+    assert result.code == 0
+    assert "humo-17b is not installed; run `humo models get humo-17b`" in result.err
+    assert "832" in result.out
+    assert humo("generate", "--model", "humo-17b", *INPUTS).code == 2
+
+
 def test_a_dry_run_leaves_no_folder_and_a_run_makes_it(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     arguments = ["generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL, "--output", "new/folder/a.mp4"]
     assert humo(*arguments, "--dry-run").code == 0
     assert not Path("new").exists()
     for _ in range(2):  # a record takes the place of a record
-        assert humo(*arguments, "--sidecar").code == 0
+        assert humo(*arguments, "--sidecar", "--overwrite").code == 0
     assert sorted(path.name for path in Path("new/folder").iterdir()) == ["a.json", "a.mp4"]
 
 
@@ -150,8 +160,12 @@ def test_notes_are_said_and_quiet_is_quiet(humo: Humo, desk: Path, tiny_model_fo
 
 def test_a_log_gets_plain_lines_and_a_result(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
     result = humo("generate", "--model", tiny_model_folder, "--prompt", "a", *SMALL)
-    phases = [line.split()[0] for line in result.err.splitlines()]
-    assert phases == ["load", "encode", "denoise", "decode", "write"]
+    start, *lines = result.err.splitlines()
+    assert start.startswith("out.mp4: 5 frames, 96x64, 1 steps, seed 666666, ")
+    assert [line.split()[1] for line in lines] == ["load", "load", "encode", "denoise", "decode", "write"]
+    shares = [int(line.split()[0].removesuffix("%")) for line in lines]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 100)
     assert result.out.startswith("out.mp4: 5 frames, 0.2 s, 96x64, ")
 
 
@@ -188,17 +202,14 @@ def test_the_engine_keeps_one_model_and_loads_another_when_asked(
     desk: Path, tiny_model_folder: Path, tiny_model_folder_17b: Path
 ) -> None:
     engine = Engine()
-    loads: list[Event] = []
-
-    def listen(event: Event) -> None:
-        if event.phase == "load" and event.done:
-            loads.append(event)
-
+    pipelines = []
     fields = {"prompt": "a", "width": 96, "height": 64, "frames": 5, "steps": 1, "output": "a.mp4"}
     for model in (tiny_model_folder, tiny_model_folder, tiny_model_folder_17b, tiny_model_folder):
         job = prepare_job(build_request({**fields, "model": str(model)}))
-        assert generate(job, engine=engine, callback=listen).frames == 5
-    assert len(loads) == 3
+        assert generate(job, engine=engine).frames == 5
+        pipelines.append(engine.pipeline(engine.resolve_runtime(job.plan).request))
+    assert pipelines[0] is pipelines[1]
+    assert len({id(pipeline) for pipeline in pipelines}) == 3
 
 
 def test_inputs_are_read_as_the_plan_uses_them(desk: Path, tiny_model_folder: Path) -> None:
@@ -267,16 +278,18 @@ def test_an_interrupt_leaves_nothing_half_written(desk: Path, tiny_model_folder:
     assert sorted(path.name for path in desk.iterdir()) == ["a.wav", "face.png"]
 
 
-def test_a_dry_run_loads_neither_torch_nor_weights(desk: Path, tiny_model_folder: Path) -> None:
-    script = (
-        "import sys; from humo.cli.main import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules); sys.exit(9 if heavy else code)"
-    )
-    arguments = ["generate", "--model", str(tiny_model_folder), *INPUTS, "--dry-run"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=desk, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_dry_run_reads_headers_and_no_weights(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+    folder = shutil.copytree(tiny_model_folder, desk / "model")
+    for path in folder.rglob("*.safetensors"):
+        with path.open("r+b") as file:
+            header = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(header)
+            file.write(b"\xff" * (path.stat().st_size - header))  # NaN
+    result = humo("generate", "--model", folder, *INPUTS, *SMALL, "--dry-run", "--json")
+    assert result.code == 0
+    (plan,) = result.only("plan")
+    assert plan["memory"]["host"] > 10**8
+    assert plan["request"]["device"] == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def lora_of(models: Path, preset: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("size", "layouts"),
-    [(2, ("auto", "1x2", "2x1")), (4, ("auto", "1x4", "4x1", "2x2"))],
+    [
+        (2, ("auto", "1x2", "2x1")),
+        pytest.param(4, ("auto", "1x4", "4x1", "2x2"), marks=pytest.mark.soak),  # word kept: pytest's
+    ],
     ids=["two ranks", "four ranks"],
 )
 def test_several_ranks_make_the_clip_of_one(models: Path, size: int, layouts: tuple[str, ...]) -> None:

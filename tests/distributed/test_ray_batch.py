@@ -82,7 +82,7 @@ for payload in (broken, {"error": "", "args": ["Fault: x"]}, {"result": {}}):
     error = to_outcome(row, job, payload).error
     print(type(error).__name__, error)
 maker = RayWorker(*sys.argv[1:])
-plan = replace(job.plan, request=request.model_copy(update={"images": ("nowhere.png",)}))
+plan = replace(job.plan, request=job.plan.request.model_copy(update={"images": ("nowhere.png",), "mode": "TI"}))
 print(maker.generate(PreparedJob(plan))["error"])
 for wrong in (("0", *sys.argv[2:]), (*sys.argv[1:3], "no token"), (sys.argv[1], "/nowhere", "token")):
     try:

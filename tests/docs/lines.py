@@ -28,6 +28,8 @@ SMALL = ["--width", str(SIDE), "--height", str(SIDE), "--frames", "5", "--steps"
 
 
 def _at_small_size(arguments: list[str]) -> list[str]:
+    """Generate a small video, in place of that of an earlier block."""
+    arguments = [*arguments, *([] if "--overwrite" in arguments else ["--overwrite"])]
     return arguments if "--replay" in arguments else [*arguments, *SMALL]
 
 

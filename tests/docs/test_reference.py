@@ -11,7 +11,7 @@ import humo
 from humo.cli.main import COMMANDS, build_parser
 from humo.errors import HuMoError
 from humo.request import GenerateRequest
-from humo.server.app import router
+from humo.server.app import ROUTERS
 from tools.docs_reference import commands, errors, python, service
 from tools.docs_reference.messages import Message, error_classes
 from tools.docs_reference.sources import modules, syntax_tree
@@ -37,6 +37,9 @@ def test_no_message_is_missing(known_messages: tuple[Message, ...]) -> None:
         ("request", "RequestError('frames and seconds'"),
         ("request", "RequestError(str(error['loc'][0]), problem, remedy)"),
         ("training.recipe_file", "RequestError(field, problem, remedy)"),
+        ("data.check", "RequestError('FOLDER', error.problem, error.remedy)"),
+        ("data.engine", "DependencyError(**parts)"),
+        ("data.engine", "StorageError(parts['field'], parts['problem'], remedy)"),
         ("server.upload_sanitizer", "MediaError(field, str(message['problem'])"),
         ("checkpoints.conversion_plan", "CheckpointError(field, f'{error.field} {error.problem}'"),
     }
@@ -101,7 +104,9 @@ def test_every_route_field_and_error_code_is_listed() -> None:
     for path, methods in service.document()["paths"].items():
         for method in methods:
             assert f"\n## {method.upper()} {path}\n" in page
-    assert {route.path for route in router.routes if hasattr(route, "path")} == set(service.document()["paths"])
+    assert {route.path for router in ROUTERS for route in router.routes if hasattr(route, "path")} == set(
+        service.document()["paths"]
+    )
     for name in ("prompt", "num_inference_steps", "input_reference", "extra_params", "seconds_left"):
         assert f"| `{name}`" in page
     assert "| 429 | `too_many_jobs` |" in page

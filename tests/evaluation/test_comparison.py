@@ -24,7 +24,8 @@ def test_a_better_model_is_called_better_whatever_the_direction(tmp_path: Path) 
     second = {"mouth_jaw_corr": list(LEVEL + 0.2 + NOISE[0]), "id_dlib": list(LEVEL - 0.2 + NOISE[1])}
     comparison = compare(read_evaluation(first), read_evaluation(write_evaluation(tmp_path / "b", second)))
     assert {one.metric: one.verdict for one in comparison.metrics} == {"mouth_jaw_corr": "better", "id_dlib": "better"}
-    up, down = comparison.metrics
+    by_name = {one.metric: one for one in comparison.metrics}
+    up, down = by_name["mouth_jaw_corr"], by_name["id_dlib"]
     assert up.difference.mean == pytest.approx(0.2, abs=0.02)
     assert down.difference.mean == pytest.approx(-0.2, abs=0.02)
     assert up.difference.clusters == 12

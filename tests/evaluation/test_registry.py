@@ -21,8 +21,8 @@ def test_a_metric_is_complete(metric: Metric) -> None:
     assert json.loads(json.dumps(dict(metric.protocol))) == dict(metric.protocol)
     assert set(metric.weights) <= WEIGHTS.keys()
     assert "frames" in metric.protocol or "attribute" in metric.protocol or metric.name == "tva.videoreward"
-    again = pickle.loads(pickle.dumps(metric))  # noqa: S301 - metrics travel to processes
-    assert again.protocol_hash(CHECKSUMS) == metric.protocol_hash(CHECKSUMS)
+    restored = pickle.loads(pickle.dumps(metric))  # noqa: S301 - metrics travel to processes
+    assert restored.protocol_hash(CHECKSUMS) == metric.protocol_hash(CHECKSUMS)
 
 
 def test_hashes_differ_between_metrics_and_change_with_what_decides_a_value() -> None:

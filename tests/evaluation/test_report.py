@@ -61,7 +61,7 @@ def test_the_page_is_one_file_that_names_no_address(page_file: Path) -> None:
     data = json.loads(embedded)
     assert data["cases"]["c03"]["prompt"] == ATTACK
     assert [model["label"] for model in data["models"]] == ["model a", "model b"]
-    assert data["comparisons"][0]["metrics"][0]["verdict"] == "better"
+    assert "better" in {metric["verdict"] for metric in data["comparisons"][0]["metrics"]}
 
 
 @pytest.fixture(scope="module")

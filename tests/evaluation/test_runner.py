@@ -72,8 +72,8 @@ def test_tables_hold_every_score_and_the_values_over_time(outcome: Path) -> None
 
 
 def test_the_same_videos_give_the_same_bytes(outcome: Path, corpus: Path, tmp_path: Path) -> None:
-    again = tmp_path / "out"
-    assert main(["evaluate", "run", str(corpus), str(again), "--suite", "rendered", "--workers", "2"]) == 0
+    rerun = tmp_path / "out"
+    assert main(["evaluate", "run", str(corpus), str(rerun), "--suite", "rendered", "--workers", "2"]) == 0
     names = sorted(path.relative_to(outcome).as_posix() for path in outcome.rglob("*") if path.is_file())
     assert [name for name in names if "results/" not in name] == [
         "cases.jsonl",
@@ -86,9 +86,9 @@ def test_the_same_videos_give_the_same_bytes(outcome: Path, corpus: Path, tmp_pa
     ]
     for name in names:
         if name not in ("timing.jsonl", "cases.jsonl"):  # paths of the cases are relative to the folder
-            first, second = ((folder / name).read_bytes() for folder in (outcome, again))
+            first, second = ((folder / name).read_bytes() for folder in (outcome, rerun))
             first = first.replace(os.path.relpath(corpus, outcome).encode(), b"CORPUS")
-            second = second.replace(os.path.relpath(corpus, again).encode(), b"CORPUS")
+            second = second.replace(os.path.relpath(corpus, rerun).encode(), b"CORPUS")
             assert name.endswith(".parquet") or first == second, name
 
 
@@ -152,7 +152,7 @@ def test_bad_videos_have_a_reason_and_stop_no_other(tmp_path: Path) -> None:
     )
     assert report.invalid == 9
     assert len(notes) == 3
-    assert notes[0].startswith("a: video: 'a.mp4' is not audio or video that can be read; give")
+    assert notes[0].startswith("a: video: 'a.mp4' is not a video that can be read; give")
     assert notes[1].startswith("bb: video: 'bb.mp4' is empty; give another file")
     (last,) = [one for one in read_evaluation(tmp_path / "out").results if one.case == "dddd"]
     assert last.scores["face_detection_rate"].value == 0.0
@@ -185,8 +185,8 @@ def test_videos_of_other_rates_without_audio_or_reference_say_so(tmp_path: Path)
 
 def test_killed_at_once_costs_at_most_one_video(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ["evaluate", "run", str(corpus), str(out), "--metrics", ",".join(FAST), "--workers", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "humo", *words], start_new_session=True)
+    argv = ["evaluate", "run", str(corpus), str(out), "--metrics", ",".join(FAST), "--workers", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "humo", *argv], start_new_session=True)
     results = out / "results"
     while not (results.is_dir() and len(list(results.glob("[!.]*.json"))) >= 2):
         assert process.poll() is None, "it finished before two videos were stored"
@@ -195,14 +195,14 @@ def test_killed_at_once_costs_at_most_one_video(corpus: Path, tmp_path: Path) ->
     process.wait()
     stored = {path.name: path.stat().st_mtime_ns for path in results.glob("[!.]*.json")}
     assert len(stored) >= 2
-    assert main(words) == 0
+    assert main(argv) == 0
     after = {path.name: path.stat().st_mtime_ns for path in results.glob("[!.]*.json")}
     assert len(after) == 6
     assert all(after[name] == changed for name, changed in stored.items()), "complete results are kept as they are"
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("argv", "error"),
     [
         (["SOURCE", "OUT", "--suite", "papers"], "--suite: 'papers' is unknown; did you mean 'paper'?"),
         (["SOURCE", "OUT", "--metrics", "id_dilb"], "--metrics: 'id_dilb' is unknown; did you mean 'id_dlib'?"),
@@ -228,7 +228,7 @@ def test_killed_at_once_costs_at_most_one_video(corpus: Path, tmp_path: Path) ->
     ],
 )
 def test_wrong_arguments_are_one_line(
-    words: list[str],
+    argv: list[str],
     error: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -239,7 +239,7 @@ def test_wrong_arguments_are_one_line(
     simple(tmp_path, 1)
     (tmp_path / "empty").mkdir()
     (tmp_path / "videos").rename(tmp_path / "SOURCE")
-    assert main(["evaluate", "run", *words]) == 2
+    assert main(["evaluate", "run", *argv]) == 2
     assert error in capsys.readouterr().err
 
 
@@ -249,8 +249,8 @@ def test_metrics_whose_weights_are_missing_are_named_and_the_rest_is_measured(
     monkeypatch.setenv("HUMO_EVAL_WEIGHTS", str(tmp_path / "weights"))
     _, videos = simple(tmp_path, 1)
     names = "color_drift,sync_c.mocha"
-    words = ["evaluate", "run", str(videos[0].path.parent), str(tmp_path / "out"), "--metrics", names, "--workers", "1"]
-    assert main(words) == 3
+    argv = ["evaluate", "run", str(videos[0].path.parent), str(tmp_path / "out"), "--metrics", names, "--workers", "1"]
+    assert main(argv) == 3
     captured = capsys.readouterr()
     assert "sync_c.mocha is not measured: its weights are missing (syncnet_v2, sfd_face); run `humo" in captured.err
     assert "color_drift" in captured.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from humo.evaluation import statistics
 from humo.evaluation.statistics import estimate, holm, paired_difference, student_quantile
@@ -58,7 +59,7 @@ def test_one_person_gives_no_interval() -> None:
     assert not difference.is_distinguishable(difference.p)
 
 
-def draw(random: Random, kind: str, count: int) -> np.ndarray:  # type: ignore[type-arg]
+def draw(random: Random, kind: str, count: int) -> NDArray[np.float64]:
     return random.normal(size=count) if kind == "normal" else random.standard_t(3, size=count)
 
 

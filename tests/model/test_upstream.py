@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,24 @@ def _gives_an_attention_its_backend(_: Path) -> None:
     assert isinstance(attention, upstream.AttentionModuleMixin)
     attention.set_attention_backend("_native_math")
     assert attention.processor._attention_backend == "_native_math"
+
+
+@checks_name("AttentionBackendName")
+def _names_the_kernels_of_attention(_: Path) -> None:
+    names = upstream.AttentionBackendName
+    kernels = (names._NATIVE_EFFICIENT, names._NATIVE_CUDNN, names.FLASH, names._FLASH_3, names.SAGE, names.XFORMERS)
+    assert len({names.NATIVE, *kernels}) == 7
+    query = some(1, 5, 2, 8)
+    expected = upstream.dispatch_attention_fn(query, query, query)
+    assert upstream.dispatch_attention_fn(query, query, query, backend=names.NATIVE).equal(expected)
+
+
+@checks_name("check_attention_backend")
+def _raises_where_the_package_of_a_kernel_is_missing(_: Path) -> None:
+    upstream.check_attention_backend(upstream.AttentionBackendName.NATIVE)
+    if find_spec("sageattention") is None:
+        with pytest.raises(RuntimeError, match="sageattention"):
+            upstream.check_attention_backend(upstream.AttentionBackendName.SAGE)
 
 
 @checks_name("DecoderOutput")

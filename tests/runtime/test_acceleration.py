@@ -69,7 +69,7 @@ def test_a_backend_that_is_not_installed_is_one_line(name: AttentionName, capsys
     printed = capsys.readouterr().err
     assert f"attention: '{name}' is not installed, or its version is not supported; install " in printed
     assert "or use --attention sdpa" in printed
-    assert len(printed.splitlines()) == 1
+    assert len([line for line in printed.splitlines() if line.startswith("humo: ")]) == 1
     assert not Path("never.mp4").exists()
 
 
@@ -195,7 +195,7 @@ def test_every_kind_of_lora_works_on_every_placement(tmp_path: Path, placement: 
     for _ in range(2):
         assert torch.allclose(predict(placed.transformer), expected, atol=1e-5)
     if placement.is_streamed or placement.offload == "model":
-        with pytest.raises(RequestError, match="is quantized or not in memory"):
+        with pytest.raises(RequestError, match="fuse_lora: cannot change weights that are offloaded or streamed"):
             placed.fuse_lora()
     placed.unload_lora_weights()
     assert torch.allclose(predict(placed.transformer), plain, atol=1e-6)

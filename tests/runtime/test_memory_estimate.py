@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from humo import HuMoPipeline
@@ -32,26 +33,35 @@ from humo.model.autoencoder import StreamingDecoder
 from humo.model.tiling import set_tile
 from humo.plan import GenerationPlan, resolve
 from humo.presets import ReferenceInjection
-from humo.request import QuantizeName, parse_request
+from humo.request import CacheName, QuantizeName, parse_request
 from humo.runtime.allocation_tracker import track_allocations
 from humo.runtime.host_blocks import ALIGNMENT
 from humo.runtime.loading import load_pipeline
 from humo.runtime.memory_estimate import (
     AutoencoderBytes,
     MemoryEstimate,
+    NetworkAdditions,
     WeightBytes,
     estimate_memory,
     weight_bytes,
 )
 from humo.runtime.offload import apply_placement, fall_back
 from humo.runtime.placement import GPU_PLACEMENTS, Choice, Placement, candidate_placements, check_placement
-from humo.runtime.placement_choice import PROCESS_BYTES, choose_placement, estimate_placements, fastest_placement
+from humo.runtime.placement_choice import (
+    PROCESS_BYTES,
+    choose_placement,
+    estimate_placements,
+    fastest_placement,
+    read_lora_sizes,
+)
 from tests.calls import HEIGHT, RED, WIDTH, working_bytes
+from tests.inference.test_lora_file import _every_kind
 from tests.tiny import save_tiny_model, tiny_pipeline, tiny_vae
 
 GIGA = 10**9
 EXACT = {str(one): one for one in GPU_PLACEMENTS if one.is_exact}
 NO_TILES = 0
+CACHES: tuple[CacheName, ...] = ("none", "first-block", "taylorseer")
 
 
 def test_what_is_made_is_counted_until_it_goes() -> None:
@@ -83,11 +93,34 @@ def test_a_pass_takes_what_is_said(tmp_path: Path, preset: str) -> None:
     assert estimate.weights["transformer"].total == weights
 
 
+@pytest.mark.parametrize("placement", [Placement("none"), Placement("group")], ids=str)
+def test_loras_of_every_kind_take_what_is_planned(tmp_path: Path, placement: Placement) -> None:
+    folder, file = save_tiny_model(tmp_path / "model", "humo-1.7b"), tmp_path / "lora.safetensors"
+    model, geometry = open_model_folder(folder), Geometry(160, 96, 13, references=1)
+    pipeline = HuMoPipeline.from_pretrained(str(folder))
+    save_file(_every_kind(pipeline.transformer), file)
+    additions = NetworkAdditions(loras=read_lora_sizes([file], model.architectures["transformer"]))
+    injection = model.preset.reference_injection
+    plain, estimate = (
+        estimate_memory(model.architectures, geometry, injection, torch.float32, 3, one)
+        for one in (NetworkAdditions(), additions)
+    )
+    pipeline.load_lora_weights(str(file))
+    (lora,) = (adapter.file for adapter in pipeline.lora_adapters._adapters.values())
+    assert estimate.loras == sum(tensor.nbytes for tensor in lora.tensors()) > 0
+    assert estimate.activations["denoise"] == working_bytes(pipeline.transformer, geometry, lora.tensors())[0]
+    assert estimate.activations["denoise"] > plain.activations["denoise"]
+    with_lora, without = (one.phases(streamed=placement.is_streamed)["denoise"] for one in (estimate, plain))
+    added = placement.device_bytes(estimate)["denoise"] - placement.device_bytes(plain)["denoise"]
+    assert added == estimate.loras + with_lora - without
+    assert placement.host_bytes(estimate) == placement.host_bytes(plain) + estimate.loras
+
+
 def test_a_cache_keeps_something_for_each_branch() -> None:
     """The first block's: what that block makes, what it adds, and what the others add, all of them float32."""
     geometry, architecture = Geometry(64, 64, 9), RELEASED_ARCHITECTURES["humo-1.7b"]
     arguments = architecture, geometry, ReferenceInjection.FRAME_REPLACE, torch.bfloat16, 3
-    plain, first, line = (estimate_memory(*arguments, name) for name in ("none", "first-block", "taylorseer"))
+    plain, first, line = (estimate_memory(*arguments, NetworkAdditions(cache)) for cache in CACHES)
     assert plain.step_cache == 0
     assert first.step_cache == 3 * 3 * geometry.tokens * 1536 * 4
     assert 0 < line.step_cache < first.step_cache / 10
@@ -275,6 +308,9 @@ def test_the_plan_of_a_released_model_needs_no_weights(capsys: pytest.CaptureFix
     [
         (["--model", "humo-18b"], "--model: 'humo-18b' is neither a model folder nor a known name; did you mean"),
         (["--memory", "much"], "--memory: 'much' is not a size; give a number and a unit, as 24GB or 24GiB"),
+        (["--memory", "7"], "--memory: '7' has no unit; did you mean 7GB?"),
+        (["--lora", "nowhere.safetensors"], "loras: there is no file 'nowhere.safetensors'; check the path"),
+        (["--lora", "x:much"], "loras: 'x:much'"),
         (["--host", "0GB"], "--host: '0GB' is not a size"),
         (["--device", "tpu"], "--device: 'tpu' is not allowed; give cuda or cpu"),
         (["--device", "cpu", "--memory", "4GB", "--host", "4GB"], "--memory: is the same as --host on a CPU"),
@@ -297,13 +333,15 @@ def test_a_plan_that_cannot_be_made_is_one_line(
 
 
 def test_sizes_are_read_in_both_kinds_of_units() -> None:
-    assert [parse_size("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7")] == [
+    assert [parse_size("x", word) for word in ("24GB", "24 GiB", "1.5tb", "512M", "7kB")] == [
         24 * GIGA,
         24 * 2**30,
         1_500 * GIGA,
         512 * 10**6,
-        7,
+        7_000,
     ]
+    with pytest.raises(RequestError, match="has no unit; did you mean 24GB"):
+        parse_size("x", "24")
 
 
 # -- at work --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from humo.server.api_keys import ApiKeys
 from humo.server.app import make_app
 from humo.server.file_store import FileStore
 from humo.server.job_queue import JobQueue
-from humo.server.schemas import CLIENT_FIELDS
+from humo.server.request_fields import CLIENT_FIELDS
 from humo.server.service import Service
 from humo.server.settings import Settings, is_loopback
 from humo.server.upload_sanitizer import UploadLimits
@@ -39,7 +39,7 @@ SMALL = {"prompt": "a person speaks", "frames": 5, "steps": 1}
 
 def submit(client: TestClient, **fields: Any) -> dict[str, Any]:
     response = client.post("/v1/videos", json=SMALL | fields)
-    assert response.status_code == 202, response.text
+    assert response.status_code == 200, response.text
     job: dict[str, Any] = response.json()
     return job
 
@@ -108,7 +108,7 @@ def test_a_clients_file_name_never_becomes_a_path(
         b"--x--\r\n"
     )
     response = client.post("/v1/videos", content=body, headers={"content-type": "multipart/form-data; boundary=x"})
-    assert response.status_code in (202, 400)
+    assert response.status_code in (200, 400)
     written = {path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*") if path.is_file()}
     expected = {"jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm", "inputs"}
     assert written <= {("service", name) for name in expected}
@@ -122,10 +122,9 @@ def test_a_clients_file_name_never_becomes_a_path(
     [
         ({}, "prompt"),
         ({"prompt": " "}, "prompt"),
-        ({"prompt": "x", "width": 97}, "width"),
+        ({"prompt": "x", "width": 5}, "width"),
         ({"prompt": "x", "mode": "TIA"}, "mode"),
         ({"prompt": "x", "frames": -1}, "frames"),
-        ({"prompt": "x", "frames": 5, "seconds": 1}, "frames and seconds"),
         ({"prompt": "x", "seed": True}, "seed"),
         ({"prompt": "x", "scale_audio": "NaN"}, "scale_audio"),
         ({"prompt": "x", "model": "gpt"}, "model"),
@@ -311,7 +310,7 @@ def test_a_local_service_answers_to_local_host_names_only(client: TestClient, ho
 
 def test_requests_from_other_sites_are_rejected(client: TestClient) -> None:
     own, other = ({"origin": origin} for origin in ("http://127.0.0.1", "http://evil.com"))
-    assert client.post("/v1/videos", json=SMALL, headers=own).status_code == 202
+    assert client.post("/v1/videos", json=SMALL, headers=own).status_code == 200
     for origin in (other, {"origin": "null"}):
         response = client.post("/v1/videos", data=SMALL, headers=origin)
         assert (response.status_code, response.json()["error"]["code"]) == (403, "origin_not_allowed")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from humo.server.api_keys import ApiKeys
-from humo.server.app import make_app, router
+from humo.server.app import ROUTERS, make_app
 from humo.server.file_store import FileStore
 from humo.server.job_queue import JobQueue
 from humo.server.service import Service
@@ -35,7 +35,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[schemathesis.Ba
 
 
 OPERATIONS = sorted(
-    (method, route.path) for route in router.routes if isinstance(route, APIRoute) for method in route.methods or ()
+    (method, route.path)
+    for router in ROUTERS
+    for route in router.routes
+    if isinstance(route, APIRoute)
+    and route.include_in_schema
+    and route.path != "/v1/videos/sync"  # it waits for a worker
+    for method in route.methods or ()
 )
 
 

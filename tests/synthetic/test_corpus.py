@@ -313,7 +313,7 @@ def test_the_error_for_a_missing_package_names_the_command_that_installs_it(
         (["data", "render", "x", "--clips", "1", "--silent-fraction", "1.5"], "give a number from 0 to 1"),
         (["data", "render", "x", "--clips", "1", "--split", "tset"], "did you mean 'test'"),
         (["data", "render", "x", "--clips", "1", "--worker", "2"], "did you mean '--workers'"),
-        (["data", "render", "x", "y", "--clips", "1"], "y"),
+        (["data", "render", "x", "y", "--clips", "1"], "takes one folder, but 2 are given"),
     ],
 )
 def test_invalid_options_are_errors_that_name_the_option(

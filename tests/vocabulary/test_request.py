@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from humo.errors import HuMoError, RequestError
 from humo.guidance import GuidanceScales
 from humo.plan import GenerationPlan, resolve
-from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset
+from humo.presets import HUMO_1_7B, HUMO_17B, NEGATIVE_PROMPT, Preset, find_preset
 from humo.request import GenerateRequest, describe_limits, parse_request
 
 FRAME = 640  # samples of 16 kHz audio
@@ -109,7 +109,7 @@ def test_the_error_of_an_unknown_field_has_the_nearest_one(word: str, meant: str
 
 
 def test_the_error_of_a_field_unlike_any_other_lists_all() -> None:
-    assert "known are audio, cache, consent, device, dtype" in str(refusal(zzzzzz=1))
+    assert "known are aspect, attention, audio, cache, compile" in str(refusal(zzzzzz=1))
 
 
 def test_the_error_of_an_unknown_choice_has_the_nearest_one() -> None:
@@ -317,10 +317,13 @@ def test_open_fields_get_the_values_of_the_preset(preset: Preset) -> None:
     )
     assert scales == preset.scales
     assert not {name for name, value in request if value is None} - {
+        "aspect",
         "model",
         "preset",
+        "resident_blocks",
         "seconds",
         "sigmas",
+        "tile",
         "vocal_separator",
     }
 
@@ -376,3 +379,57 @@ def test_a_boolean_is_not_a_number(field: str) -> None:
 def test_a_prompt_of_white_space_alone_is_refused() -> None:
     with pytest.raises(RequestError, match="prompt"):
         parse_request({"prompt": " \n\t "})
+
+
+@pytest.mark.parametrize(
+    ("preset", "aspect", "size"),
+    [
+        ("humo-17b", "16:9", (832, 480)),
+        ("humo-17b", "9:16", (480, 832)),
+        ("humo-17b", "1:1", (640, 640)),
+        ("humo-17b", "4:3", (736, 544)),
+        ("humo-nano", "1:1", (96, 96)),
+        ("humo-nano", "16:9", (128, 80)),
+    ],
+)
+def test_a_shape_chooses_the_size(preset: str, aspect: str, size: tuple[int, int]) -> None:
+    plan = resolve(parse_request({"prompt": "a", "aspect": aspect}), find_preset(preset))
+    assert (plan.geometry.width, plan.geometry.height) == size
+    assert plan.request.aspect is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"aspect": "16x9"}, "aspect"),
+        ({"aspect": "0:9"}, "aspect"),
+        ({"aspect": "1:1", "width": 96}, "give aspect, or width and height"),
+    ],
+)
+def test_a_shape_that_is_none_is_refused(fields: dict[str, Any], text: str) -> None:
+    assert text in str(refusal(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"prompt": "Eine Frau spricht in einem Park."}, "prompt: HuMo nano reads English only"),
+        ({"prompt": "женщина говорит"}, "prompt: HuMo nano reads English only"),
+        ({"prompt": "A woman talks in a park."}, None),
+        ({"prompt": "red hair"}, None),
+        (
+            {"prompt": "A woman talks.", "width": 512, "height": 512},
+            "512 x 512: HuMo nano was not trained at this size",
+        ),
+        ({"prompt": "A woman talks.", "width": 96, "height": 128}, None),
+    ],
+)
+def test_the_built_in_model_says_what_it_cannot_do(fields: dict[str, Any], note: str | None) -> None:
+    notes = resolve(parse_request(fields), find_preset("humo-nano")).notes
+    assert notes == () if note is None else note in notes[0]
+
+
+def test_random_draws_a_seed() -> None:
+    seeds = {parse_request({"prompt": "a", "seed": "random"}).seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(isinstance(seed, int) for seed in seeds)

@@ -12,7 +12,7 @@ from tools.docs_reference.markdown import code, plain
 GENERATE = "generate"
 """The command under which the options of a request are listed; other commands link to it."""
 
-COMMON_OPTION, REQUEST_OPTION = "--json", "--prompt"
+COMMON_OPTION, REQUEST_OPTION = "--json", "--scale-text"
 """Options that identify a group: the options of every command, and those that are a request's fields."""
 
 HEAD = """# Command reference

@@ -77,8 +77,12 @@ GROUPS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         ("cli.serve", "server"),
     ),
     "Rendering training data": (
-        "`humo data`.",
+        "`humo data render` and `humo data captions`.",
         ("cli.data", "synthetic"),
+    ),
+    "Datasets from videos": (
+        "`humo data build`, `refilter` and `check`. A faulty video is put aside with its message; the others continue.",
+        ("cli.data_build", "data"),
     ),
     "Training": (
         "`humo train`. Fields are those of the recipe; `stages.0.frames` is `frames` of the first stage.",

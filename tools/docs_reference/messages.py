@@ -100,6 +100,8 @@ def _error_messages(module: str, call: ast.Call, reader: ExpressionReader) -> It
     arguments = dict(zip(("field", "problem", "remedy"), call.args, strict=False))
     arguments |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
     texts = {name: reader.variants(value) for name, value in arguments.items()}
+    if "problem" not in texts:  # an error of another process, put together again from its parts
+        return
     remedy = tuple(filter(None, texts.get("remedy", ())))
     if remedy == (OTHER_MODEL_REMEDY,):
         for signature in SIGNATURES:

@@ -12,7 +12,14 @@ from tools.docs_reference.markdown import code, collapse_blank_lines, docstring,
 from tools.docs_reference.sources import Function, parameters, syntax_tree, top_level_values
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "The pipeline": ("inference.pipeline", "inference.inputs", "conditioning.conditions", "progress", "inference.lora"),
+    "The pipeline": (
+        "inference.pipeline",
+        "inference.inputs",
+        "conditioning.conditions",
+        "progress",
+        "inference.lora",
+        "jobs.export",
+    ),
     "Requests and plans": (
         "request",
         "plan",

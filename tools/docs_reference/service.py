@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from humo import __version__
-from humo.server.app import ERROR_CODES, router
+from humo.server.app import ERROR_CODES, ROUTERS
 from humo.server.schemas import ErrorResponse
 from tools.docs_reference.markdown import code, docstring, plain
 from tools.docs_reference.messages import messages
@@ -30,7 +30,8 @@ HEAD = """# HTTP reference
 def document() -> dict[str, Any]:
     """Return the OpenAPI document of the service's routes."""
     app = FastAPI(title="HuMo", version=__version__)
-    app.include_router(router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app.openapi()
 
 
@@ -40,14 +41,14 @@ def page() -> str:
     parts = [HEAD]
     for path, methods in api["paths"].items():
         for method, route in methods.items():
-            parts.append(_route(method.upper(), path, route))
+            parts.append(_route(method.upper(), path, route, api["components"]["schemas"]))
     parts.append(_error_codes())
     parts.append("## Schemas\n")
     parts += [_schema(name, one) for name, one in api["components"]["schemas"].items() if "Validation" not in name]
     return "\n".join(parts)
 
 
-def _route(method: str, path: str, route: Json) -> str:
+def _route(method: str, path: str, route: Json, components: Json) -> str:
     lines = [f"## {method} {path}", "", f"**{plain(route['summary'])}.** {docstring(route.get('description'))}", ""]
     if parameters := route.get("parameters"):
         lines += ["| parameter | description |", "|---|---|"]
@@ -56,7 +57,7 @@ def _route(method: str, path: str, route: Json) -> str:
             lines.append(_row(parameter["name"], location, type_, parameter.get("description", "")))
         lines.append("")
     if body := route.get("requestBody"):
-        lines += _body(body["content"])
+        lines += _body(body["content"], components)
     responses = {
         status: _response(one) for status, one in sorted(route["responses"].items()) if status != UNUSED_STATUS
     }
@@ -70,9 +71,9 @@ def _row(name: str, suffix: str, type_: str, description: str) -> str:
     return f"| {code(name)}{suffix} | {'<br>'.join(filter(None, (plain(description), type_)))} |"
 
 
-def _body(content: Json) -> list[str]:
+def _body(content: Json, components: Json) -> list[str]:
     """List the fields of a body. Where a form and JSON take different types, both are listed."""
-    schemas = {kind.split("/")[-1]: one["schema"] for kind, one in content.items()}
+    schemas = {kind.split("/")[-1]: _resolved(one["schema"], components) for kind, one in content.items()}
     first = next(iter(schemas.values()))
     content_types = " or ".join(code(kind) for kind in content)
     lines = [f"The body is {content_types}. Fields are optional unless marked as required.", ""]
@@ -84,6 +85,12 @@ def _body(content: Json) -> list[str]:
         required = " (required)" if name in first.get("required", ()) else ""
         lines.append(_row(name, required, text, first["properties"][name].get("description", "")))
     return [*lines, ""]
+
+
+def _resolved(schema: Json, components: Json) -> Json:
+    """Return a schema, or the one of `components` that it refers to."""
+    resolved: Json = components[schema["$ref"].split("/")[-1]] if "$ref" in schema else schema
+    return resolved
 
 
 def _type_if_given(schema: Json) -> str:

@@ -159,7 +159,7 @@ def similarity(source: Points, target: Points) -> NDArray[np.float64]:
 
     **Source:** Umeyama, "Least-squares estimation of transformation parameters between two point patterns" (1991).
     """
-    source, target = source.astype(np.float64), target.astype(np.float64)
+    source, target = source.astype(np.float32), target.astype(np.float32)  # as published: more digits move pixels
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     from_center, to_center = source - source_mean, target - target_mean
     left, singular, right = np.linalg.svd(to_center.T @ from_center / len(source))
@@ -167,6 +167,6 @@ def similarity(source: Points, target: Points) -> NDArray[np.float64]:
     if np.linalg.det(left) * np.linalg.det(right) < 0:
         signs[-1] = -1
     rotation = left @ np.diag(signs) @ right
-    scale = float((singular * signs).sum() / from_center.var(axis=0).sum())
-    shift = target_mean - scale * rotation @ source_mean
+    scale = float(1.0 / from_center.var(axis=0).sum() * (singular @ signs))
+    shift = target_mean - scale * (rotation @ source_mean)
     return np.concatenate([scale * rotation, shift[:, None]], axis=1)

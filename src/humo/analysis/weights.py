@@ -337,10 +337,14 @@ def download_weights(name: str, hub: Hub, on_bytes: Callable[[int, int], None] =
         CheckpointError: the hub cannot be reached, or a checksum differs.
     """
     entry, done = WEIGHTS[name], 0
+
+    def on_file_bytes(count: int) -> None:
+        on_bytes(done + count, entry.bytes)
+
     for file in entry.files:
         target = weights_folder() / name / file.name
         if not target.is_file():
-            _download(file, target, hub, lambda count, before=done: on_bytes(before + count, entry.bytes))
+            _download(file, target, hub, on_file_bytes)
         done += file.bytes
         on_bytes(done, entry.bytes)
 

@@ -200,8 +200,18 @@ def find_model_folder(model: str | os.PathLike[str] | None) -> Path:
     folder = Path(model)
     if folder.parts != (folder.name,) or folder.name.startswith(".") or folder.exists():
         return folder
-    named = BUILTIN_MODELS.get(folder.name) or models_folder() / folder
+    named = BUILTIN_MODELS.get(folder.name.lower()) or models_folder() / folder
+    if not named.is_dir() and (same := _in_any_case(folder.name)) is not None:
+        return same
     return named if named.is_dir() else folder
+
+
+def _in_any_case(name: str) -> Path | None:
+    """Return the installed model of a name that is written in other letters."""
+    try:
+        return next((path for path in models_folder().iterdir() if path.name.lower() == name.lower()), None)
+    except OSError:  # no model is installed
+        return None
 
 
 def open_model_folder(path: str | os.PathLike[str]) -> ModelFolder:

@@ -23,6 +23,14 @@ BYTES = "bytes"
 """Unit of progress that is shown in megabytes."""
 
 
+JOB = "job"
+"""Name of the bar of a whole job."""
+
+
+LOADING = Event("load", 0, 1)
+"""First event of a job; nothing can be shown while libraries are imported after it."""
+
+
 class Quiet:
     """Prints errors only, on stderr; the base of the other consoles, which print results on stdout."""
 
@@ -35,9 +43,11 @@ class Quiet:
     def start_row(self, row: int, name: str) -> None:
         """Start a row of a batch: the progress that follows is that of the row."""
 
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Show what is about to be done."""
+
     def progress(self, event: Event) -> None:
-        """Show a step; a `humo.progress.ProgressCallback`."""
-        self.step(event.phase, event.done, event.total)
+        """Show the progress of a job; a `humo.progress.ProgressCallback`."""
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """Show that ``done`` of ``total`` units of a phase ``name`` are finished."""
@@ -66,17 +76,31 @@ class Lines(Quiet):
         """Print a line on stderr."""
         print(_one_line(f"note: {text}"), file=sys.stderr)
 
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Print a line on stderr."""
+        self.close()
+        print(_one_line(text), file=sys.stderr, flush=True)
+
     def start_row(self, row: int, name: str) -> None:
         """Print a line on stderr."""
+        self.close()
         print(_one_line(f"row {row} ({name})"), file=sys.stderr, flush=True)
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """Print a line when a phase ends or some seconds have passed."""
         self._pace.update(name, done, total)
+        self._print(f"{name} {_share(done, total, unit)}{self._pace.text(unit)}", is_end=done >= total)
+
+    def progress(self, event: Event) -> None:
+        """Print a line when loading starts, when a phase of the job ends, or when some seconds have passed."""
+        text = f"{event.fraction:4.0%}  {event.phase} {event.done}/{event.total}{_time_left(event)}"
+        self._print(text, is_end=event.done == event.total or event == LOADING)
+
+    def _print(self, text: str, *, is_end: bool) -> None:
         now = time.monotonic()
-        if done >= total or now - self._printed_at >= SECONDS_BETWEEN_LINES:
+        if is_end or now - self._printed_at >= SECONDS_BETWEEN_LINES:
             self._printed_at = now
-            print(f"{name} {_share(done, total, unit)}{self._pace.text(unit)}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """Print a line on stdout."""
@@ -85,7 +109,7 @@ class Lines(Quiet):
 
 
 class Bar(Lines):
-    """Shows a progress bar per phase on a terminal."""
+    """Shows progress bars on a terminal: one for a whole job, or one per phase of another task."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,12 +125,19 @@ class Bar(Lines):
 
     def step(self, name: str, done: int, total: int, unit: str = "") -> None:
         """Move the bar of that phase."""
-        progress = self._progress or self._start()
-        if name not in self._tasks:
-            self._tasks[name] = progress.add_task(name, total=total, text="")
         self._pace.update(name, done, total)
-        text = _share(done, total, unit) + self._pace.text(unit)
-        progress.update(self._tasks[name], completed=done, total=total, text=text)
+        self._move(name, name, done, total, _share(done, total, unit) + self._pace.text(unit))
+
+    def progress(self, event: Event) -> None:
+        """Move the bar of the job."""
+        text = f"{event.fraction:.0%}, {event.done}/{event.total}{_time_left(event)}"
+        self._move(JOB, event.phase, event.fraction, 1.0, text)
+
+    def _move(self, bar: str, title: str, done: float, total: float, text: str) -> None:
+        progress = self._progress or self._start()
+        if bar not in self._tasks:
+            self._tasks[bar] = progress.add_task(title, total=total, text="")
+        progress.update(self._tasks[bar], description=title, completed=done, total=total, text=text)
 
     def close(self) -> None:
         """Leave the bars as they are; the next job starts new ones."""
@@ -140,6 +171,10 @@ class Json(Quiet):
         """Print ``{"event": "note"}``."""
         _write({"event": "note", "text": text}, self._out)
 
+    def start(self, text: str, values: dict[str, Any]) -> None:
+        """Print ``{"event": "start"}``."""
+        _write({"event": "start", **values}, self._out)
+
     def start_row(self, row: int, name: str) -> None:
         """Print ``{"event": "row", "status": "started"}``."""
         _write({"event": "row", "row": row, "name": name, "status": "started"}, self._out)
@@ -149,6 +184,12 @@ class Json(Quiet):
         self._pace.update(name, done, total)
         values = {"phase": name, "done": done, "total": total} | ({"unit": unit} if unit else {})
         _write({"event": "progress", **values, **self._pace.values()}, self._out)
+
+    def progress(self, event: Event) -> None:
+        """Print ``{"event": "progress"}`` with the phase, its units, and the share and seconds left of the job."""
+        values = {"phase": event.phase, "done": event.done, "total": event.total}
+        left = {} if event.seconds_left is None else {"seconds_left": event.seconds_left}
+        _write({"event": "progress", **values, "fraction": round(event.fraction, 4), **left}, self._out)
 
     def result(self, text: str, values: dict[str, Any], kind: str = "result") -> None:
         """Print ``{"event": "result"}``, or another kind, with the values."""
@@ -189,9 +230,8 @@ class RateMeter:
         values = self.values()
         if not values:
             return ""
-        minutes, seconds = divmod(round(values["seconds_left"]), 60)
         each = "" if unit == BYTES else f", {values['seconds_per_unit']:.2f} s each"
-        return f"{each}, {minutes}:{seconds:02} left"
+        return f"{each}, {_clock(values['seconds_left'])} left"
 
 
 def choose_console(*, as_json: bool, quiet: bool) -> Quiet:
@@ -207,6 +247,15 @@ def table(rows: Mapping[str, object]) -> str:
     """Format names and values in two columns."""
     width = max(map(len, rows), default=0)
     return "\n".join(f"{name:{width}}  {_one_line(str(value))}" for name, value in rows.items())
+
+
+def _time_left(event: Event) -> str:
+    return "" if event.seconds_left is None else f", {_clock(event.seconds_left)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def _share(done: int, total: int, unit: str) -> str:

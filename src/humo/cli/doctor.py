@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from humo import __version__
 from humo.cli.options import Parser
+from humo.environment import DEFAULT_HOST, DEFAULT_PORT, identity_folder, models_folder, server_folder
 from humo.errors import HuMoError, RequestError
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
 
 UNPACKERS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "opus", "vorbis", "flac", "pcm_s16le")
 """Codecs of common video and audio files."""
+
+
+OWN_FOLDERS = {
+    "HUMO_MODELS": ("models", models_folder),
+    "HUMO_IDENTITY": ("keys", identity_folder),
+    "HUMO_SERVER": ("the service", server_folder),
+}
+"""Environment variable -> what is written, and the function that returns its folder."""
 
 
 class Severity(StrEnum):
@@ -258,6 +267,25 @@ def _disk(_model: Path | None) -> Findings:
         free = shutil.disk_usage(folder).free
         text = f"{free / 1e9:.1f} GB free in {what}"
         yield (Severity.WARNING, text, "free some space") if free < LOW_DISK_BYTES else (Severity.GOOD, text, "")
+    unwritable = False
+    for variable, (what, find_folder) in OWN_FOLDERS.items():
+        folder = find_folder()
+        if (reason := _why_unwritable(folder)) is not None:
+            unwritable = True
+            text = f"the folder of {what} ({folder}) cannot be written: {reason}"
+            yield Severity.ERROR, text, f"set {variable} to a folder that can"
+    if not unwritable:
+        yield Severity.GOOD, f"the folders of {', '.join(what for what, _ in OWN_FOLDERS.values())} can be written", ""
+
+
+def _why_unwritable(folder: Path) -> str | None:
+    """Return why a folder cannot be created or written; None if it can."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return None
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _models(model: Path | None) -> Findings:
@@ -279,8 +307,6 @@ def _models(model: Path | None) -> Findings:
 
 def _port(_model: Path | None) -> Findings:
     """Check the default port of ``humo serve``."""
-    from humo.environment import DEFAULT_HOST, DEFAULT_PORT
-
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -99,16 +99,18 @@ def build_parser(name: str) -> Parser:
 
 
 def _dispatch(argv: list[str], console: Quiet) -> int:
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     name = argv[0] if argv else ""
+    if "--help" in argv or "-h" in argv:
+        argv = [*[argument for argument in argv if argument not in ("--help", "-h")][:1], "--help"]
     if name in COMMANDS:
         return COMMANDS[name].act(*build_parser(name).parse_with_rest(argv[1:]), console)
     listing = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
     parser = Parser(prog="humo", usage="humo COMMAND [options]", epilog=f"commands:\n{listing}")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--version", action="version", version=f"humo {__version__}")
-    _, rest = parser.parse_with_rest(argv)
-    if not rest:
-        raise RequestError("command", "is missing", f"known are {', '.join(COMMANDS)}; see humo --help")
+    _, rest = parser.parse_with_rest(argv or ["--help"])
     raise RequestError("command", f"{rest[0]!r} is not known", did_you_mean(rest[0], COMMANDS))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from humo.cli.exit_codes import DONE
@@ -45,10 +46,14 @@ def run_weights(options: argparse.Namespace, console: Quiet) -> int:
     for name in wanted:
         if missing_files(name):
             console.note(f"{name}: {WEIGHTS[name].title}, {WEIGHTS[name].bytes / 1e6:.0f} MB; {WEIGHTS[name].license}")
-            download_weights(name, hub, lambda done, total, name=name: console.step(name, done, total, "bytes"))
+            download_weights(name, hub, partial(_show_bytes, console, name))
         path = weights_file(name)
         console.result(f"{name}: {path}", {"name": name, "path": str(path)}, kind="weights")
     return DONE
+
+
+def _show_bytes(console: Quiet, name: str, done: int, total: int) -> None:
+    console.step(name, done, total, "bytes")
 
 
 def _wanted_weights(names: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 REPEATABLE = {"images": "image", "loras": "lora"}
 """Fields that hold several values, and the option that adds one."""
 
+
+_OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
+"""A field of a request file with its value, ``key=value``."""
 
 METAVARS = {
     "prompt": "TEXT",
@@ -51,6 +55,10 @@ class Parser(argparse.ArgumentParser):
             RequestError: an option is unknown; the error suggests the nearest known one.
         """
         options, rest = self.parse_known_args(argv)
+        for name, values in vars(options).items():
+            if name in REPEATABLE:  # `--image a.png steps=4`: the second one belongs to --config
+                rest += [value for value in values or () if _OVERRIDE.fullmatch(value)]
+                setattr(options, name, [value for value in values if not _OVERRIDE.fullmatch(value)])
         for argument in rest:
             if argument.startswith("-"):
                 flag = argument.partition("=")[0]
@@ -82,7 +90,7 @@ def add_request_options(parser: Parser) -> None:
         if field.annotation is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
         elif name in REPEATABLE:
-            group.add_argument(flag, action="append", metavar=_metavar(name, limits), **settings)
+            group.add_argument(flag, action="extend", nargs="+", metavar=_metavar(name, limits), **settings)
         else:
             group.add_argument(flag, metavar=_metavar(name, limits), **settings)
 
@@ -165,8 +173,8 @@ def check_ray_address(word: str) -> None:
         raise RequestError("--ray", f"{word!r} is not an address", remedy)
 
 
-PACKAGES = {"serve": ("dbos", "fastapi", "uvicorn"), "ui": ("gradio",), "ray": ("ray",)}
-"""Extra of this package -> packages whose absence shows that it is not installed. ``ui`` and ``ray`` include
+PACKAGES = {"serve": ("dbos", "fastapi", "uvicorn"), "ray": ("ray",)}
+"""Extra of this package -> packages whose absence shows that it is not installed. ``ray`` includes
 ``serve``."""
 
 

@@ -15,12 +15,13 @@ from humo.errors import RequestError, did_you_mean
 if TYPE_CHECKING:
     from humo.checkpoints.architecture import Architecture
     from humo.cli.console import Quiet
+    from humo.plan import GenerationPlan
     from humo.runtime.memory_estimate import MemoryEstimate
     from humo.runtime.placement_choice import PlacementEstimate
 
 SUMMARY = "estimate the memory of a video and which placements fit; no weights needed"
 
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", re.IGNORECASE)
 
 
@@ -30,7 +31,12 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--model", metavar="NAME", help="humo-17b, humo-1.7b, or a model folder (default: humo-17b)")
     parser.add_argument("--width", metavar="N", help="width in pixels (default: the model's)")
     parser.add_argument("--height", metavar="N", help="height in pixels (default: the model's)")
-    parser.add_argument("--frames", metavar="N", help="frames of the video or of a window (default: the model's)")
+    parser.add_argument(
+        "--frames", metavar="N", help="frames of the video; a long one has windows (default: the model's)"
+    )
+    parser.add_argument("--seconds", metavar="X", help="length of the video, in place of --frames")
+    parser.add_argument("--window", metavar="N", help="frames of a window (default: the model's)")
+    parser.add_argument("--lora", metavar="FILE_OR_NAME", action="append", help="LoRA that is used; repeatable")
     parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if available or with --memory")
     quant_types = "fp8, Q8_0, Q4_K ..."
     parser.add_argument(
@@ -63,19 +69,28 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     title, preset, architectures, quant_types = _model(options.model or "humo-17b")
     if options.quantized:
         quant_types = parse_quant_type(options.quantized, architectures)
-    fields = {name: value for name in ("width", "height", "frames") if (value := getattr(options, name)) is not None}
+    names = ("width", "height", "frames", "seconds", "window")
+    fields = {name: value for name in names if (value := getattr(options, name)) is not None}
+    from humo.checkpoints.lora_store import find_lora
+    from humo.loras import parse_lora
+    from humo.request import parse_request
+
+    request = parse_request({"prompt": "x", "loras": options.lora or [], **fields})
+    files = [find_lora(parse_lora(lora).name) for lora in request.loras]
 
     import torch
 
     from humo.plan import resolve
-    from humo.request import parse_request
     from humo.runtime.device import available_memory, choose_dtype
-    from humo.runtime.memory_estimate import estimate_memory
-    from humo.runtime.placement_choice import estimate_placements, estimate_quantized_placements, fastest_placement
+    from humo.runtime.memory_estimate import NetworkAdditions, estimate_memory
+    from humo.runtime.placement_choice import (
+        estimate_placements,
+        estimate_quantized_placements,
+        fastest_placement,
+        read_lora_sizes,
+    )
 
-    if "frames" in fields:
-        fields["window"] = fields["frames"]
-    plan = resolve(parse_request({"prompt": "x", **fields}), preset)
+    plan = resolve(request, preset)
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(options.dtype or "auto", kind)
     if dtype not in ("bfloat16", "float32"):
@@ -83,13 +98,13 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     available = available_memory("cpu" if memory is not None else kind)
     sizes = (memory or available[0], host or available[1]) if kind == "cuda" else (0, memory or host or available[1])
     branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
-    geometry = plan.window_geometry
-    estimate = estimate_memory(
-        architectures, geometry, preset.reference_injection, precision, branches, quant_types=quant_types
-    )
-    quantized = estimate_quantized_placements(estimate, architectures["transformer"], geometry, precision)
+    geometry, network, injection = plan.window_geometry, architectures["transformer"], preset.reference_injection
+    clip = (architectures, geometry, injection, precision, branches)
+    additions = NetworkAdditions(loras=read_lora_sizes(files, network))
+    estimate = estimate_memory(*clip, additions, quant_types, len(plan.windows))
+    quantized = estimate_quantized_placements(estimate, network, geometry, precision, additions)
     estimates = estimate_placements(estimate, kind, *sizes, quantized=quantized)
-    console.result(f"{title}, {geometry.width}x{geometry.height}, {geometry.frames} frames, {dtype}", {}, kind="plan")
+    console.result(f"{title}, {_size(plan)}, {dtype}", {}, kind="plan")
     for line, values in describe_estimate(estimate):
         console.result(line, values, kind="part")
     for estimated in estimates:
@@ -97,6 +112,13 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     best = fastest_placement(estimates, kind, *sizes).placement
     console.result(f"the fastest that fits: {best}, the default of `humo generate`", asdict(best))
     return 0
+
+
+def _size(plan: GenerationPlan) -> str:
+    """Return width, height and length of a video, with its windows if it has several."""
+    geometry, windows = plan.window_geometry, len(plan.windows)
+    length = f"{plan.geometry.frames} frames" + (f" in {windows} windows of {geometry.frames}" if windows > 1 else "")
+    return f"{geometry.width}x{geometry.height}, {length}"
 
 
 SCALED_FP8 = ("F8_E4M3", 1)
@@ -161,6 +183,8 @@ def parse_size(field: str, text: str | None) -> int | None:
     match = SIZE.fullmatch(text.strip())
     if match is None or float(match[1]) == 0:
         raise RequestError(field, f"{text!r} is not a size", "give a number and a unit, as 24GB or 24GiB")
+    if not match[2]:
+        raise RequestError(field, f"{text!r} has no unit", f"did you mean {match[1]}GB?")
     return round(float(match[1]) * UNITS[match[2].upper()])
 
 
@@ -173,6 +197,10 @@ def describe_estimate(estimate: MemoryEstimate) -> list[tuple[str, dict[str, Any
             f", per block {_gigabytes(weights.block)}" if weights.blocks else ""
         )
         rows.append((line, values))
+    if estimate.loras:
+        rows.append(
+            (f"  {'loras':14} weights {_gigabytes(estimate.loras)}", {"part": "loras", "weights": estimate.loras})
+        )
     for phase, size in estimate.phases().items():
         rows.append((f"  {phase:14} activations {_gigabytes(size)}", {"phase": phase, "bytes": size}))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from humo.cli.console import table
@@ -14,12 +15,22 @@ from humo.plan import GenerationPlan
 if TYPE_CHECKING:
     from humo.checkpoints.convert import ConversionReport
     from humo.jobs.batch import Outcome
+    from humo.progress import Phase
+    from humo.runtime.placement_choice import PlacementEstimate
 
 Report = tuple[str, dict[str, Any]]
 
 
-def describe_plan(plan: GenerationPlan) -> Report:
-    """Describe a plan: the resolved request, sizes in every unit, network passes, notes."""
+def describe_plan(
+    plan: GenerationPlan, memory: PlacementEstimate | None = None, seconds: Mapping[Phase, float] | None = None
+) -> Report:
+    """Describe a plan: the resolved request, sizes in every unit, network passes, memory, time, notes.
+
+    Args:
+        plan: with the device and placement that it runs with.
+        memory: estimated memory; None if it is unknown.
+        seconds: expected seconds of each phase; None if they are unknown.
+    """
     geometry, request = plan.geometry, plan.request
     fields = request.model_dump(mode="json", exclude_none=True)
     per_step = Counter(len(step.rungs) for step in plan.guidance.plan_steps(plan.timesteps, SPEEDS[request.speed]))
@@ -40,6 +51,8 @@ def describe_plan(plan: GenerationPlan) -> Report:
         "geometry": sizes,
         "passes": {"steps": request.steps, "per_step": sorted(per_step), "total": plan.passes},
         "windows": len(plan.windows),
+        "memory": None if memory is None else {"device": memory.device, "host": memory.host},
+        "expected_seconds": None if seconds is None else round(sum(seconds.values()), 1),
         "notes": list(plan.notes),
     }
     windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none (silence)"
@@ -54,8 +67,29 @@ def describe_plan(plan: GenerationPlan) -> Report:
         "audio windows": windows,
         "windows": f"{len(plan.windows)} of up to {request.window} frames",
         "network passes": f"{each} a step, {plan.passes} in total",
+        "memory": "not estimated here" if memory is None else _memory_text(memory),
+        "time": "unknown: no video was generated here yet" if seconds is None else _time_text(sum(seconds.values())),
     }
     return table(rows), values
+
+
+def _memory_text(memory: PlacementEstimate) -> str:
+    host = f"{memory.host / 1e9:.1f} GB"
+    return f"about {memory.device / 1e9:.1f} GB of the GPU and {host} of the host" if memory.device else f"about {host}"
+
+
+def _time_text(seconds: float) -> str:
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes"
+
+
+def describe_start(plan: GenerationPlan) -> Report:
+    """Describe what is about to be generated, in one line."""
+    request, geometry = plan.request, plan.geometry
+    model = request.model or plan.preset.title
+    size = f"{geometry.frames} frames, {geometry.width}x{geometry.height}"
+    windows = f", {len(plan.windows)} windows" if len(plan.windows) > 1 else ""
+    text = f"{request.output}: {size}{windows}, {request.steps} steps, seed {request.seed}, {model}"
+    return text, {"path": request.output, "frames": geometry.frames, "seed": request.seed, "windows": len(plan.windows)}
 
 
 def describe_result(result: Result) -> Report:

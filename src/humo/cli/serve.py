@@ -75,6 +75,11 @@ def _add_settings(parser: Parser) -> None:
         "--fetch-host", action="append", metavar="HOST", help="host from which input URLs may be fetched; repeatable"
     )
     parser.add_argument(
+        "--consent-by-operator",
+        action="store_true",
+        help="declare for all clients that the people in their images have agreed; stored in each video",
+    )
+    parser.add_argument(
         "--allowed-host", action="append", metavar="HOST", help="a further host name that requests may use; repeatable"
     )
 
@@ -87,7 +92,7 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo serve", "see humo serve --help")
-    check_installed(*_extras(options, page=options.ui))
+    check_installed(_extra(options))
     from humo.server.api_keys import ApiKeys
 
     settings = _settings(options, page=options.ui)
@@ -105,7 +110,7 @@ def act_page(options: argparse.Namespace, rest: list[str], console: Quiet) -> in
     """
     if rest:
         raise RequestError(rest[0], "is not an option of humo ui", "see humo ui --help")
-    check_installed(*_extras(options, page=True))
+    check_installed(_extra(options))
     import webbrowser
 
     from humo.server.api_keys import ApiKeys
@@ -149,10 +154,9 @@ def _keys(arguments: list[str], keys: ApiKeys, console: Quiet) -> int:
     return DONE
 
 
-def _extras(options: argparse.Namespace, *, page: bool) -> list[str]:
-    """Return the extras of this package that the options need."""
-    extras = [*(["ui"] if page else []), *(["ray"] if options.ray is not None else [])]
-    return extras or ["serve"]
+def _extra(options: argparse.Namespace) -> str:
+    """Return the extra of this package that the options need."""
+    return "serve" if options.ray is None else "ray"
 
 
 def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
@@ -179,6 +183,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         retention_seconds=days * SECONDS_PER_DAY,
         allowed_hosts=tuple(options.allowed_host or ()),
         fetch_hosts=tuple(options.fetch_host or ()),
+        consent_by_operator=options.consent_by_operator,
         web_ui=page,
     )
 

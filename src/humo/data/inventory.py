@@ -52,11 +52,11 @@ def _probe(path: Path) -> Values:
     with open_media(path, "source", is_video=True) as container:
         videos = [stream for stream in container.streams.video if not _is_cover(stream)]
         if not videos:
-            raise MediaError("source", "has no video stream")
+            raise MediaError("source", "has no video stream", "repair it, or leave it out")
         try:
             time, _, decoded = next(timed_frames(container))
         except StopIteration:
-            raise MediaError("source", "has a video stream without frames") from None
+            raise MediaError("source", "has a video stream without frames", "repair it, or leave it out") from None
         turns, _ = orientation_of(decoded)
         size = (decoded.width, decoded.height)
         width, height = size[::-1] if turns % 2 else size
@@ -71,7 +71,7 @@ def _probe(path: Path) -> Values:
     count, seconds = _measure(path, time)
     stated = _stated_seconds(path)
     if stated - seconds > max(MISSING_SECONDS, MISSING_FRACTION * stated):
-        raise MediaError("source", f"is cut short: it ends after {seconds:.1f} of {stated:.1f} s")
+        raise MediaError("source", f"is cut short: it ends after {seconds:.1f} of {stated:.1f} s", "download it again")
     return {**values, "seconds": round(seconds, 3), "rate": round(count / seconds, 3) if seconds else 0.0}
 
 

@@ -51,7 +51,9 @@ def cut_out_references(payload: Values) -> Values:
             Image.fromarray(part).save(file, format="PNG")
         images.append({"number": number, "phrase": reference.get("phrase", ""), "side": min(part.shape[:2])})
     if not images:
-        raise MediaError("source", f"none of {len(problems)} references can be read: {problems[0]}")
+        raise MediaError(
+            "source", f"none of {len(problems)} references can be read: {problems[0]}", "repair it, or leave it out"
+        )
     return {"images": images, "problems": problems}
 
 
@@ -61,7 +63,7 @@ def _frame(path: Path, instant: float) -> Frame:
         return np.asarray(load_image(path, field="reference"), np.uint8)
     with open_media(path, "reference", is_video=True) as container:
         if not container.streams.video:
-            raise MediaError("reference", f"{path.name!r} has no video stream")
+            raise MediaError("reference", f"{path.name!r} has no video stream", "repair it, or leave it out")
         count = sum(packet.pts is not None for packet in container.demux(container.streams.video[0]))
     return read_frame(path, min(int(count * instant), max(0, count - 1)), field="reference")
 
@@ -72,7 +74,9 @@ def _cut_out(frame: Frame, box: list[float]) -> Frame:
     left, top, right, bottom = (round(value * factor) for value, factor in zip(box, scale, strict=True))
     part = frame[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
     if min(part.shape[:2]) < 1:
-        raise MediaError("reference", f"the box {box} lies outside the frame of {width} x {height} pixels")
+        raise MediaError(
+            "reference", f"the box {box} lies outside the frame of {width} x {height} pixels", "correct the box"
+        )
     return np.ascontiguousarray(part)
 
 
@@ -92,12 +96,18 @@ def inspect_portrait(payload: Values) -> Values:
         frames = np.asarray(load_image(path, field="portrait"), np.uint8)[None]
     faces = FaceBoxes().detect(frames[0])
     if len(faces) != 1:
-        raise MediaError("portrait", f"{Path(payload['path']).name!r} shows {len(faces)} faces instead of one")
+        raise MediaError(
+            "portrait",
+            f"{Path(payload['path']).name!r} shows {len(faces)} faces instead of one",
+            "give a portrait of one person",
+        )
     person = PersonFinder().find(frames)
     image, _ = appearance.reference_image(frames, person)
     values = appearance.identity(frames, person, FaceIdentity())
     if image is None or values["embedding"] is None:
-        raise MediaError("portrait", f"{Path(payload['path']).name!r} shows no face clearly")
+        raise MediaError(
+            "portrait", f"{Path(payload['path']).name!r} shows no face clearly", "give a portrait with a clear face"
+        )
     with atomic_write(portrait_file(Path(payload["folder"]), payload["id"]), "OUT") as file:
         Image.fromarray(image).save(file, format="PNG")
     return {

@@ -71,7 +71,9 @@ def scan_unit(payload: Values) -> Values:
         frames = _Pass(span, config, payload.get("crop"))
         frames.run(container)
     if frames.count <= first - start:
-        raise MediaError("source", f"has no frame after second {start / FRAMES_PER_SECOND:.1f}")
+        raise MediaError(
+            "source", f"has no frame after second {start / FRAMES_PER_SECOND:.1f}", "repair it, or leave it out"
+        )
     cuts = [start, *frames.cuts, start + frames.count]
     transitions = _second_look(frames.thumbnails, [cut - start for cut in cuts], config) if config.second_look else []
     return {
@@ -112,7 +114,11 @@ class _Pass:
                     self.faces.append([number, *self._find_faces(decoded)])
                 self.count += 1
         if damaged > DAMAGED_FRACTION * self.count:
-            raise MediaError("source", f"is damaged: {damaged} of {self.count} frames cannot be decoded whole")
+            raise MediaError(
+                "source",
+                f"is damaged: {damaged} of {self.count} frames cannot be decoded whole",
+                "repair it, or leave it out",
+            )
         if thumbnails:
             self.thumbnails = np.stack(thumbnails)
 

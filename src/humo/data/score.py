@@ -135,7 +135,9 @@ def _read(path: Path, payload: Values, margin: int) -> tuple[Frames, float, Audi
         return np.asarray(load_image(path, field="source"), np.uint8)[None], 0.0, None
     clip = read_span(path, Span(origin, first, count), field="source", max_lines=WORK_LINES)
     if len(clip.frames) < count:
-        raise MediaError("source", f"has {len(clip.frames)} of {count} frames from frame {first} on")
+        raise MediaError(
+            "source", f"has {len(clip.frames)} of {count} frames from frame {first} on", "repair it, or leave it out"
+        )
     frames = cropped(clip.frames, crop_box(payload.get("crop"), clip.frames.shape[1:3]))
     track = None
     if clip.audio is not None:

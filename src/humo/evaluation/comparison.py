@@ -7,6 +7,7 @@ either model stands for them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -115,11 +116,15 @@ def summarize(evaluation: Evaluation, metric: str) -> MetricSummary:
     by_category: dict[str, dict[str, float]] = {}
     for case, value in values.items():
         by_category.setdefault(evaluation.cases[case].category, {})[case] = value
+    numbers = Counter(score.status for score in scores)
     return MetricSummary(
-        estimate(values, clusters) if values else None,
-        *(sum(score.status == status for score in scores) for status in Status),
-        dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
-        {name: estimate(group, clusters) for name, group in sorted(by_category.items()) if name},
+        estimate=estimate(values, clusters) if values else None,
+        valid=numbers[Status.VALID],
+        invalid=numbers[Status.INVALID],
+        not_applicable=numbers[Status.NOT_APPLICABLE],
+        unavailable=numbers[Status.UNAVAILABLE],
+        reasons=dict(sorted(reasons.items(), key=lambda pair: -pair[1])),
+        categories={name: estimate(group, clusters) for name, group in sorted(by_category.items()) if name},
     )
 
 
@@ -189,19 +194,24 @@ def _metric_difference(
 ) -> tuple[Difference, Difference, tuple[int, int]] | None:
     """Return the difference on cases with both values, that with worst values, and the numbers of missing values."""
     better, clusters = Direction(first.metrics[metric]["better"]), clusters_of(first)
-    sides = [
-        {case: value for case, value in case_values(one, metric).items() if case in common} for one in (first, second)
-    ]
-    if better is Direction.ZERO:
-        sides = [{case: abs(value) for case, value in side.items()} for side in sides]
-    if not sides[0].keys() & sides[1].keys():
+    values = [_ranked_values(one, metric, common) for one in (first, second)]
+    if not values[0].keys() & values[1].keys():
         return None
     tried = [_tried_cases(one, metric) & common for one in (first, second)]
-    invalid = (len(tried[0] - sides[0].keys()), len(tried[1] - sides[1].keys()))
-    every = [*sides[0].values(), *sides[1].values()]
+    invalid = (len(tried[0] - values[0].keys()), len(tried[1] - values[1].keys()))
+    every = [*values[0].values(), *values[1].values()]
     worst = min(every) if better is Direction.UP else max(every)
-    filled = [{case: side.get(case, worst) for case in sorted(tried[0] | tried[1])} for side in sides]
-    return paired_difference(*sides, clusters), paired_difference(*filled, clusters), invalid
+    filled = [{case: side.get(case, worst) for case in sorted(tried[0] | tried[1])} for side in values]
+    on_common = paired_difference(values[0], values[1], clusters)
+    return on_common, paired_difference(filled[0], filled[1], clusters), invalid
+
+
+def _ranked_values(evaluation: Evaluation, metric: str, cases: set[str]) -> dict[str, float]:
+    """Return the values of some cases; sizes of values that are the better the nearer they are to zero."""
+    values = {case: value for case, value in case_values(evaluation, metric).items() if case in cases}
+    if Direction(evaluation.metrics[metric]["better"]) is Direction.ZERO:
+        return {case: abs(value) for case, value in values.items()}
+    return values
 
 
 def _tried_cases(evaluation: Evaluation, metric: str) -> set[str]:

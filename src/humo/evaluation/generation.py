@@ -102,7 +102,7 @@ def reconstruct_videos(cases: CaseSet, folder: Path, pipeline: HuMoPipeline, pro
 def reconstruct(frames: Frame, pipeline: HuMoPipeline) -> Frame:
     """Encode a clip (F, H, W, 3) with the autoencoder and decode it again; the length becomes 4k + 1."""
     length = snap_frames(len(frames))
-    pixels = np.stack([to_pixels(frame) for frame in frames[:length]], axis=1)  # type: ignore[arg-type]
+    pixels = np.stack([to_pixels(frame) for frame in frames[:length]], axis=1)
     with torch.no_grad():
         latents = pipeline.vae.encode(torch.from_numpy(pixels)[None].to(pipeline.vae.device)).latent_dist.mode()
         video = pipeline.vae.decode(latents).sample[0].clamp(-1, 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from humo.analysis.weights import check_weights, weights_checksum
+from humo.analysis.weights import check_weights, missing_files, weights_checksum
 from humo.errors import CheckpointError, DependencyError, HuMoError, RequestError
 from humo.evaluation.case_sources import CaseSet, Video
 from humo.evaluation.cases import CASES_FILE, write_cases
@@ -85,6 +85,11 @@ def check_available(metrics: Sequence[Metric]) -> Selection:
     unavailable: dict[str, str] = {}
     available = []
     for metric in metrics:
+        lacking = [name for name in metric.weights if missing_files(name)]
+        if lacking:
+            command = f"run `humo evaluate weights get {metric.name}`"
+            unavailable[metric.name] = f"its weights are missing ({', '.join(lacking)}); {command}"
+            continue
         try:
             for name in metric.weights:
                 check_weights(name)
@@ -128,8 +133,8 @@ def run_evaluation(
     if not videos:
         raise RequestError("SOURCE", "none of its cases has a video", "name the folder of the videos: --videos FOLDER")
     if not selection.metrics:
-        problem = f"none of them can be measured; {next(iter(selection.unavailable.values()))}"
-        raise RequestError("metrics", problem, "or choose --suite offline")
+        name, why = next(iter(selection.unavailable.items()))
+        raise RequestError(name, why, "or choose --suite offline")
     hashes = {metric.name: metric.protocol_hash(selection.checksums) for metric in selection.metrics}
     pending = _pending(videos, selection.metrics, hashes, folder)
     done = len(videos) - len(pending)
@@ -142,7 +147,8 @@ def run_evaluation(
         if len(problems) == 1 and all(score.value is None for score in result.scores.values()):
             on_problem(result.name, problems.pop())
         progress(done, len(videos))
-    stored = [result for video in videos if (result := read_result(result_path(folder, video.name))) is not None]
+    paths = [result_path(folder, video.name) for video in videos]
+    stored = [one for path in paths if (one := read_result(path)) is not None]
     current = [replace(one, scores={name: one.scores[name] for name in hashes if name in one.scores}) for one in stored]
     write_tables(folder, current)
     invalid = sum(score.status == Status.INVALID for result in current for score in result.scores.values())
@@ -228,7 +234,8 @@ def _run_pool(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Vid
         try:
             while running or (queue and not broken):
                 while queue and not broken and len(running) < workers:
-                    running[pool.submit(_measure, queue[0])] = queue.pop(0)
+                    task = queue.pop(0)
+                    running[pool.submit(_measure, task)] = task
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     task = running.pop(future)
                     try:

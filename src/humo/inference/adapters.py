@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -217,8 +218,13 @@ class LoraAdapters:
 
     @property
     def _device(self) -> torch.device:
-        """Device that the network computes on, where the changes are stored."""
-        return next((one.device for one in self._network.parameters() if not one.is_meta), torch.device("cpu"))
+        """Device that the network computes on, where the changes are stored.
+
+        Where all weights are on the meta device (loaded for each layer, or without numbers), changes stay as they are.
+        """
+        weights = (one for one in self._network.parameters() if not one.is_meta)
+        changes = (one for adapter in self._adapters.values() for one in adapter.file.tensors())
+        return next((one.device for one in chain(weights, changes)), torch.device("cpu"))
 
     def _swap(self, module: nn.Module, kind: str, adapter: _Adapter, change: Tensor) -> None:
         """Register hooks that change a parameter of a convolution during its forward pass."""

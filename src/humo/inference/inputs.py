@@ -100,6 +100,17 @@ def check_inputs(
     return batch
 
 
+def repeat_inputs(batch: list[GenerationInputs], count: int) -> list[GenerationInputs]:
+    """Return a batch with each clip several times in a row.
+
+    Raises:
+        RequestError: the number is below 1.
+    """
+    if count < 1:
+        raise RequestError("num_videos_per_prompt", f"{count} is not allowed", "give 1 or more")
+    return [inputs for inputs in batch for _ in range(count)]
+
+
 def _clip_inputs(
     preset: Preset, fields: dict[str, Any], images: Any, audio: Any, audio_embeds: Tensor | None
 ) -> GenerationInputs:
@@ -230,19 +241,22 @@ def to_frames(video_BCFHW: Tensor) -> Iterator[NDArray[np.uint8]]:
     return (to_uint8(video[:, frame : frame + 1])[0] for frame in range(video.shape[1]))
 
 
-def prepare_generators(generator: Generator | list[Generator] | None, seed: int, clips: int) -> list[Generator]:
+def prepare_generators(
+    generator: Generator | list[Generator] | None, seed: int, clips: int, variations: int = 1
+) -> list[Generator]:
     """Return one random generator per clip.
 
     Args:
         generator: a list of them; or one, from which all clips draw in order; or None for one of the seed per clip.
         seed: of the generators, if there are none.
         clips: number of clips.
+        variations: number of clips in a row of one prompt; without generators each has the next seed.
 
     Raises:
         RequestError: the length of the list is not the number of clips.
     """
     if generator is None:
-        return [Generator().manual_seed(seed) for _ in range(clips)]
+        return [Generator().manual_seed(seed + number % variations) for number in range(clips)]
     if isinstance(generator, list):
         if len(generator) != clips:
             problem = f"{len(generator)} generators do not fit a batch of {clips} clips"

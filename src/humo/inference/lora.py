@@ -20,6 +20,7 @@ from humo.checkpoints.architecture import TransformerArchitecture
 from humo.checkpoints.lora_store import DISTILLATION_KEY, DISTILLED_PREFIX
 from humo.errors import CheckpointError, RequestError
 from humo.inference.adapters import LoraAdapters
+from humo.inference.execution import Execution
 from humo.inference.lora_file import LoraFile, read_lora
 from humo.model.upstream import fetch_lora
 from humo.presets import SCALE_NAMES, Distillation
@@ -46,6 +47,7 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
     """diffusers' LoRA methods, for files of every kind and naming, on plain, quantized and streamed networks."""
 
     _lora_loadable_modules = ["transformer"]
+    execution: Execution
     _distilled_by: str | None = None
     """Name of the distilled LoRA that is loaded, or None."""
 
@@ -210,8 +212,11 @@ class HuMoLoraLoaderMixin(WanLoraLoaderMixin):
             adapter_names: LoRAs to fuse; by default the active ones.
 
         Raises:
-            RequestError: the weights are quantized or not in memory, or a result is not finite.
+            RequestError: the weights are quantized, offloaded or streamed, or a result is not finite.
         """
+        if self.execution.streamed is not None:  # a copy of the original weights would take the place of the fused
+            problem = "cannot change weights that are offloaded or streamed"
+            raise RequestError("fuse_lora", problem, "use the LoRA without fuse_lora, which costs little")
         self.lora_adapters.fuse(lora_scale, check=safe_fusing, names=adapter_names)
 
     def unfuse_lora(self, components: Sequence[str] = ("transformer",), **_: Any) -> None:

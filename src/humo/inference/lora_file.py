@@ -20,7 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from humo.checkpoints.architecture import TransformerArchitecture
+from humo.checkpoints.formats.base import torch_dtypes
+from humo.checkpoints.formats.safetensors_file import SafetensorsFile
 from humo.checkpoints.keymap import tensor_names
+from humo.checkpoints.lora_store import DISTILLED_PREFIX
 from humo.errors import CheckpointError
 from humo.inference.lora_keys import LoraLayout, match_keys
 
@@ -131,6 +134,38 @@ class LoraFile:
     layers: Mapping[str, LayerChange]
     parameters: Mapping[str, Tensor]
     layout: LoraLayout
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors that a network computes with."""
+        of_layers = [one for layer in self.layers.values() for one in (*vars(layer.delta).values(), layer.magnitude)]
+        return [one for one in (*of_layers, *self.parameters.values()) if isinstance(one, Tensor)]
+
+    def of_first_blocks(self, blocks: int) -> LoraFile:
+        """Return the part for a network with the first blocks only."""
+
+        def is_kept(name: str) -> bool:
+            match = re.match(r"blocks\.(\d+)\.", name)
+            return match is None or int(match[1]) < blocks
+
+        layers = {name: change for name, change in self.layers.items() if is_kept(name)}
+        parameters = {name: change for name, change in self.parameters.items() if is_kept(name)}
+        return LoraFile(layers, parameters, self.layout)
+
+
+def lora_on_meta(file: SafetensorsFile, architecture: TransformerArchitecture) -> LoraFile:
+    """Return a LoRA without numbers, on the meta device, to estimate its memory.
+
+    Raises:
+        CheckpointError: the file is for another network or another size, or damaged.
+    """
+    dtypes = torch_dtypes()
+    state = {
+        name: torch.empty(one.shape, dtype=dtypes[one.dtype], device="meta")
+        for name, one in file.tensors.items()
+        if not name.startswith(DISTILLED_PREFIX)
+    }
+    alphas = {name: torch.ones(one.shape) for name, one in state.items() if name.endswith("alpha")}
+    return read_lora({**state, **alphas}, architecture, name=file.path.name)
 
 
 def read_lora(

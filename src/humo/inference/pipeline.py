@@ -12,21 +12,24 @@ H, W size. Pixels are in [-1, 1].
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKLWan, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from humo.checkpoints.model_folder import base_of, mapped_files
+from humo.checkpoints.hubs.catalog import CATALOG
+from humo.checkpoints.model_folder import BUILTIN_MODELS, base_of, find_model_folder, mapped_files
 from humo.conditioning.audio import audio_windows, encode_audio, null_audio_windows
 from humo.conditioning.conditions import Conditions, stack
 from humo.conditioning.image import (
@@ -39,7 +42,7 @@ from humo.conditioning.image import (
     normalized_zeros,
 )
 from humo.conditioning.text import encode_text
-from humo.errors import CheckpointError
+from humo.errors import CheckpointError, did_you_mean
 from humo.geometry import Geometry, audio_rows_needed
 from humo.guidance import SPEEDS, GuidanceName, Mode, SpeedName
 from humo.inference.decoding import SegmentDecoder
@@ -53,15 +56,18 @@ from humo.inference.inputs import (
     check_tensors,
     postprocess_video,
     prepare_generators,
+    repeat_inputs,
     to_frames,
 )
 from humo.inference.long_video import Segment, WindowSequence
 from humo.inference.lora import HuMoLoraLoaderMixin
+from humo.inference.model_card import AUTOMATIC_CARD, model_card
 from humo.inference.predictor import VelocityPredictor, batch_guidance_passes, check_execution
 from humo.inference.samplers import make_scheduler
 from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
 from humo.media.audio import AudioSamples
 from humo.model.audio import SpeechEncoder
+from humo.model.autoencoder import ShortcutAutoencoder
 from humo.model.caches import caching
 from humo.model.reference import with_references, without_references
 from humo.model.tiling import tiles_of
@@ -71,6 +77,12 @@ from humo.presets import HUMO_17B, SCALE_NAMES, Preset, ReferenceInjection, find
 from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import CacheName
 from humo.schedule import SamplerName, SpacingName
+
+REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""Name of a repository on Hugging Face: ``owner/name``."""
+
+TEXT_LENGTH = 512
+"""Text positions of the released networks, for a pipeline without a network."""
 
 OnWindowStep = Callable[[int, int, Tensor, Tensor, Tensor], Tensor | Stop]
 """Step callback: (window, step, timestep, latents, denoised) -> the latents to continue with, or `Stop`."""
@@ -82,9 +94,11 @@ class HuMoPipelineOutput(BaseOutput):
 
     Args:
         frames: the videos, in the form that ``output_type`` names.
+        plans: the resolved request of each; `humo.save_video` records it.
     """
 
     frames: Any
+    plans: tuple[GenerationPlan, ...] = ()
 
 
 def guidance_of(plan: GenerationPlan) -> Tensor | None:
@@ -92,6 +106,24 @@ def guidance_of(plan: GenerationPlan) -> Tensor | None:
     if plan.preset.distillation is None:
         return None
     return torch.tensor([[float(getattr(plan.request, f"scale_{name}")) for name in SCALE_NAMES]])
+
+
+def _find_model(name: str | os.PathLike[str]) -> str:
+    """Return the folder of a model, or the name of a repository.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    folder = find_model_folder(name)
+    if folder.is_dir():
+        return str(folder)
+    if isinstance(name, str) and REPOSITORY_NAME.fullmatch(name):
+        return name
+    if str(name) in CATALOG:
+        raise CheckpointError("model", f"{name} is not installed", f"run `humo models get {name}`")
+    known = [*BUILTIN_MODELS, *CATALOG]
+    problem = f"{os.fspath(name)!r} is neither a model folder nor a known name"
+    raise CheckpointError("model", problem, did_you_mean(str(name), known))
 
 
 class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
@@ -112,7 +144,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
     def __init__(
         self,
         transformer: HuMoTransformer3DModel | None,
-        vae: Any,
+        vae: AutoencoderKLWan | ShortcutAutoencoder | None,  # diffusers' `from_pipe` compares exact classes
         text_encoder: Any,
         tokenizer: Any,
         audio_encoder: SpeechEncoder | None,
@@ -135,6 +167,9 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             text_encoder.set_attn_implementation("eager")  # equals the published encoder exactly
         self._blank: tuple[tuple[int, int, int], Tensor] | None = None
         self._interrupt = False
+        self._num_timesteps = 0
+        self._current_timestep: Tensor | None = None
+        self._attention_kwargs: Mapping[str, Any] | None = None
         self.execution = Execution()
         """Default way to run the network, unless a call has its own; a loader that streams weights sets it."""
 
@@ -142,11 +177,16 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **settings: Any) -> HuMoPipeline:
         """Load a pipeline. A folder whose index names a ``base`` holds only a network; the base has the rest.
 
+        Args:
+            pretrained_model_name_or_path: a model folder; a name that ``humo models`` lists; or a repository on
+                Hugging Face as ``owner/name``.
+            settings: as in diffusers.
+
         Raises:
-            CheckpointError: the base is not a complete model folder; or the index names files that only
-                `humo.runtime.loading.load_pipeline` reads.
+            CheckpointError: there is no such folder or model; the base is not a complete model folder; or the index
+                names files that only `humo.runtime.loading.load_pipeline` reads.
         """
-        path = pretrained_model_name_or_path
+        path = _find_model(pretrained_model_name_or_path)
         base = base_of(path)
         if missing := sorted(mapped_files(base or path).keys() - settings.keys()):
             problem = f"reads the {missing[0]} from a file that diffusers cannot load"
@@ -164,6 +204,35 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         """Device that inputs are moved to: the execution's, or as in diffusers."""
         device: torch.device = self.execution.device or super()._execution_device
         return device
+
+    def _upload_folder(self, working_dir: str | os.PathLike[str], *arguments: Any, **settings: Any) -> Any:
+        """Write a model card before the folder is uploaded, unless the repository has one of its own."""
+        card = Path(working_dir) / "README.md"
+        if not card.exists() or AUTOMATIC_CARD in card.read_text(encoding="utf-8"):
+            card.write_text(model_card(self.preset), encoding="utf-8")
+        return super()._upload_folder(working_dir, *arguments, **settings)
+
+    # -- state of a call, as in diffusers ------------------------------------------------------------------------------
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of steps of the last call."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Timestep of the running step; None outside a call."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> Mapping[str, Any] | None:
+        """Argument of the last call."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """True if a callback asked to end the denoising."""
+        return self._interrupt
 
     # -- encoding: inputs to conditions -------------------------------------------------------------------------------
 
@@ -203,7 +272,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
 
     def encode_prompt(self, prompt: str) -> Tensor:
         """Return text embeddings (1, L, D)."""
-        length = self.transformer.config.text_length
+        length = TEXT_LENGTH if self.transformer is None else self.transformer.config.text_length
         return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
 
     def encode_audio(self, audio: AudioSamples, geometry: Geometry) -> Tensor:
@@ -522,6 +591,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         negative_prompt_embeds: Tensor | None = None,
         audio_embeds: Tensor | list[Tensor] | None = None,
         attention_kwargs: Mapping[str, Any] | None = None,
+        num_videos_per_prompt: int = 1,
         batch_passes: bool | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -543,6 +613,7 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
             prompt_embeds, negative_prompt_embeds: (B, L, D) in place of prompts.
             audio_embeds: (T, N, D) encoder rows in place of audio; for a batch, a list.
             attention_kwargs: ``{"scale": x}`` multiplies the strength of every LoRA for this call.
+            num_videos_per_prompt: number of videos of each prompt, in a row.
             batch_passes: run the passes of a step as one batch; default: only where a pass has few tokens.
             output_type: ``pil`` lists of images, ``np`` (B, F, H, W, 3) and ``pt`` (B, F, 3, H, W) in [0, 1], or
                 ``latent`` (B, C, k + 1, H, W).
@@ -579,11 +650,12 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         batch = check_inputs(
             self.preset, prompt, images, audio, prompt_embeds, negative_prompt_embeds, audio_embeds, options
         )
+        batch = repeat_inputs(batch, num_videos_per_prompt)
         check_tensors(batch, latents, self.transformer.config)
         plan, execution = batch[0].plan, replace(self.execution, batch_passes=batch_passes)
         check_execution(self.transformer, plan.request.cache, execution)
         conditions = stack([self.prepare_conditions(inputs) for inputs in batch])
-        generators = prepare_generators(generator, self.preset.seed, len(batch))
+        generators = prepare_generators(generator, self.preset.seed, len(batch), num_videos_per_prompt)
         if latents is None:
             geometry, guidance = plan.window_geometry, plan.preset.guidance_name
             latents = torch.cat([self.prepare_latents(geometry, one, guidance) for one in generators])
@@ -591,11 +663,13 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         seeds = [(one.initial_seed(), generators[:number].count(one)) for number, one in enumerate(generators)]
         noise = latents.to(self._execution_device)
         self._interrupt = False
+        self._attention_kwargs, self._num_timesteps = attention_kwargs, len(plan.timesteps)
         total = len(plan.timesteps) * len(plan.windows)
         with self.scaled_loras(attention_kwargs), self.progress_bar(total=total) as bar:
 
             def step_end(_: int, step: int, timestep: Tensor, latents: Tensor, __: Tensor) -> Tensor | Stop:
                 bar.update()
+                self._current_timestep = timestep
                 following = latents
                 if callback_on_step_end is not None:
                     tensors = dict.fromkeys(callback_on_step_end_tensor_inputs, latents)
@@ -610,4 +684,14 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
         else:
             frames = postprocess_video(torch.cat([segment.pixels for segment in segments], dim=2), output_type)
         self._free_memory()
-        return HuMoPipelineOutput(frames=frames) if return_dict else (frames,)
+        self._current_timestep = None
+        plans = tuple(_recorded(inputs.plan, one, self) for inputs, one in zip(batch, generators, strict=True))
+        return HuMoPipelineOutput(frames=frames, plans=plans) if return_dict else (frames,)
+
+
+def _recorded(plan: GenerationPlan, generator: torch.Generator, pipeline: HuMoPipeline) -> GenerationPlan:
+    """Return a plan with the seed, the model and the device that a call ran with."""
+    folder = pipeline.config.get("_name_or_path") or None
+    device, dtype = str(pipeline._execution_device), str(pipeline.transformer.dtype).removeprefix("torch.")
+    ran = {"seed": generator.initial_seed(), "model": folder, "device": device, "dtype": dtype}
+    return replace(plan, request=plan.request.model_copy(update=ran))

@@ -51,6 +51,14 @@ class DiskWindowCache:
     def __init__(self, folder: Path, key: str) -> None:
         self._folder, self._key = folder, key
 
+    @property
+    def num_finished(self) -> int:
+        """Number of windows of this clip that are kept, from the first one on."""
+        number = 0
+        while self.get(number) is not None:
+            number += 1
+        return number
+
     def get(self, number: int) -> Tensor | None:
         """Return a window's latents (B, C, L, H, W), or None if the file is missing, damaged or of another clip."""
         path = self._path(number)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from humo.errors import RequestError
 from humo.jobs.loras import strengths_of
 from humo.plan import GenerationPlan
-from humo.progress import Event, ProgressCallback, no_progress
 from humo.request import GenerateRequest
 from humo.runtime.device import gc_paused
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from humo.inference.execution import Execution
     from humo.inference.pipeline import HuMoPipeline
     from humo.runtime.placement import Placement
+    from humo.runtime.placement_choice import PlacementEstimate
 
 
 class Engine:
@@ -37,7 +37,7 @@ class Engine:
     def __init__(
         self, parallel: ParallelGeneration | None = None, note: Callable[[str], None] = lambda text: None
     ) -> None:
-        self.parallel, self._note = parallel, note
+        self.parallel, self.note = parallel, note
         self._loaded: LoadedModel | None = None
         self._memory = (0, 0)  # free bytes of device and host before the model was loaded
         self._chosen: dict[Hashable, Placement] = {}  # for each clip that ran with the loaded model
@@ -62,15 +62,21 @@ class Engine:
             RequestError: no placement fits; a placement is given for several processes; or an option cannot be
                 combined with the device, the precision or another option.
         """
-        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+        from humo.checkpoints.architecture import TransformerArchitecture
+        from humo.checkpoints.model_folder import NETWORK, find_model_folder, open_model_folder
         from humo.model.attention_backends import check_attention
         from humo.model.caches import check_cache
         from humo.runtime.placement import Placement
+        from humo.runtime.threads import set_threads
 
         check_cache(plan.request.cache, processes=1 if self.parallel is None else self.parallel.group.size)
         device, dtype = self.resolve_device(plan.request)
         check_attention(plan.request.attention, device, dtype)
         model = open_model_folder(find_model_folder(plan.request.model))
+        if device == "cpu" and self.parallel is None:
+            network = model.architectures[NETWORK]
+            assert isinstance(network, TransformerArchitecture)
+            set_threads(network, plan.window_geometry)
         if self.parallel is None:
             placement = self._choose_placement(plan, model, device, dtype)
         else:
@@ -94,13 +100,29 @@ class Engine:
             self._chosen[clip] = choose_placement(plan, model, device, dtype, self._memory, loaded)
         return self._chosen[clip]
 
+    def estimate_memory(self, plan: GenerationPlan) -> PlacementEstimate | None:
+        """Return the memory that a plan needs; None on a device without an estimate.
+
+        Args:
+            plan: from `resolve_runtime`.
+        """
+        from humo.checkpoints.model_folder import find_model_folder, open_model_folder
+        from humo.runtime.placement import Choice
+        from humo.runtime.placement_choice import estimate_plan
+
+        request = plan.request
+        if request.device == "mps":
+            return None
+        model = open_model_folder(find_model_folder(request.model))
+        choice = Choice(request.offload, request.quantize, request.tile, request.resident_blocks)
+        return estimate_plan(plan, model, request.device, request.dtype, self._memory, choice)[0]
+
     @gc_paused()
-    def pipeline(self, request: GenerateRequest, callback: ProgressCallback = no_progress) -> HuMoPipeline:
+    def pipeline(self, request: GenerateRequest) -> HuMoPipeline:
         """Return the pipeline of a request with its LoRAs; it is loaded unless it was the last one.
 
         Args:
             request: resolved by `resolve_runtime`.
-            callback: called when loading starts and ends.
 
         Raises:
             CheckpointError: the folder's weights, or a LoRA, cannot be used.
@@ -116,7 +138,6 @@ class Engine:
         model = (folder.resolve(), device, dtype)
         if self._loaded is None or self._loaded.model != model or not self._loaded.placement.loads_as(placement):
             self._loaded = None  # the old one leaves memory before the new one is loaded
-            callback(Event("load", 0, 1))
             if self.parallel is None:
                 pipeline = load_pipeline(
                     folder, device=device, dtype=dtype, offload=request.offload, quantize=request.quantize
@@ -124,7 +145,6 @@ class Engine:
             else:
                 pipeline = self.parallel.load(folder, dtype)
             self._loaded = LoadedModel(model, placement, pipeline)
-            callback(Event("load", 1, 1))
         self._loaded.placement = placement
         adjust_placement(self._loaded.pipeline, placement)
         self._loaded.pipeline.use_loras(strengths_of(request))
@@ -184,7 +204,7 @@ class Engine:
     def _change_placement(self, lower: Placement) -> None:
         """Record a smaller placement, and keep it for further clips."""
         assert self._loaded is not None
-        self._note(f"GPU memory ran out with {self._loaded.placement}; continuing with {lower}")
+        self.note(f"GPU memory ran out with {self._loaded.placement}; continuing with {lower}")
         self._chosen = dict.fromkeys(self._chosen, lower)
         self._loaded.placement = lower
 
@@ -208,7 +228,7 @@ def _clip_key(plan: GenerationPlan) -> Hashable:
     """Return what decides the memory of a clip with a model."""
     request = plan.request
     fixed = (request.offload, request.quantize, request.tile, request.resident_blocks)
-    return (plan.window_geometry, len(plan.windows) > 1, request.cache, request.mode, *fixed)
+    return (plan.window_geometry, len(plan.windows) > 1, request.cache, request.mode, request.loras, *fixed)
 
 
 def _check_several_processes(request: GenerateRequest) -> None:

@@ -21,10 +21,11 @@ from humo.jobs.inputs import JobInputs, check_separator, load_inputs
 from humo.jobs.loras import locate_loras, preset_with_loras
 from humo.jobs.phase_timer import PhaseTimer
 from humo.jobs.replay import make_record
-from humo.media.provenance import GenerationRecord, content_digest, to_metadata, watermark_payload, write_sidecar
+from humo.jobs.timing_history import expected_seconds, record_seconds
+from humo.media.provenance import content_digest, to_metadata, watermark_payload, write_sidecar
 from humo.plan import GenerationPlan, resolve
 from humo.presets import Preset
-from humo.progress import ProgressCallback, never_stop, no_progress
+from humo.progress import Event, ProgressCallback, never_stop, no_progress
 from humo.request import GenerateRequest, parse_request
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from humo.inference.window_cache import DiskWindowCache, WindowCache
-    from humo.media.credentials import SigningIdentity
 
     Frame = npt.NDArray[np.uint8]
 
@@ -112,38 +112,48 @@ def build_request(fields: Mapping[str, Any]) -> GenerateRequest:
     return request.model_copy(update={"frames": frames})
 
 
-def prepare_job(request: GenerateRequest, loras: Mapping[str, str] | None = None) -> PreparedJob:
+def prepare_job(
+    request: GenerateRequest, loras: Mapping[str, str] | None = None, preset: Preset | None = None
+) -> PreparedJob:
     """Decode the input files of a request, make its plan and check its output, without loading a model.
 
     Args:
         request: what to generate.
         loras: name -> file of the only LoRAs that the request may use; by default any file and installed LoRA.
+        preset: of a model that is not installed, for a job that is planned and not run; its LoRAs are not opened.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
-    read_preset(request, loras)  # a wrong model folder is reported before files are decoded
+    if preset is None:
+        read_preset(request, loras)  # a wrong model folder is reported before files are decoded
     inputs = load_inputs(request)
-    return PreparedJob(plan_job(request, inputs.num_audio_samples, loras), inputs)
+    plan = plan_job(request, inputs.num_audio_samples, loras, preset)
+    if inputs.is_silent:
+        plan = replace(plan, notes=(*plan.notes, "audio: is silent; the mouth will not follow anything"))
+    return PreparedJob(plan, inputs)
 
 
 def plan_job(
-    request: GenerateRequest, num_audio_samples: int | None, loras: Mapping[str, str] | None = None
+    request: GenerateRequest,
+    num_audio_samples: int | None,
+    loras: Mapping[str, str] | None = None,
+    preset: Preset | None = None,
 ) -> GenerationPlan:
     """Make the plan of a request and check its output, without opening image or audio files.
 
     Args:
         request: what to generate.
         num_audio_samples: length of the audio in samples at 16 kHz, if the mode uses audio.
-        loras: as for `prepare_job`.
+        loras, preset: as for `prepare_job`.
 
     Raises:
         HuMoError: the first thing that would keep the video from being generated.
     """
     from humo.checkpoints.model_folder import find_model_folder, open_model_folder
 
-    plan = resolve(request, read_preset(request, loras), num_audio_samples)
-    if plan.request.loras:
+    plan = resolve(request, preset or read_preset(request, loras), num_audio_samples)
+    if plan.request.loras and preset is None:
         model = open_model_folder(find_model_folder(request.model))
         plan = locate_loras(plan, model.architectures["transformer"], loras)
     if plan.request.vocal_separator is not None:
@@ -171,6 +181,7 @@ def generate(
     callback: ProgressCallback = no_progress,
     keep_paths: bool = True,
     should_stop: Callable[[], bool] = never_stop,
+    check_stopped: Callable[[], None] | None = None,
     windows: Path | None = None,
     preview: bool = False,
 ) -> Result:
@@ -182,6 +193,7 @@ def generate(
         callback: is called with the progress of each phase.
         keep_paths: record the full paths of the input files, not only their names.
         should_stop: is called after each step; if it returns true, the video is finished from what there is.
+        check_stopped: is called inside the steps as well; an exception that it raises ends the job at once.
         windows: folder for the finished windows of a long clip, from which an interrupted job resumes. By default it
             is beside the video (`window_folder`); it is removed when the video is finished.
         preview: write a playable preview beside the video (`preview_path`) while it is generated.
@@ -190,24 +202,28 @@ def generate(
         HuMoError: an input, the weights, the device or the output is wrong. Nothing unfinished is left behind, except
             for the finished windows of a long clip.
     """
+    timer = PhaseTimer(callback)
+    timer(Event("load", 0, 1))  # libraries are loaded, too
     from humo.environment import identity_folder
-    from humo.media.credentials import open_identity
+    from humo.media.credentials import open_identity, sign_record
     from humo.media.video import VideoFormat, write_video
     from humo.media.watermark import embed_watermark
     from humo.runtime.device import gc_paused
 
     with gc_paused():  # it imports torch
         from humo.inference.window_cache import DiskWindowCache
-    timer = PhaseTimer(callback)
     identity = open_identity(identity_folder()) if job.plan.request.provenance else None
     plan = engine.resolve_runtime(job.plan)
+    timer.expect(expected_seconds(plan))
     request, geometry = plan.request, plan.geometry
     inputs = job.inputs or load_inputs(request)
     record = make_record(plan, keep_paths=keep_paths)
     output = Path(request.output)
     key = f"{content_digest(record)} {request.device} {request.dtype}"
     window_cache = DiskWindowCache(windows or window_folder(output), key)
-    frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache)
+    if finished := window_cache.num_finished:
+        engine.note(f"{finished} of {len(plan.windows)} windows were finished before; generation resumes from there")
+    frames = _start(PreparedJob(plan, inputs), engine, timer, should_stop, window_cache, check_stopped)
     frames = chain([next(frames)], frames)  # no unfinished file exists before the first frame
     if identity is not None:
         frames = embed_watermark(frames, watermark_payload(record))
@@ -217,10 +233,11 @@ def generate(
         VideoFormat(geometry.width, geometry.height, FRAMES_PER_SECOND),
         track=inputs.video_audio(geometry.seconds),
         metadata=to_metadata(replace(record, timings=timer.timings)),
-        sign_file=lambda path: _sign(path, identity, output.name, record),
+        sign_file=lambda path: sign_record(path, identity, output.name, record),
         preview=preview_path(output) if preview else None,
     )
     window_cache.clear()
+    record_seconds(plan, timer.timings)
     if request.sidecar:
         write_sidecar(output.with_suffix(".json"), replace(record, timings=timer.timings))
     return _result(plan, num_frames, timer.timings)
@@ -259,34 +276,29 @@ def _start(
     timer: PhaseTimer,
     should_stop: Callable[[], bool],
     disk_cache: DiskWindowCache | None,
+    check_stopped: Callable[[], None] | None = None,
 ) -> Iterator[Frame]:
     """Load the pipeline and return the frames (H, W, 3) of a job, generated one by one."""
     from humo.inference.inputs import GenerationInputs
+    from humo.inference.interruption import interruptible
     from humo.inference.window_cache import NO_WINDOW_CACHE
 
     plan, inputs, request = job.plan, job.inputs, job.plan.request
     assert inputs is not None
     samples = inputs.network_audio(request.vocal_separator)
-    pipeline = engine.pipeline(request, timer)
+    pipeline = engine.pipeline(request)
+    timer(Event("load", 1, 1))
     window_cache: WindowCache = NO_WINDOW_CACHE if disk_cache is None else disk_cache
     if engine.parallel is not None:
         window_cache = engine.parallel.window_cache(window_cache)
-    return pipeline.generate_frames(
+    frames = pipeline.generate_frames(
         GenerationInputs(plan, inputs.images, samples),
         callback=timer,
         should_stop=should_stop,
         window_cache=window_cache,
         execution=engine.execution(pipeline, plan),
     )
-
-
-def _sign(path: Path, identity: SigningIdentity | None, title: str, record: GenerationRecord) -> None:
-    """Sign a finished video, unless it was asked to carry no provenance."""
-    from humo.media.credentials import sign_video
-
-    if identity is not None:
-        assertion = {"model": record.model, "preset": record.preset, "watermark": watermark_payload(record)}
-        sign_video(path, identity, title, assertion, version=record.code_version)
+    return frames if check_stopped is None else interruptible(frames, pipeline, check_stopped)
 
 
 def window_folder(output: Path) -> Path:

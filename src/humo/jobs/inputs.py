@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from humo.request import GenerateRequest
 
 
+SILENCE = 1e-3
+"""Largest amplitude, of 1, of silent audio."""
+
+
 @dataclass(frozen=True, eq=False)
 class JobInputs:
     """Decoded input files.
@@ -37,6 +41,11 @@ class JobInputs:
     def num_audio_samples(self) -> int | None:
         """Length of the audio in samples at 16 kHz, or None without audio."""
         return None if self.audio is None else len(self.audio.samples)
+
+    @property
+    def is_silent(self) -> bool:
+        """True if there is audio, and it is too quiet for anybody to notice."""
+        return self.audio is not None and float(abs(self.audio.samples).max(initial=0.0)) < SILENCE
 
     @property
     def num_bytes(self) -> int:

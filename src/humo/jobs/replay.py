@@ -67,7 +67,7 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
             "latent_frames": geometry.latent_frames,
             "tokens": geometry.tokens,
         },
-        inputs={shown_path(path): hash_file(path) for path in _input_files(request)},
+        inputs={shown_path(path): hash_file(path) for path in _input_files(request) if Path(path).is_file()},
         environment={
             "device": request.device,
             "dtype": request.dtype,
@@ -75,6 +75,13 @@ def make_record(plan: GenerationPlan, *, keep_paths: bool = True) -> GenerationR
             **{library: importlib.metadata.version(library) for library in LIBRARIES},
         },
     )
+
+
+def record_of_components(plan: GenerationPlan) -> GenerationRecord:
+    """Return the record of a pipeline that was built in memory, whose weights have no folder."""
+    record = make_record(replace(plan, request=plan.request.model_copy(update={"model": None})))
+    environment = {name: value for name, value in record.environment.items() if name != WEIGHTS_KEY}
+    return replace(record, model="a pipeline in memory", environment=environment)
 
 
 def read_request(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from humo.errors import DependencyError, MediaError, StorageError
 from humo.files import atomic_write, os_error_text
+from humo.media.provenance import GenerationRecord, watermark_payload
 
 KEY_FILE, CERTIFICATES_FILE = "key.pem", "chain.pem"
 """Files in an identity's folder: the private key, readable by its owner alone, and its chain of certificates."""
@@ -92,6 +93,13 @@ def open_identity(folder: Path) -> SigningIdentity:
         raise StorageError(
             "identity", problem, "set HUMO_IDENTITY to another folder, or add --no-provenance"
         ) from error
+
+
+def sign_record(path: Path, identity: SigningIdentity | None, title: str, record: GenerationRecord) -> None:
+    """Sign a video with what its record says; without an identity, leave it as it is. Args as `sign_video`."""
+    if identity is not None:
+        assertion = {"model": record.model, "preset": record.preset, "watermark": watermark_payload(record)}
+        sign_video(path, identity, title, assertion, version=record.code_version)
 
 
 def sign_video(

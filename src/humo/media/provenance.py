@@ -52,6 +52,7 @@ NOT_CONTENT_FIELDS = frozenset(
         "output",
         "sidecar",
         "consent",
+        "consent_by",
         *MEMORY_FIELDS,
         *DEVICE_FIELDS,
     }

@@ -44,6 +44,7 @@ class _AllocationTracker(TorchDispatchMode):
     def __init__(self, allocated: AllocationStats, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._allocated = allocated
+        self.is_paused = False
         self._known_storages = [tensor.untyped_storage() for tensor in known]  # an object's id is unique while it lives
         self._counted = {id(storage) for storage in self._known_storages}
 
@@ -52,7 +53,7 @@ class _AllocationTracker(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not self.is_paused:
                 self._count(tensor.untyped_storage())
         return out
 
@@ -73,13 +74,22 @@ class _FusedAttention(TorchFunctionMode):
     Without it the meta device would also allocate the attention scores.
     """
 
+    def __init__(self, tracker: _AllocationTracker) -> None:
+        super().__init__()
+        self._tracker = tracker
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is F.scaled_dot_product_attention:
             arguments = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
             query, value = arguments["query"], arguments["value"]
-            return query.new_empty(*query.shape[:-1], value.shape[-1])
+            result = query.new_empty(*query.shape[:-1], value.shape[-1])
+            if not query.is_meta:
+                self._tracker.is_paused = True
+                result.copy_(func(*args, **(kwargs or {})))
+                self._tracker.is_paused = False
+            return result
         return func(*args, **(kwargs or {}))
 
 
@@ -91,9 +101,6 @@ def track_allocations(*existing: Iterable[Tensor]) -> Iterator[AllocationStats]:
         existing: tensors that are not counted, because they exist already: weights, inputs.
     """
     allocated = AllocationStats()
-    with (
-        torch.no_grad(),
-        _FusedAttention(),
-        _AllocationTracker(allocated, (tensor for tensors in existing for tensor in tensors)),
-    ):
+    tracker = _AllocationTracker(allocated, (tensor for tensors in existing for tensor in tensors))
+    with torch.no_grad(), _FusedAttention(tracker), tracker:
         yield allocated

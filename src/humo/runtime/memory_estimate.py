@@ -33,6 +33,8 @@ from humo.checkpoints.conversion_plan import quant_types_for
 from humo.checkpoints.keymap import tensor_names
 from humo.conditioning.image import decode_video, encode_blank
 from humo.geometry import Geometry
+from humo.inference.adapters import LoraAdapters
+from humo.inference.lora_file import LoraFile
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder, StreamingDecoder
 from humo.model.caches import caching
@@ -86,6 +88,22 @@ class WeightBytes:
         return self.block + self.prefetched
 
 
+class NetworkAdditions(NamedTuple):
+    """Tensors that a request adds to a network.
+
+    Args:
+        cache: as in a request; each pass has a step cache.
+        loras: LoRAs, on the meta device.
+    """
+
+    cache: CacheName = "none"
+    loras: tuple[LoraFile, ...] = ()
+
+
+NO_ADDITIONS = NetworkAdditions()
+"""A network as it is."""
+
+
 class AutoencoderBytes(NamedTuple):
     """Peak activations of the autoencoder, in bytes.
 
@@ -115,6 +133,7 @@ class MemoryEstimate:
         kv_cache: cross-attention keys and values of text and audio, computed once for all steps.
         quantized: whether the network is stored quantized, so that no placement quantizes it.
         step_cache: tensors that a step cache (``cache`` of a request) keeps between steps.
+        loras: tensors of LoRAs, which stay on the device beside a copy on the host.
     """
 
     weights: Mapping[str, WeightBytes]
@@ -125,6 +144,7 @@ class MemoryEstimate:
     kv_cache: int
     quantized: bool = False
     step_cache: int = 0
+    loras: int = 0
 
     def phases(self, tile: int = 0, *, streamed: bool = False) -> dict[str, int]:
         """Return the peak of activations in each phase.
@@ -164,7 +184,7 @@ def estimate_memory(
     injection: ReferenceInjection,
     dtype: torch.dtype,
     num_passes: int,
-    cache: CacheName = "none",
+    additions: NetworkAdditions = NO_ADDITIONS,
     quant_types: Mapping[str, QuantTypes] = ALL_UNQUANTIZED,
     windows: int = 1,
 ) -> MemoryEstimate:
@@ -177,13 +197,13 @@ def estimate_memory(
         dtype: precision of the transformer and the text encoder; the other components are float32.
         num_passes: number of different guidance passes. Text and audio are conditions of a pass together or not at
             all, so that at most two ``kv_cache`` exist.
-        cache: as in a request; each pass has one.
+        additions: step cache and LoRAs.
         quant_types: component -> types of its quantized weights.
         windows: number of windows of the clip.
     """
     dtypes = {"transformer": dtype, "text_encoder": dtype, "vae": torch.float32, "audio_encoder": torch.float32}
     of = {name: quant_types.get(name, NOT_QUANTIZED) for name in architectures}
-    network = _denoise(architectures["transformer"], geometry, dtype, cache, of["transformer"])
+    network = _denoise(architectures["transformer"], geometry, dtype, additions, of["transformer"])
     return MemoryEstimate(
         weights={
             name: weight_bytes(architecture, dtypes[name], of[name]) for name, architecture in architectures.items()
@@ -202,6 +222,7 @@ def estimate_memory(
         kv_cache=network.kv_cache * min(num_passes, 2),
         quantized=bool(of["transformer"]),
         step_cache=network.step_cache * num_passes,
+        loras=sum(tensor.nbytes for lora in additions.loras for tensor in lora.tensors()),
     )
 
 
@@ -211,19 +232,19 @@ def estimate_quantized(
     geometry: Geometry,
     dtype: torch.dtype,
     quant_type: str,
-    cache: CacheName = "none",
+    additions: NetworkAdditions = NO_ADDITIONS,
 ) -> MemoryEstimate:
     """Return the estimate for a transformer whose blocks are quantized while they are loaded.
 
     Args:
         estimate: estimate of the clip with a transformer that is stored unquantized.
         architecture: architecture of the transformer.
-        geometry, dtype, cache: as in `estimate_memory`.
+        geometry, dtype, additions: as in `estimate_memory`.
         quant_type: key of `humo.quantization.formats.QUANT_TYPES`.
     """
     assert isinstance(architecture, TransformerArchitecture)
     quant_types = quant_types_for(architecture, quant_type, scales=int(quant_type in FP8_TYPES))
-    network = _denoise(architecture, geometry, dtype, cache, quant_types)
+    network = _denoise(architecture, geometry, dtype, additions, quant_types)
     return replace(
         estimate,
         weights={**estimate.weights, "transformer": weight_bytes(architecture, dtype, quant_types)},
@@ -280,7 +301,11 @@ class _NetworkBytes(NamedTuple):
 
 
 def _denoise(
-    architecture: Architecture, geometry: Geometry, dtype: torch.dtype, cache: CacheName, quant_types: QuantTypes
+    architecture: Architecture,
+    geometry: Geometry,
+    dtype: torch.dtype,
+    additions: NetworkAdditions,
+    quant_types: QuantTypes,
 ) -> _NetworkBytes:
     """Measure passes of the network."""
     assert isinstance(architecture, TransformerArchitecture)
@@ -292,12 +317,16 @@ def _denoise(
         if not FLOAT32_PARTS & set(name.split(".")):
             weight.data = weight.data.to(dtype)
     replace_with_quantized_linear(network, quant_types)
+    adapters = LoraAdapters(network)
+    loras = [lora.of_first_blocks(num_layers) for lora in additions.loras]
+    for number, lora in enumerate(loras):
+        adapters.add(str(number), lora)
     inputs = torch.empty(1, *geometry.latent_shape(architecture.in_channels), device="meta")
     text = torch.empty(1, architecture.text_length, architecture.text_dim, dtype=dtype, device="meta")
     window = (architecture.audio_window, architecture.audio_bands, architecture.audio_width)
     audio = torch.empty(1, geometry.latent_frames, *window, device="meta")
     timestep = torch.empty(1, device="meta")
-    existing = (inputs, text, audio, timestep)
+    existing = (inputs, text, audio, timestep, *(tensor for lora in loras for tensor in lora.tensors()))
     with track_allocations(network.parameters(), existing) as stats:
         network(inputs, timestep, text, audio, return_dict=False)
         streamed_pass = stats.peak
@@ -307,7 +336,7 @@ def _denoise(
         stats.peak = kv_bytes
         network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
         activations = stats.peak - kv_bytes
-        with caching(network, cache), network.cache_context("any"):
+        with caching(network, additions.cache), network.cache_context("any"):
             network(inputs, timestep, cross_attention_kv=kv_cache, return_dict=False)
             step_cache = stats.live - kv_bytes
     kv_bytes = kv_bytes * architecture.num_layers // num_layers

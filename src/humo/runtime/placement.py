@@ -109,8 +109,19 @@ class Placement:
         Returns:
             phase -> bytes.
         """
-        bytes_of_phase = {}
         activations = estimate.phases(self.tile, streamed=self.offload != "none")
+        weights = self.weights_on_device(estimate, shared_memory=shared_memory)
+        carried = estimate.autoencoder(self.tile).carried if shared_memory else 0
+        carried_in = dict.fromkeys(("denoise", "decode"), carried)
+        return {phase: size + activations[phase] + carried_in.get(phase, 0) for phase, size in weights.items()}
+
+    def weights_on_device(self, estimate: MemoryEstimate, *, shared_memory: bool = False) -> dict[str, int]:
+        """Return the bytes of weights and LoRAs on the device in each phase.
+
+        Args:
+            estimate, shared_memory: as in `device_bytes`.
+        """
+        bytes_of_phase = {}
         used = {name for name in estimate.weights if name != AUTOENCODER or not shared_memory}
         for phase, component in COMPONENT_OF_PHASE.items():
             used.add(component)
@@ -121,18 +132,15 @@ class Placement:
                     one.outside_blocks - one.embedding for name, one in estimate.weights.items() if name in used
                 )
                 weights = outside_blocks + self.blocks_on_device(component, estimate.weights[component])
-            bytes_of_phase[phase] = weights + activations[phase]
-        if shared_memory:
-            for phase in ("denoise", "decode"):
-                bytes_of_phase[phase] += estimate.autoencoder(self.tile).carried
+            bytes_of_phase[phase] = weights + estimate.loras
         return bytes_of_phase
 
     def host_bytes(self, estimate: MemoryEstimate) -> int:
-        """Return the bytes in the host's memory, for a device with its own memory: weights, and what is carried."""
+        """Return the bytes of weights, LoRAs and carried frames on the host, for a device with its own memory."""
         weights = estimate.weights.values()
         waiting = {"none": 0, "disk": max(one.streaming for one in weights)}
         total = sum(one.total for one in weights)
-        return waiting.get(self.offload, total) + estimate.autoencoder(self.tile).carried
+        return waiting.get(self.offload, total) + estimate.loras + estimate.autoencoder(self.tile).carried
 
     def blocks_on_device(self, component: str, weights: WeightBytes) -> int:
         """Return the bytes of a component's blocks on the device while it computes."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from humo.checkpoints.architecture import Architecture
+from humo.checkpoints.architecture import Architecture, TransformerArchitecture
+from humo.checkpoints.lora_store import open_lora
 from humo.checkpoints.model_folder import NETWORK, ModelFolder
 from humo.errors import RequestError
 from humo.geometry import Geometry
+from humo.inference.lora_file import LoraFile, lora_on_meta
+from humo.loras import parse_lora
 from humo.model.tiling import check_tile
 from humo.plan import GenerationPlan
-from humo.request import CacheName
 from humo.runtime.memory_estimate import (
     COMPONENT_OF_PHASE,
+    NO_ADDITIONS,
     MemoryEstimate,
+    NetworkAdditions,
     autoencoder_on_meta,
     estimate_memory,
     estimate_quantized,
@@ -69,14 +74,14 @@ def estimate_quantized_placements(
     architecture: Architecture,
     geometry: Geometry,
     dtype: torch.dtype,
-    cache: CacheName = "none",
+    additions: NetworkAdditions = NO_ADDITIONS,
 ) -> dict[str, MemoryEstimate]:
     """Estimate a clip's memory for each value of ``quantize`` that quantizes the network while it is loaded.
 
     Args:
         estimate: estimate of the clip with the network as it is stored.
         architecture: architecture of the network.
-        geometry, dtype, cache: as in `estimate_memory`.
+        geometry, dtype, additions: as in `estimate_memory`.
 
     Returns:
         value of ``quantize`` -> estimate; empty if the network is stored quantized.
@@ -84,7 +89,7 @@ def estimate_quantized_placements(
     if estimate.quantized:
         return {}
     return {
-        name: estimate_quantized(estimate, architecture, geometry, dtype, quant_type, cache)
+        name: estimate_quantized(estimate, architecture, geometry, dtype, quant_type, additions)
         for name, quant_type in QUANT_TYPE_OF.items()
     }
 
@@ -103,6 +108,9 @@ def fit_to_memory(
     """
     placement = replace(placement, resident_blocks=0)
     tiles = TILES if choice.tile is None else (choice.tile,)
+    weights = placement.weights_on_device(estimate, shared_memory=shared_memory)
+    if choice.tile is None and not placement.is_streamed and max(weights.values()) > memory:
+        tiles = TILES[:1]  # the weights alone are too much for it
     needed: dict[int, int] = {}
     for tile in tiles:
         phases = replace(placement, tile=tile).device_bytes(estimate, shared_memory=shared_memory)
@@ -223,23 +231,52 @@ def choose_placement(
     if device == "mps" or model.bytes * AMPLE_FACTOR < available[0 if device == "cuda" else 1]:
         return replace(candidates[0], tile=choice.tile or 0, resident_blocks=choice.resident_blocks or 0)
 
+    estimates = estimate_plan(plan, model, device, dtype, available, choice)
+    if len(candidates) == 1:
+        return estimates[0].placement
+    if loaded is not None:
+        estimates.sort(key=lambda one: not one.placement.loads_as(loaded))
+    return fastest_placement(estimates, device, *available).placement
+
+
+def read_lora_sizes(files: Sequence[Path], network: Architecture) -> tuple[LoraFile, ...]:
+    """Return LoRAs without numbers, to estimate their memory.
+
+    Args:
+        files: their files.
+        network: architecture of the network.
+
+    Raises:
+        CheckpointError: a file is damaged, or for another network.
+    """
+    assert isinstance(network, TransformerArchitecture)
+    return tuple(lora_on_meta(open_lora(file), network) for file in files)
+
+
+def estimate_plan(
+    plan: GenerationPlan, model: ModelFolder, device: str, dtype: str, available: tuple[int, int], choice: Choice
+) -> list[PlacementEstimate]:
+    """Estimate the memory of a clip in each placement that a request allows, the fastest first.
+
+    Args:
+        plan, model, device, dtype, available: as in `choose_placement`.
+        choice: what the request fixes.
+    """
+    request = plan.request
     passes = {rung.keep for step in plan.guidance.plan_steps(plan.timesteps) for rung, _ in step.rungs}
     geometry, precision = plan.window_geometry, getattr(torch, dtype)
+    network = model.architectures[NETWORK]
+    files = [Path(parse_lora(lora).name) for lora in request.loras]
+    additions = NetworkAdditions(request.cache, read_lora_sizes(files, network))
     estimate = estimate_memory(
         model.architectures,
         geometry,
         plan.preset.reference_injection,
         precision,
         len(passes),
-        request.cache,
+        additions,
         {name: component.quant_types for name, component in model.components.items()},
         len(plan.windows),
     )
-    network = model.architectures[NETWORK]
-    quantized = estimate_quantized_placements(estimate, network, geometry, precision, request.cache)
-    estimates = estimate_placements(estimate, device, *available, quantized=quantized, choice=choice)
-    if len(candidates) == 1:
-        return estimates[0].placement
-    if loaded is not None:
-        estimates.sort(key=lambda one: not one.placement.loads_as(loaded))
-    return fastest_placement(estimates, device, *available).placement
+    quantized = estimate_quantized_placements(estimate, network, geometry, precision, additions)
+    return estimate_placements(estimate, device, *available, quantized=quantized, choice=choice)

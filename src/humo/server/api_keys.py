@@ -17,15 +17,24 @@ KEY_BYTES = 32
 """Random bytes in a key, enough that a fast digest is safe."""
 
 
+MIN_VISITOR_KEY = 40
+"""Fewest characters of a visitor's key; 32 random bytes in base64 have 43."""
+
+
 class ApiKeys:
     """API keys in a file, each with a name, which owns the jobs submitted with it.
 
     Args:
         path: the file; may be missing.
 
+    Attributes:
+        missing_code: code of the error of a request without a valid key.
+
     Raises:
         StorageError: the file exists and cannot be read.
     """
+
+    missing_code = "invalid_api_key"
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -91,6 +100,25 @@ class ApiKeys:
         except OSError as error:
             problem = f"{str(self._path)!r} cannot be written ({os_error_text(error)})"
             raise StorageError("keys", problem, "choose a writable folder with --data") from error
+
+
+class VisitorKeys(ApiKeys):
+    """Keys of visitors of an open service: each browser chooses a random key, which owns the jobs submitted with it.
+
+    Nobody can see or delete the jobs of others, though the service knows nobody.
+    """
+
+    missing_code = "visitor_key_required"
+
+    def __init__(self) -> None:
+        self._digests = {}
+
+    def __len__(self) -> int:
+        return 1
+
+    def owner(self, key: str) -> str | None:
+        """Return the digest of a key; None if it is too short to be random."""
+        return f"visitor-{_digest(key)}" if len(key) >= MIN_VISITOR_KEY else None
 
 
 def _digest(key: str) -> str:

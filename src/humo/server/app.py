@@ -11,9 +11,11 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -22,10 +24,13 @@ from humo import __version__
 from humo.errors import HuMoError, RequestError, StorageError
 from humo.files import DISK_FULL_ERRORS, storage_error
 from humo.server.api_keys import ApiKeys
-from humo.server.job_queue import Job
+from humo.server.dependencies import CurrentService, Owner, RequestedJob, error_responses, find_service
+from humo.server.material import material_router
 from humo.server.metrics import prometheus_text
-from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response, request_owner
-from humo.server.schemas import DeletedVideo, ErrorResponse, ModelList, RawFields, Video, VideoList, body_schema
+from humo.server.middleware import AuthMiddleware, BodyLimitMiddleware, error_response
+from humo.server.model_details import published_models
+from humo.server.request_fields import COUNT_NAMES, RawFields, body_schema
+from humo.server.schemas import DeletedVideo, ErrorResponse, Model, ModelList, RemixRequest, Video, VideoList
 from humo.server.service import ConflictError, NotFoundError, QueueFullError, Service
 from humo.server.supervisor import WorkerPool
 
@@ -43,6 +48,12 @@ CLEANUP_SECONDS = 60.0
 
 MAX_FORM_FIELDS = 100
 
+DOCS = "/docs"
+"""Path of the interactive documentation."""
+
+SWAGGER = "/swagger"
+"""Path of the documentation's scripts."""
+
 Variant = Literal["video", "thumbnail", "sidecar"]
 MEDIA_TYPES: Mapping[str, str] = {"video": "video/mp4", "thumbnail": "image/png", "sidecar": "application/json"}
 
@@ -57,11 +68,6 @@ ERROR_CODES: Mapping[type[HuMoError], tuple[int, str]] = {
     HuMoError: (400, "invalid_request"),
 }
 """HTTP status and ``code`` of each error; the nearest class in the method resolution order counts."""
-
-
-def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of a route's errors, with those that every route has."""
-    return {status: {"model": ErrorResponse} for status in (401, 403, *statuses)}
 
 
 def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None) -> FastAPI:
@@ -86,15 +92,43 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
         summary="Generates a video of a person speaking or singing from text, reference images and audio.",
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's documentation pages load scripts from another host
+        docs_url=None,  # FastAPI's own page loads scripts from another host; `_add_docs` serves them from here
         redoc_url=None,
     )
     app.state.service, app.state.workers = service, workers
-    app.include_router(router)
+    for one in ROUTERS:
+        app.include_router(one)
     app.add_middleware(BodyLimitMiddleware, max_bytes=service.settings.limits.body_bytes)
-    app.add_middleware(AuthMiddleware, keys=keys, local=service.settings.is_local, hosts=service.settings.allowed_hosts)
+    settings = service.settings
+    app.add_middleware(
+        AuthMiddleware,
+        keys=keys,
+        local=settings.is_local,
+        hosts=settings.allowed_hosts,
+        embedded=bool(settings.embedders),
+    )
     _add_error_handlers(app)
+    _add_docs(app, home="/ui" if service.settings.web_ui else DOCS)
     return app
+
+
+def _add_docs(app: FastAPI, home: str) -> None:
+    """Serve the interactive documentation of the API, and lead from ``/`` to a page."""
+    app.mount(SWAGGER, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get(DOCS, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="HuMo API",
+            swagger_js_url=f"{SWAGGER}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SWAGGER}/swagger-ui.css",
+            swagger_favicon_url=f"{SWAGGER}/favicon-32x32.png",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse(home)
 
 
 # -- routes -----------------------------------------------------------------------------------------------------------
@@ -102,55 +136,71 @@ def make_app(service: Service, keys: ApiKeys, workers: WorkerPool | None = None)
 router = APIRouter()
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-def _owner(request: Request) -> str:
-    return request_owner(request.scope)
-
-
-CurrentService = Annotated[Service, Depends(_service)]
-Owner = Annotated[str, Depends(_owner)]
-VideoId = Annotated[str, Path(description="id in the response of POST /v1/videos")]
-
-
-def _job(video_id: VideoId, service: CurrentService, owner: Owner) -> Job:
-    return service.find_job(video_id, owner)
-
-
-RequestedJob = Annotated[Job, Depends(_job)]
+SUBMISSION: dict[str, Any] = {
+    "requestBody": body_schema(),
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "description": "repeating a key with the same request returns the same job",
+        }
+    ],
+}
+"""OpenAPI's description of a request that submits a video."""
 
 
 @router.post(
     "/v1/videos",
-    status_code=202,
     response_model=Video,
-    responses=_error_responses(400, 409, 413, 415, 429, 507),
-    openapi_extra={
-        "requestBody": body_schema(),
-        "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "repeating a key with the same request returns the same job",
-            }
-        ],
-    },
+    responses=error_responses(400, 409, 413, 415, 429, 507),
+    openapi_extra=SUBMISSION,
     summary="Submit a video",
 )
 async def create(request: Request, response: Response, service: CurrentService, owner: Owner) -> Video:
     """Store a job and return it. A worker generates the video when it is free."""
+    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
+    return await service.submit(await read_body(request), owner, _idempotency_key(request))
+
+
+@router.post(
+    "/v1/videos/sync",
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"video/mp4": {}}},
+        **error_responses(400, 409, 413, 415, 429, 500, 507),
+    },
+    openapi_extra=SUBMISSION,
+    summary="Generate a video and wait for it",
+)
+async def create_and_wait(request: Request, service: CurrentService, owner: Owner) -> Response:
+    """Return the video in the response. The job is cancelled if the client closes the connection before."""
+    fields = await read_body(request)
+    if any(name in COUNT_NAMES for name, _ in fields):
+        raise RequestError("n", "cannot be given here", "submit several videos with POST /v1/videos")
+    video = await service.submit(fields, owner, _idempotency_key(request))
+    while True:
+        job = await asyncio.to_thread(service.find_job, video.id, owner)
+        if job.state.has_ended:
+            break
+        if await request.is_disconnected():
+            await asyncio.to_thread(service.cancel, job)
+            return Response(status_code=499)
+        await asyncio.sleep(EVENT_SECONDS)
+    error = service.to_video(job).error
+    if error is not None:
+        return error_response(400 if error.code == "invalid_request" else 500, error.message, error.code)
+    return content(job, service)
+
+
+def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not 1 <= len(key) <= 255:
         raise RequestError("Idempotency-Key", f"has {len(key)} characters", "send 1 to 255 characters")
-    response.headers["openai-poll-after-ms"] = str(POLL_MILLISECONDS)
-    return await service.submit(await read_body(request), owner, key)
+    return key
 
 
-@router.get("/v1/videos", response_model=VideoList, responses=_error_responses(400, 404), summary="List your videos")
+@router.get("/v1/videos", response_model=VideoList, responses=error_responses(400, 404), summary="List your videos")
 def list_videos(
     service: CurrentService,
     owner: Owner,
@@ -165,7 +215,7 @@ def list_videos(
 
 
 @router.get(
-    "/v1/videos/{video_id}", response_model=Video, responses=_error_responses(404), summary="Get the state of a video"
+    "/v1/videos/{video_id}", response_model=Video, responses=error_responses(404), summary="Get the state of a video"
 )
 def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> Video:
     """Return the job with its current state and progress."""
@@ -176,7 +226,7 @@ def retrieve(job: RequestedJob, service: CurrentService, response: Response) -> 
 @router.get(
     "/v1/videos/{video_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **_error_responses(404)},
+    responses={200: {"content": {"text/event-stream": {}}}, **error_responses(404)},
     summary="Follow a video (server-sent events)",
 )
 async def events(job: RequestedJob, service: CurrentService) -> StreamingResponse:
@@ -188,13 +238,14 @@ async def events(job: RequestedJob, service: CurrentService) -> StreamingRespons
     return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
+@router.head("/v1/videos/{video_id}/content", include_in_schema=False)
 @router.get(
     "/v1/videos/{video_id}/content",
     response_class=FileResponse,
     responses={
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
         206: {"description": "the bytes that the Range header asks for"},
-        **_error_responses(400, 404, 416),
+        **error_responses(400, 404, 416),
     },
     summary="Download a video, its thumbnail or its metadata",
 )
@@ -209,7 +260,7 @@ def content(
 
 
 @router.post(
-    "/v1/videos/{video_id}/cancel", response_model=Video, responses=_error_responses(404), summary="Cancel a video"
+    "/v1/videos/{video_id}/cancel", response_model=Video, responses=error_responses(404), summary="Cancel a video"
 )
 def cancel(job: RequestedJob, service: CurrentService) -> Video:
     """Cancel a job. It stays in the list with the state ``cancelled``."""
@@ -219,7 +270,7 @@ def cancel(job: RequestedJob, service: CurrentService) -> Video:
 @router.post(
     "/v1/videos/{video_id}/finish",
     response_model=Video,
-    responses=_error_responses(404, 507),
+    responses=error_responses(404, 507),
     summary="Finish a video early",
 )
 def finish(job: RequestedJob, service: CurrentService) -> Video:
@@ -227,10 +278,21 @@ def finish(job: RequestedJob, service: CurrentService) -> Video:
     return service.to_video(service.finish(job))
 
 
+@router.post(
+    "/v1/videos/{video_id}/remix",
+    response_model=Video,
+    responses=error_responses(400, 404, 429),
+    summary="Generate a video again with another prompt",
+)
+def remix(changes: RemixRequest, job: RequestedJob, service: CurrentService) -> Video:
+    """Submit the request of a video again with the same inputs and settings, and the given fields changed."""
+    return service.rerun(job, changes.model_dump(exclude_none=True))
+
+
 @router.delete(
     "/v1/videos/{video_id}",
     response_model=DeletedVideo,
-    responses=_error_responses(404),
+    responses=error_responses(404),
     summary="Delete a video",
 )
 def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
@@ -239,10 +301,16 @@ def delete(job: RequestedJob, service: CurrentService) -> DeletedVideo:
     return DeletedVideo(id=job.id)
 
 
-@router.get("/v1/models", response_model=ModelList, responses=_error_responses(), summary="List the served models")
+@router.get("/v1/models", response_model=ModelList, responses=error_responses(), summary="List the served models")
 def models(service: CurrentService) -> ModelList:
     """Return the served models, each with its LoRAs and presets. The first is the default."""
-    return ModelList(data=service.models())
+    return ModelList(data=service.models(), published=published_models(service.settings.models))
+
+
+@router.get("/v1/models/{model_id}", response_model=Model, responses=error_responses(404), summary="Get a served model")
+def model(model_id: str, service: CurrentService) -> Model:
+    """Return a served model with its LoRAs and presets."""
+    return service.find_model(model_id)
 
 
 @router.get("/health", summary="Check that the service is up")
@@ -254,7 +322,7 @@ async def health() -> dict[str, str]:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **_error_responses()},
+    responses={200: {"content": {"text/plain": {}}}, **error_responses()},
     summary="Metrics for Prometheus",
 )
 def metrics(request: Request, service: CurrentService) -> Response:
@@ -272,6 +340,9 @@ def ready(request: Request, service: CurrentService) -> Response:
         return error_response(503, "no worker is running; see the service's log", "no_worker")
     return JSONResponse({"status": "ready", "waiting": waiting})
 
+
+ROUTERS = (router, material_router)
+"""All routes of the API."""
 
 # -- bodies -----------------------------------------------------------------------------------------------------------
 
@@ -358,7 +429,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HuMoError)
     async def humo_error(request: Request, error: HuMoError) -> JSONResponse:
         status, code = next(ERROR_CODES[kind] for kind in type(error).__mro__ if kind in ERROR_CODES)
-        return error_response(status, _service(request).store.redact_paths(str(error)), code, error.field)
+        return error_response(status, find_service(request).store.redact_paths(str(error)), code, error.field)
 
     @app.exception_handler(OSError)
     async def os_error(request: Request, error: OSError) -> JSONResponse:

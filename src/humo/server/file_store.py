@@ -5,7 +5,6 @@
     cluster.token            random token, present while Ray workers run; they compare it to verify the shared folder
     inputs/SHA256.png .wav   images and audio files after sanitizing (`humo.server.upload_sanitizer`)
     videos/ID.mp4 .json .png finished video, its generation metadata, its thumbnail
-    uploads/NAME             raw files uploaded to the web page, kept for at most an hour
     running/ID.json .png     progress and preview image of a running job; ID.finish asks to finish early
 
 The service chooses every file name. Text from clients never becomes part of a path.
@@ -35,11 +34,8 @@ FINISH_REQUESTED = ".finish"
 
 CLUSTER_TOKEN = "cluster.token"
 
-UPLOAD_SECONDS = 3600.0
-"""Age at which raw uploads of the web page are removed."""
-
 UNUSED_INPUT_SECONDS = 86_400.0
-"""Age at which inputs without a job are removed; younger ones may belong to an open page or a request in progress."""
+"""Age at which inputs without a job are removed; younger ones may belong to a request in progress."""
 
 _JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 _INPUT_NAME = re.compile(r"[0-9a-f]{64}\.(png|wav)")
@@ -64,7 +60,7 @@ class FileStore:
             StorageError: the folder cannot be written.
         """
         try:
-            for name in ("inputs", "videos", "running", "uploads"):
+            for name in ("inputs", "videos", "running"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
                 for partial in (self.folder / name).glob(".*.part"):
                     partial.unlink(missing_ok=True)
@@ -172,7 +168,6 @@ class FileStore:
             number of removed files.
         """
         ages = {
-            "uploads": UPLOAD_SECONDS,
             "inputs": UNUSED_INPUT_SECONDS,
             "running": UNUSED_INPUT_SECONDS,
             "videos": video_seconds,

@@ -25,6 +25,9 @@ WEBSOCKET_POLICY_VIOLATION = 1008
 PUBLIC_PATHS = ("/health", "/ready")
 """Paths that need no API key."""
 
+PAGE_PATHS = ("/", "/ui", "/ui/")
+"""Paths of the page, and the prefix of its files; they hold no data of a user and need no API key."""
+
 LOCAL_OWNER = "local"
 """Owner of all jobs of a service without API keys."""
 
@@ -52,10 +55,14 @@ class AuthMiddleware:
         keys: API keys; without any, requests need none.
         local: whether the service listens at a loopback address.
         hosts: further host names that a local service answers to.
+        embedded: whether pages of other sites may show the page in a frame.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, local: bool, hosts: tuple[str, ...]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, local: bool, hosts: tuple[str, ...], embedded: bool = False
+    ) -> None:
         self._app, self._keys, self._local, self._hosts = app, keys, local, hosts
+        self._embedded = embedded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
@@ -83,19 +90,28 @@ class AuthMiddleware:
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return error_response(403, CROSS_ORIGIN_MESSAGE, "origin_not_allowed")
         is_cross_site = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if is_cross_site and not _is_top_level_navigation(scope, headers):
+        if is_cross_site and not _is_top_level_navigation(scope, headers) and not self._is_frame(scope, headers):
             return error_response(403, CROSS_ORIGIN_MESSAGE, "origin_not_allowed")
-        if len(self._keys) and scope["path"] not in PUBLIC_PATHS:
+        if len(self._keys) and scope["path"] not in PUBLIC_PATHS and not _is_of_page(scope["path"]):
             owner = self._keys.owner(_api_key(headers.get("authorization", "")))
             if owner is None:
                 text = "Authorization: the API key is missing or wrong; send Authorization: Bearer KEY"
-                response = error_response(401, text, "invalid_api_key")
+                response = error_response(401, text, self._keys.missing_code)
                 # a browser shows a password prompt only for "Basic"
                 is_browser = "text/html" in headers.get("accept", "")
                 response.headers["www-authenticate"] = 'Basic realm="HuMo"' if is_browser else "Bearer"
                 return response
             scope["humo.owner"] = owner
         return None
+
+    def _is_frame(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Return whether a page that may embed this one loads it in a frame."""
+        opens = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        return self._embedded and opens and headers.get("sec-fetch-dest") == "iframe" and _is_of_page(scope["path"])
+
+
+def _is_of_page(path: str) -> bool:
+    return path in PAGE_PATHS or path.startswith(PAGE_PATHS[-1])
 
 
 def _is_top_level_navigation(scope: Scope, headers: Mapping[str, str]) -> bool:

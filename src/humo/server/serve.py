@@ -18,6 +18,7 @@ from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
 from humo.server.supervisor import Supervisor, WorkerPool, worker_specs
+from humo.server.webui.page import PATH, mount
 
 SHUTDOWN_SECONDS = 3
 """Time that requests in progress have to end at shutdown."""
@@ -62,11 +63,7 @@ def serve(settings: Settings, keys: ApiKeys, report: Callable[[str, dict[str, An
     service = Service(settings, store, queue)
     app = make_app(service, keys, workers)
     if settings.web_ui:
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        os.environ["GRADIO_TEMP_DIR"] = str(settings.folder.absolute() / "uploads")  # the default is shared by users
-        from humo.server.webui.page import mount
-
-        app = mount(app, service)
+        mount(app, settings.embedders)
     server = _http_server(app)
     listener.listen(BACKLOG)  # clients may connect from the moment that the address is reported
     workers.start()
@@ -100,8 +97,6 @@ def _report_address(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     values = {"address": address, "models": list(settings.models), "keys": key_count}
     if settings.web_ui:
-        from humo.server.webui.page import PATH
-
         values["page"] = f"{address}{PATH}"
     report(f"serving at {values.get('page', address)}", values)
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,18 @@ from humo.loras import LoraChoice, parse_lora
 from humo.plan import GenerationPlan
 from humo.request_presets import RequestPreset, request_presets
 from humo.server.file_store import FINISH_REQUESTED, FileStore, is_job_id, write_file
-from humo.server.job_queue import Job, JobQueue, JSONObject
-from humo.server.schemas import (
-    SERVER_FIELDS,
-    Model,
-    ParsedRequest,
-    RawFields,
-    Video,
-    file_url,
-    parse_fields,
-    video_from_job,
-)
+from humo.server.job_queue import Job, JobQueue, JobState, JSONObject
+from humo.server.model_details import describe_model, guided_model
+from humo.server.request_fields import SERVER_FIELDS, ParsedRequest, RawFields, file_url, parse_fields
+from humo.server.schemas import Model, Video, video_from_job
 from humo.server.settings import Settings
 from humo.server.upload_sanitizer import SANITIZED_SUFFIXES, MediaKind, UploadSanitizer, decode_data_url
 from humo.server.url_fetch import fetch_url
+
+CONSENT_REMEDY = (
+    "send consent=true if everyone in the images and the audio has agreed, or send no images; "
+    "for clients that cannot send it, an operator may start the service with --consent-by-operator"
+)
 
 
 class QueueFullError(HuMoError):
@@ -73,6 +71,7 @@ class Service:
         self.settings, self.store, self.queue = settings, store, queue
         self.sanitizer = UploadSanitizer(settings.limits)
         self._submit_lock = asyncio.Lock()
+        self._percent: dict[str, int] = {}  # of running jobs, so that a restarted job does not fall back
 
     async def submit(
         self,
@@ -98,10 +97,12 @@ class Service:
         model = self._model_name(parsed.model)
         inputs = inputs or await self._store_inputs(parsed)
         if inputs.images and not _is_true(parsed.fields.get("consent")):
-            remedy = "send consent=true if everyone in the images and the audio has agreed, or send no images"
-            raise RequestError("consent", "is required with images of people", remedy)
+            if not self.settings.consent_by_operator:
+                raise RequestError("consent", "is required with images of people", CONSENT_REMEDY)
+            parsed.fields |= {"consent": True, "consent_by": "operator"}
+            parsed.notes.append("consent was declared by the operator of the service")
         async with self._submit_lock:  # parallel submissions would delay every other request
-            return await asyncio.to_thread(self._enqueue, parsed, model, inputs, owner, idempotency_key)
+            return await asyncio.to_thread(self._enqueue_all, parsed, model, inputs, owner, idempotency_key)
 
     async def store_input(self, content: bytes, kind: MediaKind, field: str) -> str:
         """Sanitize a file and store it.
@@ -175,11 +176,48 @@ class Service:
         request = build_request(self.store.resolve_inputs(stored) | {"output": output})
         plan = plan_job(request, stored_audio_length(request), self.settings.loras)
         self._check_size(plan)
+        if "seed" in stored:
+            stored["seed"] = plan.request.seed  # a random one is drawn once
         return stored, plan
 
-    def _enqueue(self, parsed: ParsedRequest, model: str, inputs: StoredInputs, owner: str, key: str | None) -> Video:
+    def _resolve_leniently(
+        self, parsed: ParsedRequest, model: str, inputs: StoredInputs, job_id: str
+    ) -> tuple[dict[str, Any], GenerationPlan]:
+        """Resolve a request without the fields of other services that the model refuses; note each of them."""
+        while True:
+            try:
+                return self._resolve(parsed.fields, model, inputs, job_id)
+            except RequestError as error:
+                if error.field not in parsed.lenient & parsed.fields.keys():
+                    raise
+                parsed.notes.append(f"{error.field} was ignored: {parsed.fields.pop(error.field)} {error.problem}")
+
+    def _enqueue_all(
+        self, parsed: ParsedRequest, model: str, inputs: StoredInputs, owner: str, key: str | None
+    ) -> Video:
+        """Submit a job for each video of a request, with one seed after the other; return the first."""
+        first = self._enqueue(parsed, model, inputs, owner, key)
+        ids = [first.id]
+        for number in range(1, parsed.count):
+            assert first.seed is not None
+            one = parsed.model_copy(update={"fields": parsed.fields | {"seed": first.seed + number}})
+            own_key = None if key is None else f"{key}/{number}"
+            ids.append(self._enqueue(one, model, inputs, owner, own_key).id)
+        if len(ids) == 1:
+            return first
+        return first.model_copy(update={"humo": first.humo.model_copy(update={"variations": ids})})
+
+    def _enqueue(
+        self,
+        parsed: ParsedRequest,
+        model: str,
+        inputs: StoredInputs,
+        owner: str,
+        key: str | None,
+        remixed_from: str | None = None,
+    ) -> Video:
         job_id = _job_id(owner, key)
-        fields, plan = self._resolve(parsed.fields, model, inputs, job_id)
+        fields, plan = self._resolve_leniently(parsed, model, inputs, job_id)
         resolved = plan.request.model_dump(mode="json", exclude=set(SERVER_FIELDS))
         resolved |= {name: fields[name] for name in ("images", "audio") if name in fields}
         loras = self._used_loras(plan)
@@ -188,11 +226,13 @@ class Service:
             "fields": fields,
             "loras": loras,
             "request": resolved,
-            "notes": list(plan.notes),
+            "notes": [*parsed.notes, *plan.notes],
             "passes": plan.passes,
             "tokens": plan.geometry.tokens,
             "model": model,
             "user": parsed.user,
+            "seconds": parsed.fields.get("seconds"),
+            "remixed_from": remixed_from,
             "digest": _digest({"model": model, "user": parsed.user, "fields": fields}),
         }
         if self.queue.find(job_id) is None and len(self.queue.unfinished()) >= self.settings.max_waiting_jobs:
@@ -210,11 +250,15 @@ class Service:
         return {name: file for name, file in self.settings.loras.items() if file in used}
 
     def models(self) -> list[Model]:
-        """Return the served models, each with the LoRAs and presets that fit it."""
-        return [
-            Model(id=name, loras=self.loras(name), presets=[preset.name for preset in self.presets(name)])
-            for name in self.settings.models
-        ]
+        """Return the served models, each with its settings, and the LoRAs and presets that fit it."""
+        folders = {name: open_model_folder(find_model_folder(path)) for name, path in self.settings.models.items()}
+        models = []
+        for name, folder in folders.items():
+            presets, guided = self.presets(name), guided_model(folder, folders)
+            details = describe_model(name, folder, guided, presets)
+            names = [preset.name for preset in presets]
+            models.append(Model(id=name, loras=self.loras(name), presets=names, humo=details))
+        return models
 
     def loras(self, model: str) -> list[str]:
         """Return the names of the served LoRAs that fit a served model."""
@@ -244,9 +288,37 @@ class Service:
             raise NotFoundError("id", f"there is no video {job_id[:60]!r}", "list your videos with GET /v1/videos")
         return job
 
-    def to_video(self, job: Job) -> Video:
-        """Return a job in the form that clients receive."""
-        return video_from_job(job, self.store.read_progress(job.id), self.settings.retention_seconds)
+    def to_video(self, job: Job, queue: Sequence[str] | None = None) -> Video:
+        """Return a job in the form that clients receive.
+
+        Args:
+            job: from the queue.
+            queue: IDs of the queued jobs in their order; by default they are read if the job is queued.
+        """
+        if queue is None:
+            queue = self.queued_ids() if job.state is JobState.QUEUED else ()
+        position = queue.index(job.id) + 1 if job.id in queue else None
+        progress = self.store.read_progress(job.id)
+        video = video_from_job(job, progress, self.settings.retention_seconds, position)
+        if job.state is not JobState.IN_PROGRESS:
+            return video
+        self._percent[job.id] = max(self._percent.get(job.id, 0), video.progress)
+        return video.model_copy(update={"progress": self._percent[job.id]})
+
+    def queued_ids(self) -> list[str]:
+        """Return the IDs of the jobs that wait for a worker, the next one first."""
+        queued = [job for job in self.queue.unfinished() if job.state is JobState.QUEUED]
+        return [job.id for job in sorted(queued, key=lambda job: job.created)]
+
+    def input_file(self, job: Job, name: str) -> Path:
+        """Return the path of an input of a job, by its name in the resolved request.
+
+        Raises:
+            NotFoundError: the job has no such input.
+        """
+        if name not in _input_names(job.payload["fields"]) or not self.store.input_path(name).is_file():
+            raise NotFoundError("name", f"{job.id} has no input {name[:80]!r}", "see humo.request of the video")
+        return self.store.input_path(name)
 
     def output_file(self, job: Job, variant: str) -> Path:
         """Return the path of a file of a completed job.
@@ -267,7 +339,8 @@ class Service:
         """
         last = None if after is None else self.find_job(after, owner)
         jobs = self.queue.jobs(limit=limit + 1, owner=owner, after=last, newest_first=newest_first)
-        return [self.to_video(job) for job in jobs[:limit]], len(jobs) > limit
+        queue = self.queued_ids() if any(job.state is JobState.QUEUED for job in jobs) else ()
+        return [self.to_video(job, queue) for job in jobs[:limit]], len(jobs) > limit
 
     def cancel(self, job: Job) -> Job:
         """Cancel a job; one that has ended does not change."""
@@ -286,7 +359,18 @@ class Service:
         fields = {name: value for name, value in job.payload["fields"].items() if name not in (*_FILE_FIELDS, "model")}
         model, user = job.payload["model"], job.payload["user"]
         parsed = ParsedRequest(fields=fields | dict(changes), files=[], model=model, user=user)
-        return self._enqueue(parsed, model, stored_inputs(job), job.owner, None)
+        return self._enqueue(parsed, model, stored_inputs(job), job.owner, None, remixed_from=job.id)
+
+    def find_model(self, name: str) -> Model:
+        """Return a served model.
+
+        Raises:
+            NotFoundError: it is not served.
+        """
+        for model in self.models():
+            if model.id == name:
+                return model
+        raise NotFoundError("model", f"{name[:60]!r} is not served", f"choose one of {', '.join(self.settings.models)}")
 
     def delete(self, job: Job) -> None:
         """Cancel a job, and remove it with its files."""
@@ -300,6 +384,8 @@ class Service:
         Returns:
             number of removed jobs.
         """
+        unfinished = {job.id for job in self.queue.unfinished()}
+        self._percent = {job_id: percent for job_id, percent in self._percent.items() if job_id in unfinished}
         expired = self.queue.ended_before(now() - self.settings.retention_seconds)
         for job in expired:
             self.delete(job)

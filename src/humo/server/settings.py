@@ -30,8 +30,10 @@ class Settings:
         max_waiting_jobs: unfinished jobs above which new ones are rejected.
         allowed_hosts: further host names that a service on a loopback address answers to.
         fetch_hosts: hosts that files may be fetched from when a client sends a URL; by default none.
+        consent_by_operator: the operator declares that the people in all clients' images have agreed.
         max_video_pixels: upper limit of width times height times frames.
         web_ui: serve the web page at ``/ui``.
+        embedders: origins whose pages may show the web page in a frame; by default none.
     """
 
     folder: Path
@@ -48,8 +50,10 @@ class Settings:
     max_waiting_jobs: int = 1000
     allowed_hosts: tuple[str, ...] = ()
     fetch_hosts: tuple[str, ...] = ()
+    consent_by_operator: bool = False
     max_video_pixels: int = 200_000_000
     web_ui: bool = False
+    embedders: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:

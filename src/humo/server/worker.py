@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from dbos import DBOS, DBOSConfig
+from dbos import _error as dbos_error
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -147,6 +148,7 @@ class Worker:
             callback=reporter,
             keep_paths=False,
             should_stop=reporter.finish_requested,
+            check_stopped=reporter.check_stopped,
             windows=self._store.running_path(job_id, ".windows"),
         )
         self._save_thumbnail(job_id, result.frames)
@@ -221,7 +223,6 @@ class JobReporter:
         job = queue.find(job_id)
         self._started = None if job is None else job.started
         self._progress_time = self._check_time = self._preview_time = 0.0
-        self._phase, self._phase_start, self._first_step = "", 0.0, 0
 
     def __call__(self, event: Event) -> None:
         """Report an event.
@@ -231,15 +232,23 @@ class JobReporter:
             Lost: another worker runs the job.
         """
         now = time.monotonic()
-        if event.phase != self._phase:
-            self._phase, self._phase_start, self._first_step = event.phase, now, event.done
         is_end = event.done in (0, event.total)
         if is_end or now - self._progress_time >= PROGRESS_SECONDS:
             self._progress_time = now
-            self._store.write_progress(self._id, {**self._progress(event, now), "at": time.time()})
+            progress = {"phase": event.phase, "done": event.done, "total": event.total, "fraction": event.fraction}
+            self._store.write_progress(self._id, {**progress, "seconds_left": event.seconds_left, "at": time.time()})
         if event.preview is not None and now - self._preview_time >= PREVIEW_SECONDS:
             self._preview_time = now
             save_png(event.preview(), self._store.running_path(self._id, ".png"))
+        self.check_stopped()
+
+    def check_stopped(self) -> None:
+        """Check at intervals that this worker is still to run the job; it is also called inside a step.
+
+        Raises:
+            Cancelled, Lost: as `raise_if_stopped`.
+        """
+        now = time.monotonic()
         if now - self._check_time >= CANCEL_CHECK_SECONDS:
             self._check_time = now
             self.raise_if_stopped()
@@ -260,11 +269,6 @@ class JobReporter:
     def finish_requested(self) -> bool:
         """Return whether the client asked to end denoising after the current step."""
         return self._store.running_path(self._id, FINISH_REQUESTED).exists()
-
-    def _progress(self, event: Event, now: float) -> JSONObject:
-        done = event.done - self._first_step
-        left = None if done < 1 else round((now - self._phase_start) / done * (event.total - event.done), 1)
-        return {"phase": event.phase, "done": event.done, "total": event.total, "seconds_left": left}
 
 
 def peak_bytes() -> int | None:
@@ -300,6 +304,7 @@ def run_worker(folder: Path, database: str, name: str, device: str) -> None:
         "run_migrations": False,
     }
     DBOS(config=config)
+    logging.getLogger("dbos").addFilter(_is_not_of_a_deleted_job)
 
     @DBOS.workflow(name=WORKFLOW_NAME)
     def generate_video(payload: JSONObject) -> JSONObject:
@@ -316,6 +321,12 @@ def run_worker(folder: Path, database: str, name: str, device: str) -> None:
             worker.retry_unsaved_results()
         except StorageError as error:  # the disk is still full
             logger.warning("%s", error)
+
+
+def _is_not_of_a_deleted_job(record: logging.LogRecord) -> bool:
+    """Return False for DBOS's report that the job of a result was deleted or cancelled, which is no error."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (dbos_error.DBOSNonExistentWorkflowError, dbos_error.DBOSWorkflowCancelledError))
 
 
 def _exit_with_service() -> None:

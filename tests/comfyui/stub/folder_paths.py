@@ -5,6 +5,9 @@ from __future__ import annotations
 FILES: dict[str, dict[str, str]] = {}
 """Kind of model -> name of a file -> its path; a test fills it."""
 
+models_dir = "models"
+"""Folder of all models."""
+
 folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {}
 """Kind of model -> folders and suffixes; a test fills it."""
 

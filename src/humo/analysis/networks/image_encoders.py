@@ -8,6 +8,8 @@ Shape suffixes: B batch, H height, W width, D width of an embedding.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -94,8 +96,28 @@ def dino_encoder(config: dict[str, Any] | None = None) -> Any:
 def load_dino(weights: dict[str, Tensor]) -> Any:
     """Return DINOv2 base with released weights."""
     encoder = dino_encoder()
-    encoder.load_state_dict(resize_positions({name.removeprefix("dinov2."): one for name, one in weights.items()}))
+    encoder.load_state_dict(resize_positions(rename_released(weights, encoder.state_dict())))
     return encoder
+
+
+_RELEASED_ATTENTION = re.compile(r"\.attention\.(?:attention\.(query|key|value)|output\.dense)\.")
+"""Names of attention's matrices in released weights of DINOv2."""
+
+
+def rename_released(weights: Mapping[str, Tensor], wanted: Container[str]) -> dict[str, Tensor]:
+    """Return released weights of DINOv2 under the names of transformers' class, which change with its version.
+
+    Args:
+        weights: parameter -> tensor, as released.
+        wanted: names of the class's parameters.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        plain = name.removeprefix("dinov2.")
+        if plain not in wanted:
+            plain = _RELEASED_ATTENTION.sub(lambda match: f".attention.{(match[1] or 'output')[0]}_proj.", plain)
+        renamed[plain] = tensor
+    return renamed
 
 
 def resize_positions(weights: dict[str, Tensor], side: int = INPUT_SIDE, patch: int = 14) -> dict[str, Tensor]:

@@ -120,12 +120,13 @@ def prepare_frames(frames_FHW3: Tensor) -> Tensor:
     Args:
         frames_FHW3: uint8.
     """
-    images = frames_FHW3.movedim(-1, 1)
+    images = frames_FHW3.movedim(-1, 1).float()
     size = rated_size(*images.shape[-2:])
     if size != tuple(images.shape[-2:]):
         images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+        images = images.clamp(0, 255).round()
     shape = (1, 3, 1, 1)
-    scaled = images.float() / 255
+    scaled = images / 255
     return (scaled - scaled.new_tensor(MEAN).view(shape)) / scaled.new_tensor(STD).view(shape)
 
 

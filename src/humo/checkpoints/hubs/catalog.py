@@ -222,7 +222,7 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "humo-1.7b-fp16": CatalogEntry(
         "HuMo-1.7B, fp16",
         11.7,
-        "a GPU of 12 GB; 480 pixels",
+        "a GPU of 8 GB; 480 pixels",
         (
             _network(
                 "Comfy-Org/HuMo_ComfyUI",

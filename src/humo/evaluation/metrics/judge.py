@@ -86,7 +86,7 @@ def measure(context: CaseContext, protocol: Protocol, *, endpoint: str) -> Measu
     numbers = spaced_frames(len(context.frames), protocol["frames"])
     images = [_jpeg(context.frames[number], protocol["side"]) for number in numbers]
     content = [{"type": "text", "text": protocol["instruction"]}]
-    content += [{"type": "image_url", "image_url": {"url": image}} for image in images]  # type: ignore[dict-item]
+    content += [{"type": "image_url", "image_url": {"url": image}} for image in images]
     body = {"model": protocol["judge"], "messages": [{"role": "user", "content": content}], "temperature": 0.7}
     scores, problem = [], ""
     for number in range(protocol["answers"]):

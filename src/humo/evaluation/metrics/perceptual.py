@@ -74,7 +74,8 @@ def measure_quality(context: CaseContext, protocol: Protocol) -> Measurement:
     network = _musiq(context.device)
 
     def score(frames: torch.Tensor) -> torch.Tensor:
-        return network(shrink_for_quality(frames)) / 100
+        scores: torch.Tensor = network(shrink_for_quality(frames)) / 100
+        return scores
 
     return _frame_mean(context, protocol, "quality", score)
 

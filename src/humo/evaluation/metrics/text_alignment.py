@@ -76,7 +76,7 @@ def _judge(device: str) -> _Judge:
     if missing:
         problem = f"the weights have no {missing[0]!r}"
         raise CheckpointError(WEIGHTS, problem, f"run `humo evaluate weights get {WEIGHTS}` again")
-    identifiers = tuple(tokenizer.token_to_id(token) for token in reward.REWARD_TOKENS)
+    identifiers = tuple(one for token in reward.REWARD_TOKENS if (one := tokenizer.token_to_id(token)) is not None)
     template = read_template(weights_file(WEIGHTS, TEMPLATES))
     return _Judge(network.eval().to(device), tokenizer, template, identifiers)
 

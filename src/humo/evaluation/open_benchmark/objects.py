@@ -70,14 +70,15 @@ def render_object(item: Object, side: int, angle: float) -> NDArray[np.uint8]:
     shaded = color * (AMBIENT + (1 - AMBIENT) * diffuse)[:, None] + 0.25 * shine[:, None]
     shade = 1 - 0.10 * (rows / side).reshape(-1, 1)
     image = np.where(hit[:, None], shaded, BACKGROUND * shade)
-    return np.round(np.clip(image, 0, 1).reshape(side, side, 3) ** (1 / 1.1) * 255).astype(np.uint8)
+    pixels = np.round(np.clip(image, 0, 1).reshape(side, side, 3) ** (1 / 1.1) * 255)
+    return np.asarray(pixels, np.uint8)
 
 
 def _turned(points: Points, angle: float) -> Points:
     cosine, sine = np.cos(angle), np.sin(angle)
     rotation = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]])
     tilt = np.array([[1, 0, 0], [0, np.cos(0.3), -np.sin(0.3)], [0, np.sin(0.3), np.cos(0.3)]])
-    return points @ tilt @ rotation
+    return np.asarray(points @ tilt @ rotation)
 
 
 def _nearest(item: Object, points: Points) -> tuple[NDArray[np.float64], Points]:

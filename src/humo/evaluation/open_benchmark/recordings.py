@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,5 +213,5 @@ def _moved(phonemes: Sequence[Phoneme], seconds: float) -> list[Phoneme]:
     return [Phoneme(one.symbol, one.start + seconds, one.end + seconds, one.stress) for one in phonemes]
 
 
-def _normalized(samples: NDArray[np.floating], peak: float) -> Samples:  # type: ignore[type-arg]
+def _normalized(samples: NDArray[Any], peak: float) -> Samples:
     return np.asarray(samples * (peak / max(1e-4, float(np.abs(samples).max()))), np.float32)

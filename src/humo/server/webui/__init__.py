@@ -1,1 +1,1 @@
-"""The web page at ``/ui``."""
+"""The web page: static files that call the HTTP API."""

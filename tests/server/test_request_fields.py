@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from humo.errors import HuMoError, RequestError
 from humo.request import GenerateRequest
-from humo.server.schemas import (
+from humo.server.request_fields import (
     ALIASES,
     CLIENT_FIELDS,
     EXTRA_FIELDS,
@@ -72,7 +72,11 @@ def test_names_of_other_apis_set_the_same_fields() -> None:
         ([("frames", 1), ("num_frames", 2)], "num_frames", "is given twice"),
         ([("size", "96")], "size", "send WIDTHxHEIGHT"),
         ([("size", "96x96"), ("width", 96)], "width", "is given together with size"),
-        ([("fps", 30)], "fps", "send 25"),
+        ([("fps", "fast")], "fps", "send 25"),
+        ([("fps", 0)], "fps", "send 25"),
+        ([("n", 0)], "n", "send 1 to 8"),
+        ([("n", 2), ("num_outputs_per_prompt", 2)], "num_outputs_per_prompt", "is given twice"),
+        ([("lora", '{"scale": 1}')], "lora", "has no name"),
         ([("extra_params", "[")], "extra_params", "is not an object"),
         ([("extra_params", {"prompt[x]": 1})], "prompt[x]", "is not a field"),
         ([("model", 5)], "model", "is not text"),
