@@ -20,15 +20,10 @@ from humo.media.clip_reader import read_clip
 MARGIN = 6
 
 
-class _Person(Person):
-    """A person whose mouth is given."""
-
-    mouth: Any = None  # type: ignore[assignment]
-
-
 def _person(mouth: Any, frames: int) -> Person:
-    person = _Person((None,) * frames, (1,), 96)
-    object.__setattr__(person, "mouth", mouth)
+    """Return a person with a given mouth curve."""
+    person = Person((None,) * frames, (1,), 96)
+    person.__dict__["mouth"] = mouth  # where functools keeps it
     return person
 
 
