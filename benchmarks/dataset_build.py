@@ -32,6 +32,7 @@ import pyarrow.parquet
 
 from humo.data.appearance import unpack
 from humo.data.report import COSTS
+from tests.data.caption_endpoint import VOCABULARY, fail_every_tenth, serve
 from tests.data.raw_set import Matched, compose, match, read_truth
 from tests.data.raw_videos import ShotLibrary
 
@@ -47,9 +48,6 @@ min_lines = 96
 [captions]
 text = "A person who does not exist talks to the camera in front of a plain background, from the shoulders up."
 """
-
-KILLS = 20
-"""Runs that are killed at a random moment."""
 
 RENDERED = {"size": 160, "frames": 109, "supersample": 1, "closeup": 0.8, "articulation": 1.5, "silent-fraction": 0.05}
 """Options of the rendered clips."""
@@ -79,10 +77,11 @@ class Work:
         folder: where everything is kept.
         clips: number of rendered clips.
         workers: processes.
+        kills: runs that are killed at a random moment.
     """
 
-    def __init__(self, folder: Path, clips: int, workers: int) -> None:
-        self.folder, self.clips, self.workers = folder, clips, workers
+    def __init__(self, folder: Path, clips: int, workers: int, kills: int = 20) -> None:
+        self.folder, self.clips, self.workers, self.kills = folder, clips, workers, kills
         self.videos, self.truth, self.out = folder / "videos", folder / "truth.json", folder / "out"
         self.recipe = folder / "build.toml"
 
@@ -311,9 +310,9 @@ def measure_kills(work: Work) -> Iterator[Line]:
     draw = random.Random(0)
     kills = 0
     units = len((work.built() / "work" / "journal.jsonl").read_text().splitlines())
-    while kills < KILLS:
+    while kills < work.kills:
         run = subprocess.Popen(command, cwd=ROOT)
-        wanted = _lines(out) + draw.randint(1, max(1, 2 * units // (3 * KILLS)))
+        wanted = _lines(out) + draw.randint(1, max(1, 2 * units // (3 * work.kills)))
         while run.poll() is None and _lines(out) < wanted:
             time.sleep(0.05)
         if run.poll() is not None:
@@ -419,6 +418,56 @@ def measure_trainer(work: Work) -> Iterator[Line]:
     yield Line("ten steps of training", "run", "ran" if done.returncode == 0 else "failed", done.returncode == 0)
 
 
+def measure_captions(work: Work) -> Iterator[Line]:
+    """Yield whether all clips get a caption from an endpoint that fails, and whether one that repeats is stopped."""
+    text = RECIPE[: RECIPE.index("[captions]")] + "[captions]\ntimeout_seconds = 1\n"
+    recipe = work.folder / "captions.toml"
+    recipe.write_text(text)
+    for name, reply in (("failing", fail_every_tenth), ("repeating", lambda handler, _: handler.answer(VOCABULARY))):
+        out = work.folder / name
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(work.built(), out)
+        work.humo("data", "refilter", str(out), "--recipe", str(recipe))
+        with serve(reply) as (url, requests):
+            work.humo(
+                "data", "build", str(work.videos), str(out), "--captions", url, "--caption-model", "m", check=False
+            )
+        if name == "failing":
+            done, wanted = (json.loads((each / "report.json").read_text())["accepted"] for each in (out, work.out))
+            text = f"{share(done, wanted)}, {len(requests)} calls"
+            yield Line("clips captioned, 10 % of the calls failing", "all", text, done == wanted)
+        else:
+            yield Line("calls until a repeated caption is noticed", "100", str(len(requests)), len(requests) <= 100)
+
+
+def measure_poison(work: Work) -> Iterator[Line]:
+    """Yield whether items that crash, hang and use up memory are left out after two tries, and others are not."""
+    videos, out, recipe = (work.folder / name for name in ("poison", "poisoned", "poison.toml"))
+    for folder in (videos, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    videos.mkdir()
+    good = [Path(row["source"]) for row in work.rows("sources.parquet")][:3]
+    for path in good:
+        shutil.copy(path, videos / path.name)
+    poisons = ("crash", "hang", "hog")
+    for name in poisons:
+        shutil.copy(good[0], videos / f"{name}{good[0].suffix}")
+    limits = "[limits]\nbase_seconds = 3\nmemory_gb = 1\n"
+    recipe.write_text(f"[thresholds]\nmin_lines = 5000\n{limits}")
+    code = (
+        "import sys; from humo.cli.main import main; from humo.data.child_process import ChildProcess;"
+        "ChildProcess.command = (sys.executable, '-m', 'tests.data.faulty_process'); sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ["data", "build", str(videos), str(out), "--recipe", str(recipe), "--quiet"]
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, check=True)
+    rows = pyarrow.parquet.read_table(out / "quarantine.parquet").to_pylist()
+    tries = {Path(row["item"]).stem: row["tries"] for row in rows}
+    text = ", ".join(f"{name} {tries.get(name)}" for name in poisons)
+    yield Line("tries of an item that crashes, hangs, uses up memory", "2", text, tries == dict.fromkeys(poisons, 2))
+    others = pyarrow.parquet.read_metadata(out / "sources.parquet").num_rows
+    yield Line("other items, of three", "all", str(others), others == len(good))
+
+
 MEASURES: dict[str, Callable[[Work], Iterator[Line]]] = {
     "cuts": measure_cuts,
     "sync": measure_sync,
@@ -429,6 +478,8 @@ MEASURES: dict[str, Callable[[Work], Iterator[Line]]] = {
     "kills": measure_kills,
     "repetition": measure_repetition,
     "growth": measure_growth,
+    "captions": measure_captions,
+    "poison": measure_poison,
     "trainer": measure_trainer,
 }
 
@@ -439,9 +490,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("output/dataset-build"), help="where everything is kept")
     parser.add_argument("--clips", type=int, default=1000, help="rendered clips (default 1000)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--kills", type=int, default=20, help="runs that are killed (default 20)")
     parser.add_argument("--only", default=",".join(MEASURES), help="promises, separated by commas")
     options = parser.parse_args(argv)
-    work = Work(options.folder.absolute(), options.clips, options.workers)
+    work = Work(options.folder.absolute(), options.clips, options.workers, options.kills)
     work.prepare()
     lines = []
     for name in options.only.split(","):

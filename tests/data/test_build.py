@@ -91,14 +91,14 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dataset(videos: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "dataset"
-    before = _checksums(videos)
+    before = checksums(videos)
     assert main(["data", "build", str(videos), str(folder), "--recipe", str(recipe), "--workers", "1", "--quiet"]) == 0
-    assert _checksums(videos) == before
+    assert checksums(videos) == before
     return folder
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    """Checksums of all published files, except for CPU times."""
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the checksums of all published files, except for CPU times."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "work" not in path.parts)
     files = (path for path in files if path.name != COSTS)
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -152,11 +152,11 @@ def test_the_report_needs_nothing_from_outside(dataset: Path) -> None:
 def test_a_second_run_does_nothing_and_changes_nothing(
     dataset: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = _checksums(dataset)
+    before = checksums(dataset)
     journal = (dataset / "work" / "journal.jsonl").read_bytes()
     monkeypatch.setattr(ChildProcess, "command", ("no-such-program",))
     assert main(["data", "build", str(videos), str(dataset), "--quiet"]) == 0
-    assert _checksums(dataset) == before
+    assert checksums(dataset) == before
     assert (dataset / "work" / "journal.jsonl").read_bytes() == journal
 
 
@@ -177,7 +177,7 @@ def test_other_thresholds_need_no_source(dataset: Path, recipe: Path, videos: Pa
     assert not [*(folder / "video").iterdir()]
     assert {row["reason"] for row in _rows(folder / "scores.parquet")} == {"silent"}
     assert main(["data", "refilter", str(folder), "--recipe", str(recipe), "--quiet"]) == 0
-    assert _checksums(folder) == _checksums(dataset)
+    assert checksums(folder) == checksums(dataset)
 
 
 def test_another_recipe_is_refused_in_one_line(
@@ -239,7 +239,7 @@ def test_the_number_of_workers_changes_no_byte(plain: tuple[Path, Path], tmp_pat
     videos, recipe = plain
     for workers in ("1", "2"):
         _build(videos, tmp_path / workers, recipe, "--workers", workers)
-    assert _checksums(tmp_path / "1") == _checksums(tmp_path / "2")
+    assert checksums(tmp_path / "1") == checksums(tmp_path / "2")
 
 
 def test_a_killed_run_loses_nothing_and_does_nothing_twice(plain: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +12,16 @@ import pytest
 from humo.data import captions
 from humo.data.build_recipe import CaptionConfig
 from humo.data.captions import CaptionReport, Endpoint, UnusableAnswerError, caption_clips, checked_caption
+from tests.data.caption_endpoint import FAULTS, VOCABULARY, Handler, fail_every_tenth, serve
 
 CLIP = Path(__file__).parents[2] / "docs" / "nano-woman.mp4"
 CONFIG = CaptionConfig(frames=2, side=64, in_flight=4, timeout_seconds=0.5)
-VOCABULARY = "a woman in a green coat stands by a window and speaks calmly while she looks at the camera number"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Answers like an OpenAI-compatible endpoint, or as the test says."""
-
-    def do_GET(self) -> None:
-        self.send_body(200, {"data": []})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server: Any = self.server
-        with server.lock:
-            server.requests.append(body)
-            number = len(server.requests)
-        server.reply(self, number)
-
-    def send_body(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def answer(self, text: str) -> None:
-        self.send_body(200, {"choices": [{"message": {"content": text}}]})
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @contextmanager
-def _server(reply: Callable[[_Handler, int], None]) -> Iterator[tuple[Endpoint, list[Any]]]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    server.reply, server.requests, server.lock = reply, [], threading.Lock()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "judge", CONFIG), server.requests
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def _server(reply: Callable[[Handler, int], None]) -> Iterator[tuple[Endpoint, list[Any]]]:
+    with serve(reply) as (url, requests):
+        yield Endpoint(url, "judge", CONFIG), requests
 
 
 @pytest.fixture(autouse=True)
@@ -79,23 +36,9 @@ def _caption(endpoint: Endpoint, count: int) -> tuple[dict[str, str], CaptionRep
     return results, report
 
 
-FAULTS: dict[str, Callable[[_Handler], None]] = {
-    "429": lambda handler: handler.send_body(429, {}, {"retry-after": "0"}),
-    "500": lambda handler: handler.send_body(500, {"error": "out of memory"}),
-    "hang": lambda handler: time.sleep(1.5),
-    "refusal": lambda handler: handler.answer("I'm sorry, but I can't help with identifying people in images."),
-    "no-json": lambda handler: handler.send_body(200, b"<html>gateway</html>"),
-    "other-json": lambda handler: handler.send_body(200, {"detail": "queued"}),
-    "empty": lambda handler: handler.answer(""),
-    "too-short": lambda handler: handler.answer("A woman."),
-    "too-long": lambda handler: handler.answer("word " * 2000),
-    "loop": lambda handler: handler.answer("she speaks and " * 20),
-}
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_request_that_fails_is_sent_again(fault: str) -> None:
-    def reply(handler: _Handler, number: int) -> None:
+    def reply(handler: Handler, number: int) -> None:
         if number == 1:
             FAULTS[fault](handler)
         else:
@@ -110,15 +53,7 @@ def test_a_request_that_fails_is_sent_again(fault: str) -> None:
 
 
 def test_with_every_tenth_request_failing_all_clips_are_captioned() -> None:
-    kinds = [*FAULTS.values()]
-
-    def reply(handler: _Handler, number: int) -> None:
-        if number % 10 == 0:
-            kinds[number // 10 % len(kinds)](handler)
-        else:
-            handler.answer(f"{VOCABULARY} {number}")
-
-    with _server(reply) as (endpoint, _):
+    with _server(fail_every_tenth) as (endpoint, _):
         results, report = _caption(endpoint, 60)
     assert len(results) == report.captioned == 60
     assert not report.stopped
@@ -126,7 +61,7 @@ def test_with_every_tenth_request_failing_all_clips_are_captioned() -> None:
 
 @pytest.mark.parametrize("every", [1, 5])
 def test_an_endpoint_that_repeats_a_caption_is_stopped_within_a_hundred_clips(every: int) -> None:
-    def reply(handler: _Handler, number: int) -> None:
+    def reply(handler: Handler, number: int) -> None:
         handler.answer(VOCABULARY if number % every == 0 else f"{VOCABULARY} {number}")
 
     with _server(reply) as (endpoint, requests):

@@ -121,8 +121,8 @@ class Thresholds(RecipeTable):
     min_motion: Bound = 0.0002
     max_motion: Bound = 0.3
     max_text: Bound = 0.002
-    min_sync: Bound = 0.6
-    min_sync_margin: Bound = 0.4
+    min_sync: Bound = 0.55
+    min_sync_margin: Bound = 0.2
     min_sync_confidence: Bound = 3.0
     max_offset_left: Bound = 1
     max_identity_spread: Bound = 0.45

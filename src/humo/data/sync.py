@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+
 from humo.analysis.face_tracks import TrackRules, crop_track, find_tracks
 from humo.analysis.lip_sync import MIN_JAW_STD, best_agreement, correlation, correlation_by_lag, predict_jaw
 from humo.analysis.mesh_track import Curve, Frames
@@ -19,11 +21,14 @@ from humo.analysis.weights import load_weights
 from humo.data.build_recipe import SyncConfig
 from humo.data.people import Person
 from humo.data.tasks import Values
-from humo.geometry import SAMPLES_PER_FRAME
+from humo.geometry import SAMPLE_RATE, SAMPLES_PER_FRAME
 from humo.media.audio import AudioSamples
 
 OFFSET_TOLERANCE = 0.03
 """Correlation that a smaller offset may lack: neighboring offsets correlate alike, and most audio is in step."""
+
+ENCODED_SAMPLES = 30 * SAMPLE_RATE
+"""Audio is filled with zeros to a multiple of this: the encoder's rows drift by up to a frame over short audio."""
 
 TRACK_RULES = TrackRules(min_frames=24, ends_at_misfit=False)
 """Rules of the face tracks that SyncNet reads; only the length differs from LatentSync's, for short clips."""
@@ -85,7 +90,7 @@ class MeshJudge:
 
     def compare(self, lips: Curve, samples: AudioSamples, margin: int) -> Agreement | None:
         """Return the smallest offset among the best ones, by `OFFSET_TOLERANCE`."""
-        jaw = predict_jaw(samples)
+        jaw = predict_jaw(np.pad(samples, (0, -len(samples) % ENCODED_SAMPLES)))[: len(samples) // SAMPLES_PER_FRAME]
         if len(jaw) < len(lips) + 2 * margin or jaw.std() < MIN_JAW_STD:
             return None
         if margin:
