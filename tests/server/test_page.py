@@ -13,9 +13,11 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from humo.server.api_keys import ApiKeys
+from tests.lora_files import write_lora
 from tests.server.browser import CHROMIUM, chromium, expect_playing, make_short, open_page, watched_page
 from tests.server.conftest import EXAMPLES
 from tests.server.running import Running
+from tests.tiny import save_tiny_model
 
 DESKTOP: ViewportSize = {"width": 1440, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -208,6 +210,29 @@ def test_settings_show_the_models_values_and_only_changes_are_sent(page: Page, r
     assert [request[name] for name in ("scale_audio", "scale_text", "steps", "width", "height")] == [3.5, 2, 3, 144, 80]
     assert str(newest["seed"]) == page.locator("#seed").input_value()
     httpx.delete(f"{running.address}/v1/videos/{newest['id']}")
+
+
+def test_presets_and_loras_of_the_operator_are_offered(browser: Browser, tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "large", "humo-17b")
+    lora = write_lora(tmp_path / "lightx2v.safetensors", "humo-17b")
+    service = Running(tmp_path / "service", ["--ui", "--model", str(model), "--lora", str(lora)]).start()
+    with watched_page(browser, service.address, viewport=DESKTOP) as page:
+        page.get_by_text("Ready-made settings").click()
+        page.get_by_label("Start from", exact=True).select_option("lightx2v")
+        page.get_by_text("How it is drawn").click()
+        expect(page.locator("#hint-steps")).to_contain_text("From “lightx2v”: 6")
+        expect(page.get_by_label("Refinement steps")).to_have_value("6")
+        page.get_by_text("Styles (LoRA)").click()
+        page.get_by_role("checkbox", name="lightx2v").check()
+        page.get_by_label("Strength of lightx2v").fill("0.5")
+        page.get_by_role("radio", name="Upright").check()
+        page.locator("#length").fill("0.2")
+        page.locator("#prompt").fill("A man speaks.")
+        page.locator("#generate").click()
+        expect(page.locator(".take")).to_be_visible()
+        request = httpx.get(f"{service.address}/v1/videos").json()["data"][0]["humo"]["request"]
+        assert [request[name] for name in ("loras", "steps", "width", "height")] == [["lightx2v:0.5"], 6, 480, 832]
+    service.stop()
 
 
 def test_a_video_is_stopped_or_stopped_and_kept_also_after_a_reload(page: Page) -> None:

@@ -178,7 +178,7 @@ def _settings(options: argparse.Namespace, *, page: bool) -> Settings:
         devices=tuple(_device(device) for device in options.device or ("auto",)),
         ray_address=options.ray,
         replicas=replicas,
-        models=_models(options.model),
+        models=served_models(options.model),
         loras=_loras(options.lora),
         retention_seconds=days * SECONDS_PER_DAY,
         allowed_hosts=tuple(options.allowed_host or ()),
@@ -206,7 +206,7 @@ def _device(name: str) -> str:
     return name
 
 
-def _models(names: list[str] | None) -> dict[str, str | None]:
+def served_models(names: list[str] | None) -> dict[str, str | None]:
     """Return the names to serve -> their folders; None for the built-in model."""
     from humo.checkpoints.model_folder import BUILTIN_MODEL, BUILTIN_MODELS, find_model_folder, open_model_folder
     from humo.environment import models_folder

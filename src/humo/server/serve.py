@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -17,7 +17,7 @@ from humo.server.file_store import FileStore
 from humo.server.job_queue import JobQueue
 from humo.server.service import Service
 from humo.server.settings import Settings
-from humo.server.supervisor import Supervisor, WorkerPool, worker_specs
+from humo.server.supervisor import WORKER_PROGRAM, Supervisor, WorkerPool, worker_specs
 from humo.server.webui.page import PATH, mount
 
 SHUTDOWN_SECONDS = 3
@@ -33,13 +33,19 @@ MAX_INCOMPLETE_EVENT_BYTES = 64 * 2**10
 """Largest request line with headers."""
 
 
-def serve(settings: Settings, keys: ApiKeys, report: Callable[[str, dict[str, Any]], None]) -> None:
+def serve(
+    settings: Settings,
+    keys: ApiKeys,
+    report: Callable[[str, dict[str, Any]], None],
+    worker_program: Sequence[str] = WORKER_PROGRAM,
+) -> None:
     """Serve until interrupted or terminated.
 
     Args:
         settings: settings of the service.
         keys: API keys; without any, requests need none.
         report: called with a text and its values once the service accepts connections.
+        worker_program: Python's arguments for the program of a worker on this machine.
 
     Raises:
         HuMoError: the data folder, the database, the address or the cluster cannot be used.
@@ -57,7 +63,8 @@ def serve(settings: Settings, keys: ApiKeys, report: Callable[[str, dict[str, An
     listener = bind_socket(settings)
     queue = JobQueue(database)
     queue.requeue_orphaned(tuple)  # no worker is running yet
-    workers: WorkerPool = Supervisor(settings.folder.absolute(), database, worker_specs(settings.devices))
+    specs = worker_specs(settings.devices)
+    workers: WorkerPool = Supervisor(settings.folder.absolute(), database, specs, worker_program)
     if settings.ray_address is not None:
         workers = ray_workers.RayWorkers(settings, database, queue)
     service = Service(settings, store, queue)

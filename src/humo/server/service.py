@@ -73,20 +73,13 @@ class Service:
         self._submit_lock = asyncio.Lock()
         self._percent: dict[str, int] = {}  # of running jobs, so that a restarted job does not fall back
 
-    async def submit(
-        self,
-        fields: RawFields,
-        owner: str,
-        idempotency_key: str | None = None,
-        inputs: StoredInputs | None = None,
-    ) -> Video:
+    async def submit(self, fields: RawFields, owner: str, idempotency_key: str | None = None) -> Video:
         """Submit a job. The request is fully checked and stored before this returns.
 
         Args:
             fields: names and values as the client sent them; files as bytes.
             owner: who submits.
             idempotency_key: a repeated key with the same request returns the same job.
-            inputs: inputs that are stored already, instead of files in ``fields``.
 
         Raises:
             HuMoError: a field is wrong; nothing was stored.
@@ -95,7 +88,7 @@ class Service:
         """
         parsed = parse_fields(fields)
         model = self._model_name(parsed.model)
-        inputs = inputs or await self._store_inputs(parsed)
+        inputs = await self._store_inputs(parsed)
         if inputs.images and not _is_true(parsed.fields.get("consent")):
             if not self.settings.consent_by_operator:
                 raise RequestError("consent", "is required with images of people", CONSENT_REMEDY)
@@ -115,15 +108,6 @@ class Service:
         """
         sanitized = await self.sanitizer.sanitize(content, kind, field)
         return await asyncio.to_thread(self.store.save_input, sanitized, SANITIZED_SUFFIXES[kind])
-
-    def plan(self, fields: RawFields, inputs: StoredInputs) -> GenerationPlan:
-        """Return what a request resolves to, without submitting it.
-
-        Raises:
-            HuMoError: a field is wrong.
-        """
-        parsed = parse_fields(fields)
-        return self._resolve(parsed.fields, self._model_name(parsed.model), inputs, f"video_{'0' * 32}")[1]
 
     def _model_name(self, name: str | None) -> str:
         models = self.settings.models

@@ -19,6 +19,9 @@ RESTART_DELAYS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 """Defaults for a worker's environment. Jobs run in new threads, and glibc would keep a heap for each of them."""
 
+WORKER_PROGRAM = ("-m", "humo.server.worker")
+"""Python's arguments for the program of a worker; the folder, the database, its name and its device follow."""
+
 STABLE_SECONDS = 30.0
 """Lifetime after which a worker's earlier deaths no longer count."""
 
@@ -72,10 +75,13 @@ class Supervisor:
         folder: data folder of the service.
         database: URL of the job queue.
         workers: workers to keep running.
+        program: Python's arguments for the program of a worker.
     """
 
-    def __init__(self, folder: Path, database: str, workers: Sequence[WorkerSpec]) -> None:
-        self._folder, self._database = folder, database
+    def __init__(
+        self, folder: Path, database: str, workers: Sequence[WorkerSpec], program: Sequence[str] = WORKER_PROGRAM
+    ) -> None:
+        self._folder, self._database, self._program = folder, database, program
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._keep_running, args=(spec,), daemon=True) for spec in workers]
@@ -114,7 +120,7 @@ class Supervisor:
     def _start_process(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
         arguments = [str(self._folder), self._database, spec.name, spec.device]
         process = subprocess.Popen(
-            [sys.executable, "-m", "humo.server.worker", *arguments],
+            [sys.executable, *self._program, *arguments],
             stdin=subprocess.PIPE,  # closes however this process ends, and the worker exits
             stdout=subprocess.DEVNULL,
             env={**WORKER_ENVIRONMENT, **os.environ, **spec.environment},

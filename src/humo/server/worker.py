@@ -14,6 +14,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,7 +282,13 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def run_worker(folder: Path, database: str, name: str, device: str) -> None:
+def run_worker(
+    folder: Path,
+    database: str,
+    name: str,
+    device: str,
+    make_worker: Callable[[FileStore, JobQueue, str], Worker] = Worker,
+) -> None:
     """Run jobs until the standard input closes.
 
     Args:
@@ -289,11 +296,12 @@ def run_worker(folder: Path, database: str, name: str, device: str) -> None:
         database: URL of the job queue.
         name: name of this worker; a new worker of the same name restarts the jobs that the old one left.
         device: the request's device.
+        make_worker: returns what runs the jobs.
     """
     if hasattr(os, "nice"):  # not on Windows
         os.nice(NICENESS)
     store, queue = FileStore(folder), JobQueue(database)
-    worker = Worker(store, queue, device)
+    worker = make_worker(store, queue, device)
     config: DBOSConfig = {
         "name": APPLICATION_NAME,
         "system_database_url": database,
