@@ -61,7 +61,8 @@ def test_the_page_is_one_file_that_names_no_address(page_file: Path) -> None:
     data = json.loads(embedded)
     assert data["cases"]["c03"]["prompt"] == ATTACK
     assert [model["label"] for model in data["models"]] == ["model a", "model b"]
-    assert "better" in {metric["verdict"] for metric in data["comparisons"][0]["metrics"]}
+    verdicts = {one["metric"]: one["verdict"] for one in data["comparisons"][0]["metrics"]}
+    assert verdicts == {"mouth_jaw_corr": "better", "id_dlib": "not distinguishable"}
 
 
 @pytest.fixture(scope="module")

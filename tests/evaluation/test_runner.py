@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from humo.cli.main import main
+from humo.evaluation import runner
 from humo.evaluation.case_sources import CaseSet, Video
 from humo.evaluation.cases import Case
 from humo.evaluation.registry import METRICS, SUITES, select_metrics
-from humo.evaluation.results import read_evaluation, read_result
+from humo.evaluation.results import VideoResult, read_evaluation, read_result
 from humo.evaluation.runner import RunReport, check_available, run_evaluation
 from humo.media.audio import AudioTrack
 from humo.media.video import VideoFormat, write_video
@@ -108,7 +111,13 @@ def run(source: CaseSet, videos: list[Video], folder: Path, *metrics: object) ->
     return run_evaluation(source, videos, check_available(metrics), folder, label="test")  # type: ignore[arg-type]
 
 
-def test_only_what_is_missing_is_measured_again(tmp_path: Path) -> None:
+def measure_in_this_process(tasks: Sequence[Any], workers: int) -> Iterator[tuple[Any, VideoResult]]:
+    """Replace the pool where no test is about processes."""
+    return ((task, runner._measure(task)) for task in tasks)
+
+
+def test_only_what_is_missing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_run_pool", measure_in_this_process)
     source, videos = simple(tmp_path)
     log, folder = tmp_path / "log", tmp_path / "out"
     counting = crashing.metric("counting", crashing.count, log=str(log))

@@ -9,13 +9,15 @@ import pytest
 
 from humo.evaluation.registry import METRICS, SUITES
 
+CLIPS = 2
+
 METRICS_HERE = [METRICS[name] for name in SUITES["rendered"].metrics if not METRICS[name].weights]
 
 
 @pytest.fixture(scope="module")
 def table(corpus: Path) -> dict[str, dict[str, list[float | None]]]:
-    clips = sensitivity.load_clips(corpus, 3)
-    assert len(clips) == 3
+    clips = sensitivity.load_clips(corpus, CLIPS)
+    assert len(clips) == CLIPS
     return sensitivity.measure_damaged(clips, METRICS_HERE, list(sensitivity.DAMAGES))
 
 
@@ -38,10 +40,10 @@ def test_a_shift_is_measured_in_frames(table: dict[str, dict[str, list[float | N
 
 
 def test_a_cut_is_counted_once_and_a_hidden_face_has_no_value(table: dict[str, dict[str, list[float | None]]]) -> None:
-    assert table["none"]["cuts"] == [0.0] * 3
-    assert table["cut"]["cuts"] == [1.0] * 3
-    assert table["hidden face"]["mouth_jaw_corr"] == [None] * 3
-    assert table["hidden face"]["id_dlib"] == [None] * 3
+    assert table["none"]["cuts"] == [0.0] * CLIPS
+    assert table["cut"]["cuts"] == [1.0] * CLIPS
+    assert table["hidden face"]["mouth_jaw_corr"] == [None] * CLIPS
+    assert table["hidden face"]["id_dlib"] == [None] * CLIPS
 
 
 def test_the_table_is_markdown(table: dict[str, dict[str, list[float | None]]]) -> None:
