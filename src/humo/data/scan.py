@@ -6,6 +6,7 @@ Numbers of frames count on the source's grid of 25 a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -37,10 +38,13 @@ THUMBNAIL = (48, 27)
 """Width and height in pixels of the images in which cuts are found: the input size of TransNetV2."""
 
 OVERLAP_FRAMES = 50
-"""Frames that parts of a source share with their neighbors, so that no cut lies at an end."""
+"""Frames that parts share with their neighbors, or TransNetV2 sees around a place, so that no cut lies at an end."""
 
 END_FRAMES = 3
 """Frames at each end of a shot whose mean images are compared."""
+
+CHANGE_FRAMES = 16
+"""Frames over which a dissolve or fade changes the image."""
 
 DAMAGED_FRACTION = 0.005
 """Fraction of damaged frames from which on a part is given up."""
@@ -151,10 +155,26 @@ def _second_look(thumbnails: Thumbnails, bounds: list[int], config: ShotConfig) 
         shot = thumbnails[start:end]
         if len(shot) < config.min_frames or ends_difference(shot) < config.ends_differ:
             continue
-        scores = _transition_scores(shot)
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], scores >= config.transition_score, [False]])))
-        transitions += [(start + int(a), start + int(b) - 1) for a, b in edges.reshape(-1, 2)]
+        for first, stop in _doubtful_parts(shot, config.ends_differ):
+            inside = _transition_scores(shot[first:stop]) >= config.transition_score
+            edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]])))
+            transitions += [(start + first + int(a), start + first + int(b) - 1) for a, b in edges.reshape(-1, 2)]
     return transitions
+
+
+def _doubtful_parts(shot: Thumbnails, bound: float) -> Iterator[tuple[int, int]]:
+    """Yield first frame and the frame after the last one of the parts in which a dissolve or fade can be.
+
+    Within `CHANGE_FRAMES` frames their images change as much as the ends of the shot have to. A change that is slower
+    everywhere leaves the whole shot.
+    """
+    change = np.abs(shot[CHANGE_FRAMES:].astype(np.int16) - shot[:-CHANGE_FRAMES]).mean(axis=(1, 2, 3)) / 255
+    places = np.flatnonzero(change >= bound)
+    if not len(places):
+        yield 0, len(shot)
+        return
+    for part in np.split(places, np.flatnonzero(np.diff(places) > 2 * OVERLAP_FRAMES) + 1):
+        yield max(0, int(part[0]) - OVERLAP_FRAMES), min(len(shot), int(part[-1]) + CHANGE_FRAMES + OVERLAP_FRAMES)
 
 
 def ends_difference(shot: Thumbnails) -> float:
