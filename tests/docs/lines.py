@@ -160,7 +160,7 @@ def check_usage(line: str) -> None:
     """Check that the command of a usage line and its options exist."""
     arguments = line.partition("#")[0].split()
     known = parser(arguments[1])._option_string_actions
-    for flag in re.findall(r"--[a-z][a-z-]*", " ".join(arguments)):
+    for flag in re.findall(r"--[a-z][a-z0-9-]*", " ".join(arguments)):
         assert flag in known, flag
 
 

@@ -240,7 +240,7 @@ def test_commands_and_options_named_in_the_text_exist() -> None:
         elif code.startswith("humo "):
             assert arguments[1].startswith("-") or arguments[1].isupper(), f"{page}: {code}"
         elif code.startswith("--") and not (page.parent.name == "benchmarks" and code.split()[0] in benchmarks):
-            flags = set(re.findall(r"--[a-z][a-z-]*", code))
+            flags = set(re.findall(r"--[a-z][a-z0-9-]*", code))
             assert flags <= known, f"{page}: {code}"
 
 
