@@ -96,6 +96,14 @@ def test_a_web_address_is_no_input(humo: Humo, desk: Path, tiny_model_folder: Pa
     assert "download the file, and give its path" in result.err
 
 
+def test_a_prompt_without_its_option_is_explained(humo: Humo, desk: Path) -> None:
+    refused = humo("generate", "A man speaks.", "-o", "a.mp4")
+    assert (refused.code, refused.err) == (
+        2,
+        "humo: 'A man speaks.': is not an option; to describe the scene: --prompt 'TEXT'\n",
+    )
+
+
 def test_a_models_name_may_be_written_in_other_letters(humo: Humo) -> None:
     assert humo("generate", "--model", "HuMo-Nano", *PROMPT, "--dry-run").code == 0
 

@@ -262,7 +262,7 @@ def _stamp_files(folder: Path, base: Path | None) -> FileStamps:
 def _open(folder: Path, base: Path | None, model: str) -> ModelFolder:
     if folder == BUILTIN_MODEL and not folder.is_dir():
         problem = "is missing, and this installation has no built-in model"
-        raise CheckpointError("model", problem, "add --model FOLDER")
+        raise CheckpointError("model", problem, "add --model NAME_OR_FOLDER")
     if not folder.is_dir():
         remedy = "give a model folder that `humo convert` wrote, or a name that `humo models list` prints"
         if model in CATALOG:

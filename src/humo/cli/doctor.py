@@ -93,8 +93,10 @@ Check = Callable[[Path | None], Findings]
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo doctor``."""
-    parser.usage = "humo doctor [--model FOLDER]"
-    parser.add_argument("--model", metavar="FOLDER", help="a model folder to check as well")
+    parser.usage = "humo doctor [--model NAME_OR_FOLDER]"
+    parser.add_argument(
+        "--model", metavar="NAME_OR_FOLDER", help="an installed model or a model folder to check as well"
+    )
 
 
 def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:

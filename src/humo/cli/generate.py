@@ -35,7 +35,9 @@ SUMMARY = "generate one video from a prompt, reference images and an audio track
 
 def add_options(parser: Parser) -> None:
     """Add the options of ``humo generate``."""
-    parser.usage = "humo generate --model FOLDER --prompt TEXT [options] [--config FILE [key=value ...]]"
+    parser.usage = (
+        "humo generate --prompt TEXT [--image FILE ...] [--audio FILE] [options] [--config FILE [key=value ...]]"
+    )
     source = parser.add_argument_group("source of the request", "options below replace what these files set")
     source.add_argument("--replay", metavar="FILE", help="generate a video again from the record in it or its .json")
     add_config_option(source)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REPEATABLE = {"images": "image", "loras": "lora"}
 """Fields that hold several values, and the option that adds one."""
 
+SHORT = {"output": ["-o"]}
+"""Fields whose option has a short form, too."""
 
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 """A field of a request file with its value, ``key=value``."""
@@ -24,7 +26,8 @@ _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*", re.DOTALL)
 METAVARS = {
     "prompt": "TEXT",
     "negative_prompt": "TEXT",
-    "model": "FOLDER",
+    "model": "NAME_OR_FOLDER",
+    "aspect": "W:H",
     "preset": "NAME",
     "loras": "FILE_OR_NAME[:STRENGTH]",
     "sigmas": "N,N,...",
@@ -92,7 +95,7 @@ def add_request_options(parser: Parser) -> None:
         elif name in REPEATABLE:
             group.add_argument(flag, action="extend", nargs="+", metavar=_metavar(name, limits), **settings)
         else:
-            group.add_argument(flag, metavar=_metavar(name, limits), **settings)
+            group.add_argument(*SHORT.get(name, []), flag, metavar=_metavar(name, limits), **settings)
 
 
 def given_fields(options: argparse.Namespace) -> dict[str, Any]:
@@ -204,6 +207,8 @@ def read_config(path: str | None, overrides: list[str], console: Quiet) -> Reque
 
     if path is None:
         if overrides:
+            if not _OVERRIDE.fullmatch(overrides[0]):
+                raise RequestError(repr(overrides[0]), "is not an option", "to describe the scene: --prompt 'TEXT'")
             problem = "is not an option, and there is no --config whose entry it could replace"
             raise RequestError(overrides[0], problem, "write --name value, or add --config FILE")
         return RequestFile()

@@ -418,7 +418,7 @@ def _decode(path: Path, field: str) -> AudioChunks:
         problem = f"{path.name!r} is damaged: {damaged} of {damaged + decoded} packets cannot be decoded"
         raise MediaError(field, problem, "convert it again from its original")
     if damaged:
-        logger.warning("%s: %d damaged packets of %s are left out", field, damaged, path.name)
+        logger.warning("%s: damaged packets of %s are left out: %d", field, path.name, damaged)
     if converters:
         logger.warning("%s: %s changes its format; all of it is converted to the first", field, path.name)
 
