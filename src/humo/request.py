@@ -111,7 +111,9 @@ class GenerateRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    model: FileName | None = Field(None, description="installed model or model folder (default: the built-in model, HuMo nano)")
+    model: FileName | None = Field(
+        None, description="installed model or model folder (default: the built-in model, HuMo nano)"
+    )
     preset: FileName | None = Field(
         None, description="named settings to start from, such as lightx2v; fields of the request replace them"
     )
