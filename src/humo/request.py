@@ -149,7 +149,9 @@ class GenerateRequest(BaseModel):
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
     shift: float | None = Field(None, ge=0.1, le=100.0, description="timestep shift of the flow-matching schedule")
     sampler: SamplerName | None = Field(
-        None, description="solver of the steps; unipc is the published one, comfy-unipc is ComfyUI's uni_pc"
+        None,
+        description="solver of the steps; unipc is the published one, comfy-unipc is ComfyUI's uni_pc, lcm adds new "
+        "noise in each step, for few steps",
     )
     spacing: SpacingName | None = Field(
         None, description="spacing of the noise levels; simple is ComfyUI's (default: published)"

@@ -19,8 +19,8 @@ from typing import Literal
 TRAIN_TIMESTEPS = 1000  # timesteps of the network are 0 to 1000
 FIRST_SIGMA = 0.9990000128746033  # 1 - 1/1000 as the published code stores it (float32)
 
-SamplerName = Literal["unipc", "euler", "dpm++", "comfy-unipc"]
-"""``unipc``: as published; ``comfy-unipc``: ComfyUI's ``uni_pc``."""
+SamplerName = Literal["unipc", "euler", "dpm++", "comfy-unipc", "lcm"]
+"""``unipc``: as published; ``comfy-unipc``: ComfyUI's ``uni_pc``; ``lcm``: new noise in each step."""
 
 SpacingName = Literal["published", "simple"]
 

@@ -175,8 +175,10 @@ def test_two_requests_in_one_batch_equal_the_two_alone(pipeline: HuMoPipeline) -
         assert distance(both[index : index + 1], alone) <= 1e-5
 
 
-def test_a_long_clip_of_a_batch_equals_itself_alone_in_every_window(pipeline: HuMoPipeline) -> None:
+@pytest.mark.parametrize("sampler", ["unipc", "lcm"])
+def test_a_long_clip_of_a_batch_equals_itself_alone_in_every_window(sampler: str, pipeline: HuMoPipeline) -> None:
     long: dict[str, Any] = {"images": None, "audio_embeds": None, "num_frames": 33, "window": 13, "overlap": 4}
+    long["sampler"] = sampler
     for seeds in ([5, 9], [5, 5]):
         both = call(pipeline, **long, prompt=["a", "b"], generator=[seeded(seed) for seed in seeds])
         for number, prompt in enumerate("ab"):

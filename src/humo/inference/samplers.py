@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchLCMScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from humo.checkpoints.layout import scheduler_config
@@ -53,6 +53,26 @@ class ComfyUniPCScheduler(UniPCMultistepScheduler):
         return alpha, sigma * alpha
 
 
+class LCMScheduler(FlowMatchLCMScheduler):
+    """diffusers' LCM sampler: each step predicts clean latents, and adds new noise of the next level to them.
+
+    New noise corrects what earlier steps got wrong, where a solver of the equation carries it along: small and
+    step-distilled networks gain. The noise of a clip is drawn from its initial noise, so a clip is the same alone, in a
+    batch, and on several GPUs.
+    """
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        """Return the latents of the next level, as a tuple. Args as in diffusers."""
+        if self.step_index is None:
+            self.generators = [torch.Generator().manual_seed(_seed_of(noise)) for noise in sample]
+        return super().step(model_output, float(timestep), sample, self.generators, return_dict=False)
+
+
+def _seed_of(noise: Tensor) -> int:
+    """Return a seed made of the bits of the first two values of noise."""
+    return int.from_bytes(noise.flatten()[:2].float().cpu().numpy().tobytes(), "little") >> 1
+
+
 def _unipc(config: Mapping[str, Any], steps: int) -> Any:
     return UniPCMultistepScheduler.from_config(config, flow_shift=1.0)
 
@@ -75,11 +95,16 @@ def _comfy_unipc(config: Mapping[str, Any], steps: int) -> Any:
     )
 
 
+def _lcm(config: Mapping[str, Any], steps: int) -> Any:
+    return LCMScheduler()
+
+
 SAMPLERS: Mapping[SamplerName, Callable[[Mapping[str, Any], int], Any]] = {
     "unipc": _unipc,
     "euler": _euler,
     "dpm++": _dpm,
     "comfy-unipc": _comfy_unipc,
+    "lcm": _lcm,
 }
 """Sampler -> function of the model's scheduler settings and the number of steps."""
 
