@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from humo.geometry import (
     split_into_windows,
 )
 from humo.guidance import MODES, SPEEDS, Guidance, GuidanceScales, Mode
+from humo.known_words import read_prompt
 from humo.loras import parse_lora
 from humo.presets import Distillation, Preset
 from humo.request import GenerateRequest, parse_request
@@ -32,6 +33,9 @@ from humo.schedule import SPACINGS, NoiseSchedule, explicit_schedule
 
 NEAR_ASPECT = 0.03
 """Relative difference of shapes that are taken for equal: 832 x 480 is 16:9."""
+
+NAMED_WORDS = 5
+"""Most unknown words that a note names."""
 
 SENTENCE_WORDS = 4
 ENGLISH_WORDS = frozenset(
@@ -126,8 +130,8 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
         width, height = size_of_aspect(request.aspect, preset.width, preset.height)
     if not preset.trained_pixels[0] <= width * height <= preset.trained_pixels[1]:
         notes.append(f"{width} x {height}: {preset.title} was not trained at this size; {preset.sizes_text}")
-    if preset.reads_english_only and not _is_english(request.prompt):
-        notes.append(f"prompt: {preset.title} reads English only")
+    if preset.is_synthetic:
+        notes += _note_unknown(request.prompt, images, preset)
     resolved = request.model_copy(
         update={
             "mode": mode,
@@ -201,6 +205,18 @@ def size_of_aspect(aspect: str, width: int, height: int) -> tuple[int, int]:
 
     sizes = [(SIZE_MULTIPLE * across, SIZE_MULTIPLE * down) for across in wide for down in high]
     return min(sorted(sizes, reverse=True), key=error)
+
+
+def _note_unknown(prompt: str, images: Sequence[object], preset: Preset) -> Iterator[str]:
+    """Yield a note about each input that a network of rendered people does not know."""
+    unknown = read_prompt(prompt).unknown
+    if not _is_english(prompt):
+        yield f"prompt: {preset.title} reads English only"
+    elif unknown:
+        more = f" and {len(unknown) - NAMED_WORDS} more" if len(unknown) > NAMED_WORDS else ""
+        yield f"prompt: {preset.title} does not know {', '.join(unknown[:NAMED_WORDS])}{more}"
+    if images:
+        yield f"image: {preset.title} knows rendered people; the person of a photograph will not be recognizable"
 
 
 def _is_english(prompt: str) -> bool:

@@ -99,7 +99,8 @@ class Preset:
         guidance_name: whose guidance, references and null conditions.
         trained_pixels: fewest and most pixels of a frame in the training; others are noted.
         sizes_text: the sizes that work, in words.
-        reads_english_only: prompts in other languages are noted.
+        is_synthetic: trained on rendered people and a small vocabulary (`humo.known_words`); what it does not know is
+            noted.
     """
 
     name: str
@@ -121,7 +122,7 @@ class Preset:
     guidance_name: GuidanceName = "published"
     trained_pixels: tuple[int, int] = (0, 1280 * 736)
     sizes_text: str = "480p and 720p work best"
-    reads_english_only: bool = False
+    is_synthetic: bool = False
 
     def distilled(self, distillation: Distillation | None) -> Preset:
         """Return the preset for this family's networks with that distillation; self for None."""
@@ -188,7 +189,7 @@ HUMO_NANO = Preset(
     negative_prompt="",
     trained_pixels=(96 * 96, 128 * 96),
     sizes_text="96 x 96, 96 x 128 and 128 x 96 work best",
-    reads_english_only=True,
+    is_synthetic=True,
 )
 """This project's own, trained by `humo train` on people it renders; no published values bind it."""
 

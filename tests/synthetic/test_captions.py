@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from humo.known_words import KNOWN_WORDS
 from humo.synthetic.captions import Captions, compose_captions
 from humo.synthetic.person.appearance import Appearance
 from humo.synthetic.person.identity import PERSON_ATTRIBUTES, Person
@@ -98,3 +99,13 @@ def test_wording_varies_and_is_decided_by_the_seed() -> None:
     attributes = attributes_of(7)
     assert compose_captions(attributes, 3) == compose_captions(attributes, 3)
     assert len({compose_captions(attributes, seed).caption for seed in range(50)}) > 40
+
+
+def test_the_built_in_model_is_said_to_know_the_words_of_the_captions(
+    captioned: list[tuple[dict[str, str], Captions]],
+) -> None:
+    used: set[str] = set()
+    for _, captions in captioned:
+        for text in (captions.caption, captions.anonymous, *captions.paraphrases):
+            used.update(re.findall("[a-z]+", text.lower()))
+    assert used == KNOWN_WORDS

@@ -422,6 +422,9 @@ def test_a_shape_that_is_none_is_refused(fields: dict[str, Any], text: str) -> N
             "512 x 512: HuMo nano was not trained at this size",
         ),
         ({"prompt": "A woman talks.", "width": 96, "height": 128}, None),
+        ({"prompt": "A red-haired lady with sunglasses sings at the beach."}, None),
+        ({"prompt": "A woman rides a dragon to the moon."}, "prompt: HuMo nano does not know rides, dragon, moon"),
+        ({"prompt": "A man talks.", "images": ["a.png"]}, "image: HuMo nano knows rendered people"),
     ],
 )
 def test_the_built_in_model_says_what_it_cannot_do(fields: dict[str, Any], note: str | None) -> None:

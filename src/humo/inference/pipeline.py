@@ -65,6 +65,7 @@ from humo.inference.model_card import AUTOMATIC_CARD, model_card
 from humo.inference.predictor import VelocityPredictor, batch_guidance_passes, check_execution
 from humo.inference.samplers import make_scheduler
 from humo.inference.window_cache import NO_WINDOW_CACHE, WindowCache
+from humo.known_words import read_prompt
 from humo.media.audio import AudioSamples
 from humo.model.audio import SpeechEncoder
 from humo.model.autoencoder import ShortcutAutoencoder
@@ -272,6 +273,8 @@ class HuMoPipeline(DiffusionPipeline, HuMoLoraLoaderMixin):
 
     def encode_prompt(self, prompt: str) -> Tensor:
         """Return text embeddings (1, L, D)."""
+        if find_preset(self.config.preset).is_synthetic:
+            prompt = read_prompt(prompt).text
         length = TEXT_LENGTH if self.transformer is None else self.transformer.config.text_length
         return encode_text([prompt], self.tokenizer, self.text_encoder, length, self._execution_device)
 
