@@ -1,6 +1,10 @@
 """Settings and models shared by all tests."""
 
 import os
+import signal
+
+# Shells start background commands with interrupts ignored, and child processes inherit that. Tests send interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The golden values were computed with AVX2 kernels; others round sums differently (1e-6 in the decoder). MKL, besides,
 # takes other kernels on Intel's processors than on AMD's, unless it is asked for the same results on both.
