@@ -3,9 +3,6 @@
 import os
 import signal
 
-# Shells start background commands with interrupts ignored, and child processes inherit that. Tests send interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # The golden values were computed with AVX2 kernels; others round sums differently (1e-6 in the decoder). MKL, besides,
 # takes other kernels on Intel's processors than on AMD's, unless it is asked for the same results on both.
 # Read by torch when it is first imported; without effect on other processors.
@@ -26,6 +23,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GOLDEN = Path(os.environ.get("HUMO_GOLDEN", REPOSITORY / "tests" / "parity" / "data" / "vectors"))
+
+
+def pytest_configure() -> None:
+    """Let tests send interrupts: shells start background commands with interrupts ignored, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
