@@ -123,8 +123,9 @@ def test_a_cancelled_job_does_not_change_the_next_ones_frames(running: Running) 
 
 def test_a_failed_job_reports_the_reason(running: Running) -> None:
     """The video cannot be written, because its folder is replaced by a file meanwhile."""
-    job_id = running.submit(frames=25, steps=16)
+    job_id = running.submit(frames=97, steps=32)
     running.wait(job_id, "in_progress")
+    wait_for(lambda: running.retrieve(job_id)["progress"] > 0)
     videos = running.folder / "videos"
     moved = videos.rename(running.folder / "away")
     videos.write_bytes(b"")
@@ -132,6 +133,7 @@ def test_a_failed_job_reports_the_reason(running: Running) -> None:
     videos.unlink()
     moved.rename(videos)
     assert job["error"]["code"] == "storage"
+    assert job["progress"] > 0
     assert "cannot be written" in job["error"]["message"]
     assert str(running.folder) not in job["error"]["message"]
     assert running.wait(running.submit(seed=5), "completed")  # the worker still runs

@@ -139,7 +139,7 @@ def video_from_job(
     if job.state is JobState.CANCELLED:
         error = {"code": "cancelled", "message": "cancelled"}
     if job.state is not JobState.IN_PROGRESS:
-        progress = {}
+        progress = {"fraction": job.result.get("fraction", 0)}
     return Video(
         id=job.id,
         created_at=int(job.created),

@@ -71,7 +71,7 @@ class Service:
         self.settings, self.store, self.queue = settings, store, queue
         self.sanitizer = UploadSanitizer(settings.limits)
         self._submit_lock = asyncio.Lock()
-        self._percent: dict[str, int] = {}  # of running jobs, so that a restarted job does not fall back
+        self._percent: dict[str, int] = {}  # highest that clients were told, so that it never falls
 
     async def submit(self, fields: RawFields, owner: str, idempotency_key: str | None = None) -> Video:
         """Submit a job. The request is fully checked and stored before this returns.
@@ -284,8 +284,6 @@ class Service:
         position = queue.index(job.id) + 1 if job.id in queue else None
         progress = self.store.read_progress(job.id)
         video = video_from_job(job, progress, self.settings.retention_seconds, position)
-        if job.state is not JobState.IN_PROGRESS:
-            return video
         self._percent[job.id] = max(self._percent.get(job.id, 0), video.progress)
         return video.model_copy(update={"progress": self._percent[job.id]})
 
@@ -361,6 +359,7 @@ class Service:
         self.cancel(job)
         self.queue.delete(job.id)
         self.store.remove(job.id)
+        self._percent.pop(job.id, None)
 
     def remove_expired(self, now: Callable[[], float] = time.time) -> int:
         """Remove jobs and files past their retention time.
@@ -368,8 +367,6 @@ class Service:
         Returns:
             number of removed jobs.
         """
-        unfinished = {job.id for job in self.queue.unfinished()}
-        self._percent = {job_id: percent for job_id, percent in self._percent.items() if job_id in unfinished}
         expired = self.queue.ended_before(now() - self.settings.retention_seconds)
         for job in expired:
             self.delete(job)

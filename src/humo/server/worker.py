@@ -102,7 +102,7 @@ class Worker:
         """Generate the video of a job, unless an earlier run finished it and only its result was not saved.
 
         Returns:
-            the job's result: ``{"video": ...}`` or ``{"error": {"code", "message"}}``.
+            the job's result: ``{"video": ...}`` or ``{"error": {"code", "message"}, "fraction": of the work}``.
         """
         if not self._has_imported:
             importlib.import_module("humo.inference.pipeline")  # imports torch, diffusers and transformers
@@ -122,7 +122,8 @@ class Worker:
             except Lost:  # the job's files belong to the other worker, and this result is discarded
                 return _error("worker_lost", "another worker runs this job")
             except Exception as error:  # noqa: BLE001 - an internal error must not end the worker
-                result = self._error_of(error, job_id)
+                fraction = self._store.read_progress(job_id).get("fraction", 0)
+                result = self._error_of(error, job_id) | {"fraction": fraction}
             self._clean_up(job_id, failed="error" in result)
         self._finished[job_id] = FinishedJob(result, time.monotonic(), None if job is None else job.started)
         return result
