@@ -71,7 +71,7 @@ class Service:
         self.settings, self.store, self.queue = settings, store, queue
         self.sanitizer = UploadSanitizer(settings.limits)
         self._submit_lock = asyncio.Lock()
-        self._percent: dict[str, int] = {}  # highest that clients were told, so that it never falls
+        self._percent: dict[str, int] = {}  # highest that clients received, so that it never falls
 
     async def submit(self, fields: RawFields, owner: str, idempotency_key: str | None = None) -> Video:
         """Submit a job. The request is fully checked and stored before this returns.

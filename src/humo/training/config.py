@@ -199,6 +199,7 @@ class Stage(RecipeTable):
     Args:
         name: name in the log.
         steps: number of optimizer steps.
+        max_minutes: end the stage after this time, too, counted from its start or from the last resumption.
         train: parameter groups to train.
         audio_prob: probability that a sample has audio, at the first and at the last step; linear in between.
         condition_probs: conditions that are kept together -> probability; A has no effect without audio.
@@ -212,6 +213,7 @@ class Stage(RecipeTable):
 
     name: str = Field(min_length=1)
     steps: int = Field(ge=1)
+    max_minutes: float | None = Field(default=None, gt=0.0)
     train: Annotated[tuple[ParameterGroup, ...], BeforeValidator(_as_sequence)] = Field(min_length=1)
     audio_prob: tuple[Fraction, Fraction] = (0.0, 0.0)
     condition_probs: Mapping[ConditionSet, Fraction] = Field(default_factory=lambda: dict(CONDITION_PROBS))

@@ -11,6 +11,7 @@ is derived from the seed and the step, so a resumed run repeats the losses of an
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -198,6 +199,7 @@ class TrainingTask(Generic[BatchT]):
         accumulation: number of passes a step.
         field: recipe field that an error about the loss names.
         is_last_stage: whether the run ends with the schedule; otherwise the next stage follows.
+        max_minutes: the schedule ends after this time, too.
     """
 
     schedule: LRSchedule
@@ -214,6 +216,7 @@ class TrainingTask(Generic[BatchT]):
     accumulation: int = 1
     field: str = "learning_rate"
     is_last_stage: bool = True
+    max_minutes: float = math.inf
 
 
 def fit(
@@ -223,7 +226,7 @@ def fit(
     saved: Saved,
     logger: MetricsLogger | None,
 ) -> EMA:
-    """Train until the schedule's last step, and write checkpoints.
+    """Train until the schedule's last step or the task's time is over, and write checkpoints.
 
     Args:
         run: the run.
@@ -248,7 +251,7 @@ def fit(
     if state.step:
         optimizer.load(saved["optimizer"])
     sampler = ShuffledSampler(recipe.seed, state.cursors)
-    last_save = time.monotonic()
+    first = last_save = time.monotonic()
     for step in range(state.step, steps):
         run.progress("train", state.global_step, recipe.steps)
         started = time.monotonic()
@@ -264,10 +267,13 @@ def fit(
             metrics = task.validate(ema, state.global_step)
             if logger is not None and metrics:
                 logger.write(state.global_step - 1, {f"validation/{name}": value for name, value in metrics.items()})
-        is_due = step + 1 == steps or time.monotonic() - last_save >= 60 * recipe.checkpoints.every_minutes
-        if run.group.broadcast_flag(is_due):
-            _save(run, task, replace(state, cursors=sampler.cursors), ema, optimizer)
+        minutes, unsaved_minutes = ((time.monotonic() - since) / 60 for since in (first, last_save))
+        is_last = step + 1 == steps or run.group.broadcast_flag(minutes >= task.max_minutes)
+        if is_last or run.group.broadcast_flag(unsaved_minutes >= recipe.checkpoints.every_minutes):
+            _save(run, task, replace(state, cursors=sampler.cursors), ema, optimizer, is_last=is_last)
             last_save = time.monotonic()
+        if is_last:
+            break
     run.progress("train", state.global_step, recipe.steps)
     return ema
 
@@ -291,10 +297,16 @@ def _accumulate_gradients(
 
 
 def _save(
-    run: TrainingRun[Any], task: TrainingTask[Any], state: TrainState, ema: EMA, optimizer: StageOptimizer
+    run: TrainingRun[Any],
+    task: TrainingTask[Any],
+    state: TrainState,
+    ema: EMA,
+    optimizer: StageOptimizer,
+    *,
+    is_last: bool,
 ) -> None:
-    """Write a checkpoint in the main process; every process must call it."""
-    if state.step == task.schedule.steps and not task.is_last_stage:
+    """Write a checkpoint in the main process; every process must call it. After a last step the next stage follows."""
+    if is_last and not task.is_last_stage:
         state = replace(state, stage=state.stage + 1, step=0)
     state = replace(state, recipe=run.recipe.model_dump(mode="json"))
     tensors = {

@@ -5,6 +5,7 @@ Shape suffixes: S speeches, T audio rows (25 a second), N audio bands, D width.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -61,7 +62,9 @@ def encode_speeches(
     rows_folder = cache / f"speeches-{key[:16]}"
     rows_folder.mkdir(parents=True, exist_ok=True)
     speeches, chunks = read_speeches(folder / SPEECHES), []
-    count = min(len(speeches.audio), len(speeches.audio) if max_speeches is None else max_speeches)
+    count = len(speeches.audio)
+    if max_speeches is not None:
+        count = min(count, SPEECHES_PER_FILE * math.ceil(max_speeches / SPEECHES_PER_FILE))
     for start in range(0, count, SPEECHES_PER_FILE):
         path = rows_folder / f"{start:05}.safetensors"
         if not path.is_file():

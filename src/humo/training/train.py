@@ -11,6 +11,7 @@ Shape suffixes as in `humo.training.flow_matching`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -240,6 +241,7 @@ def _train_stage(
         accumulation=recipe.compute.gradient_accumulation_steps,
         field=f"stage {stage.name!r}",
         is_last_stage=number + 1 == len(recipe.stages),
+        max_minutes=stage.max_minutes or math.inf,
     )
     return stage_model, fit(run, task, state, saved, logger)
 
