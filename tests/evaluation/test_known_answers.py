@@ -1,4 +1,4 @@
-"""Published values, where the user has the weights and the published examples.
+"""Published values: scores that add up, and examples where the user has them and the weights.
 
 `HUMO_EVAL_WEIGHTS` names the folder of weights. `HUMO_MOCHABENCH` and `HUMO_OPENS2V` name clones of
 https://github.com/congwei1230/MoChaBench and https://github.com/PKU-YuanGroup/OpenS2V-Nexus. `HUMO_SYNCNET_EXAMPLE` is
@@ -51,8 +51,8 @@ MONOLOGUES = {
 
 def test_published_scores_of_mochabench_add_up_to_its_readme() -> None:
     """A clip without a face has no value, though the file gives it 0."""
-    path = folder_of("HUMO_MOCHABENCH") / "eval-lipsync" / "mocha-eval-results" / "sync_scores.csv"
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    with (Path(__file__).parent / "data" / "mochabench_scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
     assert len(rows) == 220
     valid = [row for row in rows if row["has_face"] == "True"]
     assert len(valid) == 218

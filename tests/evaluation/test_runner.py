@@ -21,6 +21,7 @@ from humo.cli.main import main
 from humo.evaluation import runner
 from humo.evaluation.case_sources import CaseSet, Video
 from humo.evaluation.cases import Case
+from humo.evaluation.metric import value_text
 from humo.evaluation.registry import METRICS, SUITES, select_metrics
 from humo.evaluation.results import VideoResult, read_evaluation, read_result
 from humo.evaluation.runner import RunReport, check_available, run_evaluation
@@ -263,6 +264,60 @@ def test_metrics_whose_weights_are_missing_are_named_and_the_rest_is_measured(
     captured = capsys.readouterr()
     assert "sync_c.mocha is not measured: its weights are missing (syncnet_v2, sfd_face); run `humo" in captured.err
     assert "color_drift" in captured.out
+
+
+def test_fractions_are_percent_for_people_and_fractions_in_json() -> None:
+    assert value_text(0.98, "fraction") == "98 %"
+    assert value_text(0.98, "fraction", (0.9, 1.0)) == "98 [90, 100] %"
+    assert value_text(-0.125, "fraction", (-0.2, 0.05), signed=True) == "-12.5 [-20, +5] percentage points"
+    assert value_text(0.98, "") == "0.98"
+    assert value_text(1.5, "frames", (1.0, 2.0)) == "1.5 [1, 2] frames"
+    assert {name for name, one in METRICS.items() if one.unit == "fraction" and "attribute" not in name} == {
+        "face_detection_rate",
+        "id_top1_dlib",
+    }
+
+
+@pytest.fixture(scope="module")
+def without_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two videos of noise, without audio."""
+    folder = tmp_path_factory.mktemp("noise") / "videos"
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        frames = random.integers(0, 255, (10, 32, 48, 3), dtype=np.uint8)
+        write_video(folder / f"{name}.mp4", frames, VideoFormat(48, 32), metadata={})
+    return folder
+
+
+def test_a_video_without_a_face_is_one_line_and_its_other_values_are_printed(
+    without_faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", "video", str(without_faces / "a.mp4")]
+    assert main(argv) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "humo: no face is detected in any of 10 frames of a.mp4\n"
+    assert "face_detection_rate  0 % (fraction of frames with a face)" in captured.out
+    assert "temporal_flicker" in captured.out
+    assert main([*argv, "--json"]) == 1
+    values = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert values["face_detection_rate"] == 0.0
+    assert values["sharpness"] is None
+    assert main([*argv, "--metrics", "color_drift"]) == 0, "a metric of other things than faces"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason"),
+    [("sharpness", "no face is detected"), ("id_dlib,mouth_jaw_corr", "the case has no reference")],
+)
+def test_a_run_without_any_value_fails_and_says_why(
+    metrics: str, reason: str, without_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ["evaluate", "run", str(without_faces), str(out), "--metrics", metrics, "--workers", "1"]
+    assert main(argv) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"humo: no video has a value of any metric: {reason}"
+    scores = json.loads((out / "scores.json").read_text())["scores"]
+    assert len(scores) == 2 * len(metrics.split(",")), "the reasons are kept"
 
 
 def test_suites_and_metrics_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

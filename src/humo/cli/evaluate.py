@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.cli.exit_codes import DONE, SOME_FAILED
+from humo.cli.exit_codes import DONE, FAILED, SOME_FAILED
 from humo.cli.metric_weights import run_weights
 from humo.cli.options import Parser, parse_integer
 from humo.errors import RequestError, did_you_mean
@@ -45,6 +45,10 @@ def add_options(parser: Parser) -> None:
     parser.usage = (
         "humo evaluate run SOURCE OUT [options] [field=value ...] | video FILE [--image FILE] | compare OUT_A OUT_B | "
         "report OUT ... | weights [get NAME ...] | benchmark FOLDER"
+    )
+    parser.epilog = (
+        "exit codes: 0 measured; 1 run: no video has a value of any metric, video: no frame has a face; 2 refused; "
+        "3 run: some values are invalid or a metric is unavailable"
     )
     verbs = "; ".join(f"{name}: {text}" for name, text in VERBS_HELP.items())
     parser.add_argument("verb", metavar="{" + ",".join(VERBS_HELP) + "}", help=verbs)
@@ -195,6 +199,9 @@ def _run(options: argparse.Namespace, console: Quiet) -> int:
     _print_summary(folder, report, console)
     if options.report is not None:
         _write_report([read_evaluation(folder)], Path(options.report), console)
+    if not report.valid:
+        console.error(f"no video has a value of any metric: {report.reason}")
+        return FAILED
     return SOME_FAILED if report.invalid or report.unavailable else DONE
 
 
@@ -238,7 +245,7 @@ def _print_summary(folder: Path, report: RunReport, console: Quiet) -> None:
     evaluation = read_evaluation(folder)
     summaries = {name: summarize(evaluation, name) for name in evaluation.metrics}
     write_json(folder / "report.json", summary_values(evaluation))
-    rows = {name: _summary_text(summary) for name, summary in summaries.items()}
+    rows = {name: _summary_text(summary, evaluation.metrics[name]["unit"]) for name, summary in summaries.items()}
     values = {name: None if one.estimate is None else one.estimate.mean for name, one in summaries.items()}
     counts = {"videos": report.videos, "measured": report.measured, "invalid": report.invalid}
     counts |= {"missing": len(report.missing)}
@@ -246,13 +253,14 @@ def _print_summary(folder: Path, report: RunReport, console: Quiet) -> None:
     console.result(f"{table(rows)}\n{text}", {**counts, "folder": str(folder), "metrics": values})
 
 
-def _summary_text(summary: MetricSummary) -> str:
+def _summary_text(summary: MetricSummary, unit: str) -> str:
+    from humo.evaluation.metric import value_text
+
     one = summary.estimate
     invalid = f"; {summary.invalid} invalid" if summary.invalid else ""
     if one is None:
         return f"no value ({next(iter(summary.reasons), 'not measured')})"
-    interval = "" if one.low is None else f" [{one.low:.4g}, {one.high:.4g}]"
-    return f"{one.mean:.4g}{interval}, {one.cases} cases{invalid}"
+    return f"{value_text(one.mean, unit, one.interval)}, {one.cases} cases{invalid}"
 
 
 # -- video ------------------------------------------------------------------------------------------------------------
@@ -263,7 +271,7 @@ def _video(options: argparse.Namespace, console: Quiet) -> int:
     from humo.cli.console import table
     from humo.evaluation.cases import Case
     from humo.evaluation.context import CaseContext
-    from humo.evaluation.metric import Status
+    from humo.evaluation.metric import Status, value_text
     from humo.evaluation.runner import check_available, measure_one
     from humo.files import check_file
 
@@ -285,11 +293,15 @@ def _video(options: argparse.Namespace, console: Quiet) -> int:
         if score.status == Status.NOT_APPLICABLE:
             continue
         values[metric.name] = score.value
-        unit = f" {metric.unit}" if metric.unit else ""
-        rows[metric.name] = f"{score.value:.4g}{unit} ({metric.summary})" if score.value is not None else score.reason
+        rows[metric.name] = score.reason
+        if score.value is not None:
+            rows[metric.name] = f"{value_text(score.value, metric.unit)} ({metric.summary})"
     for name, why in selection.unavailable.items():
         rows[name] = why
     console.result(table(rows), values)
+    if (None in values.values() or values.get("face_detection_rate") == 0) and context.mesh.detection_rate == 0:
+        console.error(f"no face is detected in any of {len(context.frames)} frames of {path.name}")
+        return FAILED
     return DONE
 
 
@@ -300,6 +312,7 @@ def _compare(options: argparse.Namespace, console: Quiet) -> int:
     """Compare two evaluations."""
     from humo.cli.console import table
     from humo.evaluation.comparison import compare
+    from humo.evaluation.metric import value_text
     from humo.evaluation.results import read_evaluation
 
     evaluations = [read_evaluation(path) for path in _paths(options, ("OUT_A", "OUT_B"))]
@@ -311,10 +324,11 @@ def _compare(options: argparse.Namespace, console: Quiet) -> int:
     rows: dict[str, object] = {}
     for one in comparison.metrics:
         difference = one.difference
-        interval = "" if difference.low is None else f" [{difference.low:+.4g}, {difference.high:+.4g}]"
+        unit = evaluations[0].metrics[one.metric]["unit"]
+        text = value_text(difference.mean, unit, difference.interval, signed=True)
         needed = "" if difference.pairs_needed is None else f", {difference.pairs_needed} pairs would show it"
         wins = f"higher in {100 * difference.wins:.0f} % of {difference.cases} cases"
-        rows[one.metric] = f"{difference.mean:+.4g}{interval}, {wins}: {one.verdict}{needed}"
+        rows[one.metric] = f"{text}, {wins}: {one.verdict}{needed}"
     head = f"{comparison.labels[1]} minus {comparison.labels[0]}, {comparison.cases} cases"
     console.result(f"{head}\n{table(rows)}", comparison.as_dict())
     if options.report is not None:

@@ -32,6 +32,9 @@ HASH_DIGITS = 12
 DECIMALS = 6
 """Digits after the point of every stored value."""
 
+FRACTION = "fraction"
+"""Unit of values from 0 to 1 that people read as percent."""
+
 
 class Direction(StrEnum):
     """Direction in which values are better."""
@@ -106,7 +109,7 @@ class Metric:
         measure: computes it for a case.
         needs: parts of a case without which it is not applicable.
         weights: names of `humo.analysis.weights.WEIGHTS` that it needs.
-        unit: of the value; empty if it has none.
+        unit: of the value; empty if it has none, `FRACTION` if people read it as percent.
         low, high: the ends of the scale for people; None where it has none.
     """
 
@@ -175,6 +178,21 @@ def curve_of(count: int, numbers: Any, values: Any) -> Curve:
 def rounded(value: float) -> float:
     """Round a value as it is stored; negative zero becomes zero."""
     return round(float(value), DECIMALS) + 0.0
+
+
+def value_text(value: float, unit: str, interval: tuple[float, float] | None = None, *, signed: bool = False) -> str:
+    """Return a value with its interval and unit for people; fractions are shown in percent.
+
+    Args:
+        value: as it is stored.
+        unit: of its metric.
+        interval: both ends.
+        signed: it is a difference: it gets a sign, and fractions differ by percentage points.
+    """
+    scale, unit_text = (100, "percentage points" if signed else "%") if unit == FRACTION else (1, unit)
+    form = "+.4g" if signed else ".4g"
+    mean, *ends = (f"{scale * one:{form}}" for one in (value, *(interval or ())))
+    return " ".join(filter(None, (mean, f"[{', '.join(ends)}]" if ends else "", unit_text)))
 
 
 class NotApplicableError(Exception):

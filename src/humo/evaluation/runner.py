@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,16 +68,20 @@ class RunReport:
     Args:
         videos: measured or already complete.
         measured: videos that were measured in this run.
+        valid: scores with a value.
         invalid: scores without a value although the case has what the metric needs.
         missing: ids of cases without a video.
         unavailable: metric -> why it was not measured.
+        reason: the most frequent reason of scores without a value.
     """
 
     videos: int
     measured: int
+    valid: int
     invalid: int
     missing: tuple[str, ...]
     unavailable: Mapping[str, str]
+    reason: str
 
 
 def check_available(metrics: Sequence[Metric]) -> Selection:
@@ -151,10 +156,19 @@ def run_evaluation(
     stored = [one for path in paths if (one := read_result(path)) is not None]
     current = [replace(one, scores={name: one.scores[name] for name in hashes if name in one.scores}) for one in stored]
     write_tables(folder, current)
-    invalid = sum(score.status == Status.INVALID for result in current for score in result.scores.values())
+    scores = [score for result in current for score in result.scores.values()]
+    statuses = Counter(score.status for score in scores)
+    reasons = Counter(score.reason for score in scores if score.value is None).most_common(1)
     with_video = {video.case.id for video in videos}
-    missing = tuple(case.id for case in source.cases if case.id not in with_video)
-    return RunReport(len(videos), len(pending), invalid, missing, selection.unavailable)
+    return RunReport(
+        videos=len(videos),
+        measured=len(pending),
+        valid=statuses[Status.VALID],
+        invalid=statuses[Status.INVALID],
+        missing=tuple(case.id for case in source.cases if case.id not in with_video),
+        unavailable=selection.unavailable,
+        reason=reasons[0][0] if reasons else "",
+    )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,11 @@ class Estimate:
     cases: int
     clusters: int
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, if there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -77,6 +82,11 @@ class Difference:
     smallest: float | None
     cases: int
     clusters: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, if there is an interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     def is_distinguishable(self, p: float) -> bool:
         """Return whether the models differ: the corrected p-value is small, and the interval leaves out zero.

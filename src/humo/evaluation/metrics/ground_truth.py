@@ -12,7 +12,7 @@ from humo.analysis.mesh_track import Frames, track_faces
 from humo.analysis.stability import temporal_flicker
 from humo.evaluation.attribute_classifier import ATTRIBUTES, AttributeClassifier, attribute_value, load_classifier
 from humo.evaluation.context import CaseContext, face_mesh
-from humo.evaluation.metric import Direction, Measurement, Metric, Need, NotApplicableError, Protocol
+from humo.evaluation.metric import FRACTION, Direction, Measurement, Metric, Need, NotApplicableError, Protocol
 from humo.evaluation.metrics.lips import MESH_PROTOCOL
 from humo.media.clip_reader import read_clip
 from humo.training.dataset import read_truth
@@ -103,6 +103,7 @@ def _attribute_metric(name: str) -> Metric:
         Direction.UP,
         {"attribute": name, "network": "attributes.safetensors", "frames": 4},
         measure_attribute,
+        unit=FRACTION,
         low=0,
         high=1,
     )

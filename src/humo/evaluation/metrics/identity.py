@@ -8,7 +8,7 @@ import numpy as np
 
 from humo.analysis.stability import window_frames
 from humo.evaluation.context import CaseContext, reference_embedding
-from humo.evaluation.metric import Direction, Measurement, Metric, Need, Protocol, curve_of, spaced_frames
+from humo.evaluation.metric import FRACTION, Direction, Measurement, Metric, Need, Protocol, curve_of, spaced_frames
 from humo.media.face_identity import Embedding
 
 EMBEDDING_PROTOCOL = {
@@ -96,6 +96,7 @@ METRICS = (
         {**EMBEDDING_PROTOCOL, "frames": 8, "gallery": "the case's"},
         measure_top1,
         frozenset({Need.REFERENCE, Need.GALLERY}),
+        unit=FRACTION,
         low=0,
         high=1,
     ),

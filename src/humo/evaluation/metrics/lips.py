@@ -18,6 +18,7 @@ from humo.analysis.mesh_track import MIN_DETECTION_RATE, Curve, track_faces
 from humo.analysis.sharpness import face_sharpness
 from humo.evaluation.context import CaseContext, face_mesh
 from humo.evaluation.metric import (
+    FRACTION,
     Direction,
     Measurement,
     Metric,
@@ -163,6 +164,7 @@ METRICS = (
         Direction.UP,
         {"mesh": MESH_PROTOCOL["mesh"], "frames": "every frame at 25 a second"},
         measure_detection,
+        unit=FRACTION,
         low=0,
         high=1,
     ),

@@ -37,8 +37,13 @@ function table(head, rows) {
 
 const right = (text) => make("td", { class: "number" }, text);
 
-function interval(one) {
-  return one.low === null ? "" : ` [${number(one.low)}, ${number(one.high)}]`;
+function measured(name, value, ends, isDifference) {
+  const unit = (metricOf[name] || {}).unit || "";
+  const isFraction = unit === "fraction";
+  const scale = (one) => (isFraction && one !== null ? 100 * one : one);
+  const shown = isFraction ? (isDifference ? "points" : "%") : unit;
+  const interval = ends && ends.low !== null ? ` [${number(scale(ends.low))}, ${number(scale(ends.high))}]` : "";
+  return `${(isDifference ? signed : number)(scale(value))}${interval}${shown && ` ${shown}`}`;
 }
 
 // -- summary ----------------------------------------------------------------------------------------------------------
@@ -58,7 +63,7 @@ function showSummary() {
     ...data.models.flatMap((model) => {
       const summary = model.summaries[metric.name];
       if (!summary) return [right("not measured"), right("")];
-      const value = summary.estimate ? number(summary.estimate.mean) + interval(summary.estimate) : "no value";
+      const value = summary.estimate ? measured(metric.name, summary.estimate.mean, summary.estimate) : "no value";
       const tried = summary.valid + summary.invalid;
       return [right(value), right(summary.unavailable ? "unavailable" : `${summary.valid} of ${tried}`)];
     }),
@@ -75,10 +80,10 @@ function showComparison(comparison) {
     const needed = difference.pairs_needed === null ? "" : String(difference.pairs_needed);
     const related = difference.correlation === null ? "–" : number(difference.correlation);
     return [
-      one.metric, right(signed(difference.mean) + interval(difference)), right(`${Math.round(100 * difference.wins)} %`),
+      one.metric, right(measured(one.metric, difference.mean, difference, true)), right(`${Math.round(100 * difference.wins)} %`),
       right(number(one.p)), make("td", {}, make("span", { class: `verdict-${kind}` }, one.verdict)), right(needed),
       right(related), right(`${difference.cases}`), right(`${one.invalid[0]}, ${one.invalid[1]}`),
-      right(signed(one.worst_case.mean) + interval(one.worst_case)),
+      right(measured(one.metric, one.worst_case.mean, one.worst_case, true)),
     ];
   });
   const wide = (text, title) => make("th", { class: "number", title }, text);
@@ -166,7 +171,7 @@ function caseCard(row, metric) {
   const facts = [one.category, one.person && `person ${one.person}`, one.expected && `should be: ${one.expected}`, one.source, one.license];
   return make("article", { class: "case" },
     make("div", { class: "case-head" }, make("h3", {}, row.id), make("span", { class: "soft" }, facts.filter(Boolean).join(" · ")),
-      both ? make("span", {}, `difference ${signed(row.values[1] - row.values[0])}`) : ""),
+      both ? make("span", {}, `difference ${measured(metric, row.values[1] - row.values[0], null, true)}`) : ""),
     make("div", { class: "case-body" }, inputs(one),
       make("div", { class: data.models.length > 1 ? "models two" : "models" },
         data.models.map((model, index) => modelClips(model, index, row.id, metric)))));
@@ -194,8 +199,7 @@ function modelClips(model, index, id, metric) {
 
 function clipView(clip, metric) {
   const score = clip.scores[metric];
-  const unit = metricOf[metric].unit ? ` ${metricOf[metric].unit}` : "";
-  const text = !score ? "not measured" : score.value === null ? `${score.status}: ${score.reason}` : `${number(score.value)}${unit}`;
+  const text = !score ? "not measured" : score.value === null ? `${score.status}: ${score.reason}` : measured(metric, score.value);
   const chart = score && Object.keys(score.curves).length ? curves(score.curves, score.step) : null;
   const view = make("div", { class: "clip" });
   if (clip.strip) view.append(make("img", { src: clip.strip, alt: "frames of the clip", loading: "lazy" }));
@@ -204,7 +208,7 @@ function clipView(clip, metric) {
     view.append(make("button", { type: "button", onclick: () => play(view, clip, chart) }, "▶ Play"));
   }
   const rows = Object.entries(clip.scores).map(([name, one]) => [
-    name, right(one.value === null ? one.status : number(one.value)),
+    name, right(one.value === null ? one.status : measured(name, one.value)),
     [one.reason, ...Object.entries(one.details).map(([key, value]) => `${key} ${number(value)}`)].filter(Boolean).join("; "),
   ]);
   return make("div", {}, view,
