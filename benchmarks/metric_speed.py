@@ -1,8 +1,9 @@
-"""Speed of metrics: seconds a clip, each metric alone on a fresh clip, in one thread.
+"""Speed of metrics: CPU seconds a clip, each metric alone on a fresh clip, in one thread.
 
     python benchmarks/metric_speed.py clip.mp4 --reference face.png
     python benchmarks/metric_speed.py clip.mp4 --reference face.png --metrics iqa.musiq_spaq --random-weights
 
+CPU seconds are those of the process, so that other programs change them little.
 `--random-weights` fills networks whose weights are missing with random numbers: time does not depend on them.
 The first run of each metric, which loads its networks, is not counted.
 """
@@ -45,14 +46,14 @@ assert syncnet
 
 
 def seconds_of(name: str, case: Case, path: Path, rounds: int) -> tuple[float, str]:
-    """Return the median time of a metric on a clip that is decoded again, and the status of its value."""
+    """Return the median CPU time of a metric on a clip that is decoded again, and the status of its value."""
     times, status = [], ""
     for number in range(rounds + 1):
         context = CaseContext(case, path)
-        start = time.perf_counter()
+        start = time.process_time()
         status = measure_one(METRICS[name], context, "").status
         if number:
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
     return median(times), status
 
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     try:
         clip = CaseContext(case, options.video).clip
         height, width = clip.frames.shape[1:3]
-        print(f"{len(clip.frames)} frames of {width} x {height}; seconds with decoding, one thread")
+        print(f"{len(clip.frames)} frames of {width} x {height}; CPU seconds with decoding, one thread")
         for name in options.metrics.split(","):
             seconds, status = seconds_of(name, case, options.video, options.rounds)
             result[name] = {"seconds": round(seconds, 3), "status": status}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import same_model
 
 from humo.cli.main import main
 from humo.errors import RequestError
 from humo.evaluation.comparison import NOT_DISTINGUISHABLE, compare, rank_cases, summarize, summary_values
-from humo.evaluation.results import read_evaluation
+from humo.evaluation.results import DESCRIPTION, read_evaluation, write_json, write_result
 from tests.evaluation.evaluations import write_evaluation
 
 RANDOM = np.random.default_rng(7)
@@ -119,3 +121,32 @@ def test_summaries_are_json(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "a", {"motion": list(LEVEL)})
     values = json.loads(json.dumps(summary_values(read_evaluation(folder)), allow_nan=False))
     assert values["metrics"]["motion"]["estimate"]["cases"] == 24
+
+
+@pytest.mark.parametrize("differs", [False, True], ids=["equal seeds", "one seed differs"])
+def test_halves_of_a_models_seeds_are_compared(differs: bool, tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", {"motion": list(LEVEL)})
+    random = np.random.default_rng(5)
+    names = []
+    for result in read_evaluation(folder).results:
+        score = result.scores["motion"]
+        assert score.value is not None
+        for seed in (0, 1):
+            value = score.value + float(random.normal(0, 0.02)) + (seed if differs else 0)
+            names.append(f"{result.case}_seed{seed}")
+            scores = {"motion": replace(score, value=value)}
+            write_result(folder, replace(result, name=names[-1], seed=seed, scores=scores))
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    write_json(folder / DESCRIPTION, {**description, "videos": names})
+    halves = same_model.split_seeds(read_evaluation(folder), np.random.default_rng(0))
+    assert [len(half.results) for half in halves] == [24, 24]
+    assert {result.name for half in halves for result in half.results} == set(names)
+    counts = same_model.main([str(folder), "--draws", "20", "--json", str(tmp_path / "same.json")])
+    assert counts == json.loads((tmp_path / "same.json").read_text(encoding="utf-8"))
+    assert counts["metrics"]["motion"] >= 0.9, "seeds are drawn at random, so that a seed favors neither side"
+
+
+def test_one_seed_cannot_be_halved(tmp_path: Path) -> None:
+    folder = write_evaluation(tmp_path / "a", {"motion": list(LEVEL)})
+    with pytest.raises(SystemExit, match="each case needs two seeds or more"):
+        same_model.main([str(folder)])

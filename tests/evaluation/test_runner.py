@@ -230,6 +230,20 @@ def test_killed_at_once_costs_at_most_one_video(corpus: Path, tmp_path: Path) ->
             ["SOURCE", "OUT", "--judge", "http://x/v1"],
             "--judge: needs --judge-model, and the other way round; give both",
         ),
+        (["SOURCE", "OUT", "--seeds", "0"], "--seeds: '0' is not allowed; give a whole number from 1 to 10000"),
+        (["SOURCE", "SOURCE"], "OUT: 'SOURCE' is the folder of the cases or videos, which must not be"),
+        (["SOURCE", "empty", "--videos", "empty"], "OUT: 'empty' is the folder of the cases or videos"),
+        (
+            ["SOURCE/a.mp4", "OUT"],
+            "SOURCE: 'SOURCE/a.mp4' is one video; give its folder, or run `humo evaluate video SOURCE/a.mp4`",
+        ),
+        (["SOURCE", "file"], "OUT: 'file/cases.jsonl' cannot be written (File exists); choose a folder you may"),
+        (
+            ["SOURCE", "OUT", "--model", "humo-nanno"],
+            "model: 'humo-nanno' is not a folder or the name of a model",
+        ),
+        (["SOURCE", "OUT", "--device", "gpu"], "device: "),
+        (["SOURCE", "/proc/none"], "OUT: '/proc/none/cases.jsonl' cannot be written ("),
         (["SOURCE", "OUT", "steps=4"], "steps=4: sets a field of a request; add run and --model NAME"),
         (
             ["SOURCE", "OUT", "--metrics", "iqa.musiq_spaq"],
@@ -248,9 +262,12 @@ def test_wrong_arguments_are_one_line(
     monkeypatch.chdir(tmp_path)
     simple(tmp_path, 1)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     (tmp_path / "videos").rename(tmp_path / "SOURCE")
+    before = sorted(tmp_path.rglob("*"))
     assert main(["evaluate", "run", *argv]) == 2
     assert error in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
 
 
 def test_metrics_whose_weights_are_missing_are_named_and_the_rest_is_measured(
@@ -271,6 +288,7 @@ def test_fractions_are_percent_for_people_and_fractions_in_json() -> None:
     assert value_text(0.98, "fraction", (0.9, 1.0)) == "98 [90, 100] %"
     assert value_text(-0.125, "fraction", (-0.2, 0.05), signed=True) == "-12.5 [-20, +5] percentage points"
     assert value_text(0.98, "") == "0.98"
+    assert value_text(0.0, "", (-0.0, 0.5), signed=True) == "0 [0, +0.5]"
     assert value_text(1.5, "frames", (1.0, 2.0)) == "1.5 [1, 2] frames"
     assert {name for name, one in METRICS.items() if one.unit == "fraction" and "attribute" not in name} == {
         "face_detection_rate",
@@ -303,6 +321,20 @@ def test_a_video_without_a_face_is_one_line_and_its_other_values_are_printed(
     assert values["face_detection_rate"] == 0.0
     assert values["sharpness"] is None
     assert main([*argv, "--metrics", "color_drift"]) == 0, "a metric of other things than faces"
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("--image", "humo: --image: there is no file 'missing'; check the path"),
+        ("--audio", "humo: --audio: there is no file 'missing'; check the path"),
+    ],
+)
+def test_a_missing_input_of_one_video_is_refused(
+    option: str, error: str, without_faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "video", str(without_faces / "a.mp4"), option, "missing"]) == 2
+    assert capsys.readouterr().err.strip() == error
 
 
 @pytest.mark.parametrize(

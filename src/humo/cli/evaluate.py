@@ -172,9 +172,15 @@ def _run(options: argparse.Namespace, console: Quiet) -> int:
     from humo.evaluation.case_sources import find_videos, read_source
     from humo.evaluation.results import read_evaluation
     from humo.evaluation.runner import check_available, run_evaluation
+    from humo.runtime.device import choose_device
 
     source_path, folder = _paths(options, ("SOURCE", "OUT"))
+    sources = (source_path if source_path.is_dir() else source_path.parent, Path(options.videos or source_path))
+    if folder.resolve() in [path.resolve() for path in sources]:
+        problem = f"{str(folder)!r} is the folder of the cases or videos, which must not be changed"
+        raise RequestError("OUT", problem, "give another folder")
     workers = _optional_integer(options, "workers", 256) or os.cpu_count() or 1
+    device = choose_device(options.device)
     selection = check_available(_metrics(options))
     source = read_source(source_path, _optional_integer(options, "limit", 1_000_000))
     videos_folder = source.videos if options.videos is None else Path(options.videos)
@@ -192,7 +198,7 @@ def _run(options: argparse.Namespace, console: Quiet) -> int:
         folder,
         label=options.label or folder.name,
         workers=workers,
-        device=options.device,
+        device=device,
         progress=lambda done, total: console.step("measure", done, total),
         on_problem=lambda name, text: console.note(f"{name}: {text}"),
     )
@@ -207,14 +213,16 @@ def _run(options: argparse.Namespace, console: Quiet) -> int:
 
 def _generate(source: CaseSet, folder: Path, options: argparse.Namespace, console: Quiet) -> None:
     """Generate the videos of cases, or reconstruct their true clips, with ``--model``."""
+    from humo.checkpoints.model_folder import find_model_folder, open_model_folder
     from humo.evaluation.generation import generate_videos, reconstruct_videos
     from humo.jobs.published_files import parse_overrides
 
+    model_folder = find_model_folder(options.model)
+    open_model_folder(model_folder)  # an unknown model is one error, not one for each case
     if options.reconstruct:
-        from humo.checkpoints.model_folder import find_model_folder
         from humo.runtime.loading import load_pipeline
 
-        reconstruct_videos(source, folder, load_pipeline(find_model_folder(options.model)), console.step)
+        reconstruct_videos(source, folder, load_pipeline(model_folder), console.step)
         return
 
     def on_outcome(outcome: Outcome) -> None:
@@ -233,8 +241,12 @@ def _generate(source: CaseSet, folder: Path, options: argparse.Namespace, consol
 
 
 def _announce(source: CaseSet, videos: Sequence[Video], missing: int, console: Quiet) -> None:
-    text = f"{source.kind}: {len(source.cases)} cases, {len(videos)} videos"
-    console.note(text + (f"; {missing} cases have no video" if missing else ""))
+    text = f"{source.kind}: {_counted(len(source.cases), 'case')}, {_counted(len(videos), 'video')}"
+    console.note(text + (f"; cases without a video: {missing}" if missing else ""))
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _print_summary(folder: Path, report: RunReport, console: Quiet) -> None:
@@ -249,7 +261,8 @@ def _print_summary(folder: Path, report: RunReport, console: Quiet) -> None:
     values = {name: None if one.estimate is None else one.estimate.mean for name, one in summaries.items()}
     counts = {"videos": report.videos, "measured": report.measured, "invalid": report.invalid}
     counts |= {"missing": len(report.missing)}
-    text = f"{folder}: {report.videos} videos, {report.measured} measured now, {report.invalid} values invalid"
+    text = f"{folder}: {_counted(report.videos, 'video')}, {report.measured} measured now"
+    text += f", {_counted(report.invalid, 'invalid value')}"
     console.result(f"{table(rows)}\n{text}", {**counts, "folder": str(folder), "metrics": values})
 
 
@@ -259,8 +272,8 @@ def _summary_text(summary: MetricSummary, unit: str) -> str:
     one = summary.estimate
     invalid = f"; {summary.invalid} invalid" if summary.invalid else ""
     if one is None:
-        return f"no value ({next(iter(summary.reasons), 'not measured')})"
-    return f"{value_text(one.mean, unit, one.interval)}, {one.cases} cases{invalid}"
+        return f"no value ({next(iter(summary.reasons), 'not measured')}){invalid}"
+    return f"{value_text(one.mean, unit, one.interval)}, {_counted(one.cases, 'case')}{invalid}"
 
 
 # -- video ------------------------------------------------------------------------------------------------------------
@@ -274,6 +287,9 @@ def _video(options: argparse.Namespace, console: Quiet) -> int:
     from humo.evaluation.metric import Status, value_text
     from humo.evaluation.runner import check_available, measure_one
     from humo.files import check_file
+    from humo.media.audio import load_audio
+    from humo.media.image import load_image
+    from humo.runtime.device import choose_device
 
     (path,) = _paths(options, ("FILE",))
     check_file(path, "FILE")
@@ -284,7 +300,11 @@ def _video(options: argparse.Namespace, console: Quiet) -> int:
         references=tuple(Path(image) for image in options.image or ()),
         audio=None if options.audio is None else Path(options.audio),
     )
-    context = CaseContext(case, path, options.device)
+    for image in options.image or ():
+        load_image(Path(image), field="--image")
+    if options.audio is not None:
+        load_audio(Path(options.audio), field="--audio")
+    context = CaseContext(case, path, choose_device(options.device))
     _ = context.clip  # an unreadable video is an error here, not a score
     rows: dict[str, object] = {}
     values: dict[str, Any] = {}

@@ -99,6 +99,9 @@ def read_source(path: Path, limit: int | None = None) -> CaseSet:
     """
     if not path.exists():
         raise RequestError("SOURCE", f"there is no {str(path)!r}", "give a folder of videos, or a file of cases")
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        remedy = f"give its folder, or run `humo evaluate video {path}`"
+        raise RequestError("SOURCE", f"{str(path)!r} is one video", remedy)
     for reader in READERS:
         if reader.recognizes(path):
             found_cases = reader.read(path)

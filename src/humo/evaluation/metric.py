@@ -191,7 +191,7 @@ def value_text(value: float, unit: str, interval: tuple[float, float] | None = N
     """
     scale, unit_text = (100, "percentage points" if signed else "%") if unit == FRACTION else (1, unit)
     form = "+.4g" if signed else ".4g"
-    mean, *ends = (f"{scale * one:{form}}" for one in (value, *(interval or ())))
+    mean, *ends = (f"{scale * one:{form}}" if one else "0" for one in (value, *(interval or ())))
     return " ".join(filter(None, (mean, f"[{', '.join(ends)}]" if ends else "", unit_text)))
 
 

@@ -184,7 +184,6 @@ class _Task:
 
 def _describe(source: CaseSet, videos: Sequence[Video], selection: Selection, folder: Path, label: str) -> None:
     """Write what the evaluation consists of."""
-    folder.mkdir(parents=True, exist_ok=True)
     with_video = {video.case.id for video in videos}
     description = {
         "format": FORMAT,

@@ -74,6 +74,7 @@ def write_benchmark(
     """
     check_packages()
     plans = _chosen(plan_benchmark(seed), limit)
+    _write_text(folder / CARD_FILE, data_card(plans, seed))
     cases = []
     for number, plan in enumerate(plans):
         progress(number, len(plans))
@@ -82,7 +83,6 @@ def write_benchmark(
     write_cases(cases, folder / CASES_FILE)
     jobs = {case.id: _job(case, folder) for case in cases}
     _write_text(folder / JOBS_FILE, json.dumps(jobs, indent=1, ensure_ascii=False) + "\n")
-    _write_text(folder / CARD_FILE, data_card(plans, seed))
     return cases
 
 

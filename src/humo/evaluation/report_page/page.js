@@ -1,6 +1,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLORS = ["var(--accent)", "var(--second)", "var(--good)", "var(--bad)"];
+const CURVE_COLORS = ["var(--curve)", "var(--second-curve)", "var(--soft)"];
+const FRAMES_PER_SECOND = 25;
 const STEP = 10;
 const ARROWS = { up: "higher is better", down: "lower is better", zero: "nearer to 0 is better", neither: "describes only" };
 const byId = (id) => document.getElementById(id);
@@ -30,9 +32,15 @@ function signed(value) {
 
 function table(head, rows) {
   const cell = (tag, one) => (one instanceof Node && /^T[DH]$/.test(one.tagName) ? one : make(tag, {}, one));
+  const titles = head.map((one) => cell("th", one));
+  const named = (one, column) => {  // on a narrow screen each cell shows the title of its column
+    const element = cell("td", one);
+    element.dataset.title = titles[column].textContent;
+    return element;
+  };
   return make("table", {},
-    make("thead", {}, make("tr", {}, head.map((one) => cell("th", one)))),
-    make("tbody", {}, rows.map((row) => make("tr", {}, row.map((one) => cell("td", one))))));
+    make("thead", {}, make("tr", {}, titles)),
+    make("tbody", {}, rows.map((row) => make("tr", {}, row.map(named)))));
 }
 
 const right = (text) => make("td", { class: "number" }, text);
@@ -48,8 +56,8 @@ function measured(name, value, ends, isDifference) {
 
 // -- summary ----------------------------------------------------------------------------------------------------------
 
-function swatch(index) {
-  return make("span", { class: "swatch", style: `background:${COLORS[index % COLORS.length]}` });
+function swatch(index, colors = COLORS) {
+  return make("span", { class: "swatch", style: `background:${colors[index % colors.length]}` });
 }
 
 function showSummary() {
@@ -65,6 +73,7 @@ function showSummary() {
       if (!summary) return [right("not measured"), right("")];
       const value = summary.estimate ? measured(metric.name, summary.estimate.mean, summary.estimate) : "no value";
       const tried = summary.valid + summary.invalid;
+      if (!tried && !summary.unavailable) return [right("not applicable"), right("")];
       return [right(value), right(summary.unavailable ? "unavailable" : `${summary.valid} of ${tried}`)];
     }),
   ]);
@@ -83,7 +92,7 @@ function showComparison(comparison) {
       one.metric, right(measured(one.metric, difference.mean, difference, true)), right(`${Math.round(100 * difference.wins)} %`),
       right(number(one.p)), make("td", {}, make("span", { class: `verdict-${kind}` }, one.verdict)), right(needed),
       right(related), right(`${difference.cases}`), right(`${one.invalid[0]}, ${one.invalid[1]}`),
-      right(measured(one.metric, one.worst_case.mean, one.worst_case, true)),
+      right(one.invalid[0] + one.invalid[1] ? measured(one.metric, one.worst_case.mean, one.worst_case, true) : ""),
     ];
   });
   const wide = (text, title) => make("th", { class: "number", title }, text);
@@ -179,7 +188,7 @@ function caseCard(row, metric) {
 
 function inputs(one) {
   return make("div", { class: "inputs" },
-    make("div", { class: "references" }, one.references.map((image, index) => make("img", { src: image, alt: `reference ${index + 1}`, loading: "lazy" }))),
+    one.references.length === 0 ? "" : make("div", { class: "references" }, one.references.map((image, index) => make("img", { src: image, alt: `reference ${index + 1}`, loading: "lazy" }))),
     one.prompt ? make("p", {}, one.prompt) : make("p", { class: "soft" }, "no prompt"),
     one.waveform ? wave(one.waveform) : make("p", { class: "soft" }, "no audio"));
 }
@@ -204,23 +213,22 @@ function clipView(clip, metric) {
   const view = make("div", { class: "clip" });
   if (clip.strip) view.append(make("img", { src: clip.strip, alt: "frames of the clip", loading: "lazy" }));
   else view.append(make("p", { class: "soft" }, clip.problem || "the video is not on this machine"));
-  if (clip.video) {
-    view.append(make("button", { type: "button", onclick: () => play(view, clip, chart) }, "▶ Play"));
-  }
+  const button = clip.video ? make("button", { type: "button", onclick: () => play(view, clip, chart, button) }, "▶ Play") : "";
   const rows = Object.entries(clip.scores).map(([name, one]) => [
     name, right(one.value === null ? one.status : measured(name, one.value)),
     [one.reason, ...Object.entries(one.details).map(([key, value]) => `${key} ${number(value)}`)].filter(Boolean).join("; "),
   ]);
   return make("div", {}, view,
-    make("p", { class: "value" }, make("strong", {}, metric), ` ${text}`, clip.seed === null ? "" : make("span", { class: "soft" }, ` · seed ${clip.seed}`)),
+    make("p", { class: "value" }, button, make("strong", {}, metric), ` ${text}`, clip.seed === null ? "" : make("span", { class: "soft" }, ` · seed ${clip.seed}`)),
     chart ? chart.element : "",
     make("details", {}, make("summary", {}, "all metrics"), make("div", { class: "wide" }, table(["Metric", make("th", { class: "number" }, "Value"), "Notes"], rows))));
 }
 
-function play(view, clip, chart) {
+function play(view, clip, chart, button) {
+  button.remove();
   const video = make("video", { src: clip.video, controls: "", loop: "", playsinline: "" });
   view.replaceChildren(video);
-  if (chart) video.addEventListener("timeupdate", () => chart.move((video.currentTime * 25) / chart.step));
+  if (chart) video.addEventListener("timeupdate", () => chart.move((video.currentTime * FRAMES_PER_SECOND) / chart.step));
   video.play().catch(() => {});
 }
 
@@ -228,14 +236,14 @@ function curves(series, step) {
   const names = Object.keys(series);
   const length = Math.max(...names.map((name) => series[name].length));
   const cursor = make("line", { x1: -1, x2: -1, y1: 0, y2: 100 });
-  const lines = names.map((name, index) => make("path", { d: outline(series[name]), stroke: COLORS[index % COLORS.length] }));
+  const lines = names.map((name, index) => make("path", { d: outline(series[name]), stroke: CURVE_COLORS[index % CURVE_COLORS.length] }));
   const element = make("div", {},
     make("svg", { class: "chart", viewBox: `0 -4 ${Math.max(1, length - 1)} 108`, preserveAspectRatio: "none", role: "img", "aria-label": `${names.join(", ")} over time` }, lines, cursor),
     make("div", { class: "legend" }, names.map((name, index) => {
       const values = series[name].filter((one) => one !== null);
       const range = values.length ? ` ${number(Math.min(...values))} to ${number(Math.max(...values))}` : "";
-      return make("span", {}, swatch(index), name + range);
-    })));
+      return make("span", {}, swatch(index, CURVE_COLORS), name + range);
+    }), make("span", {}, `over ${number(Number(((length * step) / FRAMES_PER_SECOND).toFixed(1)))} s`)));
   return { element, step, move: (frame) => { cursor.setAttribute("x1", frame); cursor.setAttribute("x2", frame); } };
 }
 
@@ -270,13 +278,16 @@ function showInvalid() {
 }
 
 function showProtocols() {
+  const anyWeights = data.metrics.some((metric) => Object.keys(metric.weights).length);
+  const weights = (metric) => make("td", {}, Object.entries(metric.weights).map(([name, sum]) => make("div", {}, `${name} `, make("code", {}, sum.slice(0, 16)))));
   const rows = data.metrics.map((metric) => [
-    metric.name, right(String(metric.version)), make("td", {}, make("code", {}, metric.hash)),
+    metric.name, right(String(metric.version)), make("td", { class: "hash" }, make("code", {}, metric.hash)),
     Object.entries(metric.protocol).map(([key, value]) => `${key}: ${value}`).join("; "),
-    make("td", {}, Object.entries(metric.weights).map(([name, sum]) => make("div", {}, `${name} `, make("code", {}, sum.slice(0, 16))))),
+    ...(anyWeights ? [weights(metric)] : []),
   ]);
+  const head = ["Metric", make("th", { class: "number" }, "Version"), "Hash", "Protocol", ...(anyWeights ? ["Weights (SHA-256)"] : [])];
   byId("protocol-table").append(
-    table(["Metric", make("th", { class: "number" }, "Version"), "Hash", "Protocol", "Weights (SHA-256)"], rows),
+    table(head, rows),
     make("p", { class: "soft" }, data.notes));
 }
 
