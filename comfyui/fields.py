@@ -99,6 +99,18 @@ def all_preset_values() -> dict[str, dict[str, Any]]:
     return values
 
 
+def check_fields(values: Mapping[str, Any]) -> GenerateRequest:
+    """Return a request with the fields of a node that has no prompt.
+
+    Args:
+        values: values of widgets by name, as for `filled_in`.
+
+    Raises:
+        RequestError: the first invalid field.
+    """
+    return parse_request({**filled_in(values), "prompt": "not used"})
+
+
 SIGMAS_REPLACE = ("steps", "shift", "spacing")
 """Fields that explicit noise levels decide."""
 
@@ -126,7 +138,7 @@ def widget(field: str, default: Any, *, note: str = "", **settings: Any) -> io.I
     """Return the widget of a field.
 
     Args:
-        field: a field of `GenerateRequest`: a number, a choice or text.
+        field: a field of `GenerateRequest`: a number, a choice, yes or no, or text.
         default: the value that a new node shows.
         note: what else the tooltip says.
         settings: further arguments of the input.
@@ -138,6 +150,8 @@ def widget(field: str, default: Any, *, note: str = "", **settings: Any) -> io.I
     if "enum" in schema:
         options = [*schema["enum"]] if default in schema["enum"] else [default, *schema["enum"]]
         return io.Combo.Input(field, options=options, **settings)
+    if schema["type"] == "boolean":
+        return io.Boolean.Input(field, **settings)
     if schema["type"] == "integer":
         settings = {"min": schema["minimum"], "max": schema["maximum"], "step": schema.get("multipleOf", 1), **settings}
         return io.Int.Input(field, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,14 @@ from .fields import (
     DEFAULT_PRESET,
     PresetCombo,
     all_preset_values,
+    check_fields,
     description,
     filled_in,
     model_presets,
     preset_values,
     widget,
 )
+from .loading import NO_SETTINGS, check_installed, load
 from .loras import lora_files
 from .models import COMPANIONS, files, find_model, model_choices, preset_of
 from .progress import progress_bar
@@ -47,6 +50,7 @@ AUDIO_LENGTH = "0: as long as the audio, or without audio as the clips of the mo
 
 PipelineModel = io.Custom("HUMO_MODEL")
 Loras = io.Custom("HUMO_LORAS")
+Settings = io.Custom("HUMO_SETTINGS")
 
 
 class LoadModel(io.ComfyNode):
@@ -85,6 +89,7 @@ class LoadModel(io.ComfyNode):
                 widget("dtype", AUTO, note="auto: bfloat16 on a GPU, float32 on the CPU"),
                 widget("offload", AUTO, note="auto is none: the clip's size is not known when the model is loaded"),
                 widget("quantize", AUTO, note="auto is none: the clip's size is not known when the model is loaded"),
+                Settings.Input("settings", optional=True, tooltip="of HuMo Memory and Speed"),
             ],
             outputs=[PipelineModel.Output("humo_model", display_name="model")],
         )
@@ -92,7 +97,7 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, **values: Any) -> bool:
         """Raise the first error; ComfyUI shows an error that is returned once for each input, and one raised once."""
-        parse_request({"prompt": "not used", **filled_in(_without_model(values))})
+        check_fields(_without_model(values))
         if values.get("model") is not None:
             find_model(values["model"], _companions(values))
         return True
@@ -111,12 +116,43 @@ class LoadModel(io.ComfyNode):
         dtype: str = AUTO,
         offload: OffloadName = "auto",
         quantize: QuantizeName = "auto",
+        settings: Mapping[str, Any] = NO_SETTINGS,
         **companions: str,
     ) -> io.NodeOutput:
-        from humo.runtime.loading import load_pipeline
-
+        request = check_fields({**settings, "offload": offload})
         folder = find_model(model, _companions(companions))
-        return io.NodeOutput(load_pipeline(folder, device=device, dtype=dtype, offload=offload, quantize=quantize))
+        return io.NodeOutput(load(folder, request, device=device, dtype=dtype, quantize=quantize))
+
+
+class MemoryAndSpeed(io.ComfyNode):
+    """Choose how a model is run. HUMO_SETTINGS is a mapping of fields of a request."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HuMo_Settings",
+            display_name="HuMo Memory and Speed",
+            category=CATEGORY,
+            description="Settings of HuMo Load Model for large models. A change loads the model again.",
+            inputs=[
+                widget("tile", 0, note="512, 384 and 256 need less and less memory"),
+                widget("resident_blocks", 0, note="`humo plan` prints how many fit"),
+                widget("attention", "sdpa"),
+                widget("compile", False),
+            ],
+            outputs=[Settings.Output("humo_settings", display_name="settings")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool:
+        """Raise the first error; ComfyUI shows an error that is returned once for each input, and one raised once."""
+        request = check_fields(values)
+        check_installed(request.attention)
+        return True
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput({name: value for name, value in values.items() if value is not None})
 
 
 def _without_model(values: dict[str, Any]) -> dict[str, Any]:
@@ -343,7 +379,7 @@ class HuMoExtension(ComfyExtension):
     """The nodes of this package."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, AddLora, Sampler, Decode]
+        return [LoadModel, MemoryAndSpeed, AddLora, Sampler, Decode]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

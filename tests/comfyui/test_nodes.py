@@ -23,10 +23,13 @@ from humo.jobs.generate import build_request, prepare_job
 from humo.jobs.replay import weights_fingerprint
 from humo.media import audio as media_audio
 from humo.media.watermark import detect_watermark
+from humo.model import attention_backends
+from humo.model.caches import is_compiled
 from humo.presets import HUMO_NANO
 from humo.request import GenerateRequest
 from tests.comfyui.executor import EXAMPLES, LINK, Comfy, load_audio, load_image, saved_bytes
 from tests.comfyui_files import save_comfyui_models
+from tests.tiny import save_tiny_model
 
 PROMPT = "A woman speaks by the sea."
 SHORT: dict[str, Any] = {"frames": 5, "steps": 2}
@@ -480,3 +483,79 @@ def test_errors_of_a_run_are_one_line(
         wrong(comfy, model)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# -- memory and speed --------------------------------------------------------------------------------------------------
+
+
+def test_settings_change_memory_and_kernels_and_not_the_frames(
+    comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny_model(tmp_path / "models" / "small", "humo-1.7b")
+    monkeypatch.setenv("HUMO_MODELS", str(folder.parent))
+    (plain,) = comfy.run("HuMo_LoadModel", model="small", device="cpu")
+    values = {"tile": 128, "resident_blocks": 1, "attention": "sdpa", "compile": False}
+    assert comfy.check("HuMo_Settings", **values) == []
+    (settings,) = comfy.run("HuMo_Settings", **values)
+    (disk,) = comfy.run("HuMo_LoadModel", model="small", device="cpu", offload="disk", settings=settings)
+    assert disk.vae.use_tiling
+    assert disk.vae.tile_sample_min_height == 128
+    assert disk.execution.streamed is not None
+    assert not plain.vae.use_tiling
+    size = {"width": 176, "height": 144, "steps": 1}
+    expected, _, _ = decode(comfy, plain, sample(comfy, plain, "TIA", **size), watermark=False)
+    frames, _, _ = decode(comfy, disk, sample(comfy, disk, "TIA", **size), watermark=False)
+    apart(frames, saved_bytes(expected))
+
+
+@pytest.mark.filterwarnings("ignore")  # those of the compiler's own code
+def test_compile_and_attention_reach_the_network(comfy: Comfy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_tiny_model(tmp_path / "models" / "small", "humo-1.7b")
+    monkeypatch.setenv("HUMO_MODELS", str(folder.parent))
+    before = torch.get_float32_matmul_precision()
+    (settings,) = comfy.run("HuMo_Settings", compile=True)
+    (compiled,) = comfy.run("HuMo_LoadModel", model="small", device="cpu", settings=settings)
+    (plain,) = comfy.run("HuMo_LoadModel", model="small", device="cpu")
+    assert is_compiled(compiled.transformer)
+    assert not is_compiled(plain.transformer)
+    assert torch.get_float32_matmul_precision() == before, "a setting of the process stays"
+    monkeypatch.setattr(attention_backends, "is_installed", lambda name: True)
+    with pytest.raises(RequestError, match="attention: 'flash' needs an NVIDIA GPU, and the device is cpu; use"):
+        comfy.run("HuMo_LoadModel", model="small", device="cpu", settings={"attention": "flash"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"tile": 24}, "tile: 24 is not allowed; allowed: a whole number, 0 to 8192, a multiple of 16"),
+        ({"resident_blocks": -1}, "resident_blocks: -1 is not allowed; allowed: a whole number, 0 to 1000"),
+        ({"attention": "flesh"}, "attention: 'flesh' is not known; did you mean 'flash'?"),
+        ({"compile": "maybe"}, "compile: 'maybe' is not allowed; allowed: yes or no"),
+        (
+            {"attention": "sage"},
+            "attention: 'sage' is not installed, or its version is not supported; install sageattention, "
+            "or use --attention sdpa",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_before_anything_runs(comfy: Comfy, settings: dict[str, Any], line: str) -> None:
+    assert comfy.check("HuMo_Settings", **settings) == [line]
+
+
+@pytest.mark.parametrize(
+    ("offload", "settings", "line"),
+    [
+        ("auto", {"tile": 16}, "tile: 16 pixels leave nothing of a tile"),
+        ("none", {"resident_blocks": 2}, "resident_blocks: 2 has no effect with offload 'none', which streams no"),
+        ("auto", {"resident_blocks": 2}, "resident_blocks: 2 has no effect with offload 'auto', which streams no"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_refused_before_it_is_loaded(
+    comfy: Comfy, monkeypatch: pytest.MonkeyPatch, offload: str, settings: dict[str, Any], line: str
+) -> None:
+    def loaded(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(HuMoPipeline, "from_pretrained", loaded)
+    with pytest.raises(RequestError, match=line):
+        comfy.run("HuMo_LoadModel", model="humo-nano", device="cpu", offload=offload, settings=settings)

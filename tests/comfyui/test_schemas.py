@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from comfy_api.latest import io
 
 FOLDER = REPOSITORY / "comfyui"
-IDS = {"HuMo_LoadModel", "HuMo_LoRA", "HuMo_Sampler", "HuMo_Decode"}
+IDS = {"HuMo_LoadModel", "HuMo_Settings", "HuMo_LoRA", "HuMo_Sampler", "HuMo_Decode"}
 """Workflow files name nodes by these IDs, which therefore do not change after a release."""
 
 ELSEWHERE = {
@@ -32,8 +32,7 @@ ELSEWHERE = {
     "seconds": "frames",
     "aspect": "width and height",
     "consent_by": "a service",
-    **dict.fromkeys(("tile", "resident_blocks"), "no node; the loader chooses them"),
-    **dict.fromkeys(("attention", "compile", "tf32"), "no node; the defaults"),
+    "tf32": "no node; torch's setting is for the whole process, ComfyUI's other nodes included",
     "vocal_separator": "no node; ComfyUI has its own separators",
     "output": "SaveVideo",
     "sidecar": "SaveVideo",

@@ -22,6 +22,7 @@ from humo.errors import CheckpointError
 from humo.inference.execution import Execution
 from humo.inference.pipeline import HuMoPipeline
 from humo.model.audio import SpeechEncoder
+from humo.model.tiling import check_tile
 from humo.model.transformer import FLOAT32_PARTS, HuMoTransformer3DModel
 from humo.quantization.formats import FP8_TYPES
 from humo.quantization.linear import QuantTypes, replace_with_quantized_linear
@@ -30,6 +31,7 @@ from humo.request import OffloadName, QuantizeName
 from humo.runtime.block_streaming import WeightStreams
 from humo.runtime.device import choose_device, choose_dtype
 from humo.runtime.disk_blocks import Cast, DiskBlocks, WeightStore
+from humo.runtime.memory_estimate import autoencoder_on_meta
 from humo.runtime.offload import BLOCK_LISTS, adjust_placement, apply_placement, set_embedding
 from humo.runtime.placement import AUTOENCODER, Placement, check_placement, check_quantized
 
@@ -72,6 +74,7 @@ def load_pipeline(
     device = choose_device(device)
     check_quantized(placement.quantize, model)
     check_placement(placement.offload, placement.quantize, device)
+    check_tile(placement.tile, autoencoder_on_meta(model.architectures[AUTOENCODER]))
     precision = getattr(torch, choose_dtype(dtype, device))
     dtypes: dict[str, Any] = {"transformer": precision, "text_encoder": precision, "default": torch.float32}
     for library in (diffusers_logging, transformers_logging):
