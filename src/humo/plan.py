@@ -119,7 +119,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     images = _resolve_images(request, preset, mode, notes)
     audio = request.audio if "A" in mode else None
 
-    scales = _resolve_scales(request, preset)
+    scales = resolve_scales(request, preset)
     guidance = preset.guidance[mode](scales)
     notes += _note_ineffective(request, explicit, preset, mode, scales)
 
@@ -174,7 +174,8 @@ RIVALS = {
 """Field of a request preset -> fields of the request that take its place."""
 
 
-def _resolve_scales(request: GenerateRequest, preset: Preset) -> GuidanceScales:
+def resolve_scales(request: GenerateRequest, preset: Preset) -> GuidanceScales:
+    """Return the scales of a request; those that it leaves open are the preset's."""
     return GuidanceScales(
         text=_default(request.scale_text, preset.scales.text),
         audio=_default(request.scale_audio, preset.scales.audio),

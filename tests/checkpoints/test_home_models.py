@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from humo.checkpoints.hubs import catalog
 from humo.checkpoints.hubs.catalog import CATALOG, Repository
@@ -21,6 +22,7 @@ from humo.plan import resolve
 from humo.request import parse_request
 from tests.checkpoints.hub_server import Hub, serving
 from tests.comfyui_files import AUDIO, NETWORK, TEXT, VAE, network_weights, save_comfyui_models, save_companions
+from tests.lora_files import write_lora
 from tests.quantized_files import is_matrix_of_a_block, save_gguf, save_scaled_fp8
 
 NAMES = [name for name, entry in CATALOG.items() if entry.is_linked]
@@ -352,6 +354,29 @@ def test_the_models_of_a_comfyui_folder_are_imported_and_nothing_is_copied(
     assert say(capsys, "verify", GGUF)[0] == 0
 
 
+def test_the_loras_of_presets_are_imported_and_the_others_are_counted(
+    comfyui: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = comfyui / "models" / "loras" / "wan" / catalog.LORAS["lightx2v"].file
+    write_lora(file, "humo-17b")
+    write_lora(comfyui / "models" / "loras" / "style.safetensors", "humo-17b")
+    _, lines, _ = say(capsys, "import", "--comfyui", str(comfyui))
+    assert not (models / "loras").exists(), "it is for 17B, and there is none"
+    assert any("ComfyUI has 1 other LoRA: give the file to --lora" in line.get("text", "") for line in lines)
+    large = {name: tensor.half() for name, tensor in network_weights("humo-17b").items()}
+    save_file(large, comfyui / "models" / "diffusion_models" / "humo_17B_fp16.safetensors")
+    code, lines, errors = say(capsys, "import", "--comfyui", str(comfyui))
+    assert code == 0, errors
+    assert os.path.samefile(models / "loras" / "lightx2v.safetensors", file), "linked"
+    assert say(capsys, "import", "--comfyui", str(comfyui))[0] == 0, "again: it is there already"
+    assert say(capsys, "remove", "lightx2v")[0] == 0
+    file.write_bytes(file.read_bytes()[:-9])
+    code, lines, _ = say(capsys, "import", "--comfyui", str(comfyui))
+    assert code == 0
+    assert any("is truncated" in line.get("text", "") for line in lines)
+    assert not (models / "loras" / "lightx2v.safetensors").exists()
+
+
 def test_the_paths_of_extra_model_paths_are_searched(
     tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,8 +396,6 @@ def test_the_paths_of_extra_model_paths_are_searched(
 def test_the_smaller_of_two_text_encoders_is_used_and_the_other_is_named(
     comfyui: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safetensors.torch import save_file
-
     from tests.tiny import tiny_text_encoder
 
     whole = {name: one.clone() for name, one in tiny_text_encoder().state_dict().items() if "embed_tokens" not in name}

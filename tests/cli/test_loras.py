@@ -78,10 +78,14 @@ def test_loras_are_recorded_with_checksum_and_replayed(
     gone = humo("generate", "--replay", "../out.mp4")
     assert gone.code == 2
     assert gone.err.splitlines()[-1] == (
-        f"humo: loras: {str(lora)!r}, an input of out.mp4, is missing; give the file with --lora"
+        f"humo: loras: {str(lora)!r}, an input of out.mp4, is missing; give all 2 files with --lora"
     )
-    replaced = humo("generate", "--replay", "../out.mp4", "--lora", desk / "moved.safetensors", "--dry-run", "--json")
-    assert replaced.only("plan")[0]["request"]["loras"] == [f"{desk / 'moved.safetensors'}:1"]
+    both = ["--lora", f"{desk / 'moved.safetensors'}:0.5", "--lora", desk / "b.safetensors"]
+    replaced = humo("generate", "--replay", "../out.mp4", *both, "--dry-run", "--json")
+    assert replaced.only("plan")[0]["request"]["loras"] == [
+        f"{desk / 'moved.safetensors'}:0.5",
+        f"{desk / 'b.safetensors'}:1",
+    ]
     assert humo("models", "import", desk / "moved.safetensors", "--name", "style").code == 0
     assert humo("generate", "--replay", "../out.mp4", "--output", "third.mp4").code == 0
     assert np.array_equal(frames("third.mp4"), frames(desk / "out.mp4"))
@@ -200,12 +204,22 @@ WRONG = {
     "a LoRA of another architecture": (["--lora", "other.safetensors"], "belong to no layer of this network"),
     "a pickled file": (["--lora", "old.pt"], "is a pickled file"),
     "a damaged file": (["--lora", "cut.safetensors"], "is truncated"),
+    "an empty file": (["--lora", "empty.safetensors"], "is not a complete safetensors file; download it again"),
     "a strength out of range": (["--lora", "style.safetensors:1000"], "allowed: -100 to 100"),
+    "a strength that is NaN": (["--lora", "style.safetensors:nan"], "allowed: -100 to 100"),
+    "an endless strength": (["--lora", "style.safetensors:inf"], "allowed: -100 to 100"),
+    "a strength that is text": (
+        ["--lora", "style.safetensors:abc"],
+        "loras: 'abc' is not a strength of style.safetensors; give a number, as style.safetensors:0.8",
+    ),
+    "a strength that is left out": (["--lora", "style.safetensors:"], "loras: '' is not a strength of style.safe"),
     "the same file twice": (["--lora", "style.safetensors", "--lora", "./style.safetensors:2"], "given twice"),
     "a preset that nobody knows": (["--preset", "lightxv"], "did you mean 'lightx2v'"),
     "a preset of another family": (["--preset", "lightx2v"], "is for humo-17b, and the model is humo-1.7b"),
     "sigmas that do not fall": (["--sigmas", "1,0.5,0.5"], "sigmas: 1, 0.5, 0.5 do not fall"),
     "sigmas out of range": (["--sigmas", "1.5,0.5"], "1.5' is not allowed"),
+    "sigmas that are NaN": (["--sigmas", "nan,0.5"], "sigmas.0: 'nan' is not allowed; allowed: falling numbers"),
+    "sigmas that are text": (["--sigmas", "1,a"], "sigmas.1: 'a' is not allowed; allowed: falling numbers"),
     "no sigmas": (["--sigmas", "0"], "there is no level above 0"),
     "steps that contradict sigmas": (["--sigmas", "1,0.5", "--steps", "3"], "steps: 3 contradicts sigmas"),
     "an unknown sampler": (["--sampler", "uni_pc"], "did you mean 'unipc'"),
@@ -223,6 +237,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     write_lora(desk / "large.safetensors", "humo-1.7b", num_attention_heads=4)
     (desk / "cut.safetensors").write_bytes(style.read_bytes()[:-50])
     (desk / "old.pt").write_bytes(b"\x80\x02")
+    (desk / "empty.safetensors").touch()
     tensors = {"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(2, 4)}
     save_file(tensors, desk / "other.safetensors")
     before = sorted(desk.rglob("*"))
@@ -231,3 +246,25 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     assert problem in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert sorted(desk.rglob("*")) == before
+
+
+def test_a_dry_run_prints_explicit_noise_levels(humo: Humo, desk: Path, tiny_model_folder: Path) -> None:
+    options = ["--model", tiny_model_folder, *INPUTS, *FEW, "--dry-run"]
+    few = humo("generate", *options, "--sigmas", "1,0.94 0.5")
+    assert few.code == 0
+    assert "1, 0.94, 0.5" in few.out
+    assert humo("generate", *options, "--sigmas", "1").code == 0
+    assert "face.png, face.png" in humo("generate", *options, "--image", "face.png").out
+
+
+def test_the_plan_of_a_preset_counts_its_lora_and_its_passes(humo: Humo, desk: Path) -> None:
+    options = ["plan", "--model", "humo-17b-q5", "--memory", "12GB", "--host", "32GB", "--frames", "25", "--json"]
+    missing = humo(*options, "--preset", "lightx2v")
+    assert missing.code == 2
+    assert "run `humo models get lightx2v`" in missing.err
+    (desk / "presets.toml").write_text('[one]\nscale_text = 1.0\nscale_audio = 1.0\noffload = "disk"\n')
+    guided = {one["phase"]: one["bytes"] for one in humo(*options).only("part") if "phase" in one}
+    result = humo(*options, "--preset", "one")
+    one_pass = {one["phase"]: one["bytes"] for one in result.only("part") if "phase" in one}
+    assert one_pass["denoise"] < guided["denoise"], "keys and values of one prompt and one audio"
+    assert {placement["offload"] for placement in result.only("placement")} == {"disk"}

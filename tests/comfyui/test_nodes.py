@@ -502,7 +502,7 @@ def test_settings_change_memory_and_kernels_and_not_the_frames(
     assert disk.vae.tile_sample_min_height == 128
     assert disk.execution.streamed is not None
     assert not plain.vae.use_tiling
-    size = {"width": 176, "height": 144, "steps": 1}
+    size: dict[str, Any] = {"width": 176, "height": 144, "steps": 1}
     expected, _, _ = decode(comfy, plain, sample(comfy, plain, "TIA", **size), watermark=False)
     frames, _, _ = decode(comfy, disk, sample(comfy, disk, "TIA", **size), watermark=False)
     apart(frames, saved_bytes(expected))

@@ -155,6 +155,20 @@ def test_files_in_comfyuis_folders_are_offered_and_run_where_they_are(comfy: Com
     assert frames.shape == (5, 32, 32, 3)
 
 
+def test_the_settings_node_connects_to_the_loader(comfy: ComfyUI) -> None:
+    prompt = comfy.prompt_of(workflow("text-audio"), {"HuMo_Sampler": {"frames": 5, "steps": 2, "seed": 4}})
+    settings: dict[str, Any] = {"tile": 0, "resident_blocks": 1, "attention": "sdpa", "compile": False}
+    prompt["9"] = {"class_type": "HuMo_Settings", "inputs": settings}
+    prompt["1"]["inputs"] |= {"settings": ["9", 0], "offload": "disk"}
+    frames, _ = video_of(comfy, comfy.run(prompt))
+    assert frames.shape == (5, 96, 96, 3)
+    settings["attention"] = "sage"
+    status, answer = comfy.post("/prompt", {"prompt": prompt})
+    assert status == 400
+    [error] = [error for one in answer["node_errors"].values() for error in one["errors"]]
+    assert "attention: 'sage' is not installed" in error["details"]
+
+
 def test_widgets_show_the_values_of_presets(comfy: ComfyUI) -> None:
     inputs = comfy.get("/object_info/HuMo_Sampler")["HuMo_Sampler"]["input"]["optional"]
     table = inputs["preset"][1]["humo"]

@@ -77,6 +77,19 @@ def find_file(folder: Path, kind: str, name: str, size: int) -> Path | None:
     return None
 
 
+def lora_files(folder: Path) -> list[Path]:
+    """Return the files in ComfyUI's folders of LoRAs, at any depth.
+
+    Args:
+        folder: ComfyUI's folder, or its folder of models.
+
+    Raises:
+        CheckpointError: ``extra_model_paths.yaml`` cannot be read.
+    """
+    paths = [path for parent in _search_folders(folder, ("loras",)) for path in parent.rglob("*.safetensors")]
+    return sorted(path for path in paths if path.is_file())
+
+
 def component_folders(folder: Path) -> dict[ComponentName, list[Path]]:
     """Return component -> the existing folders in which ComfyUI looks for it.
 

@@ -59,6 +59,9 @@ def find_lora(name: str, served: Mapping[str, str] | None = None) -> Path:
     loras = installed_loras()
     if name in loras:
         return loras[name].absolute()
+    known, colon, strength = name.rpartition(":")
+    if colon and (known in loras or Path(known).expanduser().is_file()):
+        raise CheckpointError("loras", f"{strength!r} is not a strength of {known}", f"give a number, as {known}:0.8")
     if path.suffix or len(path.parts) != 1:
         raise CheckpointError("loras", f"there is no file {name!r}", "check the path")
     remedy = f"run `humo models get {name}`, or `humo models import FILE --name {name}`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +29,16 @@ def list_loras(console: Quiet) -> None:
     local = installed_loras()
     for name, path in local.items():
         values: dict[str, Any] = {"name": name, "state": "local", "file": str(path), "bytes": path.stat().st_size}
-        console.result(f"{name:17} LoRA        {values['bytes'] / 1e9:7.2f} GB; {path}", values, kind="lora")
+        console.result(f"{name:19} LoRA        {values['bytes'] / 1e9:7.2f} GB; {path}", values, kind="lora")
     for name, entry in LORAS.items():
         if name not in local:
-            text = f"{name:17} LoRA, remote{entry.bytes / 1e9:7.2f} GB to download; {entry.title}, for {entry.family}"
+            text = f"{name:19} LoRA, remote{entry.bytes / 1e9:7.2f} GB to download; {entry.title}, for {entry.family}"
             console.result(text, {"name": name, "state": "remote", "bytes": entry.bytes}, kind="lora")
     for name, preset in request_presets().items():
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in preset.fields.items()}
         settings = ", ".join(f"{key} {_value_text(value)}" for key, value in fields.items())
         family = "any model" if preset.family is None else preset.family
-        text = f"{name:17} preset      {family}: {preset.description or 'your own'} ({settings})"
+        text = f"{name:19} preset      {family}: {preset.description or 'your own'} ({settings})"
         values = {"name": name, "family": preset.family, "description": preset.description, "fields": fields}
         console.result(text, values, kind="preset")
 
@@ -113,6 +114,37 @@ def import_lora(source: Path, name: str | None, console: Quiet) -> None:
 
     name = name or catalog_name(source) or source.stem
     _report(name, install_lora(source, name), console)
+
+
+def import_comfyui_loras(folder: Path, families: AbstractSet[str], console: Quiet) -> None:
+    """Import the LoRAs of ComfyUI's folder that presets need; the others are counted in a note.
+
+    Args:
+        folder: ComfyUI's folder, or its folder of models.
+        families: of the networks that were imported; LoRAs for others are not.
+        console: where the result is reported.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    from humo.checkpoints.comfyui import lora_files
+    from humo.checkpoints.hubs.catalog import LORAS
+    from humo.checkpoints.lora_store import installed_loras
+
+    others = lora_files(folder)
+    for name, entry in LORAS.items():
+        own = [file for file in others if file.name == entry.file]
+        others = [file for file in others if file not in own]
+        if own and entry.family in families and name not in installed_loras():
+            try:
+                import_lora(own[0], name, console)
+            except CheckpointError as error:  # the models are imported
+                console.note(str(error))
+    if others:
+        count = "1 other LoRA" if len(others) == 1 else f"{len(others)} other LoRAs"
+        console.note(
+            f"ComfyUI has {count}: give the file to --lora, or a name with humo models import FILE --name NAME"
+        )
 
 
 def verify_lora(name: str, console: Quiet) -> bool:

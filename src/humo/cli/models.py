@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from humo.cli.console import BYTES
-from humo.cli.model_loras import get_lora, import_lora, is_lora, list_loras, remove_lora, verify_lora
+from humo.cli.model_loras import (
+    get_lora,
+    import_comfyui_loras,
+    import_lora,
+    is_lora,
+    list_loras,
+    remove_lora,
+    verify_lora,
+)
 from humo.cli.options import Parser
 from humo.environment import LORAS_FOLDER
 from humo.errors import CheckpointError, RequestError, StorageError, did_you_mean
@@ -96,7 +104,7 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
         console.result(*_describe(name, folder), kind="model")
     for name, entry in CATALOG.items():
         if name not in local:
-            text = f"{name:17} remote      {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
+            text = f"{name:19} remote      {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
             console.result(text, {"name": name, "state": "remote", "gigabytes": entry.gigabytes}, kind="model")
     list_loras(console)
     models = models_folder()
@@ -131,12 +139,12 @@ def _describe(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         model = open_model_folder(folder)
     except CheckpointError as error:
-        return f"{name:17} BROKEN      {error.problem}; {error.remedy}", {
+        return f"{name:19} BROKEN      {error.problem}; {error.remedy}", {
             **values,
             "state": "broken",
             "problem": str(error),
         }
-    text = f"{name:17} local       {model.bytes / 1e9:7.2f} GB; {model.preset.title}, {folder}"
+    text = f"{name:19} local       {model.bytes / 1e9:7.2f} GB; {model.preset.title}, {folder}"
     return text, {**values, "state": "local", "preset": model.preset.name, "bytes": model.bytes}
 
 
@@ -222,7 +230,7 @@ def _import(options: argparse.Namespace, console: Quiet) -> int:
 
 
 def _import_comfyui(options: argparse.Namespace, console: Quiet) -> int:
-    """Import every network of HuMo in ComfyUI's folders; those that are imported already are left as they are."""
+    """Import the networks of HuMo in ComfyUI's folders, and LoRAs of presets; those that are imported already stay."""
     from humo.checkpoints.comfyui import find_models
     from humo.environment import models_folder
 
@@ -245,6 +253,7 @@ def _import_comfyui(options: argparse.Namespace, console: Quiet) -> int:
                 f"{file.name} is not used: a smaller file fits as well; import the files that you want by name"
             )
         _import_files(name, list(model.files), options, console)
+    import_comfyui_loras(Path(options.comfyui).expanduser(), {model.family for model in models}, console)
     return INTACT
 
 

@@ -37,6 +37,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--seconds", metavar="X", help="length of the video, in place of --frames")
     parser.add_argument("--window", metavar="N", help="frames of a window (default: the model's)")
     parser.add_argument("--lora", metavar="FILE_OR_NAME", action="append", help="LoRA that is used; repeatable")
+    parser.add_argument("--preset", metavar="NAME", help="named settings of the video, with their LoRAs")
     parser.add_argument("--device", metavar="{cuda,cpu}", help="default: cuda if available or with --memory")
     quant_types = "fp8, Q8_0, Q4_K ..."
     parser.add_argument(
@@ -73,16 +74,19 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     fields = {name: value for name in names if (value := getattr(options, name)) is not None}
     from humo.checkpoints.lora_store import find_lora
     from humo.loras import parse_lora
+    from humo.plan import resolve
     from humo.request import parse_request
 
-    request = parse_request({"prompt": "x", "loras": options.lora or [], **fields})
+    fields |= {"prompt": "x", "loras": options.lora or [], "preset": options.preset}
+    plan = resolve(parse_request(fields), preset)
+    request = plan.request
     files = [find_lora(parse_lora(lora).name) for lora in request.loras]
 
     import torch
 
-    from humo.plan import resolve
     from humo.runtime.device import available_memory, choose_dtype
     from humo.runtime.memory_estimate import NetworkAdditions, estimate_memory
+    from humo.runtime.placement import Choice
     from humo.runtime.placement_choice import (
         estimate_placements,
         estimate_quantized_placements,
@@ -90,20 +94,19 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
         read_lora_sizes,
     )
 
-    plan = resolve(request, preset)
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(options.dtype or "auto", kind)
     if dtype not in ("bfloat16", "float32"):
         raise RequestError("--dtype", f"{dtype!r} is not allowed", "give bfloat16 or float32")
     available = available_memory("cpu" if memory is not None else kind)
     sizes = (memory or available[0], host or available[1]) if kind == "cuda" else (0, memory or host or available[1])
-    branches, precision = len(preset.guidance["TIA"](preset.scales).late), getattr(torch, dtype)
-    geometry, network, injection = plan.window_geometry, architectures["transformer"], preset.reference_injection
-    clip = (architectures, geometry, injection, precision, branches)
+    precision, geometry, network = getattr(torch, dtype), plan.window_geometry, architectures["transformer"]
+    clip = (architectures, geometry, preset.reference_injection, precision, _passes_per_step(plan))
     additions = NetworkAdditions(loras=read_lora_sizes(files, network))
     estimate = estimate_memory(*clip, additions, quant_types, len(plan.windows))
     quantized = estimate_quantized_placements(estimate, network, geometry, precision, additions)
-    estimates = estimate_placements(estimate, kind, *sizes, quantized=quantized)
+    choice = Choice(request.offload, request.quantize)
+    estimates = estimate_placements(estimate, kind, *sizes, quantized=quantized, choice=choice)
     console.result(f"{title}, {_size(plan)}, {dtype}", {}, kind="plan")
     for line, values in describe_estimate(estimate):
         console.result(line, values, kind="part")
@@ -112,6 +115,14 @@ def act(options: argparse.Namespace, rest: list[str], console: Quiet) -> int:
     best = fastest_placement(estimates, kind, *sizes).placement
     console.result(f"the fastest that fits: {best}, the default of `humo generate`", asdict(best))
     return 0
+
+
+def _passes_per_step(plan: GenerationPlan) -> int:
+    """Return the number of network passes of a step with text, references and audio."""
+    from humo.guidance import pass_weights
+    from humo.plan import resolve_scales
+
+    return len(pass_weights(plan.preset.guidance["TIA"](resolve_scales(plan.request, plan.preset)).late))
 
 
 def _size(plan: GenerationPlan) -> str:

@@ -57,10 +57,10 @@ def describe_plan(
     }
     windows = f"{sizes['audio_windows']} of {AUDIO_WINDOW} rows" if request.audio else "none (silence)"
     each = " or ".join(str(passes) for passes in sorted(per_step))
-    field_values = {name: ", ".join(value) if isinstance(value, list) else value for name, value in fields.items()}
+    lists = {name: ", ".join(map(_item, value)) for name, value in fields.items() if isinstance(value, list)}
     rows = {
         "family": plan.preset.title,
-        **{name: value for name, value in field_values.items() if value not in ("", "auto", False)},
+        **{name: value for name, value in (fields | lists).items() if value not in ("", "auto", False)},
         "length": f"{geometry.frames} frames, {geometry.seconds:g} s",
         "latent frames": f"{geometry.latent_frames}, of them {geometry.reference_slots} for references",
         "tokens": f"{geometry.tokens}, {geometry.tokens_per_frame} a latent frame",
@@ -71,6 +71,11 @@ def describe_plan(
         "time": "unknown: no video was generated here yet" if seconds is None else _time_text(sum(seconds.values())),
     }
     return table(rows), values
+
+
+def _item(value: object) -> str:
+    """Return an item of a list: a file's name, a number."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _memory_text(memory: PlacementEstimate) -> str:

@@ -102,8 +102,9 @@ def read_request(path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     request = parse_request(record.request)
     for name in FILE_FIELDS:
         if name not in overrides:
-            for file in _files(request, name):
-                _check_unchanged(file, record, path, name)
+            files = _files(request, name)
+            for file in files:
+                _check_unchanged(file, record, path, name, len(files))
     if "model" not in overrides:
         _check_weights(request, record, path)
     fields = request.model_dump(exclude_none=True, exclude=set(MEMORY_FIELDS))  # this machine's memory decides them
@@ -141,8 +142,9 @@ def _content_fields(request: GenerateRequest) -> dict[str, Any]:
     return {**request.model_dump(exclude=set(NOT_CONTENT_FIELDS)), "loras": strengths}
 
 
-def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str) -> None:
-    remedy = f"give the file with {OPTIONS.get(field, '--' + field.replace('_', '-'))}"
+def _check_unchanged(file: str, record: GenerationRecord, path: Path, field: str, count: int) -> None:
+    option = OPTIONS.get(field, "--" + field.replace("_", "-"))
+    remedy = f"give the file with {option}" if count == 1 else f"give all {count} files with {option}"
     existing = _find_again(file) if field == "loras" else file
     if not Path(existing).is_file():
         raise MediaError(field, f"{file!r}, an input of {path.name}, is missing", remedy)
