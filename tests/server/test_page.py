@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, ViewportSize, expect
+from playwright.sync_api import Browser, Page, Route, ViewportSize, expect
 
 from humo.server.api_keys import ApiKeys
 from tests.lora_files import write_lora
@@ -125,9 +127,12 @@ def test_pictures_are_ordered_cropped_and_removed_and_need_consent(page: Page, t
     lie = tmp_path / "lie.png"
     lie.write_bytes(b"not an image")
     page.locator("#pictures-input").set_input_files(lie)
+    expect(page.get_by_role("button", name="Crop picture 1")).to_be_disabled()  # word kept: the page speaks to people
     page.locator("#consent").check()
     page.locator("#generate").click()
-    expect(page.locator("#error-pictures")).to_contain_text("is not an image that can be read")
+    expect(page.locator("#error-pictures")).to_contain_text("It is not an image that can be read")
+    page.get_by_role("button", name="Remove picture 1").click()
+    expect(page.locator("#error-pictures")).to_be_empty()
 
 
 def test_the_sound_plays_is_trimmed_recorded_and_taken_from_a_video(page: Page, running: Running) -> None:
@@ -170,6 +175,85 @@ def test_the_sound_plays_is_trimmed_recorded_and_taken_from_a_video(page: Page, 
     page.get_by_role("button", name="Remove the sound").click()
     sound.set_input_files(EXAMPLES / "demo.toml")
     expect(page.locator("#error-sound")).to_have_text("This is neither a sound nor a video.")
+
+
+def test_the_sound_chosen_last_is_used_and_sets_the_length(page: Page, tmp_path: Path) -> None:
+    page.locator("#length").fill("3")
+    page.evaluate(
+        """() => {
+            const decode = OfflineAudioContext.prototype.decodeAudioData;
+            let calls = 0;
+            OfflineAudioContext.prototype.decodeAudioData = async function (data) {
+                calls += 1;
+                if (calls === 1) await new Promise(done => { window.readTheFirst = done; });
+                return decode.call(this, data);
+            };
+        }"""
+    )
+    page.locator("#sound-file").set_input_files(EXAMPLES / "woman.wav")
+    expect(page.locator("#sound")).to_contain_text("Reading the sound…")
+    page.locator("#sound-file").set_input_files(EXAMPLES / "man.wav")
+    expect(page.locator(".sound-label")).to_contain_text("man.wav")
+    page.evaluate("() => { window.readTheFirst(); return new Promise(done => setTimeout(done, 500)); }")
+    expect(page.locator(".sound-label")).to_contain_text("man.wav")
+    expect(page.get_by_label("As long as the sound")).to_be_checked()
+    expect(page.locator("#length-value")).not_to_have_text("3.0 s")
+    page.get_by_role("button", name="Remove the sound").click()
+
+    long = tmp_path / "long.wav"
+    with wave.open(str(long), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(61 * 8000 * 2))
+    page.locator("#sound-file").set_input_files(long)
+    expect(page.locator(".sound-label")).to_contain_text("60.0 of 61.0 s")
+    expect(page.locator("#error-sound")).to_contain_text("The first 60 seconds are used")
+    page.get_by_role("button", name="Remove the sound").click()
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF" + bytes(500))
+    page.locator("#sound-file").set_input_files(broken)
+    expect(page.locator("#summary")).to_have_text("As long as the sound, 96 × 96")
+
+
+def test_the_time_is_estimated_from_the_most_similar_video_and_a_state_between_phases_is_not_the_start(
+    page: Page,
+) -> None:
+    def video(name: str, frames: int, seconds: float) -> dict[str, Any]:
+        request = {"steps": 6, "frames": frames, "width": 96, "height": 96}
+        humo = {"state": "cancelled", "timings": {"denoise": seconds}, "request": request}
+        return {"id": name, "prompt": name, "model": "humo-nano", "progress": 0, "humo": humo}
+
+    running = video("video_running", 25, 0)
+    running["humo"] |= {"state": "in_progress", "timings": None, "phase": "denoise", "step": 2, "steps": 3}
+    running["progress"] = 50
+    between = running | {"progress": 99, "humo": running["humo"] | {"phase": None}}
+    listed = {"data": [video("short", 5, 9), video("similar", 25, 10), video("tiny", 5, 9), running], "has_more": False}
+    events = "".join(f"event: progress\ndata: {json.dumps(one)}\n\n" for one in (running, between))
+    page.route("**/v1/videos?limit=100", lambda route: route.fulfill(json=listed))
+    page.route("**/v1/videos/video_running", lambda route: route.fulfill(json=running))
+    page.route("**/v1/videos/video_running/events", lambda route: route.fulfill(body=events))
+    page.reload()
+    expect(page.locator("#summary")).to_contain_text("1.0 s of 96 × 96 · ready in about 10 s")
+    page.get_by_role("button", name="Show: video_running").click()
+    expect(page.get_by_role("progressbar", name="Progress of the video")).to_have_js_property("value", 99)
+    expect(page.locator(".status")).to_have_text("Drawing: 2 of 3")
+
+
+def test_the_button_shows_that_a_request_is_being_sent(page: Page) -> None:
+    requests: list[Route] = []
+    page.route("**/v1/videos", lambda route: requests.append(route))
+    page.locator("#prompt").fill("A man speaks.")
+    page.locator("#generate").click()
+    expect(page.locator("#generate")).to_have_text("Sending…")
+    refusal = {
+        "message": "prompt: is not allowed",
+        "param": "prompt",
+        "type": "invalid_request_error",
+        "code": "invalid",
+    }
+    requests[0].fulfill(status=400, json={"error": refusal})
+    expect(page.locator("#error-prompt")).to_have_text("It is not allowed")
+    expect(page.locator("#generate")).to_have_text("Make the video")
+    expect(page.locator("#generate")).to_be_enabled()
 
 
 def test_mistakes_are_shown_at_their_fields_without_words_of_the_api(page: Page) -> None:
@@ -246,6 +330,7 @@ def test_a_video_is_stopped_or_stopped_and_kept_also_after_a_reload(page: Page) 
     expect(page.locator(".left")).to_contain_text("left")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.locator(".screen")).to_contain_text("Stopped.")
+    expect(page.locator(".below")).to_have_text("Try again")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".status")).to_contain_text("Drawing")
     page.reload()
@@ -263,6 +348,11 @@ def test_the_history_is_searched_starred_compared_and_deleted_and_shows_markup_a
         running.wait(running.submit(prompt=text), "completed")
     page.reload()
     cards = page.locator("#history li")
+    expect(page.locator("#history img")).not_to_have_count(0)
+    hidden = page.locator(".thumbnail img").evaluate_all(
+        "images => images.map(one => one.clientHeight - one.parentElement.clientHeight)"
+    )
+    assert max(hidden) <= 0  # the whole picture is seen
     page.get_by_label("Search your videos").fill("somebody else")
     expect(cards).to_have_count(1)
     expect(cards.first).to_contain_text(prompt)
@@ -369,3 +459,18 @@ def test_the_page_asks_once_for_the_key_of_a_service_that_demands_one(
     expect_playing(page)
     page.context.close()
     service.stop()
+
+
+def test_four_videos_stand_above_their_buttons(page: Page, running: Running) -> None:
+    ids = [running.submit(prompt=f"Person {number} talks.") for number in range(4)]
+    for one in ids:
+        running.wait(one, "completed")
+    page.evaluate("ids => localStorage.setItem('humo.stage', JSON.stringify({ ids, labels: {} }))", ids)
+    page.reload()
+    expect(page.locator(".take video")).to_have_count(4)
+    expect(page.get_by_role("button", name="Play all together")).to_be_visible()
+    overlaps = page.locator(".take").evaluate_all(
+        "takes => takes.map(take => take.querySelector('video').getBoundingClientRect().bottom"
+        " - take.querySelector('.actions').getBoundingClientRect().top)"
+    )
+    assert max(overlaps) <= 0

@@ -13,10 +13,12 @@ export class ApiError extends Error {
     this.code = error.code;
   }
 
-  /** The message without the name of its field. */
+  /** The message without the name of its field, as a sentence. */
   get words() {
     const prefix = `${this.field}: `;
-    return this.field && this.message.startsWith(prefix) ? this.message.slice(prefix.length) : this.message;
+    if (!this.field || !this.message.startsWith(prefix)) return this.message;
+    const words = this.message.slice(prefix.length);
+    return /^(is|has|must|cannot|needs) /.test(words) ? `It ${words}` : words[0].toUpperCase() + words.slice(1);
   }
 }
 

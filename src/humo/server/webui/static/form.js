@@ -41,7 +41,7 @@ export class Form extends EventTarget {
     const prompt = $("#prompt");
     prompt.maxLength = MAX_PROMPT;
     prompt.addEventListener("input", () => this.set({ prompt: prompt.value }));
-    this.references.addEventListener("change", () => this.showConsent());
+    this.references.addEventListener("change", () => { this.clearError("pictures"); this.showConsent(); });
     this.references.addEventListener("problem", ({ detail }) => this.showError("pictures", detail, false));
     this.sound.addEventListener("change", () => { this.clearError("sound"); this.showLength(); });
     this.sound.addEventListener("problem", ({ detail }) => this.showError("sound", detail, false));
@@ -55,7 +55,7 @@ export class Form extends EventTarget {
     $("#count").addEventListener("change", (event) => this.set({ count: Number(event.target.value) }));
     $("#model").addEventListener("change", (event) => this.set({ model: event.target.value, shape: null, size: null }));
     const length = $("#length");
-    length.addEventListener("input", () => this.set({ seconds: Number(length.value), auto: false }));
+    length.addEventListener("input", () => this.set({ seconds: Number(length.value) }));
     $("#length-auto").addEventListener("change", (event) => this.set({ auto: event.target.checked }));
     for (const area of [$("#inputs")]) {
       area.addEventListener("dragover", (event) => event.preventDefault());
@@ -176,7 +176,7 @@ export class Form extends EventTarget {
     $("#length-auto-row").hidden = !hasSound;
     $("#length-auto").checked = this.values.auto;
     slider.disabled = hasSound && this.values.auto;
-    $("#length-value").value = `${this.seconds.toFixed(1)} s`;
+    $("#length-value").value = this.seconds > 0 ? `${this.seconds.toFixed(1)} s` : "";
     slider.setAttribute("aria-valuetext", `${this.seconds.toFixed(1)} seconds`);
     this.showSummary();
   }
@@ -188,26 +188,27 @@ export class Form extends EventTarget {
   showSummary() {
     if (!this.models.length) return;
     const [width, height] = this.size;
-    const parts = [`${this.seconds.toFixed(1)} s of ${width} × ${height}`];
+    const isKnown = this.seconds > 0;  // not of a sound that the browser cannot read
+    const parts = [`${isKnown ? `${this.seconds.toFixed(1)} s of` : "As long as the sound,"} ${width} × ${height}`];
     const estimate = this.estimate();
-    parts.push(estimate === null ? "the first one takes a little longer" : `ready in about ${duration(estimate)}`);
+    if (isKnown) parts.push(estimate === null ? "the first one takes a little longer" : `ready in about ${duration(estimate)}`);
     $("#summary").textContent = parts.join(" · ");
   }
 
-  /** Seconds that the request takes, judging by finished videos of the same model; null without any. */
+  /** Seconds that the request takes, judging by the most similar finished video of the same model; null without any. */
   estimate() {
     const [width, height] = this.size;
     const work = (steps, frames, pixels) => steps * frames * pixels;
-    const rates = this.history.filter(({ model, humo }) => model === this.quality.model && humo.timings).map(({ humo }) => {
+    const steps = this.settings.values.steps ?? this.quality.steps;
+    const wanted = work(steps, this.seconds * FRAMES_PER_SECOND, width * height);
+    const known = this.history.filter(({ model, humo }) => model === this.quality.model && humo.timings).map(({ humo }) => {
       const { request, timings } = humo;
       const { load = 0, ...others } = timings;
       const seconds = Object.values(others).reduce((sum, part) => sum + part, 0);
-      return seconds / work(request.steps, request.frames, request.width * request.height);
-    }).sort((a, b) => a - b);
-    if (!rates.length) return null;
-    const steps = this.settings.values.steps ?? this.quality.steps;
-    const one = rates[rates.length >> 1] * work(steps, this.seconds * FRAMES_PER_SECOND, width * height);
-    return one * this.values.count;
+      const done = work(request.steps, request.frames, request.width * request.height);
+      return { rate: seconds / done, distance: Math.abs(Math.log(done / wanted)) };
+    }).sort((a, b) => a.distance - b.distance);
+    return known.length ? known[0].rate * wanted * this.values.count : null;
   }
 
   // -- mistakes --------------------------------------------------------------------------------------------------------
@@ -305,12 +306,13 @@ export class Form extends EventTarget {
     const { shapes, qualities } = served.humo;
     const shape = Object.keys(shapes).find((name) => shapes[name][0] === request.width && shapes[name][1] === request.height);
     const seconds = request.frames / FRAMES_PER_SECOND;
-    const auto = request.audio !== null && Math.abs(seconds - this.sound.seconds) < 0.2;
+    const isAsLong = this.sound.source !== null && Math.abs(seconds - this.sound.seconds) < 0.2;
+    const auto = isAsLong || this.sound.source === null;  // a sound that is added later sets the length
     const quality = qualities.find((one) => one.model === model && one.steps === request.steps
       && (one.fields.speed ?? "exact") === (request.speed ?? "exact"));
     this.settings.restore({ values: changedSettings(served, quality, request), loras: lorasOf(request) });
     this.set({ prompt: request.prompt, model: served.id, shape: shape ?? null, consent: request.consent,
-      size: shape ? null : [request.width, request.height], auto, seconds: auto ? null : seconds,
+      size: shape ? null : [request.width, request.height], auto, seconds: isAsLong ? null : seconds,
       quality: quality?.name ?? "good", seed: String(request.seed), count: 1 });
     this.clearErrors();
   }

@@ -36,6 +36,7 @@ async function generate(count) {
   if (!form.check()) return;
   const submit = $("#generate");
   submit.disabled = true;
+  submit.textContent = "Sending…";
   try {
     const videos = await form.submit(count);
     const ids = videos.map(({ id }) => id);
@@ -51,6 +52,7 @@ async function generate(count) {
     report(error);
   } finally {
     submit.disabled = false;
+    submit.textContent = "Make the video";
   }
 }
 

@@ -59,7 +59,11 @@ export class References extends EventTarget {
   tile(picture, index) {
     const name = `picture ${index + 1}`;
     const image = h("img", { src: picture.url, alt: `Reference ${name}`, draggable: false });
-    image.addEventListener("error", () => image.replaceWith(h("span", { class: "filename" }, picture.name)));
+    const cropper = button("crop", `Crop ${name}`, () => this.cropAt(index), { quiet: true });
+    image.addEventListener("error", () => {  // the browser cannot show it; the service may read it, as with HEIC
+      image.replaceWith(h("span", { class: "filename" }, picture.name));
+      cropper.disabled = true;
+    });
     const tile = h("li", { class: "tile", draggable: true,
       ondragstart: (event) => event.dataTransfer.setData("text/x-humo-picture", String(index)),
       ondragover: (event) => event.preventDefault(),
@@ -75,7 +79,7 @@ export class References extends EventTarget {
       button("left", `Move ${name} to the left`, () => this.move(index, -1), { quiet: true, disabled: index === 0 }),
       button("right", `Move ${name} to the right`, () => this.move(index, 1),
         { quiet: true, disabled: index === this.pictures.length - 1 }),
-      button("crop", `Crop ${name}`, () => this.cropAt(index), { quiet: true }),
+      cropper,
       button("close", `Remove ${name}`, () => this.removeAt(index), { quiet: true })));
     return tile;
   }

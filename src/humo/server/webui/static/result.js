@@ -133,7 +133,8 @@ class Card {
     if (!this.bar) this.buildProgress();
     this.highest = Math.max(this.highest, progress);
     this.bar.value = this.highest;
-    this.status.textContent = statusOf(humo);
+    const isBetweenPhases = humo.state === "in_progress" && !humo.phase && this.highest > 0;  // as just before its end
+    if (!isBetweenPhases || !this.status.textContent) this.status.textContent = statusOf(humo);
     this.left.textContent = humo.seconds_left ? `about ${duration(humo.seconds_left)} left` : "";
     this.keep.hidden = humo.phase !== "denoise";
   }
@@ -170,7 +171,8 @@ class Card {
     const isStopped = this.video.humo.state === "cancelled";
     this.screen.replaceChildren(h("div", { class: "waiting" }, h("p", {}, isStopped ? "Stopped." : "This did not work.")));
     this.below.replaceChildren(
-      isStopped ? null : h("p", { class: "error", role: "alert" }, this.video.error?.message ?? "For an unknown reason."),
+      ...(isStopped ? []
+        : [h("p", { class: "error", role: "alert" }, this.video.error?.message ?? "For an unknown reason.")]),
       h("div", { class: "row" }, button("again", "Try again", () => this.stage.tell("again", { video: this.video, change: "seed" })),
         button("bin", "Delete", () => this.stage.tell("delete", this.video), { quiet: true })));
   }

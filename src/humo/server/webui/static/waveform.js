@@ -6,6 +6,7 @@ import { debounced, files } from "./state.js";
 const SHORTEST = 0.2;  // seconds that stay between the two ends
 const KEY_STEP = 0.1;
 export const MAX_SECONDS = 60;
+const ADD = "Add speech or a song";
 
 export class Sound extends EventTarget {
   constructor(root) {
@@ -26,9 +27,10 @@ export class Sound extends EventTarget {
     this.input = h("input", { type: "file", id: "sound-file", class: "visually-hidden", accept: "audio/*,video/*",
       onchange: () => { if (this.input.files[0]) this.load(this.input.files[0], this.input.files[0].name); this.input.value = ""; } });
     this.recordButton = button("record", "Record", () => this.record());
+    this.chooserText = h("span", {}, ADD);
     this.chooser = h("div", { class: "sound-chooser" }, this.input,
       h("label", { class: "tile add wide", for: "sound-file" }, icon("sound"),
-        h("span", {}, "Add speech or a song"), h("small", {}, "a sound file, or a video whose sound is taken")),
+        this.chooserText, h("small", {}, "a sound file, or a video whose sound is taken")),
       this.recordButton);
     this.canvas = h("canvas", { class: "wave", "aria-hidden": "true" });
     this.handles = ["start", "end"].map((side) => h("div", { class: `handle ${side}`, tabIndex: 0, role: "slider",
@@ -59,11 +61,18 @@ export class Sound extends EventTarget {
   async load(blob, name, trim = {}) {
     this.stop();
     this.problem("");
+    this.loading = blob;
+    this.chooserText.textContent = "Reading the sound…";
     let buffer = null;
     try {
       const context = new OfflineAudioContext(1, 1, 48_000);
       buffer = await context.decodeAudioData(await blob.arrayBuffer());
     } catch {
+      buffer = null;
+    }
+    if (this.loading !== blob) return undefined;  // another one was chosen meanwhile
+    this.chooserText.textContent = ADD;
+    if (!buffer) {
       if (blob.type.startsWith("video/")) return this.problem("This video has no sound that can be read here.");
       if (!blob.type.startsWith("audio/")) return this.problem("This is neither a sound nor a video.");
     }
@@ -71,16 +80,18 @@ export class Sound extends EventTarget {
     this.buffer = buffer;
     this.start = trim.start ?? 0;
     this.end = Math.min(trim.end ?? buffer?.duration ?? 0, buffer?.duration ?? 0);
-    if (buffer && this.end - this.start > MAX_SECONDS) {
-      this.end = this.start + MAX_SECONDS;
-      this.problem(`The first ${MAX_SECONDS} seconds are used; drag the ends to choose others.`);
-    }
+    const isTooLong = this.end - this.start > MAX_SECONDS;
+    if (isTooLong) this.end = this.start + MAX_SECONDS;
     this.changed();
+    if (isTooLong) this.problem(`The first ${MAX_SECONDS} seconds are used; drag the ends to choose others.`);
     announce(`Sound added: ${name}`);
+    return undefined;
   }
 
   clear() {
     this.stop();
+    this.loading = null;
+    this.chooserText.textContent = ADD;
     this.source = this.buffer = null;
     this.start = this.end = 0;
     this.problem("");
