@@ -83,6 +83,8 @@ def _list_weights(console: Quiet) -> int:
         state = "missing" if missing_files(name) else "there"
         users = [metric for metric, one in METRICS.items() if name in one.weights]
         text = f"{name:16} {state:8} {entry.bytes / 1e6:6.0f} MB  commercial use: {entry.commercial:8} {entry.title}"
+        checksum = f"; SHA-256 {entry.files[0].sha256[:16]}..." if entry.files[0].sha256 else ""
+        text += f"; license: {entry.license}{checksum}"
         values = {
             "name": name,
             "state": state,

@@ -177,7 +177,7 @@ function showCases() {
 function caseCard(row, metric) {
   const one = data.cases[row.id];
   const both = row.values.length > 1 && row.values[0] !== null && row.values[1] !== null;
-  const facts = [one.category, one.person && `person ${one.person}`, one.expected && `should be: ${one.expected}`, one.source, one.license];
+  const facts = [one.category, one.person && `person ${one.person}`, one.expected && `expected: ${one.expected}`, one.source, one.license];
   return make("article", { class: "case" },
     make("div", { class: "case-head" }, make("h3", {}, row.id), make("span", { class: "soft" }, facts.filter(Boolean).join(" · ")),
       both ? make("span", {}, `difference ${measured(metric, row.values[1] - row.values[0], null, true)}`) : ""),
