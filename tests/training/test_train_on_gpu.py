@@ -53,7 +53,17 @@ def program() -> ModuleType:
 def test_it_trains_both_stages_in_a_folder_that_holds_all_it_needs(program: ModuleType, tmp_path: Path) -> None:
     archive, work, out = tmp_path / "nano.pyz", tmp_path / "work", tmp_path / "out"
     program.pack(archive, None, RENDER, (), "3.12")
-    command = [sys.executable, archive, "train", work, out, "--seconds", "500", "--frame-minutes", "0.02"]
+    command = [
+        sys.executable,
+        str(archive),
+        "train",
+        str(work),
+        str(out),
+        "--seconds",
+        "500",
+        "--frame-minutes",
+        "0.02",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     arguments = ["--workers", "1", "--set", *TINY]
     subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, check=True, timeout=600)
