@@ -108,12 +108,16 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
         audio_samples: length of the audio in samples at 16 kHz; None if there is no audio.
 
     Raises:
-        RequestError: the mode needs an input that is missing, or the audio is shorter than one frame.
+        RequestError: the mode needs an input that is missing, the audio is shorter than one frame, or options exclude
+            each other.
 
     **Source:** defaults as published (`presets`); the length follows the audio, as with the published ``frames: -1``.
     """
     explicit = request.model_fields_set
     request, notes = apply_preset(request, preset)
+    if request.resident_blocks and request.offload in ("none", "model"):
+        problem = f"{request.resident_blocks} has no effect with offload {request.offload!r}, which streams no blocks"
+        raise RequestError("resident_blocks", problem, "choose offload group or disk, or leave it out")
     preset = preset.guided(request.guidance or "published")
     mode = _resolve_mode(request, notes)
     images = _resolve_images(request, preset, mode, notes)

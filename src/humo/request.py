@@ -7,6 +7,7 @@ The command line, request files, the HTTP schema, the web form and the metadata 
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 from collections.abc import Mapping
 from functools import cache
@@ -59,6 +60,10 @@ def _lora_text(text: str) -> str:
         raise _invalid(str(error)) from None
 
 
+_LIST_SEPARATOR = re.compile(r"\s*,\s*|\s+")
+"""One comma or spaces between numbers; two commas leave an empty number, which is refused."""
+
+
 def _falling(sigmas: tuple[float, ...]) -> tuple[float, ...]:
     """Check that noise levels fall, and leave out a 0 at the end."""
     if any(after >= before for before, after in itertools.pairwise(sigmas)):
@@ -89,7 +94,7 @@ Loras = Annotated[
 ]
 Sigmas = Annotated[
     tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
-    BeforeValidator(lambda sigmas: sigmas.replace(",", " ").split() if isinstance(sigmas, str) else sigmas),
+    BeforeValidator(lambda sigmas: _LIST_SEPARATOR.split(sigmas.strip()) if isinstance(sigmas, str) else sigmas),
     AfterValidator(_falling),
 ]
 

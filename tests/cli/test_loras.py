@@ -220,8 +220,13 @@ WRONG = {
     "sigmas out of range": (["--sigmas", "1.5,0.5"], "1.5' is not allowed"),
     "sigmas that are NaN": (["--sigmas", "nan,0.5"], "sigmas.0: 'nan' is not allowed; allowed: falling numbers"),
     "sigmas that are text": (["--sigmas", "1,a"], "sigmas.1: 'a' is not allowed; allowed: falling numbers"),
+    "a level left out": (["--sigmas", "1,,0.5"], "sigmas.1: '' is not allowed; allowed: falling numbers"),
     "no sigmas": (["--sigmas", "0"], "there is no level above 0"),
     "steps that contradict sigmas": (["--sigmas", "1,0.5", "--steps", "3"], "steps: 3 contradicts sigmas"),
+    "resident blocks without streaming": (
+        ["--offload", "model", "--resident-blocks", "2"],
+        "resident_blocks: 2 has no effect with offload 'model', which streams no blocks",
+    ),
     "an unknown sampler": (["--sampler", "uni_pc"], "did you mean 'unipc'"),
     "an unknown spacing": (["--spacing", "simpel"], "did you mean 'simple'"),
     "an unknown guidance": (["--guidance", "confy"], "did you mean 'comfy'"),
