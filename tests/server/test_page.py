@@ -272,6 +272,7 @@ def test_mistakes_are_shown_at_their_fields_without_words_of_the_api(page: Page)
 
 def test_settings_show_the_models_values_and_only_changes_are_sent(page: Page, running: Running) -> None:
     expect(page.locator("#model-hint")).to_contain_text("Here and ready: 55 MB; runs on any computer")
+    expect(page.locator("#model-hint")).to_contain_text("does not recognize the person of a photograph")
     page.get_by_text("Models that can be added").click()
     expect(page.locator("#models-missing")).to_contain_text("humo models get humo-17b")
     page.get_by_text("Likeness and lips").click()

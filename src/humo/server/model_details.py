@@ -74,6 +74,7 @@ class ModelDetails(BaseModel):
     needs: str = Field(description="what it needs to run, in a line")
     width: int
     height: int
+    knows_photographs: bool = Field(description="false: it knows rendered people alone, and few words")
     window_seconds: float = Field(description="longest clip that is generated at once")
     shapes: dict[str, tuple[int, int]] = Field(description="16:9, 1:1, 9:16 -> width and height")
     settings: dict[str, FieldRange] = Field(description="field of a request -> its range; fields without effect lack")
@@ -124,6 +125,7 @@ def describe_model(
         needs="runs on any computer" if is_small else known.requirements if known is not None else "a large GPU",
         width=preset.width,
         height=preset.height,
+        knows_photographs=not preset.is_synthetic,
         window_seconds=preset.trained_frames / FRAMES_PER_SECOND,
         shapes={shape: size_of_shape(ratio, preset) for shape, ratio in SHAPES.items()},
         settings=setting_ranges(preset),

@@ -148,7 +148,8 @@ export class Form extends EventTarget {
     const { humo } = this.model;
     const size = humo.gigabytes < 1 ? `${Math.round(humo.gigabytes * 1000)} MB` : `${humo.gigabytes.toFixed(1)} GB`;
     $("#model-hint").textContent =
-      `Here and ready: ${size}; ${humo.needs}. Made for ${humo.width} × ${humo.height} pixels.`;
+      `Here and ready: ${size}; ${humo.needs}. Made for ${humo.width} × ${humo.height} pixels.`
+      + (humo.knows_photographs ? "" : " A small one to try: it does not recognize the person of a photograph.");
     $("#models-missing").replaceChildren(...this.published.map(({ id, gigabytes, needs }) => h("li", {},
       h("strong", {}, id), `: ${gigabytes} GB to download; needs ${needs}. `, h("code", {}, `humo models get ${id}`))));
     $("#models-more").hidden = this.published.length === 0;
