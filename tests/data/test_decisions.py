@@ -111,6 +111,13 @@ def test_a_language_may_have_thresholds_of_its_own() -> None:
         ({"languages": {"zh": {"sync": 1}}}, "recipe"),
         ({"threshold": {}}, "threshold"),
         ({"thresholds": {"min_snyc": 1}}, "thresholds.min_snyc"),
+        ({"thresholds": {"min_sync": "high"}}, "thresholds.min_sync"),
+        ({"thresholds": {"min_face_rate": 1.5}}, "thresholds.min_face_rate"),
+        ({"thresholds": {"min_luminance": 220}}, "thresholds"),
+        ({"languages": {"zh": {"min_luminance": 220}}}, "recipe"),
+        ({"languages": {"zh": {"min_sync": 3}}}, "recipe"),
+        ({"reference": {"min_distance": 0.5}}, "reference"),
+        ({"captions": {"min_words": 200}}, "captions"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(values: Values, field: str) -> None:

@@ -46,6 +46,9 @@ def build(options: argparse.Namespace, console: Quiet) -> int:
     """Run ``humo data build``."""
     if len(options.paths) < 2:
         raise RequestError("OUT", "is missing", "give inputs and the output folder: humo data build videos/ dataset/")
+    if "://" in options.paths[-1]:
+        problem = f"{options.paths[-1]!r} is an address, and datasets are written to folders"
+        raise RequestError("OUT", problem, "give a folder, and copy it to the store afterwards")
     if bool(options.captions) != bool(options.caption_model):
         missing = "--caption-model" if options.captions else "--captions"
         raise RequestError(missing, "is missing", "give --captions URL and --caption-model NAME together")
@@ -63,7 +66,7 @@ def build(options: argparse.Namespace, console: Quiet) -> int:
     )
     if options.dry_run:
         plan = estimate(settings)
-        text = f"{plan.sources} sources, {plan.bytes / 1e6:.0f} MB; {plan.missing_rows} rows without a file"
+        text = f"sources: {plan.sources} ({plan.bytes / 1e6:.3g} MB); rows without a file: {plan.missing_rows}"
         console.result(text, {"sources": plan.sources, "bytes": plan.bytes, "missing_rows": plan.missing_rows})
         return DONE
     return _print(build_dataset(settings, console.step, console.note), console)
@@ -94,7 +97,7 @@ def _recipe(path: str | None) -> Any:
 def _print(result: Finished, console: Quiet) -> int:
     """Print the result of a run; the exit code says whether something is left to do."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
-    text = f"{result.folder}: {result.accepted} of {result.clips} clips ({result.seconds / 60:.1f} min)"
+    text = f"{result.folder}: {result.accepted} of {result.clips} clips ({_length(result.seconds)})"
     text += f"; rejected: {reasons}" if reasons else ""
     text += f"; quarantined: {result.quarantined}" if result.quarantined else ""
     values = {
@@ -120,6 +123,10 @@ def _print(result: Finished, console: Quiet) -> int:
     if advice := _advice(result):
         console.note(advice)
     return DONE
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _advice(result: Finished) -> str:
