@@ -144,6 +144,8 @@ def test_the_report_needs_nothing_from_outside(dataset: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "data:image/jpeg" in page
     assert "<svg" in page
+    assert "rejected: duplicate-file" in page
+    assert "at least 0.1</span>" in page
     summary = json.loads((dataset / "report.json").read_text())
     assert summary["judge_of_sync"] == ["mesh and implied jaw"]
     assert summary["funnel"][-1]["clips"] == summary["accepted"]
@@ -168,16 +170,21 @@ def test_the_trainer_reads_it_and_the_check_is_clean(dataset: Path) -> None:
     assert report.is_clean, report.text()
 
 
-def test_other_thresholds_need_no_source(dataset: Path, recipe: Path, videos: Path, tmp_path: Path) -> None:
+def test_other_thresholds_need_no_source(
+    dataset: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder)
     strict = tmp_path / "strict.toml"
-    strict.write_text(RECIPE.replace('min_speech_rate = "off"', "min_speech_rate = 1.01"))
+    strict.write_text(RECIPE.replace("min_seconds = 1", "min_seconds = 1\nmin_luminance = 209"))
     assert main(["data", "refilter", str(folder), "--recipe", str(strict), "--quiet"]) == 0
     assert not [*(folder / "video").iterdir()]
-    assert {row["reason"] for row in _rows(folder / "scores.parquet")} == {"silent"}
-    assert main(["data", "refilter", str(folder), "--recipe", str(recipe), "--quiet"]) == 0
+    assert {row["reason"] for row in _rows(folder / "scores.parquet")} == {"dark"}
+    assert main(["data", "refilter", str(folder), "--recipe", str(recipe), "--report"]) == 0
     assert checksums(folder) == checksums(dataset)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("after shots")
+    assert str(folder / "report.html") in lines[-2]
 
 
 def test_another_recipe_is_refused_in_one_line(

@@ -44,7 +44,7 @@ def test_no_clip_reaches_into_a_cut_or_a_transition() -> None:
         assert (end - start) % 4 == 1
         assert RECIPE.shots.min_frames <= end - start <= RECIPE.shots.max_frames
         assert all(not start < cut < end for cut in (300, 700))
-        assert end <= 500 or start > 512
+        assert end <= 500 - RECIPE.shots.trim_frames - 3 or start > 512 + RECIPE.shots.trim_frames + 3
         assert all(abs(edge - cut) >= RECIPE.shots.trim_frames for edge in (start, end) for cut in (300, 700))
 
 

@@ -159,7 +159,7 @@ def test_a_remote_file_that_changed_is_copied_again(tmp_path: Path, monkeypatch:
     [
         ("file:///nowhere/a.mp4", "there is no file 'file:///nowhere/a.mp4'"),
         ("file:///nowhere", "no video in"),
-        ("unheard-of://a/b", "no address that can be read"),
+        ("nosuch://a/b", "no address that can be read"),
     ],
 )
 def test_a_wrong_address_is_named(address: str, message: str) -> None:

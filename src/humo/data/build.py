@@ -113,7 +113,7 @@ def build(options: Options, progress: Progress, note: Note) -> Finished:
         with closing(open_pool(options, recipe)) as pool:
             sources = run.inventory(inputs, pool)
             catalog = Catalog(sources, journal, recipe)
-            run.tell_share("inventory", sum(1 for _ in catalog.used_sources()), len(sources), "sources")
+            run.note_share("inventory", sum(1 for _ in catalog.used_sources()), len(sources), "sources")
             _check_space(options.folder, run.needed_bytes(catalog), note)
             run.scan(catalog, pool)
             run.score(catalog, pool)
@@ -123,22 +123,22 @@ def build(options: Options, progress: Progress, note: Note) -> Finished:
 
 def _plan(options: Options) -> tuple[BuildRecipe, Inputs]:
     """Return recipe and sources of a run, after the checks that need no work."""
-    for given in options.inputs:
-        _check_apart(given, options.folder)
+    for path in options.inputs:
+        _check_apart(path, options.folder)
     recipe = options.recipe or read_folder_recipe(options.folder) or BuildRecipe()
     return recipe, find_sources(options.inputs, recipe.source.prefixes, images=recipe.source.kind == "subject")
 
 
-def _check_apart(given: str, folder: Path) -> None:
+def _check_apart(path: str, folder: Path) -> None:
     """Refuse an output inside an input folder, or the reverse: the next run would take its own clips for videos."""
-    if is_remote(given):
+    if is_remote(path):
         return
-    source, output = Path(given).resolve(), folder.resolve()
+    source, output = Path(path).resolve(), folder.resolve()
     if source.is_dir() and output.is_relative_to(source):
-        problem = f"{str(folder)!r} is in the input {given!r}, so its clips would become inputs of the next run"
+        problem = f"{str(folder)!r} is in the input {path!r}, so its clips would become inputs of the next run"
         raise StorageError("OUT", problem, "choose a folder outside of the inputs")
     if source.is_relative_to(output):
-        raise StorageError("OUT", f"{str(folder)!r} contains the input {given!r}", "choose another folder")
+        raise StorageError("OUT", f"{str(folder)!r} contains the input {path!r}", "choose another folder")
 
 
 def refilter(folder: Path, recipe: BuildRecipe | None, progress: Progress, note: Note) -> Finished:
@@ -201,15 +201,15 @@ class _Run:
     def score(self, catalog: Catalog, pool: Pool) -> None:
         """Score all clips that the scan did not rule out."""
         planned = [not each.reasons for each in catalog.candidates()]
-        self.tell_share("scan", sum(planned), len(planned), "clips")
+        self.note_share("scan", sum(planned), len(planned), "clips")
         self._run("score", self._score_tasks(catalog), pool, sum(planned))
         passing = sum(not catalog.clip_reasons(each) for each in catalog.candidates())
-        self.tell_share("score", passing, sum(planned), "clips")
+        self.note_share("score", passing, sum(planned), "clips")
 
-    def tell_share(self, stage: str, kept: int, total: int, units: str) -> None:
+    def note_share(self, stage: str, kept: int, total: int, units: str) -> None:
         """Note how many sources or clips a stage leaves."""
         share = f" ({kept / total:.0%})" if total else ""
-        self.note(f"{stage}: {kept} of {total} {units} go on{share}")
+        self.note(f"{stage}: {kept} of {total} {units} kept{share}")
 
     def _score_tasks(self, catalog: Catalog) -> Iterator[Task]:
         """Yield a task for each clip without scores, and for each that passes and has no file."""

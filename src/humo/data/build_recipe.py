@@ -165,7 +165,7 @@ class ReferenceConfig(RecipeTable):
     mode: Literal["cross-shot", "same-clip"] = "cross-shot"
     portraits: str | None = None
     min_gap_seconds: Seconds = 0.0
-    max_distance: float = Field(default=0.35, gt=0.0)
+    max_distance: float = Field(default=0.3, gt=0.0)
     min_distance: float = Field(default=0.02, ge=0.0)
     max_overlap: Fraction = 0.85
     min_side: int = Field(default=64, ge=16)
