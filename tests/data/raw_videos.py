@@ -146,8 +146,8 @@ class Reel:
             frames = side_by_side(frames, other.frames)
         if fault == "still":
             frames = np.repeat(frames[:1], len(frames), axis=0)
-        start = self._count
-        if dissolve and self._frames:
+        start, dissolve = self._count, dissolve if self._frames else 0
+        if dissolve:
             tail = self._frames[-1][-dissolve:].astype(np.float32)
             weights = np.linspace(0, 1, dissolve + 2)[1:-1, None, None, None]
             blended = tail * (1 - weights) + frames[:dissolve].astype(np.float32) * weights
@@ -181,7 +181,7 @@ class Reel:
             size = tuple(2 * round(side * scale / 2) for side in frames.shape[2:0:-1])
             frames = np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames])
         if form == "rotated":
-            frames = np.ascontiguousarray(np.rot90(frames, -1, axes=(1, 2)))
+            frames = np.ascontiguousarray(np.rot90(frames, axes=(1, 2)))
         times = _frame_times(len(frames)) if form == "vfr" else [n / FRAMES_PER_SECOND for n in range(len(frames))]
         write_raw(path, frames, times, samples, crf=crf, rotated=form == "rotated", two_tracks=form == "two-tracks")
         return Truth(path.name, self.shots, form=form)

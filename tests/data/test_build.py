@@ -144,6 +144,8 @@ def test_the_report_needs_nothing_from_outside(dataset: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "data:image/jpeg" in page
     assert "<svg" in page
+    assert "rejected: duplicate-file" in page
+    assert "at least 0.1</span>" in page
     summary = json.loads((dataset / "report.json").read_text())
     assert summary["judge_of_sync"] == ["mesh and implied jaw"]
     assert summary["funnel"][-1]["clips"] == summary["accepted"]
@@ -168,16 +170,21 @@ def test_the_trainer_reads_it_and_the_check_is_clean(dataset: Path) -> None:
     assert report.is_clean, report.text()
 
 
-def test_other_thresholds_need_no_source(dataset: Path, recipe: Path, videos: Path, tmp_path: Path) -> None:
+def test_other_thresholds_need_no_source(
+    dataset: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "dataset"
     shutil.copytree(dataset, folder)
     strict = tmp_path / "strict.toml"
-    strict.write_text(RECIPE.replace('min_speech_rate = "off"', "min_speech_rate = 1.01"))
+    strict.write_text(RECIPE.replace("min_seconds = 1", "min_seconds = 1\nmin_luminance = 209"))
     assert main(["data", "refilter", str(folder), "--recipe", str(strict), "--quiet"]) == 0
     assert not [*(folder / "video").iterdir()]
-    assert {row["reason"] for row in _rows(folder / "scores.parquet")} == {"silent"}
-    assert main(["data", "refilter", str(folder), "--recipe", str(recipe), "--quiet"]) == 0
+    assert {row["reason"] for row in _rows(folder / "scores.parquet")} == {"dark"}
+    assert main(["data", "refilter", str(folder), "--recipe", str(recipe), "--report"]) == 0
     assert checksums(folder) == checksums(dataset)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("after shots")
+    assert str(folder / "report.html") in lines[-2]
 
 
 def test_another_recipe_is_refused_in_one_line(
@@ -235,6 +242,63 @@ def test_a_poisonous_video_is_quarantined_and_the_others_are_not(
     assert len(_rows(tmp_path / "out" / "sources.parquet")) == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("videos", "videos/out"), "OUT: 'videos/out' is in the input 'videos'"),
+        (("videos/0.mp4", "videos"), "OUT: 'videos' contains the input 'videos/0.mp4'"),
+        (("videos", "out", "--captions", "localhost/v1", "--caption-model", "m"), "--captions: 'localhost/v1'"),
+    ],
+)
+def test_a_refused_run_writes_nothing(
+    arguments: Sequence[str], message: str, plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    videos, _ = plain
+    monkeypatch.chdir(videos.parent)
+    before = sorted(videos.parent.rglob("*"))
+    assert main(["data", "build", *arguments, "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert sorted(videos.parent.rglob("*")) == before
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(
+    plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("humo.data.build.shutil.disk_usage", lambda _: usage._replace(free=2_000_000))
+    assert main(["data", "build", str(plain[0]), str(tmp_path / "new" / "out"), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 MB free" in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_becomes_full_stops_the_run_in_one_line_and_the_next_run_resumes(
+    plain: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos, recipe = plain
+    assert _build(videos, tmp_path / "undisturbed", recipe) == 0
+    out, write = tmp_path / "out", os.write
+    lines: list[bytes] = []
+
+    def fill(file: int, data: bytes) -> int:
+        if data.startswith(b'{"stage"'):
+            lines.append(data)
+            if len(lines) == 2:
+                return write(file, data[: len(data) // 2])
+        return write(file, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("humo.data.journal.os.write", fill)
+        assert _build(videos, out, recipe, "--workers", "1") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert len(_finished(out)) == len(set(_finished(out))) > 0
+    assert _build(videos, out, recipe) == 0
+    assert checksums(out) == checksums(tmp_path / "undisturbed")
+
+
 def test_the_number_of_workers_changes_no_byte(plain: tuple[Path, Path], tmp_path: Path) -> None:
     videos, recipe = plain
     for workers in ("1", "2"):
@@ -280,8 +344,9 @@ def test_a_folder_that_another_run_writes_is_refused(
     [
         (["build", "only"], "OUT: is missing"),
         (["build", "nowhere", "out"], "there is no file or folder 'nowhere'"),
-        (["build", ".", "out"], "no video in"),
-        (["build", ".", "out", "--captions", "http://x/v1"], "--caption-model: is missing"),
+        (["build", ".", "../out"], "no video in"),
+        (["build", ".", "../out", "--captions", "http://x/v1"], "--caption-model: is missing"),
+        (["build", ".", "s3://bucket/out"], "datasets are written to folders"),
         (["refilter", "nowhere"], "holds no dataset"),
         (["check", "nowhere"], "holds no dataset"),
     ],

@@ -44,7 +44,7 @@ def test_no_clip_reaches_into_a_cut_or_a_transition() -> None:
         assert (end - start) % 4 == 1
         assert RECIPE.shots.min_frames <= end - start <= RECIPE.shots.max_frames
         assert all(not start < cut < end for cut in (300, 700))
-        assert end <= 500 or start > 512
+        assert end <= 500 - RECIPE.shots.trim_frames - 3 or start > 512 + RECIPE.shots.trim_frames + 3
         assert all(abs(edge - cut) >= RECIPE.shots.trim_frames for edge in (start, end) for cut in (300, 700))
 
 
@@ -111,6 +111,13 @@ def test_a_language_may_have_thresholds_of_its_own() -> None:
         ({"languages": {"zh": {"sync": 1}}}, "recipe"),
         ({"threshold": {}}, "threshold"),
         ({"thresholds": {"min_snyc": 1}}, "thresholds.min_snyc"),
+        ({"thresholds": {"min_sync": "high"}}, "thresholds.min_sync"),
+        ({"thresholds": {"min_face_rate": 1.5}}, "thresholds.min_face_rate"),
+        ({"thresholds": {"min_luminance": 220}}, "thresholds"),
+        ({"languages": {"zh": {"min_luminance": 220}}}, "recipe"),
+        ({"languages": {"zh": {"min_sync": 3}}}, "recipe"),
+        ({"reference": {"min_distance": 0.5}}, "reference"),
+        ({"captions": {"min_words": 200}}, "captions"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(values: Values, field: str) -> None:

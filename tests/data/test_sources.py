@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from humo.data.remote_files import local_copy
 from humo.data.sources import MissingRow, Source, find_sources
 from humo.data.tables import write_table
-from humo.errors import HuMoError
+from humo.errors import DependencyError, HuMoError, MediaError
 
 
 @pytest.fixture
@@ -132,6 +134,53 @@ def test_addresses_are_listed_by_their_file_system(videos: Path) -> None:
     inputs = find_sources([f"file://{videos}"], {})
     assert _names(inputs.sources) == ["a.mp4", "b.mp4", "c.mp4"]
     assert all(source.path.startswith("file://") for source in inputs.sources)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "names.txt"])
+def test_a_manifest_at_an_address_names_files_beside_it(name: str, videos: Path) -> None:
+    (videos / "rows.csv").write_text("path,caption\na.mp4,hello\n")
+    (videos / "names.txt").write_text("# a list\na.mp4\n")
+    (source,) = find_sources([f"file://{videos}/{name}"], {}).sources
+    assert source.path == f"file://{videos}/a.mp4"
+    assert source.caption == ("hello" if name == "rows.csv" else "")
+
+
+def test_a_remote_file_that_changed_is_copied_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("humo.data.remote_files.CACHE", tmp_path / "cache")
+    file = tmp_path / "a.mp4"
+    for contents in (b"first", b"second"):
+        file.write_bytes(contents)
+        with local_copy(f"file://{file}") as copy:
+            assert copy.read_bytes() == contents
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("file:///nowhere/a.mp4", "there is no file 'file:///nowhere/a.mp4'"),
+        ("file:///nowhere", "no video in"),
+        ("nosuch://a/b", "no address that can be read"),
+    ],
+)
+def test_a_wrong_address_is_named(address: str, message: str) -> None:
+    with pytest.raises(HuMoError, match=message) as caught:
+        find_sources([address], {})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_that_fails_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no\nroute")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.find", fail)
+    with pytest.raises(MediaError, match="RuntimeError: no route"):
+        find_sources(["file:///data"], {})
+
+
+def test_without_fsspec_an_address_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(DependencyError, match="fsspec is not installed"):
+        find_sources(["s3://bucket/videos"], {})
 
 
 def test_a_source_survives_being_stored(videos: Path) -> None:

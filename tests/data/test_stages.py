@@ -13,7 +13,8 @@ from humo.data.inventory import inspect_source
 from humo.data.scan import scan_unit
 from humo.data.stage_process import attempt
 from humo.data.tasks import Values
-from tests.data.raw_videos import DAMAGES, Frames, damage, set_rotation, write_raw
+from humo.media.clip_reader import read_clip
+from tests.data.raw_videos import DAMAGES, Frames, Reel, Shot, damage, set_rotation, write_raw
 
 SIZE = 96
 
@@ -46,6 +47,16 @@ def test_a_turned_video_has_its_upright_size(tmp_path: Path) -> None:
     set_rotation(path)
     facts = inspect_source({"path": str(path)})
     assert (facts["width"], facts["height"]) == (64, SIZE)
+
+
+def test_a_turned_video_is_read_upright(tmp_path: Path) -> None:
+    frames = _scene(0, 30)
+    shot = Shot("scene", 0, frames, np.zeros(len(frames) * 640, np.float32), False)
+    Reel().add(shot).write(tmp_path / "plain.mp4")
+    Reel().add(shot).write(tmp_path / "a.mp4", "rotated")
+    plain, turned = (read_clip(tmp_path / name).frames.astype(int) for name in ("plain.mp4", "a.mp4"))
+    upright, upside_down = (np.abs(each - plain).mean() for each in (turned, turned[:, ::-1, ::-1]))
+    assert upright < 10 < 50 < upside_down  # colors are stored at half the resolution, so edges differ
 
 
 def _payload(path: Path, facts: Values, count: int) -> Values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ def add_options(parser: Parser) -> None:
     group.add_argument("--caption-model", metavar="NAME", help="build: name of the endpoint's model")
     group.add_argument("--retry", action="store_true", help="build: try quarantined items again")
     group.add_argument("--dry-run", action="store_true", help="build: list what would be read, and write nothing")
+    text = "build, refilter: print what each decision leaves, too; report.html is always written"
+    group.add_argument("--report", action="store_true", help=text)
     group.add_argument("--fast", action="store_true", help="check: compare names and tables; open no video")
 
 
@@ -46,6 +48,9 @@ def build(options: argparse.Namespace, console: Quiet) -> int:
     """Run ``humo data build``."""
     if len(options.paths) < 2:
         raise RequestError("OUT", "is missing", "give inputs and the output folder: humo data build videos/ dataset/")
+    if "://" in options.paths[-1]:
+        problem = f"{options.paths[-1]!r} is an address, and datasets are written to folders"
+        raise RequestError("OUT", problem, "give a folder, and copy it to the store afterwards")
     if bool(options.captions) != bool(options.caption_model):
         missing = "--caption-model" if options.captions else "--captions"
         raise RequestError(missing, "is missing", "give --captions URL and --caption-model NAME together")
@@ -63,17 +68,18 @@ def build(options: argparse.Namespace, console: Quiet) -> int:
     )
     if options.dry_run:
         plan = estimate(settings)
-        text = f"{plan.sources} sources, {plan.bytes / 1e6:.0f} MB; {plan.missing_rows} rows without a file"
+        text = f"sources: {plan.sources} ({plan.bytes / 1e6:.3g} MB); rows without a file: {plan.missing_rows}"
         console.result(text, {"sources": plan.sources, "bytes": plan.bytes, "missing_rows": plan.missing_rows})
         return DONE
-    return _print(build_dataset(settings, console.step, console.note), console)
+    return _print(build_dataset(settings, console.step, console.note), console, funnel=options.report)
 
 
 def refilter(options: argparse.Namespace, console: Quiet) -> int:
     """Run ``humo data refilter``."""
     from humo.data.build import refilter as refilter_dataset
 
-    return _print(refilter_dataset(one_path(options), _recipe(options.recipe), console.step, console.note), console)
+    result = refilter_dataset(one_path(options), _recipe(options.recipe), console.step, console.note)
+    return _print(result, console, funnel=options.report)
 
 
 def check(options: argparse.Namespace, console: Quiet) -> int:
@@ -91,12 +97,15 @@ def _recipe(path: str | None) -> Any:
     return None if path is None else read_build_recipe(Path(path))
 
 
-def _print(result: Finished, console: Quiet) -> int:
-    """Print the result of a run; the exit code says whether something is left to do."""
+def _print(result: Finished, console: Quiet, *, funnel: bool) -> int:
+    """Print the result of a run, and its funnel if asked; the exit code says whether something is left to do."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.reasons.items())
-    text = f"{result.folder}: {result.accepted} of {result.clips} clips ({result.seconds / 60:.1f} min)"
+    text = f"{result.folder}: {result.accepted} of {result.clips} clips ({_length(result.seconds)})"
     text += f"; rejected: {reasons}" if reasons else ""
     text += f"; quarantined: {result.quarantined}" if result.quarantined else ""
+    if funnel:
+        report = result.folder / "report.html"
+        text = "\n".join([*_funnel(result.funnel), f"report: {report}", text])
     values = {
         "folder": str(result.folder),
         "accepted": result.accepted,
@@ -120,6 +129,17 @@ def _print(result: Finished, console: Quiet) -> int:
     if advice := _advice(result):
         console.note(advice)
     return DONE
+
+
+def _funnel(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each decision: clips that remain, and their length."""
+    width = max((len(stage["after"]) for stage in stages), default=0)
+    for stage in stages:
+        yield f"after {stage['after']:<{width}} {stage['clips']:>8} clips  {_length(stage['seconds'])}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _advice(result: Finished) -> str:

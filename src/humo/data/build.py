@@ -16,7 +16,7 @@ from typing import Any
 
 from humo.analysis.weights import check_weights
 from humo.data.build_recipe import BuildRecipe, checksum
-from humo.data.captions import Endpoint
+from humo.data.captions import Endpoint, check_address
 from humo.data.catalog import Catalog
 from humo.data.clip_files import clip_file
 from humo.data.engine import LocalPool, Pool, run_tasks
@@ -24,10 +24,10 @@ from humo.data.finish import Finished, finish, portrait_keys
 from humo.data.folder import open_folder, read_folder_recipe, read_sources, write_sources
 from humo.data.journal import Journal
 from humo.data.planning import STAGE_VERSIONS
-from humo.data.remote_files import file_system, is_remote
+from humo.data.remote_files import is_remote, remote_info
 from humo.data.sources import Inputs, Source, find_sources
 from humo.data.tasks import Outcome, Task, Values
-from humo.errors import StorageError
+from humo.errors import MediaError, StorageError
 from humo.files import SPARE_BYTES
 from humo.progress import Note, Progress
 
@@ -86,8 +86,7 @@ def estimate(options: Options) -> Estimate:
     Raises:
         HuMoError: the inputs or the recipe are wrong.
     """
-    recipe = options.recipe or read_folder_recipe(options.folder) or BuildRecipe()
-    inputs = find_sources(options.inputs, recipe.source.prefixes, images=recipe.source.kind == "subject")
+    _, inputs = _plan(options)
     paths = {source.path for source in inputs.sources}
     return Estimate(len(inputs.sources), len(inputs.missing), sum(_size_and_time(path)[0] for path in paths))
 
@@ -98,24 +97,48 @@ def build(options: Options, progress: Progress, note: Note) -> Finished:
     Raises:
         HuMoError: the inputs, the recipe or the folder are wrong, or the disk is full. What was finished is kept.
     """
-    planned = options.recipe or read_folder_recipe(options.folder) or BuildRecipe()
-    inputs = find_sources(options.inputs, planned.source.prefixes, images=planned.source.kind == "subject")
+    planned, inputs = _plan(options)
     if inputs.missing:
-        note(f"{len(inputs.missing)} rows name files that are missing, such as {inputs.missing[0].path!r}")
+        note(f"rows without a file: {len(inputs.missing)}, such as {inputs.missing[0].path!r}")
     for name in JUDGE_WEIGHTS[planned.sync.judge]:
         check_weights(name)
-    with open_folder(options.folder, options.recipe, create=True) as recipe:
-        _check_space(options.folder, SPARE_BYTES)
-        with closing(Journal(options.folder)) as journal:
-            run = _Run(options, recipe, journal, progress, note)
-            with closing(open_pool(options, recipe)) as pool:
-                sources = run.inventory(inputs, pool)
-                catalog = Catalog(sources, journal, recipe)
-                _check_space(options.folder, run.needed_bytes(catalog), note)
-                run.scan(catalog, pool)
-                run.score(catalog, pool)
-                run.references(catalog, pool)
-            return finish(options.folder, catalog, inputs.missing, sources, run.endpoint(), progress, note)
+    if options.captions is not None:
+        check_address(options.captions[0])
+    _check_space(options.folder, SPARE_BYTES)
+    with (
+        open_folder(options.folder, options.recipe, create=True) as recipe,
+        closing(Journal(options.folder)) as journal,
+    ):
+        run = _Run(options, recipe, journal, progress, note)
+        with closing(open_pool(options, recipe)) as pool:
+            sources = run.inventory(inputs, pool)
+            catalog = Catalog(sources, journal, recipe)
+            run.note_share("inventory", sum(1 for _ in catalog.used_sources()), len(sources), "sources")
+            _check_space(options.folder, run.needed_bytes(catalog), note)
+            run.scan(catalog, pool)
+            run.score(catalog, pool)
+            run.references(catalog, pool)
+        return finish(options.folder, catalog, inputs.missing, sources, run.endpoint(), progress, note)
+
+
+def _plan(options: Options) -> tuple[BuildRecipe, Inputs]:
+    """Return recipe and sources of a run, after the checks that need no work."""
+    for path in options.inputs:
+        _check_apart(path, options.folder)
+    recipe = options.recipe or read_folder_recipe(options.folder) or BuildRecipe()
+    return recipe, find_sources(options.inputs, recipe.source.prefixes, images=recipe.source.kind == "subject")
+
+
+def _check_apart(path: str, folder: Path) -> None:
+    """Refuse an output inside an input folder, or the reverse: the next run would take its own clips for videos."""
+    if is_remote(path):
+        return
+    source, output = Path(path).resolve(), folder.resolve()
+    if source.is_dir() and output.is_relative_to(source):
+        problem = f"{str(folder)!r} is in the input {path!r}, so its clips would become inputs of the next run"
+        raise StorageError("OUT", problem, "choose a folder outside of the inputs")
+    if source.is_relative_to(output):
+        raise StorageError("OUT", f"{str(folder)!r} contains the input {path!r}", "choose another folder")
 
 
 def refilter(folder: Path, recipe: BuildRecipe | None, progress: Progress, note: Note) -> Finished:
@@ -177,8 +200,16 @@ class _Run:
 
     def score(self, catalog: Catalog, pool: Pool) -> None:
         """Score all clips that the scan did not rule out."""
-        total = sum(not each.reasons for each in catalog.candidates())
-        self._run("score", self._score_tasks(catalog), pool, total)
+        planned = [not each.reasons for each in catalog.candidates()]
+        self.note_share("scan", sum(planned), len(planned), "clips")
+        self._run("score", self._score_tasks(catalog), pool, sum(planned))
+        passing = sum(not catalog.clip_reasons(each) for each in catalog.candidates())
+        self.note_share("score", passing, sum(planned), "clips")
+
+    def note_share(self, stage: str, kept: int, total: int, units: str) -> None:
+        """Note how many sources or clips a stage leaves."""
+        share = f" ({kept / total:.0%})" if total else ""
+        self.note(f"{stage}: {kept} of {total} {units} kept{share}")
 
     def _score_tasks(self, catalog: Catalog) -> Iterator[Task]:
         """Yield a task for each clip without scores, and for each that passes and has no file."""
@@ -258,21 +289,20 @@ class _Run:
                 self.note(f"{stage}: {task.item} is left out: {outcome.reason}")
             self.journal.add(stage, task.key, values)
             self._done += 1
-            self.progress(stage, self._done, total)
+            if self._done < total:
+                self.progress(stage, self._done, total)
 
         return keep
 
 
 def _size_and_time(path: str) -> tuple[int, Any]:
-    """Return the size of a file and what changes with its contents: the time of its last change, or a tag."""
-    if is_remote(path):
-        system, inner = file_system(path)
-        info = system.info(inner)
-        tag = next(
-            (str(info[name]) for name in ("ETag", "etag", "sha256", "mtime", "LastModified") if name in info), ""
-        )
-        return int(info.get("size") or 0), tag
-    state = os.stat(path)
+    """Return the size of a source and what changes with its contents; zeros where the inventory will say why."""
+    try:
+        if is_remote(path):
+            return remote_info(path)
+        state = os.stat(path)
+    except (MediaError, OSError):
+        return 0, 0
     return state.st_size, state.st_mtime_ns
 
 
@@ -282,7 +312,8 @@ def _inventory_key(path: str) -> str:
 
 def _check_space(folder: Path, needed: int, note: Note | None = None) -> None:
     """Refuse to begin on a full disk; with ``note``, say so if the disk may become full."""
-    free = shutil.disk_usage(folder).free
+    existing = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(existing).free
     if free >= needed:
         return
     problem = f"{str(folder)!r} has {free / 1e6:.0f} MB free"

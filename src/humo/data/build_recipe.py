@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from humo.data.tasks import Limits, Values
+from humo.errors import RequestError
 from humo.training.config import Fraction, RecipeTable
 from humo.training.recipe_file import parse_table, read_table
 
@@ -61,8 +62,7 @@ class ShotConfig(RecipeTable):
         for name in ("min_frames", "max_frames"):
             if (value := getattr(self, name)) % 4 != 1:
                 raise ValueError(f"{name} is {value}, not 4k + 1; give {value - (value - 1) % 4}")
-        if self.max_frames < self.min_frames:
-            raise ValueError("max_frames is smaller than min_frames; exchange them")
+        _check_order(self, "frames")
         return self
 
 
@@ -92,40 +92,60 @@ class VideoConfig(RecipeTable):
     sample_rate: Literal[16000, 48000] = 16000
 
 
+def _check_order(table: RecipeTable, *names: str) -> None:
+    """Refuse a table whose ``min_`` is above its ``max_``, of one of the names: nothing could pass."""
+    for name in names:
+        low, high = getattr(table, f"min_{name}"), getattr(table, f"max_{name}")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_{name} = {low:g} is above max_{name} = {high:g}, so nothing passes; exchange them")
+
+
 def _off_as_none(value: Any) -> Any:
     """Return None for ``"off"``: TOML has no value for nothing."""
+    if isinstance(value, str) and value != "off":
+        raise ValueError(f'{value!r} is no number; give a number, or "off" for no bound')
     return None if value == "off" else value
 
 
 Bound = Annotated[float | None, BeforeValidator(_off_as_none)]
+Positive = Annotated[Seconds | None, BeforeValidator(_off_as_none)]
+Share = Annotated[Fraction | None, BeforeValidator(_off_as_none)]
+Luminance = Annotated[Annotated[float, Field(ge=0.0, le=255.0)] | None, BeforeValidator(_off_as_none)]
+Quality = Annotated[Annotated[float, Field(ge=1.0, le=5.0)] | None, BeforeValidator(_off_as_none)]
+Correlation = Annotated[Annotated[float, Field(ge=-1.0, le=1.0)] | None, BeforeValidator(_off_as_none)]
 
 
 class Thresholds(RecipeTable):
     """Bounds of the scores; ``"off"`` applies none. `humo.data.thresholds.RULES` says which score each belongs to."""
 
-    min_seconds: Bound = 4.0
-    min_lines: Bound = 360
-    min_rate: Bound = 10.0
-    max_rate: Bound = 120.0
-    min_audio_tracks: Bound = 1
-    max_held: Bound = 0.1
-    min_face_rate: Bound = 0.95
-    max_several_rate: Bound = 0.05
-    min_face_height: Bound = 0.133
-    min_frontal_rate: Bound = 0.8
-    min_speech_rate: Bound = 0.5
-    min_background_quality: Bound = None
-    min_luminance: Bound = 10.0
-    max_luminance: Bound = 210.0
-    min_sharpness: Bound = 0.1
-    min_motion: Bound = 0.0002
-    max_motion: Bound = 0.3
-    max_text: Bound = 0.002
-    min_sync: Bound = 0.55
-    min_sync_margin: Bound = 0.2
-    min_sync_confidence: Bound = 3.0
-    max_offset_left: Bound = 1
-    max_identity_spread: Bound = 0.45
+    min_seconds: Positive = 4.0
+    min_lines: Positive = 360
+    min_rate: Positive = 10.0
+    max_rate: Positive = 120.0
+    min_audio_tracks: Positive = 1
+    max_held: Share = 0.1
+    min_face_rate: Share = 0.95
+    max_several_rate: Share = 0.05
+    min_face_height: Share = 0.133
+    min_frontal_rate: Share = 0.8
+    min_speech_rate: Share = 0.5
+    min_background_quality: Quality = None
+    min_luminance: Luminance = 10.0
+    max_luminance: Luminance = 210.0
+    min_sharpness: Positive = 0.1
+    min_motion: Share = 0.0002
+    max_motion: Share = 0.3
+    max_text: Share = 0.002
+    min_sync: Correlation = 0.55
+    min_sync_margin: Positive = 0.2
+    min_sync_confidence: Positive = 3.0
+    max_offset_left: Positive = 1
+    max_identity_spread: Positive = 0.45
+
+    @model_validator(mode="after")
+    def _something_can_pass(self) -> Thresholds:
+        _check_order(self, "luminance", "motion", "rate")
+        return self
 
 
 class ReferenceConfig(RecipeTable):
@@ -145,11 +165,16 @@ class ReferenceConfig(RecipeTable):
     mode: Literal["cross-shot", "same-clip"] = "cross-shot"
     portraits: str | None = None
     min_gap_seconds: Seconds = 0.0
-    max_distance: float = Field(default=0.35, gt=0.0)
+    max_distance: float = Field(default=0.3, gt=0.0)
     min_distance: float = Field(default=0.02, ge=0.0)
     max_overlap: Fraction = 0.85
     min_side: int = Field(default=64, ge=16)
     candidates: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _something_can_pass(self) -> ReferenceConfig:
+        _check_order(self, "distance")
+        return self
 
 
 class CaptionConfig(RecipeTable):
@@ -175,6 +200,11 @@ class CaptionConfig(RecipeTable):
     min_words: int = Field(default=15, ge=1)
     max_words: int = Field(default=120, ge=1)
     max_repeated: Fraction = 0.02
+
+    @model_validator(mode="after")
+    def _something_can_pass(self) -> CaptionConfig:
+        _check_order(self, "words")
+        return self
 
 
 class SelectionConfig(RecipeTable):
@@ -225,8 +255,11 @@ class BuildRecipe(RecipeTable):
     @model_validator(mode="after")
     def _languages_have_known_thresholds(self) -> BuildRecipe:
         for language, bounds in self.languages.items():
-            if unknown := sorted(bounds.keys() - Thresholds.model_fields.keys()):
-                raise ValueError(f"languages.{language} has no threshold {unknown[0]!r}; see [thresholds]")
+            try:
+                parse_table(self.thresholds.model_dump() | dict(bounds), Thresholds)
+            except RequestError as error:
+                field = f"languages.{language}" + (f".{error.field}" if error.field in bounds else "")
+                raise ValueError(f"{field} {error.problem}; {error.remedy}") from None
         return self
 
     def for_language(self, language: str) -> Thresholds:

@@ -64,6 +64,17 @@ KEY_VARIABLES = ("HUMO_CAPTION_API_KEY", "OPENAI_API_KEY")
 """Environment variables with the key that is sent to the endpoint."""
 
 
+def check_address(url: str) -> None:
+    """Check the form of an endpoint's address.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if not re.match(r"^https?://[^/]+", url):
+        problem = f"{url!r} is no address of an endpoint"
+        raise RequestError("--captions", problem, "give one such as http://localhost:8000/v1")
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An endpoint.
@@ -207,9 +218,7 @@ class CaptionClient:
             import httpx
         except ImportError as error:
             raise DependencyError("--captions", "httpx is not installed", "pip install 'humo-video[data]'") from error
-        if not re.match(r"^https?://[^/]+", endpoint.url):
-            problem = f"{endpoint.url!r} is no address of an endpoint"
-            raise RequestError("--captions", problem, "give one such as http://localhost:8000/v1")
+        check_address(endpoint.url)
         self._endpoint = endpoint
         self._failures: tuple[type[Exception], ...] = (httpx.HTTPError,)
         key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "")

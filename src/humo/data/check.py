@@ -122,7 +122,10 @@ class _Clip:
 
 def _clips_of_folder(path: Path, report: CheckReport) -> Iterator[_Clip]:
     """Yield the clips of a folder in HuMoSet's layout, as the trainer reads it."""
-    corpus = scan_corpus(DataConfig(folder=str(path)))
+    try:
+        corpus = scan_corpus(DataConfig(folder=str(path)))
+    except HuMoError as error:
+        raise RequestError("FOLDER", error.problem, error.remedy) from error
     for bad in corpus.bad:
         report.problems[bad.problem].append(bad.name)
     report.splits = {split: len(clips) for split, clips in corpus.clips.items()}

@@ -52,6 +52,7 @@ class Finished:
         waiting: clips that wait for a caption.
         seconds: length of the dataset.
         stopped: why captioning ended early; empty if it did not.
+        funnel: clips and seconds that remain after each decision, as in the report.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Finished:
     waiting: int = 0
     seconds: float = 0.0
     stopped: str = ""
+    funnel: list[Values] = field(default_factory=list)
 
 
 def finish(

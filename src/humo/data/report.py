@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from humo.data.build_recipe import Thresholds
 from humo.data.catalog import Catalog
 from humo.data.clip_files import thumbnail_file
 from humo.data.folder import write_json
@@ -31,6 +32,9 @@ THUMBNAILS = 24
 MAX_GROUPS = 200
 """Groups that the report lists."""
 
+MAX_NAMED = 5
+"""Sources that are named for each reason."""
+
 BINS = 40
 """Bars of a histogram."""
 
@@ -40,10 +44,12 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 
 table { border-collapse: collapse; width: 100% } td, th { padding: .25rem .7rem .25rem 0; text-align: left;
 border-bottom: 1px solid #e3e8ee; vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.bar { background: #2f6f9f; height: .8rem; display: inline-block } .muted { color: #66758a }
-.grid { display: flex; flex-wrap: wrap; gap: .4rem } .grid figure { margin: 0; width: 112px; font-size: 11px }
+td.n, th.n { white-space: nowrap } td:first-child { overflow-wrap: anywhere } td.bars { width: 40%; padding-right: 0 }
+.bar { background: #2f6f9f; height: .8rem; display: block } .muted { color: #5b6a7f }
+.grid { display: flex; flex-wrap: wrap; gap: .6rem } .grid figure { margin: 0; width: 112px; font-size: 11px;
+line-height: 1.3; overflow-wrap: anywhere }
 .grid img { width: 112px; height: 84px; object-fit: cover; border-radius: 4px; display: block }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 1rem }
 .charts svg { width: 100%; height: auto } .wrap { overflow-x: auto }
 """
 
@@ -61,6 +67,7 @@ def write_report(
     Raises:
         StorageError, OSError: a file cannot be written.
     """
+    result.funnel = [*_funnel(catalog, entries)]
     values = summary(catalog, entries, quarantine, result)
     write_json(folder / "report.json", values)
     write_json(folder / COSTS, _costs(catalog, entries))
@@ -83,7 +90,7 @@ def summary(
         "missing_rows": result.missing_rows,
         "waiting_for_caption": result.waiting,
         "judge_of_sync": sorted(_judges(catalog, entries)),
-        "funnel": [*_funnel(catalog, entries)],
+        "funnel": result.funnel,
         "reasons": result.reasons,
         "sources_rejected": dict(sorted(Counter(reason for reason in catalog.reasons if reason).items())),
         "by_language": _shares(entries, lambda entry: catalog.sources[entry.source].language or "unknown"),
@@ -175,25 +182,56 @@ def _page(
     yield f"<title>Dataset report</title><style>{STYLE}</style>"
     minutes = values["accepted_seconds"] / 60
     yield f"<h1>{values['accepted']} of {values['clips']} clips accepted</h1>"
-    yield f"<p class='muted'>{minutes:.1f} minutes from {values['sources']} sources; {values['quarantined']} items in "
-    yield f"quarantine; {values['missing_rows']} rows without a file; {values['waiting_for_caption']} clips wait for a "
-    yield f"caption. Lips and audio were judged by: {_text(', '.join(values['judge_of_sync']) or 'nobody')}.</p>"
+    yield f"<p class='muted'>Length: {minutes:.1f} min. Sources: {values['sources']}. Items in quarantine: "
+    yield f"{values['quarantined']}. Rows without a file: {values['missing_rows']}. Clips that wait for a caption: "
+    yield f"{values['waiting_for_caption']}. Judge of lips and audio: "
+    yield f"{_text(', '.join(values['judge_of_sync']) or 'none')}.</p>"
+    yield "<h2>Sources</h2>" + _source_table(catalog)
     yield "<h2>What remains after each decision</h2>" + _funnel_table(values["funnel"])
-    yield "<h2>Scores</h2><div class='charts'>"
+    yield "<h2>Scores</h2><p class='muted'>Number of clips by score. A red line is a threshold.</p>"
+    yield "<div class='charts'>"
     for rule_score in dict.fromkeys(rule.score for rule in CLIP_RULES):
         if scored.get(rule_score):
-            bounds = {
-                getattr(catalog.recipe.thresholds, rule.bound)
-                for rule in RULES
-                if rule.score == rule_score and getattr(catalog.recipe.thresholds, rule.bound) is not None
-            }
-            yield _histogram(rule_score, scored[rule_score], bounds)
+            yield _histogram(rule_score, scored[rule_score], _bounds(catalog.recipe.thresholds, rule_score))
     yield "</div>"
     for title, key in (("Language", "by_language"), ("License", "by_license"), ("Source", "by_group")):
         yield f"<h2>Acceptance by {title.lower()}</h2>" + _share_table(title, values[key])
-    yield from _galleries(folder, entries)
+    yield from _galleries(folder, catalog, entries)
     yield "<h2>Quarantine</h2>" + _quarantine_table(quarantine)
     yield "</html>"
+
+
+def _source_table(catalog: Catalog) -> str:
+    """Return the number of sources that are used, and of those that are not, by reason with some names."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for known, reason in zip(catalog.sources, catalog.reasons, strict=True):
+        names[reason].append(known.source.path)
+    rows = "".join(
+        f"<tr><td>{_text('rejected: ' + reason if reason else 'used')}</td><td class='n'>{len(names[reason])}</td>"
+        f"<td class='muted'>{_text(_some(names[reason]) if reason else '')}</td></tr>"
+        for reason in sorted(names)
+    )
+    return f"<div class='wrap'><table><tr><th></th><th class='n'>sources</th><th></th></tr>{rows}</table></div>"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _bounds(thresholds: Thresholds, score: str) -> dict[str, float]:
+    """Return the thresholds of a score that are not off: ``at least`` or ``at most`` -> bound."""
+    names = {rule.bound for rule in RULES if rule.score == score}
+    values = {name: getattr(thresholds, name) for name in sorted(names, reverse=True)}
+    return {
+        "at least" if name.startswith("min_") else "at most": value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _bounds_text(bounds: Mapping[str, float]) -> str:
+    return ", ".join(f"{side} {bound:g}" for side, bound in bounds.items()) or "no threshold"
 
 
 def _funnel_table(funnel: Sequence[Values]) -> str:
@@ -201,17 +239,16 @@ def _funnel_table(funnel: Sequence[Values]) -> str:
     rows = "".join(
         f"<tr><td>{_text(row['after'])}</td><td class='n'>{row['clips']}</td>"
         f"<td class='n'>{row['seconds'] / 60:.1f} min</td>"
-        f"<td><span class='bar' style='width:{300 * row['clips'] / largest:.0f}px'></span></td></tr>"
+        f"<td class='bars'><span class='bar' style='width:{100 * row['clips'] / largest:.1f}%'></span></td></tr>"
         for row in funnel
     )
     head = "<tr><th>after</th><th class='n'>clips</th><th class='n'>length</th><th></th></tr>"
     return f"<div class='wrap'><table>{head}{rows}</table></div>"
 
 
-def _histogram(name: str, values: Sequence[float], bounds: Iterable[float]) -> str:
+def _histogram(name: str, values: Sequence[float], bounds: Mapping[str, float]) -> str:
     """Return a histogram as SVG, with the thresholds drawn as lines."""
-    bounds = sorted(bounds)
-    low, high = min([*values, *bounds]), max([*values, *bounds])
+    low, high = min([*values, *bounds.values()]), max([*values, *bounds.values()])
     width = (high - low) or 1.0
     counts = Counter(min(BINS - 1, int((value - low) / width * BINS)) for value in values)
     tallest = max(counts.values())
@@ -223,11 +260,11 @@ def _histogram(name: str, values: Sequence[float], bounds: Iterable[float]) -> s
     lines = "".join(
         f"<line x1='{(bound - low) / width * 300:.1f}' x2='{(bound - low) / width * 300:.1f}' y1='4' y2='90' "
         "stroke='#c2410c' stroke-width='1.5'/>"
-        for bound in bounds
+        for bound in bounds.values()
     )
     label = f"<text x='0' y='104' font-size='9'>{low:.4g}</text>"
     label += f"<text x='300' y='104' font-size='9' text-anchor='end'>{high:.4g}</text>"
-    title = f"{_text(name)} <span class='muted'>threshold {', '.join(f'{bound:g}' for bound in bounds) or 'off'}</span>"
+    title = f"{_text(name)} <span class='muted'>{_bounds_text(bounds)}</span>"
     return f"<div>{title}<svg viewBox='0 0 300 108' role='img'>{bars}{lines}{label}</svg></div>"
 
 
@@ -242,20 +279,33 @@ def _share_table(title: str, shares: Mapping[str, Values]) -> str:
     return f"<div class='wrap'><table>{head}{rows}</table></div>"
 
 
-def _galleries(folder: Path, entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield thumbnails of accepted clips, and of each reason of rejection."""
-    by_reason: dict[str, list[str]] = defaultdict(list)
+def _galleries(folder: Path, catalog: Catalog, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield thumbnails of accepted clips, and of each reason of rejection, with source and time."""
+    by_reason: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         reason = entry.reasons[0] if entry.reasons else ""
         if len(by_reason[reason]) < THUMBNAILS and thumbnail_file(folder, entry.name).is_file():
-            by_reason[reason].append(entry.name)
+            by_reason[reason].append(entry)
     for reason in sorted(by_reason):
         if by_reason[reason]:
-            yield f"<h2>{_text('Rejected: ' + reason if reason else 'Accepted')}</h2><div class='grid'>"
-            for name in by_reason[reason]:
-                image = base64.b64encode(thumbnail_file(folder, name).read_bytes()).decode("ascii")
-                yield f"<figure><img alt='' src='data:image/jpeg;base64,{image}'>{name[:12]}</figure>"
-            yield "</div>"
+            yield f"<h2>{_text('Rejected: ' + reason if reason else 'Accepted')}</h2>"
+            scores = dict.fromkeys(rule.score for rule in CLIP_RULES if rule.reason == reason)
+            bounds = ((score, _bounds(catalog.recipe.thresholds, score)) for score in scores)
+            if rules := "; ".join(f"{score} {_bounds_text(each)}" for score, each in bounds if each):
+                yield f"<p class='muted'>Accepted are {_text(rules)}.</p>"
+            yield (
+                "<div class='grid'>" + "".join(_figure(folder, catalog, each) for each in by_reason[reason]) + "</div>"
+            )
+
+
+def _figure(folder: Path, catalog: Catalog, entry: Entry) -> str:
+    image = base64.b64encode(thumbnail_file(folder, entry.name).read_bytes()).decode("ascii")
+    path, start = catalog.sources[entry.source].source.path, entry.first / FRAMES_PER_SECOND
+    reasons = f": {', '.join(entry.reasons)}" if entry.reasons else ""
+    return (
+        f"<figure title='{_text(entry.name + reasons)}'><img alt='' src='data:image/jpeg;base64,{image}'>"
+        f"{_text(Path(path).name)} <span class='muted'>{start:.1f} s</span></figure>"
+    )
 
 
 def _quarantine_table(rows: Sequence[Values]) -> str:

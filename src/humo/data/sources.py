@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from humo.data.manifests import MANIFEST_SUFFIXES, read_manifest
-from humo.data.remote_files import file_system, is_remote
+from humo.data.remote_files import is_remote, list_files, local_copy, remote_info
 from humo.data.tasks import Values
-from humo.errors import MediaError, RequestError
+from humo.errors import RequestError
 from humo.media.corpus_layout import CAPTIONS, VIDEOS
 
+COMMON_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
+"""Suffixes of videos that messages name as examples."""
+
 VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts", ".m2ts", ".3gp")
+    (*COMMON_SUFFIXES, ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".mts", ".m2ts", ".3gp")
 )
 """Suffixes of videos that are looked for in folders. A file that is named itself may have any other."""
 
@@ -119,11 +122,9 @@ def find_sources(inputs: Sequence[str], prefixes: Mapping[str, str], *, images: 
     if not sources:
         problem = f"no video in {', '.join(map(repr, inputs))}"
         if missing:
-            problem += f"; {len(missing)} rows name files that are missing, such as {missing[0].path!r}"
+            problem += f"; rows without a file: {len(missing)}, such as {missing[0].path!r}"
             raise RequestError("INPUT", problem, "map their paths with [source.prefixes] of the recipe")
-        raise RequestError(
-            "INPUT", problem, f"give videos ({', '.join(sorted(VIDEO_SUFFIXES)[:4])}, ...) or a manifest"
-        )
+        raise RequestError("INPUT", problem, f"give videos ({', '.join(COMMON_SUFFIXES)}, ...) or a manifest")
     order = sorted(sources, key=lambda key: (key[0], key[1] or 0.0, key[3] or (0, 0)))
     return Inputs(tuple(sources[key] for key in order), tuple(missing))
 
@@ -131,7 +132,7 @@ def find_sources(inputs: Sequence[str], prefixes: Mapping[str, str], *, images: 
 def _sources_of(text: str, prefixes: Mapping[str, str], suffixes: frozenset[str]) -> Iterator[Source | MissingRow]:
     """Yield the sources of one input; in folders, those with one of the suffixes."""
     if is_remote(text):
-        yield from _remote_sources(text, suffixes)
+        yield from _remote_sources(text, prefixes, suffixes)
         return
     path = Path(text)
     if path.is_dir():
@@ -144,29 +145,37 @@ def _sources_of(text: str, prefixes: Mapping[str, str], suffixes: frozenset[str]
     elif not path.exists():
         raise RequestError("INPUT", f"there is no file or folder {text!r}", "check the path")
     elif path.suffix.lower() in LISTS:
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        rows = (Source(line) for line in lines if line and not line.startswith("#"))
-        yield from _existing(rows, path, prefixes)
+        yield from _existing(_listed(path), path, prefixes)
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         yield from _rows_with_files(path, prefixes)
     else:
         yield grouped(Source(str(path)))
 
 
-def _remote_sources(address: str, suffixes: frozenset[str]) -> Iterator[Source]:
-    """Yield the videos at an address: one file, or all below a folder or a pattern."""
-    system, inner = file_system(address)
-    protocol = address.split("://", 1)[0]
-    try:
-        if Path(inner).suffix.lower() in suffixes and "*" not in inner:
-            names: Iterable[str] = [inner]
-        else:
-            names = sorted(system.glob(inner) if "*" in inner else system.find(inner))
-    except (OSError, ValueError) as error:
-        raise MediaError("INPUT", f"{address!r} cannot be listed ({error})", "check the address") from error
-    for name in names:
-        if Path(name).suffix.lower() in suffixes:
-            yield grouped(Source(f"{protocol}://{name}"))
+def _remote_sources(address: str, prefixes: Mapping[str, str], suffixes: frozenset[str]) -> Iterator[Source]:
+    """Yield the sources at an address: of a manifest or a list, or all videos below a folder or a pattern."""
+    suffix = Path(address).suffix.lower()
+    if "*" in address or suffix not in suffixes | LISTS | MANIFEST_SUFFIXES:
+        for name in list_files(address):
+            if Path(name).suffix.lower() in suffixes:
+                yield grouped(Source(name))
+    elif suffix in suffixes:
+        remote_info(address)  # refuses an address without a file
+        yield grouped(Source(address))
+    else:
+        with local_copy(address) as path:
+            rows = _listed(path) if suffix in LISTS else (Source(**row) for row in read_manifest(path))
+            for row in rows:
+                name = mapped(row.path, prefixes)
+                beside = f"{address.rpartition('/')[0]}/{name}"
+                yield grouped(replace(row, path=name if is_remote(name) or name.startswith("/") else beside))
+
+
+def _listed(path: Path) -> Iterator[Source]:
+    """Yield the sources of a list of paths; lines that begin with # are comments."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.strip().startswith("#"):
+            yield Source(line.strip())
 
 
 def _rows_with_files(manifest: Path, prefixes: Mapping[str, str]) -> Iterator[Source | MissingRow]:

@@ -10,7 +10,7 @@ from typing import Any
 from humo.errors import DependencyError
 from humo.files import atomic_write, storage_error
 
-ROWS_PER_GROUP = 4096
+ROWS_PER_GROUP = 1024
 """Rows that are held in memory and written at a time."""
 
 Kinds = Mapping[str, str]
