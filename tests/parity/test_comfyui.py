@@ -51,10 +51,9 @@ def test_runs_of_both_samplers_and_shifts_are_kept() -> None:
     assert kept == {(sampler, shift) for sampler in OURS for shift in ("5", "8")}
 
 
-@pytest.mark.parametrize(
-    "sampler", [sampler for sampler in SAMPLERS if sampler != "lcm"]
-)  # lcm adds noise in each step
+@pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "lcm"])
 def test_every_solver_approaches_the_same_end(sampler: SamplerName) -> None:
+    """The sampler lcm is no solver: it adds new noise in each step."""
     exact = solve(make_scheduler(None, simple_schedule(1000, 5.0), "cpu", "euler"))
     ends = [solve(make_scheduler(None, simple_schedule(steps, 5.0, sampler), "cpu", sampler)) for steps in (10, 40)]
     far, near = (float((end - exact).norm() / exact.norm()) for end in ends)
