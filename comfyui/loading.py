@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from humo.errors import RequestError
+from humo.plan import check_resident_blocks
 
 if TYPE_CHECKING:
     from humo import HuMoPipeline
@@ -35,9 +35,7 @@ def load(folder: Path, request: GenerateRequest, *, device: str, dtype: str, qua
 
     device = choose_device(device)
     check_attention(request.attention, device, choose_dtype(dtype, device))
-    if request.resident_blocks and request.offload not in ("group", "disk"):
-        problem = f"{request.resident_blocks} has no effect with offload {request.offload!r}, which streams no blocks"
-        raise RequestError("resident_blocks", problem, "choose offload group or disk in HuMo Load Model, or use 0")
+    check_resident_blocks(request, ("none", "model", "auto"))
     pipeline = load_pipeline(
         folder,
         device=device,

@@ -115,9 +115,7 @@ def resolve(request: GenerateRequest, preset: Preset, audio_samples: int | None 
     """
     explicit = request.model_fields_set
     request, notes = apply_preset(request, preset)
-    if request.resident_blocks and request.offload in ("none", "model"):
-        problem = f"{request.resident_blocks} has no effect with offload {request.offload!r}, which streams no blocks"
-        raise RequestError("resident_blocks", problem, "choose offload group or disk, or leave it out")
+    check_resident_blocks(request)
     preset = preset.guided(request.guidance or "published")
     mode = _resolve_mode(request, notes)
     images = _resolve_images(request, preset, mode, notes)
@@ -176,6 +174,21 @@ RIVALS = {
     "sigmas": frozenset({"steps", "shift", "spacing"}),
 }
 """Field of a request preset -> fields of the request that take its place."""
+
+
+def check_resident_blocks(request: GenerateRequest, unstreamed: Sequence[str] = ("none", "model")) -> None:
+    """Refuse resident blocks with an offload that streams no blocks.
+
+    Args:
+        request: the request.
+        unstreamed: values of ``offload`` that stream none; ``auto`` is one of them where it chooses no other.
+
+    Raises:
+        RequestError: they would have no effect.
+    """
+    if request.resident_blocks and request.offload in unstreamed:
+        problem = f"{request.resident_blocks} has no effect with offload {request.offload!r}, which streams no blocks"
+        raise RequestError("resident_blocks", problem, "choose offload group or disk, or leave it out")
 
 
 def resolve_scales(request: GenerateRequest, preset: Preset) -> GuidanceScales:

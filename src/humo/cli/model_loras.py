@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+NAME_WIDTH = 19
+"""Width of the column of names that ``humo models list`` prints."""
+
 
 def list_loras(console: Quiet) -> None:
     """List the LoRAs of this machine, those that can be downloaded, and the presets."""
@@ -29,16 +32,17 @@ def list_loras(console: Quiet) -> None:
     local = installed_loras()
     for name, path in local.items():
         values: dict[str, Any] = {"name": name, "state": "local", "file": str(path), "bytes": path.stat().st_size}
-        console.result(f"{name:19} LoRA        {values['bytes'] / 1e9:7.2f} GB; {path}", values, kind="lora")
+        console.result(f"{name:{NAME_WIDTH}} LoRA        {values['bytes'] / 1e9:7.2f} GB; {path}", values, kind="lora")
     for name, entry in LORAS.items():
         if name not in local:
-            text = f"{name:19} LoRA, remote{entry.bytes / 1e9:7.2f} GB to download; {entry.title}, for {entry.family}"
+            text = f"{name:{NAME_WIDTH}} LoRA, remote{entry.bytes / 1e9:7.2f} GB to download"
+            text += f"; {entry.title}, for {entry.family}"
             console.result(text, {"name": name, "state": "remote", "bytes": entry.bytes}, kind="lora")
     for name, preset in request_presets().items():
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in preset.fields.items()}
         settings = ", ".join(f"{key} {_value_text(value)}" for key, value in fields.items())
         family = "any model" if preset.family is None else preset.family
-        text = f"{name:19} preset      {family}: {preset.description or 'your own'} ({settings})"
+        text = f"{name:{NAME_WIDTH}} preset      {family}: {preset.description or 'your own'} ({settings})"
         values = {"name": name, "family": preset.family, "description": preset.description, "fields": fields}
         console.result(text, values, kind="preset")
 

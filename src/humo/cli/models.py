@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from humo.cli.console import BYTES
 from humo.cli.model_loras import (
+    NAME_WIDTH,
     get_lora,
     import_comfyui_loras,
     import_lora,
@@ -104,7 +105,7 @@ def _list(options: argparse.Namespace, console: Quiet) -> int:
         console.result(*_describe(name, folder), kind="model")
     for name, entry in CATALOG.items():
         if name not in local:
-            text = f"{name:19} remote      {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
+            text = f"{name:{NAME_WIDTH}} remote      {entry.gigabytes:7.1f} GB to download; {entry.requirements}"
             console.result(text, {"name": name, "state": "remote", "gigabytes": entry.gigabytes}, kind="model")
     list_loras(console)
     models = models_folder()
@@ -139,12 +140,12 @@ def _describe(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         model = open_model_folder(folder)
     except CheckpointError as error:
-        return f"{name:19} BROKEN      {error.problem}; {error.remedy}", {
+        return f"{name:{NAME_WIDTH}} BROKEN      {error.problem}; {error.remedy}", {
             **values,
             "state": "broken",
             "problem": str(error),
         }
-    text = f"{name:19} local       {model.bytes / 1e9:7.2f} GB; {model.preset.title}, {folder}"
+    text = f"{name:{NAME_WIDTH}} local       {model.bytes / 1e9:7.2f} GB; {model.preset.title}, {folder}"
     return text, {**values, "state": "local", "preset": model.preset.name, "bytes": model.bytes}
 
 
