@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,26 +41,34 @@ QUANTIZED = "start.safetensors"
 PARTS = ("vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor", "scheduler")
 LAST_SECONDS = 20
 """Time that is left for the last weights."""
-STEPS = 10**6
-"""Steps of a stage, which its time ends."""
+RECIPE = Path(__file__).parents[1] / "recipes" / "nano-gpu.toml"
+
+STUB = '''"""Stands for a package that this training imports and does not call."""
+
+
+def __getattr__(name: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (Exception,), {})
+'''
 
 
 # -- pack -------------------------------------------------------------------------------------------------------------
 
 
-def pack(archive: Path, start: Path | None, render: Mapping[str, Any], wheels: Sequence[str], python: str) -> None:
+def pack(archive: Path, recipe: dict[str, Any], start: Path | None, wheels: Sequence[str], python: str) -> None:
     """Write the archive that travels; exit with an error if it is larger than 60 MiB.
 
     Args:
         archive: the new file.
+        recipe: the training, with ``[data.render]``.
         start: model folder whose network the training starts from; None starts from new weights.
-        render: the table ``[data.render]`` of the recipe.
         wheels: packages that are taken along as wheels.
         python: version of Python there, such as ``3.12``.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        collect(folder, start, render)
+        collect(folder, recipe, start)
         if wheels:
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"]
             platforms = [f"--platform=manylinux{name}_x86_64" for name in ("2014", "_2_17", "_2_28")]
@@ -71,10 +80,10 @@ def pack(archive: Path, start: Path | None, render: Mapping[str, Any], wheels: S
     size = archive.stat().st_size
     print(f"{archive}: {size / 2**20:.1f} MiB")
     if size > MAX_PACK_BYTES:
-        sys.exit(f"{archive}: more than {MAX_PACK_BYTES / 2**20:.0f} MiB; take fewer speeches along (--speeches)")
+        sys.exit(f"{archive}: more than {MAX_PACK_BYTES / 2**20:.0f} MiB; lower data.render.speeches in the recipe")
 
 
-def collect(folder: Path, start: Path | None, render: Mapping[str, Any]) -> None:
+def collect(folder: Path, recipe: dict[str, Any], start: Path | None) -> None:
     """Copy this program, the package, the frozen components, the renderer's data and the weights to start from."""
     import humo
     from humo.checkpoints.model_folder import BUILTIN_MODEL
@@ -92,8 +101,10 @@ def collect(folder: Path, start: Path | None, render: Mapping[str, Any]) -> None
         for name in ("model_index.json", "transformer/config.json"):
             shutil.copy2(start / name, folder / "parts" / name)
         write_quantized(start / WEIGHTS, folder / QUANTIZED)
-    _ = ShardFolder(folder / "people", build_shard_config(RenderConfig(**render))).speeches
-    (folder / "render.json").write_text(json.dumps(render), encoding="utf-8")
+        recipe = {**recipe, "model": {"folder": "parts"}}
+    settings = build_shard_config(RenderConfig(**recipe["data"]["render"]))
+    _ = ShardFolder(folder / recipe["data"]["folder"], settings).speeches
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     copy_renderer_data(folder)
 
 
@@ -174,13 +185,11 @@ def train(
         with zipfile.ZipFile(sys.argv[0]) as packed:
             packed.extractall(folder)
     install(folder)
-    render = json.loads((folder / "render.json").read_text()) | {"workers": workers, "min_shards": workers}
-    recipe = folder / "recipe.toml"
-    has_network = (folder / QUANTIZED).is_file()
-    recipe.write_text(recipe_text(render, frame_minutes, has_network=has_network), encoding="utf-8")
     paths = os.pathsep.join(str(folder.resolve() / name) for name in ("src", "site", "stubs"))
     environment = {**os.environ, "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "humo", "train", recipe.name, "--resume", *overrides]
+    fields = [f"data.render.{name}={workers}" for name in ("workers", "min_shards")]
+    fields += [f"stages.0.max_minutes={frame_minutes}", *overrides]
+    command = [sys.executable, "-m", "humo", "train", "recipe.json", "--resume", *fields]
     published = None
     with subprocess.Popen(command, cwd=folder, env=environment) as process:
         while process.poll() is None and time.monotonic() < end - LAST_SECONDS:
@@ -209,32 +218,6 @@ def install(folder: Path) -> None:
         from safetensors.torch import save_file
 
         save_file(read_quantized(folder / QUANTIZED), folder / "parts" / WEIGHTS)
-
-
-def recipe_text(render: Mapping[str, Any], frame_minutes: float, *, has_network: bool) -> str:
-    """Return the recipe of the two stages.
-
-    Args:
-        render: the table ``[data.render]``.
-        frame_minutes: minutes of the first stage.
-        has_network: whether a network was taken along; otherwise a new one is trained.
-    """
-    sizes = json.dumps(sorted(render["sizes"]))
-    if has_network:
-        model = 'folder = "parts"'
-    else:
-        names = ("vae", "text_encoder", "tokenizer", "audio_encoder", "feature_extractor")
-        model = "\n".join(['preset = "humo-nano"', *(f'{name} = "parts/{name}"' for name in names), NETWORK])
-    table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in render.items())
-    return RECIPE.format(
-        model=model,
-        sizes=sizes,
-        render=table,
-        stage=STAGE,
-        frame_minutes=frame_minutes,
-        take_frames=render["take_frames"],
-        steps=STEPS,
-    )
 
 
 def publish(checkpoints: Path, out: Path, published: str | None) -> str | None:
@@ -298,7 +281,7 @@ def main() -> None:
     packing = commands.add_parser("pack", help="write the archive that travels")
     packing.add_argument("archive", type=Path)
     packing.add_argument("--start", type=Path, help="model folder to start from")
-    packing.add_argument("--speeches", type=int, default=120, help="speeches that are taken along")
+    packing.add_argument("--recipe", type=Path, default=RECIPE, help=f"the training (default: recipes/{RECIPE.name})")
     packing.add_argument("--python", default="3.12", help="version of Python on the other machine")
     packing.add_argument("--no-wheels", action="store_true", help="take no wheels along")
     training = commands.add_parser("train", help="train for a time")
@@ -313,115 +296,14 @@ def main() -> None:
     joining.add_argument("run", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "pack":
-        render = {**RENDER, "speeches": arguments.speeches}
         wheels = () if arguments.no_wheels else WHEELS
-        pack(arguments.archive, arguments.start, render, wheels, arguments.python)
+        pack(arguments.archive, tomllib.loads(arguments.recipe.read_text()), arguments.start, wheels, arguments.python)
     elif arguments.command == "train":
         seconds, minutes = arguments.seconds, arguments.frame_minutes or arguments.seconds / 120
         train(arguments.work, arguments.out, seconds, minutes, arguments.workers, arguments.set)
     else:
         join(arguments.out, arguments.run)
 
-
-RENDER: Mapping[str, Any] = {
-    "seed": 41,
-    "sizes": [[96, 128], [96, 96], [128, 96], [96, 96]],
-    "takes": 2,
-    "take_frames": 25,
-    "people_per_shard": 32,
-}
-"""The table ``[data.render]``; small shards appear early."""
-
-STUB = '''"""Stands for a package that this training imports and does not call."""
-
-
-class _Anything:
-    def __getattr__(self, name: str) -> "_Anything":
-        raise AttributeError(name)
-
-
-def __getattr__(name: str) -> type:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return type(name, (Exception,), {})
-'''
-
-STAGE = """train = ["all", "focus", "lips", "identity"]
-audio_prob = [0.8, 0.8]
-condition_probs = { TIA = 0.58, TA = 0.06, T = 0.05, TI = 0.06, IA = 0.12, I = 0.05, "-" = 0.08 }
-learning_rate = 2e-3
-warmup_steps = 100"""
-
-NETWORK = """[model.network]
-num_attention_heads = 5
-attention_head_dim = 64
-ffn_dim = 1024
-num_layers = 6
-text_length = 96
-audio_hidden_dim = 128
-audio_tokens = 8
-audio_token_dim = 256
-prediction = "sample"
-sigma_data_ratio = 0.5"""
-
-RECIPE = """output = "run"
-seed = 41
-tensorboard = false
-
-[model]
-{model}
-
-[data]
-folder = "people"
-resolutions = {sizes}
-horizontal_flip = true
-reference_augmentations = 4
-self_reference_prob = 0.15
-paraphrase_prob = 0.6
-continuation_prob = 0.3
-
-[data.render]
-{render}
-
-[[stages]]
-name = "frames"
-steps = {steps}
-max_minutes = {frame_minutes}
-frames = [1]
-batch_size = 256
-{stage}
-
-[[stages]]
-name = "clips"
-steps = {steps}
-frames = [{take_frames}]
-batch_size = 64
-{stage}
-
-[loss]
-shift = 4.0
-uniform_prob = 0.1
-face = 1.0
-mouth = 4.0
-eyes = 1.0
-focus = 0.05
-lips = 0.1
-identity = 0.2
-
-[optimizer]
-betas = [0.9, 0.98]
-muon = true
-muon_dtype = "bfloat16"
-ema_decay = 0.999
-
-[checkpoints]
-every_minutes = 1
-
-[compute]
-dtype = "bfloat16"
-compile = true
-fsdp = false
-"""
 
 if __name__ == "__main__":
     main()

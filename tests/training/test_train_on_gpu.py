@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -52,7 +53,10 @@ def program() -> ModuleType:
 
 def test_it_trains_both_stages_in_a_folder_that_holds_all_it_needs(program: ModuleType, tmp_path: Path) -> None:
     archive, work, out = tmp_path / "nano.pyz", tmp_path / "work", tmp_path / "out"
-    program.pack(archive, None, RENDER, (), "3.12")
+    recipe = tomllib.loads(program.RECIPE.read_text())
+    recipe["data"] |= {"render": RENDER, "resolutions": RENDER["sizes"]}
+    recipe["stages"][1]["frames"] = [5]
+    program.pack(archive, recipe, None, (), "3.12")
     command = [
         sys.executable,
         str(archive),
