@@ -32,8 +32,22 @@ MAX_PACK_BYTES = 60 * 2**20
 MAX_PART_BYTES = 16 * 2**20 - 4096
 """Largest file in OUT."""
 
-WHEELS = ("diffusers", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "ftfy", "peft")
-UNUSED = ("av", "pillow_heif", "soxr", "gguf", "sentencepiece", "accelerate", "yaml", "c2pa")
+WHEELS = (
+    *("accelerate", "annotated-types", "diffusers", "ftfy", "peft", "pydantic", "pydantic-core", "typing-inspection"),
+)
+    "accelerate",
+    "diffusers",
+    "pydantic",
+    "pydantic-core",
+    "annotated-types",
+    "typing-inspection",
+    "ftfy",
+    "peft",
+)
+UNUSED = (
+    *("av", "av.codec", "av.container", "av.logging", "av.sidedata", "av.sidedata.sidedata"),
+    *("av.video", "av.video.reformatter", "pillow_heif", "soxr", "c2pa"),
+)
 """Modules that the package imports and this training does not call; where one is missing, an empty one is imported."""
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -46,10 +60,20 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "nano-gpu.toml"
 STUB = '''"""Stands for a package that this training imports and does not call."""
 
 
+class _Anything(type):
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (Exception,), {})
+
+    def __call__(cls, *arguments, **settings):
+        return cls if cls.__name__[0].islower() else super().__call__(*arguments)
+
+
 def __getattr__(name: str) -> type:
     if name.startswith("__"):
         raise AttributeError(name)
-    return type(name, (Exception,), {})
+    return _Anything(name, (Exception,), {})
 '''
 
 
@@ -210,9 +234,9 @@ def install(folder: Path) -> None:
             archive.extractall(site)
         wheel.unlink()
     for name in UNUSED:
-        if importlib.util.find_spec(name) is None:
-            stub = folder / "stubs" / f"{name}.py"
-            stub.parent.mkdir(exist_ok=True)
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            stub = folder / "stubs" / name.replace(".", "/") / "__init__.py"
+            stub.parent.mkdir(parents=True, exist_ok=True)
             stub.write_text(STUB, encoding="utf-8")
     if (folder / QUANTIZED).is_file() and not (folder / "parts" / WEIGHTS).is_file():
         from safetensors.torch import save_file

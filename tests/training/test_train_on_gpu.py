@@ -109,3 +109,15 @@ def test_weights_to_start_from_lose_little(program: ModuleType, tmp_path: Path) 
     assert read["b"].equal(weights["b"])
     largest = weights["a"].flatten(1).abs().amax(dim=1)
     assert ((read["a"] - weights["a"]).flatten(1).abs().amax(dim=1) <= largest / 254 * 1.001).all()
+
+
+def test_the_training_imports_without_the_packages_that_it_does_not_call(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: None)
+    program.install(tmp_path)
+    paths = os.pathsep.join((str(tmp_path / "stubs"), str(PROGRAM.parents[1] / "src")))
+    code = "import av, humo.training.train, humo.synthetic.shards; print(av.__file__)"
+    command, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": paths}
+    result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    assert str(tmp_path) in result.stdout
