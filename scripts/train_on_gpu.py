@@ -35,15 +35,6 @@ MAX_PART_BYTES = 16 * 2**20 - 4096
 WHEELS = (
     *("accelerate", "annotated-types", "diffusers", "ftfy", "peft", "pydantic", "pydantic-core", "typing-inspection"),
 )
-    "accelerate",
-    "diffusers",
-    "pydantic",
-    "pydantic-core",
-    "annotated-types",
-    "typing-inspection",
-    "ftfy",
-    "peft",
-)
 UNUSED = (
     *("av", "av.codec", "av.container", "av.logging", "av.sidedata", "av.sidedata.sidedata"),
     *("av.video", "av.video.reformatter", "pillow_heif", "soxr", "c2pa"),
